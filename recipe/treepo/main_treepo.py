@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point: ``python -m recipe.treepo.main_treepo KEY=VALUE ...``, verl's ``main_ppo`` with trees.
+
+The whole configuration is checked before Ray or a model is started. ``--dry-run`` prints it, resolved, and stops;
+files that are still to be made are then only named.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.treepo.settings import ConfigError, Problem, known_keys, unknown_key, validate
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Problem], bool]:
+    """Take what Hydra cannot handle well out of the command line.
+
+    Returns:
+        The arguments for Hydra; a problem for each override of a ``treepo`` key that does not exist (Hydra would
+        stop at the first, with the advice to add it); whether ``--dry-run`` was given.
+    """
+    rest, problems = [], []
+    parser = OverridesParser.create()
+    known = {*known_keys(), "treepo", "treepo.advantage"}
+    for argument in arguments:
+        if argument == "--dry-run":
+            continue
+        key, value = argument.lstrip("+~"), None
+        try:
+            override = parser.parse_override(argument)
+            key, value = override.key_or_group, override.value()
+        except HydraException:
+            key = key.partition("=")[0]
+        if (key == "treepo" or key.startswith("treepo.")) and key not in known:
+            problems.append(unknown_key(key, value))
+        else:
+            rest.append(argument)
+    return rest, problems, "--dry-run" in arguments
+
+
+def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> None:
+    """Check the recipe's rules, then verl's own.
+
+    Raises:
+        ConfigError: listing all problems, those found on the command line first.
+    """
+    try:
+        validate(config, check_files=not dry_run)
+    except ConfigError as error:
+        problems = problems + error.problems
+    if problems:
+        raise ConfigError(problems)
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+
+
+def run(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> None:
+    """Check the configuration and train, or print it if ``dry_run``."""
+    try:
+        prepare(config, problems, dry_run=dry_run)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    if dry_run:
+        print(OmegaConf.to_yaml(config, resolve=True))
+        for problem in _files_to_be_made(config):
+            print(f"note: {problem}", file=sys.stderr)
+        return
+    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+    from verl.utils.device import auto_set_device
+
+    auto_set_device(config)
+    run_ppo(config, task_runner_class=TaskRunnerV1)
+
+
+def _files_to_be_made(config: DictConfig) -> list[Problem]:
+    try:
+        validate(config)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def main() -> None:
+    """Run with the command line's arguments."""
+    arguments, problems, dry_run = split_arguments(sys.argv[1:])
+    sys.argv[1:] = arguments
+
+    @hydra.main(config_path="config", config_name="treepo_trainer", version_base=None)
+    def hydra_main(config: DictConfig) -> None:
+        run(config, problems, dry_run=dry_run)
+
+    hydra_main()
+
+
+if __name__ == "__main__":
+    main()

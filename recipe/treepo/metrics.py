@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What sampling a batch cost, as numbers for verl's logger. Pure: counts trees and plain samples alike."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from recipe.treepo.stopping import FinishReason
+
+_SUMMED = (
+    "engine_calls",
+    "decoded_tokens",
+    "computed_prompt_tokens",
+    "cached_prompt_tokens",
+    "unique_tokens",
+    "total_tokens",
+    "trajectories",
+)
+
+
+def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) -> dict[str, float]:
+    """Return metrics of one batch under ``treepo/``.
+
+    Sums over the batch: ``engine_calls``, ``decoded_tokens``, ``computed_prompt_tokens`` and
+    ``cached_prompt_tokens`` (the engine's own count), ``unique_tokens`` and ``total_tokens`` of the responses,
+    ``trajectories``. Ratios: ``unique_over_total``; ``waste`` = (computed prompt + decoded) / (prompt once per
+    prompt + unique response tokens), 1 is the limit. With trees also ``finish/<reason>`` (share of trajectories),
+    ``fallbacks_per_prompt``, ``depth/mean`` and ``depth/max`` (segments), ``branching`` (children per node that has
+    any), ``search_s/mean`` and ``search_s/max`` (seconds per prompt), ``search_overhead`` (share of that time that
+    was not spent waiting for the engine).
+
+    Args:
+        rows: For each trajectory: prompt id, prompt tokens, response tokens, and verl's ``extra_fields``. A plain
+            sample counts as one call.
+    """
+    trees: dict[str, Mapping[str, Any]] = {}
+    sums = dict.fromkeys(_SUMMED, 0)
+    prompt_tokens: dict[str, int] = {}
+    for prompt_id, prompt_length, response_length, extra in rows:
+        prompt_tokens[prompt_id] = prompt_length
+        statistics = extra.get("tree_statistics")
+        if statistics is None:
+            _add(sums, _plain_sample(prompt_length, response_length, extra))
+        elif prompt_id not in trees:  # every trajectory of a tree carries the tree's numbers
+            trees[prompt_id] = statistics
+            _add(sums, statistics)
+    metrics = {f"treepo/{name}": float(value) for name, value in sums.items()}
+    metrics["treepo/unique_over_total"] = sums["unique_tokens"] / max(1, sums["total_tokens"])
+    needed = sum(prompt_tokens.values()) + sums["unique_tokens"]
+    metrics["treepo/waste"] = (sums["computed_prompt_tokens"] + sums["decoded_tokens"]) / max(1, needed)
+    if trees:
+        metrics |= _tree_metrics(list(trees.values()))
+    return metrics
+
+
+def _add(sums: dict[str, int], numbers: Mapping[str, Any]) -> None:
+    for name in _SUMMED:
+        sums[name] += numbers[name]
+
+
+def _plain_sample(prompt_length: int, response_length: int, extra: Mapping[str, Any]) -> dict[str, int]:
+    cached = extra.get("num_cached_tokens") or 0
+    return {
+        "engine_calls": 1,
+        "decoded_tokens": response_length,
+        "computed_prompt_tokens": prompt_length - cached,
+        "cached_prompt_tokens": cached,
+        "unique_tokens": response_length,
+        "total_tokens": response_length,
+        "trajectories": 1,
+    }
+
+
+def _tree_metrics(trees: list[Mapping[str, Any]]) -> dict[str, float]:
+    def total(name: str) -> float:
+        return sum(tree[name] for tree in trees)
+
+    leaves, seconds = total("trajectories"), total("search_seconds")
+    return {
+        **{f"treepo/finish/{reason}": total(f"finish_{reason}") / leaves for reason in FinishReason},
+        "treepo/fallbacks_per_prompt": total("fallbacks") / len(trees),
+        "treepo/depth/mean": total("depth_sum") / leaves,
+        "treepo/depth/max": float(max(tree["depth_max"] for tree in trees)),
+        "treepo/branching": total("children") / total("parents"),
+        "treepo/search_s/mean": seconds / len(trees),
+        "treepo/search_s/max": max(tree["search_seconds"] for tree in trees),
+        "treepo/search_overhead": (seconds - total("engine_seconds")) / seconds if seconds > 0 else 0.0,
+    }

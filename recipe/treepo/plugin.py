@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What verl loads from us in every process (entry point group ``verl.plugins``, see ``verl/__init__.py``).
+
+verl loads plugins at the end of ``import verl``, in each of its many processes. So this module stays cheap:
+it selects the CPU platform where there is no accelerator, and otherwise only leaves a note to register our
+trainer and estimators *after* verl's own registries have been imported, in the processes that use them.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+# verl module whose registry is meant -> our module that registers itself there when imported
+REGISTRATIONS = {
+    "verl.trainer.ppo.core_algos": "recipe.treepo.advantage",
+    "verl.trainer.ppo.v1": "recipe.treepo.trainer",
+}
+
+
+class _RegisterAfterImport(importlib.abc.MetaPathFinder):
+    """Import one of our modules right after the verl module that it registers itself with."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None):
+        ours = REGISTRATIONS.get(fullname)
+        if ours is None:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            importlib.import_module(ours)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _install() -> None:
+    if not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegisterAfterImport())
+    for verl_module, ours in REGISTRATIONS.items():
+        if verl_module in sys.modules:
+            importlib.import_module(ours)
+    from recipe.treepo import platform_cpu
+
+    platform_cpu.activate()
+
+
+_install()

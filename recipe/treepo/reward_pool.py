@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep a few `reward_worker` processes and put questions to them under a wall-clock limit.
+
+Apart from `reward.py`, because verl loads that one by file path, and a reward manager may pickle what it loaded:
+locks and processes have to live in a module that is imported by name.
+"""
+
+import atexit
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from enum import Enum
+from pathlib import Path
+
+WORKER_FILE = Path(__file__).with_name("reward_worker.py")
+START_TIMEOUT_S = 60.0  # importing math-verify takes 0.6 to 2 s, more where many processes start at once
+MAX_REQUESTS = 2_000  # per worker; SymPy's caches grow, and the memory limit would in time fail honest answers
+_KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "TMPDIR", "LANG")
+_REMEDY = "install math-verify (pip install math-verify) into the environment that runs the reward function"
+
+
+class Verdict(Enum):
+    """What a worker said about a pair of answers."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    TIMEOUT = "timeout"  # no reply within the limit; the worker was killed
+    CRASH = "crash"  # the worker died or ran out of memory
+
+
+class Worker:
+    """One worker process; used by one thread at a time. The constructor does not wait for it to be ready."""
+
+    def __init__(self, memory_mb: int) -> None:
+        environment = {key: os.environ[key] for key in _KEPT_ENVIRONMENT if key in os.environ}
+        # -P keeps this folder, whose file names are common words, off the worker's module path.
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(WORKER_FILE), str(memory_mb * 2**20)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env=environment | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        self.served = 0  # requests answered
+        self._ready = False
+        self._buffer = b""
+
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until the worker has imported math-verify. Raises RuntimeError where it cannot start."""
+        if self._ready:
+            return
+        message = self._read(time.monotonic() + timeout_s)
+        if message is None or "ready" not in message:
+            reason = f"not ready after {timeout_s:g} s" if message is None else message.get("failed", "it exited")
+            raise RuntimeError(f"the reward worker ({sys.executable}) did not start: {reason}; {_REMEDY}")
+        self._ready = True
+
+    def ask(self, gold: str, answer: str, timeout_s: float) -> Verdict:
+        """Compare two answers within `timeout_s` seconds. After TIMEOUT or CRASH the worker is of no more use."""
+        request = json.dumps({"gold": gold, "answer": answer, "timeout_s": timeout_s}).encode("ascii") + b"\n"
+        # Below the capacity of a pipe, so that writing to an idle worker cannot block.
+        assert len(request) <= 65_536, f"request of {len(request)} bytes does not fit a pipe"
+        try:
+            self.process.stdin.write(request)
+        except BrokenPipeError:
+            return Verdict.CRASH
+        message = self._read(time.monotonic() + timeout_s)
+        if message is None:
+            return Verdict.TIMEOUT
+        self.served += 1
+        if "equal" not in message:
+            return Verdict.CRASH
+        return Verdict.EQUAL if message["equal"] else Verdict.DIFFERENT
+
+    def close(self) -> None:
+        """Kill the process, wait for it and close the pipes."""
+        self.process.kill()
+        self.process.wait()
+        self.forget()
+
+    def forget(self) -> None:
+        """Close the pipes only: what a forked child does with its parent's worker."""
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+    def _read(self, deadline: float) -> dict | None:
+        """Return one message; {} at end of file, None where the deadline (time.monotonic) passes."""
+        descriptor = self.process.stdout.fileno()
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        while b"\n" not in self._buffer:
+            remaining_ms = (deadline - time.monotonic()) * 1_000
+            if remaining_ms <= 0 or not poller.poll(remaining_ms):
+                return None
+            chunk = os.read(descriptor, 65_536)
+            if not chunk:
+                return {}
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return json.loads(line)
+
+
+class VerifierPool:
+    """At most `workers` processes for any number of threads; started when first needed, replaced when lost."""
+
+    def __init__(self, *, workers: int, memory_mb: int) -> None:
+        self._memory_mb = memory_mb
+        self._slots = threading.Semaphore(workers)
+        self._lock = threading.Lock()
+        self._idle: list[Worker] = []
+        self._busy: set[Worker] = set()
+
+    def verify(self, gold: str, answer: str, *, timeout_s: float) -> Verdict:
+        """Compare two answers; waits for a free worker and its start, then at most `timeout_s` seconds."""
+        with self._slots:
+            worker = self._take()
+            keep = replace = False
+            try:
+                worker.wait_ready()
+                verdict = worker.ask(gold, answer, timeout_s)
+                keep = verdict in (Verdict.EQUAL, Verdict.DIFFERENT) and worker.served < MAX_REQUESTS
+                replace = not keep
+                return verdict
+            finally:
+                self._give_back(worker, keep=keep, replace=replace)
+
+    def workers(self) -> list[Worker]:
+        """Return all workers, idle and busy."""
+        with self._lock:
+            return [*self._idle, *self._busy]
+
+    def close(self) -> None:
+        """Kill all workers."""
+        with self._lock:
+            workers, self._idle = [*self._idle, *self._busy], []
+            self._busy.clear()
+        for worker in workers:
+            worker.close()
+
+    def _take(self) -> Worker:
+        with self._lock:
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.process.poll() is None:
+                    break
+                worker.close()  # died while idle, for instance by the kernel's out-of-memory killer
+            else:
+                worker = Worker(self._memory_mb)
+            self._busy.add(worker)
+            return worker
+
+    def _give_back(self, worker: Worker, *, keep: bool, replace: bool) -> None:
+        if not keep:
+            worker.close()
+        with self._lock:
+            self._busy.discard(worker)
+            if keep:
+                self._idle.append(worker)
+            elif replace:  # start the successor now, so that the next question does not wait for its imports
+                self._idle.append(Worker(self._memory_mb))
+
+
+_pools: dict[tuple[int, int], VerifierPool] = {}
+_pools_lock = threading.Lock()
+
+
+def get_pool(*, workers: int, memory_mb: int) -> VerifierPool:
+    """Return this process's pool with these settings, the same one to every thread."""
+    with _pools_lock:
+        if (workers, memory_mb) not in _pools:
+            _pools[workers, memory_mb] = VerifierPool(workers=workers, memory_mb=memory_mb)
+        return _pools[workers, memory_mb]
+
+
+def _close_pools() -> None:
+    for pool in list(_pools.values()):
+        pool.close()
+
+
+def _forget_pools_after_fork() -> None:
+    """Leave the parent's workers to the parent; a pipe kept open here would keep them alive."""
+    global _pools_lock
+    for pool in _pools.values():
+        for worker in [*pool._idle, *pool._busy]:
+            worker.forget()
+    _pools.clear()
+    _pools_lock = threading.Lock()
+
+
+atexit.register(_close_pools)
+os.register_at_fork(after_in_child=_forget_pools_after_fork)

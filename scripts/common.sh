@@ -1,0 +1,19 @@
+# Sourced by the other scripts: messages, and what machine this is. Sets PLATFORM, PLATFORM_REASON and VENV.
+
+say() { echo "[treepo] $*"; }
+die() {
+    echo "[treepo] error: $*" >&2
+    exit 2
+}
+
+has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
+
+if [[ -n "${PLATFORM:-}" ]]; then
+    PLATFORM_REASON="as told by PLATFORM"
+elif has_gpu; then
+    PLATFORM=gpu PLATFORM_REASON="nvidia-smi lists a GPU"
+else
+    PLATFORM=cpu PLATFORM_REASON="no NVIDIA GPU found"
+fi
+[[ "$PLATFORM" == gpu || "$PLATFORM" == cpu ]] || die "PLATFORM=$PLATFORM: must be gpu or cpu"
+VENV="${VENV:-$PWD/.venv}"

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Sets up and runs the lint, the unit tests and the end-to-end test (a real training run with vLLM).
+#
+#   bash scripts/run_tests.sh              everything but the tests marked slow
+#   bash scripts/run_tests.sh --slow       those, too
+#   bash scripts/run_tests.sh ARGS...      ARGS go to pytest
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/common.sh
+
+SETUP_TEST=1 bash scripts/setup.sh
+markers="not slow"
+if [[ "${1:-}" == --slow ]]; then
+    markers=""
+    shift
+fi
+"$VENV/bin/ruff" check .
+"$VENV/bin/ruff" format --check .
+"$VENV/bin/python" -m pytest -m "$markers" "$@"

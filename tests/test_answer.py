@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Finding and comparing answers by text. Expected values are written by hand."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recipe.treepo.answer import (
+    BoxState,
+    compare_text,
+    has_complete_box,
+    last_boxed,
+    last_number,
+    normalise,
+    scan_boxes,
+)
+
+BOXES = [
+    (r"no box at all: 5", BoxState.ABSENT, ""),
+    (r"\boxed{5}", BoxState.COMPLETE, "5"),
+    (r"\boxed{3} then \boxed{4}.", BoxState.COMPLETE, "4"),
+    (r"\boxed{\frac{1}{2}}", BoxState.COMPLETE, r"\frac{1}{2}"),
+    (r"\boxed{\{1,2\}}", BoxState.COMPLETE, r"\{1,2\}"),
+    (r"\boxed{a \} b}", BoxState.COMPLETE, r"a \} b"),
+    (r"\boxed {7}", BoxState.COMPLETE, "7"),
+    ("\\boxed\n{7}", BoxState.COMPLETE, "7"),
+    (r"\\boxed{7}", BoxState.COMPLETE, "7"),  # escaped as in JSON
+    (r"x \\\boxed{7}", BoxState.COMPLETE, "7"),  # a line break, then a box
+    (r"\boxed{x=\boxed{3}+1}", BoxState.COMPLETE, r"x=\boxed{3}+1"),
+    (r"stray } and { then \boxed{5}", BoxState.COMPLETE, "5"),
+    (r"I shall use \boxed{ later. So \boxed{5}", BoxState.COMPLETE, "5"),
+    (r"\boxed{}", BoxState.EMPTY, ""),
+    (r"\boxed{3} or rather \boxed{ }", BoxState.EMPTY, ""),
+    (r"\boxed{42", BoxState.UNCLOSED, ""),
+    (r"\boxed{3} no: \boxed{\frac{1}{2}", BoxState.UNCLOSED, ""),
+    (r"\boxed{5\}", BoxState.UNCLOSED, ""),
+    (r"\boxed 5", BoxState.ABSENT, ""),
+    (r"\boxedx{5}", BoxState.ABSENT, ""),
+    ("", BoxState.ABSENT, ""),
+    ("\\", BoxState.ABSENT, ""),
+]
+
+
+@pytest.mark.parametrize(("text", "state", "content"), BOXES)
+def test_the_last_box_decides(text: str, state: BoxState, content: str) -> None:
+    assert scan_boxes(text) == (state, content)
+    assert last_boxed(text) == (content if state is BoxState.COMPLETE else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"\boxed{5}", True),
+        (r"\boxed{5} and on \boxed{", True),
+        (r"\boxed{5", False),
+        (r"\boxed{\frac{1}{2}", False),
+        (r"\boxed{}", False),
+        (r"put it within \boxed{}. So \boxed{8}", True),
+        ("", False),
+    ],
+)
+def test_a_complete_box_is_a_closed_one_with_content(text: str, expected: bool) -> None:
+    assert has_complete_box(text) is expected
+
+
+balanced = st.recursive(
+    st.text(alphabet="ab1 +^=", max_size=5),
+    lambda inner: st.lists(inner, max_size=3).map(lambda p: "{" + "".join(p) + "}"),
+)
+
+
+@given(before=st.text(alphabet="xy $.}", max_size=20), content=balanced, after=st.text(alphabet="xy $.}{", max_size=20))
+def test_generated_nested_braces_come_back_whole(before: str, content: str, after: str) -> None:
+    text = f"{before}\\boxed{{{content}}}{after}"
+    assert last_boxed(text) == (content if content.strip() else None)
+    assert has_complete_box(text) == bool(content.strip())
+
+
+def brute_force_boxes(text: str) -> list[tuple[int, int]]:
+    """All boxes of a text without escapes, by counting braces from each one: (start of content, its end)."""
+    found = []
+    for start in range(len(text)):
+        if text.startswith("\\boxed{", start):
+            depth = 0
+            for end in range(start + 6, len(text)):
+                depth += {"{": 1, "}": -1}.get(text[end], 0)
+                if depth == 0:
+                    found.append((start + 7, end))
+                    break
+    return found
+
+
+@given(st.lists(st.sampled_from(["\\boxed{", "{", "}", "a", " "]), max_size=25).map("".join))
+def test_boxes_agree_with_counting_braces_from_each_start(text: str) -> None:
+    boxes = brute_force_boxes(text)
+    assert has_complete_box(text) == any(text[start:end].strip() for start, end in boxes)
+    start, end = max(boxes, key=lambda box: box[1], default=(None, None))
+    cut_off = text.rfind("\\boxed{") + 7 not in {box[0] for box in boxes} and "\\boxed{" in text
+    if boxes and not cut_off and text[start:end].strip():
+        assert last_boxed(text) == text[start:end]
+    if not boxes or cut_off:
+        assert last_boxed(text) is None
+
+
+HOSTILE = ["\\", "{", "}", "\\boxed{", "\\boxed", "1,", "1", "-", "1/", " ", "\\boxed ", "1.", "$", "\\{", "\u2212"]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_scanning_300_kb_takes_under_a_second(piece: str) -> None:
+    text = piece * (300_000 // len(piece))
+    started = time.monotonic()
+    scan_boxes(text), has_complete_box(text), last_number(text)
+    assert time.monotonic() - started < 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("so 3 plus 4 is 7.", "7"),
+        ("costs $1,234.50 in all", "1,234.50"),
+        ("that is -3", "-3"),
+        ("that is \u22123", "-3"),
+        ("x-3", "3"),
+        ("(2)-3", "3"),
+        ("about 3/4 of it", "3/4"),
+        ("room B12", None),
+        ("version 1.2.3", "1.2"),
+        ("none", None),
+        ("", None),
+    ],
+)
+def test_last_number_is_read_as_a_person_would(text: str, number: str | None) -> None:
+    assert last_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (" $5$. ", "5"),
+        (r"\dfrac{1}{2}", r"\frac{1}{2}"),
+        (r"\left( 3, 4 \right)", "(3, 4)"),
+        ("(3,4)", "(3, 4)"),
+        ("1,234", "1234"),
+        (r"1{,}234", "1234"),
+        (r"1,\!234", "1234"),
+        ("1, 234", "1, 234"),
+        ("2 3", "2 3"),
+        ("007", "7"),
+        ("+5.00", "5"),
+        (".50", "0.5"),
+        ("-0", "0"),
+        (r"\text{(B)}", "B"),
+        ("(C).", "C"),
+        ("D:", "D"),
+        (r"\textbf{Monday}", "Monday"),
+        (r"5\text{ cm}", "5cm"),
+        (r"50\%", "50%"),
+        (r"\(x^2\)", "x^2"),
+        (r"\boxed{6}", "6"),
+        (r"\text{}", ""),
+        ("$", ""),
+    ],
+)
+def test_normalise_drops_what_carries_no_meaning(raw: str, expected: str) -> None:
+    assert normalise(raw) == expected
+
+
+pieces = st.lists(
+    st.sampled_from([*"$(){}[].,:0123 +-Ax~\\\0", "\\text{", "\\left", "\\dfrac", "\\boxed{", "\\!", "{,}", "\u2212"]),
+    max_size=20,
+)
+
+
+@settings(max_examples=500)
+@given(st.one_of(st.text(max_size=40), pieces.map("".join)))
+def test_normalise_is_idempotent(text: str) -> None:
+    once = normalise(text)
+    assert normalise(once) == once
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "expected"),
+    [
+        ("5", "5.0", True),
+        ("5", "6", False),
+        ("", "5", False),
+        ("(B)", "B", True),
+        ("b", "B", False),
+        ("yes", "Yes", True),
+        ("elub", "blue", False),  # as a product of letters they would be equal
+        ("on", "no", False),
+        ("ba", "ab", None),
+        (r"\frac12", "0.5", None),
+        (r"\pi", "\u03c0", None),
+    ],
+)
+def test_text_decides_only_what_text_can(answer: str, gold: str, expected: bool | None) -> None:
+    assert compare_text(answer, gold) is expected
+
+
+def test_answer_imports_nothing_heavy() -> None:
+    code = "import sys, recipe.treepo.answer; print(sorted({m.split('.')[0] for m in sys.modules} & set(%r)))"
+    heavy = ["torch", "ray", "vllm", "verl", "numpy", "sympy", "math_verify", "transformers", "pandas"]
+    done = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,403 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""The reward function: hand-labelled answers, hostile answers, worker processes, and how verl calls it."""
+
+import asyncio
+import importlib.util
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from recipe.treepo import reward_pool
+from recipe.treepo.reward import compute_score
+from recipe.treepo.reward_pool import Verdict, VerifierPool, Worker, get_pool
+
+ROOT = Path(__file__).resolve().parents[1]
+KEYS = {"score", "acc", "reward_boxed", "reward_too_long", "reward_timeout", "reward_crash"}
+TOWER = r"\boxed{9^{9^{9^9}}}"
+
+# (content of the box, ground truth, whether a mathematician calls it correct)
+PAIRS = [
+    ("42", "42", True),
+    ("42", "43", False),
+    ("42.0", "42", True),
+    ("042", "42", True),
+    ("-7", "7", False),
+    ("\u22127", "-7", True),
+    ("1,234", "1234", True),
+    ("1{,}234", "1234", True),
+    ("1,\\!234", "1234", True),
+    ("1, 234", "1234", False),
+    ("12 34", "1234", False),
+    ("$42$", "42", True),
+    ("42.", "42", True),
+    (r"\dfrac{1}{2}", r"\frac{1}{2}", True),
+    (r"\frac12", r"\frac{1}{2}", True),
+    ("1/2", r"\frac{1}{2}", True),
+    ("0.5", r"\frac{1}{2}", True),
+    (r"\frac{2}{4}", "1/2", True),
+    (r"\frac{1}{3}", "1/2", False),
+    ("0.333", r"\frac{1}{3}", False),
+    (r"-\frac{1}{2}", r"\frac{-1}{2}", True),
+    (r"\sqrt{8}", r"2\sqrt{2}", True),
+    (r"\sqrt{8}", r"2\sqrt{3}", False),
+    (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}", True),
+    (r"2^{10}", "1024", True),
+    (r"3!", "6", True),
+    (r"\pi", "3.14", False),
+    (r"2\pi", r"\pi \cdot 2", True),
+    ("x^2+2x+1", "(x+1)^2", True),
+    ("x^2+2x-1", "(x+1)^2", False),
+    ("(x-1)(x+1)", "x^2-1", True),
+    ("2x+3", "3+2x", True),
+    ("2x", "2y", False),
+    ("ba", "ab", True),
+    ("x=5", "5", True),
+    ("x=6", "5", False),
+    ("y=2x+1", "y = 1 + 2x", True),
+    ("(1,2)", "(1, 2)", True),
+    ("(2,1)", "(1,2)", False),
+    (r"\left(1,\frac{1}{2}\right)", "(1, 0.5)", True),
+    (r"\{2,1\}", r"\{1,2\}", True),
+    (r"\{1,2,3\}", r"\{1,2\}", False),
+    ("1,2,3", "2", False),
+    (r"5 \text{ or } 6", "5", False),
+    (r"[0,1]", r"[0,1]", True),
+    (r"(0,1)", r"[0,1]", False),
+    (r"[3,\infty)", r"x \geq 3", True),
+    (r"\infty", r"\infty", True),
+    (r"-\infty", r"\infty", False),
+    (r"5\text{ cm}", "5", True),
+    ("5", r"5\text{ cm}", True),
+    (r"30^\circ", "30", True),
+    (r"50\%", r"50\%", True),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", True),
+    (r"\begin{pmatrix}2\\1\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}", False),
+    ("1+2i", "2i+1", True),
+    (r"\text{(C)}", "C", True),
+    (r"\textbf{C.}", "C", True),
+    ("D", "C", False),
+    ("c", "C", False),
+    ("yes", "Yes", True),
+    ("No", "Yes", False),
+    (r"\text{Monday}", "Monday", True),
+    ("elub", "blue", False),
+    ("on", "no", False),
+    ("7", r"\boxed{7}", True),
+    ("\x00", "5", False),
+    ("\u4e94", "5", False),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_worker() -> None:
+    """Start the first worker, so that time limits below do not include its imports."""
+    assert compute_score("test", r"\boxed{0.5}", "1/2")["score"] == 1.0
+
+
+@pytest.mark.parametrize(("answer", "gold", "correct"), PAIRS)
+def test_boxed_answer_is_scored_as_labelled(answer: str, gold: str, correct: bool) -> None:
+    result = compute_score("test", f"Therefore the answer is \\boxed{{{answer}}}.", gold)
+    assert result["score"] == result["acc"] == float(correct)
+    assert result["reward_boxed"] == 1.0
+    assert result["reward_timeout"] == result["reward_crash"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("solution", "fallback", "correct"),
+    [
+        (r"\boxed{3}, no, \boxed{5}", True, True),
+        (r"\boxed{5}, no, \boxed{3}", True, False),
+        ("The answer is 5.", True, True),
+        ("The answer is 5.", False, False),
+        ("5 apples and 6 pears", True, False),
+        (r"The answer is \boxed{5", True, False),
+        (r"5, so \boxed{}", True, False),
+        (r"\boxed{5} but wait \boxed{5", True, False),
+        (r"\boxed{5}}", True, True),
+        ("", True, False),
+    ],
+)
+def test_the_last_box_then_the_last_number_is_the_answer(solution: str, fallback: bool, correct: bool) -> None:
+    assert compute_score("test", solution, "5", number_fallback=fallback)["acc"] == float(correct)
+
+
+POISON = {
+    "power tower": TOWER,
+    "factorial": r"\boxed{100000000!}",
+    "unclosed box": r"\boxed{\frac{1}{2",
+    "unbalanced parentheses": r"\boxed{" + "(" * 900 + "}",
+    "deep nesting": r"\boxed{" + r"\sqrt{" * 100 + "2" + "}" * 101,
+    "empty": "",
+    "empty box": r"\boxed{}",
+    "100 kB of text": "x" * 100_000,
+    "100 kB in a box": r"\boxed{" + "9" * 100_000 + "}",
+    "100 kB of boxes": r"\boxed{" * 14_000,
+    "control characters": "\\boxed{\x00\x07\x1b[2J\r\n\x7f1/7}",
+    "lone surrogate": "\\boxed{\ud800 + 1}",
+    "code": r"\boxed{__import__('os').abort()}",
+}
+
+
+@pytest.mark.parametrize("name", POISON)
+def test_poisoned_answer_is_wrong_within_5_s_and_the_next_is_scored(name: str) -> None:
+    compute_score("test", r"\boxed{0.5}", "1/2")  # the previous case may have left a worker that still imports
+    started = time.monotonic()
+    # The default limit once; the others need not all wait as long.
+    options = {} if name == "power tower" else {"timeout_s": 1.0}
+    result = compute_score("test", POISON[name], "5", **options)
+    assert time.monotonic() - started < 5.0
+    assert result["score"] == 0.0 and set(result) == KEYS
+    assert compute_score("test", r"\boxed{\frac{2}{4}}", "0.5")["score"] == 1.0
+
+
+def test_a_timeout_is_counted_and_kills_the_worker() -> None:
+    compute_score("test", r"\boxed{0.5}", "1/2")
+    before = {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()}
+    result = compute_score("test", TOWER, "5", timeout_s=0.3)
+    after = {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()}
+    assert result["reward_timeout"] == 1.0 and result["reward_crash"] == 0.0
+    (killed,) = before - after
+    with pytest.raises(ProcessLookupError):  # gone and reaped, not a zombie
+        os.kill(killed, 0)
+
+
+def test_wrong_and_correct_scores_are_options_and_acc_stays_a_share() -> None:
+    right = compute_score("test", r"\boxed{5}", "5", correct_score=2.0, wrong_score=-1.0)
+    wrong = compute_score("test", r"\boxed{6}", "5", correct_score=2.0, wrong_score=-1.0)
+    assert (right["score"], right["acc"]) == (2.0, 1.0)
+    assert (wrong["score"], wrong["acc"]) == (-1.0, 0.0)
+
+
+def test_answer_over_the_limit_is_wrong_without_being_parsed() -> None:
+    result = compute_score("test", r"\boxed{" + "+".join(["0"] * 20) + "+5}", "5", max_answer_chars=40)
+    assert result["reward_too_long"] == 1.0 and result["score"] == 0.0
+    assert compute_score("test", r"\boxed{" + "+".join(["0"] * 19) + "+5}", "5", max_answer_chars=40)["score"] == 1.0
+
+
+def test_all_bad_options_are_named_at_once() -> None:
+    with pytest.raises(ValueError, match="timeout_s=0 .*workers=0 .*unknown option 'numberfallback'"):
+        compute_score("test", "5", "5", timeout_s=0, workers=0, numberfallback=False)
+
+
+def test_keys_that_verl_adds_are_accepted() -> None:
+    extra = {"reward_router_address": "somewhere", "reward_model_tokenizer": None}
+    assert compute_score("test", "5", "5", extra_info={"num_turns": 1}, **extra)["score"] == 1.0
+
+
+@pytest.mark.parametrize("gold", [None, "", "  "])
+def test_a_blank_ground_truth_is_an_error_not_a_score(gold: str | None) -> None:
+    with pytest.raises(ValueError, match="data source 'numina'.*is blank"):
+        compute_score("numina", "5", gold)
+
+
+def test_numbers_may_be_ground_truths() -> None:
+    assert compute_score("test", r"\boxed{5}", 5)["score"] == 1.0
+    assert compute_score("test", r"\boxed{1/2}", 0.5)["score"] == 1.0
+
+
+def test_threads_share_workers_and_one_poison_spoils_no_other_score() -> None:
+    jobs = [(f"\\boxed{{\\frac{{{n}}}{{{2 * n}}}}}", 1.0) for n in range(1, 31)]
+    jobs += [(f"\\boxed{{\\frac{{{n}}}{{7}}}}", 0.0) for n in range(8, 13)]
+    jobs.insert(5, (TOWER, 0.0))
+    with ThreadPoolExecutor(8) as threads:
+        scores = list(threads.map(lambda job: compute_score("t", job[0], "0.5", timeout_s=1.0)["score"], jobs))
+    assert scores == [expected for _, expected in jobs]
+    assert len(get_pool(workers=2, memory_mb=1_024).workers()) <= 2
+
+
+def test_it_runs_in_an_event_loop_outside_the_main_thread() -> None:
+    """As in a Ray actor: the loop's thread is not the main one; verl calls a sync function in its executor."""
+    results: list[float] = []
+
+    async def score() -> None:
+        loop = asyncio.get_running_loop()
+        assert threading.current_thread() is not threading.main_thread()
+        results.append(compute_score("test", r"\boxed{0.25}", "1/4")["score"])
+        result = await loop.run_in_executor(None, lambda: compute_score("test", r"\boxed{0.2}", "1/5"))
+        results.append(result["score"])
+
+    thread = threading.Thread(target=lambda: asyncio.run(score()))
+    thread.start()
+    thread.join(60)
+    assert results == [1.0, 1.0]
+
+
+def test_verl_loads_it_by_path_outside_the_repository(tmp_path: Path) -> None:
+    """As verl's load_module does: from the file, under a made-up name, not put into sys.modules."""
+    code = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("custom_module_1", {str(ROOT / "recipe/treepo/reward.py")!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+verl_arguments = dict(data_source="d", solution_str="\\\\boxed{{0.5}}", ground_truth="1/2", extra_info={{}})
+print(module.compute_score(**verl_arguments)["score"])
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "1.0", done.stderr
+
+
+def test_a_function_loaded_by_path_can_be_pickled() -> None:
+    """verl's remote reward manager sends the function to other processes, by value since it has no module."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    spec = importlib.util.spec_from_file_location("custom_module_2", ROOT / "recipe/treepo/reward.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    copy = cloudpickle.loads(cloudpickle.dumps(module.compute_score))
+    assert copy("test", r"\boxed{0.5}", "1/2")["score"] == 1.0
+
+
+def test_it_is_synchronous_so_verl_runs_it_in_a_thread() -> None:
+    assert not inspect.iscoroutinefunction(compute_score)
+
+
+def test_running_out_of_memory_is_a_crash_and_the_pool_recovers() -> None:
+    """A checker that allocates 300 MiB stands in for SymPy: with 64 MiB it fails, with 1 GiB it does not."""
+    code = """
+import sys
+sys.path.insert(0, sys.argv[2])
+import reward_worker
+reward_worker.load_checker = lambda: lambda gold, answer: len(bytearray(300 * 2**20)) > 0
+sys.exit(reward_worker.serve(int(sys.argv[1])))
+"""
+    replies = {}
+    for megabytes in (64, 1_024):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(megabytes * 2**20), str(ROOT / "recipe/treepo")],
+            input=b'{"gold": "1", "answer": "2", "timeout_s": 3}\n',
+            capture_output=True,
+            timeout=30,
+        )
+        replies[megabytes] = done.stdout.splitlines()[-1]
+    assert replies == {64: b'{"error": "MemoryError"}', 1_024: b'{"equal": true}'}
+
+
+def test_a_worker_that_died_is_a_crash_when_busy_and_replaced_when_idle() -> None:
+    pool = VerifierPool(workers=1, memory_mb=256)
+    try:
+        assert pool.verify("1/2", "0.5", timeout_s=3) is Verdict.EQUAL
+        (worker,) = pool.workers()
+        worker.process.kill()
+        worker.process.wait()
+        assert pool.verify("1/2", "0.5", timeout_s=3) is Verdict.EQUAL
+        (worker,) = pool.workers()
+        threading.Timer(0.3, worker.process.kill).start()
+        assert pool.verify("5", "9^{9^{9^9}}", timeout_s=3) is Verdict.CRASH
+        assert pool.verify("1/2", "0.5", timeout_s=3) is Verdict.EQUAL
+    finally:
+        pool.close()
+
+
+def test_a_worker_is_replaced_after_its_share_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward_pool, "MAX_REQUESTS", 2)
+    pool = VerifierPool(workers=1, memory_mb=256)
+    try:
+        pids = []
+        for _ in range(3):
+            assert pool.verify("1/2", "0.5", timeout_s=3) is Verdict.EQUAL
+            pids.append(pool.workers()[0].process.pid)  # after the second request it is the successor
+        assert pids[0] != pids[1] == pids[2]
+    finally:
+        pool.close()
+
+
+def test_a_worker_that_cannot_start_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "worker.py"
+    broken.write_text("""print('{"failed": "ModuleNotFoundError: math_verify"}')""")
+    monkeypatch.setattr(reward_pool, "WORKER_FILE", broken)
+    pool = VerifierPool(workers=1, memory_mb=256)
+    with pytest.raises(RuntimeError, match="did not start: ModuleNotFoundError: math_verify; install math-verify"):
+        pool.verify("1/2", "0.5", timeout_s=3)
+    assert pool.workers() == []
+
+
+def test_no_process_or_pipe_is_left_behind() -> None:
+    pool = VerifierPool(workers=1, memory_mb=256)
+    assert pool.verify("1/2", "0.5", timeout_s=3) is Verdict.EQUAL
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert pool.verify("5", "9^{9^{9^9}}", timeout_s=0.05) is Verdict.TIMEOUT
+    assert len(os.listdir("/proc/self/fd")) == before
+    (worker,) = pool.workers()
+    pool.close()
+    assert worker.process.returncode == -signal.SIGKILL
+
+
+def wait_gone(pid: int, seconds: float) -> bool:
+    """Whether the process ends (or becomes a zombie that its new parent has yet to reap) within the time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_worker_does_not_outlive_a_parent_that_was_killed(busy: bool) -> None:
+    """Idle, it reads end of file; busy in one long C call it reads nothing, and the kernel's timer ends it."""
+    code = """
+import sys, threading, time
+from recipe.treepo.reward_pool import Worker
+worker = Worker(256)
+worker.wait_ready()
+if sys.argv[1] == "True":
+    threading.Thread(target=worker.ask, args=("5", "9^{9^{9^9}}", 1.0), daemon=True).start()
+    time.sleep(0.3)
+print(worker.process.pid, flush=True)
+time.sleep(60)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, "-c", code, str(busy)], stdout=subprocess.PIPE, env=environment)
+    pid = int(parent.stdout.readline())
+    assert Path(f"/proc/{pid}").exists()
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert wait_gone(pid, 5.0)
+
+
+def test_a_forked_child_leaves_the_workers_to_its_parent() -> None:
+    compute_score("test", r"\boxed{0.5}", "1/2")
+    before = {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()}
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if not reward_pool._pools else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert compute_score("test", r"\boxed{0.5}", "1/2")["score"] == 1.0
+    assert {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()} == before
+
+
+def test_worker_and_caller_import_nothing_heavy() -> None:
+    """In a fresh interpreter each: the worker after its first comparison, and the module that verl loads."""
+    heavy = ["torch", "ray", "vllm", "verl", "transformers", "numpy", "pandas"]
+    worker = "import sys, runpy; m = runpy.run_path(sys.argv[1]); assert m['load_checker']()('1/2', '0.5')"
+    for code in (worker, "import sys, recipe.treepo.reward"):
+        report = f"; print(sorted({{m.split('.')[0] for m in sys.modules}} & set({heavy})))"
+        command = [sys.executable, "-c", code + report, str(reward_pool.WORKER_FILE)]
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+        assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_worker_is_small() -> None:
+    """Under 200 MB of resident memory after a question: 75 MB seen."""
+    worker = Worker(256)
+    try:
+        worker.wait_ready()
+        assert worker.ask("1/2", "0.5", 3.0) is Verdict.EQUAL
+        status = Path(f"/proc/{worker.process.pid}/status").read_text()
+        kilobytes = int(status.split("VmRSS:")[1].split()[0])
+        assert 10_000 < kilobytes < 200_000
+    finally:
+        worker.close()
