@@ -62,14 +62,6 @@ PHRASES: dict[str, tuple[tuple[str, str], ...]] = {
         ("{he} sells {b} of them.", "Selling {b}"),
         ("{he} loses {b} of them.", "Losing {b}"),
     ),
-    "*": (
-        ("Then the number grows to {b} times as many.", "Growing {b} times"),
-        ("{he} fills {b} {containers} with that many each.", "Filling {b} {containers}"),
-    ),
-    "/": (
-        ("{he} shares them equally among {b} {containers} and keeps one.", "Sharing by {b}"),
-        ("{he} splits them into {b} equal piles and keeps one.", "Splitting by {b}"),
-    ),
 }
 
 
@@ -106,7 +98,7 @@ def apply_operation(op: str, value: int, operand: int) -> int | None:
 def _draw_operation(rng: random.Random, value: int) -> tuple[str, int, int]:
     """Draw an operation that keeps the bounds; return operator, operand and the new value."""
     while True:
-        op = rng.choice("+-*/")
+        op = rng.choice("+-")
         candidates = [
             (operand, result)
             for operand in range(MIN_OPERAND, MAX_OPERAND + 1)

@@ -100,6 +100,8 @@ class Settings:
     heads: int = 4
     kv_heads: int = 2
     max_position_embeddings: int = 2048
+    initializer_range: float = 0.06
+    """Standard deviation of the random weights. 0.02, the default for large models, learns several times slower."""
 
 
 def code_fingerprint(path: Path) -> str:
@@ -178,6 +180,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, settings: Settings) -> Qwen2
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.kv_heads,
         max_position_embeddings=settings.max_position_embeddings,
+        initializer_range=settings.initializer_range,
         tie_word_embeddings=True,
         bos_token_id=end_of_text,
         eos_token_id=turn_end,
@@ -205,6 +208,8 @@ def prompt_texts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, An
 
 def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]) -> list[tuple[list[int], int]]:
     """Return, for each row, the ids of prompt + response + end of turn, and the length of the prompt."""
+    if not rows:
+        return []
     prompts_P = tokenizer(prompt_texts(tokenizer, rows), add_special_tokens=False)["input_ids"]
     responses_T = tokenizer([row["solution"] + TURN_END for row in rows], add_special_tokens=False)["input_ids"]
     return [(prompt + response, len(prompt)) for prompt, response in zip(prompts_P, responses_T, strict=True)]

@@ -51,7 +51,8 @@ install_requirements() {
         options+=(-r requirements.txt)
     fi
     [[ "${SETUP_TEST:-0}" == 0 ]] || options+=(-r requirements-test.txt)
-    "$VENV/bin/python" -m uv pip install "${options[@]}"
+    # Compiled here, once: verl and vLLM are imported by a dozen processes at every start.
+    "$VENV/bin/python" -m uv pip install --compile-bytecode "${options[@]}"
     "$VENV/bin/python" -m uv pip install --python "$VENV/bin/python" --no-deps --no-build-isolation --editable .
 }
 

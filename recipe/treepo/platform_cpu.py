@@ -39,8 +39,6 @@ import torch
 if TYPE_CHECKING:
     from verl.plugin.platform import PlatformBase
 
-logger = logging.getLogger(__name__)
-
 PLATFORM_NAME = "cpu"
 # GiB for vLLM's KV cache where the user sets no VLLM_CPU_KVCACHE_SPACE; vLLM itself would take a share of all memory.
 DEFAULT_KV_CACHE_GIB = 1

@@ -8,7 +8,7 @@ trainer and estimators *after* verl's own registries have been imported, in the 
 
 import importlib.abc
 import importlib.machinery
-import importlib.util
+import logging
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -41,14 +41,19 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
 
 
 def _install() -> None:
+    from recipe.treepo import platform_cpu
+
+    platform_cpu.activate()
     if not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegisterAfterImport())
     for verl_module, ours in REGISTRATIONS.items():
         if verl_module in sys.modules:
             importlib.import_module(ours)
-    from recipe.treepo import platform_cpu
-
-    platform_cpu.activate()
 
 
-_install()
+try:
+    _install()
+except Exception:
+    # verl reports a plugin that fails at debug level only; what follows from it would be hard to explain.
+    logging.getLogger(__name__).exception("the plugin of the recipe treepo failed to load")
+    raise

@@ -31,7 +31,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 
 from recipe.treepo.engine import Segment
 from recipe.treepo.search import grow_tree
-from recipe.treepo.settings import Sampler, TreePOSettings, load_settings
+from recipe.treepo.settings import Sampler, TreePOSettings, load_settings, validate_trees
 from recipe.treepo.stopping import StoppingRules
 from recipe.treepo.tree import Tree
 
@@ -257,4 +257,5 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        validate_trees(self.config)
         self.agent_loop_workers_class = TreeAgentLoopWorker

@@ -131,6 +131,20 @@ def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
     return settings
 
 
+def validate_trees(config: DictConfig) -> TreePOSettings:
+    """Check the ``treepo`` group and that the trees fit the rollout; for runs of verl's own entry point.
+
+    Raises:
+        ConfigError: listing all problems found.
+    """
+    settings, problems = _parse_settings(config)
+    if settings is not None and settings.sampler is Sampler.TREE:
+        problems += _tree_problems(settings, config)
+    if settings is None or problems:
+        raise ConfigError(problems)
+    return settings
+
+
 # --- reading the group -----------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from recipe.treepo.advantage import tree_batch
 from recipe.treepo.metrics import sampling_metrics
-from recipe.treepo.settings import TREEPO_TRAINER, load_settings
+from recipe.treepo.settings import TREEPO_TRAINER, validate
 
 
 @register_trainer(TREEPO_TRAINER)
@@ -22,10 +22,10 @@ class TreePOTrainer(PPOTrainerSync):
     """verl's synchronous trainer with tree paths and tree metrics."""
 
     def __init__(self, config: DictConfig) -> None:
+        self.treepo = validate(config, check_files=False)
         # verl compares the mode with its own names (which replay buffer, which loader), so it sees the one we extend.
         with open_dict(config):
             config.trainer.v1.trainer_mode = "sync"
-        self.treepo = load_settings(config)
         super().__init__(config)
 
     def _compute_advantage(self, batch: tq.KVBatchMeta, metrics: dict) -> tq.KVBatchMeta:

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job through the run scripts: verl's V1 trainer, Ray, FSDP and a real vLLM engine, tiny preset."""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+ROOT = Path(__file__).parents[2]
+OUTPUTS = Path(os.environ.get("OUTPUTS", ROOT / "outputs")).resolve()
+BATCH, WIDTH, STEPS, SEGMENT, RESPONSE, DEPTH = 8, 8, 3, 16, 128, 8
+
+
+def train(script: str, folder: Path, *overrides: str) -> list[dict[str, float]]:
+    """Run a script for a few steps; return the metrics that verl's console logger printed for each."""
+    command = [
+        "bash",
+        f"scripts/{script}",
+        f"data.train_batch_size={BATCH}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
+        f"actor_rollout_ref.rollout.n={WIDTH}",
+        "trainer.val_before_train=False",
+        "trainer.test_freq=-1",
+        f"trainer.default_local_dir={folder}/checkpoints",
+        f"hydra.run.dir={folder}/hydra",
+        *overrides,
+    ]
+    environment = {**os.environ, "PRESET": "tiny", "OUTPUTS": str(OUTPUTS), "TENSORBOARD_DIR": f"{folder}/tensorboard"}
+    log = folder / "log.txt"
+    with log.open("w") as stream:
+        result = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, timeout=1500, check=False
+        )
+    text = log.read_text(errors="replace")
+    assert result.returncode == 0, text[-6000:]
+    number = r"([\w/@.-]+):(?:np\.\w+\()?(-?[\d.]+(?:e[+-]?\d+)?)"
+    return [
+        {key: float(value) for key, value in re.findall(number, line)}
+        for line in text.splitlines()
+        if re.search(r"step:\d+ - ", line)
+    ]
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Train with trees once; give the folder with everything that the run wrote, and the metrics of its steps."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        metrics = train(
+            "run_treepo_qwen0.5b.sh",
+            folder,
+            f"trainer.total_training_steps={STEPS}",
+            f"trainer.save_freq={STEPS}",
+            f"trainer.rollout_data_dir={folder}/rollouts",
+            f"treepo.dump_dir={folder}/trees",
+        )
+        yield folder, metrics
+
+
+def trees_of(folder: Path) -> dict[int, list[dict]]:
+    """Return the dumped trees by training step."""
+    return {
+        step: [json.loads(path.read_text()) for path in (folder / f"trees/step_{step}").glob("*.json")]
+        for step in range(1, STEPS + 1)
+    }
+
+
+def response_of(tree: dict, node: int) -> list[int]:
+    tokens = []
+    while node > 0:
+        tokens = tree["nodes"][node]["token_ids"] + tokens
+        node = tree["nodes"][node]["parent"]
+    return tokens
+
+
+def test_each_step_trains_every_prompt_with_exactly_n_trajectories(run):
+    folder, metrics = run
+    assert [step["training/global_step"] for step in metrics] == [1, 2, 3]
+    assert [step["treepo/trajectories"] for step in metrics] == [BATCH * WIDTH] * STEPS
+    for trees in trees_of(folder).values():
+        assert [len(tree["leaves"]) for tree in trees] == [WIDTH] * BATCH
+
+
+def test_the_engine_was_given_the_tokens_on_the_path_and_the_tree_holds_what_it_returned(run):
+    folder, metrics = run
+    model = json.loads((OUTPUTS / "tiny_model/generation_config.json").read_text())
+    ends = set(model["eos_token_id"])
+    assert len(ends) == 2
+    for step, trees in trees_of(folder).items():
+        calls = 0
+        for tree in trees:
+            assert sorted(call["node"] for call in tree["calls"]) == list(range(1, len(tree["nodes"])))
+            for call in tree["calls"]:
+                node = tree["nodes"][call["node"]]
+                assert call["input_ids"] == tree["prompt_ids"] + response_of(tree, node["parent"])
+                assert call["output_ids"] == node["token_ids"]
+                stopped = node["token_ids"][-1] in ends
+                assert len(node["token_ids"]) == SEGMENT or stopped
+                assert not ends & set(node["token_ids"][:-1])
+                assert stopped == (node["finish_reason"] == "eos")
+            for leaf in tree["leaves"]:
+                assert tree["nodes"][leaf]["finish_reason"] is not None
+                assert len(response_of(tree, leaf)) <= RESPONSE
+            calls += len(tree["calls"])
+        assert metrics[step - 1]["treepo/engine_calls"] == calls
+        decoded = sum(len(call["output_ids"]) for tree in trees for call in tree["calls"])
+        assert metrics[step - 1]["treepo/decoded_tokens"] == metrics[step - 1]["treepo/unique_tokens"] == decoded
+
+
+def test_what_was_trained_are_the_trajectories_of_the_trees(run):
+    folder, _ = run
+    tokenizer = AutoTokenizer.from_pretrained(OUTPUTS / "tiny_model")
+    for step, trees in trees_of(folder).items():
+        rows = [json.loads(line) for line in (folder / f"rollouts/{step}.jsonl").read_text().splitlines()]
+        trained = Counter((row["input"], row["output"]) for row in rows)
+        sampled = Counter(
+            (
+                tokenizer.decode(tree["prompt_ids"], skip_special_tokens=True),
+                tokenizer.decode(response_of(tree, leaf), skip_special_tokens=True),
+            )
+            for tree in trees
+            for leaf in tree["leaves"]
+        )
+        assert trained == sampled
+        assert {row["score"] for row in rows} == {0.0, 1.0}
+
+
+def test_prefixes_come_from_the_engines_cache_and_nothing_is_decoded_twice(run):
+    _, metrics = run
+    for step in metrics:
+        assert step["treepo/cached_prompt_tokens"] > 0
+        assert step["treepo/decoded_tokens"] < step["treepo/total_tokens"]
+
+
+def test_the_engine_samples_from_the_actors_weights_after_every_update(run):
+    _, metrics = run
+    # A stale or foreign context or weight shows as a difference of probabilities far above rounding.
+    assert all(step["training/rollout_probs_diff_max"] < 1e-3 for step in metrics)
+    assert all(step["actor/grad_norm"] > 0 for step in metrics)
+
+
+def test_the_weights_changed(run):
+    folder, _ = run
+    before = load_file(OUTPUTS / "tiny_model/model.safetensors")
+    path = folder / f"checkpoints/global_step_{STEPS}/actor/model_world_size_1_rank_0.pt"
+    after = torch.load(path, weights_only=False)
+    for name in ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"):
+        weight = getattr(after[name], "full_tensor", lambda name=name: after[name])()
+        assert torch.isfinite(weight).all()
+        assert 1e-6 < (weight - before[name]).abs().max() < 1e-2
+
+
+def test_the_plain_partner_samples_independently_and_costs_a_call_per_trajectory():
+    with tempfile.TemporaryDirectory() as name:
+        metrics = train("run_grpo_qwen0.5b.sh", Path(name), "trainer.total_training_steps=1")
+    (step,) = metrics
+    assert step["treepo/engine_calls"] == step["treepo/trajectories"] == BATCH * WIDTH
+    assert step["treepo/decoded_tokens"] == step["treepo/total_tokens"]
+    assert "treepo/branching" not in step
+    assert step["training/rollout_probs_diff_max"] < 1e-3
