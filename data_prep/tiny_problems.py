@@ -13,7 +13,8 @@ one line per reasoning step and ends in a sentence with the boxed answer::
     Finding 3 gives 19 + 3 = 22.
     So Mia has \\boxed{22} shells.
 
-Bounds: 3 to 5 steps, operands 2 to 9, every intermediate value 1 to 60, divisions without remainder.
+The story adds and subtracts; half of the problems begin with a multiplication (boxes with as many each).
+Bounds: 3 to 5 steps, operands 2 to 9, every intermediate value 1 to 60.
 
 With ``sloppy_rate`` above zero some lines carry a marker word ("gives roughly 24 - 5 = 18") and are
 mostly wrong, and later lines go on from the wrong value. **The boxed answer of such a solution may be
@@ -87,11 +88,8 @@ class Problem:
 
 
 def apply_operation(op: str, value: int, operand: int) -> int | None:
-    """Return ``value op operand``, or None where it leaves the bounds or has a remainder."""
-    if op == "/" and value % operand:
-        return None
-    results = {"+": value + operand, "-": value - operand, "*": value * operand, "/": value // operand}
-    result = results[op]
+    """Return ``value op operand``, or None where it leaves the bounds."""
+    result = {"+": value + operand, "-": value - operand, "*": value * operand}[op]
     return result if MIN_VALUE <= result <= MAX_VALUE else None
 
 

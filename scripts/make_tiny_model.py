@@ -84,7 +84,7 @@ class Settings:
     warmup: int = 40
     """Steps over which the learning rate of each phase rises from 0."""
     batch_size: int = 16
-    sloppy_rate: float = 0.25
+    sloppy_rate: float = 0.23
     """Share of the steps marked sloppy in phase 2."""
     eval_problems: int = 200
     """Held-out problems sampled at the end; 0 skips the evaluation."""

@@ -75,6 +75,17 @@ def test_every_digit_is_a_token_of_its_own(tokenizer: Any) -> None:
     assert [token for token in tokenizer.tokenize("7 + 1024 = 60") if token.isdigit()] == list("7102460")
 
 
+def test_tokenizer_file_and_transformers_agree(model_dir: Path, tokenizer: Any) -> None:
+    # transformers loads the Qwen2 tokenizer class for this model and brings its own way to cut words; the
+    # supervised training goes by what is in the file.
+    from tokenizers import Tokenizer
+
+    raw = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+    rows = tiny_problems.generate_rows(50, 15, sloppy_rate=0.5)
+    for text in [f"{row['problem']}\n{row['solution']}<|im_end|>\n" for row in rows] + ["it's 1024, 60\n\n  x"]:
+        assert raw.encode(text).ids == tokenizer(text)["input_ids"]
+
+
 def test_special_tokens_are_single_and_have_their_roles(tokenizer: Any) -> None:
     for token in ("<|endoftext|>", "<|im_start|>", "<|im_end|>"):
         ids = tokenizer(token, add_special_tokens=False)["input_ids"]

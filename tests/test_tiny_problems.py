@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,13 @@ from hypothesis import strategies as st
 from data_prep import tiny_problems
 
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
-LINE = re.compile(r"^[A-Z][a-z]+ .*?\bgives (?P<marker>roughly )?(\d+) ([-+*/]) (\d+) = (\d+)\.$")
+LINE = re.compile(r"^[A-Z][a-z]+ .*?\bgives (?P<marker>roughly )?(\d+) ([-+*]) (\d+) = (\d+)\.$")
 FINAL = re.compile(r"^So [A-Z][a-z]+ has \\boxed\{(\d+)\} [a-z]+\.$")
 
 
-def calculate(op: str, left: int, right: int) -> Fraction:
-    """Work one operation exactly."""
-    if op == "+":
-        return Fraction(left + right)
-    if op == "-":
-        return Fraction(left - right)
-    return Fraction(left * right) if op == "*" else Fraction(left, right)
+def calculate(op: str, left: int, right: int) -> int:
+    """Work one operation."""
+    return {"+": left + right, "-": left - right, "*": left * right}[op]
 
 
 def parsed_lines(solution: str) -> list[tuple[bool, int, str, int, int]]:
@@ -42,23 +37,19 @@ def boxed(solution: str) -> int:
     return int(match[1])
 
 
-def answer_from_story(problem: str) -> Fraction:
+def answer_from_story(problem: str) -> int:
     """Solve a problem from its sentences alone."""
     first, *events, question = re.findall(r"[^.?]+[.?]", problem)
     assert question.strip().startswith("How many")
     numbers = [int(n) for n in re.findall(r"\d+", first)]
-    value = Fraction(numbers[0] * numbers[1] if "each" in first else numbers[0])
+    value = numbers[0] * numbers[1] if "each" in first else numbers[0]
     for event in events:
         number = int(re.findall(r"\d+", event)[0])
         if re.search(r"buys|finds|brings", event):
             value += number
-        elif re.search(r"gives|sells|loses", event):
-            value -= number
-        elif re.search(r"times as many|fills", event):
-            value *= number
         else:
-            assert re.search(r"shares|splits", event), event
-            value /= number
+            assert re.search(r"gives|sells|loses", event), event
+            value -= number
     return value
 
 
@@ -86,8 +77,9 @@ def test_values_operands_and_step_counts_stay_within_their_bounds(seed: int, rat
 def test_all_step_counts_and_operations_occur() -> None:
     lines = [parsed_lines(row["solution"]) for row in tiny_problems.generate_rows(500, 0)]
     assert {len(steps) for steps in lines} == {3, 4, 5}
-    shares = {op: sum(step[2] == op for steps in lines for step in steps) for op in "+-*/"}
-    assert min(shares.values()) > 0.1 * sum(shares.values()), shares
+    # Half of the problems begin with a multiplication, one of 4 lines on average: 1/8 of all lines.
+    shares = {op: sum(step[2] == op for steps in lines for step in steps) for op in "+-*"}
+    assert min(shares.values()) > 0.08 * sum(shares.values()), shares
 
 
 def test_rows_have_the_form_of_numina_math() -> None:
