@@ -13,6 +13,7 @@
 #   TRAIN_FILE  parquet file with training prompts in verl's schema; VAL_FILE likewise for validation
 #   OUTPUTS     where models, data and runs go; default outputs/
 #   EXPERIMENT  name of the run; default treepo_PRESET
+#   SEED        of the order of the data and of sampling; default 0
 #   PLATFORM, VENV, PYTHON: see scripts/setup.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -86,6 +87,8 @@ exec "$python" -m recipe.treepo.main_treepo \
     "actor_rollout_ref.model.path=${MODEL_PATH:-$OUTPUTS/tiny_model}" \
     "data.train_files=${TRAIN_FILE:-$DATA/train.parquet}" \
     "data.val_files=${VAL_FILE:-$DATA/val.parquet}" \
+    "data.seed=${SEED:-0}" \
+    "actor_rollout_ref.rollout.seed=${SEED:-0}" \
     "trainer.experiment_name=$EXPERIMENT" \
     "trainer.default_local_dir=$OUTPUTS/runs/$EXPERIMENT/checkpoints" \
     "hydra.run.dir=$OUTPUTS/runs/$EXPERIMENT/hydra" \
