@@ -44,8 +44,6 @@ MIN_VALUE, MAX_VALUE = 1, 60
 SLOPPY_MARKER = "roughly"
 SLOPPY_WRONG_SHARE = 0.9
 """Share of the marked steps whose result is wrong; the rest are right by luck."""
-MAX_SLIP = 9
-"""Largest distance of a wrong result from the right one."""
 
 PEOPLE = (("Mia", "She"), ("Tom", "He"), ("Anna", "She"), ("Ben", "He"), ("Lily", "She"), ("Sam", "He"))
 OBJECTS = ("apples", "books", "shells", "coins", "cards", "stamps", "beads", "pens")
@@ -140,11 +138,9 @@ def _can_finish(value: int, steps: Sequence[Step]) -> bool:
     return True
 
 
-def _slip(rng: random.Random, right: int, rest: Sequence[Step]) -> int:
-    """Draw a wrong result near ``right`` from which ``rest`` can be worked; ``right`` if there is none."""
-    near = range(max(MIN_VALUE, right - MAX_SLIP), min(MAX_VALUE, right + MAX_SLIP) + 1)
-    wrong = [value for value in near if value != right and _can_finish(value, rest)]
-    return rng.choice(wrong) if wrong else right
+def _slip(right: int, rest: Sequence[Step]) -> int:
+    """Return a result that is off by one and from which ``rest`` can be worked; ``right`` if there is none."""
+    return next((value for value in (right + 1, right - 1) if _can_finish(value, rest)), right)
 
 
 def solve(problem: Problem, rng: random.Random, *, sloppy_rate: float = 0.0) -> str:
@@ -163,7 +159,7 @@ def solve(problem: Problem, rng: random.Random, *, sloppy_rate: float = 0.0) -> 
         if sloppy_rate and rng.random() < sloppy_rate:
             marker = f"{SLOPPY_MARKER} "
             if rng.random() < SLOPPY_WRONG_SHARE:
-                result = _slip(rng, result, problem.steps[index + 1 :])
+                result = _slip(result, problem.steps[index + 1 :])
         lines.append(f"{step.opening} gives {marker}{value} {step.op} {step.operand} = {result}.")
         value = result
     lines.append(f"So {problem.name} has \\boxed{{{value}}} {problem.objects}.")

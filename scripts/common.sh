@@ -1,4 +1,5 @@
-# Sourced by the other scripts: messages, and what machine this is. Sets PLATFORM, PLATFORM_REASON and VENV.
+# Sourced by the other scripts: messages, and what machine this is.
+# Sets REPOSITORY, PLATFORM, PLATFORM_REASON and VENV (absolute).
 
 say() { echo "[treepo] $*"; }
 die() {
@@ -6,14 +7,17 @@ die() {
     exit 2
 }
 
+absolute() { [[ "$1" == /* ]] && echo "$1" || echo "$PWD/$1"; }
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
 
 if [[ -n "${PLATFORM:-}" ]]; then
-    PLATFORM_REASON="as told by PLATFORM"
+    PLATFORM_REASON="${PLATFORM_REASON:-as told by PLATFORM}"
 elif has_gpu; then
     PLATFORM=gpu PLATFORM_REASON="nvidia-smi lists a GPU"
 else
     PLATFORM=cpu PLATFORM_REASON="no NVIDIA GPU found"
 fi
 [[ "$PLATFORM" == gpu || "$PLATFORM" == cpu ]] || die "PLATFORM=$PLATFORM: must be gpu or cpu"
-VENV="${VENV:-$PWD/.venv}"
+REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+VENV="$(absolute "${VENV:-$REPOSITORY/.venv}")"
+export VENV

@@ -5,8 +5,8 @@
 #   bash scripts/run_tests.sh --slow       those, too
 #   bash scripts/run_tests.sh ARGS...      ARGS go to pytest
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$REPOSITORY"
 
 SETUP_TEST=1 bash scripts/setup.sh
 markers="not slow"

@@ -11,14 +11,27 @@
 #   PRESET      gpu or tiny; default: gpu where there is a GPU, else tiny
 #   MODEL_PATH  folder or hub name of a Hugging Face model instead of the preset's
 #   TRAIN_FILE  parquet file with training prompts in verl's schema; VAL_FILE likewise for validation
-#   OUTPUTS     where models, data and runs go; default outputs/
-#   EXPERIMENT  name of the run; default treepo_PRESET
+#   OUTPUTS     where models, data and runs go; default outputs/ in the repository
+#   EXPERIMENT  name of the run; default: a new name with the date. The name of an earlier run resumes it from its
+#               last checkpoint
 #   SEED        of the order of the data and of sampling; default 0
 #   PLATFORM, VENV, PYTHON: see scripts/setup.sh
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+# Paths are meant from the caller's folder; verl gets them absolute.
+OUTPUTS="$(absolute "${OUTPUTS:-$REPOSITORY/outputs}")"
+for name in TRAIN_FILE VAL_FILE; do
+    file="${!name:-}"
+    [[ -n "$file" && "$file" != *://* ]] || continue
+    [[ -f "$file" ]] || die "$name=$file: there is no such file"
+    printf -v "$name" %s "$(absolute "$file")"
+done
+[[ ! -d "${MODEL_PATH:-}" ]] || MODEL_PATH="$(absolute "$MODEL_PATH")"
+cd "$REPOSITORY"
+
+MACHINE="$PLATFORM" # what the environment is made for, also where a dry run composes for another platform
+MACHINE_REASON="$PLATFORM_REASON"
 DRY_RUN=""
 for argument in "$@"; do
     [[ "$argument" != --dry-run ]] || DRY_RUN=1
@@ -27,16 +40,14 @@ if [[ -z "${PRESET:-}" ]]; then
     PRESET=tiny
     [[ "$PLATFORM" != gpu ]] || PRESET=gpu
 fi
-OUTPUTS="${OUTPUTS:-outputs}"
-EXPERIMENT="${EXPERIMENT:-treepo_$PRESET}"
 case "$PRESET" in
     gpu)
         MODEL_PATH="${MODEL_PATH:-Qwen/Qwen2.5-0.5B}"
         DATA="$OUTPUTS/data/numina_math_tir"
-        if [[ "$PLATFORM" == cpu && -n "$DRY_RUN" ]]; then
-            PLATFORM=gpu # compose what a GPU machine would run; nothing is started
-        elif [[ "$PLATFORM" == cpu ]]; then
+        if [[ "$PLATFORM" == cpu && -z "$DRY_RUN" ]]; then
             die "PRESET=gpu: $PLATFORM_REASON. Use PRESET=tiny, or add --dry-run to see the configuration"
+        elif [[ "$PLATFORM" == cpu ]]; then
+            PLATFORM=gpu PLATFORM_REASON="composed only, --dry-run: $PLATFORM_REASON"
         fi
         ;;
     tiny)
@@ -44,12 +55,9 @@ case "$PRESET" in
         ;;
     *) die "PRESET=$PRESET: must be gpu or tiny" ;;
 esac
-for file in "${TRAIN_FILE:-}" "${VAL_FILE:-}"; do
-    [[ -z "$file" || -f "$file" ]] || die "TRAIN_FILE or VAL_FILE: there is no file $file"
-done
+EXPERIMENT="${EXPERIMENT:-${ALGORITHM:-treepo}_${PRESET}_$(date +%Y%m%d-%H%M%S)}"
 
-# --dry-run on a machine without GPU still needs verl: the environment of this machine serves.
-(unset PLATFORM && bash scripts/setup.sh)
+PLATFORM="$MACHINE" PLATFORM_REASON="$MACHINE_REASON" bash scripts/setup.sh
 python="$VENV/bin/python"
 
 say "=================================================================="
@@ -60,25 +68,23 @@ if [[ "$PRESET" == tiny ]]; then
 fi
 say "model:    ${MODEL_PATH:-the tiny model, in $OUTPUTS/tiny_model}"
 say "training: ${TRAIN_FILE:-$DATA/train.parquet}"
-say "outputs:  $OUTPUTS/runs/$EXPERIMENT"
+say "run:      $OUTPUTS/runs/$EXPERIMENT"
 say "=================================================================="
 
-make_tiny_inputs() {
-    if [[ -z "${MODEL_PATH:-}" ]]; then
-        "$python" scripts/make_tiny_model.py --out "$OUTPUTS/tiny_model"
-    fi
-    if [[ -z "${TRAIN_FILE:-}" ]]; then
+prepare_data() {
+    if [[ "$PRESET" == tiny ]]; then
         "$python" -m data_prep.tiny_problems --out "$DATA/problems.jsonl" --count 2100 --seed 1
         "$python" -m data_prep.numina_math --source "$DATA/problems.jsonl" --out-dir "$DATA" \
             --data-source tiny_problems --template plain --val-size 100
+    else
+        "$python" -m data_prep.numina_math --out-dir "$DATA" --subset-size 1000 --val-size 100 \
+            --template boxed --tokenizer "$MODEL_PATH" --max-prompt-tokens 512
     fi
 }
 
-if [[ -z "$DRY_RUN" && "$PRESET" == tiny ]]; then
-    make_tiny_inputs
-elif [[ -z "$DRY_RUN" && -z "${TRAIN_FILE:-}" ]]; then
-    "$python" -m data_prep.numina_math --out-dir "$DATA" --subset-size 1000 --val-size 100 \
-        --template boxed --tokenizer "$MODEL_PATH" --max-prompt-tokens 512
+if [[ -z "$DRY_RUN" ]]; then
+    [[ -n "${MODEL_PATH:-}" ]] || "$python" scripts/make_tiny_model.py --out "$OUTPUTS/tiny_model"
+    [[ -n "${TRAIN_FILE:-}" && -n "${VAL_FILE:-}" ]] || prepare_data
 fi
 
 export TENSORBOARD_DIR="${TENSORBOARD_DIR:-$OUTPUTS/runs/$EXPERIMENT/tensorboard}"

@@ -9,8 +9,8 @@
 #   PYTHON    interpreter to make it with, 3.11 or 3.12; default python3.11, else python3.12, else python3
 #   SETUP_TEST=1  also installs requirements-test.txt
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$REPOSITORY"
 
 find_python() {
     local candidate
@@ -62,17 +62,25 @@ fingerprint() {
 }
 
 python="$(find_python)"
-stamp="$VENV/.treepo-setup"
+stamp="$VENV/.treepo-setup" # first line: what the environment is for; then what has been installed completely
+identity="platform $PLATFORM, $("$python" -V)"
 if [[ -x "$VENV/bin/python" ]] && grep -qsF "$(fingerprint "${SETUP_TEST:-0}")" "$stamp"; then
-    say "set-up: $VENV is up to date (platform $PLATFORM)"
+    say "set-up: $VENV is up to date ($identity)"
     exit 0
 fi
-say "set-up: installing for platform $PLATFORM ($PLATFORM_REASON; PLATFORM=gpu or cpu overrides)"
-say "set-up: into $VENV with $("$python" -V)"
-[[ -x "$VENV/bin/python" ]] || "$python" -m venv "$VENV"
+say "set-up: installing for $identity into $VENV ($PLATFORM_REASON; PLATFORM=gpu or cpu overrides)"
+if [[ -f "$stamp" && "$(head -n 1 "$stamp")" != "$identity" ]]; then
+    say "set-up: $VENV was made for $(head -n 1 "$stamp"), so it is made anew"
+    "$python" -m venv --clear "$VENV"
+elif [[ ! -x "$VENV/bin/python" ]]; then
+    "$python" -m venv "$VENV"
+fi
+"$VENV/bin/python" -m pip --version >/dev/null || die "$VENV is damaged; delete it and try again"
+echo "$identity" >"$stamp"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check uv==0.13.9 hatchling==1.33.0 editables==0.6
 install_requirements
 "$VENV/bin/python" -c "import torch, vllm, verl" || die "what was installed does not import; delete $VENV and try again"
+fingerprint 0 >>"$stamp"
 # An environment with the test tools serves a run, too.
-{ fingerprint 0 && { [[ "${SETUP_TEST:-0}" == 0 ]] || fingerprint 1; }; } >"$stamp"
+[[ "${SETUP_TEST:-0}" == 0 ]] || fingerprint 1 >>"$stamp"
 say "set-up: done"

@@ -41,7 +41,7 @@ def extend_twice(engine: ServerEngine) -> list[Segment]:
 
 def test_all_requests_of_a_tree_go_to_one_replica_with_the_engines_own_randomness():
     client = RecordingClient()
-    engine = ServerEngine(client, {"temperature": 0.5, "stop_token_ids": [3]}, seed=None, priority=6)
+    engine = ServerEngine(client, {"temperature": 0.5, "stop_token_ids": [3]}, seed=None, priority=6, record=True)
     first, _ = extend_twice(engine)
     assert first == Segment([8, 9], [-1.0, -2.0], cached_tokens=3, min_version=4, max_version=5)
     ids = {request_id for request_id, *_ in client.requests}
@@ -137,6 +137,22 @@ def test_every_trajectory_is_scored_and_stored_as_a_session_of_its_own(worker):
     assert worker.stored == [("plain", {"session_id": 5, "uid": "u"})]
 
 
+def test_a_trajectory_that_cannot_be_stored_fails_the_prompt_after_the_others_have_settled(worker, monkeypatch):
+    settled = []
+
+    async def postprocess(self, output, validate, **kwargs):
+        await asyncio.sleep(0.01 if output != "bad" else 0)
+        if output == "bad":
+            raise ConnectionError("no reward worker")
+        settled.append(output)
+
+    monkeypatch.setattr(Base, "_agent_loop_postprocess", postprocess)
+    job = TreeJob(width=3, settings=worker.settings, eos_token_ids=frozenset(), replaced_agent="single_turn_agent")
+    with pytest.raises(ConnectionError, match="no reward worker"):
+        asyncio.run(worker._agent_loop_postprocess(["a", "bad", "c"], False, tree_job=job, session_id=0, uid="u"))
+    assert settled == ["a", "c"]
+
+
 def test_a_trajectory_carries_tokens_logprobs_versions_and_its_path():
     tree = Tree([1, 2])
     tree.add(ROOT, Segment([3, 4], [-0.5, -0.25], min_version=6, max_version=6))
@@ -162,7 +178,9 @@ def test_the_manager_refuses_trees_that_do_not_fit_before_it_starts_workers(monk
     config = OmegaConf.create(
         {
             "treepo": {"init_divergence": 9},
-            "actor_rollout_ref": {"rollout": {"n": 4, "response_length": 70, "temperature": 1.0}},
+            "actor_rollout_ref": {
+                "rollout": {"n": 4, "prompt_length": 9, "response_length": 70, "temperature": 1.0, "val_kwargs": {}}
+            },
         }
     )
     monkeypatch.setattr(rollout.AgentLoopManagerTQ, "__init__", lambda self, config: setattr(self, "config", config))

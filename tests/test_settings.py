@@ -33,7 +33,10 @@ def config_of(treepo: dict | None = None, **changes) -> DictConfig:
             "actor_rollout_ref": {
                 "rollout": {
                     "n": 8,
+                    "prompt_length": 20,
                     "response_length": 100,
+                    "max_model_len": None,
+                    "val_kwargs": {"n": 4, "temperature": 0},
                     "temperature": 1.0,
                     "agent": {"agent_loop_manager_class": TREE_MANAGER},
                 },
@@ -56,9 +59,7 @@ def problems_of(config: DictConfig) -> dict[str, str]:
 
 
 def test_a_valid_configuration_is_read_into_types():
-    settings = validate(
-        config_of({"init_divergence": [2, 6], "stopping": ["eos", "length", "depth"], "sampler": "tree"})
-    )
+    settings = validate(config_of({"init_divergence": [2, 6], "stopping": ["eos", "length", "depth"]}))
     assert settings.sampler is Sampler.TREE
     assert settings.init_divergence == (2, 6)
     assert settings.stopping == (FinishReason.EOS, FinishReason.LENGTH, FinishReason.DEPTH)
@@ -108,6 +109,41 @@ def test_a_level_that_no_path_can_reach_is_refused():
     assert validate(config_of({"segment_length": 33})).segment_length == 33
 
 
+def test_a_depth_that_whole_tokens_cannot_fill_is_refused_also_with_the_automatic_segment_length():
+    # 100 tokens in 14 levels: segments of 8 tokens fill it after 13, segments of 7 need 15.
+    found = problems_of(config_of({"depth": 14}))
+    assert set(found) == {"treepo.depth"}
+    assert "treepo.depth=13" in found["treepo.depth"] and "segment_length=8" not in found["treepo.depth"]
+
+
+def test_verls_own_keys_that_trees_depend_on_are_checked():
+    found = problems_of(
+        config_of(
+            {"validate_with_tree": True},
+            actor_rollout_ref__rollout__max_model_len=119,
+            actor_rollout_ref__rollout__agent__default_agent_loop="tool_agent",
+            actor_rollout_ref__rollout__enable_rollout_routing_replay=True,
+        )
+    )
+    prefix = "actor_rollout_ref.rollout"
+    assert set(found) == {
+        f"{prefix}.max_model_len",
+        f"{prefix}.agent.default_agent_loop",
+        f"{prefix}.enable_rollout_routing_replay",
+        f"{prefix}.val_kwargs.temperature",
+    }
+    assert "at least 120" in found[f"{prefix}.max_model_len"]
+    validate(config_of(actor_rollout_ref__rollout__max_model_len=120))
+
+
+def test_values_that_are_no_numbers_and_interpolations_to_nowhere_are_problems_not_tracebacks():
+    found = problems_of(
+        config_of(actor_rollout_ref__rollout__n="abc", actor_rollout_ref__rollout__response_length=None)
+    )
+    assert set(found) == {"actor_rollout_ref.rollout.n", "actor_rollout_ref.rollout.response_length"}
+    assert "cannot be resolved" in problems_of(config_of({"depth": "${nowhere}"}))["treepo"]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [
@@ -119,7 +155,8 @@ def test_a_level_that_no_path_can_reach_is_refused():
         ("init_divergence", "two", "range"),
         ("segment_length", -1, "at least 1"),
         ("sampler", "trees", "tree, plain"),
-        ("stopping", ["eos", "depth"], "length"),
+        ("stopping", ["answer", "eos", "depth"], "length"),
+        ("stopping", ["length", "depth"], "eos"),
         ("stopping", ["eos", "eos", "length", "depth"], "distinct"),
         ("stopping", "eos", "list"),
         ("validate_with_tree", "yes", "true or false"),
@@ -152,8 +189,9 @@ def test_trees_without_the_manager_that_samples_them_are_refused():
 
 
 def test_misspelt_overrides_are_found_before_hydra_sees_them():
-    arguments = ["treepo.depht=3", "+treepo.advantage.kind=a", "--dry-run", "treepo.depth=3", "trainer.nnodes=1"]
+    arguments = ["treepo.depht=3", "+treepo.advantage.kind=a", "--dry-run", "+treepo.depth=3", "trainer.nnodes=1"]
     rest, problems, dry_run = split_arguments(arguments)
+    # verl's own entry point needs the plus sign, ours declares the key: the same overrides serve both
     assert rest == ["treepo.depth=3", "trainer.nnodes=1"]
     assert [problem.key for problem in problems] == ["treepo.depht", "treepo.advantage.kind"]
     assert dry_run

@@ -5,8 +5,10 @@ The whole configuration is checked before Ray or a model is started. ``--dry-run
 files that are still to be made are then only named.
 """
 
+import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -37,6 +39,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Problem],
             key = key.partition("=")[0]
         if (key == "treepo" or key.startswith("treepo.")) and key not in known:
             problems.append(unknown_key(key, value))
+        elif key.startswith("treepo.") and argument.startswith("+"):
+            rest.append(argument.lstrip("+"))  # as verl's own entry point needs it; here the key is declared
         else:
             rest.append(argument)
     return rest, problems, "--dry-run" in arguments
@@ -86,16 +90,31 @@ def _files_to_be_made(config: DictConfig) -> list[Problem]:
     return []
 
 
+def _use_plugin() -> None:
+    """Have verl load our plugin where the recipe is a folder of a checkout, not an installed package."""
+    plugin = "recipe.treepo.plugin"
+    if not any(entry.value == plugin for entry in entry_points(group="verl.plugins")):
+        modules = os.environ.get("VERL_USE_EXTERNAL_MODULES", "")
+        os.environ["VERL_USE_EXTERNAL_MODULES"] = ",".join(filter(None, [modules, plugin]))
+
+
 def main() -> None:
     """Run with the command line's arguments."""
+    _use_plugin()
     arguments, problems, dry_run = split_arguments(sys.argv[1:])
     sys.argv[1:] = arguments
 
     @hydra.main(config_path="config", config_name="treepo_trainer", version_base=None)
     def hydra_main(config: DictConfig) -> None:
+        reported.append(True)
         run(config, problems, dry_run=dry_run)
 
-    hydra_main()
+    reported: list[bool] = []
+    try:
+        hydra_main()
+    finally:
+        if problems and not reported:  # Hydra stopped at another override
+            print(f"error: {ConfigError(problems)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

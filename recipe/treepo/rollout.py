@@ -31,20 +31,28 @@ from verl.workers.rollout.llm_server import LLMServerClient
 
 from recipe.treepo.engine import Segment
 from recipe.treepo.search import grow_tree
-from recipe.treepo.settings import Sampler, TreePOSettings, load_settings, validate_trees
+from recipe.treepo.settings import REPLACED_AGENT, Sampler, TreePOSettings, load_settings, validate_trees
 from recipe.treepo.stopping import StoppingRules
 from recipe.treepo.tree import Tree
 
 TREE_AGENT = "treepo_agent"
-# The agent that a tree takes the place of; other agents talk to tools or users, which trees do not do yet.
-REPLACED_AGENT = "single_turn_agent"
 
 
 class ServerEngine:
-    """Continue prefixes with verl's inference servers, all requests of a tree on one replica."""
+    """Continue prefixes with verl's inference servers, all requests of a tree on one replica.
+
+    Under ``rollout.full_determinism`` verl routes by a hash of the id that it also hands to the engine, and requests
+    in flight need ids of their own: with several replicas a tree's requests are then spread over them.
+    """
 
     def __init__(
-        self, client: LLMServerClient, sampling_params: dict[str, Any], *, seed: int | None, priority: int
+        self,
+        client: LLMServerClient,
+        sampling_params: dict[str, Any],
+        *,
+        seed: int | None,
+        priority: int,
+        record: bool = False,
     ) -> None:
         """Make the engine of one tree.
 
@@ -56,7 +64,9 @@ class ServerEngine:
                 of its own, derived from this and its node, because verl gives all requests one seed and passes the
                 id through to the engine. None to leave sampling to the engine's generator.
             priority: Priority of the tree's requests in the engine's queue, as verl sets it.
+            record: Whether to keep all calls in ``calls``.
         """
+        self._record = record
         self._client = client
         self._sampling_params = {**sampling_params, "logprobs": True}
         self._seed = seed
@@ -77,7 +87,8 @@ class ServerEngine:
         if output.stop_reason in ("aborted", "abort"):
             raise RuntimeError(f"the engine aborted the request for node {node}")
         fields = output.extra_fields
-        self.calls.append({"node": node, "input_ids": input_ids, "output_ids": list(output.token_ids)})
+        if self._record:
+            self.calls.append({"node": node, "input_ids": input_ids, "output_ids": list(output.token_ids)})
         return Segment(
             token_ids=list(output.token_ids),
             logprobs=list(output.log_probs or []),
@@ -134,6 +145,7 @@ class TreeAgentLoop(AgentLoopBase):
             {**sampling_params, "stop_token_ids": sorted(tree_job.eos_token_ids)},
             seed=seed if rollout.full_determinism else None,
             priority=int(priority),
+            record=settings.dump_dir is not None,
         )
         tree = await grow_tree(
             prompt_ids,
@@ -247,9 +259,14 @@ class TreeAgentLoopWorker(_WorkerBase):
             return await super()._agent_loop_postprocess(output, validate, **kwargs)
         del kwargs["session_id"]
         store = super()._agent_loop_postprocess
-        await asyncio.gather(
-            *(store(trajectory, validate, session_id=rank, **kwargs) for rank, trajectory in enumerate(output))
+        results = await asyncio.gather(
+            *(store(trajectory, validate, session_id=rank, **kwargs) for rank, trajectory in enumerate(output)),
+            return_exceptions=True,
         )
+        # Like verl with its sessions: report a failure only when nothing is left that could still write.
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
 
 class TreeAgentLoopManager(AgentLoopManagerTQ):

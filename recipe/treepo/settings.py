@@ -14,12 +14,15 @@ from enum import StrEnum
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from recipe.treepo.search import SearchShape
 from recipe.treepo.stopping import FinishReason
 
 TREE_MANAGER = "recipe.treepo.rollout.TreeAgentLoopManager"
 TREEPO_TRAINER = "treepo_sync"
+# The agent that a tree takes the place of; other agents talk to tools or users, which trees do not do yet.
+REPLACED_AGENT = "single_turn_agent"
 
 
 class Sampler(StrEnum):
@@ -196,9 +199,9 @@ def _rules(value: Any) -> tuple[FinishReason, ...]:
     rules = list(FinishReason)
     if not isinstance(value, list) or any(rule not in rules for rule in value) or len(set(value)) != len(value):
         raise ValueError(f"must be a list of distinct rules out of {', '.join(rules)}")
-    missing = [str(rule) for rule in (FinishReason.LENGTH, FinishReason.DEPTH) if rule not in value]
+    missing = [rule for rule in rules if rule not in value and rule is not FinishReason.ANSWER]
     if missing:
-        raise ValueError(f"must contain {' and '.join(missing)}, or a search need not end")
+        raise ValueError(f"must contain {' and '.join(missing)} (only {FinishReason.ANSWER} can be left out)")
     return tuple(FinishReason(rule) for rule in value)
 
 
@@ -220,9 +223,12 @@ _KEYS: dict[str, Callable[[Any], Any]] = {
 
 
 def _parse_settings(config: DictConfig) -> tuple[TreePOSettings | None, list[Problem]]:
-    group = OmegaConf.select(config, "treepo")
-    raw = OmegaConf.to_container(group, resolve=True) if group is not None else {}
     problems: list[Problem] = []
+    try:
+        group = OmegaConf.select(config, "treepo")
+        raw = OmegaConf.to_container(group, resolve=True) if OmegaConf.is_config(group) else group or {}
+    except OmegaConfBaseException as error:
+        return None, [Problem("treepo", "...", f"cannot be resolved ({error})", "Correct the interpolation.")]
     if not isinstance(raw, Mapping):
         return None, [Problem("treepo", raw, "must be a group of keys", _known("treepo", [*_KEYS, "advantage"]))]
     raw = dict(raw)
@@ -279,32 +285,67 @@ def _relation_problems(settings: TreePOSettings, config: DictConfig) -> list[Pro
 
 def _tree_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
     rollout = config.actor_rollout_ref.rollout
-    n, response_length = rollout.n, rollout.response_length
-    segment, depth = settings.resolved_segment_length(response_length), settings.depth
-    lowest, highest = settings.init_divergence
-    problems = []
+    name = "actor_rollout_ref.rollout"
+    problems = [
+        Problem(f"{name}.{key}", rollout.get(key), "must be a number", f"Set {name}.{key}.")
+        for key in ("n", "response_length", "prompt_length", "temperature")
+        if not isinstance(rollout.get(key), int | float)
+    ]
+    if problems:
+        return problems
+    problems = _segment_problems(settings, rollout.response_length)
+    n, (lowest, highest) = rollout.n, settings.init_divergence
     if settings.width is not None and settings.width != n:
-        rule = f"must equal actor_rollout_ref.rollout.n={n}, the trajectories that verl expects for each prompt"
+        rule = f"must equal {name}.n={n}, the trajectories that verl expects for each prompt"
         problems.append(Problem("treepo.width", settings.width, rule, "Leave it null to follow rollout.n."))
     if highest > n:
-        rule = f"must not exceed the width of the tree, actor_rollout_ref.rollout.n={n}"
+        rule = f"must not exceed the width of the tree, {name}.n={n}"
         remedy = f"Use treepo.init_divergence={min(lowest, n)} or a range up to {n}, or raise rollout.n."
         problems.append(Problem("treepo.init_divergence", list(settings.init_divergence), rule, remedy))
-    reach = f"treepo.depth={depth} segments of {segment} tokens"
-    fitting = f"Use treepo.segment_length={-(-response_length // depth)} (or null) for this depth"
-    if depth * segment < response_length:
-        rule = f"{reach} hold {depth * segment} tokens, fewer than the response length {response_length}"
-        remedy = f"{fitting}, or treepo.depth={-(-response_length // segment)}, or a smaller data.max_response_length."
-        problems.append(Problem("treepo.segment_length", segment, rule, remedy))
-    elif (depth - 1) * segment >= response_length:
-        rule = f"{reach} go beyond the response length {response_length}, so the last level is never reached"
-        remedy = f"{fitting}, or treepo.depth={-(-response_length // segment)}, or a larger data.max_response_length."
-        problems.append(Problem("treepo.segment_length", segment, rule, remedy))
+    greedy = "siblings in a tree of greedy samples are equal"
     if rollout.temperature <= 0:
-        rule = "a tree of greedy samples has equal siblings"
         remedy = "Use a temperature above 0, or treepo.sampler=plain."
-        problems.append(Problem("actor_rollout_ref.rollout.temperature", rollout.temperature, rule, remedy))
+        problems.append(Problem(f"{name}.temperature", rollout.temperature, greedy, remedy))
+    validation = OmegaConf.select(rollout, "val_kwargs")
+    if settings.validate_with_tree and validation.n > 1 and validation.temperature <= 0:
+        remedy = "Use a temperature above 0 (and do_sample), or treepo.validate_with_tree=false."
+        problems.append(Problem(f"{name}.val_kwargs.temperature", validation.temperature, greedy, remedy))
+    needed, room = rollout.prompt_length + rollout.response_length, OmegaConf.select(rollout, "max_model_len")
+    if room is not None and room < needed:
+        rule = f"a path of full length needs {needed} tokens (prompt_length + response_length)"
+        problems.append(Problem(f"{name}.max_model_len", room, rule, f"Use at least {needed}, or null."))
+    agent = OmegaConf.select(rollout, "agent.default_agent_loop")
+    if agent not in (None, REPLACED_AGENT):
+        rule = f"trees take the place of {REPLACED_AGENT} only"
+        remedy = f"Use {REPLACED_AGENT}, or treepo.sampler=plain."
+        problems.append(Problem(f"{name}.agent.default_agent_loop", agent, rule, remedy))
+    if OmegaConf.select(rollout, "enable_rollout_routing_replay"):
+        rule = "trees do not record the experts that tokens were routed to"
+        problems.append(
+            Problem(f"{name}.enable_rollout_routing_replay", True, rule, "Use false, or treepo.sampler=plain.")
+        )
     return problems
+
+
+def _segment_problems(settings: TreePOSettings, response_length: int) -> list[Problem]:
+    """Check that ``depth`` segments hold a whole response, and that the last of them can be reached."""
+    depth, segment = settings.depth, settings.resolved_segment_length(response_length)
+    fitting_depth, fitting_segment = -(-response_length // segment), -(-response_length // depth)
+    if fitting_depth == depth:
+        return []
+    remedy = f"Use treepo.depth={fitting_depth}"
+    if (depth - 1) * fitting_segment < response_length:
+        remedy += f", or treepo.segment_length={fitting_segment} (or null) for this depth"
+    reach = f"{depth} segments of {segment} tokens"
+    if fitting_depth > depth:
+        rule = f"{reach} hold {depth * segment} tokens, fewer than the response length {response_length}"
+        remedy += ", or a smaller data.max_response_length."
+    else:
+        rule = f"{reach} go beyond the response length {response_length}, so the last level is never reached"
+        remedy += ", or a larger data.max_response_length."
+    if settings.segment_length is None:
+        return [Problem("treepo.depth", depth, rule, remedy)]
+    return [Problem("treepo.segment_length", segment, rule, remedy)]
 
 
 def _trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:

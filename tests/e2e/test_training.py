@@ -16,7 +16,9 @@ from transformers import AutoTokenizer
 
 ROOT = Path(__file__).parents[2]
 OUTPUTS = Path(os.environ.get("OUTPUTS", ROOT / "outputs")).resolve()
-BATCH, WIDTH, STEPS, SEGMENT, RESPONSE, DEPTH = 8, 8, 3, 16, 128, 8
+BATCH, WIDTH, STEPS, SEGMENT, RESPONSE = 8, 8, 3, 32, 128
+# The tiny preset is float32 on CPU; on a GPU engine and actor round to bfloat16.
+LARGEST_DIFFERENCE = 0.1 if torch.cuda.is_available() else 1e-3
 
 
 def train(script: str, folder: Path, *overrides: str) -> list[dict[str, float]]:
@@ -27,6 +29,9 @@ def train(script: str, folder: Path, *overrides: str) -> list[dict[str, float]]:
         f"data.train_batch_size={BATCH}",
         f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
         f"actor_rollout_ref.rollout.n={WIDTH}",
+        f"treepo.segment_length={SEGMENT}",
+        f"treepo.depth={RESPONSE // SEGMENT}",
+        f"data.max_response_length={RESPONSE}",
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
         f"trainer.default_local_dir={folder}/checkpoints",
@@ -143,7 +148,7 @@ def test_prefixes_come_from_the_engines_cache_and_nothing_is_decoded_twice(run):
 def test_the_engine_samples_from_the_actors_weights_after_every_update(run):
     _, metrics = run
     # A stale or foreign context or weight shows as a difference of probabilities far above rounding.
-    assert all(step["training/rollout_probs_diff_max"] < 1e-3 for step in metrics)
+    assert all(step["training/rollout_probs_diff_max"] < LARGEST_DIFFERENCE for step in metrics)
     assert all(step["actor/grad_norm"] > 0 for step in metrics)
 
 
@@ -165,4 +170,4 @@ def test_the_plain_partner_samples_independently_and_costs_a_call_per_trajectory
     assert step["treepo/engine_calls"] == step["treepo/trajectories"] == BATCH * WIDTH
     assert step["treepo/decoded_tokens"] == step["treepo/total_tokens"]
     assert "treepo/branching" not in step
-    assert step["training/rollout_probs_diff_max"] < 1e-3
+    assert step["training/rollout_probs_diff_max"] < LARGEST_DIFFERENCE
