@@ -72,7 +72,7 @@ def forests(draw):
     return [rows[i][0] for i in order], [rows[i][1] for i in order], rewards
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(forests(), st.sampled_from(list(Aggregation)))
 def test_random_forests_agree_with_the_definition_on_sets(forest, aggregation):
     prompts, paths, rewards = forest
@@ -111,7 +111,7 @@ def run(rewards, mask, index, paths, **options) -> torch.Tensor:
     return advantages
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(2, 20), st.integers(0, 10**6), st.booleans())
 def test_depth_one_equals_verls_reinforce_plus_plus_baseline(rows, seed, with_paths):
     rng = np.random.default_rng(seed)

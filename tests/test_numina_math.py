@@ -121,7 +121,7 @@ damaged_rows = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(damaged_rows, max_size=12))
 def test_damaged_rows_never_crash_and_the_counts_add_up(rows: list[Any]) -> None:
     kept, dropped = convert_rows(rows, Options(max_prompt_chars=120))

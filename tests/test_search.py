@@ -129,7 +129,7 @@ def searches(draw):
     }
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(searches(), st.sampled_from([0.0, 0.05, 0.3, 1.0]), st.integers(0, 100), st.integers(1, 100))
 def test_every_search_keeps_the_invariants(search, end_rate, text_seed, jitter):
     engine = ScriptedEngine(seed=text_seed, end_rate=end_rate)
