@@ -140,7 +140,8 @@ def _can_finish(value: int, steps: Sequence[Step]) -> bool:
 
 def _slip(right: int, rest: Sequence[Step]) -> int:
     """Return a result that is off by one and from which ``rest`` can be worked; ``right`` if there is none."""
-    return next((value for value in (right + 1, right - 1) if _can_finish(value, rest)), right)
+    near = [value for value in (right + 1, right - 1) if MIN_VALUE <= value <= MAX_VALUE]
+    return next((value for value in near if _can_finish(value, rest)), right)
 
 
 def solve(problem: Problem, rng: random.Random, *, sloppy_rate: float = 0.0) -> str:
