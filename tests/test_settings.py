@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo import main_treepo
 from recipe.treepo.main_treepo import split_arguments
 from recipe.treepo.settings import (
     TREE_MANAGER,
@@ -214,3 +216,12 @@ def test_the_pure_modules_import_no_torch_ray_or_vllm(module):
     code = f"import sys, recipe.treepo.{module}; print([m for m in ('torch', 'ray', 'vllm') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_recipe_that_is_a_folder_of_a_checkout_is_loaded_by_its_name(monkeypatch):
+    monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "mine")
+    main_treepo._use_plugin()
+    assert os.environ["VERL_USE_EXTERNAL_MODULES"] == "mine"  # here it is installed, verl finds it by itself
+    monkeypatch.setattr(main_treepo, "entry_points", lambda group: [])
+    main_treepo._use_plugin()
+    assert os.environ["VERL_USE_EXTERNAL_MODULES"] == "mine,recipe.treepo.plugin"
