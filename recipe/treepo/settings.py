@@ -134,7 +134,7 @@ def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
     return settings
 
 
-def validate_trees(config: DictConfig) -> TreePOSettings:
+def validate_trees(config: DictConfig) -> None:
     """Check the ``treepo`` group and that the trees fit the rollout; for runs of verl's own entry point.
 
     Raises:
@@ -143,9 +143,8 @@ def validate_trees(config: DictConfig) -> TreePOSettings:
     settings, problems = _parse_settings(config)
     if settings is not None and settings.sampler is Sampler.TREE:
         problems += _tree_problems(settings, config)
-    if settings is None or problems:
+    if problems:
         raise ConfigError(problems)
-    return settings
 
 
 # --- reading the group -----------------------------------------------------------------------------------------
@@ -293,15 +292,29 @@ def _tree_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem
     ]
     if problems:
         return problems
-    problems = _segment_problems(settings, rollout.response_length)
-    n, (lowest, highest) = rollout.n, settings.init_divergence
+    return (
+        _segment_problems(settings, rollout.response_length)
+        + _width_problems(settings, rollout.n)
+        + _rollout_problems(settings, rollout, name)
+    )
+
+
+def _width_problems(settings: TreePOSettings, n: int) -> list[Problem]:
+    problems = []
+    lowest, highest = settings.init_divergence
     if settings.width is not None and settings.width != n:
-        rule = f"must equal {name}.n={n}, the trajectories that verl expects for each prompt"
+        rule = f"must equal actor_rollout_ref.rollout.n={n}, the trajectories that verl expects for each prompt"
         problems.append(Problem("treepo.width", settings.width, rule, "Leave it null to follow rollout.n."))
     if highest > n:
-        rule = f"must not exceed the width of the tree, {name}.n={n}"
+        rule = f"must not exceed the width of the tree, actor_rollout_ref.rollout.n={n}"
         remedy = f"Use treepo.init_divergence={min(lowest, n)} or a range up to {n}, or raise rollout.n."
         problems.append(Problem("treepo.init_divergence", list(settings.init_divergence), rule, remedy))
+    return problems
+
+
+def _rollout_problems(settings: TreePOSettings, rollout: DictConfig, name: str) -> list[Problem]:
+    """Check verl's own keys that trees depend on; ``name`` is the full name of their group."""
+    problems = []
     greedy = "siblings in a tree of greedy samples are equal"
     if rollout.temperature <= 0:
         remedy = "Use a temperature above 0, or treepo.sampler=plain."
