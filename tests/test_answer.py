@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Finding and comparing answers by text. Expected values are written by hand."""
 
+import re
 import subprocess
 import sys
 import time
@@ -60,6 +61,10 @@ def test_the_last_box_decides(text: str, state: BoxState, content: str) -> None:
         (r"\boxed{\frac{1}{2}", False),
         (r"\boxed{}", False),
         (r"put it within \boxed{}. So \boxed{8}", True),
+        (r"in \boxed x, \boxed {8}", True),
+        ("\\boxed\n{8}", True),
+        (r"\\\boxed{8}", True),  # a line break, then a box
+        (r"\{\boxed{8\}", False),
         ("", False),
     ],
 )
@@ -104,6 +109,30 @@ def test_boxes_agree_with_counting_braces_from_each_start(text: str) -> None:
         assert last_boxed(text) == text[start:end]
     if not boxes or cut_off:
         assert last_boxed(text) is None
+
+
+def has_complete_box_from_the_start(text: str) -> bool:
+    """The same by scanning all of the text, escapes included, as `has_complete_box` did before it looked for a box."""
+    open_braces: list[tuple[int, bool]] = []  # (start of content, is a box)
+    for match in re.finditer(r"\\\\?boxed\s*\{|\\[\s\S]|[{}]", text):
+        token = match.group()
+        if token == "{" or "boxed" in token:
+            open_braces.append((match.end(), token != "{"))
+        elif token == "}" and open_braces:
+            start, is_box = open_braces.pop()
+            if is_box and text[start : match.start()].strip():
+                return True
+    return False
+
+
+@settings(max_examples=2000)
+@given(
+    st.lists(st.sampled_from(["\\", "{", "}", "boxed", "\\boxed", "\\boxed{", "\\boxed {", " ", "7"]), max_size=25).map(
+        "".join
+    )
+)
+def test_what_comes_before_the_first_box_does_not_matter(text: str) -> None:
+    assert has_complete_box(text) == has_complete_box_from_the_start(text)
 
 
 HOSTILE = ["\\", "{", "}", "\\boxed{", "\\boxed", "1,", "1", "-", "1/", " ", "\\boxed ", "1.", "$", "\\{", "\u2212"]

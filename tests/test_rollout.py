@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The adapter between search and verl, with verl's client and base worker replaced by recorders."""
+"""The adapter between search and verl, with verl's base worker and the search replaced by recorders."""
 
 import asyncio
+import json
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from verl.workers.rollout.replica import TokenOutput
+from tensordict import TensorDict
+from verl.trainer.ppo.v1 import agent_loop_tq
+from verl.utils import tensordict_utils
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 
 from recipe.treepo import rollout
 from recipe.treepo.engine import Segment
-from recipe.treepo.rollout import ServerEngine, TreeAgentLoopWorker, TreeJob, derive_seed, eos_token_ids
+from recipe.treepo.rollout import TreeAgentLoopManager, TreeAgentLoopWorker, TreeJob, eos_token_ids, training_progress
+from recipe.treepo.search import SearchError
+from recipe.treepo.server import TreeRequests, derive_seed
 from recipe.treepo.settings import ConfigError, TreePOSettings
 from recipe.treepo.stopping import FinishReason
 from recipe.treepo.tree import ROOT, Tree
@@ -18,58 +26,26 @@ from recipe.treepo.tree import ROOT, Tree
 Worker = TreeAgentLoopWorker.__ray_metadata__.modified_class
 Base = Worker.__mro__[1]
 
-
-class RecordingClient:
-    """Answers every request with two tokens and keeps what it was asked."""
-
-    def __init__(self, stop_reason: str = "completed") -> None:
-        self.requests = []
-        self.stop_reason = stop_reason
-
-    async def generate(self, request_id, *, prompt_ids, sampling_params, priority):
-        self.requests.append((request_id, prompt_ids, sampling_params, priority))
-        fields = {"num_cached_tokens": 3, "min_global_steps": 4, "max_global_steps": 5}
-        return TokenOutput(token_ids=[8, 9], log_probs=[-1.0, -2.0], stop_reason=self.stop_reason, extra_fields=fields)
+ROLLOUT = {"n": 4, "val_kwargs": {"n": 2, "top_p": 1.0, "top_k": -1, "temperature": 1.0}, "seed": 7}
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "calculate_log_probs": True}
+AGENT = {"agent": {"default_agent_loop": "single_turn_agent"}}
 
 
-def extend_twice(engine: ServerEngine) -> list[Segment]:
-    async def both():
-        return [await engine.extend([1, 2], max_tokens=7, node=node) for node in (1, 2)]
-
-    return asyncio.run(both())
-
-
-def test_all_requests_of_a_tree_go_to_one_replica_with_the_engines_own_randomness():
-    client = RecordingClient()
-    engine = ServerEngine(client, {"temperature": 0.5, "stop_token_ids": [3]}, seed=None, priority=6, record=True)
-    first, _ = extend_twice(engine)
-    assert first == Segment([8, 9], [-1.0, -2.0], cached_tokens=3, min_version=4, max_version=5)
-    ids = {request_id for request_id, *_ in client.requests}
-    assert len(ids) == 1
-    params = {"temperature": 0.5, "stop_token_ids": [3], "logprobs": True, "max_tokens": 7}
-    assert [request[1:] for request in client.requests] == [([1, 2], params, 6)] * 2
-    assert [(call["node"], call["input_ids"], call["output_ids"]) for call in engine.calls] == [
-        (1, [1, 2], [8, 9]),
-        (2, [1, 2], [8, 9]),
-    ]
+def make_config(**trainer: Any) -> Any:
+    return OmegaConf.create(
+        {
+            "actor_rollout_ref": {
+                "rollout": {**ROLLOUT, **SAMPLING, **AGENT},
+                "actor": {"optim": {"total_training_steps": 11}},
+            },
+            "trainer": {"total_training_steps": None, **trainer},
+        }
+    )
 
 
-def test_with_full_determinism_every_branch_has_its_own_id_and_seed_and_two_runs_the_same():
-    runs = []
-    for _ in range(2):
-        client = RecordingClient()
-        extend_twice(ServerEngine(client, {}, seed=derive_seed(0, 1, "q", [1]), priority=0))
-        runs.append([(request_id, params["seed"]) for request_id, _, params, _ in client.requests])
-    assert runs[0] == runs[1]
-    (first_id, first_seed), (second_id, second_seed) = runs[0]
-    assert first_id != second_id and first_seed != second_seed
-    assert 0 <= min(first_seed, second_seed) and max(first_seed, second_seed) < 2**31
-    assert derive_seed(0, 1, "q", [1]) != derive_seed(0, 2, "q", [1])
-
-
-def test_an_aborted_request_fails_the_path_instead_of_ending_it():
-    with pytest.raises(RuntimeError, match="aborted"):
-        extend_twice(ServerEngine(RecordingClient("aborted"), {}, seed=None, priority=0))
+def make_job(**changes: Any) -> TreeJob:
+    standard = dict(width=3, settings=TreePOSettings(), progress=0.0, seed=1, eos_token_ids=frozenset())
+    return TreeJob(**{**standard, "replaced_agent": "single_turn_agent", "client": None, **changes})
 
 
 def test_end_tokens_are_gathered_from_tokenizer_config_and_generation_config():
@@ -83,13 +59,18 @@ def test_end_tokens_are_gathered_from_tokenizer_config_and_generation_config():
     assert eos_token_ids(model) == {5, 9}
 
 
+# --- what a worker makes of a prompt ---------------------------------------------------------------------------
+
+
 @pytest.fixture
 def worker(monkeypatch):
     """A worker without verl's start-up, whose base class records what reaches it."""
     instance = object.__new__(Worker)
     instance.settings = TreePOSettings()
     instance.eos_token_ids = frozenset({5})
-    instance.config = OmegaConf.create({"actor_rollout_ref": {"rollout": {"n": 4, "val_kwargs": {"n": 2}}}})
+    instance.config = make_config()
+    instance.tree_client = object()
+    instance.background_tasks = set()
     instance.prompts, instance.stored = [], []
 
     async def run_prompt(self, prompt, sampling_params, trajectory, trace=False):
@@ -103,33 +84,129 @@ def worker(monkeypatch):
     return instance
 
 
-def sent(worker, *, validate=False, **fields) -> dict:
-    prompt = {"uid": "u", "agent_name": "single_turn_agent", **fields}
+PLAIN = {"uid": "u", "agent_name": "single_turn_agent", "global_steps": 6}
+
+
+def sent(worker, *, validate=False, number=0, **fields) -> dict:
+    prompt = {**PLAIN, "tree_number": np.int64(number), **fields}
     asyncio.run(worker._run_prompt(prompt, {}, {"validate": validate}))
     return worker.prompts[-1]
 
 
 def test_a_training_prompt_becomes_one_session_that_searches_a_tree_of_width_n(worker):
-    prompt = sent(worker)
-    assert prompt["__rollout_n__"] == 1
-    assert prompt["agent_name"] == rollout.TREE_AGENT
-    job = prompt["tree_job"]
+    prompt = sent(worker, number=3)
+    job = prompt.pop("tree_job")
+    assert prompt == {**PLAIN, "__rollout_n__": 1, "agent_name": rollout.TREE_AGENT}
     assert (job.width, job.replaced_agent, job.eos_token_ids) == (4, "single_turn_agent", {5})
+    assert job.client is worker.tree_client
+    assert job.progress == 0.5  # step 6 of 11
+    assert job.seed == derive_seed(7, "train", 6, 3)
     assert sent(worker, __rollout_n__=3)["tree_job"].width == 3
 
 
 def test_validation_greedy_baselines_and_the_plain_sampler_are_left_to_verl(worker):
-    plain = {"uid": "u", "agent_name": "single_turn_agent"}
-    assert sent(worker, validate=True) == plain
-    assert sent(worker, __do_sample__=False) == {**plain, "__do_sample__": False}
+    assert sent(worker, validate=True) == PLAIN
+    assert sent(worker, __do_sample__=False) == {**PLAIN, "__do_sample__": False}
     worker.settings = TreePOSettings(validate_with_tree=True)
-    assert sent(worker, validate=True)["tree_job"].width == 2
+    job = sent(worker, validate=True, number=3)["tree_job"]
+    assert (job.width, job.seed) == (2, derive_seed(7, "val", 6, 3))
     worker.settings = TreePOSettings(sampler="plain")
-    assert sent(worker) == plain
+    assert sent(worker) == PLAIN
+
+
+def test_a_worker_searches_with_a_client_made_from_the_one_that_it_was_given(monkeypatch):
+    client = FullyAsyncLLMServerClient(config=None)
+
+    def start(self, config, llm_client):
+        self.config, self.llm_client, self.rollout_config = config, llm_client, SimpleNamespace(ignore_eos=True)
+
+    monkeypatch.setattr(Base, "__init__", start)
+    worker = Worker(make_config(), client)
+    assert worker.llm_client is client and type(client) is FullyAsyncLLMServerClient
+    assert isinstance(worker.tree_client, TreeRequests) and isinstance(worker.tree_client, FullyAsyncLLMServerClient)
+
+
+# --- numbers, seeds and progress -------------------------------------------------------------------------------
+
+
+def dispatch(worker, batches: list[tuple[bool, int, int]], monkeypatch, workers: int = 2) -> list[dict]:
+    """Send batches of equal prompts (validate, step, size) through verl's manager and worker; return the rows."""
+    chunks: list[TensorDict] = []
+    remote = SimpleNamespace(generate_sequences=SimpleNamespace(remote=chunks.append))
+    manager = object.__new__(TreeAgentLoopManager)
+    monkeypatch.setattr(rollout, "validate_trees", lambda config: None)
+    monkeypatch.setattr(rollout.AgentLoopManagerTQ, "__init__", lambda self: setattr(self, "config", None))
+    manager.__init__()
+    manager.agent_loop_workers = [remote] * workers
+    monkeypatch.setattr(agent_loop_tq.ray, "get", list)
+    worker.prompts.clear()
+
+    async def run() -> None:
+        for validate, step, size in batches:
+            uids = np.array([f"u{row}" for row in range(size)], dtype=object)
+            rows = {"uid": uids, "index": np.array([0] * size, dtype=object)}
+            batch = tensordict_utils.get_tensordict(rows)
+            tensordict_utils.assign_non_tensor_data(batch, "global_steps", step)
+            if validate:
+                tensordict_utils.assign_non_tensor_data(batch, "validate", True)
+            chunks.clear()
+            manager.generate_sequences(batch)
+            for chunk in chunks:
+                await worker.generate_sequences(chunk)
+        await asyncio.gather(*worker.background_tasks)
+
+    asyncio.run(run())
+    return list(worker.prompts)
+
+
+def test_equal_prompts_get_different_seeds_and_two_runs_the_same(worker, monkeypatch):
+    worker.settings = TreePOSettings(validate_with_tree=True)
+    batches = [(True, 0, 3), (False, 1, 4), (False, 1, 1), (True, 1, 3), (False, 1, 2), (False, 2, 4)]
+    runs = [[row["tree_job"].seed for row in dispatch(worker, batches, monkeypatch)] for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == sum(size for *_, size in batches)
+    numbers = {"val": [range(3), range(3)], "train": [range(7), range(4)]}
+    assert set(runs[0]) == {
+        derive_seed(7, phase, step, number)
+        for phase, steps in (("val", (0, 1)), ("train", (1, 2)))
+        for step, expected in zip(steps, numbers[phase], strict=True)
+        for number in expected
+    }
+
+
+def test_the_number_of_a_prompt_does_not_depend_on_how_many_workers_there_are(worker, monkeypatch):
+    one, three = (dispatch(worker, [(False, 1, 6)], monkeypatch, workers) for workers in (1, 3))
+    assert [(row["uid"], row["tree_job"].seed) for row in one] == [(row["uid"], row["tree_job"].seed) for row in three]
+
+
+def test_verls_own_loops_never_see_the_number(worker, monkeypatch):
+    worker.settings = TreePOSettings(sampler="plain")
+    rows = dispatch(worker, [(False, 1, 2), (True, 1, 1)], monkeypatch)
+    assert [set(row) for row in rows] == [{"uid", "index", "global_steps", "agent_name"}] * 3
+
+
+@pytest.mark.parametrize(("step", "progress"), [(0, 0.0), (1, 0.0), (3, 0.2), (6, 0.5), (11, 1.0), (12, 1.0)])
+def test_progress_goes_from_0_at_the_first_step_to_1_at_the_last(step, progress):
+    assert training_progress(make_config(), step) == progress
+    assert training_progress(make_config(total_training_steps=11), step) == progress
+
+
+def test_the_length_of_training_is_the_trainers_or_the_optimizers_in_updates_or_unknown():
+    assert training_progress(make_config(total_training_steps=3), 2) == 0.5
+    async_mode = {"trainer_mode": "separate_async", "separate_async": {"parameter_sync_step": 2}}
+    assert training_progress(make_config(v1=async_mode), 2) == 0.25  # 11 updates are 5 steps
+    assert training_progress(make_config(v1={**async_mode, "trainer_mode": "sync"}), 2) == 0.1
+    assert training_progress(make_config(total_training_steps=1), 1) == 0.0
+    config = make_config()
+    config.actor_rollout_ref.actor.optim.total_training_steps = -1  # as verl declares it, before the trainer starts
+    assert training_progress(config, 5) == 0.0
+
+
+# --- what comes back -------------------------------------------------------------------------------------------
 
 
 def test_every_trajectory_is_scored_and_stored_as_a_session_of_its_own(worker):
-    job = TreeJob(width=3, settings=worker.settings, eos_token_ids=frozenset(), replaced_agent="single_turn_agent")
+    job = make_job()
     asyncio.run(worker._agent_loop_postprocess(["a", "b", "c"], False, tree_job=job, session_id=0, uid="u"))
     assert worker.stored == [(name, {"session_id": rank, "uid": "u"}) for rank, name in enumerate("abc")]
     worker.stored.clear()
@@ -147,7 +224,7 @@ def test_a_trajectory_that_cannot_be_stored_fails_the_prompt_after_the_others_ha
         settled.append(output)
 
     monkeypatch.setattr(Base, "_agent_loop_postprocess", postprocess)
-    job = TreeJob(width=3, settings=worker.settings, eos_token_ids=frozenset(), replaced_agent="single_turn_agent")
+    job = make_job()
     with pytest.raises(ConnectionError, match="no reward worker"):
         asyncio.run(worker._agent_loop_postprocess(["a", "bad", "c"], False, tree_job=job, session_id=0, uid="u"))
     assert settled == ["a", "c"]
@@ -155,8 +232,8 @@ def test_a_trajectory_that_cannot_be_stored_fails_the_prompt_after_the_others_ha
 
 def test_a_trajectory_carries_tokens_logprobs_versions_and_its_path():
     tree = Tree([1, 2])
-    tree.add(ROOT, Segment([3, 4], [-0.5, -0.25], min_version=6, max_version=6))
-    tree.add(1, Segment([5], [-1.0], min_version=6, max_version=7))
+    tree.add(ROOT, Segment([3, 4], [-0.5, -0.25], min_version=6, max_version=6), key="0")
+    tree.add(1, Segment([5], [-1.0], min_version=6, max_version=7), key="0.0")
     tree.finish(2, FinishReason.EOS)
     output = rollout._trajectory(tree, 2, {"engine_calls": 2})
     assert (output.prompt_ids, output.response_ids, output.response_mask) == ([1, 2], [3, 4, 5], [1, 1, 1])
@@ -169,9 +246,125 @@ def test_a_trajectory_carries_tokens_logprobs_versions_and_its_path():
 
 def test_agents_that_trees_cannot_take_the_place_of_are_refused_inside_verls_error_handling():
     loop = object.__new__(rollout.TreeAgentLoop)
-    job = TreeJob(width=2, settings=TreePOSettings(), eos_token_ids=frozenset(), replaced_agent="tool_agent")
+    job = make_job(replaced_agent="tool_agent")
     with pytest.raises(ValueError, match="agent_name=tool_agent"):
         asyncio.run(loop.run({}, tree_job=job, raw_prompt=[], global_steps=1))
+
+
+# --- the agent loop --------------------------------------------------------------------------------------------
+
+
+async def run_loop(
+    job: TreeJob, *, engine_name: str = "vllm", full_determinism: bool = False, temperature: float = 1.0
+) -> list:
+    loop = object.__new__(rollout.TreeAgentLoop)
+    loop.rollout_config = SimpleNamespace(name=engine_name, full_determinism=full_determinism, response_length=70)
+    loop.tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: f"{ids} {skip_special_tokens}")
+    loop.loop = asyncio.get_running_loop()
+
+    async def no_media(messages):
+        return {}
+
+    async def tokens(messages):
+        return [1, 2]
+
+    loop.process_multi_modal_info, loop.ct_build_initial_tokens = no_media, tokens
+    row = {"raw_prompt": [{"role": "user", "content": "?"}], "global_steps": 6, "uid": "u"}
+    return await loop.run({"temperature": temperature}, tree_job=job, priority=np.int64(9), **row)
+
+
+@pytest.fixture
+def searches(monkeypatch) -> list[tuple[list[int], dict]]:
+    """What the search was asked; it returns a tree of one leaf and one path that was dropped."""
+    asked = []
+
+    async def search(prompt_ids, **arguments):
+        asked.append((prompt_ids, arguments))
+        tree = Tree(prompt_ids)
+        for number in range(2):
+            tree.add(ROOT, Segment([3], [-0.5]), key=str(number))
+            tree.finish(1 + number, FinishReason.EOS, dropped=number == 1)
+        arguments["engine"].calls.append({"branch": "0", "input_ids": [1, 2], "output_ids": [3]})
+        return tree
+
+    monkeypatch.setattr(rollout, "grow_tree", search)
+    return asked
+
+
+def test_the_search_is_told_the_shape_the_rules_and_the_seed_of_the_job(searches):
+    settings = TreePOSettings(temperature=(1.0, 3.0), depth=5)
+    job = make_job(width=2, settings=settings, progress=0.5, seed=99, eos_token_ids=frozenset({5}))
+    outputs = asyncio.run(run_loop(job))
+    prompt_ids, asked = searches[0]
+    assert prompt_ids == [1, 2] and asked["seed"] == 99
+    assert asked["shape"] == settings.shape(width=2, response_length=70, progress=0.5)
+    assert asked["shape"].branching.temperature == pytest.approx(2.0)
+    rules = asked["stopping"]
+    assert (rules.eos_token_ids, rules.response_length, rules.depth) == ({5}, 70, 5)
+    assert rules.decode([4]) == "[4] True"
+    assert [output.response_ids for output in outputs] == [[3]]
+
+
+@pytest.mark.parametrize(
+    ("engine_name", "full_determinism", "stop", "seeded"),
+    [("vllm", False, ["Q:"], False), ("vllm", True, ["Q:"], True), ("sglang", False, None, False)],
+)
+def test_the_engine_gets_the_jobs_client_end_tokens_and_what_it_can_use_besides(
+    engine_name, full_determinism, stop, seeded, searches
+):
+    requests = []
+
+    async def generate(**request):
+        requests.append(request)
+        return SimpleNamespace(token_ids=[8], log_probs=[-1.0], stop_reason="completed", extra_fields={})
+
+    async def run():
+        client = SimpleNamespace(generate=generate)
+        job = make_job(
+            settings=TreePOSettings(stop_strings=("Q:",)), seed=99, eos_token_ids=frozenset({7, 5}), client=client
+        )
+        await run_loop(job, engine_name=engine_name, full_determinism=full_determinism, temperature=0.5)
+        await searches[0][1]["engine"].extend([1], max_tokens=4, branch="0")
+
+    asyncio.run(run())
+    params = requests[0]["sampling_params"]
+    assert (params["temperature"], params["stop_token_ids"], params.get("stop")) == (0.5, [5, 7], stop)
+    assert params.get("seed") == (derive_seed(99, "0") % 2**31 if seeded else None)
+    assert requests[0]["priority"] == 9 and type(requests[0]["priority"]) is int
+
+
+def test_a_tree_is_dumped_with_the_names_of_its_nodes_and_the_calls_by_branch(searches, tmp_path):
+    asyncio.run(run_loop(make_job(settings=TreePOSettings(dump_dir=str(tmp_path)))))
+    document = json.loads((tmp_path / "step_6" / "u.json").read_text())
+    assert document["prompt_ids"] == [1, 2] and document["leaves"] == [1]
+    assert [(node["index"], node["parent"], node["key"], node["dropped"]) for node in document["nodes"]] == [
+        (0, -1, "", False),
+        (1, 0, "0", False),
+        (2, 0, "1", True),
+    ]
+    assert document["nodes"][1] == {
+        "index": 1,
+        "parent": 0,
+        "key": "0",
+        "offset": 0,
+        "token_ids": [3],
+        "logprobs": [-0.5],
+        "finish_reason": "eos",
+        "dropped": False,
+    }
+    assert document["calls"] == [{"branch": "0", "input_ids": [1, 2], "output_ids": [3]}]
+
+
+def test_a_search_that_fails_fails_the_prompt_with_its_own_words(monkeypatch):
+    async def fail(prompt_ids, **arguments):
+        raise SearchError("4 paths were given up")
+
+    monkeypatch.setattr(rollout, "grow_tree", fail)
+    with pytest.raises(SearchError, match="^4 paths were given up$"):
+        asyncio.run(run_loop(make_job()))
+
+
+# --- the manager -----------------------------------------------------------------------------------------------
 
 
 def test_the_manager_refuses_trees_that_do_not_fit_before_it_starts_workers(monkeypatch):
@@ -185,4 +378,4 @@ def test_the_manager_refuses_trees_that_do_not_fit_before_it_starts_workers(monk
     )
     monkeypatch.setattr(rollout.AgentLoopManagerTQ, "__init__", lambda self, config: setattr(self, "config", config))
     with pytest.raises(ConfigError, match="init_divergence"):
-        rollout.TreeAgentLoopManager(config)
+        TreeAgentLoopManager(config)

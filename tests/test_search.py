@@ -1,69 +1,210 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
-import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipe.treepo.search import SearchShape, grow_tree
-from recipe.treepo.stopping import FinishReason, StoppingRules
+from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
+from recipe.treepo.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
+from recipe.treepo.search import SearchError, SearchShape, grow_tree
+from recipe.treepo.stopping import FinishReason, Repetition, RepetitionUnit, StoppingRules
 from recipe.treepo.tree import ROOT, Tree
 from scripted_engine import EOS, ScriptedEngine, decode
 
 PROMPT = [1000, 1001, 1002]
+REQUIRED = (FinishReason.LENGTH, FinishReason.DEPTH)
 
 
-def grow(engine: ScriptedEngine, *, seed: int = 0, order=tuple(FinishReason), eos=EOS, **numbers) -> Tree:
-    stopping = StoppingRules(
-        order=order,
-        eos_token_ids=frozenset(eos),
-        response_length=numbers.pop("response_length"),
-        depth=numbers.pop("depth"),
-        decode=decode,
-    )
-    shape = SearchShape(**numbers)
+def grow(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **numbers) -> Tree:
+    """Grow a tree; what is not a field of the stopping rules or the shape is one of the branching rules."""
     engine.prompt_length = len(PROMPT)
-    return asyncio.run(grow_tree(PROMPT, engine=engine, shape=shape, stopping=stopping, rng=random.Random(seed)))
+    return asyncio.run(start(engine, seed=seed, eos=eos, **numbers))
 
 
+async def start(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **numbers) -> Tree:
+    stopping = {
+        name: numbers.pop(name)
+        for name in ("response_length", "depth", "answer_needs_eos", "stop_strings", "repetition", "min_length")
+        if name in numbers
+    }
+    order = numbers.pop("order", (FinishReason.ANSWER, FinishReason.EOS, *REQUIRED))
+    rules = StoppingRules(order=order, eos_token_ids=frozenset(eos), decode=decode, **stopping)
+    shape = {
+        name: numbers.pop(name)
+        for name in ("width", "segment_length", "fallback", "run_on", "retries")
+        if name in numbers
+    }
+    divergence = numbers.pop("divergence", 2)
+    shape = SearchShape(
+        **shape,
+        branching=BranchingRules(
+            divergence=divergence if isinstance(divergence, tuple) else (divergence, divergence), **numbers
+        ),
+        retry_seconds=0.0,
+    )
+    return await grow_tree(PROMPT, engine=engine, shape=shape, stopping=rules, seed=seed)
+
+
+# --- what a tree costs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
 @pytest.mark.parametrize(
-    ("depth", "width", "divergence", "init", "calls"),
+    ("depth", "width", "divergence", "init", "at_every_boundary", "run_on"),
     [
-        (4, 8, 3, 1, 1 + 3 + 8 + 8),
-        (5, 8, 2, 1, 1 + 2 + 4 + 8 + 8),
-        (5, 8, 3, 1, 1 + 3 + 8 + 8 + 8),
-        (6, 8, 2, 1, 1 + 2 + 4 + 8 + 8 + 8),
-        (7, 8, 2, 1, 39),
-        (14, 16, 2, 2, 2 + 4 + 8 + 11 * 16),
-        (7, 64, 2, 2, 190),
-        (3, 4, 1, 4, 12),
+        (4, 8, 3, 1, 1 + 3 + 8 + 8, 1 + 3 + 8),
+        (5, 8, 2, 1, 1 + 2 + 4 + 8 + 8, 1 + 2 + 4 + 8),
+        (5, 8, 3, 1, 1 + 3 + 8 + 8 + 8, 1 + 3 + 8),
+        (6, 8, 2, 1, 1 + 2 + 4 + 8 + 8 + 8, 1 + 2 + 4 + 8),
+        (7, 8, 2, 1, 39, 15),
+        (14, 16, 2, 2, 2 + 4 + 8 + 11 * 16, 2 + 4 + 8 + 16),
+        (7, 64, 2, 2, 190, 126),
+        (3, 4, 1, 4, 12, 4),
     ],
 )
-def test_without_early_ends_a_tree_costs_what_its_levels_add_up_to(depth, width, divergence, init, calls):
+def test_without_early_ends_a_tree_costs_what_its_levels_add_up_to(
+    budget, depth, width, divergence, init, at_every_boundary, run_on
+):
+    for most, calls in ((1, at_every_boundary), (None, run_on)):
+        tree = grow(
+            ScriptedEngine(),
+            order=REQUIRED,
+            depth=depth,
+            response_length=4 * depth,
+            width=width,
+            segment_length=4,
+            divergence=divergence,
+            init_divergence=(init, init),
+            budget=budget,
+            run_on=most,
+        )
+        assert tree.counters.engine_calls == calls
+        assert tree.counters.decoded_tokens == 4 * at_every_boundary
+        assert len(tree.nodes) == 1 + at_every_boundary
+        assert tree.counters.fallbacks == tree.counters.overrun_tokens == 0
+        assert [tree.nodes[leaf].depth for leaf in tree.leaves] == [depth] * width
+
+
+def test_a_request_runs_on_over_as_many_segments_as_it_may():
+    # Width 4 is used up when the root has its 4 children: each of the 5 segments is due in ceil(5 / 2) requests.
     tree = grow(
-        ScriptedEngine(),
-        order=(FinishReason.LENGTH, FinishReason.DEPTH),
-        depth=depth,
-        response_length=4 * depth,
-        width=width,
-        segment_length=4,
-        divergence=divergence,
-        init_divergence=(init, init),
+        ScriptedEngine(), order=REQUIRED, depth=5, response_length=20, width=4, segment_length=4,
+        init_divergence=(4, 4), run_on=2,
+    )  # fmt: skip
+    assert tree.counters.engine_calls == 4 * 3
+    assert len(tree.nodes) == 1 + 4 * 5
+
+
+def test_what_a_request_wrote_beyond_the_end_of_its_path_is_cut_off_and_counted():
+    # An answer is complete after 11 tokens, in the third segment of 4; the engine was let run on to 20.
+    text = list(b"so \\boxed{7} and so on and")
+    tree = grow(
+        ScriptedEngine(script=[text]), depth=5, response_length=20, width=1, segment_length=4, init_divergence=(1, 1)
     )
-    assert tree.counters.engine_calls == calls
-    assert tree.counters.decoded_tokens == 4 * calls
-    assert tree.counters.fallbacks == 0
-    assert [tree.nodes[leaf].depth for leaf in tree.leaves] == [depth] * width
+    (leaf,) = tree.leaves
+    assert decode(tree.response_ids(leaf)) == "so \\boxed{7}"
+    assert tree.nodes[leaf].finish_reason is FinishReason.ANSWER
+    assert tree.counters.engine_calls == 1
+    assert tree.counters.overrun_tokens == 8
+
+
+# --- branching ------------------------------------------------------------------------------------------------------
 
 
 def test_what_a_stopped_path_leaves_goes_to_the_open_paths_of_its_level():
-    # Nodes 1 and 2 start from the root. Node 1 (odd) ends at once; node 2 (even) goes on. The level had 2 paths, so
-    # the next one may have min(4 - 1, 2 * 2) = 3 segments, all of them children of node 2.
+    # The first child of the root goes on, the second ends at once. The level had 2 paths, so the next one may have
+    # min(4 - 1, 2 * 2) = 3 segments, all of them children of the first.
     engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
-    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, divergence=2, init_divergence=(2, 2))
-    assert tree.nodes[1].finish_reason is FinishReason.EOS
-    assert tree.nodes[2].children == [3, 4, 5]
+    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4)
+    first, second = (tree.nodes[child] for child in tree.nodes[ROOT].children)
+    assert second.finish_reason is FinishReason.EOS
+    assert len(first.children) == 3
+
+
+def test_without_transfer_a_path_gets_its_divergence_and_the_rest_falls_back():
+    # Each of the two children of the root is to become 2 trajectories. The second ends at once, and what it leaves
+    # resumes at its only boundary, the root; there the scripted engine goes on as for a first child.
+    engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
+    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, budget=Budget.NODE)
+    assert {node.key: node.finish_reason for node in tree.nodes if node.depth == 1} == {
+        "0": None,
+        "1": FinishReason.EOS,
+        "1~0": None,
+    }
+    assert len(tree.nodes[tree.nodes[ROOT].children[0]].children) == 2
+
+
+def test_no_node_but_the_root_gets_more_children_than_the_largest_divergence():
+    # Both paths may become 2; the transfer of the ended one would have made that 3.
+    engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
+    tree = grow(engine, depth=3, response_length=12, width=6, segment_length=4, max_divergence=2)
+    assert max(len(node.children) for node in tree.nodes[1:]) == 2
+
+
+def test_the_divergences_are_drawn_from_their_whole_ranges():
+    roots, levels = set(), set()
+    for seed in range(80):
+        tree = grow(
+            ScriptedEngine(), seed=seed, order=REQUIRED, depth=2, response_length=8, width=20, segment_length=4,
+            divergence=(1, 4), init_divergence=(2, 5), fallback=FallbackRules(start=FallbackStart.DRY), run_on=1,
+        )  # fmt: skip
+        first = [node for node in tree.nodes if node.depth == 1 and "~" not in node.key]
+        second = [node for node in tree.nodes if node.depth == 2 and "~" not in node.key]
+        roots.add(len(first))
+        levels.add(len(second) / len(first))
+    assert roots == {2, 3, 4, 5}
+    assert levels == {1, 2, 3, 4}
+
+
+def test_a_level_has_no_more_segments_than_its_tokens_pay_for():
+    engine = ScriptedEngine(seed=3, end_rate=0.1)
+    tree = grow(
+        engine, depth=6, response_length=24, width=12, segment_length=4, budget=Budget.LEVEL_TOKENS, level_tokens=14,
+        init_divergence=(2, 2),
+    )  # fmt: skip
+    assert len(tree.leaves) == 12
+    assert engine.most_running == 14 // 4
+
+
+def test_a_prompt_gets_as_many_trajectories_as_its_response_tokens_pay_for():
+    # Each response may take 12 tokens, so 36 tokens pay for 3; all take 5, and 4 more are had for what is left:
+    # after 3 there are 36 - 15 = 21 tokens, enough for one; then 16, 11: one more, and none. 3 + 1 + 1 = 5.
+    engine = ScriptedEngine(script=[[97] * 4 + [EOS[0]]])
+    numbers = {"depth": 3, "response_length": 12, "segment_length": 4, "budget": Budget.TOTAL_TOKENS}
+    tree = grow(engine, width=8, total_tokens=36, min_width=2, init_divergence=(8, 8), **numbers)
+    assert [tree.nodes[leaf].end for leaf in tree.leaves] == [5] * 5
+    # 6 is the most where that is less, and 3 the least where nothing is left over.
+    tree = grow(ScriptedEngine(script=engine.script), width=4, total_tokens=36, min_width=2, **numbers)
+    assert len(tree.leaves) == 4
+    tree = grow(ScriptedEngine(script=[[97] * 20]), width=8, total_tokens=36, min_width=3, **numbers)
+    assert [tree.nodes[leaf].end for leaf in tree.leaves] == [12] * 3
+
+
+def test_the_favoured_path_gets_the_children():
+    # Token 98 is sure and 97 is not; at a low temperature all that can be shared goes to one of the two paths.
+    class Sure(ScriptedEngine):
+        def _answer(self, input_ids, max_tokens, branch):
+            answer = super()._answer(input_ids, max_tokens, branch)
+            answer.logprobs[:] = [-0.1 if token == 98 else -1.0 for token in answer.token_ids]
+            return answer
+
+    def children(**rules):
+        tree = grow(
+            Sure(script=[[97] * 8, [98] * 8]), depth=2, response_length=8, width=6, segment_length=4, divergence=3,
+            temperature=0.01, run_on=1, **rules,
+        )  # fmt: skip
+        return [len(tree.nodes[child].children) for child in tree.nodes[ROOT].children]
+
+    for share in (Share.PATH_SUM, Share.PATH_MEAN, Share.SEGMENT_SUM, Share.SEGMENT_MEAN):
+        assert children(share=share, favour=Favour.HIGH) == [1, 5]
+        assert children(share=share, favour=Favour.LOW) == [5, 1]
+    assert children(share=Share.ENTROPY, favour=Favour.HIGH) == [5, 1]
+    assert children(share=Share.EVEN) == [3, 3]
+
+
+# --- fallback -------------------------------------------------------------------------------------------------------
 
 
 def test_a_dry_tree_falls_back_to_boundaries_of_finished_paths_until_it_is_full():
@@ -73,114 +214,336 @@ def test_a_dry_tree_falls_back_to_boundaries_of_finished_paths_until_it_is_full(
     tree = grow(engine, depth=4, response_length=16, width=4, segment_length=4, divergence=1, init_divergence=(1, 1))
     assert len(tree.leaves) == 4
     assert tree.counters.fallbacks == 3
-    assert {tree.nodes[node].parent for node in (3, 4, 5)} <= {ROOT, 1}
     assert {tuple(tree.response_ids(leaf)) for leaf in tree.leaves} == {(*[97] * 6, EOS[0])}
 
 
-def test_the_root_divergence_is_drawn_from_its_whole_range():
-    drawn = set()
-    for seed in range(60):
-        engine = ScriptedEngine()
-        tree = grow(
-            engine, seed=seed, depth=2, response_length=8, width=8, segment_length=4, divergence=1,
-            init_divergence=(2, 5),
+def test_fallback_does_not_wait_for_open_paths_that_cannot_fill_the_width():
+    # The second path ends in its first segment. With two children at most the first can become 2 of the 3 that are
+    # missing in the two levels that are left, so one falls back at once; the published way is to wait until it ended.
+    def first_fallback(start):
+        engine = ScriptedEngine(script=[[97] * 12, [EOS[0]]])
+        grow(
+            engine, depth=2, response_length=8, width=4, segment_length=4, max_divergence=2,
+            fallback=FallbackRules(start=start),
         )  # fmt: skip
-        # With divergence 1 nothing branches below the root: what the root did not get comes from fallbacks.
-        first_level = [node for node in tree.nodes if node.index != ROOT and len(engine.calls[node.index][0]) == 3]
-        drawn.add(min(len(first_level), 8 - tree.counters.fallbacks))
-    assert drawn == {2, 3, 4, 5}
+        return next(rank for rank, branch in enumerate(engine.calls) if "~" in branch), engine.most_running
+
+    assert first_fallback(FallbackStart.EARLY) == (4, 3)
+    assert first_fallback(FallbackStart.DRY) == (4, 2)
 
 
-def test_a_failing_call_fails_the_search_and_leaves_nothing_running():
-    engine = ScriptedEngine(fail_at=4, jitter=3)
-    with pytest.raises(ExceptionGroup) as caught:
-        grow(engine, depth=4, response_length=16, width=8, segment_length=4, divergence=3, init_divergence=(2, 2))
-    assert caught.group_contains(ConnectionError, match="went away")
+def test_a_path_that_resumes_inside_a_segment_splits_it_and_ends_it_where_it_would_have_ended():
+    # Token 5 (the second of the second segment) is the least likely one of the only path that has ended.
+    class OneUnlikelyToken(ScriptedEngine):
+        def _answer(self, input_ids, max_tokens, branch):
+            answer = super()._answer(input_ids, max_tokens, branch)
+            start = len(input_ids) - len(PROMPT)
+            answer.logprobs[:] = [-9.0 if start + i == 5 else -1.0 for i in range(len(answer.token_ids))]
+            return answer
+
+    engine = OneUnlikelyToken(script=[list(range(97, 109))])
+    tree = grow(
+        engine, depth=3, response_length=12, width=2, segment_length=4, divergence=1, init_divergence=(1, 1), run_on=1,
+        fallback=FallbackRules(point=ResumePoint.LEAST_LIKELY_TOKEN),
+    )  # fmt: skip
+    spans = {node.key: (node.offset, node.end, node.depth, node.partial) for node in tree.nodes}
+    assert spans == {
+        "": (0, 0, 0, False),
+        "0": (0, 4, 1, False),
+        "0.0@5": (4, 5, 2, True),
+        "0.0": (5, 8, 2, False),
+        "0.0.0": (8, 12, 3, False),
+        "0.0.0~0": (5, 8, 2, False),
+        "0.0.0~0.0": (8, 12, 3, False),
+    }
+    assert engine.calls["0.0.0~0"][:2] == (PROMPT + [97, 98, 99, 100, 101], 3)
+    assert [tree.tree_path(leaf)[1] for leaf in tree.leaves] == [(2, 4), (2, 4)]
+
+
+def test_where_no_path_may_be_chosen_the_search_starts_again_at_the_root():
+    engine = ScriptedEngine(script=[[97] * 20])
+    tree = grow(
+        engine, depth=3, response_length=12, width=3, segment_length=4, divergence=1, init_divergence=(1, 1),
+        fallback=FallbackRules(self_ended_only=True),
+    )  # fmt: skip
+    assert [tree.nodes[leaf].finish_reason for leaf in tree.leaves] == [FinishReason.LENGTH] * 3
+    assert [node.key for node in tree.nodes if node.depth == 1] == ["0", "1", "2"]
+
+
+# --- stopping -------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_string_ends_the_path_where_it_ends_also_across_a_boundary():
+    engine = ScriptedEngine(script=[list(b"one two three")])
+    tree = grow(
+        engine, depth=4, response_length=16, width=1, segment_length=4, init_divergence=(1, 1), stop_strings=("two",),
+        order=(FinishReason.STOP, *REQUIRED),
+    )  # fmt: skip
+    assert decode(tree.response_ids(tree.leaves[0])) == "one two"
+    assert tree.nodes[tree.leaves[0]].finish_reason is FinishReason.STOP
+
+
+def test_a_path_that_ends_too_short_is_dropped_and_its_width_given_back():
+    # The second child of the root ends after one token; its width falls to the children of the first.
+    engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
+    tree = grow(engine, depth=3, response_length=12, width=3, segment_length=4, min_length=2)
+    dropped = [node for node in tree.nodes if node.dropped]
+    assert [(node.key, node.finish_reason) for node in dropped] == [("1", FinishReason.EOS)]
+    assert len(tree.leaves) == 3
+    assert tree.statistics()["unique_tokens"] == tree.counters.decoded_tokens - 1 - tree.counters.overrun_tokens
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+@pytest.mark.parametrize("start_of_fallback", list(FallbackStart))
+def test_a_model_that_only_writes_short_responses_is_not_asked_for_ever(budget, start_of_fallback):
+    tree = grow(
+        ScriptedEngine(end_rate=1.0), depth=3, response_length=12, width=3, segment_length=4, min_length=2,
+        budget=budget, fallback=FallbackRules(start=start_of_fallback),
+    )  # fmt: skip
+    assert [tree.nodes[leaf].end for leaf in tree.leaves] == [1, 1, 1]
+    assert tree.counters.dropped_paths >= 3
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_a_failed_request_is_repeated_and_then_its_width_goes_elsewhere(budget):
+    engine = ScriptedEngine(broken={"1"})
+    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, retries=2, budget=budget)
+    assert engine.attempts["1"] == 3
+    assert "1" not in {node.key for node in tree.nodes}
+    assert len(tree.leaves) == 4
+    assert (tree.counters.failed_calls, tree.counters.given_up_paths) == (3, 1)
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_a_prompt_fails_only_if_nothing_can_be_had_and_says_why(budget):
+    engine = ScriptedEngine(broken=True, jitter=3)
+    with pytest.raises(SearchError, match="5 paths were given up after 2 requests each .* has 0.*went away") as caught:
+        grow(engine, depth=3, response_length=12, width=4, segment_length=4, retries=1, budget=budget)
+    assert isinstance(caught.value.__cause__, ConnectionError)
     assert engine.running == 0
 
 
-def test_an_engine_that_returns_nothing_is_an_error_and_not_a_dead_end():
+def test_an_engine_that_returns_nothing_has_failed_and_is_no_dead_end():
     class Mute(ScriptedEngine):
-        def _tokens(self, input_ids, max_tokens, node):
+        def _tokens(self, input_ids, max_tokens, branch):
             return []
 
-    with pytest.raises(ExceptionGroup) as caught:
-        grow(Mute(), depth=2, response_length=8, width=2, segment_length=4, divergence=2, init_divergence=(1, 1))
-    assert caught.group_contains(RuntimeError, match="returned 0 tokens")
+    with pytest.raises(SearchError, match="returned 0 tokens"):
+        grow(Mute(), depth=2, response_length=8, width=2, segment_length=4)
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_cancelling_a_search_leaves_no_request_running(budget):
+    async def cancelled():
+        engine = ScriptedEngine(blocked=frozenset({"0", "1"}))
+        task = asyncio.create_task(start(engine, depth=3, response_length=12, width=4, segment_length=4, budget=budget))
+        while engine.running < 2:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return engine.running, engine.cancelled
+
+    assert asyncio.run(cancelled()) == (0, 2)
+
+
+# --- waiting --------------------------------------------------------------------------------------------------------
+
+
+def test_node_by_node_no_path_waits_for_another_and_level_by_level_all_do():
+    async def reached(budget):
+        engine = ScriptedEngine(blocked=frozenset({"0"}))
+        task = asyncio.create_task(
+            start(engine, order=REQUIRED, depth=4, response_length=16, width=8, segment_length=4, budget=budget)
+        )
+        for _ in range(200):
+            await asyncio.sleep(0)
+        without_the_first = set(engine.calls)
+        engine.release.set()
+        return without_the_first, await task
+
+    calls, tree = asyncio.run(reached(Budget.NODE))
+    # The second child of the root is to become 4: 1 + 2 + 4 requests, the last four over two segments each.
+    assert calls == {"1", "1.0", "1.1", "1.0.0", "1.0.1", "1.1.0", "1.1.1"}
+    assert len(tree.leaves) == 8
+    calls, tree = asyncio.run(reached(Budget.TRANSFER))
+    assert calls == {"1"}
+    assert len(tree.leaves) == 8
+
+
+# --- every policy at once -------------------------------------------------------------------------------------------
 
 
 @st.composite
 def searches(draw):
-    width = draw(st.integers(1, 12))
-    segment = draw(st.integers(1, 9))
-    depth = draw(st.integers(1, 6))
-    low = draw(st.integers(1, width))
-    rules = draw(st.permutations(list(FinishReason)))
-    optional = draw(st.sets(st.sampled_from([FinishReason.ANSWER, FinishReason.EOS])))
-    return {
+    width, segment, depth = draw(st.integers(1, 12)), draw(st.integers(1, 9)), draw(st.integers(1, 6))
+    response_length = draw(st.integers((depth - 1) * segment + 1, depth * segment))
+    budget = draw(st.sampled_from(list(Budget)))
+    init = draw(st.integers(1, width))
+    lowest = draw(st.integers(1, 3))
+    optional = draw(st.sets(st.sampled_from(sorted(set(FinishReason) - set(REQUIRED)))))
+    rules = draw(st.permutations([*sorted(optional), *REQUIRED]))
+    search = {
         "width": width,
         "segment_length": segment,
         "depth": depth,
-        "response_length": draw(st.integers((depth - 1) * segment + 1, depth * segment)),
-        "divergence": draw(st.integers(1, 4)),
-        "init_divergence": (low, draw(st.integers(low, width))),
-        "order": tuple(r for r in rules if r in optional or r in (FinishReason.LENGTH, FinishReason.DEPTH)),
+        "response_length": response_length,
+        "order": tuple(rules),
+        "answer_needs_eos": draw(st.booleans()),
+        "stop_strings": tuple(draw(st.lists(st.sampled_from(["ab", "}", "bo\\", "xed{"]), min_size=1, max_size=2))),
+        "repetition": Repetition(
+            unit=draw(st.sampled_from(list(RepetitionUnit))),
+            window=draw(st.integers(1, 3)),
+            count=draw(st.integers(2, 6)),
+        ),
+        "min_length": draw(st.sampled_from([0, 0, 1, 3])),
+        "budget": budget,
+        "divergence": (lowest, draw(st.integers(lowest, 4))),
+        "init_divergence": (init, draw(st.integers(init, width))),
+        "max_divergence": draw(st.one_of(st.none(), st.integers(1, 4))),
+        "share": Share.EVEN if budget is Budget.NODE else draw(st.sampled_from(list(Share))),
+        "favour": draw(st.sampled_from(list(Favour))),
+        "temperature": draw(st.sampled_from([0.1, 1.0, 10.0])),
+        "fallback": FallbackRules(
+            start=draw(st.sampled_from(list(FallbackStart))),
+            order=draw(st.sampled_from(list(PathOrder))),
+            self_ended_only=draw(st.booleans()),
+            min_segments=draw(st.integers(1, 3)),
+            point=draw(st.sampled_from(list(ResumePoint))),
+            window=draw(st.one_of(st.none(), st.integers(1, 3))),
+            block_length=draw(st.integers(1, 6)),
+        ),
+        "run_on": draw(st.one_of(st.none(), st.integers(1, 3))),
+        "retries": draw(st.integers(0, 3)),
         "seed": draw(st.integers(0, 2**32)),
     }
+    if budget is Budget.LEVEL_TOKENS:
+        search["level_tokens"] = draw(st.integers(segment * search["init_divergence"][1], segment * 15))
+    if budget is Budget.TOTAL_TOKENS:
+        search["min_width"] = draw(st.integers(1, width))
+        search["total_tokens"] = draw(st.integers(search["min_width"] * response_length, 15 * response_length))
+    return search
 
 
-@settings(max_examples=400)
-@given(searches(), st.sampled_from([0.0, 0.05, 0.3, 1.0]), st.integers(0, 100), st.integers(1, 100))
-def test_every_search_keeps_the_invariants(search, end_rate, text_seed, jitter):
-    engine = ScriptedEngine(seed=text_seed, end_rate=end_rate)
-    tree = grow(engine, **search)
+engines = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 100),
+        "end_rate": st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+        "repeat_rate": st.sampled_from([0.0, 0.7]),
+        "fail_rate": st.sampled_from([0.0, 0.0, 0.2]),
+    }
+)
+
+
+def record(tree: Tree) -> list[tuple]:
+    return [(node.key, node.parent, node.segment, node.finish_reason, node.dropped) for node in tree.nodes]
+
+
+@settings(max_examples=2000)
+@given(searches(), engines, st.integers(1, 100))
+def test_every_search_keeps_the_invariants(search, text, jitter):
+    engine = ScriptedEngine(**text)
+    try:
+        tree = grow(engine, **search)
+    except SearchError:
+        assert text["fail_rate"] > 0
+        assert engine.running == 0
+        return
     tree.check()
-    assert len(tree.leaves) == search["width"]
-    assert engine.most_running <= search["width"]
-
-    # The engine was given exactly the tokens on the path, and each node holds exactly what it returned.
-    assert set(engine.calls) == {node.index for node in tree.nodes[1:]}
-    for node in tree.nodes[1:]:
-        input_ids, max_tokens, output = engine.calls[node.index]
-        text = []
-        above = node.parent
-        while above != ROOT:
-            text = engine.calls[above][2] + text
-            above = tree.nodes[above].parent
-        assert input_ids == PROMPT + text
-        assert node.segment.token_ids == output
-        assert max_tokens == min(search["segment_length"], search["response_length"] - len(text))
-
-    # Nothing is decoded twice or thrown away, and the counters agree with the calls.
-    assert tree.counters.decoded_tokens == sum(len(output) for _, _, output in engine.calls.values())
-    assert tree.counters.decoded_tokens == sum(len(node.segment.token_ids) for node in tree.nodes)
-    assert tree.counters.prompt_tokens == sum(len(input_ids) for input_ids, _, _ in engine.calls.values())
-    on_a_path = {node for leaf in tree.leaves for node in tree.path(leaf)}
-    assert on_a_path == set(range(len(tree.nodes)))
-
-    # A path ends at its leaf for its reason, and had no reason to end before.
-    for leaf in tree.leaves:
-        for node in tree.path(leaf)[1:]:
-            assert (tree.nodes[node].finish_reason is not None) == (node == leaf)
-            assert reasons_of(tree, node, search) == [] if node != leaf else True
-        assert tree.nodes[leaf].finish_reason == reasons_of(tree, leaf, search)[0]
+    check_width(tree, search, engine)
+    check_calls(tree, search, engine)
+    check_ends(tree, search)
 
     # The same search whose requests finish in another order is the same tree.
-    other = grow(ScriptedEngine(seed=text_seed, end_rate=end_rate, jitter=jitter), **search)
-    assert [(n.parent, n.segment, n.finish_reason) for n in other.nodes] == [
-        (n.parent, n.segment, n.finish_reason) for n in tree.nodes
-    ]
-    assert other.leaves == tree.leaves
+    again = ScriptedEngine(**text, jitter=jitter)
+    other = grow(again, **search)
+    assert record(other) == record(tree)
+    assert again.calls == engine.calls
+
+
+def check_width(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
+    assert engine.most_running <= search["width"]
+    if search["budget"] is Budget.LEVEL_TOKENS:
+        assert engine.most_running <= search["level_tokens"] // search["segment_length"]
+    if search["budget"] is not Budget.TOTAL_TOKENS:
+        assert len(tree.leaves) == search["width"]
+        return
+    left = search["total_tokens"] - sum(len(tree.response_ids(leaf)) for leaf in tree.leaves)
+    assert left >= 0
+    assert search["min_width"] <= len(tree.leaves) <= search["width"]
+    assert len(tree.leaves) == search["width"] or left < search["response_length"]
+
+
+def check_calls(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
+    """Every call was given exactly the tokens on the path, and every token it returned is stored once or cut off."""
+    node_of = {node.key: node for node in tree.nodes}
+    stored, cut = 0, 0
+    for branch, (input_ids, max_tokens, output) in engine.calls.items():
+        pieces = pieces_of_call(node_of, branch, set(engine.calls))
+        first = pieces[0]
+        assert input_ids == PROMPT + tree.response_ids(first.parent)
+        kept = [token for piece in pieces for token in piece.segment.token_ids]
+        assert kept == output[: len(kept)]
+        assert max_tokens <= search["response_length"] - first.offset
+        if len(kept) < len(output):
+            assert pieces[-1].finish_reason is not None
+        stored, cut = stored + len(kept), cut + len(output) - len(kept)
+        # Boundaries are where they would be without requests that run on and without splits.
+        for piece in pieces:
+            inside = piece.end % search["segment_length"] != 0
+            assert piece.partial == (inside and piece.finish_reason is None) or piece.finish_reason is not None
+            assert piece.depth == -(-piece.end // search["segment_length"])
+    counters = tree.counters
+    assert stored == sum(len(node.segment.token_ids) for node in tree.nodes)
+    assert (counters.decoded_tokens, counters.overrun_tokens) == (stored + cut, cut)
+    assert counters.prompt_tokens == sum(len(input_ids) for input_ids, _, _ in engine.calls.values())
+    assert counters.engine_calls == len(engine.calls)
+    assert counters.failed_calls == sum(engine.attempts.values()) - len(engine.calls)
+    statistics = tree.statistics()
+    assert statistics["trajectories"] == len(tree.leaves) == sum(statistics[f"finish_{r}"] for r in FinishReason)
+
+
+def pieces_of_call(node_of: dict, branch: str, calls: set[str]) -> list:
+    """The nodes that hold what one call returned, in order; their names tell."""
+    pieces = []
+    while branch in node_of:
+        cuts = [node for key, node in node_of.items() if key.startswith(f"{branch}@")]
+        pieces += [*sorted(cuts, key=lambda node: node.offset), node_of[branch]]
+        branch += ".0"
+        if branch in calls:
+            break
+    return pieces
+
+
+def check_ends(tree: Tree, search: dict) -> None:
+    """A path ends at its leaf for its reason, and had no reason to end at any boundary before."""
+    for node in tree.nodes[1:]:
+        reasons = reasons_of(tree, node.index, search)
+        if node.finish_reason is not None:
+            assert node.finish_reason == reasons[0]
+            assert not node.dropped or node.end < search["min_length"]
+        elif not node.partial:
+            assert reasons == []
 
 
 def reasons_of(tree: Tree, node: int, search: dict) -> list[FinishReason]:
     """All reasons that apply at a node, in the order asked for; written without the code under test."""
     tokens = [token for index in tree.path(node) for token in tree.nodes[index].segment.token_ids]
+    text = decode(tokens)
+    unit = tokens if search["repetition"].unit == "tokens" else text
+    window = search["repetition"].window
+    grams = Counter(tuple(unit[i : i + window]) for i in range(len(unit) - window + 1))
     applies = {
-        FinishReason.ANSWER: brute_force_box(decode(tokens)),
+        FinishReason.ANSWER: brute_force_box(text) and (tokens[-1] in EOS or not search["answer_needs_eos"]),
         FinishReason.EOS: tokens[-1] in EOS,
+        FinishReason.STOP: any(string in text for string in search["stop_strings"]),
         FinishReason.LENGTH: len(tokens) == search["response_length"],
-        FinishReason.DEPTH: len(tree.path(node)) - 1 == search["depth"],
+        FinishReason.DEPTH: -(-len(tokens) // search["segment_length"]) == search["depth"]
+        and len(tokens) % search["segment_length"] == 0,
+        FinishReason.REPETITION: bool(grams) and max(grams.values()) >= search["repetition"].count,
     }
     return [reason for reason in search["order"] if applies[reason]]
 
@@ -191,6 +554,20 @@ def brute_force_box(text: str) -> bool:
             for end in range(start + 7, len(text) + 1):
                 inside = text[start + 7 : end]
                 depths = [inside[: i + 1].count("}") - inside[: i + 1].count("{") for i in range(len(inside))]
-                if depths and depths[-1] == 1 and all(depth <= 0 for depth in depths[:-1]):
+                if depths and depths[-1] == 1 and all(depth <= 0 for depth in depths[:-1]) and inside[:-1].strip():
                     return True
     return False
+
+
+@settings(max_examples=500)
+@given(searches(), engines)
+def test_running_on_changes_the_number_of_requests_and_nothing_else(search, text):
+    text["fail_rate"] = 0.0
+    stops, runs = ScriptedEngine(**text), ScriptedEngine(**text)
+    stopped = grow(stops, **{**search, "run_on": 1})
+    ran = grow(runs, **{**search, "run_on": None})
+    strip = [(key, parent, s.token_ids, s.logprobs, *rest) for key, parent, s, *rest in record(stopped)]
+    assert [(key, parent, s.token_ids, s.logprobs, *rest) for key, parent, s, *rest in record(ran)] == strip
+    assert ran.tree_path(ran.leaves[-1]) == stopped.tree_path(stopped.leaves[-1])
+    assert len(runs.calls) <= len(stops.calls)
+    assert stopped.counters.overrun_tokens <= ran.counters.overrun_tokens

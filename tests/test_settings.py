@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""How the settings are read, and what the search gets of them; the rules between them: test_validation.py."""
+
 import dataclasses
 import os
 import subprocess
@@ -6,212 +8,340 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from recipe.treepo import main_treepo
+from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
+from recipe.treepo.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
 from recipe.treepo.main_treepo import split_arguments
+from recipe.treepo.search import SearchShape
 from recipe.treepo.settings import (
-    TREE_MANAGER,
+    AdvantageSettings,
     Aggregation,
     ConfigError,
     Normalization,
     Sampler,
     TreePOSettings,
+    known_groups,
     known_keys,
     load_settings,
-    validate,
 )
-from recipe.treepo.stopping import FinishReason
+from recipe.treepo.stopping import FinishReason, Repetition, RepetitionUnit, StoppingRules
 
 YAML = Path(__file__).parent.parent / "recipe/treepo/config/treepo_trainer.yaml"
+# Every key with a value that is not its default.
+EVERY_KEY = {
+    "sampler": "plain",
+    "width": 16,
+    "depth": 5,
+    "segment_length": 64,
+    "divergence": [2, 4],
+    "init_divergence": 6,
+    "max_divergence": 3,
+    "branching": {
+        "budget": "total_tokens",
+        "level_tokens": 1,
+        "total_tokens": 2,
+        "min_width": 3,
+        "share": "segment_mean",
+        "favour": "low",
+        "temperature": [5, 1.5],
+    },
+    "fallback": {
+        "start": "dry",
+        "order": "longer_first",
+        "self_ended_only": True,
+        "min_segments": 2,
+        "point": "unlikely_block",
+        "window": 4,
+        "block_length": 32,
+    },
+    "run_on": 1,
+    "stopping": ["repetition", "eos", "stop", "answer", "depth", "length"],
+    "answer_needs_eos": True,
+    "stop_strings": ["\n\n", "###"],
+    "repetition": {"unit": "characters", "window": 20, "count": 5},
+    "min_response_length": 7,
+    "retries": 0,
+    "validate_with_tree": True,
+    "dump_dir": "trees",
+    "advantage": {"aggregation": "group_size", "normalization": "none"},
+}
 
 
-def config_of(treepo: dict | None = None, **changes) -> DictConfig:
-    """The part of a verl configuration that the rules look at, with 8 trajectories of 100 tokens."""
-    config = OmegaConf.create(
-        {
-            "treepo": {"depth": 4, **(treepo or {})},
-            "actor_rollout_ref": {
-                "rollout": {
-                    "n": 8,
-                    "prompt_length": 20,
-                    "response_length": 100,
-                    "max_model_len": None,
-                    "val_kwargs": {"n": 4, "temperature": 0},
-                    "temperature": 1.0,
-                    "agent": {"agent_loop_manager_class": TREE_MANAGER},
-                },
-                "model": {"path": "Qwen/Qwen2.5-0.5B"},
-            },
-            "algorithm": {"adv_estimator": "treepo"},
-            "trainer": {"use_v1": True, "v1": {"trainer_mode": "treepo_sync"}},
-            "data": {"train_files": str(YAML), "val_files": [str(YAML)]},
-        }
-    )
-    for key, value in changes.items():
-        OmegaConf.update(config, key.replace("__", "."), value)
-    return config
+def flat(group: dict, name: str = "treepo") -> list[str]:
+    names = []
+    for key, value in group.items():
+        names += flat(value, f"{name}.{key}") if isinstance(value, dict) else [f"{name}.{key}"]
+    return names
 
 
-def problems_of(config: DictConfig) -> dict[str, str]:
+def problems_of(treepo) -> dict[str, str]:
     with pytest.raises(ConfigError) as caught:
-        validate(config)
+        load_settings(OmegaConf.create({"treepo": treepo}))
     return {problem.key: str(problem) for problem in caught.value.problems}
 
 
-def test_a_valid_configuration_is_read_into_types():
-    settings = validate(config_of({"init_divergence": [2, 6], "stopping": ["eos", "length", "depth"]}))
-    assert settings.sampler is Sampler.TREE
-    assert settings.init_divergence == (2, 6)
-    assert settings.stopping == (FinishReason.EOS, FinishReason.LENGTH, FinishReason.DEPTH)
-    # 100 tokens in 4 segments
-    assert settings.shape(width=8, response_length=100).segment_length == 25
-    assert settings.resolved_segment_length(101) == 26
+def test_every_key_is_read_into_its_place():
+    assert flat(EVERY_KEY) == known_keys()
+    assert load_settings(OmegaConf.create({"treepo": EVERY_KEY})) == TreePOSettings(
+        sampler=Sampler.PLAIN,
+        width=16,
+        depth=5,
+        segment_length=64,
+        branching=BranchingRules(
+            budget=Budget.TOTAL_TOKENS,
+            divergence=(2, 4),
+            init_divergence=(6, 6),
+            max_divergence=3,
+            level_tokens=1,
+            total_tokens=2,
+            min_width=3,
+            share=Share.SEGMENT_MEAN,
+            favour=Favour.LOW,
+        ),
+        temperature=(5.0, 1.5),
+        fallback=FallbackRules(
+            start=FallbackStart.DRY,
+            order=PathOrder.LONGER_FIRST,
+            self_ended_only=True,
+            min_segments=2,
+            point=ResumePoint.UNLIKELY_BLOCK,
+            window=4,
+            block_length=32,
+        ),
+        run_on=1,
+        stopping=(
+            FinishReason.REPETITION,
+            FinishReason.EOS,
+            FinishReason.STOP,
+            FinishReason.ANSWER,
+            FinishReason.DEPTH,
+            FinishReason.LENGTH,
+        ),
+        answer_needs_eos=True,
+        stop_strings=("\n\n", "###"),
+        repetition=Repetition(RepetitionUnit.CHARACTERS, 20, 5),
+        min_response_length=7,
+        retries=0,
+        validate_with_tree=True,
+        dump_dir="trees",
+        advantage=AdvantageSettings(aggregation=Aggregation.GROUP_SIZE, normalization=Normalization.NONE),
+    )
 
 
-def test_a_run_without_our_group_gets_the_defaults():
+@pytest.mark.parametrize("treepo", [None, {}, {"branching": None, "fallback": None, "advantage": {}}])
+def test_groups_that_are_empty_or_missing_get_the_defaults(treepo):
+    assert load_settings(OmegaConf.create({"treepo": treepo})) == TreePOSettings()
     assert load_settings(OmegaConf.create({"trainer": {}})) == TreePOSettings()
 
 
 def test_the_yaml_declares_every_key_with_the_default_of_the_types():
     declared = OmegaConf.load(YAML)
     assert load_settings(declared) == TreePOSettings()
-    group = OmegaConf.to_container(declared.treepo)
-    advantage = group.pop("advantage")
-    assert [*(f"treepo.{key}" for key in group), *(f"treepo.advantage.{key}" for key in advantage)] == known_keys()
-    assert {field.name for field in dataclasses.fields(TreePOSettings)} == {*group, "advantage"}
+    assert flat(OmegaConf.to_container(declared.treepo)) == known_keys()
+    assert TreePOSettings().stopping == ("answer", "eos", "length", "depth")
 
 
-def test_all_problems_are_reported_at_once_with_key_value_rule_and_remedy():
-    found = problems_of(
-        config_of(
-            {"width": 4, "init_divergence": 9, "segment_length": 20},
-            data__train_files="/nowhere/train.parquet",
-            data__val_files=["/nowhere/val.parquet", str(YAML)],
-            actor_rollout_ref__model__path="./nowhere",
-            actor_rollout_ref__rollout__temperature=0,
-            trainer__v1__trainer_mode="sync",
-        )
+def test_every_field_of_the_types_has_a_key():
+    fields = set()
+    for field in dataclasses.fields(TreePOSettings):
+        value = getattr(TreePOSettings(), field.name)
+        inner = dataclasses.fields(value) if dataclasses.is_dataclass(value) else []
+        fields |= {f"treepo.{field.name}.{f.name}" for f in inner} or {f"treepo.{field.name}"}
+    # what is filled in when training is under way, from treepo.branching.temperature
+    fields.remove("treepo.temperature")
+    elsewhere = {f"treepo.{key}": f"treepo.branching.{key}" for key in EVERY_KEY if key.endswith("divergence")}
+    assert len(elsewhere) == 3
+    assert fields == {elsewhere.get(key, key) for key in known_keys()}
+
+
+def test_the_search_gets_the_shape_that_was_set():
+    settings = load_settings(OmegaConf.create({"treepo": EVERY_KEY}))
+    assert settings.shape(width=9, response_length=300, progress=1.0) == SearchShape(
+        width=9,
+        segment_length=64,
+        branching=dataclasses.replace(settings.branching, temperature=1.5),
+        fallback=settings.fallback,
+        run_on=1,
+        retries=0,
     )
-    assert set(found) == {
-        "treepo.width", "treepo.init_divergence", "treepo.segment_length", "data.train_files", "data.val_files",
-        "actor_rollout_ref.model.path", "actor_rollout_ref.rollout.temperature", "trainer.v1.trainer_mode",
-    }  # fmt: skip
-    assert "treepo.width=4: must equal actor_rollout_ref.rollout.n=8" in found["treepo.width"]
-    assert "Use treepo.init_divergence=8" in found["treepo.init_divergence"]
-    # 4 x 20 = 80 < 100: 25 tokens for 4 levels, or 5 levels of 20
-    assert "treepo.segment_length=25" in found["treepo.segment_length"]
-    assert "treepo.depth=5" in found["treepo.segment_length"]
+    # 300 tokens in 7 segments
+    default = TreePOSettings().shape(width=8, response_length=300, progress=0.0)
+    assert default == SearchShape(width=8, segment_length=43, retries=2)
 
 
-def test_a_level_that_no_path_can_reach_is_refused():
-    # 3 segments of 34 hold 102 >= 100 tokens, so the fourth level is out of reach; 33 leave it one token
-    assert "never reached" in problems_of(config_of({"segment_length": 34}))["treepo.segment_length"]
-    assert validate(config_of({"segment_length": 33})).segment_length == 33
-
-
-def test_a_depth_that_whole_tokens_cannot_fill_is_refused_also_with_the_automatic_segment_length():
-    # 100 tokens in 14 levels: segments of 8 tokens fill it after 13, segments of 7 need 15.
-    found = problems_of(config_of({"depth": 14}))
-    assert set(found) == {"treepo.depth"}
-    assert "treepo.depth=13" in found["treepo.depth"] and "segment_length=8" not in found["treepo.depth"]
-
-
-def test_verls_own_keys_that_trees_depend_on_are_checked():
-    found = problems_of(
-        config_of(
-            {"validate_with_tree": True},
-            actor_rollout_ref__rollout__max_model_len=119,
-            actor_rollout_ref__rollout__agent__default_agent_loop="tool_agent",
-            actor_rollout_ref__rollout__enable_rollout_routing_replay=True,
-        )
+def test_the_search_gets_the_stopping_rules_that_were_set():
+    settings = load_settings(OmegaConf.create({"treepo": EVERY_KEY}))
+    expected = StoppingRules(
+        order=settings.stopping,
+        eos_token_ids=frozenset({3}),
+        response_length=300,
+        depth=5,
+        decode=repr,
+        answer_needs_eos=True,
+        stop_strings=("\n\n", "###"),
+        repetition=Repetition(RepetitionUnit.CHARACTERS, 20, 5),
+        min_length=7,
     )
-    prefix = "actor_rollout_ref.rollout"
-    assert set(found) == {
-        f"{prefix}.max_model_len",
-        f"{prefix}.agent.default_agent_loop",
-        f"{prefix}.enable_rollout_routing_replay",
-        f"{prefix}.val_kwargs.temperature",
-    }
-    assert "at least 120" in found[f"{prefix}.max_model_len"]
-    validate(config_of(actor_rollout_ref__rollout__max_model_len=120))
+    assert settings.stopping_rules(eos_token_ids=frozenset({3}), response_length=300, decode=repr) == expected
 
 
-def test_values_that_are_no_numbers_and_interpolations_to_nowhere_are_problems_not_tracebacks():
-    found = problems_of(
-        config_of(actor_rollout_ref__rollout__n="abc", actor_rollout_ref__rollout__response_length=None)
-    )
-    assert set(found) == {"actor_rollout_ref.rollout.n", "actor_rollout_ref.rollout.response_length"}
-    assert "cannot be resolved" in problems_of(config_of({"depth": "${nowhere}"}))["treepo"]
+@pytest.mark.parametrize(
+    ("temperature", "progress", "expected"),
+    [
+        # cos(pi / 3) = 1/2, so a third of the way in time is a quarter of the way in temperature: 5 - 4 x 1/4
+        ([5, 1], 0.0, 5.0),
+        ([5, 1], 1 / 3, 4.0),
+        ([5, 1], 0.5, 3.0),
+        ([5, 1], 1.0, 1.0),
+        ([1, 5], 1 / 3, 2.0),
+        (0.5, 0.7, 0.5),
+    ],
+)
+def test_the_temperature_goes_along_half_a_cosine_from_first_to_last(temperature, progress, expected):
+    settings = load_settings(OmegaConf.create({"treepo": {"branching": {"temperature": temperature}}}))
+    shape = settings.shape(width=8, response_length=100, progress=progress)
+    assert shape.branching.temperature == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [
-        ("depth", 0, "at least 1"),
-        ("depth", 2.5, "whole number"),
-        ("divergence", True, "whole number"),
-        ("init_divergence", [3, 2], "lowest <= highest"),
-        ("init_divergence", [1, 2, 3], "range"),
-        ("init_divergence", "two", "range"),
-        ("segment_length", -1, "at least 1"),
-        ("sampler", "trees", "tree, plain"),
-        ("stopping", ["answer", "eos", "depth"], "length"),
-        ("stopping", ["length", "depth"], "eos"),
-        ("stopping", ["eos", "eos", "length", "depth"], "distinct"),
-        ("stopping", "eos", "list"),
-        ("validate_with_tree", "yes", "true or false"),
-        ("advantage.aggregation", "median", "mean, group_size"),
-        ("advantage.normalization", None, "whiten, none"),
+        ("sampler", "trees", "must be one of tree, plain"),
+        ("depth", 0, "must be a whole number of at least 1"),
+        ("depth", 2.5, "must be a whole number of at least 1"),
+        ("segment_length", -1, "must be a whole number of at least 1"),
+        ("divergence", True, "must be a whole number or a range [lowest, highest] of whole numbers"),
+        ("divergence", [0, 2], "must keep 1 <= lowest <= highest"),
+        ("init_divergence", [3, 2], "must keep 1 <= lowest <= highest"),
+        ("init_divergence", [1, 2, 3], "must be a whole number or a range [lowest, highest] of whole numbers"),
+        ("init_divergence", "two", "must be a whole number or a range [lowest, highest] of whole numbers"),
+        ("max_divergence", 0, "must be a whole number of at least 1"),
+        ("branching.budget", "tokens", "must be one of transfer, node, level_tokens, total_tokens"),
+        ("branching.level_tokens", 0, "must be a whole number of at least 1"),
+        ("branching.total_tokens", 1.0, "must be a whole number of at least 1"),
+        ("branching.min_width", 0, "must be a whole number of at least 1"),
+        (
+            "branching.share",
+            "logprob",
+            "must be one of even, path_sum, path_mean, segment_sum, segment_mean, entropy",
+        ),
+        ("branching.favour", "both", "must be one of high, low"),
+        ("branching.temperature", 0, "must be above 0"),
+        ("branching.temperature", [1.0, float("inf")], "must be above 0"),
+        ("branching.temperature", [1.0], "must be a number or [first, last] over training"),
+        ("branching.temperature", "warm", "must be a number or [first, last] over training"),
+        ("fallback", "dry", "must be a group of keys"),
+        ("fallback.start", "late", "must be one of early, dry"),
+        ("fallback.order", "first", "must be one of random, answered_first, answered_first_soft, longer_first"),
+        ("fallback.self_ended_only", 1, "must be true or false"),
+        ("fallback.min_segments", 0, "must be a whole number of at least 1"),
+        (
+            "fallback.point",
+            "middle",
+            "must be one of boundary, least_likely_token, likely_block, unlikely_block, root",
+        ),
+        ("fallback.window", 0, "must be a whole number of at least 1"),
+        ("fallback.block_length", 0, "must be a whole number of at least 1"),
+        ("run_on", 0, "must be a whole number of at least 1"),
+        ("stopping", ["answer", "eos", "depth"], "must contain length (only answer, stop, repetition can be left out)"),
+        (
+            "stopping",
+            ["length"],
+            "must contain eos and depth (only answer, stop, repetition can be left out)",
+        ),
+        (
+            "stopping",
+            ["eos", "eos", "length", "depth"],
+            "must be a list of distinct rules out of answer, eos, stop, length, depth, repetition",
+        ),
+        ("stopping", "eos", "must be a list of distinct rules out of answer, eos, stop, length, depth, repetition"),
+        ("answer_needs_eos", "no", "must be true or false"),
+        ("stop_strings", ["a", ""], "must be a list of texts that are not empty"),
+        ("stop_strings", "a", "must be a list of texts that are not empty"),
+        ("repetition.unit", "words", "must be one of tokens, characters"),
+        ("repetition.window", 0, "must be a whole number of at least 1"),
+        ("repetition.count", 1, "must be a whole number of at least 2"),
+        ("min_response_length", -1, "must be a whole number of at least 0"),
+        ("retries", -1, "must be a whole number of at least 0"),
+        ("validate_with_tree", "yes", "must be true or false"),
+        ("dump_dir", "", "must be a path"),
+        ("advantage.aggregation", "median", "must be one of mean, group_size"),
+        ("advantage.normalization", None, "must be one of whiten, none"),
     ],
 )
-def test_a_value_of_a_wrong_type_or_range_is_named(key, value, rule):
-    config = config_of()
+def test_a_value_of_a_wrong_type_or_range_is_named_with_the_rule(key, value, rule):
+    config = OmegaConf.create({"treepo": {}})
     OmegaConf.update(config, f"treepo.{key}", value, force_add=True)
-    found = problems_of(config)
-    assert rule in found[f"treepo.{key}"]
+    found = problems_of(config.treepo)
+    assert list(found) == [f"treepo.{key}"]
+    assert found[f"treepo.{key}"].startswith(f"treepo.{key}={value}: {rule}. ")
 
 
-def test_unknown_keys_are_refused_at_both_levels():
-    found = problems_of(config_of({"segmnt_length": 3, "advantage": {"agregation": "mean"}}))
-    assert set(found) == {"treepo.segmnt_length", "treepo.advantage.agregation"}
-    assert "treepo.segment_length" in found["treepo.segmnt_length"]
+def test_unknown_keys_are_refused_in_every_group_with_the_keys_that_there_are():
+    found = problems_of({"segmnt_length": 3, "fallback": {"ordre": 1}, "advantage": {"zzz": "mean"}})
+    assert list(found) == ["treepo.segmnt_length", "treepo.fallback.ordre", "treepo.advantage.zzz"]
+    assert found["treepo.segmnt_length"].startswith(
+        "treepo.segmnt_length=3: there is no such key. Did you mean treepo.segment_length? "
+        "Keys of treepo: sampler, width, depth, segment_length, divergence, init_divergence, max_divergence, branching"
+    )
+    assert found["treepo.fallback.ordre"] == (
+        "treepo.fallback.ordre=1: there is no such key. Did you mean treepo.fallback.order? "
+        "Keys of treepo.fallback: start, order, self_ended_only, min_segments, point, window, block_length."
+    )
+    assert "Keys of treepo.advantage: aggregation, normalization." in found["treepo.advantage.zzz"]
 
 
-def test_with_the_plain_sampler_the_shape_of_trees_does_not_matter():
-    settings = validate(config_of({"sampler": "plain", "init_divergence": 99, "segment_length": 1}))
-    assert settings.advantage.aggregation is Aggregation.MEAN
-    assert settings.advantage.normalization is Normalization.WHITEN
-
-
-def test_trees_without_the_manager_that_samples_them_are_refused():
-    config = config_of(actor_rollout_ref__rollout__agent__agent_loop_manager_class=None)
-    assert TREE_MANAGER in problems_of(config)["actor_rollout_ref.rollout.agent.agent_loop_manager_class"]
+def test_interpolations_to_nowhere_are_problems_not_tracebacks():
+    assert "cannot be resolved" in problems_of({"depth": "${nowhere}"})["treepo"]
 
 
 def test_misspelt_overrides_are_found_before_hydra_sees_them():
-    arguments = ["treepo.depht=3", "+treepo.advantage.kind=a", "--dry-run", "+treepo.depth=3", "trainer.nnodes=1"]
+    arguments = [
+        "treepo.depht=3",
+        "+treepo.advantage.kind=a",
+        "treepo.fallbak.order=random",
+        "--dry-run",
+        "+treepo.depth=3",
+        "++treepo.fallback.order=random",
+        "treepo.repetition={unit: tokens}",
+        "tree=paper_best",
+        "trainer.nnodes=1",
+    ]
     rest, problems, dry_run = split_arguments(arguments)
     # verl's own entry point needs the plus sign, ours declares the key: the same overrides serve both
-    assert rest == ["treepo.depth=3", "trainer.nnodes=1"]
-    assert [problem.key for problem in problems] == ["treepo.depht", "treepo.advantage.kind"]
+    assert rest == [
+        "treepo.depth=3",
+        "treepo.fallback.order=random",
+        "treepo.repetition={unit: tokens}",
+        "tree=paper_best",
+        "trainer.nnodes=1",
+    ]
+    assert [(problem.key, problem.value) for problem in problems] == [
+        ("treepo.depht", 3),
+        ("treepo.advantage.kind", "a"),
+        ("treepo.fallbak.order", "random"),
+    ]
+    assert "Did you mean treepo.fallback.order?" in problems[2].remedy
     assert dry_run
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
-@pytest.mark.parametrize("preset", ["tiny", "gpu"])
-@pytest.mark.parametrize("partner", [[], ["treepo.sampler=plain", "algorithm.adv_estimator=grpo"]])
-def test_every_preset_composes_and_keeps_the_rules_on_every_platform(platform, preset, partner):
-    with initialize_config_module("recipe.treepo.config", version_base=None):
-        config = compose("treepo_trainer", [f"platform={platform}", f"preset={preset}", *partner])
-    settings = validate(config, check_files=False)
-    assert settings.depth * settings.resolved_segment_length(config.data.max_response_length) >= (
-        config.data.max_response_length
-    )
+def test_every_group_and_key_can_be_given_on_the_command_line():
+    arguments = [f"{name}=null" for name in [*known_groups(), *known_keys()]]
+    assert split_arguments(arguments) == (arguments, [], False)
+    assert known_groups() == [
+        "treepo", "treepo.branching", "treepo.fallback", "treepo.repetition", "treepo.advantage",
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["settings", "tree", "search", "branching", "fallback", "stopping", "metrics"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "settings", "validation", "tree", "search", "level_search", "node_search", "sampling", "branching", "fallback",
+        "stopping", "metrics",
+    ],
+)  # fmt: skip
 def test_the_pure_modules_import_no_torch_ray_or_vllm(module):
     code = f"import sys, recipe.treepo.{module}; print([m for m in ('torch', 'ray', 'vllm') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

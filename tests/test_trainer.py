@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainer hands to the estimator and the logger, with TransferQueue and verl's own steps replaced."""
+"""What the trainers hand to the estimator and the logger, with TransferQueue and verl's own steps replaced."""
 
-from types import SimpleNamespace
+import inspect
 
 import numpy as np
 import pytest
+import transfer_queue as tq
 from omegaconf import OmegaConf
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from recipe.treepo import advantage, trainer
-from recipe.treepo.settings import ConfigError, TreePOSettings
+from recipe.treepo.settings import TREEPO_TRAINERS, ConfigError, TreePOSettings
 from recipe.treepo.trainer import TreePOTrainer
 
 # Rows in an order that verl's balancing could give: two of prompt a, a plain one of b, and a row that verl adds.
@@ -29,45 +31,85 @@ def batch(monkeypatch):
 
     monkeypatch.setattr(trainer.tq, "kv_batch_get", kv_batch_get)
     tags = [{"prompt_len": 7, "response_len": 5, "is_padding": key.startswith("pad")} for key in EXTRA]
-    return SimpleNamespace(keys=list(EXTRA), tags=tags, partition_id="train")
+    return tq.KVBatchMeta(keys=list(EXTRA), tags=tags, partition_id="train")
 
 
-def test_the_estimator_sees_each_rows_own_path_and_none_for_plain_and_padding_rows(batch, monkeypatch):
+@pytest.fixture(params=TREEPO_TRAINERS)
+def instance(request) -> TreePOTrainer:
+    """A trainer of each kind without verl's start-up."""
+    trainer = object.__new__(get_trainer_cls(request.param))
+    trainer.treepo = TreePOSettings()
+    return trainer
+
+
+def test_each_of_verls_trainers_has_one_of_ours_under_the_name_that_the_settings_know():
+    for ours, verls in TREEPO_TRAINERS.items():
+        assert get_trainer_cls(ours).verl_mode == verls
+        # ours first, then verl's own class with all that makes its mode
+        assert get_trainer_cls(ours).__mro__[1:3] == (TreePOTrainer, get_trainer_cls(verls))
+
+
+@pytest.mark.parametrize("mode", TREEPO_TRAINERS.values())
+@pytest.mark.parametrize("step", ["_compute_advantage", "_compute_metrics"])
+def test_ours_take_the_arguments_that_verl_gives_its_own(step, mode):
+    ours, verls = (inspect.signature(getattr(cls, step)).parameters for cls in (TreePOTrainer, get_trainer_cls(mode)))
+    assert list(ours) == list(verls)
+
+
+def test_the_estimator_sees_each_rows_own_path_and_none_for_plain_and_padding_rows(instance, batch, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        PPOTrainerSync, "_compute_advantage", lambda self, batch, metrics: seen.append(advantage._tree_batch.get())
-    )
-    instance = object.__new__(TreePOTrainer)
-    instance.treepo = TreePOSettings()
-    instance._compute_advantage(batch, {})
+
+    def compute(self, batch, metrics):
+        seen.append(advantage._tree_batch.get())
+        return batch
+
+    monkeypatch.setattr(PPOTrainer, "_compute_advantage", compute)
+    assert instance._compute_advantage(batch, {}) is batch
     assert seen[0].node_paths_P == [[1, 3], [], [1, 2], []]
     assert seen[0].settings is instance.treepo.advantage
     assert advantage._tree_batch.get() is None
 
 
-def test_the_metrics_leave_padding_rows_out(batch, monkeypatch):
-    monkeypatch.setattr(PPOTrainerSync, "_compute_metrics", lambda self, *args, **kwargs: None)
+def test_each_local_update_of_a_step_has_the_paths_of_its_own_rows(instance, batch, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        PPOTrainer, "_compute_advantage", lambda self, batch, metrics: seen.append(advantage._tree_batch.get())
+    )
+    for keys in (["a_0_0", "a_1_0"], ["pad_0_0", "b_0_0"]):
+        instance._compute_advantage(batch.select_keys(keys), {})
+    assert [update.node_paths_P for update in seen] == [[[1, 2], [1, 3]], [[], []]]
+
+
+def test_the_metrics_leave_padding_rows_out(instance, batch, monkeypatch):
+    called = []
+    monkeypatch.setattr(PPOTrainer, "_compute_metrics", lambda self, *args, **kwargs: called.append((args, kwargs)))
     metrics = {}
-    object.__new__(TreePOTrainer)._compute_metrics(batch, metrics, {}, global_steps=1, epoch=0)
+    instance._compute_metrics(batch, metrics, {}, global_steps=1, epoch=0)
     # Three real rows, here without tree numbers, count as plain samples: 3 calls, 15 tokens, 21 - 2 of the prompts.
     assert metrics["treepo/engine_calls"] == 3
     assert metrics["treepo/decoded_tokens"] == 15
     assert metrics["treepo/computed_prompt_tokens"] == 19
+    assert called == [((batch, metrics, {}), {"global_steps": 1, "epoch": 0})]
 
 
-def test_verl_sees_its_own_trainer_mode_and_a_wrong_configuration_stops_before_anything_starts(monkeypatch):
+@pytest.mark.parametrize("mode", TREEPO_TRAINERS)
+def test_verl_sees_its_own_trainer_mode_and_a_wrong_configuration_stops_before_anything_starts(mode, monkeypatch):
     config = OmegaConf.create(
         {
             "treepo": {"sampler": "plain"},
-            "algorithm": {"adv_estimator": "treepo"},
-            "trainer": {"use_v1": True, "v1": {"trainer_mode": "treepo_sync"}},
+            "algorithm": {"adv_estimator": "grpo"},
+            "trainer": {"use_v1": True, "v1": {"trainer_mode": mode}},
         }
     )
     started = []
-    monkeypatch.setattr(PPOTrainerSync, "__init__", lambda self, config: started.append(config))
-    TreePOTrainer(config)
-    assert started[0].trainer.v1.trainer_mode == "sync"
+    monkeypatch.setattr(
+        get_trainer_cls(TREEPO_TRAINERS[mode]),
+        "__init__",
+        lambda self, config: started.append(config.trainer.v1.trainer_mode),
+    )
+    get_trainer_cls(mode)(config)
+    assert started == [TREEPO_TRAINERS[mode]]
     config.treepo.depth = 0
     with pytest.raises(ConfigError, match=r"treepo\.depth=0"):
-        TreePOTrainer(config)
+        get_trainer_cls(mode)(config)
     assert len(started) == 1

@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-import random
-from collections import Counter
-
 import pytest
 
-from recipe.treepo.branching import level_budget, share_evenly
 from recipe.treepo.engine import Segment
-from recipe.treepo.fallback import random_segment_boundaries
-from recipe.treepo.stopping import FinishReason, StoppingRules
-from recipe.treepo.tree import ROOT, Tree
-from scripted_engine import EOS, decode
+from recipe.treepo.stopping import FinishReason
+from recipe.treepo.tree import ROOT, Tree, name_order
 
 
 def small_tree() -> Tree:
     """Root -> 1 (tokens 10 11) -> 2 (12) and 3 (13 14); root -> 4 (15). Leaves 2, 3, 4."""
     tree = Tree([1, 2])
-    tree.add(ROOT, Segment([10, 11], [-0.1, -0.2], min_version=3, max_version=3))
-    tree.add(1, Segment([12], [-0.3], min_version=4, max_version=5))
-    tree.add(1, Segment([13, 14], [-0.4, -0.5]))
-    tree.add(ROOT, Segment([15], [-0.6]))
+    tree.add(ROOT, Segment([10, 11], [-0.1, -0.2], min_version=3, max_version=3), key="0")
+    tree.add(1, Segment([12], [-0.3], min_version=4, max_version=5), key="0.0")
+    tree.add(1, Segment([13, 14], [-0.4, -0.5]), key="0.1")
+    tree.add(ROOT, Segment([15], [-0.6]), key="1")
     for leaf, reason in ((2, FinishReason.EOS), (3, FinishReason.LENGTH), (4, FinishReason.EOS)):
         tree.finish(leaf, reason)
     return tree
@@ -30,7 +24,6 @@ def test_a_trajectory_is_the_walk_from_the_root():
     assert tree.path(3) == [0, 1, 3]
     assert tree.response_ids(3) == [10, 11, 13, 14]
     assert tree.response_logprobs(3) == [-0.1, -0.2, -0.4, -0.5]
-    assert tree.input_ids(1) == [1, 2, 10, 11]
     assert tree.tree_path(3) == [(1, 0), (3, 2)]
     assert tree.tree_path(4) == [(4, 0)]
 
@@ -48,20 +41,29 @@ def test_statistics_count_shared_tokens_once_in_unique_and_per_trajectory_in_tot
     assert (statistics["depth_sum"], statistics["depth_max"]) == (2 + 2 + 1, 2)
     assert (statistics["children"], statistics["parents"]) == (4, 2)
     reasons = {reason: statistics[f"finish_{reason}"] for reason in FinishReason}
-    assert reasons == {"eos": 2, "answer": 0, "length": 1, "depth": 0}
+    assert reasons == {"eos": 2, "answer": 0, "stop": 0, "length": 1, "depth": 0, "repetition": 0}
+
+
+def test_what_has_no_leaf_below_is_not_among_the_unique_tokens():
+    tree = small_tree()
+    tree.add(ROOT, Segment([16, 17, 18], [-0.7] * 3), key="2")
+    tree.finish(5, FinishReason.EOS, dropped=True)
+    tree.check()
+    statistics = tree.statistics()
+    assert (statistics["unique_tokens"], statistics["trajectories"], statistics["dropped_paths"]) == (6, 3, 1)
 
 
 def test_a_finished_path_takes_no_child_and_a_parent_does_not_finish():
     tree = small_tree()
     with pytest.raises(AssertionError, match="cannot have children"):
-        tree.add(2, Segment([1], [0.0]))
+        tree.add(2, Segment([1], [0.0]), key="0.0.0")
     with pytest.raises(AssertionError, match="cannot be a leaf"):
         tree.finish(1, FinishReason.EOS)
     with pytest.raises(AssertionError, match="ended already"):
         tree.finish(2, FinishReason.EOS)
 
 
-@pytest.mark.parametrize("damage", ["offset", "depth", "parent", "empty", "reason"])
+@pytest.mark.parametrize("damage", ["offset", "depth", "parent", "empty", "reason", "name", "dropped"])
 def test_check_sees_damage(damage):
     tree = small_tree()
     node = tree.nodes[3]
@@ -76,62 +78,63 @@ def test_check_sees_damage(damage):
             node.segment = Segment([], [])
         case "reason":
             node.finish_reason = None
+        case "name":
+            node.key = "1"
+        case "dropped":
+            node.dropped = True
     with pytest.raises(AssertionError):
         tree.check()
 
 
-@pytest.mark.parametrize(
-    ("width", "finished", "level", "divergence", "budget"),
-    [(8, 0, 1, 3, 3), (8, 0, 3, 3, 8), (8, 3, 4, 2, 5), (8, 2, 2, 2, 4), (8, 7, 3, 2, 1), (8, 0, 5, 1, 5)],
-)
-def test_level_budget_follows_the_rule(width, finished, level, divergence, budget):
-    assert level_budget(width=width, finished=finished, level_size=level, divergence=divergence) == budget
+def test_a_cut_inside_a_segment_splits_its_node_once_and_a_cut_at_a_boundary_none():
+    tree = small_tree()
+    assert tree.node_ending_at(3, 2) == 1
+    assert tree.node_ending_at(3, 0) == ROOT
+    assert len(tree.nodes) == 5
+    upper = tree.node_ending_at(3, 1)
+    tree.check()
+    assert (tree.nodes[upper].key, tree.nodes[upper].segment.token_ids) == ("0@1", [10])
+    assert (tree.nodes[upper].depth, tree.nodes[upper].partial, tree.nodes[upper].segment.min_version) == (1, True, 3)
+    assert (tree.nodes[1].key, tree.nodes[1].segment.token_ids, tree.nodes[1].offset) == ("0", [11], 1)
+    assert tree.path(3) == [0, upper, 1, 3]
+    assert tree.response_ids(3) == [10, 11, 13, 14]
+    assert tree.node_ending_at(2, 1) == upper
+    assert tree.segment_logprobs(1) == [-0.1, -0.2]
 
 
-def test_remainders_go_to_paths_drawn_at_random():
-    rng = random.Random(0)
-    shares = Counter(tuple(share_evenly(8, 3, rng)) for _ in range(3000))
-    # 8 = 2 + 3 + 3: which path gets the small share is a matter of chance, 1000 times each; 5 sigma = 130
-    assert set(shares) == {(2, 3, 3), (3, 2, 3), (3, 3, 2)}
-    assert all(870 < count < 1130 for count in shares.values())
+@pytest.mark.parametrize("cuts", [(1, 3), (3, 1)])
+def test_the_order_of_cuts_does_not_matter(cuts):
+    tree = Tree([1])
+    tree.add(ROOT, Segment([5, 6, 7, 8], [-0.1, -0.2, -0.3, -0.4]), key="0")
+    tree.finish(1, FinishReason.EOS)
+    for cut in cuts:
+        tree.node_ending_at(1, cut)
+    tree.renumber()
+    tree.check()
+    assert [(node.key, node.parent, node.offset, node.segment.token_ids) for node in tree.nodes[1:]] == [
+        ("0@1", 0, 0, [5]),
+        ("0@3", 1, 1, [6, 7]),
+        ("0", 2, 3, [8]),
+    ]
+    assert tree.leaves == [3]
 
 
-def test_fallback_draws_a_leaf_then_one_of_its_inner_boundaries():
-    drawn = Counter(random_segment_boundaries(small_tree(), 6000, random.Random(0)))
-    # Leaves 2 and 3 (each 1/3) offer the root and node 1, leaf 4 (1/3) only the root: root 2/3, node 1 1/3.
-    assert set(drawn) == {ROOT, 1}
-    assert abs(drawn[1] - 2000) < 5 * (6000 * 2 / 9) ** 0.5
+def test_numbers_follow_the_names_and_not_the_order_of_growth():
+    trees = []
+    for order in (("0", "1", "10", "2"), ("10", "2", "1", "0")):
+        tree = Tree([1])
+        for key in order:
+            tree.finish(tree.add(ROOT, Segment([int(key)], [-1.0]), key=key).index, FinishReason.EOS)
+        tree.renumber()
+        tree.check()
+        trees.append([(node.key, node.index) for node in tree.nodes])
+    assert trees[0] == trees[1] == [("", 0), ("0", 1), ("1", 2), ("2", 3), ("10", 4)]
+    assert sorted(["0.10", "0.2", "0.2~1", "0.2@7"], key=name_order)[0] == "0.2"
 
 
-def rules(*order: FinishReason, eos=EOS) -> StoppingRules:
-    return StoppingRules(
-        order=order or tuple(FinishReason), eos_token_ids=frozenset(eos), response_length=40, depth=5, decode=decode
-    )
-
-
-def test_each_end_token_of_the_model_ends_a_path_also_as_the_first_token():
-    assert rules().reason([97, EOS[0]], 1) is FinishReason.EOS
-    assert rules().reason([EOS[1]], 1) is FinishReason.EOS
-    assert rules().reason([EOS[1], 97], 1) is None
-    assert rules(eos=()).reason([97, EOS[0]], 1) is None
-
-
-def test_an_answer_across_a_segment_boundary_is_seen():
-    response = list(b"so \\boxed{4" + b"2}")
-    assert rules().reason(response[:-2], 1) is None
-    assert rules().reason(response, 2) is FinishReason.ANSWER
-
-
-def test_the_first_rule_in_the_order_names_the_reason():
-    full = [*[97] * 39, EOS[0]]
-    assert rules().reason(full, 5) is FinishReason.EOS
-    order = (FinishReason.DEPTH, FinishReason.EOS, FinishReason.LENGTH)
-    assert rules(*order).reason(full, 5) is FinishReason.DEPTH
-    assert rules(*order).reason(list(b"\\boxed{1}"), 4) is None
-    assert rules().reason([97] * 40, 5) is FinishReason.LENGTH
-    assert rules().reason([97] * 39, 5) is FinishReason.DEPTH
-
-
-def test_rules_that_need_not_end_are_refused():
-    with pytest.raises(AssertionError, match="need not end"):
-        rules(FinishReason.EOS, FinishReason.DEPTH)
+def test_names_are_given_once():
+    tree = small_tree()
+    root = tree.nodes[ROOT]
+    assert [root.new_child_key(), root.new_child_key()] == ["0", "1"]
+    leaf = tree.nodes[2]
+    assert [leaf.new_child_key(), leaf.new_fallback_key(), leaf.new_child_key()] == ["0.0.0", "0.0~1", "0.0.2"]

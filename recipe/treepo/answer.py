@@ -81,6 +81,12 @@ def has_complete_box(text: str) -> bool:
 
     An empty `\boxed{}` does not count, so that a model which repeats the instruction may go on.
     """
+    # Asked at every segment boundary, mostly of texts without a box. What comes before the first one cannot matter:
+    # braces that are open there close after the box, and it is a box however many backslashes stand before its own.
+    first = text.find("\\boxed")
+    if first < 0:
+        return False
+    text = text[first:]
     return any(
         content_end is not None and text[content_start:content_end].strip() != ""
         for _, content_start, content_end in _boxes(text)

@@ -1,31 +1,177 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many children the open paths of a level get."""
+"""How many children the open paths of a tree get, and which of them get more (TreePO, section 2)."""
 
+import math
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
 
-def level_budget(*, width: int, finished: int, level_size: int, divergence: int) -> int:
-    """Return how many segments the next level of a prompt's tree may have (TreePO, section 2).
+class Budget(StrEnum):
+    """What bounds the number of segments that are sampled next."""
 
-    What stopped paths leave is thus transferred to the open ones of their level.
+    TRANSFER = "transfer"  # divergence for each path of the level; what stopped paths leave goes to the open ones
+    NODE = "node"  # divergence for each path, whatever becomes of the others: nothing is compared or waited for
+    LEVEL_TOKENS = "level_tokens"  # a number of tokens for each level of a prompt
+    TOTAL_TOKENS = "total_tokens"  # like transfer, and the width follows from a number of response tokens per prompt
+
+
+class Share(StrEnum):
+    """What the share of a path in its level's budget follows."""
+
+    EVEN = "even"
+    PATH_SUM = "path_sum"  # log-probability of the path
+    PATH_MEAN = "path_mean"  # the same per token
+    SEGMENT_SUM = "segment_sum"  # log-probability of the path's last segment
+    SEGMENT_MEAN = "segment_mean"  # the same per token
+    ENTROPY = "entropy"  # estimated entropy per token of the last segment
+
+
+class Favour(StrEnum):
+    """Which end of the scale gets more children."""
+
+    HIGH = "high"
+    LOW = "low"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchingRules:
+    """How a tree branches.
+
+    Attributes:
+        budget: What bounds the number of segments that are sampled next.
+        divergence: Lowest and highest number of children per path, drawn anew for every level (with NODE for every
+            path).
+        init_divergence: Lowest and highest number of children of the root, drawn for every prompt.
+        max_divergence: Most children of a node when it branches, None for no limit. The root is not meant.
+        level_tokens: With LEVEL_TOKENS: most tokens that the segments of one level may have.
+        total_tokens: With TOTAL_TOKENS: most response tokens that the trajectories of a prompt may have in all.
+        min_width: With TOTAL_TOKENS: trajectories that a prompt gets at least.
+        share: What the share of a path follows.
+        favour: Whether high or low values get more.
+        temperature: Of the softmax over the values; above 0.
+    """
+
+    budget: Budget = Budget.TRANSFER
+    divergence: tuple[int, int] = (2, 2)
+    init_divergence: tuple[int, int] = (2, 2)
+    max_divergence: int | None = None
+    level_tokens: int | None = None
+    total_tokens: int | None = None
+    min_width: int | None = None
+    share: Share = Share.EVEN
+    favour: Favour = Favour.HIGH
+    temperature: float = 1.0
+
+
+def level_limit(rules: BranchingRules, *, level_size: int, segment_length: int, rng: random.Random) -> int:
+    """Return how many segments the next level of a tree may have before width is taken into account.
 
     Args:
-        width: Trajectories wanted for the prompt.
-        finished: Trajectories that have ended so far.
-        level_size: Paths of the level that was just sampled, the ones that ended at it included.
-        divergence: Children per path.
+        rules: Any but NODE, which has no levels.
+        level_size: Paths of the level that was just sampled, the ones that ended at it included: what those leave is
+            thus transferred to the open ones.
+        segment_length: Most tokens of a segment.
+        rng: For the divergence of the level.
     """
-    return min(width - finished, divergence * level_size)
+    if rules.budget is Budget.LEVEL_TOKENS:
+        assert rules.level_tokens is not None
+        return rules.level_tokens // segment_length
+    return rng.randint(*rules.divergence) * level_size
 
 
-def share_evenly(budget: int, paths: int, rng: random.Random) -> list[int]:
-    """Share ``budget`` children out among ``paths`` open paths: equal shares, the remainder to paths drawn at random.
+def width_within(
+    rules: BranchingRules, *, width: int, finished: int, finished_tokens: int, response_length: int
+) -> int:
+    """Return how many trajectories a prompt is to have, as far as is known.
 
-    Every path gets at least one child as long as ``budget >= paths``, which the search guarantees.
+    With TOTAL_TOKENS each trajectory that has not ended is counted with the tokens that it may still come to, so the
+    number grows as trajectories turn out shorter, never shrinks, and the budget is never exceeded.
+
+    Args:
+        rules: With any other budget the answer is ``width``.
+        width: Most trajectories of the prompt.
+        finished: Trajectories that have ended.
+        finished_tokens: Their response tokens in all, shared ones counted for each.
+        response_length: Most tokens of a response.
     """
-    assert budget >= paths > 0, f"{budget} children are too few for {paths} open paths"
-    share, remainder = divmod(budget, paths)
-    shares = [share] * paths
-    for path in rng.sample(range(paths), remainder):
-        shares[path] += 1
+    if rules.budget is not Budget.TOTAL_TOKENS:
+        return width
+    assert rules.total_tokens is not None and rules.min_width is not None
+    affordable = finished + max(0, rules.total_tokens - finished_tokens) // response_length
+    return min(width, max(rules.min_width, affordable))
+
+
+def reachable_leaves(rules: BranchingRules, levels_left: Sequence[int], *, segment_length: int) -> int:
+    """Return an upper bound of the trajectories that branches can become by branching further.
+
+    Args:
+        rules: Any but NODE.
+        levels_left: For each branch, the segments that may follow the one that it is to sample.
+        segment_length: Most tokens of a segment.
+    """
+    if not levels_left:
+        return 0
+    if rules.budget is Budget.LEVEL_TOKENS:
+        assert rules.level_tokens is not None
+        bound = (rules.level_tokens // segment_length) * (max(levels_left) + 1)
+    else:
+        bound = len(levels_left) * rules.divergence[1] ** max(levels_left)
+    if rules.max_divergence is not None:
+        bound = min(bound, sum(rules.max_divergence**left for left in levels_left))
+    return max(bound, len(levels_left))
+
+
+def share_weights(values: Sequence[float], rules: BranchingRules) -> list[float]:
+    """Return the softmax of ``values``, upside down where low ones are favoured."""
+    sign = 1.0 if rules.favour is Favour.HIGH else -1.0
+    scores = [sign * value / rules.temperature for value in values]
+    highest = max(scores)
+    return [math.exp(score - highest) for score in scores]
+
+
+def share_out(total: int, weights: Sequence[float], *, most: int | None, rng: random.Random) -> list[int]:
+    """Share ``total`` children out among open paths: one each, the rest in proportion to the weights.
+
+    Whole parts are given for certain, what remains is drawn so that each path's expected share is its exact one. A path
+    that has ``most`` already leaves the rest to the others; what none of them may take is not given out.
+
+    Args:
+        total: Children to give, at least one per path.
+        weights: Not negative; equal ones share evenly.
+        most: Most children of a path, None for no limit.
+        rng: For the remainders.
+    """
+    assert total >= len(weights) > 0, f"{total} children are too few for {len(weights)} open paths"
+    shares = [1] * len(weights)
+    rest = total - len(weights)
+    while rest > 0:
+        takers = [path for path, share in enumerate(shares) if most is None or share < most]
+        if not takers:
+            break
+        scale = sum(weights[path] for path in takers)
+        exact = [rest * weights[path] / scale if scale > 0 else rest / len(takers) for path in takers]
+        for path, extra in zip(takers, _round_at_random(exact, rest, rng), strict=True):
+            taken = extra if most is None else min(extra, most - shares[path])
+            shares[path] += taken
+            rest -= taken
+    return shares
+
+
+def _round_at_random(exact: Sequence[float], total: int, rng: random.Random) -> list[int]:
+    """Round numbers that add up to ``total`` to whole ones that do, each up or down, right on average.
+
+    Systematic sampling: the numbers are laid end to end in a random order, and a ruler with marks one apart, put down
+    at random, tells how many whole units fall to each.
+    """
+    order = list(range(len(exact)))
+    rng.shuffle(order)
+    shares, mark, position, given = [0] * len(exact), rng.random(), 0.0, 0
+    for rank, path in enumerate(order):
+        position += exact[path]
+        # The last one takes what rounding errors of the sum would lose.
+        count = total - given if rank == len(order) - 1 else min(total, max(0, math.ceil(position - mark))) - given
+        shares[path] = count
+        given += count
     return shares

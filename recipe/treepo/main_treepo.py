@@ -15,7 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings import ConfigError, Problem, known_keys, unknown_key, validate
+from recipe.treepo.settings import ConfigError, Problem, known_groups, known_keys, unknown_key
+from recipe.treepo.validation import validate
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Problem], bool]:
@@ -27,7 +28,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Problem],
     """
     rest, problems = [], []
     parser = OverridesParser.create()
-    known = {*known_keys(), "treepo", "treepo.advantage"}
+    known = {*known_keys(), *known_groups()}
     for argument in arguments:
         if argument == "--dry-run":
             continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tree rollouts inside verl's agent loops; the only file that knows verl's workers and servers.
+"""Tree rollouts inside verl's agent loops; the only file that knows verl's workers.
 
 verl starts ``rollout.n`` agent loops ("sessions") per prompt in
 ``verl.trainer.ppo.v1.agent_loop_tq.AgentLoopWorkerTQ._run_prompt``, and puts what each returns into TransferQueue
@@ -8,16 +8,17 @@ trajectories that it returns is stored and scored as a session of its own.
 """
 
 import asyncio
-import hashlib
 import json
-import random
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import ray
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDict
 from verl.experimental.agent_loop.agent_loop import (
     AgentLoopBase,
     AgentLoopMetrics,
@@ -26,91 +27,43 @@ from verl.experimental.agent_loop.agent_loop import (
 )
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.rollout_trace import rollout_trace_op
+from verl.utils.tensordict_utils import get_non_tensor_data
 from verl.workers.config import HFModelConfig
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from recipe.treepo.engine import Segment
 from recipe.treepo.search import grow_tree
-from recipe.treepo.settings import REPLACED_AGENT, Sampler, TreePOSettings, load_settings, validate_trees
-from recipe.treepo.stopping import StoppingRules
+from recipe.treepo.server import ServerEngine, derive_seed, tree_client
+from recipe.treepo.settings import REPLACED_AGENT, Sampler, TreePOSettings, load_settings
 from recipe.treepo.tree import Tree
+from recipe.treepo.validation import validate_trees
 
 TREE_AGENT = "treepo_agent"
+# Field of the data set's rows in which the manager numbers the prompts of a step.
+TREE_NUMBER = "tree_number"
 
 
-class ServerEngine:
-    """Continue prefixes with verl's inference servers, all requests of a tree on one replica.
-
-    Under ``rollout.full_determinism`` verl routes by a hash of the id that it also hands to the engine, and requests
-    in flight need ids of their own: with several replicas a tree's requests are then spread over them.
-    """
-
-    def __init__(
-        self,
-        client: LLMServerClient,
-        sampling_params: dict[str, Any],
-        *,
-        seed: int | None,
-        priority: int,
-        record: bool = False,
-    ) -> None:
-        """Make the engine of one tree.
-
-        Args:
-            client: Routes requests with the same id to the same replica, so that a tree meets its own prefixes in
-                the replica's cache.
-            sampling_params: As verl's agent loops get them, with the stop tokens added.
-            seed: Seed of the tree where ``rollout.full_determinism`` is on: each request then gets a seed and an id
-                of its own, derived from this and its node, because verl gives all requests one seed and passes the
-                id through to the engine. None to leave sampling to the engine's generator.
-            priority: Priority of the tree's requests in the engine's queue, as verl sets it.
-            record: Whether to keep all calls in ``calls``.
-        """
-        self._record = record
-        self._client = client
-        self._sampling_params = {**sampling_params, "logprobs": True}
-        self._seed = seed
-        self._priority = priority
-        self._tree_id = uuid4().hex
-        self.calls: list[dict[str, Any]] = []
-
-    async def extend(self, input_ids: list[int], *, max_tokens: int, node: int) -> Segment:
-        """See :class:`recipe.treepo.engine.SegmentEngine`."""
-        params = {**self._sampling_params, "max_tokens": max_tokens}
-        request_id = self._tree_id
-        if self._seed is not None:
-            params["seed"] = derive_seed(self._seed, node) % 2**31
-            request_id = f"tree-{self._seed:x}-{node}"
-        output = await self._client.generate(
-            request_id=request_id, prompt_ids=input_ids, sampling_params=params, priority=self._priority
-        )
-        if output.stop_reason in ("aborted", "abort"):
-            raise RuntimeError(f"the engine aborted the request for node {node}")
-        fields = output.extra_fields
-        if self._record:
-            self.calls.append({"node": node, "input_ids": input_ids, "output_ids": list(output.token_ids)})
-        return Segment(
-            token_ids=list(output.token_ids),
-            logprobs=list(output.log_probs or []),
-            cached_tokens=fields.get("num_cached_tokens") or 0,
-            min_version=fields.get("min_global_steps"),
-            max_version=fields.get("max_global_steps"),
-        )
-
-
-def derive_seed(*parts: Any) -> int:
-    """Return 64 bits that depend on all ``parts`` and on nothing else, equal in every process."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TreeJob:
-    """What a worker tells the agent loop of one prompt; it travels among the fields of the data set's row."""
+    """What a worker tells the agent loop of one prompt; it travels among the fields of the data set's row.
+
+    Attributes:
+        width: Trajectories wanted.
+        settings: How to search.
+        progress: How far training is, 0 to 1, for what changes in its course.
+        seed: Of this tree, the same in every run.
+        eos_token_ids: All end tokens of the model; empty to ignore them.
+        replaced_agent: The agent that the row asks for.
+        client: Made by :func:`recipe.treepo.server.tree_client`, once per worker: a client asks the load balancer what
+            it wants to know about requests when it sends its first.
+    """
 
     width: int
     settings: TreePOSettings
+    progress: float
+    seed: int
     eos_token_ids: frozenset[int]
     replaced_agent: str
+    client: LLMServerClient
 
 
 @register(TREE_AGENT)
@@ -121,13 +74,17 @@ class TreeAgentLoop(AgentLoopBase):
     async def run(  # type: ignore[override]
         self, sampling_params: dict[str, Any], *, tree_job: TreeJob, priority: int = 0, **kwargs: Any
     ) -> list[AgentLoopOutput]:
-        """Return exactly ``tree_job.width`` trajectories of one prompt.
+        """Return the trajectories of one prompt.
 
         Args:
             sampling_params: Temperature and so on, as verl's own loops get them.
             tree_job: How to search.
             priority: As verl's own loops get it.
             **kwargs: Fields of the data set's row.
+
+        Raises:
+            ValueError: if a tree cannot take the place of what the row asks for.
+            SearchError: if the trajectories could not be had; verl logs it and gives the prompt up.
         """
         if tree_job.replaced_agent != REPLACED_AGENT:
             raise ValueError(
@@ -138,33 +95,40 @@ class TreeAgentLoop(AgentLoopBase):
         if await self.process_multi_modal_info(messages):
             raise ValueError("trees are text only: use treepo.sampler=plain for prompts with images, video or audio")
         prompt_ids = await self.ct_build_initial_tokens(messages)
-        settings, rollout = tree_job.settings, self.rollout_config
-        seed = derive_seed(rollout.seed, int(kwargs["global_steps"]), str(kwargs.get("index")), prompt_ids)
-        engine = ServerEngine(
-            self.server_manager,
-            {**sampling_params, "stop_token_ids": sorted(tree_job.eos_token_ids)},
-            seed=seed if rollout.full_determinism else None,
-            priority=int(priority),
-            record=settings.dump_dir is not None,
-        )
-        tree = await grow_tree(
-            prompt_ids,
-            engine=engine,
-            shape=settings.shape(width=tree_job.width, response_length=rollout.response_length),
-            stopping=StoppingRules(
-                order=settings.stopping,
-                eos_token_ids=tree_job.eos_token_ids,
-                response_length=rollout.response_length,
-                depth=settings.depth,
-                decode=partial(self.tokenizer.decode, skip_special_tokens=True),
-            ),
-            rng=random.Random(seed),
-        )
-        if settings.dump_dir is not None:
-            folder = Path(settings.dump_dir) / f"step_{kwargs['global_steps']}"
+        engine = self._engine(tree_job, sampling_params, priority)
+        tree = await self._grow(tree_job, prompt_ids, engine)
+        if tree_job.settings.dump_dir is not None:
+            folder = Path(tree_job.settings.dump_dir) / f"step_{kwargs['global_steps']}"
             await self.loop.run_in_executor(None, _dump, tree, engine.calls, folder / f"{kwargs['uid']}.json")
         statistics = tree.statistics()
         return [_trajectory(tree, leaf, statistics) for leaf in tree.leaves]
+
+    def _engine(self, job: TreeJob, sampling_params: dict[str, Any], priority: int) -> ServerEngine:
+        rollout = self.rollout_config
+        return ServerEngine(
+            job.client,
+            {**sampling_params, "stop_token_ids": sorted(job.eos_token_ids)},
+            seed=job.seed if rollout.full_determinism else None,
+            priority=int(priority),
+            # verl starts vLLM with a tokenizer, without which an engine cannot see texts; other engines run on to
+            # the end of the segment, and the search cuts.
+            stop_strings=job.settings.stop_strings if rollout.name == "vllm" else (),
+            record=job.settings.dump_dir is not None,
+        )
+
+    async def _grow(self, job: TreeJob, prompt_ids: list[int], engine: ServerEngine) -> Tree:
+        response_length = self.rollout_config.response_length
+        return await grow_tree(
+            prompt_ids,
+            engine=engine,
+            shape=job.settings.shape(width=job.width, response_length=response_length, progress=job.progress),
+            stopping=job.settings.stopping_rules(
+                eos_token_ids=job.eos_token_ids,
+                response_length=response_length,
+                decode=partial(self.tokenizer.decode, skip_special_tokens=True),
+            ),
+            seed=job.seed,
+        )
 
 
 def _trajectory(tree: Tree, leaf: int, statistics: dict[str, Any]) -> AgentLoopOutput:
@@ -197,10 +161,12 @@ def _dump(tree: Tree, calls: list[dict[str, Any]], path: Path) -> None:
         {
             "index": node.index,
             "parent": node.parent,
+            "key": node.key,
             "offset": node.offset,
             "token_ids": node.segment.token_ids,
             "logprobs": node.segment.logprobs,
             "finish_reason": node.finish_reason,
+            "dropped": node.dropped,
         }
         for node in tree.nodes
     ]
@@ -217,6 +183,20 @@ def eos_token_ids(model: HFModelConfig) -> frozenset[int]:
     return frozenset(ids)
 
 
+def training_progress(config: DictConfig, global_steps: int) -> float:
+    """Return how far training is: 0 at its first step, 1 at its last, 0 where its length is not known."""
+    total = OmegaConf.select(config, "trainer.total_training_steps")
+    if total is None:
+        # PPOTrainer._init_dataloader writes the length that follows from the data set into the optimizer's
+        # configuration only, counted in updates: parameter_sync_step of them make a step.
+        updates = OmegaConf.select(config, "actor_rollout_ref.actor.optim.total_training_steps") or 0
+        mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
+        total = updates // (OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1)
+    if total < 1:
+        return 0.0
+    return min(1.0, max(0.0, (global_steps - 1) / max(1, total - 1)))
+
+
 # Ray refuses to subclass an actor class; what it was made from can be subclassed.
 _WorkerBase = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
@@ -229,19 +209,15 @@ class TreeAgentLoopWorker(_WorkerBase):
         super().__init__(*args, **kwargs)
         self.settings = load_settings(self.config)
         self.eos_token_ids = frozenset() if self.rollout_config.ignore_eos else eos_token_ids(self.model_config)
+        self.tree_client = tree_client(self.llm_client)
 
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
     ) -> None:
+        # verl hands what is left in the row to its loops and stores it with every trajectory.
+        number = int(prompt.pop(TREE_NUMBER))
         if self._samples_tree(prompt, trajectory["validate"]):
-            rollout = self.config.actor_rollout_ref.rollout
-            n = rollout.val_kwargs.n if trajectory["validate"] else rollout.n
-            job = TreeJob(
-                width=int(prompt.get("__rollout_n__", n)),
-                settings=self.settings,
-                eos_token_ids=self.eos_token_ids,
-                replaced_agent=prompt["agent_name"],
-            )
+            job = self._job(prompt, trajectory["validate"], number)
             prompt = {**prompt, "agent_name": TREE_AGENT, "tree_job": job, "__rollout_n__": 1}
         await super()._run_prompt(prompt, sampling_params, trajectory, trace)
 
@@ -250,6 +226,20 @@ class TreeAgentLoopWorker(_WorkerBase):
             return False
         # verl asks for a greedy sample beside the others where an estimator (remax) needs a baseline.
         return bool(prompt.get("__do_sample__", True))
+
+    def _job(self, prompt: dict[str, Any], validate: bool, number: int) -> TreeJob:
+        rollout, step = self.config.actor_rollout_ref.rollout, int(prompt["global_steps"])
+        n = rollout.val_kwargs.n if validate else rollout.n
+        return TreeJob(
+            width=int(prompt.get("__rollout_n__", n)),
+            settings=self.settings,
+            progress=training_progress(self.config, step),
+            # Neither uid nor index will do: verl draws the uid at random, and rows of a data set may have one index.
+            seed=derive_seed(rollout.seed, "val" if validate else "train", step, number),
+            eos_token_ids=self.eos_token_ids,
+            replaced_agent=prompt["agent_name"],
+            client=self.tree_client,
+        )
 
     async def _agent_loop_postprocess(
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
@@ -276,3 +266,17 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         super().__init__(*args, **kwargs)
         validate_trees(self.config)
         self.agent_loop_workers_class = TreeAgentLoopWorker
+        self._prompts_of_step: Counter[tuple[bool, int]] = Counter()
+
+    def generate_sequences(self, prompts: TensorDict) -> None:
+        """Number the prompts within their step, then dispatch them.
+
+        verl dispatches the prompts of a step in several calls where it refills, and divides each among the workers, so
+        that only the manager can number them.
+        """
+        validate = bool(get_non_tensor_data(prompts, "validate", False))
+        step = validate, int(get_non_tensor_data(prompts, "global_steps", None))
+        first = self._prompts_of_step[step]
+        self._prompts_of_step[step] += len(prompts)
+        prompts[TREE_NUMBER] = torch.arange(first, first + len(prompts))
+        super().generate_sequences(prompts)

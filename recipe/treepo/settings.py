@@ -1,28 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed settings of the recipe and the rules that they must keep.
+"""Typed settings of the recipe, and how they are read.
 
 The keys live under ``treepo:`` at the top level of verl's configuration, because verl rejects unknown keys inside
-its own groups. ``config/treepo_trainer.yaml`` declares and explains them; a test holds the two together. Imports no
-torch, ray or vllm: everything here is checked before any of them is started.
+its own groups. ``config/treepo_trainer.yaml`` declares and explains them; a test holds the two together. What the keys
+must keep among each other: ``validation.py``. Imports no torch, ray or vllm: everything is checked before any of them
+is started.
 """
 
-import os
-import re
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
+from recipe.treepo.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
 from recipe.treepo.search import SearchShape
-from recipe.treepo.stopping import FinishReason
+from recipe.treepo.stopping import FinishReason, Repetition, RepetitionUnit, StoppingRules
 
-TREE_MANAGER = "recipe.treepo.rollout.TreeAgentLoopManager"
-TREEPO_TRAINER = "treepo_sync"
+# Our trainers by the name that trainer.v1.trainer_mode chooses, and verl's trainer that each of them extends.
+TREEPO_TRAINERS = {
+    "treepo_sync": "sync",
+    "treepo_colocate_async": "colocate_async",
+    "treepo_separate_async": "separate_async",
+}
 # The agent that a tree takes the place of; other agents talk to tools or users, which trees do not do yet.
 REPLACED_AGENT = "single_turn_agent"
+OPTIONAL_RULES = (FinishReason.ANSWER, FinishReason.STOP, FinishReason.REPETITION)
 
 
 class Sampler(StrEnum):
@@ -78,15 +86,34 @@ class AdvantageSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreePOSettings:
-    """The ``treepo`` group. Meanings, units and ranges: ``config/treepo_trainer.yaml``."""
+    """The ``treepo`` group. Meanings, units and ranges: ``config/treepo_trainer.yaml``.
+
+    Three keys of it, ``divergence``, ``init_divergence`` and ``max_divergence``, are in ``branching``.
+
+    Attributes:
+        branching: Its own temperature is not used.
+        temperature: First and last value of ``treepo.branching.temperature`` over training.
+    """
 
     sampler: Sampler = Sampler.TREE
     width: int | None = None
     depth: int = 7
     segment_length: int | None = None
-    divergence: int = 2
-    init_divergence: tuple[int, int] = (2, 2)
-    stopping: tuple[FinishReason, ...] = tuple(FinishReason)
+    branching: BranchingRules = field(default_factory=BranchingRules)
+    temperature: tuple[float, float] = (1.0, 1.0)
+    fallback: FallbackRules = field(default_factory=FallbackRules)
+    run_on: int | None = None
+    stopping: tuple[FinishReason, ...] = (
+        FinishReason.ANSWER,
+        FinishReason.EOS,
+        FinishReason.LENGTH,
+        FinishReason.DEPTH,
+    )
+    answer_needs_eos: bool = False
+    stop_strings: tuple[str, ...] = ()
+    repetition: Repetition = field(default_factory=Repetition)
+    min_response_length: int = 0
+    retries: int = 2
     validate_with_tree: bool = False
     dump_dir: str | None = None
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
@@ -95,13 +122,34 @@ class TreePOSettings:
         """Return tokens per segment: as set, or the least with which ``depth`` segments hold a whole response."""
         return self.segment_length or -(-response_length // self.depth)
 
-    def shape(self, *, width: int, response_length: int) -> SearchShape:
-        """Return how the tree of one prompt grows."""
+    def shape(self, *, width: int, response_length: int, progress: float) -> SearchShape:
+        """Return how the tree of one prompt grows; ``progress`` is how far training is, 0 to 1."""
+        first, last = self.temperature
+        # A half cosine: slow at the beginning and at the end.
+        temperature = first + (last - first) * (1 - math.cos(math.pi * progress)) / 2
         return SearchShape(
             width=width,
             segment_length=self.resolved_segment_length(response_length),
-            divergence=self.divergence,
-            init_divergence=self.init_divergence,
+            branching=replace(self.branching, temperature=temperature),
+            fallback=self.fallback,
+            run_on=self.run_on,
+            retries=self.retries,
+        )
+
+    def stopping_rules(
+        self, *, eos_token_ids: frozenset[int], response_length: int, decode: Callable[[list[int]], str]
+    ) -> StoppingRules:
+        """Return when paths end; the arguments are those of :class:`recipe.treepo.stopping.StoppingRules`."""
+        return StoppingRules(
+            order=self.stopping,
+            eos_token_ids=eos_token_ids,
+            response_length=response_length,
+            depth=self.depth,
+            decode=decode,
+            answer_needs_eos=self.answer_needs_eos,
+            stop_strings=self.stop_strings,
+            repetition=self.repetition,
+            min_length=self.min_response_length,
         )
 
 
@@ -111,43 +159,13 @@ def load_settings(config: DictConfig) -> TreePOSettings:
     Raises:
         ConfigError: naming every unknown key and every value of a wrong type or range.
     """
-    settings, problems = _parse_settings(config)
+    settings, problems = parse_settings(config)
     if settings is None:
         raise ConfigError(problems)
     return settings
 
 
-def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
-    """Check the ``treepo`` group, how it fits verl's own keys, and that the files exist.
-
-    Raises:
-        ConfigError: listing all problems found.
-    """
-    settings, problems = _parse_settings(config)
-    if settings is not None:
-        problems += _relation_problems(settings, config)
-    if check_files:
-        problems += _missing_files(config)
-    if problems:
-        raise ConfigError(problems)
-    assert settings is not None
-    return settings
-
-
-def validate_trees(config: DictConfig) -> None:
-    """Check the ``treepo`` group and that the trees fit the rollout; for runs of verl's own entry point.
-
-    Raises:
-        ConfigError: listing all problems found.
-    """
-    settings, problems = _parse_settings(config)
-    if settings is not None and settings.sampler is Sampler.TREE:
-        problems += _tree_problems(settings, config)
-    if problems:
-        raise ConfigError(problems)
-
-
-# --- reading the group -----------------------------------------------------------------------------------------
+# --- values ----------------------------------------------------------------------------------------------------
 
 
 def _integer(minimum: int) -> Callable[[Any], int]:
@@ -178,10 +196,16 @@ def _boolean(value: Any) -> bool:
     return value
 
 
-def _text(value: Any) -> str:
+def _path(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("must be a path")
     return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
+        raise ValueError("must be a list of texts that are not empty")
+    return tuple(value)
 
 
 def _range(value: Any) -> tuple[int, int]:
@@ -194,221 +218,148 @@ def _range(value: Any) -> tuple[int, int]:
     return bounds[0], bounds[1]
 
 
+def _schedule(value: Any) -> tuple[float, float]:
+    """Read a number or [first, last]."""
+    ends = value if isinstance(value, list) else [value, value]
+    if len(ends) != 2 or any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
+        raise ValueError("must be a number or [first, last] over training")
+    if not all(0 < end < math.inf for end in ends):
+        raise ValueError("must be above 0")
+    return float(ends[0]), float(ends[1])
+
+
 def _rules(value: Any) -> tuple[FinishReason, ...]:
     rules = list(FinishReason)
     if not isinstance(value, list) or any(rule not in rules for rule in value) or len(set(value)) != len(value):
         raise ValueError(f"must be a list of distinct rules out of {', '.join(rules)}")
-    missing = [rule for rule in rules if rule not in value and rule is not FinishReason.ANSWER]
+    missing = [rule for rule in rules if rule not in value and rule not in OPTIONAL_RULES]
     if missing:
-        raise ValueError(f"must contain {' and '.join(missing)} (only {FinishReason.ANSWER} can be left out)")
+        raise ValueError(f"must contain {' and '.join(missing)} (only {', '.join(OPTIONAL_RULES)} can be left out)")
     return tuple(FinishReason(rule) for rule in value)
 
 
-_ADVANTAGE_KEYS: dict[str, Callable[[Any], Any]] = {
-    "aggregation": _choice(Aggregation),
-    "normalization": _choice(Normalization),
-}
-_KEYS: dict[str, Callable[[Any], Any]] = {
+# --- the group -------------------------------------------------------------------------------------------------
+
+_Parser = Callable[[Any], Any]
+_KEYS: dict[str, _Parser | dict[str, _Parser]] = {
     "sampler": _choice(Sampler),
     "width": _optional(_integer(1)),
     "depth": _integer(1),
     "segment_length": _optional(_integer(1)),
-    "divergence": _integer(1),
+    "divergence": _range,
     "init_divergence": _range,
+    "max_divergence": _optional(_integer(1)),
+    "branching": {
+        "budget": _choice(Budget),
+        "level_tokens": _optional(_integer(1)),
+        "total_tokens": _optional(_integer(1)),
+        "min_width": _optional(_integer(1)),
+        "share": _choice(Share),
+        "favour": _choice(Favour),
+        "temperature": _schedule,
+    },
+    "fallback": {
+        "start": _choice(FallbackStart),
+        "order": _choice(PathOrder),
+        "self_ended_only": _boolean,
+        "min_segments": _integer(1),
+        "point": _choice(ResumePoint),
+        "window": _optional(_integer(1)),
+        "block_length": _integer(1),
+    },
+    "run_on": _optional(_integer(1)),
     "stopping": _rules,
+    "answer_needs_eos": _boolean,
+    "stop_strings": _texts,
+    "repetition": {
+        "unit": _choice(RepetitionUnit),
+        "window": _integer(1),
+        "count": _integer(2),
+    },
+    "min_response_length": _integer(0),
+    "retries": _integer(0),
     "validate_with_tree": _boolean,
-    "dump_dir": _optional(_text),
+    "dump_dir": _optional(_path),
+    "advantage": {
+        "aggregation": _choice(Aggregation),
+        "normalization": _choice(Normalization),
+    },
 }
 
 
-def _parse_settings(config: DictConfig) -> tuple[TreePOSettings | None, list[Problem]]:
+def parse_settings(config: DictConfig) -> tuple[TreePOSettings | None, list[Problem]]:
+    """Read the ``treepo`` group; return all problems found, and the settings if there are none."""
     problems: list[Problem] = []
     try:
         group = OmegaConf.select(config, "treepo")
-        raw = OmegaConf.to_container(group, resolve=True) if OmegaConf.is_config(group) else group or {}
+        raw = OmegaConf.to_container(group, resolve=True) if OmegaConf.is_config(group) else group
     except OmegaConfBaseException as error:
         return None, [Problem("treepo", "...", f"cannot be resolved ({error})", "Correct the interpolation.")]
-    if not isinstance(raw, Mapping):
-        return None, [Problem("treepo", raw, "must be a group of keys", _known("treepo", [*_KEYS, "advantage"]))]
-    raw = dict(raw)
-    advantage_raw = raw.pop("advantage", None) or {}
-    values = _parse_group("treepo", raw, _KEYS, [*_KEYS, "advantage"], problems)
-    advantage = _parse_group("treepo.advantage", advantage_raw, _ADVANTAGE_KEYS, [*_ADVANTAGE_KEYS], problems)
-    if problems:
-        return None, problems
-    return TreePOSettings(**values, advantage=AdvantageSettings(**advantage)), []
+    values = _parse_group("treepo", raw, _KEYS, problems)
+    return (None, problems) if problems else (_build(values), [])
 
 
-def _parse_group(
-    name: str, raw: Any, parsers: Mapping[str, Callable[[Any], Any]], known: list[str], problems: list[Problem]
-) -> dict[str, Any]:
+def _parse_group(name: str, raw: Any, parsers: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    if raw is None:
+        return {}
     if not isinstance(raw, Mapping):
-        problems.append(Problem(name, raw, "must be a group of keys", _known(name, known)))
+        problems.append(Problem(name, raw, "must be a group of keys", _keys_of(name)))
         return {}
     values = {}
     for key, value in raw.items():
-        if key not in parsers:
+        parser = parsers.get(key)
+        if parser is None:
             problems.append(unknown_key(f"{name}.{key}", value))
-            continue
-        try:
-            values[key] = parsers[key](value)
-        except ValueError as error:
-            remedy = "See recipe/treepo/config/treepo_trainer.yaml for what the key means."
-            problems.append(Problem(f"{name}.{key}", value, str(error), remedy))
+        elif isinstance(parser, dict):
+            values[key] = _parse_group(f"{name}.{key}", value, parser, problems)
+        else:
+            try:
+                values[key] = parser(value)
+            except ValueError as error:
+                remedy = "See recipe/treepo/config/treepo_trainer.yaml for what the key means."
+                problems.append(Problem(f"{name}.{key}", value, str(error), remedy))
     return values
+
+
+def _build(values: dict[str, Any]) -> TreePOSettings:
+    branching = values.pop("branching", {})
+    if "temperature" in branching:
+        values["temperature"] = branching.pop("temperature")
+    for key in ("divergence", "init_divergence", "max_divergence"):
+        if key in values:
+            branching[key] = values.pop(key)
+    return TreePOSettings(
+        branching=BranchingRules(**branching),
+        fallback=FallbackRules(**values.pop("fallback", {})),
+        repetition=Repetition(**values.pop("repetition", {})),
+        advantage=AdvantageSettings(**values.pop("advantage", {})),
+        **values,
+    )
 
 
 def known_keys() -> list[str]:
     """Return the full names of all keys of the recipe."""
-    return [f"treepo.{key}" for key in _KEYS] + [f"treepo.advantage.{key}" for key in _ADVANTAGE_KEYS]
+    names = []
+    for key, parser in _KEYS.items():
+        names += [f"treepo.{key}.{inner}" for inner in parser] if isinstance(parser, dict) else [f"treepo.{key}"]
+    return names
+
+
+def known_groups() -> list[str]:
+    """Return the full names of the groups that these keys are in, the outermost first."""
+    return ["treepo", *(f"treepo.{key}" for key, parser in _KEYS.items() if isinstance(parser, dict))]
 
 
 def unknown_key(key: str, value: Any) -> Problem:
     """Return the problem of a key that the recipe does not have."""
-    return Problem(key, value, "there is no such key", _known("treepo", known_keys()))
+    group = key.rpartition(".")[0]
+    while group and group not in known_groups():
+        group = group.rpartition(".")[0]
+    similar = get_close_matches(key, known_keys(), n=1)
+    hint = f"Did you mean {similar[0]}? " if similar else ""
+    return Problem(key, value, "there is no such key", hint + _keys_of(group or "treepo"))
 
 
-def _known(name: str, keys: list[str]) -> str:
-    return f"Keys of {name}: {', '.join(keys)}."
-
-
-# --- rules between keys ----------------------------------------------------------------------------------------
-
-
-def _relation_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
-    problems = _trainer_problems(settings, config)
-    if settings.sampler is Sampler.TREE:
-        problems += _tree_problems(settings, config)
-    return problems
-
-
-def _tree_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
-    rollout = config.actor_rollout_ref.rollout
-    name = "actor_rollout_ref.rollout"
-    problems = [
-        Problem(f"{name}.{key}", rollout.get(key), "must be a number", f"Set {name}.{key}.")
-        for key in ("n", "response_length", "prompt_length", "temperature")
-        if not isinstance(rollout.get(key), int | float)
-    ]
-    if problems:
-        return problems
-    return (
-        _segment_problems(settings, rollout.response_length)
-        + _width_problems(settings, rollout.n)
-        + _rollout_problems(settings, rollout, name)
-    )
-
-
-def _width_problems(settings: TreePOSettings, n: int) -> list[Problem]:
-    problems = []
-    lowest, highest = settings.init_divergence
-    if settings.width is not None and settings.width != n:
-        rule = f"must equal actor_rollout_ref.rollout.n={n}, the trajectories that verl expects for each prompt"
-        problems.append(Problem("treepo.width", settings.width, rule, "Leave it null to follow rollout.n."))
-    if highest > n:
-        rule = f"must not exceed the width of the tree, actor_rollout_ref.rollout.n={n}"
-        remedy = f"Use treepo.init_divergence={min(lowest, n)} or a range up to {n}, or raise rollout.n."
-        problems.append(Problem("treepo.init_divergence", list(settings.init_divergence), rule, remedy))
-    return problems
-
-
-def _rollout_problems(settings: TreePOSettings, rollout: DictConfig, name: str) -> list[Problem]:
-    """Check verl's own keys that trees depend on; ``name`` is the full name of their group."""
-    problems = []
-    greedy = "siblings in a tree of greedy samples are equal"
-    if rollout.temperature <= 0:
-        remedy = "Use a temperature above 0, or treepo.sampler=plain."
-        problems.append(Problem(f"{name}.temperature", rollout.temperature, greedy, remedy))
-    validation = OmegaConf.select(rollout, "val_kwargs")
-    if settings.validate_with_tree and validation.n > 1 and validation.temperature <= 0:
-        remedy = "Use a temperature above 0 (and do_sample), or treepo.validate_with_tree=false."
-        problems.append(Problem(f"{name}.val_kwargs.temperature", validation.temperature, greedy, remedy))
-    needed, room = rollout.prompt_length + rollout.response_length, OmegaConf.select(rollout, "max_model_len")
-    if room is not None and room < needed:
-        rule = f"a path of full length needs {needed} tokens (prompt_length + response_length)"
-        problems.append(Problem(f"{name}.max_model_len", room, rule, f"Use at least {needed}, or null."))
-    agent = OmegaConf.select(rollout, "agent.default_agent_loop")
-    if agent not in (None, REPLACED_AGENT):
-        rule = f"trees take the place of {REPLACED_AGENT} only"
-        remedy = f"Use {REPLACED_AGENT}, or treepo.sampler=plain."
-        problems.append(Problem(f"{name}.agent.default_agent_loop", agent, rule, remedy))
-    if OmegaConf.select(rollout, "enable_rollout_routing_replay"):
-        rule = "trees do not record the experts that tokens were routed to"
-        problems.append(
-            Problem(f"{name}.enable_rollout_routing_replay", True, rule, "Use false, or treepo.sampler=plain.")
-        )
-    return problems
-
-
-def _segment_problems(settings: TreePOSettings, response_length: int) -> list[Problem]:
-    """Check that ``depth`` segments hold a whole response, and that the last of them can be reached."""
-    depth, segment = settings.depth, settings.resolved_segment_length(response_length)
-    fitting_depth, fitting_segment = -(-response_length // segment), -(-response_length // depth)
-    if fitting_depth == depth:
-        return []
-    remedy = f"Use treepo.depth={fitting_depth}"
-    if (depth - 1) * fitting_segment < response_length:
-        remedy += f", or treepo.segment_length={fitting_segment} (or null) for this depth"
-    reach = f"{depth} segments of {segment} tokens"
-    if fitting_depth > depth:
-        rule = f"{reach} hold {depth * segment} tokens, fewer than the response length {response_length}"
-        remedy += ", or a smaller data.max_response_length."
-    else:
-        rule = f"{reach} go beyond the response length {response_length}, so the last level is never reached"
-        remedy += ", or a larger data.max_response_length."
-    if settings.segment_length is None:
-        return [Problem("treepo.depth", depth, rule, remedy)]
-    return [Problem("treepo.segment_length", segment, rule, remedy)]
-
-
-def _trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
-    problems = []
-    manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
-    if settings.sampler is Sampler.TREE and manager != TREE_MANAGER:
-        key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
-        rule = "treepo.sampler=tree needs the recipe's rollout manager"
-        problems.append(Problem(key, manager, rule, f"Use {key}={TREE_MANAGER}, or treepo.sampler=plain."))
-    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
-    if config.algorithm.adv_estimator == "treepo" and mode != TREEPO_TRAINER:
-        rule = "algorithm.adv_estimator=treepo needs the trainer that hands tree paths to it"
-        remedy = f"Use trainer.v1.trainer_mode={TREEPO_TRAINER}, or another adv_estimator."
-        problems.append(Problem("trainer.v1.trainer_mode", mode, rule, remedy))
-    if not OmegaConf.select(config, "trainer.use_v1"):
-        problems.append(
-            Problem("trainer.use_v1", False, "the recipe extends verl's V1 trainer", "Use trainer.use_v1=True.")
-        )
-    return problems
-
-
-# --- files -----------------------------------------------------------------------------------------------------
-
-
-def _missing_files(config: DictConfig) -> list[Problem]:
-    problems = []
-    for key, remedy in (
-        ("data.train_files", "Make it with `python -m data_prep.numina_math`, or name another file."),
-        ("data.val_files", "Make it with `python -m data_prep.numina_math`, or name another file."),
-        ("reward.custom_reward_function.path", "Name a Python file, or leave it out for the recipe's reward."),
-    ):
-        value = OmegaConf.select(config, key)
-        paths = value if OmegaConf.is_list(value) else [value]
-        problems += [Problem(key, path, "there is no such file", remedy) for path in paths if _is_missing_file(path)]
-    model = OmegaConf.select(config, "actor_rollout_ref.model.path")
-    if model is not None and _is_missing_model(str(model)):
-        remedy = "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
-        problems.append(Problem("actor_rollout_ref.model.path", model, "there is no such folder", remedy))
-    return problems
-
-
-def _is_missing_file(path: Any) -> bool:
-    if path is None or re.match(r"\w+://", str(path)):
-        return False
-    return not os.path.exists(os.path.expanduser(str(path)))
-
-
-def _is_missing_model(path: str) -> bool:
-    """Tell whether ``path`` is neither a folder nor possibly a model of the hub (``organisation/name``)."""
-    if re.match(r"\w+://", path) or os.path.isdir(os.path.expanduser(path)):
-        return False
-    is_hub_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path) is not None
-    return not is_hub_name or os.path.isdir(path.split("/")[0])
+def _keys_of(group: str) -> str:
+    keys = _KEYS if group == "treepo" else _KEYS[group.partition(".")[2]]
+    return f"Keys of {group}: {', '.join(keys)}."

@@ -1,31 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's V1 trainer, which hands tree paths to the advantage estimator and logs what the trees cost.
+"""verl's V1 trainers, which hand tree paths to the advantage estimator and log what the trees cost.
 
-Registered under the name that ``trainer.v1.trainer_mode`` chooses. verl's own trainer works with tree rollouts too,
-without these metrics and without the estimator ``treepo``.
+Registered under the names that ``trainer.v1.trainer_mode`` chooses, one for each trainer of verl. verl's own trainers
+work with tree rollouts too, without these metrics and without the estimator ``treepo``.
 """
 
 from typing import Any
 
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
-from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from recipe.treepo.advantage import tree_batch
 from recipe.treepo.metrics import sampling_metrics
-from recipe.treepo.settings import TREEPO_TRAINER, validate
+from recipe.treepo.validation import validate
 
 
-@register_trainer(TREEPO_TRAINER)
-class TreePOTrainer(PPOTrainerSync):
-    """verl's synchronous trainer with tree paths and tree metrics."""
+class TreePOTrainer(PPOTrainer):
+    """What TreePO adds to a trainer of verl; stands before it among the base classes.
+
+    Attributes:
+        verl_mode: The name of that trainer in verl.
+    """
+
+    verl_mode: str
 
     def __init__(self, config: DictConfig) -> None:
         self.treepo = validate(config, check_files=False)
-        # verl compares the mode with its own names (which replay buffer, which loader), so it sees the one we extend.
+        # verl compares the mode with its own names (which replay buffer, which loader, which of its groups of keys),
+        # so it sees the one we extend.
         with open_dict(config):
-            config.trainer.v1.trainer_mode = "sync"
+            config.trainer.v1.trainer_mode = self.verl_mode
         super().__init__(config)
 
     def _compute_advantage(self, batch: tq.KVBatchMeta, metrics: dict) -> tq.KVBatchMeta:
@@ -54,3 +62,24 @@ class TreePOTrainer(PPOTrainerSync):
     def _extra_fields(batch: tq.KVBatchMeta) -> list[dict[str, Any]]:
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         return data.pop("extra_fields").tolist()
+
+
+@register_trainer("treepo_sync")
+class TreePOTrainerSync(TreePOTrainer, PPOTrainerSync):
+    """Rollout and training take turns on the same devices."""
+
+    verl_mode = "sync"
+
+
+@register_trainer("treepo_colocate_async")
+class TreePOTrainerColocateAsync(TreePOTrainer, PPOTrainerColocateAsync):
+    """The same, but what is being generated when training begins is cut off and continued with the new weights."""
+
+    verl_mode = "colocate_async"
+
+
+@register_trainer("treepo_separate_async")
+class TreePOTrainerSeparateAsync(TreePOTrainer, PPOTrainerSeparateAsync):
+    """Rollout and training run at the same time on different devices."""
+
+    verl_mode = "separate_async"

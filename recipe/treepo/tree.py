@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tree that a search grows: nodes, paths, counters, invariants.
 
-Words: a *segment* is what one engine call generated; a *node* is a segment at its place in the tree; node 0, the
-root, is the prompt and has no response tokens; a *path* runs from the root to a node; a *leaf* is a node whose path
-has ended, and its path is a *trajectory*. Every token is stored once, in the node that added it.
+Words: a *segment* is at most ``segment_length`` tokens, and the boundaries of a path's segments are where it may
+branch; a *node* is a segment, or a piece of one where a path resumed inside it; node 0, the root, is the prompt and has
+no response tokens; a *path* runs from the root to a node; a *leaf* is a node whose path has ended, and its path is a
+*trajectory*. Every token is stored once, in the node that added it.
 """
 
+import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recipe.treepo.engine import Segment
@@ -21,22 +23,49 @@ class Node:
     """One exact span of response tokens.
 
     Attributes:
-        index: Number in the tree; the root is 0, others count up in the order in which they were started.
+        index: Number in the tree; the root is 0. Final only once the search has ended (:meth:`Tree.renumber`).
         parent: Number of the parent, -1 for the root.
-        depth: Segments on the path from the root to here, this one included; 0 for the root.
+        key: Name of the node, unique in the tree and the same whenever the same tree is grown again:
+            ``0.2`` is the third child of the first child of the root, ``0.2~1`` the second path that fell back from
+            there, ``0.2@37`` the piece of ``0.2`` that ends where another path resumed, at response token 37.
+        depth: Segments on the path from the root to here, the one that this node belongs to included; 0 for the root.
         offset: Response tokens on the path before this node.
         segment: Tokens and log-probabilities that this node adds; empty for the root.
+        text: What the node adds to the text of the response; empty where no stopping rule reads text.
+        partial: Whether the node ends inside its segment, so that children go on with the same segment.
         finish_reason: Why the path ends here, None while it does not.
+        dropped: Whether the path was given up as too short; it ended, but is no trajectory.
         children: Numbers of the children.
+        branches: Names given out below this node so far.
     """
 
     index: int
     parent: int
+    key: str
     depth: int
     offset: int
     segment: Segment
+    text: str = ""
+    partial: bool = False
     finish_reason: FinishReason | None = None
+    dropped: bool = False
     children: list[int] = field(default_factory=list)
+    branches: int = 0
+
+    @property
+    def end(self) -> int:
+        """Response tokens on the path, those of this node included."""
+        return self.offset + len(self.segment.token_ids)
+
+    def new_child_key(self) -> str:
+        """Name one more child."""
+        self.branches += 1
+        return f"{self.key}.{self.branches - 1}" if self.key else str(self.branches - 1)
+
+    def new_fallback_key(self) -> str:
+        """Name one more path that falls back from here."""
+        self.branches += 1
+        return f"{self.key}~{self.branches - 1}"
 
 
 @dataclass(slots=True)
@@ -45,16 +74,24 @@ class TreeCounters:
 
     Attributes:
         engine_calls: Requests that the engine answered.
+        failed_calls: Requests that failed, each repetition counted.
+        given_up_paths: Paths that were given up because a request failed as often as it may.
+        dropped_paths: Paths that ended too short.
         decoded_tokens: Tokens that the engine sampled.
-        prompt_tokens: Input tokens of all requests, cached ones included.
+        overrun_tokens: The part of them that lay beyond the end of a path and was cut off.
+        prompt_tokens: Input tokens of all answered requests, cached ones included.
         cached_tokens: Input tokens that the engine took from its prefix cache, by its own count.
-        fallbacks: Branches that were started from an earlier point of a finished path.
+        fallbacks: Branches that were started because width was left over.
         search_seconds: Wall time of the whole search.
         engine_seconds: The part of it that was spent waiting for the engine.
     """
 
     engine_calls: int = 0
+    failed_calls: int = 0
+    given_up_paths: int = 0
+    dropped_paths: int = 0
     decoded_tokens: int = 0
+    overrun_tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     fallbacks: int = 0
@@ -67,31 +104,89 @@ class Tree:
 
     def __init__(self, prompt_ids: list[int]) -> None:
         self.prompt_ids = list(prompt_ids)
-        self.nodes = [Node(index=ROOT, parent=-1, depth=0, offset=0, segment=Segment([], []))]
+        self.nodes = [Node(index=ROOT, parent=-1, key="", depth=0, offset=0, segment=Segment([], []))]
         self.leaves: list[int] = []
         self.counters = TreeCounters()
 
-    def add(self, parent: int, segment: Segment) -> Node:
-        """Attach a segment below ``parent`` and return its node."""
+    # --- growing ---------------------------------------------------------------------------------------------------
+
+    def add(self, parent: int, segment: Segment, *, key: str, text: str = "", partial: bool = False) -> Node:
+        """Attach a segment, or a piece of one, below ``parent`` and return its node."""
         above = self.nodes[parent]
         assert above.finish_reason is None, f"node {parent} ended ({above.finish_reason}) and cannot have children"
         node = Node(
             index=len(self.nodes),
             parent=parent,
-            depth=above.depth + 1,
-            offset=above.offset + len(above.segment.token_ids),
+            key=key,
+            depth=above.depth if above.partial else above.depth + 1,
+            offset=above.end,
             segment=segment,
+            text=text,
+            partial=partial,
         )
         self.nodes.append(node)
         above.children.append(node.index)
         return node
 
-    def finish(self, node: int, reason: FinishReason) -> None:
-        """Make ``node`` a leaf."""
-        assert self.nodes[node].finish_reason is None, f"node {node} has ended already"
-        assert not self.nodes[node].children, f"node {node} has children and cannot be a leaf"
-        self.nodes[node].finish_reason = reason
-        self.leaves.append(node)
+    def finish(self, node: int, reason: FinishReason, *, dropped: bool = False) -> None:
+        """End the path at ``node``: a leaf, or nothing if it is ``dropped``."""
+        ended = self.nodes[node]
+        assert ended.finish_reason is None, f"node {node} has ended already"
+        assert not ended.children, f"node {node} has children and cannot be a leaf"
+        ended.finish_reason, ended.dropped = reason, dropped
+        if dropped:
+            self.counters.dropped_paths += 1
+        else:
+            self.leaves.append(node)
+
+    def node_ending_at(self, leaf: int, offset: int) -> int:
+        """Return the node on the path to ``leaf`` that ends at response token ``offset``; split one if none does.
+
+        The piece below keeps the number, so that children, leaves and requests that refer to it stay right; the
+        piece above is new. Its name depends on the original name and the offset only, not on what was split before.
+        """
+        node = self.nodes[leaf]
+        while node.offset > offset:
+            node = self.nodes[node.parent]
+        if node.offset == offset:
+            return node.parent
+        assert offset < node.end, f"response token {offset} is not on the path to node {leaf}"
+        above, cut = self.nodes[node.parent], offset - node.offset
+        tokens, logprobs = node.segment.token_ids, node.segment.logprobs
+        upper = Node(
+            index=len(self.nodes),
+            parent=above.index,
+            key=f"{node.key.partition('@')[0]}@{offset}",
+            depth=node.depth,
+            offset=node.offset,
+            segment=replace(node.segment, token_ids=tokens[:cut], logprobs=logprobs[:cut]),
+            partial=True,
+            children=[node.index],
+        )
+        self.nodes.append(upper)
+        above.children[above.children.index(node.index)] = upper.index
+        node.parent, node.offset = upper.index, offset
+        node.segment = replace(node.segment, token_ids=tokens[cut:], logprobs=logprobs[cut:])
+        return upper.index
+
+    def renumber(self) -> None:
+        """Number the nodes depth first, siblings by name: the same tree has the same numbers however it was grown."""
+        order, stack = [], [ROOT]
+        while stack:
+            node = self.nodes[stack.pop()]
+            node.children.sort(key=lambda child: name_order(self.nodes[child].key))
+            order.append(node)
+            stack.extend(reversed(node.children))
+        number = {node.index: rank for rank, node in enumerate(order)}
+        for node in order:
+            node.parent = number.get(node.parent, -1)
+            node.children = [number[child] for child in node.children]
+        self.leaves = sorted(number[leaf] for leaf in self.leaves)
+        for rank, node in enumerate(order):
+            node.index = rank
+        self.nodes = order
+
+    # --- reading ---------------------------------------------------------------------------------------------------
 
     def path(self, node: int) -> list[int]:
         """Return the numbers of the nodes from the root to ``node``, both included."""
@@ -103,15 +198,29 @@ class Tree:
 
     def response_ids(self, node: int) -> list[int]:
         """Return the response tokens on the path to ``node``."""
-        return [token for index in self.path(node) for token in self.nodes[index].segment.token_ids]
+        tokens: list[int] = []
+        for index in self.path(node):
+            tokens.extend(self.nodes[index].segment.token_ids)
+        return tokens
 
     def response_logprobs(self, node: int) -> list[float]:
         """Return the log-probability of each response token on the path to ``node``."""
-        return [logprob for index in self.path(node) for logprob in self.nodes[index].segment.logprobs]
+        logprobs: list[float] = []
+        for index in self.path(node):
+            logprobs.extend(self.nodes[index].segment.logprobs)
+        return logprobs
 
-    def input_ids(self, node: int) -> list[int]:
-        """Return what the engine has to be given to continue ``node``: prompt and response so far."""
-        return self.prompt_ids + self.response_ids(node)
+    def segment_logprobs(self, node: int) -> list[float]:
+        """Return the log-probabilities of the last segment of the path to ``node``, all pieces of it."""
+        last = self.nodes[node]
+        logprobs = list(last.segment.logprobs)
+        while (last := self.nodes[last.parent]).partial:
+            logprobs[:0] = last.segment.logprobs
+        return logprobs
+
+    def response_text(self, node: int) -> str:
+        """Return the text of the response on the path to ``node``, empty where no stopping rule reads text."""
+        return "".join(self.nodes[index].text for index in self.path(node))
 
     def tree_path(self, leaf: int) -> list[tuple[int, int]]:
         """Return (node number, response token offset at which it begins) below the root, root side first."""
@@ -125,21 +234,29 @@ class Tree:
         return (min(lows) if lows else None), (max(highs) if highs else None)
 
     def statistics(self) -> dict[str, Any]:
-        """Return numbers about the finished tree for metrics; lengths in tokens, times in seconds."""
+        """Return numbers about the finished tree for metrics; lengths in tokens, times in seconds.
+
+        ``unique_tokens`` are those of the trajectories; what was dropped or left without a leaf is not among them.
+        """
+        kept = {index for leaf in self.leaves for index in self.path(leaf)}
         parents = [node for node in self.nodes if node.children]
         leaves = [self.nodes[leaf] for leaf in self.leaves]
         reasons = Counter(leaf.finish_reason for leaf in leaves)
         counters = self.counters
         return {
             "engine_calls": counters.engine_calls,
+            "failed_calls": counters.failed_calls,
+            "given_up_paths": counters.given_up_paths,
+            "dropped_paths": counters.dropped_paths,
             "decoded_tokens": counters.decoded_tokens,
+            "overrun_tokens": counters.overrun_tokens,
             "computed_prompt_tokens": counters.prompt_tokens - counters.cached_tokens,
             "cached_prompt_tokens": counters.cached_tokens,
             "fallbacks": counters.fallbacks,
             "search_seconds": counters.search_seconds,
             "engine_seconds": counters.engine_seconds,
-            "unique_tokens": sum(len(node.segment.token_ids) for node in self.nodes),
-            "total_tokens": sum(leaf.offset + len(leaf.segment.token_ids) for leaf in leaves),
+            "unique_tokens": sum(len(self.nodes[index].segment.token_ids) for index in kept),
+            "total_tokens": sum(leaf.end for leaf in leaves),
             "trajectories": len(leaves),
             "depth_sum": sum(leaf.depth for leaf in leaves),
             "depth_max": max((leaf.depth for leaf in leaves), default=0),
@@ -151,21 +268,28 @@ class Tree:
     def check(self) -> None:
         """Assert the invariants of the structure; cheap enough to run after every step of a test.
 
-        Node numbers, depths and offsets follow from the parents; every token has one log-probability; a node is a
-        leaf exactly if it has a reason, and a leaf has no children; no node but the root is empty.
+        Depths and offsets follow from the parents; names are unique; every token has one log-probability; a node has
+        ended exactly if it has a reason, and then it has no children; no node but the root is empty.
         """
         root = self.nodes[ROOT]
         assert (root.parent, root.depth, root.offset, root.segment.token_ids) == (-1, 0, 0, []), "damaged root"
+        assert len({node.key for node in self.nodes}) == len(self.nodes), "a name was given twice"
+        leaves = set(self.leaves)
+        assert len(leaves) == len(self.leaves)
         for index, node in enumerate(self.nodes):
             assert node.index == index
             assert len(node.segment.token_ids) == len(node.segment.logprobs)
-            assert (node.finish_reason is not None) == (index in self.leaves)
-            assert not (node.finish_reason and node.children), f"leaf {index} has children"
+            assert (node.finish_reason is not None and not node.dropped) == (index in leaves)
+            assert not (node.finish_reason and node.children), f"node {index} has ended and has children"
             assert all(self.nodes[child].parent == index for child in node.children)
             if index != ROOT:
                 above = self.nodes[node.parent]
-                assert node.parent < index and index in above.children
-                assert node.depth == above.depth + 1
-                assert node.offset == above.offset + len(above.segment.token_ids)
+                assert index in above.children
+                assert node.depth == above.depth + (not above.partial)
+                assert node.offset == above.end
                 assert node.segment.token_ids, f"node {index} adds no token"
-        assert len(set(self.leaves)) == len(self.leaves)
+
+
+def name_order(key: str) -> tuple[list[int], str]:
+    """Return what names are sorted by: their numbers as numbers, so that the tenth child comes after the second."""
+    return [int(number) for number in re.findall(r"\d+", key)], key

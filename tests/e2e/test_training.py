@@ -86,6 +86,16 @@ def response_of(tree: dict, node: int) -> list[int]:
     return tokens
 
 
+def nodes_of_call(tree: dict, branch: str) -> list[dict]:
+    """Return the nodes that hold what a call returned: one for each segment that the request ran over."""
+    by_name = {node["key"]: node for node in tree["nodes"]}
+    called = {call["branch"] for call in tree["calls"]}
+    nodes = [by_name[branch]]
+    while (branch := f"{branch}.0") in by_name and branch not in called:
+        nodes.append(by_name[branch])
+    return nodes
+
+
 def test_each_step_trains_every_prompt_with_exactly_n_trajectories(run):
     folder, metrics = run
     assert [step["training/global_step"] for step in metrics] == [1, 2, 3]
@@ -100,24 +110,29 @@ def test_the_engine_was_given_the_tokens_on_the_path_and_the_tree_holds_what_it_
     ends = set(model["eos_token_id"])
     assert len(ends) == 2
     for step, trees in trees_of(folder).items():
-        calls = 0
+        calls = decoded = 0
         for tree in trees:
-            assert sorted(call["node"] for call in tree["calls"]) == list(range(1, len(tree["nodes"])))
+            held = 0
             for call in tree["calls"]:
-                node = tree["nodes"][call["node"]]
-                assert call["input_ids"] == tree["prompt_ids"] + response_of(tree, node["parent"])
-                assert call["output_ids"] == node["token_ids"]
-                stopped = node["token_ids"][-1] in ends
-                assert len(node["token_ids"]) == SEGMENT or stopped
-                assert not ends & set(node["token_ids"][:-1])
-                assert stopped == (node["finish_reason"] == "eos")
+                nodes = nodes_of_call(tree, call["branch"])
+                assert call["input_ids"] == tree["prompt_ids"] + response_of(tree, nodes[0]["parent"])
+                tokens = [token for node in nodes for token in node["token_ids"]]
+                # What lies beyond the end of the path was cut off.
+                assert tokens == call["output_ids"] or nodes[-1]["finish_reason"] == "answer"
+                assert tokens == call["output_ids"][: len(tokens)]
+                assert not ends & set(tokens[:-1])
+                held += len(nodes)
+            assert held == len(tree["nodes"]) - 1
+            for node in tree["nodes"][1:]:
+                assert len(node["token_ids"]) == SEGMENT or node["token_ids"][-1] in ends
             for leaf in tree["leaves"]:
                 assert tree["nodes"][leaf]["finish_reason"] is not None
                 assert len(response_of(tree, leaf)) <= RESPONSE
             calls += len(tree["calls"])
+            decoded += sum(len(call["output_ids"]) for call in tree["calls"])
         assert metrics[step - 1]["treepo/engine_calls"] == calls
-        decoded = sum(len(call["output_ids"]) for tree in trees for call in tree["calls"])
-        assert metrics[step - 1]["treepo/decoded_tokens"] == metrics[step - 1]["treepo/unique_tokens"] == decoded
+        assert metrics[step - 1]["treepo/decoded_tokens"] == decoded
+        assert metrics[step - 1]["treepo/unique_tokens"] == decoded - metrics[step - 1]["treepo/overrun_tokens"]
 
 
 def test_what_was_trained_are_the_trajectories_of_the_trees(run):

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Count what n trajectories per prompt cost on a real vLLM engine: plain samples, segment loops and trees.
+
+    python -m benchmarks.engine_calls --model MODEL --data PROMPTS.parquet
+
+For each depth and largest divergence: n independent loops that stop at every segment boundary (what the reference
+table of the project calls the original implementation), n plain samples of one request each, trees that stop at every
+boundary, and trees whose requests run on where nothing is due. The same prompts, model, engine and lengths for all, the
+cache emptied before each.
+"""
+
+import argparse
+import asyncio
+import os
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from recipe.treepo.branching import BranchingRules
+from recipe.treepo.engine import Segment
+from recipe.treepo.search import SearchShape, grow_tree
+from recipe.treepo.settings import TreePOSettings
+from recipe.treepo.stopping import StoppingRules
+
+COLUMNS = ("engine_calls", "decoded_tokens", "overrun_tokens", "computed_prompt_tokens", "cached_prompt_tokens")
+
+
+class VllmEngine:
+    """Continues prefixes with a vLLM engine in this process."""
+
+    def __init__(self, engine: Any, stop_token_ids: list[int]) -> None:
+        self._engine, self._stop_token_ids, self._number = engine, stop_token_ids, 0
+
+    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+        """See :class:`recipe.treepo.engine.SegmentEngine`."""
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            max_tokens=max_tokens,
+            temperature=1.0,
+            logprobs=0,
+            stop_token_ids=self._stop_token_ids,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._number += 1
+        async for output in self._engine.generate(
+            TokensPrompt(prompt_token_ids=input_ids), params, request_id=str(self._number)
+        ):
+            final = output
+        sample = final.outputs[0]
+        logprobs = [entry[token].logprob for entry, token in zip(sample.logprobs, sample.token_ids, strict=True)]
+        return Segment(list(sample.token_ids), logprobs, cached_tokens=final.num_cached_tokens or 0)
+
+
+def shapes(width: int, segment: int, divergences: list[int]) -> list[tuple[str, SearchShape]]:
+    """Return the rows of one depth."""
+    loops = SearchShape(
+        width=width, segment_length=segment, run_on=1, branching=BranchingRules(init_divergence=(width, width))
+    )
+    rows = [("independent loops", loops), ("plain samples", replace(loops, run_on=None))]
+    for most in divergences:
+        rules = BranchingRules(divergence=(most, most), init_divergence=(1, 1), max_divergence=most)
+        rows.append((f"tree, divergence {most}, every boundary", replace(loops, branching=rules)))
+        rows.append((f"tree, divergence {most}", replace(loops, branching=rules, run_on=None)))
+    return rows
+
+
+async def count(engine: Any, prompts: list[list[int]], shape: SearchShape, stopping: StoppingRules) -> dict[str, float]:
+    """Return the sums over all prompts."""
+    await engine.reset_prefix_cache()
+    adapter = VllmEngine(engine, sorted(stopping.eos_token_ids))
+    trees = await asyncio.gather(
+        *(
+            grow_tree(prompt, engine=adapter, shape=shape, stopping=stopping, seed=number)
+            for number, prompt in enumerate(prompts)
+        )
+    )
+    statistics = [tree.statistics() for tree in trees]
+    assert all(numbers["trajectories"] == shape.width for numbers in statistics)
+    return {name: sum(numbers[name] for numbers in statistics) for name in COLUMNS}
+
+
+async def measure(options: argparse.Namespace) -> None:
+    """Print the table."""
+    from transformers import AutoTokenizer, GenerationConfig
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    ends = GenerationConfig.from_pretrained(options.model).eos_token_id
+    rows = pd.read_parquet(options.data)["prompt"].head(options.prompts)
+    prompts = [
+        tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
+        for messages in rows
+    ]
+    engine = AsyncLLM.from_engine_args(
+        AsyncEngineArgs(
+            model=options.model,
+            dtype=options.dtype,
+            max_model_len=max(map(len, prompts)) + options.response_length,
+            enforce_eager=True,
+            enable_prefix_caching=True,
+            block_size=options.block_size,
+            disable_log_stats=True,
+        )
+    )
+    print(f"\n{len(prompts)} prompts, n = {options.n}, responses of up to {options.response_length} tokens\n")
+    print("| depth | sampler | calls per prompt | saved | decoded | overrun | prompt computed | computed in all |")
+    print("|---|---|---|---|---|---|---|---|")
+    try:
+        for depth in options.depths:
+            segment = TreePOSettings(depth=depth).resolved_segment_length(options.response_length)
+            stopping = TreePOSettings(depth=depth).stopping_rules(
+                eos_token_ids=frozenset([ends] if isinstance(ends, int) else ends),
+                response_length=options.response_length,
+                decode=partial(tokenizer.decode, skip_special_tokens=True),
+            )
+            loops = None
+            for name, shape in shapes(options.n, segment, options.divergences):
+                sums = await count(engine, prompts, shape, stopping)
+                loops = loops or sums
+                saved = 1 - sums["engine_calls"] / loops["engine_calls"]
+                computed = sums["decoded_tokens"] + sums["computed_prompt_tokens"]
+                print(
+                    f"| {depth} x {segment} | {name} | {sums['engine_calls'] / len(prompts):.1f} | {saved:.1%} "
+                    f"| {sums['decoded_tokens']:,} | {sums['overrun_tokens']:,} | {sums['computed_prompt_tokens']:,} "
+                    f"| {computed:,} |",
+                    flush=True,
+                )
+    finally:
+        engine.shutdown()
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or hub name of a model")
+    parser.add_argument("--data", required=True, help="parquet file with prompts in verl's schema")
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--n", type=int, default=8)
+    parser.add_argument("--response-length", type=int, default=128)
+    parser.add_argument("--depths", type=int, nargs="+", default=[4, 5, 6])
+    parser.add_argument("--divergences", type=int, nargs="+", default=[2, 3])
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--block-size", type=int, default=32, help="tokens of a cache block; 32 is the least on CPU")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    asyncio.run(measure(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grow a tree level by level: for policies that compare the paths of a level or transfer width between them."""
+
+import asyncio
+import random
+
+from recipe.treepo.branching import (
+    Budget,
+    Share,
+    level_limit,
+    reachable_leaves,
+    share_out,
+    share_weights,
+    width_within,
+)
+from recipe.treepo.fallback import FallbackStart, choose_resumptions
+from recipe.treepo.sampling import Branch, PathSampler
+from recipe.treepo.tree import ROOT, Node
+
+
+class LevelSearch:
+    """Samples all branches of a level at once, then decides about the next.
+
+    A level is what is sampled together; paths that fell back may be deeper or less deep in the tree than the others.
+    """
+
+    def __init__(self, sampler: PathSampler, seed: int) -> None:
+        self._sampler, self._rng = sampler, random.Random(seed)
+        self._tree, self._shape = sampler.tree, sampler.shape
+        self._rules = sampler.shape.branching
+
+    async def run(self) -> None:
+        """Grow the tree until it has all its leaves."""
+        children = min(self._width(), self._rng.randint(*self._rules.init_divergence))
+        branches = self._sampler.children(ROOT, [1] * children)
+        while branches:
+            segments = self._shape.run_on if self._nothing_can_branch(branches) else 1
+            async with asyncio.TaskGroup() as group:
+                requests = [group.create_task(self._sampler.request(b, segments=segments)) for b in branches]
+            answers = [request.result() for request in requests]
+            with self._sampler.busy():
+                level = [
+                    self._sampler.attach(branch, answer, may_drop=self._may_drop())
+                    for branch, answer in zip(branches, answers, strict=True)
+                    if answer is not None
+                ]
+                branches = self._next_level(level, level_size=len(branches))
+
+    def _width(self) -> int:
+        """Return how many trajectories the tree is to have, as far as is known."""
+        return width_within(
+            self._rules,
+            width=self._shape.width,
+            finished=len(self._tree.leaves),
+            finished_tokens=sum(self._tree.nodes[leaf].end for leaf in self._tree.leaves),
+            response_length=self._sampler.stopping.response_length,
+        )
+
+    def _may_drop(self) -> bool:
+        # A model that only writes short responses must not be asked for ever.
+        return self._tree.counters.dropped_paths < self._shape.width
+
+    def _nothing_can_branch(self, branches: list[Branch]) -> bool:
+        """Tell whether the width is used up for good: then no decision is due until the branches end."""
+        used_up = len(self._tree.leaves) + len(branches) == self._shape.width
+        return used_up and not any(self._sampler.can_be_dropped(branch) for branch in branches)
+
+    def _next_level(self, level: list[Node], *, level_size: int) -> list[Branch]:
+        missing = self._width() - len(self._tree.leaves)
+        if missing <= 0:
+            return []
+        limit = level_limit(
+            self._rules, level_size=level_size, segment_length=self._shape.segment_length, rng=self._rng
+        )
+        open_paths = [node for node in level if node.finish_reason is None]
+        branches = self._branch(open_paths, max(len(open_paths), min(missing, limit))) if open_paths else []
+        room = limit if self._rules.budget is Budget.LEVEL_TOKENS else missing
+        width = min(self._left_over(branches, missing), max(0, room - len(branches)))
+        leaves = self._tree.leaves
+        return branches + self._sampler.resume(
+            choose_resumptions(self._tree, leaves, width, self._shape.fallback, self._rng)
+        )
+
+    def _branch(self, open_paths: list[Node], total: int) -> list[Branch]:
+        """Share ``total`` children out among the open paths."""
+        weights = [1.0] * len(open_paths)
+        if self._rules.share is not Share.EVEN:
+            weights = share_weights([self._value(node) for node in open_paths], self._rules)
+        shares = share_out(total, weights, most=self._rules.max_divergence, rng=self._rng)
+        return [
+            branch
+            for node, share in zip(open_paths, shares, strict=True)
+            for branch in self._sampler.children(node.index, [1] * share)
+        ]
+
+    def _value(self, node: Node) -> float:
+        """Return what the share of a path follows."""
+        share = self._rules.share
+        whole_path = share in (Share.PATH_SUM, Share.PATH_MEAN)
+        logprobs = self._tree.response_logprobs(node.index) if whole_path else self._tree.segment_logprobs(node.index)
+        if share in (Share.PATH_SUM, Share.SEGMENT_SUM):
+            return sum(logprobs)
+        mean = sum(logprobs) / len(logprobs)
+        # The mean of -log p over sampled tokens estimates the mean entropy without bias; servers tell no more than
+        # the log-probability of the sampled token.
+        return -mean if share is Share.ENTROPY else mean
+
+    def _left_over(self, branches: list[Branch], missing: int) -> int:
+        """Return the width that the branches cannot fill and that has to fall back now."""
+        if not branches:
+            return missing
+        if self._shape.fallback.start is FallbackStart.DRY or not self._tree.leaves:
+            return 0
+        nodes, depth = self._tree.nodes, self._sampler.stopping.depth
+        levels_left = [depth - nodes[b.parent].depth - (not nodes[b.parent].partial) for b in branches]
+        return max(0, missing - reachable_leaves(self._rules, levels_left, segment_length=self._shape.segment_length))

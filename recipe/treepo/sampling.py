@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Continue one path of a tree: ask the engine, repeat what fails, cut into segments, and stop where a rule says so."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from recipe.treepo.branching import BranchingRules
+from recipe.treepo.engine import Segment, SegmentEngine
+from recipe.treepo.fallback import FallbackRules, Resumption
+from recipe.treepo.stopping import FinishReason, StoppingRules
+from recipe.treepo.tree import ROOT, Node, Tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchShape:
+    """How a tree grows.
+
+    Attributes:
+        width: Trajectories wanted for the prompt; the most, where the budget is a number of response tokens.
+        segment_length: Most tokens of a segment.
+        branching: How the tree branches.
+        fallback: How it falls back.
+        run_on: Most segments that one request may run over where nothing can branch, None for no limit.
+        retries: How often a failed request is repeated before its path is given up.
+        retry_seconds: Pause before the first repetition; it doubles each time.
+    """
+
+    width: int
+    segment_length: int
+    branching: BranchingRules = field(default_factory=BranchingRules)
+    fallback: FallbackRules = field(default_factory=FallbackRules)
+    run_on: int | None = None
+    retries: int = 0
+    retry_seconds: float = 0.5
+
+
+class SearchError(RuntimeError):
+    """The trajectories of a prompt could not be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A path to continue: from which node, under which name, and how many trajectories it is to become."""
+
+    parent: int
+    key: str
+    width: int = 1
+
+
+class PathSampler:
+    """Continues the paths of one tree, whatever the policy is.
+
+    Attributes:
+        tree: What has been sampled so far.
+        busy_seconds: Time spent on this tree other than waiting for the engine.
+    """
+
+    def __init__(self, tree: Tree, engine: SegmentEngine, shape: SearchShape, stopping: StoppingRules) -> None:
+        self.tree, self.shape, self.stopping = tree, shape, stopping
+        self.busy_seconds = 0.0
+        self._engine = engine
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Count the time inside as time of the search; there must be no waiting in it."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.busy_seconds += time.perf_counter() - started
+
+    # --- asking the engine -----------------------------------------------------------------------------------------
+
+    async def request(self, branch: Branch, *, segments: int | None) -> Segment | None:
+        """Ask the engine to continue a path over at most ``segments`` segments, None for as many as there may be.
+
+        Returns:
+            What it answered, or None if the path has to be given up.
+
+        Raises:
+            SearchError: if more paths had to be given up than trajectories are wanted.
+        """
+        with self.busy():
+            input_ids = self.tree.prompt_ids + self.tree.response_ids(branch.parent)
+            max_tokens = self._room(branch.parent, segments)
+        for attempt in range(self.shape.retries + 1):
+            if attempt:
+                await asyncio.sleep(self.shape.retry_seconds * 2 ** (attempt - 1))
+            try:
+                answer = await self._engine.extend(input_ids, max_tokens=max_tokens, branch=branch.key)
+                _check_answer(answer, max_tokens)
+            except Exception as error:  # whatever an engine fails with: the path can be had from another request
+                failure = error
+                self.tree.counters.failed_calls += 1
+            else:
+                self._count(answer, len(input_ids))
+                return answer
+        self.tree.counters.given_up_paths += 1
+        if self.tree.counters.given_up_paths > self.shape.width:
+            raise SearchError(
+                f"{self.tree.counters.given_up_paths} paths were given up after {self.shape.retries + 1} requests each "
+                f"for a prompt that is to have {self.shape.width} trajectories and has {len(self.tree.leaves)}; "
+                f"the last failure: {failure!r}"
+            ) from failure
+        return None
+
+    def _room(self, parent: int, segments: int | None) -> int:
+        """Return the most tokens of a request that continues ``parent``."""
+        node = self.tree.nodes[parent]
+        segments_left = self.stopping.depth - node.depth + node.partial
+        count = segments_left if segments is None else min(segments, segments_left)
+        room = self._rest_of_segment(node) + (count - 1) * self.shape.segment_length
+        return min(room, self.stopping.response_length - node.end)
+
+    def _rest_of_segment(self, node: Node) -> int:
+        """Return the tokens to the next boundary after ``node``."""
+        used = 0
+        while node.partial:
+            used += len(node.segment.token_ids)
+            above = self.tree.nodes[node.parent]
+            if not above.partial:
+                break
+            node = above
+        return self.shape.segment_length - used
+
+    def _count(self, answer: Segment, input_tokens: int) -> None:
+        counters = self.tree.counters
+        counters.engine_calls += 1
+        counters.decoded_tokens += len(answer.token_ids)
+        counters.prompt_tokens += input_tokens
+        counters.cached_tokens += answer.cached_tokens
+
+    # --- adding to the tree ----------------------------------------------------------------------------------------
+
+    def attach(self, branch: Branch, answer: Segment, *, may_drop: bool) -> Node:
+        """Add an answer to the tree, a node for each segment, up to where a stopping rule ends the path.
+
+        Args:
+            branch: What was asked for.
+            answer: What the engine answered.
+            may_drop: Whether the path is dropped where it ends too short; else it is kept all the same.
+
+        Returns:
+            The last node; its ``finish_reason`` tells whether the path has ended.
+        """
+        node, key, taken = self.tree.nodes[branch.parent], branch.key, 0
+        response = self.tree.response_ids(node.index) + answer.token_ids
+        text = self.tree.response_text(node.index)
+        while taken < len(answer.token_ids) and node.finish_reason is None:
+            room = self._rest_of_segment(node)
+            length = min(room, len(answer.token_ids) - taken, self._length_to_stop(response, node.end, text))
+            end = node.end + length
+            piece = replace(
+                answer,
+                token_ids=answer.token_ids[taken : taken + length],
+                logprobs=answer.logprobs[taken : taken + length],
+            )
+            added = self.stopping.added_text(response[:end], node.end) if self.stopping.needs_text else ""
+            text += added
+            node = self.tree.add(node.index, piece, key=key, text=added, partial=length < room)
+            taken += length
+            complete_segments = node.depth - node.partial
+            reason = self.stopping.reason(response[:end], text, complete_segments)
+            if reason is not None:
+                too_short = node.end < self.stopping.min_length
+                self.tree.finish(node.index, reason, dropped=too_short and may_drop)
+            elif taken < len(answer.token_ids):
+                key = node.new_child_key()
+        self.tree.counters.overrun_tokens += len(answer.token_ids) - taken
+        return node
+
+    def _length_to_stop(self, response: list[int], start: int, text: str) -> int:
+        """Return how many tokens from ``start`` on reach the end of the first stop string."""
+        if FinishReason.STOP not in self.stopping.order:
+            return len(response)
+        end = min(len(response), start + self.shape.segment_length)
+        return self.stopping.tokens_to_stop(response[:end], start, text) or len(response)
+
+    def can_be_dropped(self, branch: Branch) -> bool:
+        """Tell whether the path may yet end too short."""
+        return self.tree.nodes[branch.parent].end < self.stopping.min_length
+
+    # --- branches --------------------------------------------------------------------------------------------------
+
+    def children(self, parent: int, widths: list[int]) -> list[Branch]:
+        """Return a new branch below ``parent`` for each of the widths."""
+        node = self.tree.nodes[parent]
+        return [Branch(parent, node.new_child_key(), width) for width in widths]
+
+    def resume(self, resumptions: list[Resumption], *, root_key: str | None = None) -> list[Branch]:
+        """Return a branch for each point to resume at, splitting the node that it is inside of.
+
+        Args:
+            resumptions: Where.
+            root_key: What those that start again at the root are named after; None to name them as children of it.
+        """
+        self.tree.counters.fallbacks += len(resumptions)
+        branches = []
+        for number, resumption in enumerate(resumptions):
+            if resumption.leaf is None:
+                key = self.tree.nodes[ROOT].new_child_key() if root_key is None else f"{root_key}!{number}"
+                branches.append(Branch(ROOT, key))
+                continue
+            count = len(self.tree.nodes)
+            parent = self.tree.node_ending_at(resumption.leaf, resumption.offset)
+            if len(self.tree.nodes) > count and self.stopping.needs_text:
+                self._retext(resumption.leaf, parent)
+            branches.append(Branch(parent, self.tree.nodes[resumption.leaf].new_fallback_key()))
+        return branches
+
+    def _retext(self, leaf: int, upper: int) -> None:
+        """Set the text of both pieces of a node that was split."""
+        lower = self.tree.nodes[upper].children[0]
+        for index in (upper, lower):
+            node = self.tree.nodes[index]
+            node.text = self.stopping.added_text(self.tree.response_ids(index), node.offset)
+
+
+def _check_answer(answer: Segment, max_tokens: int) -> None:
+    if not 1 <= len(answer.token_ids) <= max_tokens or len(answer.logprobs) != len(answer.token_ids):
+        raise RuntimeError(
+            f"the engine returned {len(answer.token_ids)} tokens with {len(answer.logprobs)} log-probabilities "
+            f"where 1 to {max_tokens} tokens were asked for"
+        )

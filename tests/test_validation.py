@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules that settings keep among each other and with verl's keys, and that every shipped yaml keeps them."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.treepo.settings import Aggregation, ConfigError, Normalization, TreePOSettings
+from recipe.treepo.stopping import FinishReason
+from recipe.treepo.validation import TREE_MANAGER, validate, validate_trees
+
+CONFIG = Path(__file__).parent.parent / "recipe/treepo/config"
+YAML = CONFIG / "treepo_trainer.yaml"
+# name of the tree: depth, segment length, divergence, at the root, most; trajectories, response length
+TREES = {
+    "paper_best": (14, 512, (2, 2), (2, 8), None, 16, 7168),
+    "paper_fixed": (14, 512, (2, 2), (2, 2), None, 16, 7168),
+    # equal parts of the response length, 512 tokens unless a preset says otherwise: 4 x 128, 5 x 103, 6 x 86
+    "reference_d4_k3": (4, 128, (3, 3), (1, 1), 3, 8, 512),
+    "reference_d5_k2": (5, 103, (2, 2), (1, 1), 2, 8, 512),
+    "reference_d5_k3": (5, 103, (3, 3), (1, 1), 3, 8, 512),
+    "reference_d6_k2": (6, 86, (2, 2), (1, 1), 2, 8, 512),
+    "reference_d6_k3": (6, 86, (3, 3), (1, 1), 3, 8, 512),
+    "scaling_2": (8, 2048, (2, 2), (2, 2), None, 16, 16384),
+    "scaling_4": (8, 2048, (4, 4), (4, 4), None, 16, 16384),
+    "scaling_8": (8, 2048, (8, 8), (8, 8), None, 16, 16384),
+}
+
+
+def config_of(treepo: dict | None = None, **changes) -> DictConfig:
+    """The part of a verl configuration that the rules look at, with 8 trajectories of 100 tokens in 4 segments."""
+    config = OmegaConf.create(
+        {
+            "treepo": {"depth": 4, **(treepo or {})},
+            "actor_rollout_ref": {
+                "rollout": {
+                    "n": 8,
+                    "prompt_length": 20,
+                    "response_length": 100,
+                    "max_model_len": None,
+                    "ignore_eos": False,
+                    "val_kwargs": {"n": 4, "temperature": 0},
+                    "temperature": 1.0,
+                    "agent": {"agent_loop_manager_class": TREE_MANAGER},
+                },
+                "model": {"path": "Qwen/Qwen2.5-0.5B"},
+            },
+            "algorithm": {"adv_estimator": "treepo"},
+            "trainer": {"use_v1": True, "v1": {"trainer_mode": "treepo_sync"}},
+            "data": {"train_files": str(YAML), "val_files": [str(YAML)]},
+        }
+    )
+    for key, value in changes.items():
+        OmegaConf.update(config, key.replace("__", "."), value)
+    return config
+
+
+def problems_of(config: DictConfig) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        validate(config)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_module("recipe.treepo.config", version_base=None):
+        return compose("treepo_trainer", list(overrides))
+
+
+def shape_of(settings: TreePOSettings, config: DictConfig) -> tuple:
+    rules, rollout = settings.branching, config.actor_rollout_ref.rollout
+    length = rollout.response_length
+    segment = settings.resolved_segment_length(length)
+    return settings.depth, segment, rules.divergence, rules.init_divergence, rules.max_divergence, rollout.n, length
+
+
+def test_all_problems_are_reported_at_once_with_key_value_rule_and_remedy():
+    config = config_of(
+        {"width": 4, "init_divergence": 9, "segment_length": 20, "min_response_length": 100},
+        data__train_files="/nowhere/train.parquet",
+        data__val_files=["/nowhere/val.parquet", str(YAML)],
+        actor_rollout_ref__model__path="./nowhere",
+        actor_rollout_ref__rollout__temperature=0,
+        trainer__v1__trainer_mode="sync",
+    )
+    made = "Make it with `python -m data_prep.numina_math`, or name another file."
+    assert problems_of(config) == [
+        "trainer.v1.trainer_mode=sync: algorithm.adv_estimator=treepo needs a trainer that hands tree paths to it. "
+        "Use trainer.v1.trainer_mode=treepo_sync, or another adv_estimator.",
+        # 4 x 20 = 80 < 100: 25 tokens for 4 levels, or 5 levels of 20
+        "treepo.segment_length=20: 4 segments of 20 tokens hold 80 tokens, fewer than the response length 100. "
+        "Use treepo.depth=5, or treepo.segment_length=25 (or null) for this depth, or a smaller "
+        "data.max_response_length.",
+        "treepo.width=4: must equal actor_rollout_ref.rollout.n=8, the trajectories that verl expects for each prompt. "
+        "Leave it null to follow rollout.n.",
+        "treepo.init_divergence=[9, 9]: must not exceed the width of the tree, actor_rollout_ref.rollout.n=8. "
+        "Use treepo.init_divergence=8 or a range up to 8, or raise rollout.n.",
+        "treepo.min_response_length=100: must be less than the response length 100, or every response is dropped. "
+        "Use at most treepo.min_response_length=99.",
+        "actor_rollout_ref.rollout.temperature=0: siblings in a tree of greedy samples are equal. "
+        "Use a temperature above 0, or treepo.sampler=plain.",
+        f"data.train_files=/nowhere/train.parquet: there is no such file. {made}",
+        f"data.val_files=/nowhere/val.parquet: there is no such file. {made}",
+        "actor_rollout_ref.model.path=./nowhere: there is no such folder. "
+        "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B.",
+    ]
+
+
+NODE = "treepo.branching.budget=node"
+LAST = "or use treepo.answer_needs_eos=false."
+
+
+@pytest.mark.parametrize(
+    ("treepo", "problem"),
+    [
+        (
+            {"max_divergence": 2, "divergence": [3, 4]},
+            "treepo.max_divergence=2: must not be less than the lowest divergence, 3. "
+            "Use treepo.max_divergence=3 or null, or a lower treepo.divergence.",
+        ),
+        (
+            {"branching": {"budget": "node", "share": "entropy"}},
+            f"treepo.branching.share=entropy: with {NODE} no paths are compared, so nothing but an even share is "
+            "possible. Use treepo.branching.share=even, or treepo.branching.budget=transfer.",
+        ),
+        (
+            {"branching": {"budget": "node"}, "fallback": {"order": "longer_first"}},
+            f"treepo.fallback.order=longer_first: with {NODE} width falls back at once, from the path that left it and "
+            "no other. Use treepo.fallback.order=random, or treepo.fallback.start=dry.",
+        ),
+        (
+            {"fallback": {"min_segments": 5}},
+            "treepo.fallback.min_segments=5: no path has more than treepo.depth=4 segments, so all would start again "
+            "at the root. Use treepo.fallback.min_segments=4 or less.",
+        ),
+        (
+            # 3 children at most, segments of 25 tokens
+            {"init_divergence": [2, 3], "branching": {"budget": "level_tokens"}},
+            "treepo.branching.level_tokens=null: treepo.branching.budget=level_tokens needs the most tokens of a level."
+            " Use at least treepo.branching.level_tokens=75, or another treepo.branching.budget.",
+        ),
+        (
+            {"init_divergence": [2, 3], "branching": {"budget": "level_tokens", "level_tokens": 74}},
+            "treepo.branching.level_tokens=74: must hold the first level, 3 segments of 25 tokens. "
+            "Use at least treepo.branching.level_tokens=75, or a lower treepo.init_divergence.",
+        ),
+        (
+            {"branching": {"level_tokens": 200}},
+            "treepo.branching.level_tokens=200: is read with treepo.branching.budget=level_tokens only, and the budget "
+            "is transfer. Use treepo.branching.budget=level_tokens, or treepo.branching.level_tokens=null.",
+        ),
+        (
+            {"branching": {"budget": "total_tokens", "min_width": 3}},
+            "treepo.branching.total_tokens=null: treepo.branching.budget=total_tokens needs the most response tokens "
+            "of a prompt. Use at least treepo.branching.total_tokens=300, or another treepo.branching.budget.",
+        ),
+        (
+            {"branching": {"budget": "total_tokens", "total_tokens": 600}},
+            "treepo.branching.min_width=null: treepo.branching.budget=total_tokens needs the least number of "
+            "trajectories. Use at least treepo.branching.min_width=1, or another treepo.branching.budget.",
+        ),
+        (
+            {"branching": {"min_width": 2}},
+            "treepo.branching.min_width=2: is read with treepo.branching.budget=total_tokens only, and the budget is "
+            "transfer. Use treepo.branching.budget=total_tokens, or treepo.branching.min_width=null.",
+        ),
+        (
+            {"branching": {"budget": "node", "total_tokens": 600}},
+            "treepo.branching.total_tokens=600: is read with treepo.branching.budget=total_tokens only, and the budget "
+            "is node. Use treepo.branching.budget=total_tokens, or treepo.branching.total_tokens=null.",
+        ),
+        (
+            {"branching": {"budget": "total_tokens", "total_tokens": 900, "min_width": 9}},
+            "treepo.branching.min_width=9: must not exceed the width of the tree, actor_rollout_ref.rollout.n=8. "
+            "Use treepo.branching.min_width=8 or less, or raise rollout.n.",
+        ),
+        (
+            {"branching": {"budget": "total_tokens", "total_tokens": 299, "min_width": 3}},
+            "treepo.branching.total_tokens=299: must hold treepo.branching.min_width=3 responses of 100 tokens. "
+            "Use at least treepo.branching.total_tokens=300, or a smaller min_width.",
+        ),
+        (
+            {"stopping": ["stop", "eos", "length", "depth"]},
+            "treepo.stop_strings=[]: the rule stop in treepo.stopping needs strings. "
+            "Name some, or take stop out of treepo.stopping.",
+        ),
+        (
+            {"stop_strings": ["###"]},
+            "treepo.stopping=[answer, eos, length, depth]: must contain stop, or treepo.stop_strings are not looked "
+            "for. Add stop, or use treepo.stop_strings=[].",
+        ),
+        (
+            {"answer_needs_eos": True, "stopping": ["eos", "length", "depth"]},
+            "treepo.answer_needs_eos=True: treepo.stopping=[eos, length, depth] does not ask for an answer. "
+            f"Put answer before eos in treepo.stopping, {LAST}",
+        ),
+        (
+            {"answer_needs_eos": True, "stopping": ["eos", "answer", "length", "depth"]},
+            "treepo.answer_needs_eos=True: treepo.stopping=[eos, answer, length, depth] asks for eos first, so no path "
+            f"would be recorded as answered. Put answer before eos in treepo.stopping, {LAST}",
+        ),
+    ],
+)
+def test_keys_that_contradict_each_other_are_one_problem_with_a_remedy(treepo, problem):
+    assert problems_of(config_of(treepo)) == [problem]
+    with pytest.raises(ConfigError) as caught:
+        validate_trees(config_of(treepo))
+    assert [str(found) for found in caught.value.problems] == [problem]
+
+
+@pytest.mark.parametrize(
+    "treepo",
+    [
+        {"max_divergence": 3, "divergence": [3, 4]},
+        {"branching": {"budget": "node", "favour": "low", "temperature": [2, 1]}},
+        {"branching": {"budget": "node"}, "fallback": {"start": "dry", "order": "longer_first"}},
+        {"branching": {"share": "entropy"}, "fallback": {"order": "longer_first", "min_segments": 4}},
+        {"init_divergence": [2, 3], "branching": {"budget": "level_tokens", "level_tokens": 75}},
+        # a budget of tokens per level does not read divergence
+        {"max_divergence": 1, "branching": {"budget": "level_tokens", "level_tokens": 50}},
+        {"branching": {"budget": "total_tokens", "total_tokens": 800, "min_width": 8}},
+        {"stopping": ["stop", "eos", "length", "depth"], "stop_strings": ["###"]},
+        {"answer_needs_eos": True},
+        {"min_response_length": 99},
+        {"init_divergence": [1, 8], "width": 8},
+    ],
+)
+def test_what_just_keeps_the_rules_is_accepted(treepo):
+    validate(config_of(treepo))
+
+
+def test_an_answer_cannot_wait_for_end_tokens_that_are_ignored():
+    ignored = {"actor_rollout_ref__rollout__ignore_eos": True}
+    assert problems_of(config_of({"answer_needs_eos": True}, **ignored)) == [
+        "treepo.answer_needs_eos=True: actor_rollout_ref.rollout.ignore_eos=True leaves no end token to go with an "
+        f"answer. Use actor_rollout_ref.rollout.ignore_eos=False, {LAST}"
+    ]
+    validate(config_of(**ignored))
+
+
+def test_a_level_that_no_path_can_reach_is_refused():
+    # 3 segments of 34 hold 102 >= 100 tokens, so the fourth level is out of reach; 33 leave it one token
+    assert problems_of(config_of({"segment_length": 34})) == [
+        "treepo.segment_length=34: 4 segments of 34 tokens go beyond the response length 100, so the last level is "
+        "never reached. Use treepo.depth=3, or treepo.segment_length=25 (or null) for this depth, or a larger "
+        "data.max_response_length."
+    ]
+    assert validate(config_of({"segment_length": 33})).segment_length == 33
+
+
+def test_a_depth_that_whole_tokens_cannot_fill_is_refused_also_with_the_automatic_segment_length():
+    # 100 tokens in 14 levels: segments of 8 tokens fill it after 13, segments of 7 need 15.
+    assert problems_of(config_of({"depth": 14})) == [
+        "treepo.depth=14: 14 segments of 8 tokens go beyond the response length 100, so the last level is never "
+        "reached. Use treepo.depth=13, or a larger data.max_response_length."
+    ]
+
+
+def test_verls_own_keys_that_trees_depend_on_are_checked():
+    name = "actor_rollout_ref.rollout"
+    config = config_of(
+        {"validate_with_tree": True},
+        actor_rollout_ref__rollout__max_model_len=119,
+        actor_rollout_ref__rollout__agent__default_agent_loop="tool_agent",
+        actor_rollout_ref__rollout__enable_rollout_routing_replay=True,
+    )
+    assert problems_of(config) == [
+        f"{name}.val_kwargs.temperature=0: siblings in a tree of greedy samples are equal. "
+        "Use a temperature above 0 (and do_sample), or treepo.validate_with_tree=false.",
+        f"{name}.max_model_len=119: a path of full length needs 120 tokens (prompt_length + response_length). "
+        "Use at least 120, or null.",
+        f"{name}.agent.default_agent_loop=tool_agent: trees take the place of single_turn_agent only. "
+        "Use single_turn_agent, or treepo.sampler=plain.",
+        f"{name}.enable_rollout_routing_replay=True: trees do not record the experts that tokens were routed to. "
+        "Use false, or treepo.sampler=plain.",
+    ]
+    validate(config_of(actor_rollout_ref__rollout__max_model_len=120))
+
+
+def test_values_that_are_no_numbers_are_problems_not_tracebacks():
+    name = "actor_rollout_ref.rollout"
+    config = config_of(actor_rollout_ref__rollout__n="abc", actor_rollout_ref__rollout__response_length=None)
+    assert problems_of(config) == [
+        f"{name}.n=abc: must be a number. Set {name}.n.",
+        f"{name}.response_length=None: must be a number. Set {name}.response_length.",
+    ]
+
+
+def test_with_the_plain_sampler_the_shape_of_trees_does_not_matter():
+    settings = validate(config_of({"sampler": "plain", "init_divergence": 99, "segment_length": 1}))
+    assert settings.advantage.aggregation is Aggregation.MEAN
+    assert settings.advantage.normalization is Normalization.WHITEN
+
+
+def test_trees_without_the_manager_that_samples_them_are_refused():
+    key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
+    assert problems_of(config_of(**{key.replace(".", "__"): None})) == [
+        f"{key}=None: treepo.sampler=tree needs the recipe's rollout manager. "
+        f"Use {key}={TREE_MANAGER}, or treepo.sampler=plain."
+    ]
+
+
+@pytest.mark.parametrize("mode", ["treepo_sync", "treepo_colocate_async", "treepo_separate_async"])
+def test_the_estimator_works_with_each_of_our_trainers(mode):
+    validate(config_of(trainer__v1__trainer_mode=mode))
+
+
+@pytest.mark.parametrize(
+    ("mode", "ours"),
+    [
+        ("colocate_async", "treepo_colocate_async"),
+        ("separate_async", "treepo_separate_async"),
+        ("mine", "treepo_sync or treepo_colocate_async or treepo_separate_async"),
+    ],
+)
+def test_another_trainer_is_answered_with_ours_that_does_the_same(mode, ours):
+    assert problems_of(config_of(trainer__v1__trainer_mode=mode)) == [
+        f"trainer.v1.trainer_mode={mode}: algorithm.adv_estimator=treepo needs a trainer that hands tree paths to it. "
+        f"Use trainer.v1.trainer_mode={ours}, or another adv_estimator."
+    ]
+    validate(config_of(trainer__v1__trainer_mode=mode, algorithm__adv_estimator="grpo"))
+
+
+# --- what is shipped -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("preset", ["tiny", "gpu"])
+@pytest.mark.parametrize("partner", [[], ["treepo.sampler=plain", "algorithm.adv_estimator=grpo"]])
+def test_every_preset_composes_and_keeps_the_rules_on_every_platform(platform, preset, partner):
+    config = composed(f"platform={platform}", f"preset={preset}", *partner)
+    settings = validate(config, check_files=False)
+    expected = {"tiny": (4, 32, (2, 2), (2, 2), None, 8, 128), "gpu": (5, 256, (2, 2), (1, 1), None, 8, 1280)}
+    assert shape_of(settings, config) == expected[preset]
+
+
+def test_every_named_tree_is_tested():
+    assert {path.stem for path in (CONFIG / "tree").glob("*.yaml")} == {"none", *TREES}
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_every_named_tree_composes_and_keeps_the_rules(tree):
+    config = composed(f"tree={tree}")
+    settings = validate(config, check_files=False)
+    assert shape_of(settings, config) == TREES[tree]
+    scales = tree.startswith("scaling")
+    assert (settings.validate_with_tree, config.trainer.val_only) == (scales, scales)
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_a_named_tree_wins_over_the_preset(tree):
+    # the preset's engine has room for its own responses only
+    config = composed("platform=cpu", "preset=tiny", f"tree={tree}", "actor_rollout_ref.rollout.max_model_len=null")
+    settings = validate(config, check_files=False)
+    depth, segment, *branching, n, length = TREES[tree]
+    if tree.startswith("reference"):
+        # the response length is left to the run, here 128 tokens: 4 x 32, 5 x 26, 6 x 22
+        segment, length = {4: 32, 5: 26, 6: 22}[depth], 128
+    assert shape_of(settings, config) == (depth, segment, *branching, n, length)
+    assert config.data.train_batch_size == 16
+
+
+def test_the_command_line_wins_over_a_named_tree():
+    settings = validate(
+        composed("treepo.depth=7", "tree=paper_best", "treepo.segment_length=1024", "treepo.fallback.start=early"),
+        check_files=False,
+    )
+    assert (settings.depth, settings.segment_length, settings.branching.init_divergence) == (7, 1024, (2, 8))
+    assert settings.fallback.start == "early" and settings.fallback.self_ended_only
+
+
+def test_the_papers_runs_stop_and_fall_back_as_published_and_differ_at_the_root_only():
+    best, fixed = composed("tree=paper_best"), composed("tree=paper_fixed")
+    settings = validate(best, check_files=False)
+    assert (settings.fallback.start, settings.fallback.order, settings.fallback.point) == ("dry", "random", "boundary")
+    assert settings.fallback.self_ended_only and settings.answer_needs_eos
+    assert settings.stopping[0] is FinishReason.REPETITION
+    assert str(settings.repetition.unit) == "characters"
+    assert (fixed.treepo.init_divergence, list(best.treepo.init_divergence)) == (2, [2, 8])
+    fixed.treepo.init_divergence = best.treepo.init_divergence
+    assert fixed == best
+
+
+def test_test_time_scaling_validates_once_with_sampled_trees():
+    config = composed("tree=scaling_4")
+    sampling = config.actor_rollout_ref.rollout.val_kwargs
+    assert (sampling.n, sampling.do_sample, sampling.temperature, sampling.top_p) == (16, True, 0.6, 1.0)
+    assert config.trainer.val_before_train and config.trainer.val_only
