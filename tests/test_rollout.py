@@ -45,7 +45,7 @@ def make_config(**trainer: Any) -> Any:
 
 def make_job(**changes: Any) -> TreeJob:
     standard = dict(width=3, settings=TreePOSettings(), progress=0.0, seed=1, eos_token_ids=frozenset())
-    return TreeJob(**{**standard, "replaced_agent": "single_turn_agent", "client": None, **changes})
+    return TreeJob(**{**standard, "replaced_agent": "single_turn_agent", "client": Client(), **changes})
 
 
 def test_end_tokens_are_gathered_from_tokenizer_config_and_generation_config():
@@ -273,9 +273,20 @@ async def run_loop(
     return await loop.run({"temperature": temperature}, tree_job=job, priority=np.int64(9), **row)
 
 
+class Client:
+    """Answers every request with one token and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict] = []
+
+    async def generate(self, **request: Any) -> SimpleNamespace:
+        self.requests.append(request)
+        return SimpleNamespace(token_ids=[3], log_probs=[-0.5], stop_reason="completed", extra_fields={})
+
+
 @pytest.fixture
 def searches(monkeypatch) -> list[tuple[list[int], dict]]:
-    """What the search was asked; it returns a tree of one leaf and one path that was dropped."""
+    """What the search was asked; it makes one request and returns a tree of one leaf and a path that was dropped."""
     asked = []
 
     async def search(prompt_ids, **arguments):
@@ -284,7 +295,7 @@ def searches(monkeypatch) -> list[tuple[list[int], dict]]:
         for number in range(2):
             tree.add(ROOT, Segment([3], [-0.5]), key=str(number))
             tree.finish(1 + number, FinishReason.EOS, dropped=number == 1)
-        arguments["engine"].calls.append({"branch": "0", "input_ids": [1, 2], "output_ids": [3]})
+        await arguments["engine"].extend([1, 2], max_tokens=4, branch="0")
         return tree
 
     monkeypatch.setattr(rollout, "grow_tree", search)
@@ -312,25 +323,15 @@ def test_the_search_is_told_the_shape_the_rules_and_the_seed_of_the_job(searches
 def test_the_engine_gets_the_jobs_client_end_tokens_and_what_it_can_use_besides(
     engine_name, full_determinism, stop, seeded, searches
 ):
-    requests = []
-
-    async def generate(**request):
-        requests.append(request)
-        return SimpleNamespace(token_ids=[8], log_probs=[-1.0], stop_reason="completed", extra_fields={})
-
-    async def run():
-        client = SimpleNamespace(generate=generate)
-        job = make_job(
-            settings=TreePOSettings(stop_strings=("Q:",)), seed=99, eos_token_ids=frozenset({7, 5}), client=client
-        )
-        await run_loop(job, engine_name=engine_name, full_determinism=full_determinism, temperature=0.5)
-        await searches[0][1]["engine"].extend([1], max_tokens=4, branch="0")
-
-    asyncio.run(run())
-    params = requests[0]["sampling_params"]
+    client = Client()
+    settings = TreePOSettings(stop_strings=("Q:",))
+    job = make_job(settings=settings, seed=99, eos_token_ids=frozenset({7, 5}), client=client)
+    asyncio.run(run_loop(job, engine_name=engine_name, full_determinism=full_determinism, temperature=0.5))
+    request = client.requests[0]
+    params = request["sampling_params"]
     assert (params["temperature"], params["stop_token_ids"], params.get("stop")) == (0.5, [5, 7], stop)
     assert params.get("seed") == (derive_seed(99, "0") % 2**31 if seeded else None)
-    assert requests[0]["priority"] == 9 and type(requests[0]["priority"]) is int
+    assert request["priority"] == 9 and type(request["priority"]) is int
 
 
 def test_a_tree_is_dumped_with_the_names_of_its_nodes_and_the_calls_by_branch(searches, tmp_path):

@@ -314,6 +314,22 @@ def test_a_server_that_is_chosen_after_the_request_was_given_up_is_released(clie
     assert balancer.server.requests == [] and cancelled == []
 
 
+def test_a_choice_that_fails_after_the_request_was_given_up_releases_nothing_and_is_not_reported(cancelled):
+    balancer = Balancer(Server(), chooses=False)
+    reported: list[dict] = []
+
+    async def give_up():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+        task = asyncio.create_task(make_engine(balancer).extend([1], max_tokens=7, branch="0"))
+        await cancel_when(lambda: len(balancer.acquired) == 1, task)
+        balancer.acquire_server.calls[0].set_exception(RuntimeError("No available servers in load balancer"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    asyncio.run(give_up())
+    assert balancer.released == reported == []
+
+
 def test_everything_but_generate_is_the_handles_own():
     server = Server()
     assert CancellableServer(server).requests is server.requests

@@ -373,6 +373,9 @@ def receive_weights(worker: Any, use_shm: bool) -> list[tuple[str, torch.Tensor]
 @functools.cache
 def _worker_extension_class() -> type:
     """Build the worker extension class; a function, because importing its base imports verl and vLLM."""
+    # verl's vLLM server asks for it with rollout.full_determinism. Its kernels are Triton's, which a CPU has not, and
+    # without them the engine dies at its first batch. vLLM's workers resolve this class before they read the variable.
+    os.environ.pop("VLLM_BATCH_INVARIANT", None)
     from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
     class CpuWorkerExtension(vLLMColocateWorkerExtension):
