@@ -14,6 +14,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 
 from benchmarks.known_model import END, PROMPT, KnownModel
 from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
@@ -22,24 +23,36 @@ from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.stopping import FinishReason, StoppingRules
 
 LENGTH, SEGMENT, WIDTH = 8, 2, 8
-PLAIN = {"branching": BranchingRules(init_divergence=(WIDTH, WIDTH))}
 
 
 def policies() -> Iterator[tuple[str, dict]]:
     """Yield names and fields of the shape."""
-    yield "plain samples (8 children of the root)", PLAIN
+    for children in (WIDTH, 6, 4):
+        name = "plain samples" if children == WIDTH else f"transfer, {children} children of the root"
+        yield name, {"branching": BranchingRules(init_divergence=(children, children))}
     yield "transfer", {}
-    yield "transfer, fallback only when dry", {"fallback": FallbackRules(start=FallbackStart.DRY)}
     yield "node", {"branching": BranchingRules(budget=Budget.NODE)}
-    for order in (PathOrder.ANSWERED_FIRST, PathOrder.LONGER_FIRST):
-        yield f"transfer, fallback {order}", {"fallback": FallbackRules(order=order)}
-    yield "transfer, fallback self_ended_only", {"fallback": FallbackRules(self_ended_only=True)}
-    for point in (ResumePoint.LEAST_LIKELY_TOKEN, ResumePoint.LIKELY_BLOCK, ResumePoint.UNLIKELY_BLOCK):
-        yield f"transfer, fallback to {point}", {"fallback": FallbackRules(point=point, block_length=2)}
     for share in (Share.PATH_SUM, Share.SEGMENT_MEAN, Share.ENTROPY):
         for favour in Favour:
             rules = BranchingRules(share=share, favour=favour, temperature=0.2)
-            yield f"transfer, {share} favouring {favour}, temperature 0.2", {"branching": rules}
+            yield f"transfer, {share}, {favour}, temperature 0.2", {"branching": rules}
+    # Without branching below the root all but two trajectories come from fallback.
+    fallback_only = BranchingRules(max_divergence=1)
+    for rules in (
+        FallbackRules(),
+        FallbackRules(start=FallbackStart.DRY),
+        FallbackRules(order=PathOrder.ANSWERED_FIRST),
+        FallbackRules(order=PathOrder.LONGER_FIRST),
+        FallbackRules(self_ended_only=True),
+        FallbackRules(window=1),
+        *(FallbackRules(point=point, block_length=2) for point in ResumePoint if point is not ResumePoint.BOUNDARY),
+    ):
+        changed = [
+            f"{field.name}={getattr(rules, field.name)}"
+            for field in fields(rules)
+            if field.name != "block_length" and getattr(rules, field.name) != getattr(FallbackRules(), field.name)
+        ]
+        yield f"fallback only, {' '.join(changed) or 'default'}", {"branching": fallback_only, "fallback": rules}
 
 
 async def sample(shape: SearchShape, trees: int, end_rate: float) -> Counter[tuple[int, ...]]:
@@ -85,8 +98,8 @@ def main() -> None:
         print(f"\nend token at each position: {end_rate}\n")
         print("| policy | ended | mean length | log-probability per token | total variation |")
         print("|---|---|---|---|---|")
-        for name, fields in policies():
-            shape = SearchShape(width=WIDTH, segment_length=SEGMENT, **fields)
+        for name, rules in policies():
+            shape = SearchShape(width=WIDTH, segment_length=SEGMENT, **rules)
             found = asyncio.run(sample(shape, arguments.trees, end_rate))
             print(f"| {name} | {describe(found, KnownModel(0, end_rate=end_rate))} |", flush=True)
 

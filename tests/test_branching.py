@@ -76,6 +76,10 @@ def test_remainders_go_to_paths_drawn_at_random():
     # 8 = 2 + 3 + 3: which path gets the small share is a matter of chance, 1000 times each; 5 sigma = 130
     assert set(shares) == {(2, 3, 3), (3, 2, 3), (3, 3, 2)}
     assert all(870 < count < 1130 for count in shares.values())
+    # Any two of four paths may get the two children that are left over, 500 times each; 5 sigma = 102
+    shares = Counter(tuple(share_out(6, [1.0] * 4, most=None, rng=rng)) for _ in range(3000))
+    assert len(shares) == 6
+    assert all(398 < count < 602 for count in shares.values())
 
 
 def test_expected_shares_are_the_exact_ones():

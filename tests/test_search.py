@@ -110,6 +110,15 @@ def test_what_a_request_wrote_beyond_the_end_of_its_path_is_cut_off_and_counted(
     assert tree.counters.overrun_tokens == 8
 
 
+def test_requests_stop_where_a_path_may_yet_end_too_short_and_its_width_be_shared_out():
+    # The second of four paths ends after a token and is dropped. Had the others run on, its width would have had to
+    # fall back; so one of them branches.
+    engine = ScriptedEngine(script=[[97] * 12, [EOS[0]], [97] * 12, [97] * 12])
+    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, init_divergence=(4, 4), min_length=5)
+    assert (tree.counters.dropped_paths, tree.counters.fallbacks) == (1, 0)
+    assert [max_tokens for branch, (_, max_tokens, _) in engine.calls.items() if len(branch) == 1] == [4] * 4
+
+
 # --- branching ------------------------------------------------------------------------------------------------------
 
 

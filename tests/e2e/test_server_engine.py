@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the search asks of a server, with Ray, verl's client and a vLLM engine, all real."""
+
+import asyncio
+import subprocess
+import sys
+import time
+
+import pytest
+import ray
+from omegaconf import OmegaConf
+from training_run import OUTPUTS, ROOT
+from transformers import AutoTokenizer
+from verl.workers.rollout.llm_server import LLMServerClient
+from verl.workers.rollout.replica import TokenOutput
+
+from recipe.treepo.server import ServerEngine, tree_client
+
+
+@ray.remote
+class Server:
+    """The part of verl's vLLM server that answers requests (``vllm_async_server.py``, ``generate``)."""
+
+    def __init__(self, model: str) -> None:
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self.engine = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(model=model, dtype="float32", max_model_len=1024, enforce_eager=True, block_size=32)
+        )
+
+    async def generate(self, request_id: str, prompt_ids: list[int], sampling_params: dict, **_) -> TokenOutput:
+        from vllm import SamplingParams, TokensPrompt
+
+        sampling_params["logprobs"] = 0
+        params = SamplingParams(ignore_eos=True, **sampling_params)
+        prompt = TokensPrompt(prompt_token_ids=prompt_ids)
+        async for output in self.engine.generate(prompt, params, request_id=request_id):
+            final = output
+        return TokenOutput(token_ids=final.outputs[0].token_ids)
+
+    async def running(self) -> int:
+        return len(self.engine.output_processor.request_states)
+
+
+class OneServer(LLMServerClient):
+    """verl's client without a load balancer."""
+
+    def __init__(self, server: ray.actor.ActorHandle) -> None:
+        super().__init__(OmegaConf.create({"actor_rollout_ref": {"rollout": {"name": "vllm"}}}))
+        self.server = server
+
+    async def _acquire_server(self, request_id, **extra):
+        return "0", self.server
+
+    def _release_server(self, server_id, request_id=None):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    if not (OUTPUTS / "tiny_model").exists():
+        command = [sys.executable, "scripts/make_tiny_model.py", "--out", str(OUTPUTS / "tiny_model")]
+        subprocess.run(command, cwd=ROOT, check=True)
+    ray.init(num_cpus=4, num_gpus=0, include_dashboard=False, runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": "1"}})
+    yield Server.remote(str(OUTPUTS / "tiny_model"))
+    ray.shutdown()
+
+
+async def cancel_after_start(client: LLMServerClient, server: ray.actor.ActorHandle) -> tuple[int, int]:
+    """Start four long requests and cancel them; return how many ran before, and half a second after."""
+    engine = ServerEngine(client, {"temperature": 1.0}, seed=None, priority=0)
+    tasks = [asyncio.create_task(engine.extend([5, 6, 7], max_tokens=1000, branch=str(n))) for n in range(4)]
+    started = time.monotonic()
+    while (before := await server.running.remote()) < 4:
+        assert time.monotonic() - started < 120
+        await asyncio.sleep(0.02)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0.5)
+    return before, await server.running.remote()
+
+
+def test_cancelled_requests_end_on_the_server_and_with_verls_client_they_do_not(server):
+    assert asyncio.run(cancel_after_start(OneServer(server), server)) == (4, 4)
+    ray.get(server.running.remote())
+    while ray.get(server.running.remote()):
+        time.sleep(0.2)
+    assert asyncio.run(cancel_after_start(tree_client(OneServer(server)), server)) == (4, 0)
+
+
+def test_a_stop_string_ends_a_request_and_its_tokens_come_back(server):
+    tokenizer = AutoTokenizer.from_pretrained(OUTPUTS / "tiny_model")
+    messages = [{"role": "user", "content": "Tom has 4 pens. Tom buys 3 pens. How many pens does Tom have?"}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    engine = ServerEngine(
+        tree_client(OneServer(server)), {"temperature": 0.0}, seed=None, priority=0, stop_strings=("=",)
+    )
+    segment = asyncio.run(engine.extend(prompt, max_tokens=200, branch="0"))
+    text = tokenizer.decode(segment.token_ids)
+    assert text.count("=") == 1 and len(segment.token_ids) < 200
+    assert "=" in tokenizer.decode(segment.token_ids[-1:])
