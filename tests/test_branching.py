@@ -49,8 +49,11 @@ def test_the_least_width_is_kept_whatever_the_budget_pays_for():
 
 
 def test_reachable_leaves_are_bounded_by_divergence_levels_and_the_largest_divergence():
-    # Three branches, the deepest of which may branch twice more: at most 3 * 2 * 2.
-    assert reachable_leaves(BranchingRules(), [2, 1, 0], segment_length=4) == 12
+    # Three branches, the deepest of which may branch twice more. Two end, and the third gets 3 * 2 children; five of
+    # these end, and the sixth gets 6 * 2: 2 + 5 + 12.
+    assert reachable_leaves(BranchingRules(), [2, 1, 0], segment_length=4) == 19
+    assert reachable_leaves(BranchingRules(divergence=(1, 1)), [3, 3], segment_length=4) == 1 + 1 + 1 + 2
+    assert reachable_leaves(BranchingRules(), [0, 0], segment_length=4) == 2
     # With two children each at most: 4 + 2 + 1.
     assert reachable_leaves(BranchingRules(max_divergence=2), [2, 1, 0], segment_length=4) == 7
     # Two segments a level, three levels to come: 6.

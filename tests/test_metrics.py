@@ -16,7 +16,7 @@ def two_leaf_tree() -> Tree:
     counters = tree.counters
     counters.engine_calls, counters.decoded_tokens, counters.prompt_tokens, counters.cached_tokens = 3, 8, 23, 16
     counters.failed_calls, counters.given_up_paths, counters.overrun_tokens = 4, 1, 2
-    counters.fallbacks, counters.search_seconds, counters.engine_seconds = 1, 4.0, 3.0
+    counters.fallbacks, counters.search_seconds, counters.busy_seconds = 1, 4.0, 1.5
     return tree
 
 
@@ -41,7 +41,7 @@ def test_a_tree_counts_once_however_many_trajectories_carry_its_numbers():
     assert (metrics["treepo/depth/mean"], metrics["treepo/depth/max"]) == (2, 2)
     # the root has 1 child and node 1 has 2
     assert metrics["treepo/branching"] == 1.5
-    assert metrics["treepo/search_overhead"] == 0.25
+    assert (metrics["treepo/search_s/mean"], metrics["treepo/search_busy_s"]) == (4.0, 1.5)
 
 
 def test_a_plain_sample_is_one_call_whose_tokens_are_all_its_own():

@@ -45,7 +45,9 @@ def make_config(**trainer: Any) -> Any:
 
 def make_job(**changes: Any) -> TreeJob:
     standard = dict(width=3, settings=TreePOSettings(), progress=0.0, seed=1, eos_token_ids=frozenset())
-    return TreeJob(**{**standard, "replaced_agent": "single_turn_agent", "client": Client(), **changes})
+    return TreeJob(
+        **{**standard, "replaced_agent": "single_turn_agent", "validate": False, "client": Client(), **changes}
+    )
 
 
 def test_end_tokens_are_gathered_from_tokenizer_config_and_generation_config():

@@ -98,7 +98,7 @@ def test_a_request_runs_on_over_as_many_segments_as_it_may():
 
 
 def test_what_a_request_wrote_beyond_the_end_of_its_path_is_cut_off_and_counted():
-    # An answer is complete after 11 tokens, in the third segment of 4; the engine was let run on to 20.
+    # An answer is complete after 12 tokens, three segments of 4; the engine was let run on to 20.
     text = list(b"so \\boxed{7} and so on and")
     tree = grow(
         ScriptedEngine(script=[text]), depth=5, response_length=20, width=1, segment_length=4, init_divergence=(1, 1)
@@ -302,6 +302,16 @@ def test_a_path_that_ends_too_short_is_dropped_and_its_width_given_back():
     assert tree.statistics()["unique_tokens"] == tree.counters.decoded_tokens - 1 - tree.counters.overrun_tokens
 
 
+@pytest.mark.parametrize(("min_length", "calls"), [(1, 4), (2, 8), (5, 8), (6, 12)])
+def test_requests_stop_only_as_long_as_a_path_may_end_too_short(min_length, calls):
+    # Every answer has a token: with 1 nothing can be too short, with 5 nothing after the first boundary, at 4.
+    tree = grow(
+        ScriptedEngine(), order=REQUIRED, depth=3, response_length=12, width=4, segment_length=4,
+        init_divergence=(4, 4), min_length=min_length,
+    )  # fmt: skip
+    assert tree.counters.engine_calls == calls
+
+
 @pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
 @pytest.mark.parametrize("start_of_fallback", list(FallbackStart))
 def test_a_model_that_only_writes_short_responses_is_not_asked_for_ever(budget, start_of_fallback):
@@ -329,10 +339,60 @@ def test_a_failed_request_is_repeated_and_then_its_width_goes_elsewhere(budget):
 @pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
 def test_a_prompt_fails_only_if_nothing_can_be_had_and_says_why(budget):
     engine = ScriptedEngine(broken=True, jitter=3)
-    with pytest.raises(SearchError, match="5 paths were given up after 2 requests each .* has 0.*went away") as caught:
+    # By level 2 + 4 and, once more paths than 4 were given up, 2 of those; by node each of 2 is sampled 3 times.
+    paths = {Budget.TRANSFER: 2 + 4 + 2, Budget.NODE: 2 * 3}[budget]
+    with pytest.raises(SearchError, match=f"{paths} paths were given up after 2 requests each.*went away") as caught:
         grow(engine, depth=3, response_length=12, width=4, segment_length=4, retries=1, budget=budget)
     assert isinstance(caught.value.__cause__, ConnectionError)
-    assert engine.running == 0
+    assert engine.attempts.total() == 2 * paths
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_what_can_be_had_is_kept_although_the_engine_fails_for_the_rest(budget):
+    class NoSecondChild(ScriptedEngine):
+        def _answer(self, input_ids, max_tokens, branch):
+            if not branch.startswith("0"):
+                raise ConnectionError("the engine went away")
+            return super()._answer(input_ids, max_tokens, branch)
+
+    tree = grow(NoSecondChild(), depth=2, response_length=8, width=4, segment_length=4, budget=budget)
+    # By node the second child was to become two; by level the first gets all the width when the second is given up.
+    assert len(tree.leaves) == (2 if budget is Budget.NODE else 4)
+    assert tree.counters.missing_trajectories == 4 - len(tree.leaves)
+
+
+def test_a_branch_that_is_given_up_is_sampled_anew_for_as_many_trajectories_from_where_it_was():
+    tree = grow(
+        ScriptedEngine(broken={"0.0"}), order=REQUIRED, depth=4, response_length=16, width=4, segment_length=4,
+        init_divergence=(1, 1), budget=Budget.NODE,
+    )  # fmt: skip
+    assert {node.key for node in tree.nodes if node.depth == 2} == {"0.0!", "0.1"}
+    again = next(node for node in tree.nodes if node.key == "0.0!")
+    assert len(again.children) == 2
+    assert tree.counters.fallbacks == 0
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_a_path_on_which_the_engine_stopped_inside_a_segment_goes_on_to_the_boundary_before_it_branches(budget):
+    class Hasty(ScriptedEngine):
+        def _tokens(self, input_ids, max_tokens, branch):
+            return super()._tokens(input_ids, min(max_tokens, 3), branch)
+
+    tree = grow(
+        Hasty(), order=REQUIRED, depth=2, response_length=8, width=2, segment_length=4, init_divergence=(1, 1),
+        budget=budget,
+    )  # fmt: skip
+    ends = {(node.key, node.offset, node.end) for node in tree.nodes[1:3]}
+    assert ends == {("0", 0, 3), ("0.0", 3, 4)}
+    assert [len(node.children) for node in tree.nodes[:3]] == [1, 1, 2]
+
+
+def test_without_branching_a_dry_tree_has_nothing_to_decide_before_its_paths_end():
+    tree = grow(
+        ScriptedEngine(), order=REQUIRED, depth=6, response_length=24, width=8, segment_length=4, max_divergence=1,
+        fallback=FallbackRules(start=FallbackStart.DRY),
+    )  # fmt: skip
+    assert tree.counters.engine_calls == 8
 
 
 def test_an_engine_that_returns_nothing_has_failed_and_is_no_dead_end():
@@ -459,7 +519,6 @@ def test_every_search_keeps_the_invariants(search, text, jitter):
         tree = grow(engine, **search)
     except SearchError:
         assert text["fail_rate"] > 0
-        assert engine.running == 0
         return
     tree.check()
     check_width(tree, search, engine)
@@ -477,13 +536,16 @@ def check_width(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
     assert engine.most_running <= search["width"]
     if search["budget"] is Budget.LEVEL_TOKENS:
         assert engine.most_running <= search["level_tokens"] // search["segment_length"]
+    missing = tree.counters.missing_trajectories
+    assert missing == 0 or tree.counters.given_up_paths > 0
     if search["budget"] is not Budget.TOTAL_TOKENS:
-        assert len(tree.leaves) == search["width"]
+        assert len(tree.leaves) + missing == search["width"]
         return
     left = search["total_tokens"] - sum(len(tree.response_ids(leaf)) for leaf in tree.leaves)
     assert left >= 0
-    assert search["min_width"] <= len(tree.leaves) <= search["width"]
-    assert len(tree.leaves) == search["width"] or left < search["response_length"]
+    assert search["min_width"] <= len(tree.leaves) + missing <= search["width"]
+    if missing == 0:
+        assert len(tree.leaves) == search["width"] or left < search["response_length"]
 
 
 def check_calls(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
@@ -580,3 +642,17 @@ def test_running_on_changes_the_number_of_requests_and_nothing_else(search, text
     assert ran.tree_path(ran.leaves[-1]) == stopped.tree_path(stopped.leaves[-1])
     assert len(runs.calls) <= len(stops.calls)
     assert stopped.counters.overrun_tokens <= ran.counters.overrun_tokens
+
+
+@settings(max_examples=500)
+@given(searches(), engines)
+def test_width_falls_back_early_only_if_the_open_paths_could_not_have_filled_it(search, text):
+    text["fail_rate"] = 0.0
+    search |= {"run_on": 1, "min_length": 0}
+    if search["budget"] is Budget.NODE:
+        return
+    dry = grow(ScriptedEngine(**text), **{**search, "fallback": FallbackRules(start=FallbackStart.DRY)})
+    early = grow(ScriptedEngine(**text), **{**search, "fallback": FallbackRules(start=FallbackStart.EARLY)})
+    if dry.counters.fallbacks == 0:
+        assert early.counters.fallbacks == 0
+        assert record(early) == record(dry)

@@ -65,6 +65,11 @@ class BranchingRules:
     temperature: float = 1.0
 
 
+def never_branches(rules: BranchingRules) -> bool:
+    """Tell whether every path below the root has one child, whatever comes."""
+    return rules.max_divergence == 1 or (rules.budget is Budget.NODE and rules.divergence[1] == 1)
+
+
 def level_limit(rules: BranchingRules, *, level_size: int, segment_length: int, rng: random.Random) -> int:
     """Return how many segments the next level of a tree may have before width is taken into account.
 
@@ -117,7 +122,9 @@ def reachable_leaves(rules: BranchingRules, levels_left: Sequence[int], *, segme
         assert rules.level_tokens is not None
         bound = (rules.level_tokens // segment_length) * (max(levels_left) + 1)
     else:
-        bound = len(levels_left) * rules.divergence[1] ** max(levels_left)
+        # The most come out if all but one path of each level end there, and what they leave goes to that one.
+        most, levels = rules.divergence[1], max(levels_left)
+        bound = len(levels_left) * sum(most**level for level in range(levels + 1)) - levels
     if rules.max_divergence is not None:
         bound = min(bound, sum(rules.max_divergence**left for left in levels_left))
     return max(bound, len(levels_left))

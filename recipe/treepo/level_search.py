@@ -8,6 +8,7 @@ from recipe.treepo.branching import (
     Budget,
     Share,
     level_limit,
+    never_branches,
     reachable_leaves,
     share_out,
     share_weights,
@@ -26,6 +27,8 @@ class LevelSearch:
 
     def __init__(self, sampler: PathSampler, seed: int) -> None:
         self._sampler, self._rng = sampler, random.Random(seed)
+        # Its own, because the number of levels depends on where requests stop, and nothing else may.
+        self._divergence_rng = random.Random(f"{seed}/divergence")
         self._tree, self._shape = sampler.tree, sampler.shape
         self._rules = sampler.shape.branching
 
@@ -48,38 +51,52 @@ class LevelSearch:
 
     def _width(self) -> int:
         """Return how many trajectories the tree is to have, as far as is known."""
-        return width_within(
+        counters = self._tree.counters
+        # Width of given-up paths goes to others, but not for ever.
+        counters.missing_trajectories = max(0, counters.given_up_paths - self._shape.width)
+        width = width_within(
             self._rules,
             width=self._shape.width,
             finished=len(self._tree.leaves),
             finished_tokens=sum(self._tree.nodes[leaf].end for leaf in self._tree.leaves),
             response_length=self._sampler.stopping.response_length,
         )
+        return width - counters.missing_trajectories
 
     def _may_drop(self) -> bool:
         # A model that only writes short responses must not be asked for ever.
         return self._tree.counters.dropped_paths < self._shape.width
 
     def _nothing_can_branch(self, branches: list[Branch]) -> bool:
-        """Tell whether the width is used up for good: then no decision is due until the branches end."""
-        used_up = len(self._tree.leaves) + len(branches) == self._shape.width
-        return used_up and not any(self._sampler.can_be_dropped(branch) for branch in branches)
+        """Tell whether no decision is due until the branches end: the width is used up for good, or none ever is."""
+        if never_branches(self._rules) and self._shape.fallback.start is FallbackStart.DRY:
+            return True
+        missing = self._tree.counters.missing_trajectories
+        used_up = len(self._tree.leaves) + len(branches) + missing == self._shape.width
+        return used_up and not (self._may_drop() and any(map(self._sampler.can_be_dropped, branches)))
 
     def _next_level(self, level: list[Node], *, level_size: int) -> list[Branch]:
         missing = self._width() - len(self._tree.leaves)
         if missing <= 0:
             return []
         limit = level_limit(
-            self._rules, level_size=level_size, segment_length=self._shape.segment_length, rng=self._rng
+            self._rules, level_size=level_size, segment_length=self._shape.segment_length, rng=self._divergence_rng
         )
         open_paths = [node for node in level if node.finish_reason is None]
-        branches = self._branch(open_paths, max(len(open_paths), min(missing, limit))) if open_paths else []
+        # An engine may stop inside a segment for reasons of its own: such a path first goes on to the boundary.
+        at_boundary = [node for node in open_paths if not node.partial]
+        branches = [b for node in open_paths if node.partial for b in self._sampler.children(node.index, [1])]
+        if at_boundary:
+            branches += self._branch(at_boundary, max(len(at_boundary), min(missing, limit) - len(branches)))
         room = limit if self._rules.budget is Budget.LEVEL_TOKENS else missing
         width = min(self._left_over(branches, missing), max(0, room - len(branches)))
-        leaves = self._tree.leaves
-        return branches + self._sampler.resume(
-            choose_resumptions(self._tree, leaves, width, self._shape.fallback, self._rng)
-        )
+        return branches + self._fall_back(width)
+
+    def _fall_back(self, width: int) -> list[Branch]:
+        if width == 0:
+            return []
+        leaves = self._tree.leaves_by_name()
+        return self._sampler.resume(choose_resumptions(self._tree, leaves, width, self._shape.fallback, self._rng))
 
     def _branch(self, open_paths: list[Node], total: int) -> list[Branch]:
         """Share ``total`` children out among the open paths."""

@@ -16,7 +16,7 @@ _SUMMED = (
     "trajectories",
 )
 
-_SUMMED_OF_TREES = ("overrun_tokens", "failed_calls", "given_up_paths", "dropped_paths")
+_SUMMED_OF_TREES = ("overrun_tokens", "failed_calls", "given_up_paths", "dropped_paths", "missing_trajectories")
 
 
 def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) -> dict[str, float]:
@@ -27,10 +27,10 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
     ``trajectories``. Ratios: ``unique_over_total``; ``waste`` = (computed prompt + decoded) / (prompt once per
     prompt + unique response tokens), 1 is the limit. With trees also ``finish/<reason>`` (share of trajectories),
     ``fallbacks_per_prompt``, ``depth/mean`` and ``depth/max`` (segments), ``branching`` (children per node that has
-    any), ``search_s/mean`` and ``search_s/max`` (seconds per prompt), ``search_overhead`` (share of that time that
-    was not spent waiting for the engine), and sums over the batch of ``overrun_tokens`` (decoded beyond the end of a
-    path and cut off), ``failed_calls``, ``given_up_paths`` and ``dropped_paths``. A prompt that failed as a whole is in
-    none of these numbers; verl logs it.
+    any), ``search_s/mean`` and ``search_s/max`` (seconds per prompt, waiting for the engine included), and sums over
+    the batch of ``search_busy_s`` (seconds in which the searches themselves worked), ``overrun_tokens`` (decoded beyond
+    the end of a path and cut off), ``failed_calls``, ``given_up_paths``, ``dropped_paths`` and
+    ``missing_trajectories``. A prompt that failed as a whole is in none of these numbers; verl logs it.
 
     Args:
         rows: For each trajectory: prompt id, prompt tokens, response tokens, and verl's ``extra_fields``. A plain
@@ -88,5 +88,5 @@ def _tree_metrics(trees: list[Mapping[str, Any]]) -> dict[str, float]:
         **{f"treepo/{name}": float(total(name)) for name in _SUMMED_OF_TREES},
         "treepo/search_s/mean": seconds / len(trees),
         "treepo/search_s/max": max(tree["search_seconds"] for tree in trees),
-        "treepo/search_overhead": (seconds - total("engine_seconds")) / seconds if seconds > 0 else 0.0,
+        "treepo/search_busy_s": total("busy_seconds"),
     }

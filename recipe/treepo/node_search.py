@@ -3,14 +3,18 @@
 
 import asyncio
 import random
+from dataclasses import replace
 
-from recipe.treepo.branching import share_out
+from recipe.treepo.branching import never_branches, share_out
+from recipe.treepo.engine import Segment
 from recipe.treepo.fallback import FallbackStart, choose_resumptions
 from recipe.treepo.sampling import Branch, PathSampler
-from recipe.treepo.tree import ROOT, Node, name_order
+from recipe.treepo.tree import ROOT, Node
 
-# How often in a row what a path returned may be dropped as too short again; after that a short one is kept.
-MOST_DROPS = 2
+# How often a branch is sampled anew after it was given up, and after it was dropped as too short, those that it comes
+# from counted: then its width is lost, and the short one kept. A path's own history has to decide, because what becomes
+# of others depends on the order in which requests finish.
+MOST_REPETITIONS = 2
 
 
 class NodeSearch:
@@ -26,7 +30,6 @@ class NodeSearch:
         self._tree, self._shape = sampler.tree, sampler.shape
         self._rules = sampler.shape.branching
         self._left_over = 0
-        self._rounds = 0
 
     async def run(self) -> None:
         """Grow the tree until it has all its leaves."""
@@ -36,45 +39,51 @@ class NodeSearch:
                 for branch in branches:
                     group.create_task(self._grow(branch, group))
             with self._sampler.busy():
-                leaves = sorted(self._tree.leaves, key=lambda leaf: name_order(self._tree.nodes[leaf].key))
-                branches = self._fall_back(leaves, self._left_over, root_key=None)
+                branches = self._fall_back(self._tree.leaves_by_name(), self._left_over, root_key=None)
                 self._left_over = 0
-                self._rounds += 1
 
     async def _grow(self, branch: Branch, group: asyncio.TaskGroup) -> None:
-        alone = branch.width == 1 or self._rules.divergence[1] == 1 or self._rules.max_divergence == 1
+        alone = branch.width == 1 or never_branches(self._rules)
         answer = await self._sampler.request(branch, segments=self._shape.run_on if alone else 1)
         with self._sampler.busy():
-            if answer is None:
-                following = self._return_width([], branch.width, branch.key)
-            else:
-                # A model that only writes short responses must not be asked for ever; what decides is the path's own
-                # history, not what has become of others.
-                may_drop = self._rounds + branch.key.count("!") < MOST_DROPS
-                following = self._follow(self._sampler.attach(branch, answer, may_drop=may_drop), branch.width)
+            following = self._give_up(branch) if answer is None else self._follow(branch, answer)
         for child in following:
             group.create_task(self._grow(child, group))
 
-    def _follow(self, node: Node, width: int) -> list[Branch]:
-        if node.finish_reason is None:
-            return self._branch(node.index, width, self._rules.divergence, most=self._rules.max_divergence)
+    def _give_up(self, branch: Branch) -> list[Branch]:
+        if branch.key.count("!") < MOST_REPETITIONS:
+            return [replace(branch, key=f"{branch.key}!")]
+        self._tree.counters.missing_trajectories += branch.width
+        return []
+
+    def _follow(self, branch: Branch, answer: Segment) -> list[Branch]:
+        may_drop = branch.key.count("?") < MOST_REPETITIONS
+        node = self._sampler.attach(branch, answer, may_drop=may_drop)
         if node.dropped:
-            return self._return_width([], width, node.key)
-        return self._return_width([node.index], width - 1, node.key)
+            # Its last segment only, from the boundary before: what a request that stopped there would have repeated.
+            return [Branch(node.parent, f"{node.key}?", branch.width)]
+        if node.finish_reason is not None:
+            return self._return_width(node, branch.width - 1)
+        if node.partial:
+            # An engine may stop inside a segment for reasons of its own: the path first goes on to the boundary.
+            return self._sampler.children(node.index, [branch.width])
+        return self._branch(node.index, branch.width, self._rules.divergence, most=self._rules.max_divergence)
 
     def _branch(self, parent: int, width: int, divergence: tuple[int, int], *, most: int | None) -> list[Branch]:
         rng = self._rng(self._tree.nodes[parent].key)
         count = min(width, rng.randint(*divergence), most or width)
         return self._sampler.children(parent, share_out(width, [1.0] * count, most=None, rng=rng))
 
-    def _return_width(self, leaves: list[int], width: int, key: str) -> list[Branch]:
+    def _return_width(self, leaf: Node, width: int) -> list[Branch]:
         if self._shape.fallback.start is FallbackStart.DRY:
             self._left_over += width
             return []
-        return self._fall_back(leaves, width, root_key=key)
+        return self._fall_back([leaf.index], width, root_key=leaf.key)
 
     def _fall_back(self, leaves: list[int], width: int, *, root_key: str | None) -> list[Branch]:
-        rng = self._rng(f"{root_key}~" if root_key is not None else f"round {self._rounds}")
+        if width == 0:
+            return []
+        rng = self._rng(f"{root_key}~" if root_key is not None else f"dry {len(leaves)}")
         resumptions = choose_resumptions(self._tree, leaves, width, self._shape.fallback, rng)
         return self._sampler.resume(resumptions, root_key=root_key)
 

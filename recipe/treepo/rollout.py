@@ -53,6 +53,7 @@ class TreeJob:
         seed: Of this tree, the same in every run.
         eos_token_ids: All end tokens of the model; empty to ignore them.
         replaced_agent: The agent that the row asks for.
+        validate: Whether the prompt is one of the validation data.
         client: Made by :func:`recipe.treepo.server.tree_client`, once per worker: a client asks the load balancer what
             it wants to know about requests when it sends its first.
     """
@@ -63,6 +64,7 @@ class TreeJob:
     seed: int
     eos_token_ids: frozenset[int]
     replaced_agent: str
+    validate: bool
     client: LLMServerClient
 
 
@@ -98,7 +100,8 @@ class TreeAgentLoop(AgentLoopBase):
         engine = self._engine(tree_job, sampling_params, priority)
         tree = await self._grow(tree_job, prompt_ids, engine)
         if tree_job.settings.dump_dir is not None:
-            folder = Path(tree_job.settings.dump_dir) / f"step_{kwargs['global_steps']}"
+            name = f"val_step_{kwargs['global_steps']}" if tree_job.validate else f"step_{kwargs['global_steps']}"
+            folder = Path(tree_job.settings.dump_dir) / name
             await self.loop.run_in_executor(None, _dump, tree, engine.calls, folder / f"{kwargs['uid']}.json")
         statistics = tree.statistics()
         return [_trajectory(tree, leaf, statistics) for leaf in tree.leaves]
@@ -238,6 +241,7 @@ class TreeAgentLoopWorker(_WorkerBase):
             seed=derive_seed(rollout.seed, "val" if validate else "train", step, number),
             eos_token_ids=self.eos_token_ids,
             replaced_agent=prompt["agent_name"],
+            validate=validate,
             client=self.tree_client,
         )
 

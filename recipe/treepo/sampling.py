@@ -38,7 +38,7 @@ class SearchShape:
 
 
 class SearchError(RuntimeError):
-    """The trajectories of a prompt could not be had."""
+    """No trajectory of a prompt could be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,12 @@ class PathSampler:
 
     Attributes:
         tree: What has been sampled so far.
-        busy_seconds: Time spent on this tree other than waiting for the engine.
+        last_failure: What the last failed request failed with.
     """
 
     def __init__(self, tree: Tree, engine: SegmentEngine, shape: SearchShape, stopping: StoppingRules) -> None:
         self.tree, self.shape, self.stopping = tree, shape, stopping
-        self.busy_seconds = 0.0
+        self.last_failure: Exception | None = None
         self._engine = engine
 
     @contextmanager
@@ -70,7 +70,7 @@ class PathSampler:
         try:
             yield
         finally:
-            self.busy_seconds += time.perf_counter() - started
+            self.tree.counters.busy_seconds += time.perf_counter() - started
 
     # --- asking the engine -----------------------------------------------------------------------------------------
 
@@ -79,9 +79,6 @@ class PathSampler:
 
         Returns:
             What it answered, or None if the path has to be given up.
-
-        Raises:
-            SearchError: if more paths had to be given up than trajectories are wanted.
         """
         with self.busy():
             input_ids = self.tree.prompt_ids + self.tree.response_ids(branch.parent)
@@ -93,18 +90,12 @@ class PathSampler:
                 answer = await self._engine.extend(input_ids, max_tokens=max_tokens, branch=branch.key)
                 _check_answer(answer, max_tokens)
             except Exception as error:  # whatever an engine fails with: the path can be had from another request
-                failure = error
+                self.last_failure = error
                 self.tree.counters.failed_calls += 1
             else:
                 self._count(answer, len(input_ids))
                 return answer
         self.tree.counters.given_up_paths += 1
-        if self.tree.counters.given_up_paths > self.shape.width:
-            raise SearchError(
-                f"{self.tree.counters.given_up_paths} paths were given up after {self.shape.retries + 1} requests each "
-                f"for a prompt that is to have {self.shape.width} trajectories and has {len(self.tree.leaves)}; "
-                f"the last failure: {failure!r}"
-            ) from failure
         return None
 
     def _room(self, parent: int, segments: int | None) -> int:
@@ -181,7 +172,7 @@ class PathSampler:
 
     def can_be_dropped(self, branch: Branch) -> bool:
         """Tell whether the path may yet end too short."""
-        return self.tree.nodes[branch.parent].end < self.stopping.min_length
+        return self.tree.nodes[branch.parent].end + 1 < self.stopping.min_length
 
     # --- branches --------------------------------------------------------------------------------------------------
 
@@ -195,23 +186,24 @@ class PathSampler:
 
         Args:
             resumptions: Where.
-            root_key: What those that start again at the root are named after; None to name them as children of it.
+            root_key: Name of the path whose width starts again at the root, for the names of its branches there; None
+                to name them as children of the root.
         """
         self.tree.counters.fallbacks += len(resumptions)
         branches = []
         for number, resumption in enumerate(resumptions):
             if resumption.leaf is None:
-                key = self.tree.nodes[ROOT].new_child_key() if root_key is None else f"{root_key}!{number}"
+                key = self.tree.nodes[ROOT].new_child_key() if root_key is None else f"{root_key}^{number}"
                 branches.append(Branch(ROOT, key))
                 continue
             count = len(self.tree.nodes)
             parent = self.tree.node_ending_at(resumption.leaf, resumption.offset)
             if len(self.tree.nodes) > count and self.stopping.needs_text:
-                self._retext(resumption.leaf, parent)
+                self._retext(parent)
             branches.append(Branch(parent, self.tree.nodes[resumption.leaf].new_fallback_key()))
         return branches
 
-    def _retext(self, leaf: int, upper: int) -> None:
+    def _retext(self, upper: int) -> None:
         """Set the text of both pieces of a node that was split."""
         lower = self.tree.nodes[upper].children[0]
         for index in (upper, lower):

@@ -11,7 +11,7 @@ Departures from the paper and its released code:
    where they are for all paths; in the released code they move, and one name stands for different tokens.
 4. Where nothing can branch any more, a request runs on over the boundaries; the released code stops at each.
 5. Width that the open paths cannot fill falls back at once; the released code waits until no path is open.
-6. Exactly as many trajectories come out as were asked for, or the search fails as a whole.
+6. Exactly as many trajectories come out as were asked for, unless the engine fails again and again.
 """
 
 import time
@@ -36,22 +36,24 @@ async def grow_tree(
     When this is cancelled, no request is left running.
 
     Raises:
-        SearchError: if more paths had to be given up than trajectories are wanted; its cause is the last failure.
+        SearchError: if not one trajectory could be had; its cause is the last failure of the engine.
     """
     started = time.perf_counter()
     sampler = PathSampler(Tree(prompt_ids), engine, shape, stopping)
     by_node = shape.branching.budget is Budget.NODE
     search = NodeSearch(sampler, seed) if by_node else LevelSearch(sampler, seed)
-    try:
-        await search.run()
-    except* SearchError as group:
-        failure = group.exceptions[0]
-    else:
-        failure = None
-    if failure is not None:
-        raise failure
-    tree = sampler.tree
+    await search.run()
+    tree, counters = sampler.tree, sampler.tree.counters
+    if not tree.leaves:
+        raise SearchError(
+            f"no trajectory could be had: {counters.given_up_paths} paths were given up after {shape.retries + 1} "
+            f"requests each; the last failure: {sampler.last_failure!r}"
+        ) from sampler.last_failure
+    fewest = shape.width
+    if shape.branching.budget is Budget.TOTAL_TOKENS:
+        fewest = min(shape.width, shape.branching.min_width or 1)
+    found = len(tree.leaves) + counters.missing_trajectories
+    assert fewest <= found <= shape.width, f"{found} trajectories instead of {fewest} to {shape.width}"
     tree.renumber()
-    tree.counters.search_seconds = time.perf_counter() - started
-    tree.counters.engine_seconds = tree.counters.search_seconds - sampler.busy_seconds
+    counters.search_seconds = time.perf_counter() - started
     return tree

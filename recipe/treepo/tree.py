@@ -27,7 +27,9 @@ class Node:
         parent: Number of the parent, -1 for the root.
         key: Name of the node, unique in the tree and the same whenever the same tree is grown again:
             ``0.2`` is the third child of the first child of the root, ``0.2~1`` the second path that fell back from
-            there, ``0.2@37`` the piece of ``0.2`` that ends where another path resumed, at response token 37.
+            there, ``0.2^1`` the second that starts at the root because ``0.2`` left width, ``0.2@37`` the piece of
+            ``0.2`` that ends where another path resumed, at response token 37, ``0.2!`` and ``0.2?`` what was sampled
+            instead of ``0.2`` after it was given up or dropped.
         depth: Segments on the path from the root to here, the one that this node belongs to included; 0 for the root.
         offset: Response tokens on the path before this node.
         segment: Tokens and log-probabilities that this node adds; empty for the root.
@@ -81,9 +83,10 @@ class TreeCounters:
         overrun_tokens: The part of them that lay beyond the end of a path and was cut off.
         prompt_tokens: Input tokens of all answered requests, cached ones included.
         cached_tokens: Input tokens that the engine took from its prefix cache, by its own count.
+        missing_trajectories: Trajectories that could not be had, because their paths were given up again and again.
         fallbacks: Branches that were started because width was left over.
         search_seconds: Wall time of the whole search.
-        engine_seconds: The part of it that was spent waiting for the engine.
+        busy_seconds: The part of it in which the search itself worked.
     """
 
     engine_calls: int = 0
@@ -94,9 +97,10 @@ class TreeCounters:
     overrun_tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    missing_trajectories: int = 0
     fallbacks: int = 0
     search_seconds: float = 0.0
-    engine_seconds: float = 0.0
+    busy_seconds: float = 0.0
 
 
 class Tree:
@@ -186,6 +190,10 @@ class Tree:
             node.index = rank
         self.nodes = order
 
+    def leaves_by_name(self) -> list[int]:
+        """Return the leaves in an order that does not depend on when they ended."""
+        return sorted(self.leaves, key=lambda leaf: name_order(self.nodes[leaf].key))
+
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def path(self, node: int) -> list[int]:
@@ -252,9 +260,10 @@ class Tree:
             "overrun_tokens": counters.overrun_tokens,
             "computed_prompt_tokens": counters.prompt_tokens - counters.cached_tokens,
             "cached_prompt_tokens": counters.cached_tokens,
+            "missing_trajectories": counters.missing_trajectories,
             "fallbacks": counters.fallbacks,
             "search_seconds": counters.search_seconds,
-            "engine_seconds": counters.engine_seconds,
+            "busy_seconds": counters.busy_seconds,
             "unique_tokens": sum(len(self.nodes[index].segment.token_ids) for index in kept),
             "total_tokens": sum(leaf.end for leaf in leaves),
             "trajectories": len(leaves),

@@ -164,6 +164,10 @@ def _total_budget_problems(settings: TreePOSettings, n: int, response_length: in
     least = (rules.min_width or 1) * response_length
     problems = _budget_key(settings, "total_tokens", owner, "the most response tokens of a prompt", least)
     problems += _budget_key(settings, "min_width", owner, "the least number of trajectories", 1)
+    if settings.validate_with_tree and rules.budget is owner:
+        rule = "verl counts the trajectories of a validation prompt that were not paid for as wrong answers"
+        remedy = f"Use treepo.validate_with_tree=false, or another treepo.branching.budget than {owner}."
+        problems.append(Problem("treepo.validate_with_tree", True, rule, remedy))
     if problems or rules.total_tokens is None or rules.min_width is None:
         return problems
     if rules.min_width > n:
