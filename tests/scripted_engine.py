@@ -83,7 +83,7 @@ class ScriptedEngine:
 
     def _tokens(self, input_ids: list[int], max_tokens: int, branch: str) -> list[int]:
         if self.script is not None:
-            text = self.script[int(branch.split(".")[-1].split("~")[-1]) % len(self.script)]
+            text = self.script[int(branch.rstrip("?!").split(".")[-1].split("~")[-1]) % len(self.script)]
             start = len(input_ids) - self.prompt_length
             return (text[start:] or [EOS[0]])[:max_tokens]
         while branch.endswith(".0"):

@@ -356,6 +356,8 @@ def test_a_tree_is_dumped_with_the_names_of_its_nodes_and_the_calls_by_branch(se
         "dropped": False,
     }
     assert document["calls"] == [{"branch": "0", "input_ids": [1, 2], "output_ids": [3]}]
+    asyncio.run(run_loop(make_job(settings=TreePOSettings(dump_dir=str(tmp_path)), validate=True)))
+    assert (tmp_path / "val_step_6" / "u.json").exists()
 
 
 def test_a_search_that_fails_fails_the_prompt_with_its_own_words(monkeypatch):

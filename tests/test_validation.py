@@ -181,6 +181,15 @@ LAST = "or use treepo.answer_needs_eos=false."
             "Use at least treepo.branching.total_tokens=300, or a smaller min_width.",
         ),
         (
+            {
+                "branching": {"budget": "total_tokens", "total_tokens": 600, "min_width": 3},
+                "validate_with_tree": True,
+            },
+            "treepo.validate_with_tree=True: verl counts the trajectories of a validation prompt that were not paid "
+            "for as wrong answers. Use treepo.validate_with_tree=false, or another treepo.branching.budget than "
+            "total_tokens.",
+        ),
+        (
             {"stopping": ["stop", "eos", "length", "depth"]},
             "treepo.stop_strings=[]: the rule stop in treepo.stopping needs strings. "
             "Name some, or take stop out of treepo.stopping.",
