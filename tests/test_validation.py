@@ -181,15 +181,6 @@ LAST = "or use treepo.answer_needs_eos=false."
             "Use at least treepo.branching.total_tokens=300, or a smaller min_width.",
         ),
         (
-            {
-                "branching": {"budget": "total_tokens", "total_tokens": 600, "min_width": 3},
-                "validate_with_tree": True,
-            },
-            "treepo.validate_with_tree=True: verl counts the trajectories of a validation prompt that were not paid "
-            "for as wrong answers. Use treepo.validate_with_tree=false, or another treepo.branching.budget than "
-            "total_tokens.",
-        ),
-        (
             {"stopping": ["stop", "eos", "length", "depth"]},
             "treepo.stop_strings=[]: the rule stop in treepo.stopping needs strings. "
             "Name some, or take stop out of treepo.stopping.",
@@ -216,6 +207,17 @@ def test_keys_that_contradict_each_other_are_one_problem_with_a_remedy(treepo, p
     with pytest.raises(ConfigError) as caught:
         validate_trees(config_of(treepo))
     assert [str(found) for found in caught.value.problems] == [problem]
+
+
+def test_a_budget_of_response_tokens_is_refused_for_validation_with_trees():
+    treepo = {
+        "branching": {"budget": "total_tokens", "total_tokens": 600, "min_width": 3},
+        "validate_with_tree": True,
+    }
+    assert problems_of(config_of(treepo, actor_rollout_ref__rollout__val_kwargs__temperature=1.0)) == [
+        "treepo.validate_with_tree=True: verl counts the trajectories of a validation prompt that were not paid for as "
+        "wrong answers. Use treepo.validate_with_tree=false, or another treepo.branching.budget than total_tokens."
+    ]
 
 
 @pytest.mark.parametrize(
