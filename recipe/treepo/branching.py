@@ -133,7 +133,11 @@ def reachable_leaves(rules: BranchingRules, levels_left: Sequence[int], *, segme
 def share_weights(values: Sequence[float], rules: BranchingRules) -> list[float]:
     """Return the softmax of ``values``, upside down where low ones are favoured."""
     sign = 1.0 if rules.favour is Favour.HIGH else -1.0
-    scores = [sign * value / rules.temperature for value in values]
+    return softmax_weights([sign * value / rules.temperature for value in values])
+
+
+def softmax_weights(scores: Sequence[float]) -> list[float]:
+    """Return weights in proportion to the softmax of ``scores``, the largest of them 1."""
     highest = max(scores)
     return [math.exp(score - highest) for score in scores]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the search asks of an inference engine: continue this prefix."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 
@@ -22,6 +22,10 @@ class Segment:
     cached_tokens: int = 0
     min_version: int | None = None
     max_version: int | None = None
+
+    def part(self, start: int, end: int) -> "Segment":
+        """Return the tokens from ``start`` to before ``end`` with their log-probabilities, all else the same."""
+        return replace(self, token_ids=self.token_ids[start:end], logprobs=self.logprobs[start:end])
 
 
 class SegmentEngine(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import cycle, islice
 
+from recipe.treepo.branching import softmax_weights
 from recipe.treepo.stopping import SELF_ENDED, FinishReason
 from recipe.treepo.tree import ROOT, Node, Tree
 
@@ -133,9 +134,7 @@ def _resume_offset(tree: Tree, leaf: int, rules: FallbackRules, rng: random.Rand
     starts = [start for start in range(0, len(logprobs), rules.block_length) if start >= first] or [first]
     blocks = [logprobs[start : start + rules.block_length] for start in starts]
     sign = 1.0 if rules.point is ResumePoint.LIKELY_BLOCK else -1.0
-    scores = [sign * sum(block) / len(block) for block in blocks]
-    highest = max(scores)
-    return rng.choices(starts, [math.exp(score - highest) for score in scores])[0]
+    return rng.choices(starts, softmax_weights([sign * sum(block) / len(block) for block in blocks]))[0]
 
 
 def _boundaries(tree: Tree, leaf: int, window: int | None) -> list[int]:

@@ -5,7 +5,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from recipe.treepo.branching import BranchingRules
 from recipe.treepo.engine import Segment, SegmentEngine
@@ -111,10 +111,7 @@ class PathSampler:
         used = 0
         while node.partial:
             used += len(node.segment.token_ids)
-            above = self.tree.nodes[node.parent]
-            if not above.partial:
-                break
-            node = above
+            node = self.tree.nodes[node.parent]
         return self.shape.segment_length - used
 
     def _count(self, answer: Segment, input_tokens: int) -> None:
@@ -144,11 +141,7 @@ class PathSampler:
             room = self._rest_of_segment(node)
             length = min(room, len(answer.token_ids) - taken, self._length_to_stop(response, node.end, text))
             end = node.end + length
-            piece = replace(
-                answer,
-                token_ids=answer.token_ids[taken : taken + length],
-                logprobs=answer.logprobs[taken : taken + length],
-            )
+            piece = answer.part(taken, taken + length)
             added = self.stopping.added_text(response[:end], node.end) if self.stopping.needs_text else ""
             text += added
             node = self.tree.add(node.index, piece, key=key, text=added, partial=length < room)

@@ -9,7 +9,7 @@ no response tokens; a *path* runs from the root to a node; a *leaf* is a node wh
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from recipe.treepo.engine import Segment
@@ -156,21 +156,20 @@ class Tree:
             return node.parent
         assert offset < node.end, f"response token {offset} is not on the path to node {leaf}"
         above, cut = self.nodes[node.parent], offset - node.offset
-        tokens, logprobs = node.segment.token_ids, node.segment.logprobs
         upper = Node(
             index=len(self.nodes),
             parent=above.index,
             key=f"{node.key.partition('@')[0]}@{offset}",
             depth=node.depth,
             offset=node.offset,
-            segment=replace(node.segment, token_ids=tokens[:cut], logprobs=logprobs[:cut]),
+            segment=node.segment.part(0, cut),
             partial=True,
             children=[node.index],
         )
         self.nodes.append(upper)
         above.children[above.children.index(node.index)] = upper.index
         node.parent, node.offset = upper.index, offset
-        node.segment = replace(node.segment, token_ids=tokens[cut:], logprobs=logprobs[cut:])
+        node.segment = node.segment.part(cut, len(node.segment.token_ids))
         return upper.index
 
     def renumber(self) -> None:
