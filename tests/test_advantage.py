@@ -1,157 +1,214 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The estimators as verl calls them: random trees against an independent recursion, and verl's own at depth 1."""
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from tree_oracle import forests, token_credits
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+from verl.utils.torch_functional import masked_whiten
 
-from recipe.treepo.advantage import compute_treepo_advantage, subgroup_advantages, tree_batch
-from recipe.treepo.settings import AdvantageSettings, Aggregation, Normalization
-
-# 8 leaves of a binary tree of depth 3 (DESIGN.md's worked example): halves 1 and 2, pairs 3 to 6, leaves 7 to 14.
-BINARY = [[1 + row // 4, 3 + row // 2, 7 + row] for row in range(8)]
-REWARDS = np.array([-1.0, -1, -1, -1, -1, 1, 1, 1])
-
-
-def test_plain_mean_of_the_worked_example():
-    advantages = subgroup_advantages(REWARDS, ["p"] * 8, BINARY, Aggregation.MEAN)
-    # Row 5: root -1 + 1/4 = -3/4, half -1 - 1/2 = -3/2, pair (-1, 1) -1 - 0 = -1; mean -13/12.
-    # Row 6: 1 + 1/4, 1 - 1/2, 1 - 0 = 11/4 / 3. Rows 7, 8: 5/4, 1/2 and pair (1, 1) 0 = 7/4 / 3.
-    expected = [-1 / 4] * 4 + [-13 / 12, 11 / 12, 7 / 12, 7 / 12]
-    assert advantages == pytest.approx(expected, abs=1e-12)
-
-
-def test_group_size_weights_of_the_worked_example():
-    advantages = subgroup_advantages(REWARDS, ["p"] * 8, BINARY, Aggregation.GROUP_SIZE)
-    # Weights 8, 4, 2 of 14. Row 1: (8 * -3/4) / 14 = -3/7. Row 5: (-6 - 6 - 2) / 14 = -1.
-    # Row 6: (10 + 2 + 2) / 14 = 1. Rows 7, 8: (10 + 2 + 0) / 14 = 6/7.
-    assert advantages == pytest.approx([-3 / 7] * 4 + [-1, 1, 6 / 7, 6 / 7], abs=1e-12)
-
-
-def test_a_chain_that_does_not_branch_counts_once():
-    # Both trajectories pass 1 -> 2 -> 3 before they part: one group of two, as if they parted at the root.
-    chained = subgroup_advantages(np.array([0.0, 1.0]), ["p", "p"], [[1, 2, 3, 4], [1, 2, 3, 5]], Aggregation.MEAN)
-    assert chained == pytest.approx([-0.5, 0.5])
-
-
-def test_uneven_subtrees_average_over_their_own_groups_only():
-    # Root {a, b, c}, mean 1/3. a and b share node 1 (mean 0), c is alone below the root.
-    rewards = np.array([0.0, 0.0, 1.0])
-    advantages = subgroup_advantages(rewards, ["p"] * 3, [[1, 2], [1, 3], [4]], Aggregation.MEAN)
-    assert advantages == pytest.approx([(-1 / 3 + 0) / 2, (-1 / 3 + 0) / 2, 2 / 3])
-
-
-def test_equal_rewards_give_no_advantage_and_a_lone_trajectory_its_raw_reward():
-    assert subgroup_advantages(np.ones(8), ["p"] * 8, BINARY, Aggregation.MEAN) == pytest.approx([0.0] * 8)
-    assert subgroup_advantages(np.array([0.7]), ["p"], [[1, 2]], Aggregation.MEAN) == pytest.approx([0.7])
-
-
-def test_equal_node_numbers_of_two_prompts_are_different_nodes():
-    rewards = np.array([0.0, 1.0, 1.0, 1.0])
-    advantages = subgroup_advantages(rewards, ["p", "p", "q", "q"], [[1, 2], [1, 3]] * 2, Aggregation.MEAN)
-    assert advantages == pytest.approx([-0.5, 0.5, 0.0, 0.0])
-
-
-@st.composite
-def forests(draw):
-    """Random prompts with random trees: each row extends a random prefix of an earlier row of its prompt."""
-    rows, next_node = [], {}
-    for _ in range(draw(st.integers(1, 24))):
-        prompt = draw(st.sampled_from("abc"))
-        earlier = [path for name, path in rows if name == prompt]
-        prefix = []
-        if earlier:
-            path = draw(st.sampled_from(earlier))
-            prefix = path[: draw(st.integers(0, len(path)))]
-        fresh = [next_node.get(prompt, 1) + i for i in range(draw(st.integers(0 if prefix else 1, 4)))]
-        next_node[prompt] = next_node.get(prompt, 1) + len(fresh)
-        rows.append((prompt, prefix + fresh))
-    rewards = draw(st.lists(st.sampled_from([-1.0, 0.0, 0.25, 1.0]), min_size=len(rows), max_size=len(rows)))
-    order = draw(st.permutations(range(len(rows))))
-    return [rows[i][0] for i in order], [rows[i][1] for i in order], rewards
-
-
-@settings(max_examples=300)
-@given(forests(), st.sampled_from(list(Aggregation)))
-def test_random_forests_agree_with_the_definition_on_sets(forest, aggregation):
-    prompts, paths, rewards = forest
-    ours = subgroup_advantages(np.array(rewards), prompts, paths, aggregation)
-    for row, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
-        groups = []
-        for depth in range(len(path) + 1):
-            members = frozenset(
-                other for other, name in enumerate(prompts) if name == prompt and paths[other][:depth] == path[:depth]
-            )
-            if members not in groups and (depth == 0 or len(members) > 1):
-                groups.append(members)
-        total, weights = 0.0, 0.0
-        for group in groups:
-            mean = sum(rewards[member] for member in group) / len(group)
-            baseline = 0.0 if len(group) == 1 and group is groups[0] else mean
-            weight = len(group) if aggregation is Aggregation.GROUP_SIZE else 1
-            total += weight * (rewards[row] - baseline)
-            weights += weight
-        assert ours[row] == pytest.approx(total / weights, abs=1e-12)
+from recipe.treepo.advantage import shared_token_weights, tree_batch
+from recipe.treepo.settings import TREE_ESTIMATORS, AdvantageSettings, Aggregation, Chains, Normalization
 
 
 def outcome(rewards: list[float], lengths: list[int], width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rewards at the last token of each row, and the mask of its tokens."""
-    token_rewards, mask = torch.zeros(len(rewards), width), torch.zeros(len(rewards), width)
+    token_rewards, mask = torch.zeros(len(rewards), width), torch.zeros(len(rewards), width, dtype=torch.int64)
     for row, (reward, length) in enumerate(zip(rewards, lengths, strict=True)):
         token_rewards[row, length - 1] = reward
         mask[row, :length] = 1
     return token_rewards, mask
 
 
-def run(rewards, mask, index, paths, **options) -> torch.Tensor:
+def run(estimator, rewards, mask, prompts, paths, *, divide_by_std=True, **options) -> torch.Tensor:
+    config = OmegaConf.create({"norm_adv_by_std_in_grpo": divide_by_std})
     with tree_batch(paths, AdvantageSettings(**options)):
-        advantages, returns = compute_treepo_advantage(token_level_rewards=rewards, response_mask=mask, index=index)
+        advantages, returns = get_adv_estimator_fn(estimator)(
+            token_level_rewards=rewards, response_mask=mask, index=np.array(prompts, dtype=object), config=config
+        )
     assert returns is advantages
     return advantages
 
 
-@settings(max_examples=50)
-@given(st.integers(2, 20), st.integers(0, 10**6), st.booleans())
-def test_depth_one_equals_verls_reinforce_plus_plus_baseline(rows, seed, with_paths):
-    rng = np.random.default_rng(seed)
-    index = np.array([str(name) for name in rng.integers(0, 4, rows)], dtype=object)
-    rewards, mask = outcome(rng.normal(size=rows).tolist(), rng.integers(1, 9, rows).tolist(), 8)
+OPTIONS = st.fixed_dictionaries(
+    {
+        "aggregation": st.sampled_from(Aggregation),
+        "chains": st.sampled_from(Chains),
+        "root_group": st.booleans(),
+        "equal_groups": st.booleans(),
+        "parent_decay": st.sampled_from([1.0, 0.9, 0.5]),
+        "divide_by_std": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=200)
+@given(forests(), st.sampled_from(TREE_ESTIMATORS), OPTIONS, st.randoms(use_true_random=False))
+def test_every_token_of_random_trees_has_the_credit_of_the_formulas(forest, estimator, options, random):
+    prompts, paths, rewards, lengths = forest
+    width = max(lengths) + random.randint(0, 2)
+    token_rewards, mask = outcome(rewards, lengths, width)
+    # Tokens that a tool or a user added are not trained, wherever they are.
+    mask = mask * torch.tensor([[int(random.random() < 0.8) for _ in range(width)] for _ in prompts])
+    expected = torch.tensor(token_credits(prompts, paths, rewards, width, estimator, options)) * mask
+    ours = run(estimator, token_rewards, mask, prompts, paths, normalization=Normalization.NONE, **options)
+    torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
     if mask.sum() < 2:
         return
+    whitened = run(estimator, token_rewards, mask, prompts, paths, normalization=Normalization.WHITEN, **options)
+    torch.testing.assert_close(whitened, masked_whiten(expected.double(), mask).float() * mask, atol=2e-4, rtol=1e-4)
+    scaled = run(estimator, token_rewards, mask, prompts, paths, normalization=Normalization.STD, **options)
+    deviation = expected[mask.bool()].double().std()
+    torch.testing.assert_close(scaled, (expected / (deviation**2 + 1e-8).sqrt()).float(), atol=2e-4, rtol=1e-4)
+
+
+@settings(max_examples=100)
+@given(
+    st.integers(2, 20),
+    st.integers(0, 10**6),
+    st.booleans(),
+    st.sampled_from(
+        [
+            ("treepo", "reinforce_plus_plus_baseline", {}),
+            ("treepo_segment", "reinforce_plus_plus_baseline", {}),
+            ("treepo_segment", "reinforce_plus_plus_baseline", {"chains": Chains.PUBLISHED}),
+            # twice the distance from the mean, once from the root and once from the parent: the scale is normalised
+            ("treerl", "reinforce_plus_plus_baseline", {"normalization": Normalization.WHITEN}),
+            ("treerpo", "grpo", {}),
+        ]
+    ),
+)
+def test_at_depth_one_the_estimators_are_verls_own(rows, seed, with_paths, pair):
+    ours, theirs, options = pair
+    rng = np.random.default_rng(seed)
+    prompts = [str(name) for name in rng.integers(0, 4, rows)]
+    rewards, mask = outcome(rng.normal(size=rows).tolist(), rng.integers(2, 9, rows).tolist(), 8)
     # One node of its own per trajectory, or none at all as for verl's plain samples.
-    paths = [[row + 1] if with_paths else [] for row in range(rows)]
-    theirs, _ = get_adv_estimator_fn("reinforce_plus_plus_baseline")(
-        token_level_rewards=rewards, response_mask=mask, index=index
+    paths = [[(row + 1, 0)] if with_paths else [] for row in range(rows)]
+    expected, _ = get_adv_estimator_fn(theirs)(
+        token_level_rewards=rewards, response_mask=mask, index=np.array(prompts, dtype=object)
     )
-    torch.testing.assert_close(run(rewards, mask, index, paths), theirs, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(run(ours, rewards, mask, prompts, paths, **options), expected, atol=5e-5, rtol=1e-4)
 
 
-def test_every_token_of_a_trajectory_gets_its_advantage_and_padding_none():
-    rewards, mask = outcome([-1.0, 1.0, 1.0], [2, 3, 1], 4)
-    index = np.array(["p", "p", "p"], dtype=object)
-    advantages = run(rewards, mask, index, [[1, 2], [1, 3], [4]], normalization=Normalization.NONE)
-    # Root mean 1/3; rows 0 and 1 share node 1 with mean 0: (-4/3 - 1) / 2, (2/3 + 1) / 2, 2/3.
-    expected = torch.tensor([[-7 / 6] * 2 + [0, 0], [5 / 6] * 3 + [0], [2 / 3, 0, 0, 0]])
-    torch.testing.assert_close(advantages, expected)
+def test_without_division_by_the_standard_deviation_treerpo_is_verls_grpo_without_it():
+    rewards, mask = outcome([0.0, 1.0, 1.0], [1, 2, 2], 2)
+    prompts = ["p"] * 3
+    expected, _ = get_adv_estimator_fn("grpo")(
+        token_level_rewards=rewards, response_mask=mask, index=np.array(prompts), norm_adv_by_std_in_grpo=False
+    )
+    assert expected[0, 0] == pytest.approx(-2 / 3)
+    ours = run("treerpo", rewards, mask, prompts, [[], [], []], divide_by_std=False)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_credit_changes_at_the_tokens_where_nodes_begin():
+    # Prompt p: node 1 has tokens 0 to 2, then 2 (tokens 3, 4) or 3 (token 3); node 4 alone has tokens 0 and 1.
+    paths = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
+    rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 6)
+    none = {"normalization": Normalization.NONE}
+    # Leaves by group size: a (3 * -2/3 + 2 * -1/2) / 5 = -3/5, b (3 * 1/3 + 2 * 1/2) / 5 = 2/5, c 1/3.
+    # Node 1: -1/10; the root (-1/10 + 1/3) / 2 = 7/60.
+    one, two, three, four = -1 / 10 - 7 / 60, -3 / 5 + 1 / 10, 2 / 5 + 1 / 10, 1 / 3 - 7 / 60
+    expected = [[one] * 3 + [two] * 2 + [0], [one] * 3 + [three, 0, 0], [four] * 2 + [0] * 4]
+    ours = run("treepo_segment", rewards, mask, ["p"] * 3, paths, **none)
+    torch.testing.assert_close(ours, torch.tensor(expected))
+
+
+def test_a_split_that_led_nowhere_changes_nothing():
+    # Node 9 is a piece of node 2: a path resumed there, but none of its trajectories is in the batch.
+    rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 5)
+    whole = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
+    split = [[(1, 0), (9, 3), (2, 4)], [(1, 0), (3, 3)], [(4, 0)]]
+    for estimator in TREE_ESTIMATORS:
+        torch.testing.assert_close(*(run(estimator, rewards, mask, ["p"] * 3, paths) for paths in (whole, split)))
+
+
+def test_padding_rows_of_verl_get_nothing_and_change_nothing():
+    # verl fills a batch with copies of a row's fields that have a prompt id of their own, no reward and an empty mask;
+    # the trainer takes the path away.
+    rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 5)
+    paths = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
+    filled_rewards, filled_mask = torch.cat([rewards, torch.zeros(2, 5)]), torch.cat([mask, torch.zeros_like(mask[:2])])
+    for estimator in TREE_ESTIMATORS:
+        alone = run(estimator, rewards, mask, ["p"] * 3, paths)
+        filled = run(estimator, filled_rewards, filled_mask, ["p"] * 3 + ["pad"] * 2, [*paths, [], []])
+        torch.testing.assert_close(filled, torch.cat([alone, torch.zeros(2, 5)]))
+
+
+def test_two_trees_of_the_same_prompt_text_are_two_groups_and_one_tree_with_two_first_nodes_is_one():
+    rewards, mask = outcome([0.0, 1.0, 1.0, 1.0], [1] * 4, 1)
+    none = {"normalization": Normalization.NONE}
+    tree = [[(1, 0), (2, 0)], [(1, 0), (3, 0)]]
+    # verl draws an id each time it takes a prompt from the data: means 1/2 and 1.
+    drawn_twice = run("treepo", rewards, mask, ["uid-1", "uid-1", "uid-2", "uid-2"], tree + tree, **none)
+    assert drawn_twice[:, 0].tolist() == pytest.approx([-1 / 2, 1 / 2, 0, 0])
+    # Mean 3/4 of all; below 1: 1/2, below 4: 1.
+    one_id = run("treepo", rewards, mask, ["uid"] * 4, [*tree, [(4, 0), (5, 0)], [(4, 0), (6, 0)]], **none)
+    assert one_id[:, 0].tolist() == pytest.approx([(-3 / 4 - 1 / 2) / 2, (1 / 4 + 1 / 2) / 2, 1 / 8, 1 / 8])
+
+
+def test_published_normalisation_whitens_for_treepo_and_leaves_the_neighbours_alone():
+    rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 5)
+    batch = rewards, mask, ["p"] * 3, [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
+    for estimator, published in (
+        ("treepo", Normalization.WHITEN),
+        ("treepo_segment", Normalization.WHITEN),
+        ("treerl", Normalization.NONE),
+        ("treerpo", Normalization.NONE),
+    ):
+        assert run(estimator, *batch).equal(run(estimator, *batch, normalization=published))
 
 
 def test_whitening_gives_response_tokens_mean_zero_and_variance_one():
-    rewards, mask = outcome(REWARDS.tolist(), [1, 2, 3, 4, 5, 6, 7, 8], 8)
-    index = np.array(["p"] * 8, dtype=object)
-    tokens = run(rewards, mask, index, BINARY)[mask.bool()]
+    rewards, mask = outcome([-1.0, -1, -1, 1, 1], [1, 2, 3, 4, 5], 6)
+    tokens = run("treepo", rewards, mask, ["p"] * 5, [[]] * 5)[mask.bool()]
     assert tokens.mean().item() == pytest.approx(0.0, abs=1e-6)
     assert tokens.var().item() == pytest.approx(1.0, abs=1e-5)
 
 
-def test_without_paths_of_exactly_this_batch_the_estimator_refuses():
+def test_a_variance_of_less_than_two_tokens_is_refused():
+    rewards, mask = outcome([1.0], [1], 3)
+    with pytest.raises(ValueError, match=r"normalization=whiten needs at least two response tokens"):
+        run("treepo", rewards, mask, ["p"], [[]])
+    assert run("treepo", rewards, mask, ["p"], [[]], normalization=Normalization.NONE)[0].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("estimator", TREE_ESTIMATORS)
+def test_without_paths_of_exactly_this_batch_the_estimators_refuse(estimator):
     rewards, mask = outcome([1.0, 0.0], [1, 1], 1)
-    index = np.array(["p", "p"], dtype=object)
-    with pytest.raises(RuntimeError, match="trainer_mode=treepo_sync"):
-        compute_treepo_advantage(token_level_rewards=rewards, response_mask=mask, index=index)
-    with pytest.raises(RuntimeError, match="trainer_mode=treepo_sync"):
-        run(rewards, mask, index, [[1]])
+    arguments = {"token_level_rewards": rewards, "response_mask": mask, "index": np.array(["p", "p"], dtype=object)}
+    message = f"adv_estimator={estimator} got no tree paths.*trainer_mode=treepo_sync"
+    with pytest.raises(RuntimeError, match=message):
+        get_adv_estimator_fn(estimator)(**arguments)
+    with pytest.raises(RuntimeError, match=message), tree_batch([[(1, 0)]], AdvantageSettings()):
+        get_adv_estimator_fn(estimator)(**arguments)
 
 
-def test_importing_verl_registers_the_estimator_by_its_name():
-    assert get_adv_estimator_fn("treepo") is compute_treepo_advantage
+# --- weights of shared tokens ----------------------------------------------------------------------------------
+
+
+def test_shared_tokens_weigh_one_over_the_rows_that_hold_them():
+    # Node 1 (tokens 0 to 2) in two rows, one of them repeated; node 4 and a row without a path have their own.
+    paths = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(1, 0), (3, 3)], [(4, 0)], []]
+    weights = shared_token_weights(["p"] * 5, paths, 5)
+    half, third = 1 / 2, 1 / 3
+    expected = [[third] * 3 + [1] * 2] + [[third] * 3 + [half] * 2] * 2 + [[1] * 5] * 2
+    torch.testing.assert_close(weights, torch.tensor(expected))
+
+
+@settings(max_examples=50)
+@given(forests())
+def test_each_unique_token_weighs_one_in_all(forest):
+    prompts, paths, _, lengths = forest
+    weights = shared_token_weights(prompts, paths, max(lengths))
+    unique = {}
+    for row, (prompt, path, length) in enumerate(zip(prompts, paths, lengths, strict=True)):
+        for token in range(length):
+            node = [name for name, begin in path if begin <= token][-1] if path else ("own", row)
+            unique[prompt, node, token] = unique.get((prompt, node, token), 0.0) + weights[row, token].item()
+    assert list(unique.values()) == pytest.approx([1.0] * len(unique))

@@ -18,9 +18,11 @@ from recipe.treepo.search import SearchShape
 from recipe.treepo.settings import (
     AdvantageSettings,
     Aggregation,
+    Chains,
     ConfigError,
     Normalization,
     Sampler,
+    SharedTokenWeight,
     TreePOSettings,
     known_groups,
     known_keys,
@@ -65,7 +67,15 @@ EVERY_KEY = {
     "retries": 0,
     "validate_with_tree": True,
     "dump_dir": "trees",
-    "advantage": {"aggregation": "group_size", "normalization": "none"},
+    "shared_token_weight": "once",
+    "advantage": {
+        "aggregation": "group_size",
+        "chains": "published",
+        "root_group": False,
+        "equal_groups": False,
+        "parent_decay": 0.5,
+        "normalization": "std",
+    },
 }
 
 
@@ -126,7 +136,15 @@ def test_every_key_is_read_into_its_place():
         retries=0,
         validate_with_tree=True,
         dump_dir="trees",
-        advantage=AdvantageSettings(aggregation=Aggregation.GROUP_SIZE, normalization=Normalization.NONE),
+        shared_token_weight=SharedTokenWeight.ONCE,
+        advantage=AdvantageSettings(
+            aggregation=Aggregation.GROUP_SIZE,
+            chains=Chains.PUBLISHED,
+            root_group=False,
+            equal_groups=False,
+            parent_decay=0.5,
+            normalization=Normalization.STD,
+        ),
     )
 
 
@@ -268,7 +286,13 @@ def test_the_temperature_goes_along_half_a_cosine_from_first_to_last(temperature
         ("validate_with_tree", "yes", "must be true or false"),
         ("dump_dir", "", "must be a path"),
         ("advantage.aggregation", "median", "must be one of mean, group_size"),
-        ("advantage.normalization", None, "must be one of whiten, none"),
+        ("advantage.normalization", "max", "must be one of whiten, std, none"),
+        ("advantage.normalization", False, "must be one of whiten, std, none"),
+        ("advantage.chains", None, "must be one of distinct, published"),
+        ("advantage.parent_decay", 0, "must be a number above 0 and at most 1"),
+        ("advantage.parent_decay", 1.01, "must be a number above 0 and at most 1"),
+        ("advantage.parent_decay", True, "must be a number above 0 and at most 1"),
+        ("shared_token_weight", "twice", "must be one of per_trajectory, once"),
     ],
 )
 def test_a_value_of_a_wrong_type_or_range_is_named_with_the_rule(key, value, rule):
@@ -290,7 +314,8 @@ def test_unknown_keys_are_refused_in_every_group_with_the_keys_that_there_are():
         "treepo.fallback.ordre=1: there is no such key. Did you mean treepo.fallback.order? "
         "Keys of treepo.fallback: start, order, self_ended_only, min_segments, point, window, block_length."
     )
-    assert "Keys of treepo.advantage: aggregation, normalization." in found["treepo.advantage.zzz"]
+    keys = "aggregation, chains, root_group, equal_groups, parent_decay, normalization"
+    assert f"Keys of treepo.advantage: {keys}." in found["treepo.advantage.zzz"]
 
 
 def test_interpolations_to_nowhere_are_problems_not_tracebacks():

@@ -5,13 +5,15 @@ import inspect
 
 import numpy as np
 import pytest
+import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf
+from tensordict import TensorDict
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from recipe.treepo import advantage, trainer
-from recipe.treepo.settings import TREEPO_TRAINERS, ConfigError, TreePOSettings
+from recipe.treepo.settings import TREEPO_TRAINERS, ConfigError, SharedTokenWeight, TreePOSettings
 from recipe.treepo.trainer import TreePOTrainer
 
 # Rows in an order that verl's balancing could give: two of prompt a, a plain one of b, and a row that verl adds.
@@ -65,7 +67,7 @@ def test_the_estimator_sees_each_rows_own_path_and_none_for_plain_and_padding_ro
 
     monkeypatch.setattr(PPOTrainer, "_compute_advantage", compute)
     assert instance._compute_advantage(batch, {}) is batch
-    assert seen[0].node_paths_P == [[1, 3], [], [1, 2], []]
+    assert seen[0].paths_P == [[(1, 0), (3, 4)], [], [(1, 0), (2, 4)], []]
     assert seen[0].settings is instance.treepo.advantage
     assert advantage._tree_batch.get() is None
 
@@ -77,7 +79,60 @@ def test_each_local_update_of_a_step_has_the_paths_of_its_own_rows(instance, bat
     )
     for keys in (["a_0_0", "a_1_0"], ["pad_0_0", "b_0_0"]):
         instance._compute_advantage(batch.select_keys(keys), {})
-    assert [update.node_paths_P for update in seen] == [[[1, 2], [1, 3]], [[], []]]
+    assert [update.paths_P for update in seen] == [[[(1, 0), (2, 4)], [(1, 0), (3, 4)]], [[], []]]
+
+
+def nested(rows: list[list[float]]) -> torch.Tensor:
+    return torch.nested.as_nested_tensor([torch.tensor(row) for row in rows], layout=torch.jagged)
+
+
+@pytest.fixture
+def stored(instance, batch, monkeypatch) -> list[list[float]]:
+    """What the trainer stores as loss weights; ``stored.correction`` may hold those of verl's rollout correction."""
+
+    class Stored(list):
+        correction = None
+
+    stored, extra_fields = Stored(), trainer.tq.kv_batch_get
+    masks = [[1] * 5, [1, 1, 0, 1], [1] * 6, [0]]
+
+    def kv_batch_get(keys, partition_id, select_fields):
+        if select_fields == ["extra_fields"]:
+            return extra_fields(keys, partition_id, select_fields)
+        assert select_fields == ["response_mask", "rollout_is_weights"]
+        fields = {"response_mask": nested(masks)}
+        if stored.correction is not None:
+            fields["rollout_is_weights"] = nested(stored.correction)
+        return TensorDict(fields, batch_size=len(keys))
+
+    def kv_batch_put(keys, partition_id, fields):
+        assert list(fields.keys()) == ["rollout_is_weights"] and partition_id == "train"
+        stored[:] = [row.tolist() for row in fields["rollout_is_weights"].unbind()]
+        return batch
+
+    monkeypatch.setattr(trainer.tq, "kv_batch_get", kv_batch_get)
+    monkeypatch.setattr(trainer.tq, "kv_batch_put", kv_batch_put)
+    monkeypatch.setattr(PPOTrainer, "_compute_advantage", lambda self, batch, metrics: batch)
+    return stored
+
+
+def test_shared_tokens_are_weighted_where_verls_loss_looks_for_it(instance, batch, stored):
+    instance.treepo = TreePOSettings(shared_token_weight=SharedTokenWeight.ONCE)
+    assert instance._compute_advantage(batch, {}) is batch
+    # Both rows of prompt a hold node 1 (tokens 0 to 3); a row that verl adds has the path taken away.
+    assert stored == [[0.5] * 4 + [1], [1] * 4, [0.5] * 4 + [1] * 2, [1]]
+
+
+def test_weights_of_verls_rollout_correction_are_kept_and_multiplied(instance, batch, stored):
+    instance.treepo = TreePOSettings(shared_token_weight=SharedTokenWeight.ONCE)
+    stored.correction = [[3.0] * 5, [2.0] * 4, [1.0] * 6, [1.0]]
+    instance._compute_advantage(batch, {})
+    assert stored == [[1.5] * 4 + [3], [2] * 4, [0.5] * 4 + [1] * 2, [1]]
+
+
+def test_by_default_no_weights_are_stored(instance, batch, stored):
+    instance._compute_advantage(batch, {})
+    assert stored == []
 
 
 def test_the_metrics_leave_padding_rows_out(instance, batch, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings import Aggregation, ConfigError, Normalization, TreePOSettings
+from recipe.treepo.settings import TREE_ESTIMATORS, AdvantageSettings, ConfigError, TreePOSettings
 from recipe.treepo.stopping import FinishReason
 from recipe.treepo.validation import TREE_MANAGER, validate, validate_trees
 
@@ -86,7 +86,7 @@ def test_all_problems_are_reported_at_once_with_key_value_rule_and_remedy():
     )
     made = "Make it with `python -m data_prep.numina_math`, or name another file."
     assert problems_of(config) == [
-        "trainer.v1.trainer_mode=sync: algorithm.adv_estimator=treepo needs a trainer that hands tree paths to it. "
+        "trainer.v1.trainer_mode=sync: algorithm.adv_estimator=treepo needs a trainer that knows the tree paths. "
         "Use trainer.v1.trainer_mode=treepo_sync, or another adv_estimator.",
         # 4 x 20 = 80 < 100: 25 tokens for 4 levels, or 5 levels of 20
         "treepo.segment_length=20: 4 segments of 20 tokens hold 80 tokens, fewer than the response length 100. "
@@ -300,8 +300,7 @@ def test_values_that_are_no_numbers_are_problems_not_tracebacks():
 
 def test_with_the_plain_sampler_the_shape_of_trees_does_not_matter():
     settings = validate(config_of({"sampler": "plain", "init_divergence": 99, "segment_length": 1}))
-    assert settings.advantage.aggregation is Aggregation.MEAN
-    assert settings.advantage.normalization is Normalization.WHITEN
+    assert settings.advantage == AdvantageSettings()
 
 
 def test_trees_without_the_manager_that_samples_them_are_refused():
@@ -327,10 +326,54 @@ def test_the_estimator_works_with_each_of_our_trainers(mode):
 )
 def test_another_trainer_is_answered_with_ours_that_does_the_same(mode, ours):
     assert problems_of(config_of(trainer__v1__trainer_mode=mode)) == [
-        f"trainer.v1.trainer_mode={mode}: algorithm.adv_estimator=treepo needs a trainer that hands tree paths to it. "
+        f"trainer.v1.trainer_mode={mode}: algorithm.adv_estimator=treepo needs a trainer that knows the tree paths. "
         f"Use trainer.v1.trainer_mode={ours}, or another adv_estimator."
     ]
     validate(config_of(trainer__v1__trainer_mode=mode, algorithm__adv_estimator="grpo"))
+
+
+@pytest.mark.parametrize("estimator", TREE_ESTIMATORS)
+def test_each_of_our_estimators_needs_one_of_our_trainers(estimator):
+    validate(config_of(algorithm__adv_estimator=estimator))
+    assert problems_of(config_of(algorithm__adv_estimator=estimator, trainer__v1__trainer_mode="sync")) == [
+        f"trainer.v1.trainer_mode=sync: algorithm.adv_estimator={estimator} needs a trainer that knows the tree paths. "
+        "Use trainer.v1.trainer_mode=treepo_sync, or another adv_estimator."
+    ]
+
+
+def test_weights_of_shared_tokens_need_our_trainer_and_a_loss_that_reads_them():
+    once = {"shared_token_weight": "once"}
+    validate(config_of(once, algorithm__adv_estimator="grpo"))
+    key = "treepo.shared_token_weight"
+    assert problems_of(
+        config_of(
+            once,
+            algorithm__adv_estimator="grpo",
+            trainer__v1__trainer_mode="sync",
+            actor_rollout_ref__actor__policy_loss__loss_mode="geo_mean",
+            algorithm__rollout_correction__bypass_mode=True,
+        )
+    ) == [
+        f"trainer.v1.trainer_mode=sync: {key}=once needs a trainer that knows the tree paths. "
+        f"Use trainer.v1.trainer_mode=treepo_sync, or {key}=per_trajectory.",
+        f"{key}=once: verl's policy loss geo_mean takes no weight of a single token. "
+        f"Use {key}=per_trajectory, or another actor_rollout_ref.actor.policy_loss.loss_mode.",
+        f"{key}=once: algorithm.rollout_correction.bypass_mode=True computes weights of its own and reads no others. "
+        f"Use {key}=per_trajectory, or algorithm.rollout_correction.bypass_mode=False.",
+    ]
+
+
+@pytest.mark.parametrize("flat", [{"sampler": "plain"}, {"depth": 1}])
+@pytest.mark.parametrize("estimator", ["treepo", "treepo_segment"])
+def test_without_the_root_group_there_must_be_other_groups(estimator, flat):
+    key = "treepo.advantage.root_group"
+    without = {"advantage": {"root_group": False}}
+    validate(config_of(without, algorithm__adv_estimator=estimator))
+    validate(config_of({**without, **flat}, algorithm__adv_estimator="treerl"))
+    assert problems_of(config_of({**without, **flat}, algorithm__adv_estimator=estimator)) == [
+        f"{key}=False: without sub-trees the prompt group is the only group, so every advantage would be zero. "
+        f"Use {key}=true, or treepo.sampler=tree with treepo.depth of 2 or more."
+    ]
 
 
 # --- what is shipped -------------------------------------------------------------------------------------------

@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tree advantages, registered with verl (``verl.trainer.ppo.core_algos.register_adv_est``).
 
-verl gives a custom estimator the rewards, the mask and the prompt ids only
+verl gives a custom estimator the rewards, the mask, the prompt ids and its own ``algorithm`` group only
 (``verl.trainer.ppo.ray_trainer.compute_advantage``), so the trainer hands the tree paths of the batch over
-with :func:`tree_batch` around verl's own call.
-
-Departures from the paper and its released code:
-
-1. A group that the path passes through more than once, because a segment did not branch, counts once. The released
-   code counts it once per segment of the chain.
-2. Groups of one trajectory say nothing below the root and are left out of the average there.
+with :func:`tree_batch` around verl's own call. The formulas: ``credit.py``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,22 +15,24 @@ from typing import Any
 import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import register_adv_est
-from verl.utils.torch_functional import masked_whiten
 
-from recipe.treepo.settings import AdvantageSettings, Aggregation, Normalization
+from recipe.treepo.credit import segment_credit, subgroup_advantages, treerl_credit, treerpo_credit
+from recipe.treepo.forest import Forest, TreePath, build_forest
+from recipe.treepo.settings import AdvantageSettings, Chains, Normalization
+
+Advantages = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class TreeBatch:
-    """What the estimator needs besides verl's arguments.
+    """What the estimators need besides verl's arguments.
 
     Attributes:
-        node_paths_P: For every row of the batch the node numbers below the root, root side first; empty for a
-            trajectory that was sampled on its own.
-        settings: How to aggregate and normalise.
+        paths_P: For every row of the batch its ``Tree.tree_path``; empty for a row that was sampled on its own.
+        settings: Options of the estimators.
     """
 
-    node_paths_P: list[list[int]]
+    paths_P: Sequence[TreePath]
     settings: AdvantageSettings
 
 
@@ -44,9 +40,9 @@ _tree_batch: ContextVar[TreeBatch | None] = ContextVar("treepo_tree_batch", defa
 
 
 @contextmanager
-def tree_batch(node_paths: list[list[int]], settings: AdvantageSettings) -> Iterator[None]:
+def tree_batch(paths: Sequence[TreePath], settings: AdvantageSettings) -> Iterator[None]:
     """Make the tree paths of a batch known to the estimators that are called inside the ``with`` block."""
-    token = _tree_batch.set(TreeBatch(node_paths, settings))
+    token = _tree_batch.set(TreeBatch(paths, settings))
     try:
         yield
     finally:
@@ -56,13 +52,11 @@ def tree_batch(node_paths: list[list[int]], settings: AdvantageSettings) -> Iter
 @register_adv_est("treepo")
 def compute_treepo_advantage(
     token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray, **_: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the sub-group advantages of TreePO (arXiv 2508.17445, section 2) for outcome rewards.
+) -> Advantages:
+    """Compute TreePO's sub-group advantages (:func:`recipe.treepo.credit.subgroup_advantages`) for outcome rewards.
 
-    Trajectory i shares its ancestor at depth j with the trajectories of group G_ij, and G_i0 is the whole prompt
-    group. Its advantage is the mean over j of ``R_i - mean(R over G_ij)``, plain or weighted by ``|G_ij|``, the same
-    for all its response tokens, then normalised over the batch. Without tree paths, or with trees of depth 1, it
-    equals verl's ``reinforce_plus_plus_baseline``; like there, a prompt group of one keeps its raw reward.
+    All response tokens of a trajectory get the same. By default whitened over the batch's response tokens, as in the
+    released code; without tree paths, or with trees of depth 1, it then equals verl's ``reinforce_plus_plus_baseline``.
 
     Args:
         token_level_rewards: (bs, response_length); the reward of a trajectory is the sum of its row.
@@ -74,62 +68,133 @@ def compute_treepo_advantage(
 
     Raises:
         RuntimeError: if the trainer has not handed over the tree paths of exactly these rows.
+        ValueError: if there are fewer than two response tokens to take a variance of.
     """
-    batch = _tree_batch.get()
-    if batch is None or len(batch.node_paths_P) != len(index):
-        raise RuntimeError(
-            "algorithm.adv_estimator=treepo got no tree paths for this batch: the trainer that hands them over "
-            "is chosen by trainer.v1.trainer_mode=treepo_sync"
-        )
-    with torch.no_grad():
-        rewards = token_level_rewards.sum(dim=-1)
-        advantages = subgroup_advantages(
-            rewards.double().numpy(force=True), index, batch.node_paths_P, batch.settings.aggregation
-        )
-        tokens = torch.as_tensor(advantages, dtype=rewards.dtype, device=rewards.device).unsqueeze(-1) * response_mask
-        if batch.settings.normalization is Normalization.WHITEN:
-            tokens = masked_whiten(tokens, response_mask) * response_mask
-    return tokens, tokens
+
+    def credit(forest: Forest, rewards_T: np.ndarray, settings: AdvantageSettings) -> np.ndarray:
+        advantages_T = subgroup_advantages(forest, rewards_T, settings)
+        return np.broadcast_to(advantages_T[:, None], forest.node_TL.shape)
+
+    return _estimate("treepo", credit, token_level_rewards, response_mask, index, Normalization.WHITEN)
 
 
-def subgroup_advantages(
-    rewards: np.ndarray, prompt_ids: Sequence[Any], node_paths_P: list[list[int]], aggregation: Aggregation
-) -> np.ndarray:
-    """Return each trajectory's sub-group advantage, (bs,), before normalisation.
+@register_adv_est("treepo_segment")
+def compute_treepo_segment_advantage(
+    token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray, **_: Any
+) -> Advantages:
+    """Compute credit per segment from node values (:func:`recipe.treepo.credit.segment_credit`).
+
+    The tokens of a node get the node's credit. Whitened by default, as in the released code; that shifts the mean, so
+    where no credit shall stay no advantage, use ``normalization=std`` or ``none``.
+
+    Arguments, result and errors are those of :func:`compute_treepo_advantage`.
+    """
+    return _estimate("treepo_segment", segment_credit, token_level_rewards, response_mask, index, Normalization.WHITEN)
+
+
+@register_adv_est("treerl")
+def compute_treerl_advantage(
+    token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray, **_: Any
+) -> Advantages:
+    """Compute TreeRL's credit (:func:`recipe.treepo.credit.treerl_credit`), by default as it is.
+
+    Arguments, result and errors are those of :func:`compute_treepo_advantage`.
+    """
+
+    def credit(forest: Forest, rewards_T: np.ndarray, settings: AdvantageSettings) -> np.ndarray:
+        return treerl_credit(forest, rewards_T)
+
+    return _estimate("treerl", credit, token_level_rewards, response_mask, index, Normalization.NONE)
+
+
+@register_adv_est("treerpo")
+def compute_treerpo_advantage(
+    token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray, config: Any = None, **_: Any
+) -> Advantages:
+    """Compute TreeRPO's step-level values (:func:`recipe.treepo.credit.treerpo_credit`), by default as they are.
+
+    verl's ``algorithm.norm_adv_by_std_in_grpo`` decides about the division by the standard deviation. With trees of
+    depth 1 it equals verl's ``grpo``. Otherwise like :func:`compute_treepo_advantage`.
+    """
+    divide_by_std = True if config is None else bool(config.get("norm_adv_by_std_in_grpo", True))
+
+    def credit(forest: Forest, rewards_T: np.ndarray, settings: AdvantageSettings) -> np.ndarray:
+        return treerpo_credit(forest, rewards_T, divide_by_std=divide_by_std)
+
+    return _estimate("treerpo", credit, token_level_rewards, response_mask, index, Normalization.NONE)
+
+
+def shared_token_weights(prompt_ids: Sequence[Any], paths_P: Sequence[TreePath], response_length: int) -> torch.Tensor:
+    """Return for each token one over the rows that hold it, so that each unique token weighs one in all.
 
     Args:
-        rewards: (bs,) reward of each trajectory.
-        prompt_ids: (bs,) whose tree the trajectory belongs to.
-        node_paths_P: Node numbers below the root for each trajectory; numbers mean something within a prompt only.
-        aggregation: Plain mean over the distinct groups, or weighted by their size.
+        prompt_ids: (bs,) whose tree the row belongs to.
+        paths_P: The path of each row, empty for a row that was sampled on its own.
+        response_length: Tokens of a row, padding included.
+
+    Returns:
+        (bs, response_length), float32.
     """
-    size, mean = _group_sizes_and_means(rewards, prompt_ids, node_paths_P)
-    # Groups on a path are nested, so an equal size means the same group; the root (column 0) always counts.
-    counts = size > 1
-    counts[:, 1:] &= size[:, 1:] != size[:, :-1]
-    counts[:, 0] = True
-    mean[size[:, 0] == 1, 0] = 0.0
-    weight = counts * (size if aggregation is Aggregation.GROUP_SIZE else 1.0)
-    return (weight * (rewards[:, None] - mean)).sum(axis=1) / weight.sum(axis=1)
+    forest = build_forest(prompt_ids, paths_P)
+    weights_PL = (1.0 / np.maximum(forest.at(forest.rows_N), 1))[forest.trajectory_P, 1:]
+    return _spread(weights_PL, forest.tokens_of_nodes(response_length))
 
 
-def _group_sizes_and_means(
-    rewards: np.ndarray, prompt_ids: Sequence[Any], node_paths_P: list[list[int]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return size and mean reward of each row's group at each depth, both (bs, 1 + longest path).
+def _estimate(
+    name: str,
+    credit: Callable[[Forest, np.ndarray, AdvantageSettings], np.ndarray],
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    published: Normalization,
+) -> Advantages:
+    """Credit the nodes, normalise, and give each token the credit of its node; ``published``: what null stands for."""
+    batch = _tree_batch.get()
+    if batch is None or len(batch.paths_P) != len(index):
+        raise RuntimeError(
+            f"algorithm.adv_estimator={name} got no tree paths for this batch: the trainer that hands them over "
+            "is chosen by trainer.v1.trainer_mode=treepo_sync"
+        )
+    settings = batch.settings
+    forest = build_forest(index, batch.paths_P)
+    rewards_T = np.zeros(len(forest.node_TL))
+    rewards_T[forest.trajectory_P] = token_level_rewards.sum(dim=-1).double().numpy(force=True)
+    if settings.chains is Chains.DISTINCT:
+        forest = forest.merge_chains()
+    credit_PL = credit(forest, rewards_T, settings)[forest.trajectory_P, 1:]
+    tokens_PL = forest.tokens_of_nodes(response_mask.shape[1])
+    mask = response_mask.numpy(force=True)
+    credit_PL = _normalise(credit_PL, _count(mask, tokens_PL), settings.normalization or published)
+    advantages = _spread(credit_PL, tokens_PL).to(response_mask.device) * response_mask
+    return advantages, advantages
 
-    Column 0 is the prompt group. Past the end of a path size and mean are 0.
+
+def _normalise(credit_PL: np.ndarray, trained_PL: np.ndarray, normalization: Normalization) -> np.ndarray:
+    """Normalise over the batch's trained tokens, of which each node of each row has ``trained_PL``.
+
+    The same as verl's ``masked_whiten`` over all tokens, at a cost that does not grow with their number.
     """
-    _, prompt = np.unique(np.asarray(prompt_ids, dtype=str), return_inverse=True)
-    nodes = np.full((len(rewards), 1 + max((len(path) for path in node_paths_P), default=0)), -1, dtype=np.int64)
-    nodes[:, 0] = 0  # the root's number
-    for row, path in enumerate(node_paths_P):
-        nodes[row, 1 : 1 + len(path)] = path
-    on_path = nodes >= 0
-    groups = np.stack([np.broadcast_to(prompt[:, None], nodes.shape)[on_path], nodes[on_path]], axis=1)
-    _, group = np.unique(groups, axis=0, return_inverse=True)
-    sizes = np.bincount(group)
-    sums = np.bincount(group, weights=np.broadcast_to(rewards[:, None], nodes.shape)[on_path])
-    size, mean = np.zeros(nodes.shape), np.zeros(nodes.shape)
-    size[on_path], mean[on_path] = sizes[group], (sums / sizes)[group]
-    return size, mean
+    if normalization is Normalization.NONE:
+        return credit_PL
+    tokens = trained_PL.sum()
+    if tokens < 2:
+        raise ValueError(f"treepo.advantage.normalization={normalization} needs at least two response tokens")
+    mean = (trained_PL * credit_PL).sum() / tokens
+    variance = (trained_PL * (credit_PL - mean) ** 2).sum() / (tokens - 1)
+    shift = mean if normalization is Normalization.WHITEN else 0.0
+    return (credit_PL - shift) / np.sqrt(variance + 1e-8)
+
+
+def _count(mask: np.ndarray, tokens_PL: np.ndarray) -> np.ndarray:
+    """Return how many tokens of each node are in the mask, (rows, nodes)."""
+    tokens = tokens_PL.ravel()
+    counts, filled = np.zeros(tokens.shape), tokens > 0
+    begin = np.cumsum(tokens) - tokens
+    counts[filled] = np.add.reduceat(mask.ravel(), begin[filled], dtype=np.float64)
+    return counts.reshape(tokens_PL.shape)
+
+
+def _spread(values_PL: np.ndarray, tokens_PL: np.ndarray) -> torch.Tensor:
+    """Repeat the value of each node for each of its tokens, (rows, tokens of a row), float32."""
+    values = np.repeat(values_PL.astype(np.float32).ravel(), tokens_PL.ravel())
+    return torch.from_numpy(values.reshape(len(values_PL), -1))

@@ -59,9 +59,15 @@ def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> No
         problems = problems + error.problems
     if problems:
         raise ConfigError(problems)
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
+    estimator, known = config.algorithm.adv_estimator, sorted(map(str, ADV_ESTIMATOR_REGISTRY))
+    if estimator not in known:
+        # verl would find out after the first rollouts.
+        rule, remedy = "there is no such estimator", f"Use one of {', '.join(known)}."
+        raise ConfigError([Problem("algorithm.adv_estimator", estimator, rule, remedy)])
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
 
 

@@ -28,6 +28,8 @@ TREEPO_TRAINERS = {
     "treepo_colocate_async": "colocate_async",
     "treepo_separate_async": "separate_async",
 }
+# Our estimators by the name that algorithm.adv_estimator chooses.
+TREE_ESTIMATORS = ("treepo", "treepo_segment", "treerl", "treerpo")
 # The agent that a tree takes the place of; other agents talk to tools or users, which trees do not do yet.
 REPLACED_AGENT = "single_turn_agent"
 OPTIONAL_RULES = (FinishReason.ANSWER, FinishReason.STOP, FinishReason.REPETITION)
@@ -47,11 +49,26 @@ class Aggregation(StrEnum):
     GROUP_SIZE = "group_size"  # weighted by the number of trajectories in each group
 
 
+class Chains(StrEnum):
+    """How segments that did not branch count."""
+
+    DISTINCT = "distinct"  # as one: all of them have the same trajectories
+    PUBLISHED = "published"  # each on its own
+
+
 class Normalization(StrEnum):
     """What is done to the advantages of a batch."""
 
     WHITEN = "whiten"  # mean 0 and variance 1 over the batch's response tokens
+    STD = "std"  # divided by the standard deviation over them, the mean left where it is
     NONE = "none"
+
+
+class SharedTokenWeight(StrEnum):
+    """How much a token counts in the actor's loss that several trajectories share."""
+
+    PER_TRAJECTORY = "per_trajectory"  # once for each of them
+    ONCE = "once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +95,14 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvantageSettings:
-    """The ``treepo.advantage`` group: options of the estimator ``treepo``."""
+    """The ``treepo.advantage`` group: options of the estimators; ``normalization`` None: as each was published."""
 
     aggregation: Aggregation = Aggregation.MEAN
-    normalization: Normalization = Normalization.WHITEN
+    chains: Chains = Chains.DISTINCT
+    root_group: bool = True
+    equal_groups: bool = True
+    parent_decay: float = 1.0
+    normalization: Normalization | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +137,7 @@ class TreePOSettings:
     retries: int = 2
     validate_with_tree: bool = False
     dump_dir: str | None = None
+    shared_token_weight: SharedTokenWeight = SharedTokenWeight.PER_TRAJECTORY
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
 
     def resolved_segment_length(self, response_length: int) -> int:
@@ -194,6 +216,12 @@ def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value
+
+
+def _fraction(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ValueError("must be a number above 0 and at most 1")
+    return float(value)
 
 
 def _path(value: Any) -> str:
@@ -280,9 +308,14 @@ _KEYS: dict[str, _Parser | dict[str, _Parser]] = {
     "retries": _integer(0),
     "validate_with_tree": _boolean,
     "dump_dir": _optional(_path),
+    "shared_token_weight": _choice(SharedTokenWeight),
     "advantage": {
         "aggregation": _choice(Aggregation),
-        "normalization": _choice(Normalization),
+        "chains": _choice(Chains),
+        "root_group": _boolean,
+        "equal_groups": _boolean,
+        "parent_decay": _fraction,
+        "normalization": _optional(_choice(Normalization)),
     },
 }
 

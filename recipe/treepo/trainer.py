@@ -2,20 +2,24 @@
 """verl's V1 trainers, which hand tree paths to the advantage estimator and log what the trees cost.
 
 Registered under the names that ``trainer.v1.trainer_mode`` chooses, one for each trainer of verl. verl's own trainers
-work with tree rollouts too, without these metrics and without the estimator ``treepo``.
+work with tree rollouts too, without these metrics, our estimators and ``treepo.shared_token_weight``.
 """
 
 from typing import Any
 
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
+from tensordict import TensorDict
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.workers.utils.padding import response_to_nested
 
-from recipe.treepo.advantage import tree_batch
+from recipe.treepo.advantage import shared_token_weights, tree_batch
+from recipe.treepo.forest import TreePath
 from recipe.treepo.metrics import sampling_metrics
+from recipe.treepo.settings import SharedTokenWeight
 from recipe.treepo.validation import validate
 
 
@@ -37,23 +41,43 @@ class TreePOTrainer(PPOTrainer):
         super().__init__(config)
 
     def _compute_advantage(self, batch: tq.KVBatchMeta, metrics: dict) -> tq.KVBatchMeta:
-        fields = self._extra_fields(batch)
-        padding = [tag.get("is_padding", False) for tag in batch.tags]
         # Rows that verl pads a batch with are copies of a real row's fields with a prompt id of their own.
         paths = [
-            [] if is_padding else [node for node, _ in extra.get("tree_path", [])]
-            for extra, is_padding in zip(fields, padding, strict=True)
+            [] if tag.get("is_padding", False) else extra.get("tree_path", [])
+            for extra, tag in zip(self._extra_fields(batch), batch.tags, strict=True)
         ]
         with tree_batch(paths, self.treepo.advantage):
-            return super()._compute_advantage(batch, metrics)
+            batch = super()._compute_advantage(batch, metrics)
+        if self.treepo.shared_token_weight is SharedTokenWeight.ONCE:
+            batch = self._weight_shared_tokens(batch, paths)
+        return batch
+
+    def _weight_shared_tokens(self, batch: tq.KVBatchMeta, paths: list[TreePath]) -> tq.KVBatchMeta:
+        """Store the weights of shared tokens where verl's ``ppo_loss`` looks for a weight of each token.
+
+        That field, ``rollout_is_weights``, is otherwise written by verl's rollout correction only; what it wrote is
+        multiplied.
+        """
+        data = tq.kv_batch_get(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            select_fields=["response_mask", "rollout_is_weights"],
+        )
+        mask = data["response_mask"]
+        padded = data.to_padded_tensor()
+        weights = shared_token_weights(_prompt_ids(batch), paths, padded["response_mask"].shape[1])
+        if "rollout_is_weights" in padded:
+            weights = weights * padded["rollout_is_weights"]
+        fields = TensorDict({"rollout_is_weights": response_to_nested(weights, mask)}, batch_size=len(batch))
+        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
 
     def _compute_metrics(
         self, batch: tq.KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         rows = [
-            (key.rsplit("_", 2)[0], tag["prompt_len"], tag["response_len"], extra)
-            for key, tag, extra in zip(batch.keys, batch.tags, self._extra_fields(batch), strict=True)
+            (prompt_id, tag["prompt_len"], tag["response_len"], extra)
+            for prompt_id, tag, extra in zip(_prompt_ids(batch), batch.tags, self._extra_fields(batch), strict=True)
             if not tag.get("is_padding", False)
         ]
         metrics.update(sampling_metrics(rows))
@@ -62,6 +86,11 @@ class TreePOTrainer(PPOTrainer):
     def _extra_fields(batch: tq.KVBatchMeta) -> list[dict[str, Any]]:
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         return data.pop("extra_fields").tolist()
+
+
+def _prompt_ids(batch: tq.KVBatchMeta) -> list[str]:
+    """Return verl's uid of each row; keys are ``{uid}_{session}_{index}``."""
+    return [key.rsplit("_", 2)[0] for key in batch.keys]
 
 
 @register_trainer("treepo_sync")

@@ -14,16 +14,20 @@ from recipe.treepo.branching import Budget, Share
 from recipe.treepo.fallback import FallbackStart, PathOrder
 from recipe.treepo.settings import (
     REPLACED_AGENT,
+    TREE_ESTIMATORS,
     TREEPO_TRAINERS,
     ConfigError,
     Problem,
     Sampler,
+    SharedTokenWeight,
     TreePOSettings,
     parse_settings,
 )
 from recipe.treepo.stopping import FinishReason
 
 TREE_MANAGER = "recipe.treepo.rollout.TreeAgentLoopManager"
+# Losses in verl.trainer.ppo.core_algos that make one weight per sequence of rollout_is_weights, or do not read it.
+LOSSES_WITHOUT_TOKEN_WEIGHTS = ("geo_mean", "bypass_mode")
 
 
 def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
@@ -274,16 +278,54 @@ def _trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[Prob
         key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
         rule = "treepo.sampler=tree needs the recipe's rollout manager"
         problems.append(Problem(key, manager, rule, f"Use {key}={TREE_MANAGER}, or treepo.sampler=plain."))
-    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
-    if config.algorithm.adv_estimator == "treepo" and mode not in TREEPO_TRAINERS:
-        rule = "algorithm.adv_estimator=treepo needs a trainer that hands tree paths to it"
-        same = [ours for ours, verls in TREEPO_TRAINERS.items() if verls == mode] or list(TREEPO_TRAINERS)
-        remedy = f"Use trainer.v1.trainer_mode={' or '.join(same)}, or another adv_estimator."
-        problems.append(Problem("trainer.v1.trainer_mode", mode, rule, remedy))
+    problems += _mode_problems(settings, config) + _advantage_problems(settings, config)
     if not OmegaConf.select(config, "trainer.use_v1"):
         problems.append(
             Problem("trainer.use_v1", False, "the recipe extends verl's V1 trainer", "Use trainer.use_v1=True.")
         )
+    return problems
+
+
+def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
+    """Check that verl's trainer is one of ours where something needs it."""
+    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
+    if mode in TREEPO_TRAINERS:
+        return []
+    estimator, problems = config.algorithm.adv_estimator, []
+    ours = " or ".join([ours for ours, verls in TREEPO_TRAINERS.items() if verls == mode] or TREEPO_TRAINERS)
+    for needs, what, instead in (
+        (estimator in TREE_ESTIMATORS, f"algorithm.adv_estimator={estimator}", "another adv_estimator"),
+        (
+            settings.shared_token_weight is SharedTokenWeight.ONCE,
+            "treepo.shared_token_weight=once",
+            "treepo.shared_token_weight=per_trajectory",
+        ),
+    ):
+        if needs:
+            rule = f"{what} needs a trainer that knows the tree paths"
+            remedy = f"Use trainer.v1.trainer_mode={ours}, or {instead}."
+            problems.append(Problem("trainer.v1.trainer_mode", mode, rule, remedy))
+    return problems
+
+
+def _advantage_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
+    problems = []
+    estimator, key = config.algorithm.adv_estimator, "treepo.advantage.root_group"
+    flat = settings.sampler is Sampler.PLAIN or settings.depth == 1
+    if estimator in ("treepo", "treepo_segment") and not settings.advantage.root_group and flat:
+        rule = "without sub-trees the prompt group is the only group, so every advantage would be zero"
+        remedy = f"Use {key}=true, or treepo.sampler=tree with treepo.depth of 2 or more."
+        problems.append(Problem(key, False, rule, remedy))
+    if settings.shared_token_weight is SharedTokenWeight.ONCE:
+        key, remedy = "treepo.shared_token_weight", "Use treepo.shared_token_weight=per_trajectory, or"
+        loss_key = "actor_rollout_ref.actor.policy_loss.loss_mode"
+        loss = OmegaConf.select(config, loss_key)
+        if loss in LOSSES_WITHOUT_TOKEN_WEIGHTS:
+            rule = f"verl's policy loss {loss} takes no weight of a single token"
+            problems.append(Problem(key, "once", rule, f"{remedy} another {loss_key}."))
+        if OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode"):
+            rule = "algorithm.rollout_correction.bypass_mode=True computes weights of its own and reads no others"
+            problems.append(Problem(key, "once", rule, f"{remedy} algorithm.rollout_correction.bypass_mode=False."))
     return problems
 
 

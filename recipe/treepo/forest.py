@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trees of a batch as arrays, for estimators. Pure numpy.
+
+Legend of the suffixes: ``_P`` rows of the batch, ``_T`` distinct trajectories, ``_N`` nodes of all trees, ``_L`` levels
+of a path, the root (the prompt, no tokens) first.
+
+A row is told from others by its prompt id (verl's ``uid``, never the text of the prompt) and the number of its leaf.
+Rows with the same leaf are one trajectory and count once, however often it was repeated to fill a batch. A row without
+a path was sampled on its own: it is a leaf right below the root of its prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+# (node number, response token at which it begins) below the root, root side first: ``Tree.tree_path``.
+TreePath = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Forest:
+    """The paths of all trajectories of a batch, side by side.
+
+    Attributes:
+        trajectory_P: (rows,) which trajectory each row holds.
+        node_TL: (trajectories, 1 + longest path) the nodes from the root, numbered over the whole batch; -1 past the
+            end of a path.
+        begin_TL: The same shape; response token at which each node begins, 0 for the root and past the end.
+    """
+
+    trajectory_P: np.ndarray
+    node_TL: np.ndarray
+    begin_TL: np.ndarray
+
+    @cached_property
+    def on_path_TL(self) -> np.ndarray:
+        """Where a path has a node; False past its end."""
+        return self.node_TL >= 0
+
+    @cached_property
+    def length_T(self) -> np.ndarray:
+        """Nodes of each path, the root left out."""
+        return self.on_path_TL.sum(axis=1) - 1
+
+    @cached_property
+    def leaf_T(self) -> np.ndarray:
+        """The last node of each path."""
+        return self.node_TL[np.arange(len(self.node_TL)), self.length_T]
+
+    @cached_property
+    def size_N(self) -> np.ndarray:
+        """Trajectories that pass each node: the group of a node."""
+        return np.bincount(self.node_TL[self.on_path_TL])
+
+    @cached_property
+    def rows_N(self) -> np.ndarray:
+        """Rows of the batch that pass each node, repeated ones included."""
+        nodes = self.node_TL[self.trajectory_P]
+        return np.bincount(nodes[nodes >= 0], minlength=len(self.size_N))
+
+    @cached_property
+    def parent_N(self) -> np.ndarray:
+        """The node above each node, -1 for roots."""
+        parent = np.full(len(self.size_N), -1)
+        below = self.on_path_TL[:, 1:]
+        parent[self.node_TL[:, 1:][below]] = self.node_TL[:, :-1][below]
+        return parent
+
+    @cached_property
+    def children_N(self) -> np.ndarray:
+        """Children of each node."""
+        return np.bincount(self.parent_N[self.parent_N >= 0], minlength=len(self.size_N))
+
+    @cached_property
+    def lone_roots(self) -> np.ndarray:
+        """Roots with a single trajectory below them."""
+        roots = np.flatnonzero(self.parent_N < 0)
+        return roots[self.size_N[roots] == 1]
+
+    def at(self, values_N: np.ndarray) -> np.ndarray:
+        """Return what each node on each path has, (trajectories, levels), 0 or False past its end."""
+        return np.where(self.on_path_TL, values_N[self.node_TL], np.zeros((), values_N.dtype))
+
+    def sum_over_children(self, values_N: np.ndarray) -> np.ndarray:
+        """Return for each node the sum over its children, 0 where it has none."""
+        below = self.parent_N >= 0
+        return np.bincount(self.parent_N[below], weights=values_N[below], minlength=len(values_N))
+
+    def mean_over_group(self, values_T: np.ndarray) -> np.ndarray:
+        """Return for each node the mean over the trajectories that pass it."""
+        weights = np.broadcast_to(values_T[:, None], self.node_TL.shape)[self.on_path_TL]
+        return np.bincount(self.node_TL[self.on_path_TL], weights=weights) / self.size_N
+
+    def mean_over_children(self, values_T: np.ndarray) -> np.ndarray:
+        """Return for each node the mean over its children of the same, and for a leaf its trajectory's value."""
+        values = np.zeros(len(self.size_N))
+        values[self.leaf_T] = values_T
+        for level in range(self.node_TL.shape[1] - 1, 0, -1):
+            nodes = np.unique(self.node_TL[:, level][self.on_path_TL[:, level]])
+            above = self.parent_N[nodes]
+            sums = np.bincount(above, weights=values[nodes], minlength=len(values))
+            values[above] = sums[above] / self.children_N[above]
+        return values
+
+    def agrees(self, values_T: np.ndarray) -> np.ndarray:
+        """Return for each node whether all trajectories that pass it have the same value."""
+        nodes = self.node_TL[self.on_path_TL]
+        values = np.broadcast_to(values_T[:, None], self.node_TL.shape)[self.on_path_TL]
+        order = np.argsort(nodes, kind="stable")
+        first = np.concatenate([[0], np.cumsum(self.size_N)[:-1]])
+        ordered = values[order]
+        return np.maximum.reduceat(ordered, first) == np.minimum.reduceat(ordered, first)
+
+    def merge_chains(self) -> "Forest":
+        """Return the same forest with nodes between branch points instead of segments.
+
+        A node that all trajectories of the node above pass too is one with it. Only the root stays apart: it is the
+        prompt, and has no tokens.
+        """
+        size = self.at(self.size_N)
+        keep = self.on_path_TL.copy()
+        keep[:, 2:] &= size[:, 2:] != size[:, 1:-1]
+        row, level = np.nonzero(keep)
+        place = (np.cumsum(keep, axis=1) - 1)[keep]
+        node = np.full((len(keep), 1 + int(place.max(initial=0))), -1)
+        begin = np.zeros_like(node)
+        # Numbers without gaps: functions of nodes are arrays over them.
+        _, node[row, place] = np.unique(self.node_TL[keep], return_inverse=True)
+        begin[row, place] = self.begin_TL[row, level]
+        return Forest(self.trajectory_P, node, begin)
+
+    def tokens_of_nodes(self, response_length: int) -> np.ndarray:
+        """Return how many tokens of each row belong to each node of its path, (rows, longest path).
+
+        The root has none and no column. What follows the begin of a path's last node is the last node's, padding up to
+        ``response_length`` included, so that each row adds up to ``response_length``.
+        """
+        begin = np.where(self.on_path_TL, self.begin_TL, response_length)[:, 1:]
+        end = np.concatenate([begin[:, 1:], np.full((len(begin), 1), response_length)], axis=1)
+        assert (begin <= end).all(), "a node begins beyond the end of the response"
+        return (end - begin)[self.trajectory_P]
+
+
+def build_forest(prompt_ids: Sequence[Any], paths_P: Sequence[TreePath]) -> Forest:
+    """Return the forest of the rows of a batch.
+
+    Args:
+        prompt_ids: (rows,) whose tree the row belongs to; node numbers mean something within a prompt only.
+        paths_P: The path of each row as (node, begin), empty for a row that was sampled on its own.
+    """
+    rows = len(paths_P)
+    _, prompt_P = np.unique(np.asarray(prompt_ids, dtype=str), return_inverse=True)
+    length_P = np.fromiter(map(len, paths_P), dtype=np.int64, count=rows)
+    flat = np.array(list(chain.from_iterable(paths_P)), dtype=np.int64).reshape(-1, 2)
+    on_path = np.arange(max(1, int(length_P.max(initial=0)))) < length_P[:, None]
+    prompts, own_leaf = int(prompt_P.max(initial=-1)) + 1, np.flatnonzero(length_P == 0)
+
+    prompt_of_node = np.repeat(prompt_P, length_P)
+    stride = int(flat[:, 0].max(initial=0)) + 1
+    names, number = np.unique(prompt_of_node * stride + flat[:, 0], return_inverse=True)
+    node = np.full((rows, 1 + on_path.shape[1]), -1)
+    begin = np.zeros_like(node)
+    node[:, 0] = prompt_P
+    node[:, 1:][on_path] = prompts + number
+    begin[:, 1:][on_path] = flat[:, 1]
+    node[own_leaf, 1] = prompts + len(names) + np.arange(len(own_leaf))
+
+    leaf = node[np.arange(rows), np.maximum(length_P, 1)]
+    _, first, trajectory_P = np.unique(leaf, return_index=True, return_inverse=True)
+    forest = Forest(trajectory_P, node[first], begin[first])
+    assert (forest.size_N[forest.leaf_T] == 1).all(), "a trajectory ends at a node that others pass"
+    return forest
