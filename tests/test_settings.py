@@ -364,7 +364,7 @@ def test_every_group_and_key_can_be_given_on_the_command_line():
     "module",
     [
         "settings", "validation", "tree", "search", "level_search", "node_search", "sampling", "branching", "fallback",
-        "stopping", "metrics",
+        "stopping", "metrics", "forest", "credit",
     ],
 )  # fmt: skip
 def test_the_pure_modules_import_no_torch_ray_or_vllm(module):

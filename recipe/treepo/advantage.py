@@ -163,9 +163,9 @@ def _estimate(
         forest = forest.merge_chains()
     credit_PL = credit(forest, rewards_T, settings)[forest.trajectory_P, 1:]
     tokens_PL = forest.tokens_of_nodes(response_mask.shape[1])
-    mask = response_mask.numpy(force=True)
+    mask = response_mask.numpy(force=True).astype(np.int64, copy=False)  # any other type sums 60 times slower
     credit_PL = _normalise(credit_PL, _count(mask, tokens_PL), settings.normalization or published)
-    advantages = _spread(credit_PL, tokens_PL).to(response_mask.device) * response_mask
+    advantages = _spread(credit_PL, tokens_PL).to(response_mask.device).masked_fill_(response_mask == 0, 0.0)
     return advantages, advantages
 
 
@@ -190,7 +190,7 @@ def _count(mask: np.ndarray, tokens_PL: np.ndarray) -> np.ndarray:
     tokens = tokens_PL.ravel()
     counts, filled = np.zeros(tokens.shape), tokens > 0
     begin = np.cumsum(tokens) - tokens
-    counts[filled] = np.add.reduceat(mask.ravel(), begin[filled], dtype=np.float64)
+    counts[filled] = np.add.reduceat(mask.ravel(), begin[filled])
     return counts.reshape(tokens_PL.shape)
 
 
