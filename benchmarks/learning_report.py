@@ -102,7 +102,12 @@ def facts(results: Sequence[Mapping[str, Any]]) -> str:
         f"{machine['cpus']} CPUs, " + ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
         for machine in map(json.loads, sorted(machines))
     )
-    lines = [f"- `{result['label']}`: `{' '.join(result['overrides'])}`" for result in _one_per_arm(results)]
+    arms = {result["label"]: result["overrides"] for result in results}
+    shared = [setting for setting in results[0]["overrides"] if all(setting in own for own in arms.values())]
+    lines = [
+        f"- {label}: `{' '.join(setting for setting in own if setting not in shared) or 'nothing more'}`"
+        for label, own in arms.items()
+    ]
     return "\n".join(
         [
             "Means over the seeds, with the least and the most in brackets. Accuracy: share of right answers to the",
@@ -112,13 +117,11 @@ def facts(results: Sequence[Mapping[str, Any]]) -> str:
             "to plain GRPO of the same seed (and mean seconds); validation and start-up are not in it.",
             f"{described}.",
             "",
+            f"Settings, on top of the preset `tiny`: `{' '.join(shared)}`, and",
+            "",
             *lines,
         ]
     )
-
-
-def _one_per_arm(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return list({result["arm"]: result for result in reversed(results)}.values())[::-1]
 
 
 def plot(results: Sequence[Mapping[str, Any]], tokens: float, path: Path) -> None:
@@ -153,13 +156,15 @@ def plot(results: Sequence[Mapping[str, Any]], tokens: float, path: Path) -> Non
     pyplot.close(figure)
 
 
-def write_report(path: Path, results: Sequence[Mapping[str, Any]], tokens: int) -> None:
-    """Write the table into ``path``, the plot and the results (.png, .json) beside it."""
+def write_report(path: Path, results: Sequence[Mapping[str, Any]], tokens: int, command: str) -> None:
+    """Write table and command into ``path``, the plot and all results (.png, .json) beside it."""
     picture = path.with_suffix(".png")
     path.parent.mkdir(parents=True, exist_ok=True)
     plot(results, tokens, picture)
-    path.with_suffix(".json").write_text(json.dumps({"tokens": tokens, "runs": list(results)}) + "\n")
-    title = f"Up to {tokens:,} decoded tokens in each run."
+    path.with_suffix(".json").write_text(
+        json.dumps({"tokens": tokens, "command": command, "runs": list(results)}) + "\n"
+    )
+    title = f"Up to {tokens:,} decoded tokens in each run:\n\n```bash\n{command}\n```"
     picture_line = f"![Held-out accuracy against decoded tokens and against training time]({picture.name})"
     body = "\n\n".join((BEGIN, title, table(results, tokens), picture_line, facts(results), END))
     text = path.read_text() if path.exists() else f"# What the tiny model learns\n\n{BEGIN}{END}\n"

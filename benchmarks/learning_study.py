@@ -15,6 +15,7 @@ verl's timing_s/step: sampling, rewards, training and transfer of the weights, w
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -117,11 +118,12 @@ def train(
     log, metrics = folder / "log.txt", folder / "metrics.jsonl"
     metrics.unlink(missing_ok=True)
     command = [
-        *("bash", SCRIPT, *COMMON, *arm.overrides),
+        *("bash", SCRIPT, *COMMON),
         f"trainer.test_freq={test_every}",
         f"trainer.total_training_steps={-(-tokens // FEWEST_TOKENS_PER_STEP)}",
         f"trainer.default_local_dir={folder}/checkpoints",
         f"hydra.run.dir={folder}/hydra",
+        *arm.overrides,
     ]
     knobs = {"PRESET": "tiny", "SEED": str(seed), "EXPERIMENT": folder.name, "VERL_FILE_LOGGER_PATH": str(metrics)}
     ended, deadline = "steps", time.monotonic() + time_limit
@@ -243,7 +245,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Arm
     parser.add_argument("--tokens", type=int, default=200_000, help="decoded tokens of each run")
     parser.add_argument("--arms", nargs="+", default=["grpo_plain", "grpo_tree", "treepo", "treepo_segment"])
     parser.add_argument("--set", action="append", default=[], metavar="ARM:KEY=VALUE", dest="settings")
-    parser.add_argument("--test-every", type=int, default=4, help="steps from one validation to the next")
+    parser.add_argument("--test-every", type=int, default=2, help="steps from one validation to the next")
     parser.add_argument("--time-limit", type=float, default=3600.0, help="seconds of one run, start-up included")
     parser.add_argument("--report", type=Path, help="Markdown file; plot (.png) and results (.json) beside it")
     parser.add_argument("--no-runs", action="store_true", help="only report what is in --out")
@@ -270,6 +272,14 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Arm
     return options, arms
 
 
+def repeat(options: argparse.Namespace) -> str:
+    """Return the command that repeats the study, but for where its files go."""
+    lists = (("--seeds", options.seeds), ("--tokens", [options.tokens]), ("--test-every", [options.test_every]))
+    words = [str(word) for flag, values in (*lists, ("--arms", options.arms)) for word in (flag, *values)]
+    words += [word for setting in options.settings for word in ("--set", setting)]
+    return shlex.join(["python", "-m", "benchmarks.learning_study", *words, "--report", "FILE.md"])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do the runs and report them."""
     options, arms = parse(arguments)
@@ -281,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         paths = [path for path in (result_path(options.out, *run) for run in runs) if path.exists()]
         if not paths:
             sys.exit(f"error: no results in {options.out}")
-        write_report(options.report, [json.loads(path.read_text()) for path in paths], options.tokens)
+        write_report(options.report, [json.loads(path.read_text()) for path in paths], options.tokens, repeat(options))
         print(f"report: {options.report}")
     sys.exit(1 if failed else 0)
 

@@ -2,13 +2,14 @@
 """The harness of the learning study, without training: arms, curves, table, and how a run is ended."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
 
 import pytest
 
-from benchmarks import process_session
+from benchmarks import learning_study, process_session
 from benchmarks.learning_curves import Point, accumulate, at, band, cut, has_reached, mean_accuracy, read_records
 from benchmarks.learning_report import BEGIN, END, check_report, summary, table, time_ratio, write_report
 from benchmarks.learning_study import (
@@ -18,6 +19,7 @@ from benchmarks.learning_study import (
     check_results,
     order_of_runs,
     parse,
+    repeat,
     resolve_arms,
     result_path,
 )
@@ -156,14 +158,18 @@ def test_the_table_has_a_row_per_arm():
 def test_the_report_keeps_what_is_written_around_it(tmp_path):
     pytest.importorskip("matplotlib", reason="pip install -r requirements-plots.txt")
     path = tmp_path / "docs" / "study.md"
-    write_report(path, RESULTS, 800)
+    write_report(path, RESULTS, 800, "python -m this")
     text = path.read_text()
     path.write_text(f"Before.\n{text}After.\n")
     check_report(path)
-    write_report(path, RESULTS, 800)
+    write_report(path, RESULTS, 800, "python -m this")
     assert path.read_text() == f"Before.\n{text}After.\n"
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads(path.with_suffix(".json").read_text()) == {"tokens": 800, "runs": RESULTS}
+    assert json.loads(path.with_suffix(".json").read_text()) == {
+        "tokens": 800,
+        "command": "python -m this",
+        "runs": RESULTS,
+    }
 
 
 def test_a_report_over_other_text_is_refused(tmp_path):
@@ -250,3 +256,14 @@ def test_all_that_a_child_has_started_is_ended(monkeypatch):
     assert child.returncode == -9
     assert living(child.pid) == []
     stop_session(child)  # what is gone is no error
+
+
+def test_the_command_that_repeats_a_study_asks_for_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(learning_study, "check_settings", lambda arm, out: None)
+    asked = ["--seeds", "3", "4", "--arms", "treepo+wide", "--set", "treepo+wide:treepo.divergence=[2, 3]"]
+    options, arms = parse(["--out", str(tmp_path), "--tokens", "500", *asked])
+    words = shlex.split(repeat(options))
+    assert words[-2:] == ["--report", "FILE.md"]
+    again, arms_again = parse(words[3:-2])  # without what needs matplotlib
+    assert arms_again == arms
+    assert (again.seeds, again.tokens, again.test_every) == ([3, 4], 500, options.test_every)
