@@ -87,7 +87,7 @@ def summary(
         return [label, seeds, *["-"] * (len(COLUMNS) - 2)]
 
     def spread(values: Sequence[float]) -> str:
-        return f"{fmean(values):.3f} ({min(values):.3f}-{max(values):.3f})"
+        return f"{fmean(values):.3f}" + (f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else "")
 
     seconds = fmean(at(points, "seconds", tokens) for points in complete)
     return [
@@ -117,11 +117,8 @@ def facts(results: Sequence[Mapping[str, Any]]) -> str:
         for machine in map(json.loads, sorted(machines))
     )
     arms = {result["label"]: result["overrides"] for result in results}
-    shared = [setting for setting in results[0]["overrides"] if all(setting in own for own in arms.values())]
-    lines = [
-        f"- {label}: `{' '.join(setting for setting in own if setting not in shared) or 'nothing more'}`"
-        for label, own in arms.items()
-    ]
+    shared = os.path.commonprefix(list(arms.values()))
+    lines = [f"- {label}: {' '.join(f'`{setting}`' for setting in own[len(shared) :])}" for label, own in arms.items()]
     return "\n".join(
         [
             "Means over the seeds, with the least and the most in brackets. Accuracy: share of right answers to the",

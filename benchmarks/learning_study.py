@@ -160,16 +160,18 @@ def result_path(out: Path, arm: Arm, seed: int) -> Path:
     return out / f"{arm.name}_seed{seed}.json"
 
 
-def check_results(out: Path, runs: Sequence[tuple[Arm, int]]) -> None:
+def check_results(options: argparse.Namespace, runs: Sequence[tuple[Arm, int]]) -> None:
     """Refuse results that were had with other settings.
 
     Raises:
         StudyError: naming the file and both settings.
     """
-    for path, arm in ((result_path(out, arm, seed), arm) for arm, seed in runs):
-        wanted = [*COMMON, *arm.overrides]
-        if path.exists() and (found := json.loads(path.read_text())["overrides"]) != wanted:
-            raise StudyError(f"{path} was had with {found}, not {wanted}: choose another --out, or ARM+NAME")
+    for path, arm in ((result_path(options.out, arm, seed), arm) for arm, seed in runs):
+        wanted = {"overrides": [*COMMON, *arm.overrides], "test_every": options.test_every}
+        found = json.loads(path.read_text()) if path.exists() else wanted
+        for name, value in wanted.items():
+            if found[name] != value:
+                raise StudyError(f"{path}: had with {name} {found[name]}, not {value}. Use another --out, or ARM+NAME")
 
 
 def check_settings(arm: Arm, out: Path) -> None:
@@ -253,7 +255,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Arm
             raise StudyError("--no-runs: needs --report FILE.md, or there is nothing to do")
         arms = resolve_arms(options.arms, options.settings)
         runs = order_of_runs(arms, options.seeds)
-        check_results(options.out, runs)
+        check_results(options, runs)
         if options.report:
             check_report(options.report)
         for arm in () if options.no_runs else arms:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The harness of the learning study, without training: arms, curves, table, and how a run is ended."""
 
+import argparse
 import json
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from benchmarks import learning_study, process_session
 from benchmarks.learning_curves import Point, accumulate, at, band, cut, has_reached, mean_accuracy, read_records
-from benchmarks.learning_report import BEGIN, END, check_report, summary, table, time_ratio, write_report
+from benchmarks.learning_report import BEGIN, END, check_report, facts, summary, table, time_ratio, write_report
 from benchmarks.learning_study import (
     ARMS,
     COMMON,
@@ -116,7 +117,7 @@ def test_a_row_of_the_table():
     # at 300 tokens 0.525, area (0.3 + 0.75) / 2
     row = summary("Trees", {0: FASTER}, {0: CURVE, 1: CURVE}, 600)
     assert row == [
-        *("Trees", "1", "0.300 (0.300-0.300)", "0.525 (0.525-0.525)", "0.750 (0.750-0.750)", "0.525 (0.525-0.525)"),
+        *("Trees", "1", "0.300", "0.525", "0.750", "0.525"),
         *("6", "0", "0", "600", "0.56 (15 s)"),
     ]
     both = summary("Both", {0: FASTER, 1: CURVE}, {}, 600)
@@ -127,7 +128,7 @@ def test_a_row_of_the_table():
 def test_short_runs_are_named_and_left_out():
     row = summary("Trees", {0: FASTER, 1: CURVE[:4]}, {0: CURVE, 1: CURVE}, 600)
     assert row[1] == "1, short: 1 at 400"
-    assert row[4] == "0.750 (0.750-0.750)"
+    assert row[4] == "0.750"
     assert summary("Trees", {1: CURVE[:4]}, {}, 600)[1:] == ["0, short: 1 at 400", *["-"] * 9]
 
 
@@ -147,6 +148,19 @@ def result(arm, seed, points, overrides=()):
 
 
 RESULTS = [result("grpo_plain", 0, CURVE), result("treepo", 0, FASTER), result("grpo_plain", 1, FASTER)]
+
+
+def test_the_settings_that_all_arms_share_are_named_once():
+    runs = [
+        result("grpo_plain", 0, CURVE, ["lr=1", "sampler=plain", "estimator=grpo"]),
+        result("grpo_tree", 0, CURVE, ["lr=1", "estimator=grpo"]),
+    ]
+    lines = facts(runs).splitlines()
+    assert "Settings, on top of the preset `tiny`: `lr=1`, and" in lines
+    assert lines[-2:] == [
+        "- GRPO, plain samples: `sampler=plain` `estimator=grpo`",
+        "- GRPO on trees: `estimator=grpo`",
+    ]
 
 
 def test_the_table_has_a_row_per_arm():
@@ -232,12 +246,17 @@ def test_seeds_take_turns():
 
 def test_results_of_other_settings_are_refused(tmp_path):
     arm = ARMS["treepo"]
+    options = argparse.Namespace(out=tmp_path, test_every=4)
+    found = {"overrides": [*COMMON, *arm.overrides], "test_every": 4}
     path = result_path(tmp_path, arm, 0)
-    path.write_text(json.dumps({"overrides": [*COMMON, *arm.overrides]}))
-    check_results(tmp_path, [(arm, 0), (arm, 1)])
-    path.write_text(json.dumps({"overrides": [*COMMON, *arm.overrides, "treepo.depth=3"]}))
+    path.write_text(json.dumps(found))
+    check_results(options, [(arm, 0), (arm, 1)])
+    path.write_text(json.dumps(found | {"overrides": [*COMMON, *arm.overrides, "treepo.depth=3"]}))
     with pytest.raises(StudyError, match="treepo.depth=3"):
-        check_results(tmp_path, [(arm, 0)])
+        check_results(options, [(arm, 0)])
+    path.write_text(json.dumps(found | {"test_every": 2}))
+    with pytest.raises(StudyError, match="test_every 2, not 4"):
+        check_results(options, [(arm, 0)])
 
 
 def test_all_that_a_child_has_started_is_ended(monkeypatch):
