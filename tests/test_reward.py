@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from recipe.treepo import reward_pool
-from recipe.treepo.reward import compute_score
+from recipe.treepo.reward import METRICS, compute_score
 from recipe.treepo.reward_pool import Verdict, VerifierPool, Worker, get_pool
 
 ROOT = Path(__file__).resolve().parents[1]
-KEYS = {"score", "acc", "reward_boxed", "reward_too_long", "reward_timeout", "reward_crash"}
+KEYS = set(METRICS)
 TOWER = r"\boxed{9^{9^{9^9}}}"
 
 # (content of the box, ground truth, whether a mathematician calls it correct)

@@ -363,7 +363,8 @@ def test_every_group_and_key_can_be_given_on_the_command_line():
 @pytest.mark.parametrize(
     "module",
     [
-        "settings", "validation", "tree", "search", "level_search", "node_search", "sampling", "branching", "fallback",
+        "settings", "validation", "validation_trees", "validation_training", "tree", "search", "level_search",
+        "node_search", "sampling", "branching", "fallback",
         "stopping", "metrics", "forest", "credit",
     ],
 )  # fmt: skip

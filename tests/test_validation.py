@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from objectives import OBJECTIVES, PENALTY
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.main_treepo import prepare
 from recipe.treepo.settings import TREE_ESTIMATORS, AdvantageSettings, ConfigError, TreePOSettings
 from recipe.treepo.stopping import FinishReason
-from recipe.treepo.validation import TREE_MANAGER, validate, validate_trees
+from recipe.treepo.validation import validate, validate_trees
+from recipe.treepo.validation_training import TREE_MANAGER
 
 CONFIG = Path(__file__).parent.parent / "recipe/treepo/config"
 YAML = CONFIG / "treepo_trainer.yaml"
@@ -374,6 +377,97 @@ def test_without_the_root_group_there_must_be_other_groups(estimator, flat):
         f"{key}=False: without sub-trees the prompt group is the only group, so every advantage would be zero. "
         f"Use {key}=true, or treepo.sampler=tree with treepo.depth of 2 or more."
     ]
+
+
+# --- verl's objectives -------------------------------------------------------------------------------------------
+
+OURS = "reward, score, acc, reward_boxed, reward_too_long, reward_timeout, reward_crash"
+
+
+def test_what_verl_would_find_out_in_the_first_step_only_is_told_before():
+    config = composed(
+        "preset=tiny",
+        "algorithm.filter_groups.enable=True",
+        "algorithm.filter_groups.metric=seq_reward",
+        f"{PENALTY}.enable=True",
+    )
+    with pytest.raises(ConfigError) as caught:
+        validate(config, check_files=False)
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{PENALTY}.enable=True: only verl's reward manager dapo knows this penalty, and "
+        f"reward.reward_manager.name=naive. Use reward.reward_manager.name=dapo, or {PENALTY}.enable=false.",
+        f"{PENALTY}.len=None: must be 1 to reward.reward_kwargs.max_resp_len=128 tokens. "
+        f"DAPO has a fifth: {PENALTY}.len=25.",
+        "algorithm.filter_groups.metric=seq_reward: the recipe's reward has no such metric. "
+        f"Use one of {OURS}; acc leaves out groups whose answers are all right or all wrong.",
+    ]
+
+
+@pytest.mark.parametrize("length", [0, 129, 2.5, True])
+def test_a_penalty_has_to_begin_within_the_response(length):
+    config = composed(
+        "preset=tiny", "reward.reward_manager.name=dapo", f"{PENALTY}.enable=True", f"{PENALTY}.len={length}"
+    )
+    with pytest.raises(ConfigError, match=r"overlong_buffer_cfg\.len=.*must be 1 to .*max_resp_len=128 tokens"):
+        validate(config, check_files=False)
+
+
+def test_keys_of_a_penalty_that_verls_own_configuration_leaves_out_are_problems_not_tracebacks():
+    config = config_of(reward__reward_kwargs={"overlong_buffer_cfg": {"enable": True}})
+    OmegaConf.set_struct(config, True)
+    assert [problem.partition(":")[0] for problem in problems_of(config)] == [
+        f"{PENALTY}.enable=True",
+        "reward.reward_kwargs.max_resp_len=None",
+    ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["algorithm.filter_groups.metric=reward"],
+        ["algorithm.filter_groups.metric=overlong_reward", "reward.reward_manager.name=dapo"],
+        # what another reward function gives is not known
+        ["algorithm.filter_groups.metric=mine", "reward.custom_reward_function.path=/somewhere/reward.py"],
+    ],
+)
+def test_groups_are_filtered_by_any_metric_that_there_is(overrides):
+    penalty = [f"{PENALTY}.enable={'dapo' in overrides[-1]}", f"{PENALTY}.len=128"]
+    validate(composed("preset=tiny", "algorithm.filter_groups.enable=True", *penalty, *overrides), check_files=False)
+
+
+def test_a_critics_model_is_looked_for_where_there_is_a_critic():
+    missing = {"critic__model__path": "./nowhere", "critic__enable": None}
+    validate(config_of(**missing))
+    config = config_of(**missing, algorithm__adv_estimator="gae")
+    assert problems_of(config) == [
+        "critic.model.path=./nowhere: there is no such folder. "
+        "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
+    ]
+    # one model, one problem
+    config.actor_rollout_ref.model.path = "./nowhere"
+    assert len(problems_of(config)) == 1
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("preset", ["tiny", "gpu"])
+def test_every_objective_of_verl_composes_with_every_preset_and_passes_all_checks(name, platform, preset):
+    config = composed(f"platform={platform}", f"preset={preset}", *OBJECTIVES[name])
+    # verl's own checks, too; without the files, which are not made here
+    prepare(config, [], dry_run=True)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_critic_is_set_up_like_the_actor(platform):
+    config = composed(f"platform={platform}", "preset=gpu", "actor_rollout_ref.model.path=/models/mine")
+    actor, critic = config.actor_rollout_ref, config.critic
+    assert (critic.model.path, critic.strategy) == ("/models/mine", actor.actor.strategy)
+    assert critic.model.override_config == actor.model.override_config
+    assert critic.model.use_remove_padding == actor.model.use_remove_padding
+    assert critic.model.enable_gradient_checkpointing == actor.model.enable_gradient_checkpointing
+    for key in ("dtype", "model_dtype", "use_torch_compile"):
+        assert critic.fsdp[key] == actor.actor.fsdp_config[key]
+    assert critic.fsdp.get("mixed_precision") == actor.actor.fsdp_config.get("mixed_precision")
 
 
 # --- what is shipped -------------------------------------------------------------------------------------------

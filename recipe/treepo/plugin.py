@@ -17,6 +17,7 @@ from types import ModuleType
 REGISTRATIONS = {
     "verl.trainer.ppo.core_algos": "recipe.treepo.advantage",
     "verl.trainer.ppo.v1": "recipe.treepo.trainer",
+    "verl.workers.engine.fsdp.transformer_impl": "recipe.treepo.critic",
 }
 
 

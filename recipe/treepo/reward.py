@@ -24,6 +24,8 @@ except ModuleNotFoundError:
 _VERL_KEYS = frozenset(
     {"reward_router_address", "reward_model_tokenizer", "sandbox_fusion_url", "concurrent_semaphore", "memory_limit_mb"}
 )
+# The keys of what compute_score returns; verl wants the same ones every time.
+METRICS = ("score", "acc", "reward_boxed", "reward_too_long", "reward_timeout", "reward_crash")
 _OPTIONS = "correct_score, wrong_score, number_fallback, timeout_s, max_answer_chars, workers, memory_mb"
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the run scripts for a few steps, for the tests of this folder."""
 
+import math
 import os
 import re
 import subprocess
@@ -12,7 +13,10 @@ BATCH, WIDTH, STEPS, SEGMENT, RESPONSE = 8, 8, 3, 32, 128
 
 
 def train(script: str, folder: Path, *overrides: str) -> list[dict[str, float]]:
-    """Run a script for a few steps; return the metrics that verl's console logger printed for each."""
+    """Run a script for a few steps; return the metrics that verl's console logger printed for each.
+
+    Fails if the run does, or if one of its metrics is not a finite number.
+    """
     command = [
         "bash",
         f"scripts/{script}",
@@ -36,9 +40,13 @@ def train(script: str, folder: Path, *overrides: str) -> list[dict[str, float]]:
         )
     text = log.read_text(errors="replace")
     assert result.returncode == 0, text[-6000:]
-    number = r"([\w/@.-]+):(?:np\.\w+\()?(-?[\d.]+(?:e[+-]?\d+)?)"
-    return [
-        {key: float(value) for key, value in re.findall(number, line)}
-        for line in text.splitlines()
-        if re.search(r"step:\d+ - ", line)
-    ]
+    metrics = [metrics_of(line) for line in text.splitlines() if re.search(r"step:\d+ - ", line)]
+    for step in metrics:
+        assert not {key: value for key, value in step.items() if not math.isfinite(value)}
+    return metrics
+
+
+def metrics_of(line: str) -> dict[str, float]:
+    """Return what verl's console logger printed for a step (``verl.utils.logger.aggregate_logger``)."""
+    number = r"([\w/@.-]+):(?:np\.\w+\()?(-?[\d.]+(?:e[+-]?\d+)?|-?inf|nan)\b"
+    return {key: float(value) for key, value in re.findall(number, line)}

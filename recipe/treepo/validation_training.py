@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules for trainer, estimators and verl's objectives. Called by ``validation.py``."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.treepo.reward import METRICS
+from recipe.treepo.settings import (
+    TREE_ESTIMATORS,
+    TREEPO_TRAINERS,
+    Problem,
+    Sampler,
+    SharedTokenWeight,
+    TreePOSettings,
+)
+
+TREE_MANAGER = "recipe.treepo.rollout.TreeAgentLoopManager"
+# Losses in verl.trainer.ppo.core_algos that make one weight per sequence of rollout_is_weights, or do not read it.
+LOSSES_WITHOUT_TOKEN_WEIGHTS = ("geo_mean", "bypass_mode")
+
+
+def trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
+    problems = []
+    manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
+    if settings.sampler is Sampler.TREE and manager != TREE_MANAGER:
+        key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
+        rule = "treepo.sampler=tree needs the recipe's rollout manager"
+        problems.append(Problem(key, manager, rule, f"Use {key}={TREE_MANAGER}, or treepo.sampler=plain."))
+    problems += _mode_problems(settings, config) + _advantage_problems(settings, config)
+    if not OmegaConf.select(config, "trainer.use_v1"):
+        problems.append(
+            Problem("trainer.use_v1", False, "the recipe extends verl's V1 trainer", "Use trainer.use_v1=True.")
+        )
+    return problems
+
+
+def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
+    """Check that verl's trainer is one of ours where something needs it."""
+    mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
+    if mode in TREEPO_TRAINERS:
+        return []
+    estimator, problems = config.algorithm.adv_estimator, []
+    ours = " or ".join([ours for ours, verls in TREEPO_TRAINERS.items() if verls == mode] or TREEPO_TRAINERS)
+    for needs, what, instead in (
+        (estimator in TREE_ESTIMATORS, f"algorithm.adv_estimator={estimator}", "another adv_estimator"),
+        (
+            settings.shared_token_weight is SharedTokenWeight.ONCE,
+            "treepo.shared_token_weight=once",
+            "treepo.shared_token_weight=per_trajectory",
+        ),
+    ):
+        if needs:
+            rule = f"{what} needs a trainer that knows the tree paths"
+            remedy = f"Use trainer.v1.trainer_mode={ours}, or {instead}."
+            problems.append(Problem("trainer.v1.trainer_mode", mode, rule, remedy))
+    return problems
+
+
+def _advantage_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
+    problems = []
+    estimator, key = config.algorithm.adv_estimator, "treepo.advantage.root_group"
+    flat = settings.sampler is Sampler.PLAIN or settings.depth == 1
+    if estimator in ("treepo", "treepo_segment") and not settings.advantage.root_group and flat:
+        rule = "without sub-trees the prompt group is the only group, so every advantage would be zero"
+        remedy = f"Use {key}=true, or treepo.sampler=tree with treepo.depth of 2 or more."
+        problems.append(Problem(key, False, rule, remedy))
+    if settings.shared_token_weight is SharedTokenWeight.ONCE:
+        key, remedy = "treepo.shared_token_weight", "Use treepo.shared_token_weight=per_trajectory, or"
+        loss_key = "actor_rollout_ref.actor.policy_loss.loss_mode"
+        loss = OmegaConf.select(config, loss_key)
+        if loss in LOSSES_WITHOUT_TOKEN_WEIGHTS:
+            rule = f"verl's policy loss {loss} takes no weight of a single token"
+            problems.append(Problem(key, "once", rule, f"{remedy} another {loss_key}."))
+        if OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode"):
+            rule = "algorithm.rollout_correction.bypass_mode=True computes weights of its own and reads no others"
+            problems.append(Problem(key, "once", rule, f"{remedy} algorithm.rollout_correction.bypass_mode=False."))
+    return problems
+
+
+def objective_problems(config: DictConfig) -> list[Problem]:
+    """Check what verl would find out in the first step only, or not at all."""
+    reward = OmegaConf.select(config, "reward") or OmegaConf.create()
+    manager = OmegaConf.select(reward, "reward_manager.name")
+    penalty = OmegaConf.select(reward, "reward_kwargs.overlong_buffer_cfg")
+    penalty = penalty if penalty and OmegaConf.select(penalty, "enable") else None
+    problems = [] if penalty is None else _overlong_problems(penalty, reward, manager)
+    filtering = OmegaConf.select(config, "algorithm.filter_groups")
+    if filtering and filtering.enable and _is_our_reward(OmegaConf.select(reward, "custom_reward_function.path")):
+        known = ["reward", *METRICS]
+        if penalty is not None and manager == "dapo" and OmegaConf.select(penalty, "log"):
+            known += ["overlong_reward", "overlong"]
+        if filtering.metric not in known:
+            rule = "the recipe's reward has no such metric"
+            remedy = f"Use one of {', '.join(known)}; acc leaves out groups whose answers are all right or all wrong."
+            problems.append(Problem("algorithm.filter_groups.metric", filtering.metric, rule, remedy))
+    return problems
+
+
+def _overlong_problems(penalty: DictConfig, reward: DictConfig, manager: Any) -> list[Problem]:
+    problems, name = [], "reward.reward_kwargs.overlong_buffer_cfg"
+    if manager != "dapo":
+        rule = f"only verl's reward manager dapo knows this penalty, and reward.reward_manager.name={manager}"
+        remedy = f"Use reward.reward_manager.name=dapo, or {name}.enable=false."
+        problems.append(Problem(f"{name}.enable", True, rule, remedy))
+    longest, length = OmegaConf.select(reward, "reward_kwargs.max_resp_len"), OmegaConf.select(penalty, "len")
+    if not isinstance(longest, int):
+        rule = "the penalty needs the tokens of the longest response"
+        remedy = "Use ${data.max_response_length}."
+        problems.append(Problem("reward.reward_kwargs.max_resp_len", longest, rule, remedy))
+    elif isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= longest:
+        rule = f"must be 1 to reward.reward_kwargs.max_resp_len={longest} tokens"
+        problems.append(Problem(f"{name}.len", length, rule, f"DAPO has a fifth: {name}.len={max(1, longest // 5)}."))
+    return problems
+
+
+def _is_our_reward(path: Any) -> bool:
+    return str(path).removeprefix("pkg://").removesuffix(".py").replace("/", ".").endswith("recipe.treepo.reward")

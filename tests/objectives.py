@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objectives of verl as overrides on top of a run with trees: what the tests compose, and train with.
+
+Each shows another estimator, another way to aggregate the loss, and options of the objective that do not hide each
+other.
+"""
+
+ACTOR = "actor_rollout_ref.actor"
+PENALTY = "reward.reward_kwargs.overlong_buffer_cfg"
+
+OBJECTIVES = {
+    "treepo-kl_loss": (
+        f"{ACTOR}.use_kl_loss=True",
+        f"{ACTOR}.kl_loss_coef=0.01",
+        f"{ACTOR}.loss_agg_mode=seq-mean-token-sum",
+    ),
+    # Groups whose answers are all right or all wrong are replaced, as long as it takes; the clip is wider upwards; and
+    # the last half of the response length costs up to 0.5.
+    "treepo-dapo": (
+        "algorithm.filter_groups.enable=True",
+        "algorithm.filter_groups.metric=acc",
+        f"{ACTOR}.clip_ratio_low=0.2",
+        f"{ACTOR}.clip_ratio_high=0.28",
+        f"{ACTOR}.loss_agg_mode=token-mean",
+        "reward.reward_manager.name=dapo",
+        f"{PENALTY}.enable=True",
+        f"{PENALTY}.len=64",
+        f"{PENALTY}.penalty_factor=0.5",
+    ),
+    # without the biases of length and standard deviation ("Dr. GRPO")
+    "grpo-seq_mean_token_sum_norm": (
+        "algorithm.adv_estimator=grpo",
+        "algorithm.norm_adv_by_std_in_grpo=False",
+        f"{ACTOR}.loss_agg_mode=seq-mean-token-sum-norm",
+        f"{ACTOR}.loss_scale_factor=128",
+    ),
+    "rloo-kl_in_reward": (
+        "algorithm.adv_estimator=rloo",
+        "algorithm.use_kl_in_reward=True",
+        "algorithm.kl_ctrl.kl_coef=0.05",
+    ),
+    "reinforce_plus_plus_baseline-seq_mean_token_mean": (
+        "algorithm.adv_estimator=reinforce_plus_plus_baseline",
+        f"{ACTOR}.loss_agg_mode=seq-mean-token-mean",
+    ),
+    "gae-critic": (
+        "algorithm.adv_estimator=gae",
+        "algorithm.lam=0.95",
+        "critic.optim.lr=1e-3",
+    ),
+}
