@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objectives of verl as overrides on top of a run with trees: what the tests compose, and train with.
+"""Estimators, and objectives of verl, as overrides on top of a run with trees: what the tests compose, and train with.
 
-Each shows another estimator, another way to aggregate the loss, and options of the objective that do not hide each
-other.
+Each of verl's shows another estimator, another way to aggregate the loss, and options of the objective that do not hide
+each other.
 """
 
 ACTOR = "actor_rollout_ref.actor"
 PENALTY = "reward.reward_kwargs.overlong_buffer_cfg"
 
 OBJECTIVES = {
+    "treepo": (),
+    "treepo_segment": ("algorithm.adv_estimator=treepo_segment", "treepo.advantage.normalization=std"),
+    "treerl": ("algorithm.adv_estimator=treerl", "treepo.shared_token_weight=once"),
+    "treerpo": ("algorithm.adv_estimator=treerpo",),
     "treepo-kl_loss": (
         f"{ACTOR}.use_kl_loss=True",
         f"{ACTOR}.kl_loss_coef=0.01",
