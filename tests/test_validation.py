@@ -379,6 +379,16 @@ def test_without_the_root_group_there_must_be_other_groups(estimator, flat):
     ]
 
 
+def test_a_misspelt_estimator_is_answered_with_those_that_there_are():
+    with pytest.raises(ConfigError) as caught:
+        prepare(composed("preset=tiny", "algorithm.adv_estimator=treepo_segmnt"), [], dry_run=True)
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(
+        "algorithm.adv_estimator=treepo_segmnt: there is no such estimator. Use one of gae, gdpo, gpg, grpo,"
+    )
+    assert str(problem).endswith("treepo, treepo_segment, treerl, treerpo.")
+
+
 # --- verl's objectives -------------------------------------------------------------------------------------------
 
 OURS = "reward, score, acc, reward_boxed, reward_too_long, reward_timeout, reward_crash"
