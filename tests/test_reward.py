@@ -20,7 +20,7 @@ from recipe.treepo.reward import METRICS, compute_score
 from recipe.treepo.reward_pool import Verdict, VerifierPool, Worker, get_pool
 
 ROOT = Path(__file__).resolve().parents[1]
-KEYS = set(METRICS)
+KEYS = {"score", "acc", "reward_boxed", "reward_too_long", "reward_timeout", "reward_crash"}
 TOWER = r"\boxed{9^{9^{9^9}}}"
 
 # (content of the box, ground truth, whether a mathematician calls it correct)
@@ -154,7 +154,7 @@ def test_poisoned_answer_is_wrong_within_5_s_and_the_next_is_scored(name: str) -
     options = {} if name == "power tower" else {"timeout_s": 1.0}
     result = compute_score("test", POISON[name], "5", **options)
     assert time.monotonic() - started < 5.0
-    assert result["score"] == 0.0 and set(result) == KEYS
+    assert result["score"] == 0.0 and set(result) == set(METRICS) == KEYS
     assert compute_score("test", r"\boxed{\frac{2}{4}}", "0.5")["score"] == 1.0
 
 

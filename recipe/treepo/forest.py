@@ -92,8 +92,8 @@ class Forest:
 
     def mean_over_group(self, values_T: np.ndarray) -> np.ndarray:
         """Return for each node the mean over the trajectories that pass it."""
-        weights = np.broadcast_to(values_T[:, None], self.node_TL.shape)[self.on_path_TL]
-        return np.bincount(self.node_TL[self.on_path_TL], weights=weights) / self.size_N
+        nodes, values = self._along_paths(values_T)
+        return np.bincount(nodes, weights=values) / self.size_N
 
     def mean_over_children(self, values_T: np.ndarray) -> np.ndarray:
         """Return for each node the mean over its children of the same, and for a leaf its trajectory's value."""
@@ -108,12 +108,14 @@ class Forest:
 
     def agrees(self, values_T: np.ndarray) -> np.ndarray:
         """Return for each node whether all trajectories that pass it have the same value."""
-        nodes = self.node_TL[self.on_path_TL]
-        values = np.broadcast_to(values_T[:, None], self.node_TL.shape)[self.on_path_TL]
-        order = np.argsort(nodes, kind="stable")
-        first = np.concatenate([[0], np.cumsum(self.size_N)[:-1]])
-        ordered = values[order]
+        nodes, values = self._along_paths(values_T)
+        ordered = values[np.argsort(nodes, kind="stable")]
+        first = np.cumsum(self.size_N) - self.size_N
         return np.maximum.reduceat(ordered, first) == np.minimum.reduceat(ordered, first)
+
+    def _along_paths(self, values_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nodes of all paths, one path after the other, and beside each its trajectory's value."""
+        return self.node_TL[self.on_path_TL], np.repeat(values_T, 1 + self.length_T)
 
     def merge_chains(self) -> "Forest":
         """Return the same forest with nodes between branch points instead of segments.
