@@ -14,7 +14,8 @@ from verl.workers.rollout.replica import TokenOutput
 from recipe.treepo import server
 from recipe.treepo.engine import Segment
 from recipe.treepo.search import SearchShape, grow_tree
-from recipe.treepo.server import CancellableServer, ServerEngine, derive_seed, tree_client
+from recipe.treepo.seeds import derive_seed
+from recipe.treepo.server import CancellableServer, ServerEngine, tree_client
 from recipe.treepo.stopping import FinishReason, StoppingRules
 
 CLIENTS = pytest.mark.parametrize("client_class", [LLMServerClient, FullyAsyncLLMServerClient])

@@ -8,8 +8,9 @@ from hydra import compose, initialize_config_module
 from objectives import OBJECTIVES, PENALTY
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.config_values import ConfigError
 from recipe.treepo.main_treepo import prepare
-from recipe.treepo.settings import TREE_ESTIMATORS, AdvantageSettings, ConfigError, TreePOSettings
+from recipe.treepo.settings import TREE_ESTIMATORS, AdvantageSettings, TreePOSettings
 from recipe.treepo.stopping import FinishReason
 from recipe.treepo.validation import validate, validate_trees
 from recipe.treepo.validation_training import TREE_MANAGER

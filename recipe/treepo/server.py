@@ -14,7 +14,6 @@ Three things that verl's client (``verl/workers/rollout/llm_server.py``) does ar
 
 import asyncio
 import copy
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
@@ -27,6 +26,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
 from recipe.treepo.engine import Segment
+from recipe.treepo.seeds import derive_seed
 
 # Makes the next id for the engine. Requests run in tasks of their own, each of which has its own value.
 _next_engine_id: ContextVar[Callable[[], str]] = ContextVar("treepo_next_engine_id")
@@ -99,11 +99,6 @@ class ServerEngine:
             return uuid4().hex
         self._attempts[branch] += 1
         return f"{self._tree_id}-{branch}-{self._attempts[branch]}"
-
-
-def derive_seed(*parts: Any) -> int:
-    """Return 64 bits that depend on all ``parts`` and on nothing else, equal in every process."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
 
 
 # --- verl's client ---------------------------------------------------------------------------------------------

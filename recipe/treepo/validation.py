@@ -10,7 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings import ConfigError, Problem, Sampler, TreePOSettings, parse_settings
+from recipe.treepo.config_values import ConfigError, Problem
+from recipe.treepo.settings import Sampler, TreePOSettings, parse_settings
 from recipe.treepo.validation_training import objective_problems, trainer_problems
 from recipe.treepo.validation_trees import tree_problems
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.config_values import Problem
 from recipe.treepo.reward import METRICS
 from recipe.treepo.settings import (
     TREE_ESTIMATORS,
     TREEPO_TRAINERS,
-    Problem,
     Sampler,
     SharedTokenWeight,
     TreePOSettings,
