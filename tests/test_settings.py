@@ -377,8 +377,8 @@ def test_the_pure_modules_import_no_torch_ray_or_vllm(module):
 
 def test_a_recipe_that_is_a_folder_of_a_checkout_is_loaded_by_its_name(monkeypatch):
     monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "mine")
-    main_treepo._use_plugin()
+    main_treepo.use_plugin()
     assert os.environ["VERL_USE_EXTERNAL_MODULES"] == "mine"  # here it is installed, verl finds it by itself
     monkeypatch.setattr(main_treepo, "entry_points", lambda group: [])
-    main_treepo._use_plugin()
+    main_treepo.use_plugin()
     assert os.environ["VERL_USE_EXTERNAL_MODULES"] == "mine,recipe.treepo.plugin"

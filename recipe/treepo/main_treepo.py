@@ -102,7 +102,7 @@ def _files_to_be_made(config: DictConfig) -> list[Problem]:
     return []
 
 
-def _use_plugin() -> None:
+def use_plugin() -> None:
     """Have verl load our plugin where the recipe is a folder of a checkout, not an installed package."""
     plugin = "recipe.treepo.plugin"
     if not any(entry.value == plugin for entry in entry_points(group="verl.plugins")):
@@ -112,7 +112,7 @@ def _use_plugin() -> None:
 
 def main() -> None:
     """Run with the command line's arguments."""
-    _use_plugin()
+    use_plugin()
     arguments, problems, dry_run = split_arguments(sys.argv[1:])
     sys.argv[1:] = arguments
 

@@ -151,9 +151,7 @@ def _trajectory(tree: Tree, leaf: int, statistics: dict[str, Any]) -> AgentLoopO
             "tool_rewards": [],
             "min_global_steps": min_version,
             "max_global_steps": max_version,
-            "tree_path": tree.tree_path(leaf),
-            "tree_finish_reason": str(tree.nodes[leaf].finish_reason),
-            "tree_statistics": statistics,
+            **tree.trajectory_fields(leaf, statistics),
         },
     )
 

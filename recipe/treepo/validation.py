@@ -6,6 +6,7 @@ Imports no torch, ray or vllm: everything is checked before any of them is start
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -28,7 +29,7 @@ def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
         if settings.sampler is Sampler.TREE:
             problems += tree_problems(settings, config)
     if check_files:
-        problems += _missing_files(config)
+        problems += missing_files(config, ("data.train_files", "data.val_files"))
     if problems:
         raise ConfigError(problems)
     assert settings is not None
@@ -51,13 +52,12 @@ def validate_trees(config: DictConfig) -> None:
 # --- files -----------------------------------------------------------------------------------------------------
 
 
-def _missing_files(config: DictConfig) -> list[Problem]:
+def missing_files(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]:
+    """Return a problem for each file that is not there: data, reward function, models."""
+    made = "Make it with `python -m data_prep.numina_math`, or name another file."
+    reward = "Name a Python file, or leave it out for the recipe's reward."
     problems = []
-    for key, remedy in (
-        ("data.train_files", "Make it with `python -m data_prep.numina_math`, or name another file."),
-        ("data.val_files", "Make it with `python -m data_prep.numina_math`, or name another file."),
-        ("reward.custom_reward_function.path", "Name a Python file, or leave it out for the recipe's reward."),
-    ):
+    for key, remedy in (*((key, made) for key in data_keys), ("reward.custom_reward_function.path", reward)):
         value = OmegaConf.select(config, key)
         paths = value if OmegaConf.is_list(value) else [value]
         problems += [Problem(key, path, "there is no such file", remedy) for path in paths if _is_missing_file(path)]
