@@ -67,6 +67,17 @@ def test_samples_of_another_evaluation_are_refused_with_what_changed_and_stay(tm
     assert path.read_bytes() == before
 
 
+def test_a_restart_keeps_the_old_samples_until_the_first_new_one(tmp_path):
+    path = tmp_path / "run.jsonl"
+    for row in range(3):
+        Records(path, FINGERPRINT).append(result(row))
+    before = path.read_bytes()
+    records = Records(path, {"model": "other"}, restart=True)
+    assert records.results == [] and path.read_bytes() == before
+    records.append(result(7))
+    assert Records(path, {"model": "other"}).results == [result(7)]
+
+
 @pytest.mark.parametrize(
     "content", ["no JSON\n", "[1, 2]\n", '{"x": 1}\n', json.dumps({"fingerprint": FINGERPRINT}) + "\n{}\n"]
 )

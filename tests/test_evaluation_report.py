@@ -40,7 +40,7 @@ RESULTS = [
 
 
 def summaries(n=4, results=RESULTS, ks=(1, 2, 4)):
-    return summarise(results, n=n, ks=ks, resamples=200, confidence=0.9)
+    return summarise(results, n=n, ks=ks, sources=["a", "b"], resamples=200, confidence=0.9)
 
 
 def test_accuracies_of_each_data_set_and_the_mean_over_them():
@@ -57,6 +57,11 @@ def test_accuracies_of_each_data_set_and_the_mean_over_them():
     assert found["a"].majority[4].value == pytest.approx(0.5)
     assert found["b"].majority[1].low == found["b"].majority[1].high == 1.0
     assert (found["a"].mean.low, found["a"].mean.high) == (0.0, 0.5)
+
+
+def test_neither_the_order_of_the_results_nor_a_data_set_without_any_matters():
+    assert summaries(results=RESULTS[::-1]) == summaries()
+    assert list(summaries(results=RESULTS[:2])) == ["a", "overall"]
 
 
 def test_costs_are_sums_and_speed_leaves_out_the_pauses():

@@ -155,6 +155,12 @@ def test_requests_of_a_tree_are_routed_by_one_id_and_each_has_a_name_of_its_own(
     assert balancer.released == ["address"] * 3
 
 
+def test_independent_samples_are_routed_each_on_its_own():
+    balancer = Balancer(Server())
+    asyncio.run(extend(make_engine(balancer, seed=0xAB, spread=True), "0", "1", "1"))
+    assert balancer.acquired == ["tree-ab-0", "tree-ab-1", "tree-ab-1"]
+
+
 def test_two_trees_are_routed_by_different_ids():
     for seeds in ((None, None), (171, 172)):
         balancer = Balancer(Server())

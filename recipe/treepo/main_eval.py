@@ -50,10 +50,8 @@ def open_records(config: DictConfig, settings: EvaluationSettings) -> dict[Run, 
     found, problems = {}, []
     for run in settings.runs:
         path = Path(settings.out_dir).expanduser() / "samples" / f"{run.arm}_n{run.n}.jsonl".replace(" ", "_")
-        if settings.restart:
-            path.unlink(missing_ok=True)
         try:
-            found[run] = Records(path, fingerprint(config, settings, run))
+            found[run] = Records(path, fingerprint(config, settings, run), restart=settings.restart)
         except RecordsError as error:
             problems.append(Problem("evaluation.out_dir", settings.out_dir, str(error).rstrip("."), ""))
     if problems:
@@ -112,17 +110,16 @@ def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
     if any(len(own.results) < len(problems) for own in records.values()):
         failures = _sample(config, settings, records, problems, model.tokenizer, eos_token_ids(model))
     sizes = {"resamples": settings.bootstrap, "confidence": settings.confidence}
+    sources = list(dict.fromkeys(problem.data_source for problem in problems))
     summaries = {
-        run: summarise(own.results, n=run.n, ks=sorted({*settings.k, run.n}), **sizes)
+        run: summarise(own.results, n=run.n, ks=sorted({*settings.k, run.n}), sources=sources, **sizes)
         for run, own in records.items()
         if own.results
     }
     if not summaries:
         print("error: no problem could be sampled", file=sys.stderr)
         return 1
-    facts = {
-        name: value for name, value in fingerprint(config, settings, settings.runs[0]).items() if name != "evaluation.n"
-    }
+    facts = {run.name: fingerprint(config, settings, run) for run in summaries}
     folder = Path(settings.out_dir).expanduser()
     print("\n" + write_report(folder, summaries, facts=facts, notes=notes(settings, summaries, failures)))
     print(f"written: {folder}/report.md, report.json, report.png; samples: {folder}/samples")
@@ -187,7 +184,7 @@ def run(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> int:
     """Check the configuration and evaluate, or say what would be sampled; return the exit status."""
     try:
         try:
-            settings = load_evaluation(config)
+            settings = load_evaluation(config, check_files=not dry_run)
         except ConfigError as error:
             raise ConfigError(problems + error.problems) from error
         if problems:

@@ -70,11 +70,12 @@ class RecordsError(ValueError):
 class Records:
     """The file of one run: reads what is there, and appends."""
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, restart: bool = False) -> None:
         """Open ``path``, or begin it; nothing is written before the first result.
 
         Args:
             fingerprint: What decides about the samples, by the key to change it with; must survive JSON.
+            restart: Whether the first result replaces what is there.
 
         Raises:
             RecordsError: if the file was made with another fingerprint, or was not written by this class.
@@ -83,7 +84,7 @@ class Records:
         self.results: list[ProblemResult] = []
         self._fingerprint = json.loads(json.dumps(fingerprint))
         self._size = 0  # bytes of complete lines; what an interruption left behind them is overwritten
-        if path.exists():
+        if path.exists() and not restart:
             self._read()
 
     def done(self) -> set[tuple[str, int]]:

@@ -64,7 +64,7 @@ class EvaluationSettings:
     restart: bool
 
 
-def load_evaluation(config: DictConfig) -> EvaluationSettings:
+def load_evaluation(config: DictConfig, *, check_files: bool = True) -> EvaluationSettings:
     """Read and check everything that an evaluation needs of the configuration.
 
     Raises:
@@ -80,7 +80,8 @@ def load_evaluation(config: DictConfig) -> EvaluationSettings:
     for key in [k for k in values.get("k") or () if numbers and k > max(numbers)]:
         rule = f"there are no {key} trajectories: the largest evaluation.n is {max(numbers)}"
         problems.append(Problem("evaluation.k", key, rule, "Leave it out, or raise evaluation.n."))
-    problems += missing_files(config, ("data.val_files",))
+    if check_files:
+        problems += missing_files(config, ("data.val_files",))
     if problems:
         raise ConfigError(list({str(problem): problem for problem in problems}.values()))
     settings = {key: value for key, value in values.items() if key not in ("arms", "n", "k")}

@@ -38,19 +38,29 @@ class Summary:
 
 
 def summarise(
-    results: Sequence[ProblemResult], *, n: int, ks: Sequence[int], resamples: int, confidence: float, seed: int = 0
+    results: Sequence[ProblemResult],
+    *,
+    n: int,
+    ks: Sequence[int],
+    sources: Sequence[str],
+    resamples: int,
+    confidence: float,
+    seed: int = 0,
 ) -> dict[str, Summary]:
-    """Return a summary per data set in the order of the results, and ``overall``: the mean over the data sets.
+    """Return a summary per data set that there are results of, and ``overall``: the mean over these data sets.
 
     Args:
         n: Trajectories that each problem was to have. One that could not be had counts as wrong, without an answer.
         ks: The k of pass@k and maj@k; those above n are left out.
+        sources: Names of the data sets in the order of the report.
         resamples, confidence, seed: Of the bootstrap over problems.
     """
     ks = [k for k in ks if k <= n]
-    by_source: dict[str, list[ProblemResult]] = {}
-    for result in results:
-        by_source.setdefault(result.data_source, []).append(result)
+    by_source: dict[str, list[ProblemResult]] = {source: [] for source in sources}
+    # The order of the lines is that in which problems were finished; the bootstrap is not to depend on it.
+    for result in sorted(results, key=lambda result: result.row):
+        by_source[result.data_source].append(result)
+    by_source = {source: own for source, own in by_source.items() if own}
     values = {source: np.array([_worth(result, n, ks) for result in own]) for source, own in by_source.items()}
     intervals = bootstrap(values, resamples=resamples, confidence=confidence, seed=seed)
     found = {}
