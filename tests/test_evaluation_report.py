@@ -60,7 +60,8 @@ def test_accuracies_of_each_data_set_and_the_mean_over_them():
 
 
 def test_neither_the_order_of_the_results_nor_a_data_set_without_any_matters():
-    assert summaries(results=RESULTS[::-1]) == summaries()
+    more = [*RESULTS, result("a", 2, [0, 0, 1, 1], [1, 1, 0, 0]), result("a", 3, [0] * 4, [1] * 4)]
+    assert summaries(results=more[::-1]) == summaries(results=more)
     assert list(summaries(results=RESULTS[:2])) == ["a", "overall"]
 
 

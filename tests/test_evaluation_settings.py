@@ -153,9 +153,14 @@ def test_what_cannot_be_evaluated_is_refused(base, overrides, problem):
     assert any(problem in message for message in problems_of(*base, *overrides))
 
 
-def test_one_greedy_sample_of_plain_arms_is_fine(base):
-    greedy = ["actor_rollout_ref.rollout.val_kwargs.temperature=0", "evaluation.n=1", "evaluation.arms.tree=null"]
-    assert runs_of(load_evaluation(composed(*base, *greedy))) == [("plain", 1, True, (2, 2))]
+def test_one_greedy_sample_is_fine(base):
+    greedy = ["actor_rollout_ref.rollout.val_kwargs.temperature=0", "evaluation.n=1", "treepo.init_divergence=1"]
+    assert [run[:2] for run in runs_of(load_evaluation(composed(*base, *greedy)))] == [("plain", 1), ("tree", 1)]
+
+
+def test_a_tree_is_grown_only_as_wide_as_its_root_may_need(base):
+    settings = load_evaluation(composed(*base, "treepo.init_divergence=[1,4]", "evaluation.n=[2,4]"))
+    assert [run[:2] for run in runs_of(settings)] == [("plain", 4), ("tree", 4)]
 
 
 def test_the_group_is_added_once_and_the_last_name_wins():

@@ -76,7 +76,7 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
     numbers = values.get("n") or _validation_n(config, problems)
     arms = _parse_arms(config, values.get("arms") or {}, problems)
     runs = _runs(arms, numbers)
-    problems += _sampling_problems(config, arms, numbers) + _run_problems(config, arms, runs, numbers)
+    problems += _sampling_problems(config, numbers) + _run_problems(config, arms, runs, numbers)
     for key in [k for k in values.get("k") or () if numbers and k > max(numbers)]:
         rule = f"there are no {key} trajectories: the largest evaluation.n is {max(numbers)}"
         problems.append(Problem("evaluation.k", key, rule, "Leave it out, or raise evaluation.n."))
@@ -175,17 +175,13 @@ def _runs(arms: Mapping[str, TreePOSettings], numbers: tuple[int, ...]) -> list[
     return runs
 
 
-def _sampling_problems(
-    config: DictConfig, arms: Mapping[str, TreePOSettings], numbers: tuple[int, ...]
-) -> list[Problem]:
+def _sampling_problems(config: DictConfig, numbers: tuple[int, ...]) -> list[Problem]:
     temperature = OmegaConf.select(config, f"{VAL_KWARGS}.temperature")
-    trees = any(settings.sampler is Sampler.TREE for settings in arms.values())
     if not isinstance(temperature, int | float) or temperature < 0:
         rule = "must be a number of at least 0"
         return [Problem(f"{VAL_KWARGS}.temperature", temperature, rule, f"Set {VAL_KWARGS}.temperature.")]
-    if temperature == 0 and (trees or any(n > 1 for n in numbers)):
-        rule = "greedy samples of a problem are all equal"
-        remedy = "Use a temperature above 0, or evaluation.n=1 and plain arms only."
+    if temperature == 0 and any(n > 1 for n in numbers):
+        rule, remedy = "greedy samples of a problem are all equal", "Use a temperature above 0, or evaluation.n=1."
         return [Problem(f"{VAL_KWARGS}.temperature", temperature, rule, remedy)]
     return []
 
