@@ -29,10 +29,6 @@ PAIRS = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlin
 
 LEAST_AGREEMENT = 0.97
 TIMEOUT_S = 30.0  # per pair; generous, so that a busy machine changes no verdict
-# Strict: once the scorer meets a bar, the test is red until its mark is gone.
-not_yet = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the scorer accepts 19 wrong answers and refuses 31 right ones"
-)
 
 
 def text_of(pair: dict) -> str:
@@ -73,13 +69,11 @@ def misjudged() -> list[dict]:
     return [pair for pair in PAIRS if scored_correct(pair) != pair["equal"]]
 
 
-@not_yet
 def test_no_wrong_answer_is_scored_correct(misjudged):
     wrong = [pair for pair in misjudged if not pair["equal"]]
     assert not wrong, f"{len(wrong)} wrong answers are scored correct:\n{listed(wrong)}"
 
 
-@not_yet
 def test_the_scorer_agrees_with_the_labels(misjudged):
     agreement = 1 - len(misjudged) / len(PAIRS)
     assert agreement >= LEAST_AGREEMENT, f"agreement {agreement:.3f}, misjudged:\n{listed(misjudged)}"
