@@ -118,4 +118,4 @@ def _canonical(words: str, power: str | None) -> str:
             factor = 1
     if factor > 1 and parts:  # "feet squared"
         power = str(factor)
-    return " ".join(parts) + (f"^{power}" if power and parts else "")
+    return " ".join(parts).replace(" / ", "/") + (f"^{power}" if power and parts else "")
