@@ -172,7 +172,7 @@ def test_a_timeout_is_counted_and_the_worker_goes_on() -> None:
     assert compute_score("test", r"\boxed{\sqrt{4}}", "2")["acc"] == 1.0
 
 
-def test_verdicts_do_not_depend_on_what_was_asked_before() -> None:
+def test_verdicts_do_not_depend_on_what_was_asked_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """One worker; poisons of all kinds between the same questions, honest ones and near misses."""
     questions = [
         (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}", Verdict.EQUAL),
@@ -190,6 +190,7 @@ def test_verdicts_do_not_depend_on_what_was_asked_before() -> None:
         r"\sqrt{2+" * 40 + "x" + "}" * 40,
     ]
     pool = VerifierPool(workers=1, memory_mb=256)
+    monkeypatch.setattr(reward_pool, "MAX_KNOWN", 0)
     try:
         for poison in ["1", *poisons]:
             pool.verify("5", poison, timeout_s=0.3)
@@ -351,11 +352,11 @@ def test_a_worker_that_died_is_a_crash_when_busy_and_replaced_when_idle() -> Non
         (worker,) = pool.workers()
         worker.process.kill()
         worker.process.wait()
-        assert pool.verify("1/2", "0.5", timeout_s=3) is Verdict.EQUAL
+        assert pool.verify("1/4", "0.25", timeout_s=3) is Verdict.EQUAL
         (worker,) = pool.workers()
         threading.Timer(0.3, worker.process.kill).start()
         assert pool.verify("5", "9^{9^{9^9}}", timeout_s=3) is Verdict.CRASH
-        assert pool.verify("1/2", "0.5", timeout_s=3) is Verdict.EQUAL
+        assert pool.verify("1/5", "0.2", timeout_s=3) is Verdict.EQUAL
     finally:
         pool.close()
 
@@ -372,6 +373,29 @@ def test_a_worker_that_no_longer_replies_is_given_up(monkeypatch: pytest.MonkeyP
         assert pool.workers() == []
         monkeypatch.setattr(reward_pool, "GRACE_S", 20)
         assert pool.verify("1/2", "0.5", timeout_s=3) is Verdict.EQUAL
+    finally:
+        pool.close()
+
+
+def test_a_verdict_is_kept_and_a_timeout_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward_pool, "MAX_KNOWN", 2)
+    asked: list[str] = []
+    ask = Worker.ask
+
+    def counted(worker: Worker, gold: str, answer: str, timeout_s: float) -> Verdict:
+        asked.append(answer)
+        return ask(worker, gold, answer, timeout_s)
+
+    monkeypatch.setattr(Worker, "ask", counted)
+    pool = VerifierPool(workers=1, memory_mb=256)
+    try:
+        questions = ["0.5", "3", "0.5", "3", "4", "3", "0.5"]  # the oldest of three, 0.5, is forgotten
+        verdicts = [pool.verify("1/2", answer, timeout_s=20) for answer in questions]
+        assert [verdict is Verdict.EQUAL for verdict in verdicts] == [answer == "0.5" for answer in questions]
+        assert asked == ["0.5", "3", "4", "0.5"]
+        assert pool.verify("1/2", "9^{9^{9^9}}", timeout_s=0.05) is Verdict.TIMEOUT
+        assert pool.verify("1/2", "9^{9^{9^9}}", timeout_s=0.05) is Verdict.TIMEOUT
+        assert len(asked) == 6
     finally:
         pool.close()
 

@@ -33,7 +33,11 @@ def compare_text(answer: str, gold: str) -> bool | Question:
     """
     if answer.strip() == gold.strip() or max(len(answer), len(gold)) > LONGEST:
         return answer.strip() == gold.strip() != ""
-    answer, gold = tidy(answer), tidy(gold)
+    values = _without_choice(tidy(answer), tidy(gold))
+    return values if isinstance(values, bool) else _compare_whole(*values)
+
+
+def _compare_whole(answer: str, gold: str) -> bool | Question:
     for rule in _RULES:
         verdict = rule(answer, gold)
         if verdict is not None:
@@ -96,21 +100,20 @@ def _bare(answer: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", answer)).strip(" .").casefold()
 
 
-_CHOICE_WITH_VALUE = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[).:])[.:]?\s+(?![,;]|\\text\b|and\b|or\b)(\S.*)", re.DOTALL)
+_CHOICE_WITH_VALUE = re.compile(r"(?:\(([A-Z])\)|([A-Z])[).:])[.:]?\s+(?![,;]|\\text\b|and\b|or\b)(\S.*)", re.DOTALL)
 
 
-def _choice(answer: str, gold: str) -> bool | Question | None:
+def _without_choice(answer: str, gold: str) -> bool | tuple[str, str]:
+    """Compare the letters of a choice; where a value decides return the two values."""
     letter, value = _split_choice(answer)
     gold_letter, gold_value = _split_choice(gold)
-    if gold_letter is None and letter is not None and value is not None:
-        return compare_text(value, gold)
-    if gold_letter is None or (letter is None and gold_value is None):
-        return False if gold_letter is not None else None
+    if gold_letter is None:
+        return answer if value is None else value, gold
     if letter is None:
-        return compare_text(answer, gold_value)
+        return False if gold_value is None else (answer, gold_value)
     if letter != gold_letter or value is None or gold_value is None:
         return letter == gold_letter
-    return compare_text(value, gold_value)
+    return value, gold_value
 
 
 def _split_choice(answer: str) -> tuple[str | None, str | None]:
@@ -156,13 +159,13 @@ def _joined_relations(answer: str, gold: str) -> bool | None:
     return False if all(joints) and joints[0] != joints[1] else None
 
 
-_RULES: tuple[Callable, ...] = (_same_text, _choice, _words, _base, _joined_relations)
+_RULES: tuple[Callable, ...] = (_same_text, _words, _base, _joined_relations)
 
 # --- rules on values ---------------------------------------------------------------------------------------------
 
 _NAME = re.compile(
-    r"\s*(?:\\text\s*\{[^{}]*\}|[A-Za-z](?:_\w|_\{\w+\})?(?:\([a-z]\))?|\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|"
-    r"(?:\\(?:angle|triangle|overline)(?![A-Za-z]))?[A-Za-z{} ]+)\s*"
+    r"(?:\\text\s*\{[^{}]*\}|[A-Za-z](?:_\w|_\{\w+\})?(?:\([a-z]\))?|\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|"
+    r"(?:\\(?:angle|triangle|overline)(?![A-Za-z]))?[A-Za-z{} ]+)"
 )
 _MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])")
 
@@ -172,7 +175,7 @@ def _right_side(answer: str, other: str) -> str:
     if (member := _MEMBER.match(answer)) and not _MEMBER.match(other):
         return answer[member.end() :].strip()
     left, _, right = answer.partition("=")
-    if not right.strip() or "=" in right or _RELATION.search(answer) or not _NAME.fullmatch(left):
+    if not right.strip() or "=" in right or _RELATION.search(answer) or not _NAME.fullmatch(left.strip()):
         return answer
     other_left, equals, _ = other.partition("=")
     if equals and normalise(other_left) != normalise(left):

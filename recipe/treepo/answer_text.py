@@ -7,6 +7,7 @@ length at worst, so callers bound the length first.
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 from recipe.treepo.answer import scan_boxes
 
@@ -74,8 +75,8 @@ def tidy(answer: str) -> str:
     # Thin and negative spaces stand between the digits of one number, as in 1\,000 and 1,\!000.
     answer = re.sub(r"(?<=[\d,])\\!(?=\d)|(?<=\d)\\[,;:>](?=\d)", "", answer)
     answer = _SPACES.sub(lambda match: match.group() if match.group() == "\\\\" else " ", answer)
-    answer = _WRAPPED.sub(_unwrap, answer)
-    answer = answer.strip()
+    # Single spaces: patterns that allow for white space at several places stay linear.
+    answer = re.sub(r"\s+", " ", _WRAPPED.sub(_unwrap, answer)).strip()
     if _BRACED_DIGITS.fullmatch(answer):
         answer = answer.replace("{", "").replace("}", "")
     return answer.removesuffix(".").rstrip()
@@ -118,6 +119,7 @@ def _normalise_once(answer: str) -> str:
     return choice.group(1) if choice is not None else _canonical_number(answer)
 
 
+@lru_cache(maxsize=128)
 def normalise(answer: str) -> str:
     r"""Rewrite an answer so that spellings of the same thing become equal; idempotent.
 

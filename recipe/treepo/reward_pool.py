@@ -13,11 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from enum import Enum
 from pathlib import Path
 
 WORKER_FILE = Path(__file__).with_name("reward_worker.py")
 START_TIMEOUT_S = 60.0  # importing math-verify takes 0.6 to 2 s, more where many processes start at once
+MAX_KNOWN = 2_000  # verdicts that a pool keeps, the latest ones; at most some 20 MB of text
 PIPE_BYTES = 65_536  # what a pipe holds, so that writing to an idle worker cannot block
 GRACE_S = 5.0  # beyond the time limit, which the kernel keeps for us; past it the worker itself is given up
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "TMPDIR", "LANG")
@@ -113,19 +115,33 @@ class VerifierPool:
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
         self._busy: set[Worker] = set()
+        # The samples of a prompt often agree in their answer; a verdict does not depend on what was asked before it.
+        self._known: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
 
     def verify(self, gold: str, answer: str, *, timeout_s: float) -> Verdict:
         """Compare two answers; waits for a free worker and its start, then `timeout_s` seconds."""
+        with self._lock:
+            if (gold, answer) in self._known:
+                return self._known[gold, answer]
         with self._slots:
             worker = self._take()
             try:
                 worker.wait_ready()
-                return worker.ask(gold, answer, timeout_s)
+                verdict = worker.ask(gold, answer, timeout_s)
             except BaseException:
                 worker.lost = True  # a reply that nobody waited for may still come
                 raise
             finally:
                 self._give_back(worker)
+        if verdict in (Verdict.EQUAL, Verdict.DIFFERENT):
+            self._remember(gold, answer, verdict)
+        return verdict
+
+    def _remember(self, gold: str, answer: str, verdict: Verdict) -> None:
+        with self._lock:
+            self._known[gold, answer] = verdict
+            if len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
 
     def workers(self) -> list[Worker]:
         """Return all workers, idle and busy."""

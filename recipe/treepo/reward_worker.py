@@ -25,13 +25,22 @@ EQUAL, DIFFERENT, FAILED = 10, 11, 12
 # Compared before the first question, so that what the parser builds once is not built anew in every copy.
 WARM_UP = (
     (r"\frac{1}{2}", r"\sqrt{\frac{1}{4}}"),
-    (r"2\sqrt{2}-1", r"\sqrt{8}-1"),
+    (r"\frac{3+\sqrt{5}}{2}", r"\frac{3}{2}+\frac{\sqrt{5}}{2}"),
+    (r"\frac{3+\sqrt{5}}{2}", r"\frac{2+\sqrt{7}}{3}"),
+    (r"\sqrt[3]{54}", r"3\cdot 2^{1/3}"),
     ("(x+1)^2", "x^2+2x+1"),
+    ("(x+2)(x-3)", "x^2-x+6"),
+    (r"\frac{x^2-1}{y}", r"\frac{(x-1)(x+1)}{y}"),
     (r"\left[0,\frac{1}{2}\right)", r"0\le x<\frac{2}{4}"),
+    (r"(-\infty,-1)\cup(2,\infty)", r"x<-1, x>2"),
     (r"\{1,\pi\}", r"\pi, 1"),
+    (r"(\sqrt{2},-1)", r"(\frac{2}{\sqrt{2}},-1)"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\3\end{pmatrix}"),
     ("y=2x+1", "2x-y+1=0"),
+    (r"\frac{\pi}{6}+\ln 2", r"\frac{\pi}{6}-\ln\frac{1}{2}"),
     (r"\sin\frac{\pi}{6}+e^{i\pi}", r"-\frac{1}{2}"),
+    (r"\binom{6}{2}+4!", "39"),
+    (r"|x-1|", r"\log_2 x"),
 )
 
 
