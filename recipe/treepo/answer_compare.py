@@ -202,26 +202,24 @@ _JOINT = re.compile(r"\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s(?:and|or)\s|
 def _lists(answer: str, gold: str) -> bool | Question | None:
     """Lists, sets and tuples: of plain numbers they are compared here."""
     (opened, items), (gold_opened, gold_items) = _split_list(answer), _split_list(gold)
+    if opened == "\\{\\}" != gold_opened and len(items) == 1:  # the set of one thing is taken for the thing
+        answer = items[0]
+        opened, items = _split_list(answer)
     if len(items) < 2 and len(gold_items) < 2:
         return None
     if {opened[:1], gold_opened[:1]} in ({"\\", "("}, {"\\", "["}):
         return False  # a set is no tuple
-    ordered = "(" in opened + gold_opened or "[" in opened + gold_opened
-    if ordered and "" in (opened, gold_opened) and len(items) == len(gold_items):
+    ordered = opened[:1] in ("(", "[") or gold_opened[:1] in ("(", "[")
+    if "" in (opened, gold_opened) and "()" in (opened, gold_opened) and len(items) == len(gold_items):
         # A list is taken for a tuple in its order.
-        brackets = opened or gold_opened
-        if brackets == "()":
-            answer, gold = (
-                text if text.strip()[:1] == "(" and mark else f"({text})"
-                for text, mark in ((answer, opened), (gold, gold_opened))
-            )
-            opened = gold_opened = brackets
+        answer, gold = answer if opened else f"({answer})", gold if gold_opened else f"({gold})"
+        opened = gold_opened = "()"
     numbers, gold_numbers = ([read_number(normalise(item)) for item in side] for side in (items, gold_items))
     if None in numbers or None in gold_numbers:
         return _question(answer, gold)
     if ordered:
         return opened == gold_opened and numbers == gold_numbers
-    if "\\" in opened + gold_opened:
+    if "\\{\\}" in (opened, gold_opened):
         return set(numbers) == set(gold_numbers)
     return sorted(numbers) == sorted(gold_numbers)
 
@@ -257,7 +255,7 @@ def _split_at_commas(text: str) -> list[str] | None:
 def _case_of_letters(answer: str, gold: str) -> bool | None:
     """Variables are other ones in the other case; the mathematics parser takes N for n."""
     letters, gold_letters = (
-        set(_LETTERS.findall(re.sub(r"\\[A-Za-z]+|\\text\{[^{}]*\}", "", text))) for text in (answer, gold)
+        set(_LETTERS.findall(re.sub(r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", text))) for text in (answer, gold)
     )
     swapped = {letter.swapcase() for letter in letters - gold_letters}
     return False if swapped & (gold_letters - letters) else None

@@ -10,7 +10,7 @@ _POWER = r"(?:\s*\^\s*(?:\{\s*(\d)\s*\}|(\d)))?"
 _IN_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}" + _POWER + r"\s*\.?\s*\Z")
 _BARE = re.compile(r"([A-Za-z][A-Za-z./ ]*)" + _POWER + r"\s*\Z")
 # Longer runs of letters than a variable: words. Names of functions and what joins the items of a list are none.
-_WORD = re.compile(r"\\[A-Za-z]+|[A-Za-z]{3,}")
+_WORD = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]{3,}")
 NO_UNITS = frozenset("sin cos tan cot sec csc log ln exp max min gcd lcm mod and or to pi sqrt frac".split())
 
 _NAMES = {

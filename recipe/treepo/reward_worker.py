@@ -4,8 +4,8 @@
 math-verify hands untrusted text to SymPy, which may compute for ever or take all memory. So this process imports both
 once, and for each question forks a copy of itself that the kernel ends at its time limit and that cannot take more
 than its memory. The worker itself never touches untrusted text and goes on, whatever becomes of a copy; and each
-question meets the same fresh state, so that a verdict does not depend on what was asked before: an interrupted SymPy
-would leave half-known facts in its shared objects and caches.
+question meets the same fresh state, so that a verdict does not depend on what was asked before (docs/reward.md says
+why this is no time-out inside one process).
 
 It speaks JSON lines: "ready" first, then one reply per request, until end of file on standard input (the parent has
 gone). It imports nothing of this repository and neither torch nor ray.
