@@ -199,6 +199,11 @@ def test_last_number_is_read_as_a_person_would(text: str, number: str | None) ->
         (r"50\%", "50%"),
         (r"\(x^2\)", "x^2"),
         (r"\boxed{6}", "6"),
+        (r"1\\(2)", r"1\\(2)"),  # a line break of a matrix, not the beginning of mathematics
+        (r"1\\ 2", r"1\\2"),
+        ("{1}{2}{3}", "123"),
+        (r"\$5", r"\$5"),
+        (r"30\degree", r"30^\circ"),
         (r"\text{}", ""),
         ("$", ""),
     ],
@@ -234,6 +239,7 @@ def test_normalise_is_idempotent(text: str) -> None:
         (r"\frac12", "0.5", True),
         (r"\pi", "\u03c0", True),
         ("0.33", r"\frac13", False),
+        ("0.33333333", r"\frac13", False),
         (r"0.\overline{142857}", "1/7", True),  # 142857/999999
         (r"-1\frac{2}{3}", r"-\frac{5}{3}", True),
         (r"1.5\times10^{3}", "1500", True),

@@ -43,7 +43,6 @@ _SYNONYMS = {
     "varnothing": "emptyset",
     "lbrace": "{",
     "rbrace": "}",
-    "degree": "circ",
 }
 _SYNONYM = re.compile(r"\\(" + "|".join(sorted(_SYNONYMS, key=len, reverse=True)) + r")(?![A-Za-z])")
 _WRAPPERS = "text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mathit|boldsymbol|mbox|operatorname"
@@ -70,7 +69,8 @@ def tidy(answer: str) -> str:
         answer = answer.replace(character, macro)
     answer = _DELIMITERS.sub(_keep_escapes, answer)
     answer = _SYNONYM.sub(lambda match: "\\" + _SYNONYMS[match.group(1)], answer)
-    answer = re.sub(r"\\colon(?![A-Za-z])", ":", answer).replace("{\\circ}", "\\circ")
+    answer = re.sub(r"\^?\\degree(?![A-Za-z])", r"^\\circ", answer).replace("{\\circ}", "\\circ")
+    answer = re.sub(r"\\colon(?![A-Za-z])", ":", answer)
     answer = _SIZES.sub("", answer).replace("\\%", "%").replace("{,}", ",").replace("{:}", ":")
     # Thin and negative spaces stand between the digits of one number, as in 1\,000 and 1,\!000.
     answer = re.sub(r"(?<=[\d,])\\!(?=\d)|(?<=\d)\\[,;:>](?=\d)", "", answer)
