@@ -31,7 +31,8 @@ from data_prep.numina_sources import (
     source_files,
     token_counter,
 )
-from recipe.treepo.answer import BoxState, normalise, scan_boxes
+from recipe.treepo.answer import BoxState, scan_boxes
+from recipe.treepo.answer_text import normalise
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 TEMPLATES = ("boxed", "plain", "system")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipe.treepo.evaluation.scores import Interval, bootstrap, majority_at_k, pass_at_k
-from recipe.treepo.evaluation.votes import count_votes, final_answer, same_answer
+from recipe.treepo.evaluation.votes import count_votes
 
 
 @pytest.mark.parametrize(
@@ -121,34 +121,6 @@ def test_answers_vote_together_by_text_then_by_meaning_and_right_ones_always():
     #           7     -     7     1/2   = 1/2  right  -   right  wrong 8 although the right one reads 8
     assert count_votes(answers, correct, same) == [0, None, 0, 1, 1, 2, None, 2, 3]
     assert asked == [("7", "1/2"), ("7", "0.5"), ("1/2", "0.5"), ("7", "8"), ("1/2", "8")]
-
-
-@pytest.mark.parametrize(
-    ("response", "answer"),
-    [
-        ("first \\boxed{3}, then \\boxed{ 4 }", " 4 "),
-        ("it is 5 or 6.", "6"),
-        ("6, so \\boxed{7", None),  # cut off: no number takes its place
-        ("6, so \\boxed{}", None),
-        ("none", None),
-    ],
-)
-def test_a_response_votes_for_its_last_box_or_without_any_for_its_last_number(response, answer):
-    assert final_answer(response) == answer
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "same"),
-    [
-        ("3", "3.0", True),
-        ("3", "4", False),
-        ("\\frac{2}{4}", "0.5", True),
-        ("x+1", "x-1", False),
-        ("9" * 2_000, "9", False),
-    ],
-)
-def test_answers_are_the_same_as_the_reward_function_sees_it(first, second, same):
-    assert same_answer(first, second) is same
 
 
 def test_long_answers_are_not_normalised():

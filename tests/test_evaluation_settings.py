@@ -134,6 +134,10 @@ def test_all_problems_are_told_at_once_with_the_keys_as_they_were_written(base, 
         (["actor_rollout_ref.rollout.val_kwargs.n=null"], "val_kwargs.n=None: must be a whole number of at least 1"),
         (["evaluation.arms.plain=null", "evaluation.arms.tree=null"], "must name at least one arm"),
         ([f"+evaluation.arms.{'a' * 70}={{depth: 3}}"], "a: a name is of letters"),
+        (
+            ["+reward.custom_reward_function.reward_kwargs={workers: 0}"],
+            "reward_kwargs.workers=0: must be a whole number from 1 to 64",
+        ),
         (["evaluation.bootstrap=10"], "evaluation.bootstrap=10: must be a whole number of at least 100"),
         (
             [

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.treepo import reward_pool
-from recipe.treepo.reward import METRICS, compute_score
+from recipe.treepo import reward, reward_pool
+from recipe.treepo.reward import METRICS, compute_score, option_problems
 from recipe.treepo.reward_pool import Verdict, VerifierPool, Worker, get_pool
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,7 +99,7 @@ PAIRS = [
 @pytest.fixture(scope="module", autouse=True)
 def warm_worker() -> None:
     """Start the first worker, so that time limits below do not include its imports."""
-    assert compute_score("test", r"\boxed{0.5}", "1/2")["score"] == 1.0
+    assert compute_score("test", r"\boxed{\sqrt{4}}", "2")["score"] == 1.0
 
 
 @pytest.mark.parametrize(("answer", "gold", "correct"), PAIRS)
@@ -111,22 +111,22 @@ def test_boxed_answer_is_scored_as_labelled(answer: str, gold: str, correct: boo
 
 
 @pytest.mark.parametrize(
-    ("solution", "fallback", "correct"),
+    ("solution", "require_box", "correct"),
     [
-        (r"\boxed{3}, no, \boxed{5}", True, True),
-        (r"\boxed{5}, no, \boxed{3}", True, False),
-        ("The answer is 5.", True, True),
-        ("The answer is 5.", False, False),
-        ("5 apples and 6 pears", True, False),
-        (r"The answer is \boxed{5", True, False),
-        (r"5, so \boxed{}", True, False),
-        (r"\boxed{5} but wait \boxed{5", True, False),
-        (r"\boxed{5}}", True, True),
-        ("", True, False),
+        (r"\boxed{3}, no, \boxed{5}", False, True),
+        (r"\boxed{5}, no, \boxed{3}", False, False),
+        ("The answer is 5.", False, True),
+        ("The answer is 5.", True, False),
+        ("5 apples and 6 pears", False, False),
+        (r"The answer is \boxed{5", False, False),
+        (r"5, so \boxed{}", False, False),
+        (r"\boxed{5} but wait \boxed{5", False, False),
+        (r"\boxed{5}}", False, True),
+        ("", False, False),
     ],
 )
-def test_the_last_box_then_the_last_number_is_the_answer(solution: str, fallback: bool, correct: bool) -> None:
-    assert compute_score("test", solution, "5", number_fallback=fallback)["acc"] == float(correct)
+def test_the_last_box_then_the_last_number_is_the_answer(solution: str, require_box: bool, correct: bool) -> None:
+    assert compute_score("test", solution, "5", require_box=require_box)["acc"] == float(correct)
 
 
 POISON = {
@@ -148,25 +148,58 @@ POISON = {
 
 @pytest.mark.parametrize("name", POISON)
 def test_poisoned_answer_is_wrong_within_5_s_and_the_next_is_scored(name: str) -> None:
-    compute_score("test", r"\boxed{0.5}", "1/2")  # the previous case may have left a worker that still imports
     started = time.monotonic()
     # The default limit once; the others need not all wait as long.
     options = {} if name == "power tower" else {"timeout_s": 1.0}
     result = compute_score("test", POISON[name], "5", **options)
     assert time.monotonic() - started < 5.0
     assert result["score"] == 0.0 and set(result) == set(METRICS) == KEYS
-    assert compute_score("test", r"\boxed{\frac{2}{4}}", "0.5")["score"] == 1.0
+    assert compute_score("test", r"\boxed{\sqrt{\frac{1}{4}}}", "0.5")["score"] == 1.0
 
 
-def test_a_timeout_is_counted_and_kills_the_worker() -> None:
-    compute_score("test", r"\boxed{0.5}", "1/2")
-    before = {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()}
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_timeout_is_counted_and_the_worker_goes_on() -> None:
+    pool = get_pool(workers=2, memory_mb=1_024)
+    compute_score("test", r"\boxed{\sqrt{4}}", "2")
+    before = {worker.process.pid for worker in pool.workers()}
     result = compute_score("test", TOWER, "5", timeout_s=0.3)
-    after = {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()}
     assert result["reward_timeout"] == 1.0 and result["reward_crash"] == 0.0
-    (killed,) = before - after
-    with pytest.raises(ProcessLookupError):  # gone and reaped, not a zombie
-        os.kill(killed, 0)
+    assert {worker.process.pid for worker in pool.workers()} == before
+    assert [children_of(pid) for pid in before] == [[]] * len(before)  # its copy is gone and reaped
+    assert compute_score("test", r"\boxed{\sqrt{4}}", "2")["acc"] == 1.0
+
+
+def test_verdicts_do_not_depend_on_what_was_asked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker; poisons of all kinds between the same questions, honest ones and near misses."""
+    questions = [
+        (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}", Verdict.EQUAL),
+        (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}", Verdict.EQUAL),
+        ("x^2-1", "(x-1)(x+1)", Verdict.EQUAL),
+        (r"\frac{\sqrt{3}}{2}", r"\frac{1}{\sqrt{2}}", Verdict.DIFFERENT),
+        (r"x^2+1", "(x+1)^2", Verdict.DIFFERENT),
+        (r"\sqrt{a^2+b^2}", "a+b", Verdict.DIFFERENT),
+    ]
+    poisons = [
+        "9^{9^{9^9}}",
+        "100000000!",
+        "(" * 900,
+        r"\sqrt{" * 100 + "2" + "}" * 100,
+        r"\sqrt{2+" * 40 + "x" + "}" * 40,
+    ]
+    pool = VerifierPool(workers=1, memory_mb=256)
+    monkeypatch.setattr(reward_pool, "MAX_KNOWN", 0)
+    try:
+        for poison in ["1", *poisons]:
+            pool.verify("5", poison, timeout_s=0.3)
+            pool.verify(r"\sqrt{2}", poison, timeout_s=0.3)
+            for gold, answer, expected in questions:
+                assert pool.verify(gold, answer, timeout_s=20) is expected, (poison, answer, gold)
+        assert len(pool.workers()) == 1
+    finally:
+        pool.close()
 
 
 def test_wrong_and_correct_scores_are_options_and_acc_stays_a_share() -> None:
@@ -183,8 +216,37 @@ def test_answer_over_the_limit_is_wrong_without_being_parsed() -> None:
 
 
 def test_all_bad_options_are_named_at_once() -> None:
-    with pytest.raises(ValueError, match="timeout_s=0 .*workers=0 .*unknown option 'numberfallback'"):
-        compute_score("test", "5", "5", timeout_s=0, workers=0, numberfallback=False)
+    with pytest.raises(ValueError) as error:
+        compute_score("test", "5", "5", timeout_s=0, workers=1.5, numberfallback=False, no_box_score=0.5)
+    assert str(error.value) == (
+        "reward.custom_reward_function.reward_kwargs: numberfallback=False: unknown option. Remove it, or use one of "
+        "correct_score, wrong_score, no_box_score, require_box, timeout_s, max_answer_chars, workers, memory_mb.; "
+        "timeout_s=0: must be a number from 0.01 to 600. Default: 3.0.; "
+        "workers=1.5: must be a whole number from 1 to 64. Default: 2.; "
+        "no_box_score=0.5: must be at most wrong_score=0.0, or leaving out the box would pay for who does not know the "
+        "answer. Use no_box_score=0.0, or less."
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({}, []),
+        ({"correct_score": 1, "wrong_score": -0.5, "no_box_score": -1.0}, []),
+        ({"correct_score": 0.0}, ["correct_score"]),
+        ({"correct_score": float("nan")}, ["correct_score"]),
+        ({"wrong_score": "0"}, ["wrong_score"]),
+        ({"require_box": "true", "timeout_s": True}, ["timeout_s", "require_box"]),
+        ({"max_answer_chars": 4_001, "memory_mb": 63}, ["max_answer_chars", "memory_mb"]),
+    ],
+)
+def test_each_bad_option_is_named(options: dict, named: list[str]) -> None:
+    assert [key for key, *_ in option_problems(options)] == named
+
+
+def test_the_options_that_are_checked_are_those_of_the_function() -> None:
+    parameters = inspect.signature(compute_score).parameters.values()
+    assert reward._DEFAULTS == {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def test_keys_that_verl_adds_are_accepted() -> None:
@@ -204,12 +266,13 @@ def test_numbers_may_be_ground_truths() -> None:
 
 
 def test_threads_share_workers_and_one_poison_spoils_no_other_score() -> None:
-    jobs = [(f"\\boxed{{\\frac{{{n}}}{{{2 * n}}}}}", 1.0) for n in range(1, 31)]
-    jobs += [(f"\\boxed{{\\frac{{{n}}}{{7}}}}", 0.0) for n in range(8, 13)]
-    jobs.insert(5, (TOWER, 0.0))
+    """The time limit of the honest ones is generous, so that a busy machine changes no verdict."""
+    jobs = [(f"\\boxed{{\\sqrt{{{n * n}}}}}", f"{n}", 1.0, 60.0) for n in range(1, 31)]
+    jobs += [(f"\\boxed{{\\sqrt{{{n}}}}}", "0.5", 0.0, 60.0) for n in range(8, 13)]
+    jobs.insert(5, (TOWER, "5", 0.0, 1.0))
     with ThreadPoolExecutor(8) as threads:
-        scores = list(threads.map(lambda job: compute_score("t", job[0], "0.5", timeout_s=1.0)["score"], jobs))
-    assert scores == [expected for _, expected in jobs]
+        scores = list(threads.map(lambda job: compute_score("t", job[0], job[1], timeout_s=job[3])["score"], jobs))
+    assert scores == [expected for _, _, expected, _ in jobs]
     assert len(get_pool(workers=2, memory_mb=1_024).workers()) <= 2
 
 
@@ -220,8 +283,8 @@ def test_it_runs_in_an_event_loop_outside_the_main_thread() -> None:
     async def score() -> None:
         loop = asyncio.get_running_loop()
         assert threading.current_thread() is not threading.main_thread()
-        results.append(compute_score("test", r"\boxed{0.25}", "1/4")["score"])
-        result = await loop.run_in_executor(None, lambda: compute_score("test", r"\boxed{0.2}", "1/5"))
+        results.append(compute_score("test", r"\boxed{\sqrt{16}}", "4")["score"])
+        result = await loop.run_in_executor(None, lambda: compute_score("test", r"\boxed{\sqrt{25}}", "5"))
         results.append(result["score"])
 
     thread = threading.Thread(target=lambda: asyncio.run(score()))
@@ -237,7 +300,7 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("custom_module_1", {str(ROOT / "recipe/treepo/reward.py")!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-verl_arguments = dict(data_source="d", solution_str="\\\\boxed{{0.5}}", ground_truth="1/2", extra_info={{}})
+verl_arguments = dict(data_source="d", solution_str="\\\\boxed{{\\\\sqrt{{4}}}}", ground_truth="2", extra_info={{}})
 print(module.compute_score(**verl_arguments)["score"])
 """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -252,14 +315,14 @@ def test_a_function_loaded_by_path_can_be_pickled() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     copy = cloudpickle.loads(cloudpickle.dumps(module.compute_score))
-    assert copy("test", r"\boxed{0.5}", "1/2")["score"] == 1.0
+    assert copy("test", r"\boxed{\sqrt{4}}", "2")["score"] == 1.0
 
 
 def test_it_is_synchronous_so_verl_runs_it_in_a_thread() -> None:
     assert not inspect.iscoroutinefunction(compute_score)
 
 
-def test_running_out_of_memory_is_a_crash_and_the_pool_recovers() -> None:
+def test_running_out_of_memory_is_a_crash_and_the_worker_goes_on() -> None:
     """A checker that allocates 300 MiB stands in for SymPy: with 64 MiB it fails, with 1 GiB it does not."""
     code = """
 import sys
@@ -272,12 +335,14 @@ sys.exit(reward_worker.serve(int(sys.argv[1])))
     for megabytes in (64, 1_024):
         done = subprocess.run(
             [sys.executable, "-c", code, str(megabytes * 2**20), str(ROOT / "recipe/treepo")],
-            input=b'{"gold": "1", "answer": "2", "timeout_s": 3}\n',
+            input=b'{"gold": "1", "answer": "2", "timeout_s": 20}\n' * 2,
             capture_output=True,
             timeout=30,
         )
-        replies[megabytes] = done.stdout.splitlines()[-1]
-    assert replies == {64: b'{"error": "MemoryError"}', 1_024: b'{"equal": true}'}
+        assert done.returncode == 0, done.stderr
+        replies[megabytes] = done.stdout.splitlines()[1:]
+    # One worker answered both requests, each in a copy of its own.
+    assert replies == {64: [b'{"verdict": "crash"}'] * 2, 1_024: [b'{"verdict": "equal"}'] * 2}
 
 
 def test_a_worker_that_died_is_a_crash_when_busy_and_replaced_when_idle() -> None:
@@ -287,24 +352,58 @@ def test_a_worker_that_died_is_a_crash_when_busy_and_replaced_when_idle() -> Non
         (worker,) = pool.workers()
         worker.process.kill()
         worker.process.wait()
-        assert pool.verify("1/2", "0.5", timeout_s=3) is Verdict.EQUAL
+        assert pool.verify("1/4", "0.25", timeout_s=3) is Verdict.EQUAL
         (worker,) = pool.workers()
         threading.Timer(0.3, worker.process.kill).start()
         assert pool.verify("5", "9^{9^{9^9}}", timeout_s=3) is Verdict.CRASH
+        assert pool.verify("1/5", "0.2", timeout_s=3) is Verdict.EQUAL
+    finally:
+        pool.close()
+
+
+def test_a_worker_that_no_longer_replies_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    silent = tmp_path / "worker.py"
+    silent.write_text("""print('{"ready": true}', flush=True); import time; time.sleep(60)""")
+    monkeypatch.setattr(reward_pool, "GRACE_S", 0.1)
+    pool = VerifierPool(workers=1, memory_mb=256)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(reward_pool, "WORKER_FILE", silent)
+            assert pool.verify("1/2", "0.5", timeout_s=0.1) is Verdict.TIMEOUT
+        assert pool.workers() == []
+        monkeypatch.setattr(reward_pool, "GRACE_S", 20)
         assert pool.verify("1/2", "0.5", timeout_s=3) is Verdict.EQUAL
     finally:
         pool.close()
 
 
-def test_a_worker_is_replaced_after_its_share_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reward_pool, "MAX_REQUESTS", 2)
+def test_a_verdict_is_kept_and_a_timeout_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward_pool, "MAX_KNOWN", 2)
+    asked: list[str] = []
+    ask = Worker.ask
+
+    def counted(worker: Worker, gold: str, answer: str, timeout_s: float) -> Verdict:
+        asked.append(answer)
+        return ask(worker, gold, answer, timeout_s)
+
+    monkeypatch.setattr(Worker, "ask", counted)
     pool = VerifierPool(workers=1, memory_mb=256)
     try:
-        pids = []
-        for _ in range(3):
-            assert pool.verify("1/2", "0.5", timeout_s=3) is Verdict.EQUAL
-            pids.append(pool.workers()[0].process.pid)  # after the second request it is the successor
-        assert pids[0] != pids[1] == pids[2]
+        questions = ["0.5", "3", "0.5", "3", "4", "3", "0.5"]  # the oldest of three, 0.5, is forgotten
+        verdicts = [pool.verify("1/2", answer, timeout_s=20) for answer in questions]
+        assert [verdict is Verdict.EQUAL for verdict in verdicts] == [answer == "0.5" for answer in questions]
+        assert asked == ["0.5", "3", "4", "0.5"]
+        assert pool.verify("1/2", "9^{9^{9^9}}", timeout_s=0.05) is Verdict.TIMEOUT
+        assert pool.verify("1/2", "9^{9^{9^9}}", timeout_s=0.05) is Verdict.TIMEOUT
+        assert len(asked) == 6
+    finally:
+        pool.close()
+
+
+def test_what_does_not_fit_a_pipe_is_different() -> None:
+    pool = VerifierPool(workers=1, memory_mb=256)
+    try:
+        assert pool.verify("1/2", "\U0001f600" * 6_000, timeout_s=3) is Verdict.DIFFERENT
     finally:
         pool.close()
 
@@ -369,13 +468,13 @@ time.sleep(60)
 
 
 def test_a_forked_child_leaves_the_workers_to_its_parent() -> None:
-    compute_score("test", r"\boxed{0.5}", "1/2")
+    compute_score("test", r"\boxed{\sqrt{4}}", "2")
     before = {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()}
     child = os.fork()
     if child == 0:
         os._exit(0 if not reward_pool._pools else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert compute_score("test", r"\boxed{0.5}", "1/2")["score"] == 1.0
+    assert compute_score("test", r"\boxed{\sqrt{4}}", "2")["score"] == 1.0
     assert {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()} == before
 
 

@@ -392,6 +392,7 @@ def test_a_misspelt_estimator_is_answered_with_those_that_there_are():
 
 # --- verl's objectives -------------------------------------------------------------------------------------------
 
+OPTIONS = "reward.custom_reward_function.reward_kwargs"
 OURS = "reward, score, acc, reward_boxed, reward_too_long, reward_timeout, reward_crash"
 
 
@@ -400,15 +401,24 @@ def test_what_verl_would_find_out_in_the_first_step_only_is_told_before():
         "preset=tiny",
         "algorithm.filter_groups.enable=True",
         "algorithm.filter_groups.metric=seq_reward",
+        "reward.reward_manager.name=naive",
         f"{PENALTY}.enable=True",
+        f"{PENALTY}.penalty_factor=0",
+        f"+{OPTIONS}.require_bx=true",
+        f"+{OPTIONS}.timeout_s=0",
     )
     with pytest.raises(ConfigError) as caught:
         validate(config, check_files=False)
     assert [str(problem) for problem in caught.value.problems] == [
-        f"{PENALTY}.enable=True: only verl's reward manager dapo knows this penalty, and "
-        f"reward.reward_manager.name=naive. Use reward.reward_manager.name=dapo, or {PENALTY}.enable=false.",
+        f"{PENALTY}.enable=True: only the reward managers treepo and dapo know this penalty, and "
+        f"reward.reward_manager.name=naive. Use reward.reward_manager.name=treepo, or {PENALTY}.enable=false.",
+        f"{PENALTY}.penalty_factor=0: must be a number above 0, what a response of full length loses. "
+        f"Use {PENALTY}.penalty_factor=1.0.",
         f"{PENALTY}.len=None: must be 1 to reward.reward_kwargs.max_resp_len=128 tokens. "
         f"DAPO has a fifth: {PENALTY}.len=25.",
+        f"{OPTIONS}.require_bx=True: unknown option. Remove it, or use one of correct_score, wrong_score, "
+        "no_box_score, require_box, timeout_s, max_answer_chars, workers, memory_mb.",
+        f"{OPTIONS}.timeout_s=0: must be a number from 0.01 to 600. Default: 3.0.",
         "algorithm.filter_groups.metric=seq_reward: the recipe's reward has no such metric. "
         f"Use one of {OURS}; acc leaves out groups whose answers are all right or all wrong.",
     ]
@@ -416,11 +426,26 @@ def test_what_verl_would_find_out_in_the_first_step_only_is_told_before():
 
 @pytest.mark.parametrize("length", [0, 129, 2.5, True])
 def test_a_penalty_has_to_begin_within_the_response(length):
-    config = composed(
-        "preset=tiny", "reward.reward_manager.name=dapo", f"{PENALTY}.enable=True", f"{PENALTY}.len={length}"
-    )
+    config = composed("preset=tiny", f"{PENALTY}.enable=True", f"{PENALTY}.len={length}")
     with pytest.raises(ConfigError, match=r"overlong_buffer_cfg\.len=.*must be 1 to .*max_resp_len=128 tokens"):
         validate(config, check_files=False)
+
+
+def test_a_penalty_that_would_go_beyond_its_factor_is_refused():
+    config = composed(
+        "preset=tiny", f"{PENALTY}.enable=True", f"{PENALTY}.len=20", "reward.reward_kwargs.max_resp_len=127"
+    )
+    with pytest.raises(ConfigError) as caught:
+        validate(config, check_files=False)
+    assert [str(problem) for problem in caught.value.problems] == [
+        "reward.reward_kwargs.max_resp_len=127: is less than data.max_response_length=128: a longer response would "
+        "lose more than penalty_factor. Use ${data.max_response_length}."
+    ]
+
+
+def test_options_of_another_reward_function_are_its_own_business():
+    other = ["reward.custom_reward_function.path=examples/tree_reward.py", f"+{OPTIONS}.node_cost=0.1"]
+    validate(composed("preset=tiny", *other, f"{PENALTY}.enable=True", f"{PENALTY}.len=20"), check_files=False)
 
 
 def test_keys_of_a_penalty_that_verls_own_configuration_leaves_out_are_problems_not_tracebacks():
@@ -428,6 +453,7 @@ def test_keys_of_a_penalty_that_verls_own_configuration_leaves_out_are_problems_
     OmegaConf.set_struct(config, True)
     assert [problem.partition(":")[0] for problem in problems_of(config)] == [
         f"{PENALTY}.enable=True",
+        f"{PENALTY}.penalty_factor=None",
         "reward.reward_kwargs.max_resp_len=None",
     ]
 

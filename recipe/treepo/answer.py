@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Find and compare final answers in the text of a solution; pure text, no imports beyond the standard library.
+r"""Find the final answer in the text of a solution; pure text, no imports beyond the standard library.
 
-Everything here runs on untrusted model output: nothing is evaluated, and finding takes time linear in the
-length of the text. `normalise` is quadratic at worst, so callers bound the length first.
+Everything here runs on untrusted model output: nothing is evaluated, and it takes time linear in the length of the
+text. What an answer means is for `answer_text.py` and `answer_compare.py`.
 
 A *box* is `\boxed{...}` with balanced braces, where `\{` and `\}` do not count. `\\boxed{...}` (an escaped
 backslash, as models that were trained on JSON write it) and `\boxed {...}` are boxes too; `\boxed 5` is not.
@@ -102,80 +102,3 @@ def last_number(text: str) -> str | None:
     for match in _NUMBER.finditer(text):
         found = match.group()
     return None if found is None else found.replace("\u2212", "-")
-
-
-_WRAPPERS = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathsf|mbox|operatorname)\s*\{([^{}]*)\}")
-_SIZES = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?")
-_CHOICE = re.compile(r"\(?([A-Za-z])(?:\)[.:]?|[.:])?")
-
-
-def _strip_markup(answer: str) -> str:
-    """Drop LaTeX markup that does not change the meaning; never makes the text longer."""
-    answer = answer.replace("\u2212", "-").replace("$", "").replace("\\%", "%").replace("{,}", ",")
-    answer = re.sub(r"\\[()\[\]]", "", answer)
-    answer = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", answer)
-    answer = _SIZES.sub("", _WRAPPERS.sub(r"\1", answer))
-    answer = re.sub(r"\\[!,;:> ]", "", answer)
-    answer = re.sub(r"~|\\q?quad(?![A-Za-z])", " ", answer)
-    return answer.strip().removesuffix(".").rstrip()
-
-
-def _canonical_number(answer: str) -> str:
-    """Rewrite a plain decimal ("+007.50" becomes "7.5"); anything else comes back unchanged."""
-    match = _DECIMAL.fullmatch(answer)
-    if match is None or not any(character.isdigit() for character in answer):
-        return answer
-    sign, whole, fraction = match.group(1), match.group(2).lstrip("0") or "0", (match.group(3) or "").rstrip("0")
-    number = f"{whole}.{fraction}" if fraction else whole
-    return f"-{number}" if sign == "-" and number != "0" else number
-
-
-def _normalise_once(answer: str) -> str:
-    answer = _strip_markup(answer)
-    box = scan_boxes(answer) if answer.startswith("\\boxed") and answer.endswith("}") else None
-    if box is not None and answer == f"\\boxed{{{box.content}}}":
-        answer = box.content
-    if _THOUSANDS.fullmatch(answer):
-        answer = answer.replace(",", "")
-    # White space between two digits stays: "2 3" is not 23. A list keeps ", ", so that "1, 234" is not 1234.
-    answer = re.sub(r"(?<=\d)\s+(?=\d)", "\0", answer)
-    answer = re.sub(r",\s*", ", ", re.sub(r"\s+", "", answer)).replace("\0", " ").strip()
-    choice = _CHOICE.fullmatch(answer)
-    return choice.group(1) if choice is not None else _canonical_number(answer)
-
-
-def normalise(answer: str) -> str:
-    r"""Rewrite an answer so that spellings of the same thing become equal; idempotent.
-
-    Drops `$`, `\(`, `\text{}` and its kin, `\left`, spacing and one trailing period; `\dfrac` becomes `\frac`;
-    thousands commas go where the whole answer is one number; plain decimals lose redundant zeros and a plus;
-    "(A)", "A." and "A:" become "A". Letters keep their case. Quadratic time at worst: bound the length first.
-    """
-    # Removing one piece of markup may join others into a new one. Each round that changes anything beyond
-    # separators shortens the text, so this ends.
-    previous = None
-    while answer != previous:
-        previous, answer = answer, _normalise_once(answer)
-    return answer
-
-
-def compare_text(answer: str, gold: str) -> bool | None:
-    """Decide by text alone whether two answers agree; None where it takes mathematics.
-
-    True: equal after `normalise`, words without regard to case. False: one is empty, both are integers, or the
-    gold answer is a single letter (a choice), "no" or a word of three letters and more, which a mathematics parser
-    would read as a product and so accept in any order of letters.
-    """
-    answer, gold = normalise(answer), normalise(gold)
-    if not answer or not gold:
-        return False
-    if answer == gold or (len(gold) > 1 and gold.isalpha() and answer.casefold() == gold.casefold()):
-        return True
-    # Two letters may well be a product, as in "ab" and "ba".
-    if gold.isascii() and gold.isalpha() and (len(gold) != 2 or gold.casefold() == "no"):
-        return False
-    if re.fullmatch(r"-?\d+", answer, re.ASCII) and re.fullmatch(r"-?\d+", gold, re.ASCII):
-        return False
-    return None

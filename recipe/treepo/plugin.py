@@ -17,6 +17,7 @@ from types import ModuleType
 REGISTRATIONS = {
     "verl.trainer.ppo.core_algos": "recipe.treepo.advantage",
     "verl.trainer.ppo.v1": "recipe.treepo.trainer",
+    "verl.experimental.reward_loop.reward_manager": "recipe.treepo.reward_manager",
     "verl.workers.engine.fsdp.transformer_impl": "recipe.treepo.critic",
 }
 

@@ -4,20 +4,24 @@ r"""Score a solution by its final answer: verl's `reward.custom_reward_function`
 The answer is the content of the last `\boxed{}`; without any box, the last plain number (option). Text comparison
 decides first; the rest goes to math-verify in a worker process under a wall-clock and a memory limit, because
 model output is untrusted. verl calls this function from threads of several processes; each process has its own
-workers. Options are passed through `reward.custom_reward_function.reward_kwargs`.
+workers. Options are passed through `reward.custom_reward_function.reward_kwargs` (docs/reward.md).
 """
 
+import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 try:
-    from recipe.treepo.answer import BoxState, compare_text, last_boxed, last_number, scan_boxes
+    from recipe.treepo.answer import BoxState, last_boxed, last_number, scan_boxes
+    from recipe.treepo.answer_compare import Question, compare_text
     from recipe.treepo.reward_pool import Verdict, get_pool
 except ModuleNotFoundError:
     # verl loads this file by its path, also in processes that were started outside the repository.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
-    from recipe.treepo.answer import BoxState, compare_text, last_boxed, last_number, scan_boxes
+    from recipe.treepo.answer import BoxState, last_boxed, last_number, scan_boxes
+    from recipe.treepo.answer_compare import Question, compare_text
     from recipe.treepo.reward_pool import Verdict, get_pool
 
 # What verl's reward managers and loaders pass to every reward function; of no use here.
@@ -26,25 +30,56 @@ _VERL_KEYS = frozenset(
 )
 # The keys of what compute_score returns; verl wants the same ones every time.
 METRICS = ("score", "acc", "reward_boxed", "reward_too_long", "reward_timeout", "reward_crash")
-_OPTIONS = "correct_score, wrong_score, number_fallback, timeout_s, max_answer_chars, workers, memory_mb"
+_NUMBERS = ("correct_score", "wrong_score", "no_box_score")
+_RANGES = {"timeout_s": (0.01, 600), "max_answer_chars": (1, 4_000), "workers": (1, 64), "memory_mb": (64, 65_536)}
+_DEFAULTS: dict[str, Any] = {
+    "correct_score": 1.0,
+    "wrong_score": 0.0,
+    "no_box_score": None,
+    "require_box": False,
+    "timeout_s": 3.0,
+    "max_answer_chars": 1_000,
+    "workers": 2,
+    "memory_mb": 1_024,
+}
 
 
-def _check_options(timeout_s: float, max_answer_chars: int, workers: int, memory_mb: int, unknown: set[str]) -> None:
-    """Raise one ValueError that names every option out of its range."""
-    ranges = {
-        "timeout_s": (timeout_s, 0.01, 600),
-        "max_answer_chars": (max_answer_chars, 1, 4_000),
-        "workers": (workers, 1, 64),
-        "memory_mb": (memory_mb, 64, 65_536),
-    }
-    problems = [
-        f"{key}={value!r} is outside {low} to {high}: set it inside that range"
-        for key, (value, low, high) in ranges.items()
-        if not low <= value <= high
-    ]
-    problems += [f"unknown option {key!r}: remove it or use one of {_OPTIONS}" for key in sorted(unknown)]
+def option_problems(options: Mapping[str, Any]) -> list[tuple[str, Any, str, str]]:
+    """Check options of `compute_score`; return (option, value, rule broken, remedy) for each problem."""
+    problems = []
+    values = _DEFAULTS | dict(options)
+    for key in sorted(set(options) - set(_DEFAULTS)):
+        problems.append((key, options[key], "unknown option", f"Remove it, or use one of {', '.join(_DEFAULTS)}."))
+    for key, (low, high) in _RANGES.items():
+        whole = isinstance(_DEFAULTS[key], int)
+        if not _is_number(values[key]) or not low <= values[key] <= high or (whole and values[key] % 1):
+            kind = "a whole number" if whole else "a number"
+            problems.append((key, values[key], f"must be {kind} from {low} to {high}", f"Default: {_DEFAULTS[key]}."))
+    if not isinstance(values["require_box"], bool):
+        problems.append(("require_box", values["require_box"], "must be true or false", "Default: false."))
+    right, wrong, no_box = (values[key] for key in _NUMBERS)
+    for key in _NUMBERS:
+        if not _is_number(values[key]) and not (key == "no_box_score" and no_box is None):
+            problems.append((key, values[key], "must be a finite number", f"Default: {_DEFAULTS[key]}."))
+    if _is_number(right) and _is_number(wrong) and right <= wrong:
+        rule = f"must be more than wrong_score={wrong}"
+        problems.append(("correct_score", right, rule, f"Use correct_score={wrong + 1}, for instance."))
+    if _is_number(no_box) and _is_number(wrong) and no_box > wrong:
+        rule = f"must be at most wrong_score={wrong}, or leaving out the box would pay for who does not know the answer"
+        problems.append(("no_box_score", no_box, rule, f"Use no_box_score={wrong}, or less."))
+    return problems
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Raise one ValueError that names every problem."""
+    problems = option_problems(options)
     if problems:
-        raise ValueError("reward.custom_reward_function.reward_kwargs: " + "; ".join(problems))
+        lines = "; ".join(f"{key}={value!r}: {rule}. {remedy}" for key, value, rule, remedy in problems)
+        raise ValueError(f"reward.custom_reward_function.reward_kwargs: {lines}")
 
 
 def _gold_answer(ground_truth: Any, data_source: str) -> str:
@@ -58,15 +93,38 @@ def _gold_answer(ground_truth: Any, data_source: str) -> str:
     return last_boxed(gold) or gold if gold.startswith("\\boxed") else gold
 
 
-def _find_answer(solution: str, number_fallback: bool) -> tuple[str | None, bool]:
+def find_answer(solution: str, require_box: bool) -> tuple[str | None, bool]:
     """Return the final answer (None where there is none) and whether it stood in a box."""
     scan = scan_boxes(solution)
     if scan.state is BoxState.COMPLETE:
         return scan.content.strip(), True
     # A box that is empty or was cut off is an attempt that failed: no number is picked in its place.
-    if scan.state is BoxState.ABSENT and number_fallback:
+    if scan.state is BoxState.ABSENT and not require_box:
         return last_number(solution), False
     return None, False
+
+
+def answers_agree(
+    answer: str,
+    gold: str,
+    *,
+    max_chars: int = 1_000,
+    timeout_s: float = 3.0,
+    workers: int = 2,
+    memory_mb: int = 1_024,
+) -> tuple[bool, Verdict | None]:
+    """Tell whether two answers agree, and what math-verify said; None where text decided. Arguments: `compute_score`.
+
+    Answers of more than `max_chars` characters agree by text only.
+    """
+    equal = compare_text(answer, gold)
+    if not isinstance(equal, Question):
+        return equal, None
+    if max(len(answer), len(gold)) > max_chars:
+        return False, None
+    pool = get_pool(workers=workers, memory_mb=memory_mb)
+    verdict = pool.verify(equal.gold, equal.answer, timeout_s=timeout_s)
+    return verdict is Verdict.EQUAL, verdict
 
 
 def compute_score(
@@ -77,7 +135,8 @@ def compute_score(
     *,
     correct_score: float = 1.0,
     wrong_score: float = 0.0,
-    number_fallback: bool = True,
+    no_box_score: float | None = None,
+    require_box: bool = False,
     timeout_s: float = 3.0,
     max_answer_chars: int = 1_000,
     workers: int = 2,
@@ -92,15 +151,17 @@ def compute_score(
         ground_truth: LaTeX, number, text or choice letter, in a box or not. Blank raises ValueError.
         extra_info: not used.
         correct_score, wrong_score: the two values of "score".
-        number_fallback: take the last plain number where the response opens no box at all.
+        no_box_score: "score" of a response without a complete box, right or wrong; at most wrong_score. None: as
+            any other.
+        require_box: an answer outside a box is wrong. False: the last plain number counts where no box is opened.
         timeout_s: seconds of wall clock for math-verify, 0.01 to 600, not counting the start of a worker (about
-            1 s, once) and the wait for a free one. Past it the answer is wrong and the worker is replaced.
+            1 s, once) and the wait for a free one. Past it the answer is wrong.
         max_answer_chars: longer answers are wrong without being parsed, 1 to 4,000 characters. A longer
             ground truth can only be matched by text.
         workers: worker processes per process that scores, 1 to 64, about 75 MB each; the second starts when the
             first is busy.
-        memory_mb: address space of a worker beyond what its imports take, 64 to 65,536 MiB. Ordinary answers
-            need some 10 MiB; 1,024 leaves room and keeps eight reward processes from filling a machine.
+        memory_mb: address space for an answer beyond what a worker's imports take, 64 to 65,536 MiB. Ordinary
+            answers need some 10 MiB; 1,024 leaves room and keeps eight reward processes from filling a machine.
         kwargs: what verl's reward managers add; anything else raises ValueError.
 
     Returns:
@@ -108,21 +169,26 @@ def compute_score(
         "reward_timeout", "reward_crash". The keys are the same in every return, as verl needs.
     """
     del extra_info
-    _check_options(timeout_s, max_answer_chars, workers, memory_mb, set(kwargs) - _VERL_KEYS)
+    options = {key: value for key, value in kwargs.items() if key not in _VERL_KEYS}
+    _check_options(
+        options
+        | {"correct_score": correct_score, "wrong_score": wrong_score, "no_box_score": no_box_score}
+        | {"require_box": require_box, "timeout_s": timeout_s, "max_answer_chars": max_answer_chars}
+        | {"workers": workers, "memory_mb": memory_mb}
+    )
     gold = _gold_answer(ground_truth, data_source)
-    answer, boxed = _find_answer(solution_str, number_fallback)
+    answer, boxed = find_answer(solution_str, require_box)
     too_long = answer is not None and len(answer) > max_answer_chars
-    equal: bool | None = False
-    verdict = None
+    equal, verdict = False, None
     if answer is not None and not too_long:
-        equal = compare_text(answer, gold)
-        if equal is None and len(gold) <= max_answer_chars:
-            pool = get_pool(workers=workers, memory_mb=memory_mb)
-            verdict = pool.verify(gold, answer, timeout_s=timeout_s)
-            equal = verdict is Verdict.EQUAL
+        limits = {"timeout_s": timeout_s, "workers": workers, "memory_mb": memory_mb}
+        equal, verdict = answers_agree(answer, gold, max_chars=max_answer_chars, **limits)
+    score = correct_score if equal else wrong_score
+    if no_box_score is not None and not boxed:
+        score = no_box_score
     return {
-        "score": float(correct_score if equal else wrong_score),
-        "acc": float(bool(equal)),
+        "score": float(score),
+        "acc": float(equal),
         "reward_boxed": float(boxed),
         "reward_too_long": float(too_long),
         "reward_timeout": float(verdict is Verdict.TIMEOUT),

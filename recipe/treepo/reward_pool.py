@@ -13,12 +13,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from enum import Enum
 from pathlib import Path
 
 WORKER_FILE = Path(__file__).with_name("reward_worker.py")
 START_TIMEOUT_S = 60.0  # importing math-verify takes 0.6 to 2 s, more where many processes start at once
-MAX_REQUESTS = 2_000  # per worker; SymPy's caches grow, and the memory limit would in time fail honest answers
+MAX_KNOWN = 2_000  # verdicts that a pool keeps, the latest ones; at most some 20 MB of text
+PIPE_BYTES = 65_536  # what a pipe holds, so that writing to an idle worker cannot block
+GRACE_S = 5.0  # beyond the time limit, which the kernel keeps for us; past it the worker itself is given up
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "TMPDIR", "LANG")
 _REMEDY = "install math-verify (pip install math-verify) into the environment that runs the reward function"
 
@@ -28,8 +31,8 @@ class Verdict(Enum):
 
     EQUAL = "equal"
     DIFFERENT = "different"
-    TIMEOUT = "timeout"  # no reply within the limit; the worker was killed
-    CRASH = "crash"  # the worker died or ran out of memory
+    TIMEOUT = "timeout"  # no verdict within the limit
+    CRASH = "crash"  # out of memory, or an error of math-verify, or the worker died
 
 
 class Worker:
@@ -46,7 +49,7 @@ class Worker:
             bufsize=0,
             env=environment | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
-        self.served = 0  # requests answered
+        self.lost = False  # whether it died or no longer replies
         self._ready = False
         self._buffer = b""
 
@@ -61,21 +64,19 @@ class Worker:
         self._ready = True
 
     def ask(self, gold: str, answer: str, timeout_s: float) -> Verdict:
-        """Compare two answers within `timeout_s` seconds. After TIMEOUT or CRASH the worker is of no more use."""
+        """Compare two answers within `timeout_s` seconds; what does not fit a pipe is not parsed, and different."""
         request = json.dumps({"gold": gold, "answer": answer, "timeout_s": timeout_s}).encode("ascii") + b"\n"
-        # Below the capacity of a pipe, so that writing to an idle worker cannot block.
-        assert len(request) <= 65_536, f"request of {len(request)} bytes does not fit a pipe"
+        if len(request) > PIPE_BYTES:
+            return Verdict.DIFFERENT
         try:
             self.process.stdin.write(request)
+            message = self._read(time.monotonic() + timeout_s + GRACE_S)
         except BrokenPipeError:
-            return Verdict.CRASH
-        message = self._read(time.monotonic() + timeout_s)
+            message = {}
+        self.lost = not message
         if message is None:
             return Verdict.TIMEOUT
-        self.served += 1
-        if "equal" not in message:
-            return Verdict.CRASH
-        return Verdict.EQUAL if message["equal"] else Verdict.DIFFERENT
+        return Verdict(message["verdict"]) if message else Verdict.CRASH
 
     def close(self) -> None:
         """Kill the process, wait for it and close the pipes."""
@@ -114,20 +115,33 @@ class VerifierPool:
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
         self._busy: set[Worker] = set()
+        # The samples of a prompt often agree in their answer; a verdict does not depend on what was asked before it.
+        self._known: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
 
     def verify(self, gold: str, answer: str, *, timeout_s: float) -> Verdict:
-        """Compare two answers; waits for a free worker and its start, then at most `timeout_s` seconds."""
+        """Compare two answers; waits for a free worker and its start, then `timeout_s` seconds."""
+        with self._lock:
+            if (gold, answer) in self._known:
+                return self._known[gold, answer]
         with self._slots:
             worker = self._take()
-            keep = replace = False
             try:
                 worker.wait_ready()
                 verdict = worker.ask(gold, answer, timeout_s)
-                keep = verdict in (Verdict.EQUAL, Verdict.DIFFERENT) and worker.served < MAX_REQUESTS
-                replace = not keep
-                return verdict
+            except BaseException:
+                worker.lost = True  # a reply that nobody waited for may still come
+                raise
             finally:
-                self._give_back(worker, keep=keep, replace=replace)
+                self._give_back(worker)
+        if verdict in (Verdict.EQUAL, Verdict.DIFFERENT):
+            self._remember(gold, answer, verdict)
+        return verdict
+
+    def _remember(self, gold: str, answer: str, verdict: Verdict) -> None:
+        with self._lock:
+            self._known[gold, answer] = verdict
+            if len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
 
     def workers(self) -> list[Worker]:
         """Return all workers, idle and busy."""
@@ -154,15 +168,13 @@ class VerifierPool:
             self._busy.add(worker)
             return worker
 
-    def _give_back(self, worker: Worker, *, keep: bool, replace: bool) -> None:
-        if not keep:
+    def _give_back(self, worker: Worker) -> None:
+        if worker.lost:
             worker.close()
         with self._lock:
             self._busy.discard(worker)
-            if keep:
+            if not worker.lost:
                 self._idle.append(worker)
-            elif replace:  # start the successor now, so that the next question does not wait for its imports
-                self._idle.append(Worker(self._memory_mb))
 
 
 _pools: dict[tuple[int, int], VerifierPool] = {}

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare answers with math-verify in a process of its own; run by file path from `reward_pool`.
+"""Compare answers with math-verify in processes of their own; run by file path from `reward_pool`.
 
-math-verify hands untrusted text to SymPy, which may compute for ever or take all memory, so it runs here, where
-it can be killed. The process speaks JSON lines: "ready" first, then one reply per request, until end of file on
-standard input (the parent has gone). It imports nothing of this repository and neither torch nor ray.
+math-verify hands untrusted text to SymPy, which may compute for ever or take all memory. So this process imports both
+once, and for each question forks a copy of itself that the kernel ends at its time limit and that cannot take more
+than its memory. The worker itself never touches untrusted text and goes on, whatever becomes of a copy; and each
+question meets the same fresh state, so that a verdict does not depend on what was asked before (docs/reward.md says
+why this is no time-out inside one process).
+
+It speaks JSON lines: "ready" first, then one reply per request, until end of file on standard input (the parent has
+gone). It imports nothing of this repository and neither torch nor ray.
 """
 
+import gc
 import json
 import logging
 import os
@@ -14,7 +20,28 @@ import signal
 import sys
 from collections.abc import Callable
 
-GRACE_S = 1.0  # seconds beyond the parent's limit after which the kernel ends this process
+# Exit statuses of a copy; any other, or a signal but SIGALRM, is a crash.
+EQUAL, DIFFERENT, FAILED = 10, 11, 12
+# Compared before the first question, so that what the parser builds once is not built anew in every copy.
+WARM_UP = (
+    (r"\frac{1}{2}", r"\sqrt{\frac{1}{4}}"),
+    (r"\frac{3+\sqrt{5}}{2}", r"\frac{3}{2}+\frac{\sqrt{5}}{2}"),
+    (r"\frac{3+\sqrt{5}}{2}", r"\frac{2+\sqrt{7}}{3}"),
+    (r"\sqrt[3]{54}", r"3\cdot 2^{1/3}"),
+    ("(x+1)^2", "x^2+2x+1"),
+    ("(x+2)(x-3)", "x^2-x+6"),
+    (r"\frac{x^2-1}{y}", r"\frac{(x-1)(x+1)}{y}"),
+    (r"\left[0,\frac{1}{2}\right)", r"0\le x<\frac{2}{4}"),
+    (r"(-\infty,-1)\cup(2,\infty)", r"x<-1, x>2"),
+    (r"\{1,\pi\}", r"\pi, 1"),
+    (r"(\sqrt{2},-1)", r"(\frac{2}{\sqrt{2}},-1)"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\3\end{pmatrix}"),
+    ("y=2x+1", "2x-y+1=0"),
+    (r"\frac{\pi}{6}+\ln 2", r"\frac{\pi}{6}-\ln\frac{1}{2}"),
+    (r"\sin\frac{\pi}{6}+e^{i\pi}", r"-\frac{1}{2}"),
+    (r"\binom{6}{2}+4!", "39"),
+    (r"|x-1|", r"\log_2 x"),
+)
 
 
 def limit_memory(extra_bytes: int) -> None:
@@ -32,33 +59,90 @@ def limit_memory(extra_bytes: int) -> None:
 def load_checker() -> Callable[[str, str], bool]:
     """Import math-verify and return a function (gold, answer) -> equal."""
     from math_verify import LatexExtractionConfig, parse, verify
+    from sympy import EmptySet, I, MatrixBase, Set, Symbol, simplify
+    from sympy.core import Basic
+    from sympy.logic.boolalg import Boolean
 
     # LaTeX only: the plain-expression extraction would send text through SymPy's parse_expr, which uses eval.
-    # The time-outs are off because they need SIGALRM, which here is the backstop against an orphan.
+    # The time-outs are off because the kernel keeps the time.
     targets = [LatexExtractionConfig(boxed_match_priority=0)]
 
     def read(text: str) -> list:
         return parse("\\boxed{" + text + "}", targets, parsing_timeout=None)
 
+    def unify(expressions: list, imaginary: bool) -> list:
+        """Let one name be one symbol on both sides, whichever the parser took it for, and i the imaginary unit."""
+        unified = []
+        for expression in expressions:
+            if isinstance(expression, Basic | MatrixBase):
+                symbols = {symbol: Symbol(symbol.name, real=True) for symbol in expression.atoms(Symbol)}
+                if imaginary:
+                    symbols |= {symbol: I for symbol in symbols if symbol.name in ("i", "imath")}
+                try:
+                    expression = expression.xreplace(symbols)
+                except (TypeError, ValueError):  # i is the index of a sum, for instance
+                    pass
+            unified.append(expression)
+        return unified
+
+    def solution_set(expressions: list) -> tuple[Symbol, Set] | None:
+        """Return variable and solutions of the relations of one variable in a parsed answer."""
+        relation = expressions[0]
+        if not isinstance(relation, Boolean) or len(relation.free_symbols) != 1:
+            return None
+        return relation.free_symbols.pop(), relation.as_set()
+
+    def same_solutions(gold: list, answer: list) -> bool:
+        try:
+            solutions, gold_solutions = solution_set(answer), solution_set(gold)
+        except (AttributeError, NotImplementedError, TypeError, ValueError):  # what SymPy raises where it cannot solve
+            return False
+        return solutions is not None and solutions == gold_solutions and solutions[1] is not EmptySet
+
+    def same_constant(gold: list, answer: list) -> bool:
+        """Complex numbers: math-verify compares what it can simplify, and leaves their products as they stand."""
+        if not all(isinstance(side[0], Basic) and side[0].is_number for side in (gold, answer)):
+            return False
+        difference = gold[0].doit() - answer[0].doit()
+        return difference.has(I) and simplify(difference.expand(complex=True)) == 0
+
     def check(gold: str, answer: str) -> bool:
         parsed_gold, parsed_answer = read(gold), read(answer)
-        return bool(parsed_gold and parsed_answer) and bool(verify(parsed_gold, parsed_answer, timeout_seconds=None))
+        if not (parsed_gold and parsed_answer):
+            return False
+        # With a letter j beside it, or as an index, i is a vector or a number.
+        imaginary = not any(
+            isinstance(expression, Basic | MatrixBase) and {"j", "k", "n"} & {s.name for s in expression.atoms(Symbol)}
+            for expression in (*parsed_gold, *parsed_answer)
+        )
+        parsed_gold, parsed_answer = unify(parsed_gold, imaginary), unify(parsed_answer, imaginary)
+        if verify(parsed_gold, parsed_answer, allow_set_relation_comp=True, timeout_seconds=None):
+            return True
+        return same_solutions(parsed_gold, parsed_answer) or same_constant(parsed_gold, parsed_answer)
 
     return check
 
 
-def answer_request(line: bytes, check: Callable[[str, str], bool]) -> dict:
-    """Return the reply to one request line: {"equal": bool} or {"error": text}."""
-    request = json.loads(line)
-    # The default action of SIGALRM ends the process inside the kernel, also when a long C call holds the
-    # interpreter: a worker whose parent was killed while it computed does not run on.
-    signal.setitimer(signal.ITIMER_REAL, request["timeout_s"] + GRACE_S)
-    try:
-        return {"equal": check(request["gold"], request["answer"])}
-    except Exception as error:  # whatever a hostile answer provokes; the parent replaces this process
-        return {"error": type(error).__name__}
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+def answer_in_copy(request: dict, check: Callable[[str, str], bool]) -> dict:
+    """Fork a copy that answers one request; return {"verdict": "equal", "different", "timeout" or "crash"}."""
+    copy = os.fork()
+    if copy == 0:
+        status = FAILED
+        try:
+            # The default action of SIGALRM ends the copy inside the kernel, also when a long C call holds the
+            # interpreter, and also where nobody is left to wait for it.
+            signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
+            os.close(0)
+            os.closerange(3, 64)  # a pipe kept open here would hide from the parent that the worker died
+            status = EQUAL if check(request["gold"], request["answer"]) else DIFFERENT
+        except BaseException:  # whatever a hostile answer provokes
+            status = FAILED
+        finally:
+            os._exit(status)
+    _, wait_status = os.waitpid(copy, 0)
+    if os.WIFSIGNALED(wait_status):
+        return {"verdict": "timeout" if os.WTERMSIG(wait_status) == signal.SIGALRM else "crash"}
+    return {"verdict": {EQUAL: "equal", DIFFERENT: "different"}.get(os.WEXITSTATUS(wait_status), "crash")}
 
 
 def serve(memory_bytes: int) -> int:
@@ -74,16 +158,19 @@ def serve(memory_bytes: int) -> int:
 
     try:
         check = load_checker()
+        for gold, answer in WARM_UP:
+            check(gold, answer)
         limit_memory(memory_bytes)
     except Exception as error:
         reply({"failed": f"{type(error).__name__}: {error}"})
         return 1
+    # A copy shares the worker's memory until it writes to it; a garbage collection would write to all of it.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
     reply({"ready": True})
     for line in sys.stdin.buffer:
-        message = answer_request(line, check)
-        reply(message)
-        if "error" in message:
-            return 1
+        reply(answer_in_copy(json.loads(line), check))
     return 0
 
 

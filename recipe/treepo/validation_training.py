@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules for trainer, estimators and verl's objectives. Called by ``validation.py``."""
 
-from typing import Any
+import math
 
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.config_values import Problem
-from recipe.treepo.reward import METRICS
+from recipe.treepo.reward import METRICS, option_problems
 from recipe.treepo.settings import (
     TREE_ESTIMATORS,
     TREEPO_TRAINERS,
@@ -16,6 +16,8 @@ from recipe.treepo.settings import (
 )
 
 TREE_MANAGER = "recipe.treepo.rollout.TreeAgentLoopManager"
+# Reward managers that know the overlong penalty
+OVERLONG_MANAGERS = ("treepo", "dapo")
 # Losses in verl.trainer.ppo.core_algos that make one weight per sequence of rollout_is_weights, or do not read it.
 LOSSES_WITHOUT_TOKEN_WEIGHTS = ("geo_mean", "bypass_mode")
 
@@ -84,11 +86,12 @@ def objective_problems(config: DictConfig) -> list[Problem]:
     manager = OmegaConf.select(reward, "reward_manager.name")
     penalty = OmegaConf.select(reward, "reward_kwargs.overlong_buffer_cfg")
     penalty = penalty if penalty and OmegaConf.select(penalty, "enable") else None
-    problems = [] if penalty is None else _overlong_problems(penalty, reward, manager)
+    problems = [] if penalty is None else _overlong_problems(penalty, reward, config)
+    problems += reward_problems(config)
     filtering = OmegaConf.select(config, "algorithm.filter_groups")
-    if filtering and filtering.enable and _is_our_reward(OmegaConf.select(reward, "custom_reward_function.path")):
+    if filtering and filtering.enable and _is_our_reward(config):
         known = ["reward", *METRICS]
-        if penalty is not None and manager == "dapo" and OmegaConf.select(penalty, "log"):
+        if penalty is not None and manager in OVERLONG_MANAGERS and OmegaConf.select(penalty, "log"):
             known += ["overlong_reward", "overlong"]
         if filtering.metric not in known:
             rule = "the recipe's reward has no such metric"
@@ -97,22 +100,45 @@ def objective_problems(config: DictConfig) -> list[Problem]:
     return problems
 
 
-def _overlong_problems(penalty: DictConfig, reward: DictConfig, manager: Any) -> list[Problem]:
+def _overlong_problems(penalty: DictConfig, reward: DictConfig, config: DictConfig) -> list[Problem]:
     problems, name = [], "reward.reward_kwargs.overlong_buffer_cfg"
-    if manager != "dapo":
-        rule = f"only verl's reward manager dapo knows this penalty, and reward.reward_manager.name={manager}"
-        remedy = f"Use reward.reward_manager.name=dapo, or {name}.enable=false."
+    manager = OmegaConf.select(reward, "reward_manager.name")
+    if manager not in OVERLONG_MANAGERS:
+        rule = f"only the reward managers treepo and dapo know this penalty, and reward.reward_manager.name={manager}"
+        remedy = f"Use reward.reward_manager.name=treepo, or {name}.enable=false."
         problems.append(Problem(f"{name}.enable", True, rule, remedy))
+    factor = OmegaConf.select(penalty, "penalty_factor")
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+        rule = "must be a number above 0, what a response of full length loses"
+        problems.append(Problem(f"{name}.penalty_factor", factor, rule, f"Use {name}.penalty_factor=1.0."))
     longest, length = OmegaConf.select(reward, "reward_kwargs.max_resp_len"), OmegaConf.select(penalty, "len")
-    if not isinstance(longest, int):
+    most = OmegaConf.select(config, "data.max_response_length")
+    if not isinstance(longest, int) or isinstance(longest, bool):
         rule = "the penalty needs the tokens of the longest response"
         remedy = "Use ${data.max_response_length}."
         problems.append(Problem("reward.reward_kwargs.max_resp_len", longest, rule, remedy))
-    elif isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= longest:
+        return problems
+    if isinstance(most, int) and longest < most:
+        rule = f"is less than data.max_response_length={most}: a longer response would lose more than penalty_factor"
+        problems.append(Problem("reward.reward_kwargs.max_resp_len", longest, rule, "Use ${data.max_response_length}."))
+    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= longest:
         rule = f"must be 1 to reward.reward_kwargs.max_resp_len={longest} tokens"
         problems.append(Problem(f"{name}.len", length, rule, f"DAPO has a fifth: {name}.len={max(1, longest // 5)}."))
     return problems
 
 
-def _is_our_reward(path: Any) -> bool:
-    return str(path).removeprefix("pkg://").removesuffix(".py").replace("/", ".").endswith("recipe.treepo.reward")
+def reward_problems(config: DictConfig) -> list[Problem]:
+    """Check the options of the recipe's reward function; those of others are their own business."""
+    if not _is_our_reward(config):
+        return []
+    options = OmegaConf.select(config, "reward.custom_reward_function.reward_kwargs") or {}
+    options = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
+    return [
+        Problem(f"reward.custom_reward_function.reward_kwargs.{option}", value, rule, remedy)
+        for option, value, rule, remedy in option_problems(options)
+    ]
+
+
+def _is_our_reward(config: DictConfig) -> bool:
+    path = str(OmegaConf.select(config, "reward.custom_reward_function.path"))
+    return path.removeprefix("pkg://").removesuffix(".py").replace("/", ".").endswith("recipe.treepo.reward")

@@ -12,7 +12,8 @@ from recipe.treepo.engine import SegmentEngine
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.records import ProblemResult, Records, Trajectory
 from recipe.treepo.evaluation.settings import Run
-from recipe.treepo.evaluation.votes import count_votes, final_answer, same_answer
+from recipe.treepo.evaluation.votes import count_votes
+from recipe.treepo.reward import answers_agree, find_answer
 from recipe.treepo.search import SearchError, grow_tree
 from recipe.treepo.seeds import derive_seed
 from recipe.treepo.settings import TreePOSettings
@@ -116,7 +117,7 @@ class ProblemSampler:
         )
         answers = [_answer(result, text) for result, text in zip(scored, texts, strict=True)]
         accuracies = [float(result.get("acc", result["score"])) for result in scored]
-        votes = await asyncio.to_thread(count_votes, answers, [acc > 0.5 for acc in accuracies], same_answer)
+        votes = await asyncio.to_thread(count_votes, answers, [acc > 0.5 for acc in accuracies], _same)
         return [
             Trajectory(
                 tokens=tree.nodes[leaf].end,
@@ -153,8 +154,12 @@ def independent(n: int, retries: int) -> TreePOSettings:
     )
 
 
+def _same(first: str, second: str) -> bool:
+    return answers_agree(second, first)[0]
+
+
 def _answer(result: Mapping[str, Any], text: str) -> str | None:
     """Return what a trajectory votes for: the reward function's ``pred``, as in verl, or its final answer."""
     if "pred" not in result:
-        return final_answer(text)
+        return find_answer(text, require_box=False)[0]
     return None if result["pred"] is None else str(result["pred"])

@@ -24,6 +24,7 @@ from recipe.treepo.config_values import (
 )
 from recipe.treepo.settings import Sampler, TreePOSettings, parse_settings
 from recipe.treepo.validation import missing_files
+from recipe.treepo.validation_training import reward_problems
 from recipe.treepo.validation_trees import tree_problems
 
 SEE = "recipe/treepo/config/evaluation/compare.yaml"
@@ -80,6 +81,7 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
     for key in [k for k in values.get("k") or () if numbers and k > max(numbers)]:
         rule = f"there are no {key} trajectories: the largest evaluation.n is {max(numbers)}"
         problems.append(Problem("evaluation.k", key, rule, "Leave it out, or raise evaluation.n."))
+    problems += reward_problems(config)
     if check_files:
         problems += missing_files(config, ("data.val_files",))
     if problems:

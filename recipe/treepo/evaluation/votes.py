@@ -3,8 +3,7 @@
 
 from collections.abc import Callable, Sequence
 
-from recipe.treepo.answer import BoxState, compare_text, last_number, normalise, scan_boxes
-from recipe.treepo.reward_pool import Verdict, get_pool
+from recipe.treepo.answer_text import normalise
 
 # More characters than this are compared as they are: normalising takes quadratic time at worst.
 MAX_NORMALISED_CHARS = 1_000
@@ -46,20 +45,3 @@ def count_votes(
             by_text[right, text] = number
         numbers.append(number)
     return numbers
-
-
-def final_answer(response: str) -> str | None:
-    """Return the answer that a response votes for: the content of its last box, without any box its last number."""
-    scan = scan_boxes(response)
-    if scan.state is BoxState.ABSENT:
-        return last_number(response)
-    return scan.content if scan.state is BoxState.COMPLETE else None
-
-
-def same_answer(first: str, second: str) -> bool:
-    """Tell whether two answers mean the same, as the recipe's reward function does."""
-    equal = False if max(len(first), len(second)) > MAX_NORMALISED_CHARS else compare_text(second, first)
-    if equal is not None:
-        return equal
-    verdict = get_pool(workers=2, memory_mb=1_024).verify(first, second, timeout_s=3.0)
-    return verdict is Verdict.EQUAL

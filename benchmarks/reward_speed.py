@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Measure how many answers a second the reward scores, and how many of them text decides.
+
+    python -m benchmarks.reward_speed
+
+One process calls `compute_score` on solutions of 3,000 characters with a box at the end: one after the other as a
+single thread would, then from 8 threads as verl's reward workers do. The mix is what competition mathematics looks
+like: mostly integers, right or wrong, then fractions, lists, text and some expressions that take math-verify. No two
+pairs are the same; where samples repeat an answer, as those of one prompt do, its verdict is remembered. Wall-clock
+times: run it alone.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from recipe.treepo.answer import last_boxed
+from recipe.treepo.answer_compare import Question, compare_text
+from recipe.treepo.reward import compute_score
+
+Pair = tuple[str, str]
+
+
+def expression(number: int) -> str:
+    return rf"\frac{{{number}+\sqrt{{{number % 89 + 2}}}}}{{{number % 7 + 2}}}"
+
+
+# Kind: (share of the mix in percent, the n-th pair of answer and ground truth).
+KINDS: dict[str, tuple[int, Callable[[int], Pair]]] = {
+    "integer, right": (30, lambda n: (f"{n:,}", f"{n}")),
+    "integer or decimal, wrong": (30, lambda n: (f"{n + 1}.5", f"{n}")),
+    "fraction": (
+        12,
+        lambda n: (rf"\dfrac{{{2 * n}}}{{{2 * n + 2}}}", rf"\frac{{{n}}}{{{n + 1}}}"),
+    ),
+    "list or tuple of numbers": (8, lambda n: (rf"({n}, \frac{{1}}{{2}})", f"({n},0.5)")),
+    "choice or words": (5, lambda n: (rf"\textbf{{(C)}}\ {n}", "C")),
+    "with a unit": (5, lambda n: (rf"{n}\text{{ cm}}^2", f"{n}")),
+    "expression, right": (4, lambda n: (expression(n).replace(rf"{n}+", rf"{n - 1}+1+"), expression(n))),
+    "expression, wrong": (4, lambda n: (expression(n), expression(n + 1))),
+    "polynomial, right": (2, lambda n: (f"(x+{n})^2", f"x^2+{2 * n}x+{n * n}")),
+}
+
+
+def jobs_of(kind: str, count: int, first: int = 2) -> list[Pair]:
+    return [KINDS[kind][1](number) for number in range(first, first + count)]
+
+
+def mix(count: int, first: int) -> list[Pair]:
+    """Return `count` pairs, of each kind its share, in an order of chance; others for another `first`."""
+    jobs = [job for kind, (share, _) in KINDS.items() for job in jobs_of(kind, count * share // 100, first)]
+    random.Random(0).shuffle(jobs)
+    return jobs
+
+
+def score(job: Pair) -> float:
+    return compute_score("speed", "x = 1. " * 420 + rf"Hence \boxed{{{job[0]}}}", job[1], timeout_s=60.0)["acc"]
+
+
+def by_text(job: Pair) -> bool:
+    answer = last_boxed(rf"\boxed{{{job[0]}}}")
+    assert answer is not None
+    return not isinstance(compare_text(answer, job[1]), Question)
+
+
+def row(name: str, jobs: list[Pair], threads: int = 1) -> str:
+    """Return one row of the table: seconds are of the wall clock, for scoring only."""
+    started = time.monotonic()
+    if threads == 1:
+        scores = list(map(score, jobs))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            scores = list(pool.map(score, jobs))
+    seconds = time.monotonic() - started
+    text, right = sum(map(by_text, jobs)) / len(jobs), sum(scores) / len(jobs)
+    return f"| {name} | {len(jobs)} | {right:.0%} | {text:.0%} | {len(jobs) / seconds:,.0f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--count", type=int, default=2_000, help="answers in the mix, and 1 in 10 as many of each kind")
+    count = parser.parse_args().count
+    score((r"\sqrt{4}", "2"))  # starts the first worker
+    print("| answers | number | right | decided by text | answers per second |", "|---|---|---|---|---|", sep="\n")
+    for kind in KINDS:
+        print(row(kind, jobs_of(kind, max(1, count // 10))), flush=True)
+    print(row("the mix, one thread", mix(count, 100_000)), flush=True)
+    print(row("the mix, 8 threads", mix(count, 200_000), threads=8), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Decide whether two answers agree as far as text can; pure text, standard library only.
+
+Conventions where graders differ: a rounded value is not the exact one; a unit, a currency, a degree or percent sign
+may be missing on one side, but two different ones are not equal, and a percentage is also the number (50% is 0.5);
+a base that is named counts; order counts in tuples and ratios, not in sets and bare lists; the left side of `x = 5`
+may be missing; letters of variables keep their case, words do not; of a choice with its value, "(D) 7", either is
+right by itself.
+"""
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import NamedTuple
+
+from recipe.treepo.answer_text import normalise, read_number, tidy
+from recipe.treepo.answer_units import has_words, split_unit
+
+LONGEST = 4_000  # characters
+
+
+class Question(NamedTuple):
+    """A pair that takes mathematics: LaTeX with exact numbers, without units."""
+
+    answer: str
+    gold: str
+
+
+def compare_text(answer: str, gold: str) -> bool | Question:
+    """Say whether two answers agree, or return what mathematics has to decide.
+
+    Over `LONGEST` characters only the same text agrees.
+    """
+    if answer.strip() == gold.strip() or max(len(answer), len(gold)) > LONGEST:
+        return answer.strip() == gold.strip() != ""
+    values = _without_choice(tidy(answer), tidy(gold))
+    return values if isinstance(values, bool) else _compare_whole(*values)
+
+
+def _compare_whole(answer: str, gold: str) -> bool | Question:
+    for rule in _RULES:
+        verdict = rule(answer, gold)
+        if verdict is not None:
+            return verdict
+    (answer, answer_unit), (gold, gold_unit) = (
+        split_unit(_right_side(answer, gold)),
+        split_unit(_right_side(gold, answer)),
+    )
+    if answer_unit is not None and gold_unit is not None and answer_unit != gold_unit:
+        return False
+    return _compare_values(answer, gold, answer_unit == "percent", gold_unit == "percent")
+
+
+def _compare_values(answer: str, gold: str, answer_percent: bool, gold_percent: bool) -> bool | Question:
+    plain_answer, plain_gold = normalise(answer), normalise(gold)
+    if not plain_answer or not plain_gold:
+        return False
+    one_percent = answer_percent != gold_percent
+    number, gold_number = read_number(plain_answer), read_number(plain_gold)
+    if number is not None and gold_number is not None:
+        if one_percent and (number if answer_percent else gold_number) / 100 == (
+            gold_number if answer_percent else number
+        ):
+            return True
+        return number == gold_number
+    if plain_answer == plain_gold:
+        return True
+    for rule in _VALUE_RULES:
+        verdict = rule(answer, gold)
+        if verdict is not None:
+            return verdict
+    return _question(answer, gold)
+
+
+# --- rules on whole answers: True, False, or None where a rule has nothing to say --------------------------------
+
+_WORDS = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
+_SHORT_WORDS = frozenset("a an as at be by do if in is it no of on or so to up we".split())
+
+
+def _same_text(answer: str, gold: str) -> bool | None:
+    plain_answer, plain_gold = normalise(answer), normalise(gold)
+    if not plain_answer or not plain_gold:
+        return False
+    return True if plain_answer == plain_gold else None
+
+
+def _words(answer: str, gold: str) -> bool | None:
+    """A text answer agrees with the same words only: a mathematics parser would read "blue" as a product of letters."""
+    bare_answer, bare_gold = _bare(answer), _bare(gold)
+    words = _WORDS.fullmatch(bare_gold) is not None and all(
+        len(word) > 2 or word in _SHORT_WORDS for word in bare_gold.split()
+    )
+    if words:
+        return bare_answer == bare_gold
+    return False if _WORDS.fullmatch(bare_answer) and len(bare_answer) > 2 and not _LETTERS.search(gold) else None
+
+
+def _bare(answer: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", answer)).strip(" .").casefold()
+
+
+_CHOICE_WITH_VALUE = re.compile(r"(?:\(([A-Z])\)|([A-Z])[).:])[.:]?\s+(?![,;]|\\text\b|and\b|or\b)(\S.*)", re.DOTALL)
+
+
+def _without_choice(answer: str, gold: str) -> bool | tuple[str, str]:
+    """Compare the letters of a choice; where a value decides return the two values."""
+    letter, value = _split_choice(answer)
+    gold_letter, gold_value = _split_choice(gold)
+    if gold_letter is None:
+        return answer if value is None else value, gold
+    if letter is None:
+        return False if gold_value is None else (answer, gold_value)
+    if letter != gold_letter or value is None or gold_value is None:
+        return letter == gold_letter
+    return value, gold_value
+
+
+def _split_choice(answer: str) -> tuple[str | None, str | None]:
+    """Return the letter of a choice and what stands behind it; each may be None."""
+    plain = normalise(answer)
+    if len(plain) == 1 and plain.isascii() and plain.isupper():
+        return plain, None
+    match = _CHOICE_WITH_VALUE.fullmatch(re.sub(r"\\text\s*\{\s*(\(?[A-Z]\)?[.:]?)\s*\}", r"\1", answer))
+    return (match.group(1) or match.group(2), match.group(3)) if match else (None, None)
+
+
+_BASE = re.compile(r"(\d[\dA-Z]*)_(?:\{(?:\\text\{)?([a-z]+|\d+)\}?\}|(\d))")
+_BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+
+
+def _base(answer: str, gold: str) -> bool | None:
+    """A number with a named base agrees with the same number in the same base only."""
+    number, gold_number = _read_base(answer), _read_base(gold)
+    return None if number is None and gold_number is None else number == gold_number
+
+
+def _read_base(answer: str) -> tuple[int, int] | None:
+    match = _BASE.fullmatch(normalise(answer))
+    if match is None or len(match.group(1)) > 200:
+        return None
+    name = match.group(2) or match.group(3)
+    base = int(name) if name.isdigit() and len(name) < 3 else _BASE_NAMES.get(name, 0)
+    try:
+        return int(match.group(1), base) if base > 1 else 0, base
+    except ValueError:  # a digit that the base does not have: no number of that base
+        return None
+
+
+_LETTERS = re.compile(r"[A-Za-z]")
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])")
+
+
+def _joined_relations(answer: str, gold: str) -> bool | None:
+    """Relations joined by "and" do not say what those joined by "or" say."""
+    if not (_RELATION.search(answer) and _RELATION.search(gold)):
+        return None
+    joints = [{word for word in re.findall(r"\b(and|or)\b", text)} for text in (answer, gold)]
+    return False if all(joints) and joints[0] != joints[1] else None
+
+
+_RULES: tuple[Callable, ...] = (_same_text, _words, _base, _joined_relations)
+
+# --- rules on values ---------------------------------------------------------------------------------------------
+
+_NAME = re.compile(
+    r"(?:\\text\s*\{[^{}]*\}|[A-Za-z](?:_\w|_\{\w+\})?(?:\([a-z]\))?|\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|"
+    r"(?:\\(?:angle|triangle|overline)(?![A-Za-z]))?[A-Za-z{} ]+)"
+)
+_MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])")
+
+
+def _right_side(answer: str, other: str) -> str:
+    r"""Drop the name on the left of a single equation or `\in`, if the other answer has none or the same one."""
+    if (member := _MEMBER.match(answer)) and not _MEMBER.match(other):
+        return answer[member.end() :].strip()
+    left, _, right = answer.partition("=")
+    if not right.strip() or "=" in right or _RELATION.search(answer) or not _NAME.fullmatch(left.strip()):
+        return answer
+    other_left, equals, _ = other.partition("=")
+    if equals and normalise(other_left) != normalise(left):
+        return answer
+    return answer if _RELATION.search(other) or "\\in" in other else right.strip()
+
+
+def _ratio(answer: str, gold: str) -> bool | None:
+    """Ratios, and times such as 3:30, agree part by part and with nothing else."""
+    if "\\{" in answer + gold or ("|" in answer + gold):
+        return None
+    parts, gold_parts = (
+        re.split(r":|(?<=\d)\s*(?:\\text\s*\{\s*to\s*\}|\sto\s)\s*(?=\d)", text.strip()) for text in (answer, gold)
+    )
+    if len(parts) == len(gold_parts) == 1:
+        return None
+    numbers, gold_numbers = ([read_number(normalise(part)) for part in side] for side in (parts, gold_parts))
+    return None not in numbers and numbers == gold_numbers
+
+
+_JOINT = re.compile(r"\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s(?:and|or)\s|;)\s*")
+
+
+def _lists(answer: str, gold: str) -> bool | Question | None:
+    """Lists, sets and tuples: of plain numbers they are compared here."""
+    (opened, items), (gold_opened, gold_items) = _split_list(answer), _split_list(gold)
+    if opened == "\\{\\}" != gold_opened and len(items) == 1:  # the set of one thing is taken for the thing
+        answer = items[0]
+        opened, items = _split_list(answer)
+    if len(items) < 2 and len(gold_items) < 2:
+        return None
+    if {opened[:1], gold_opened[:1]} in ({"\\", "("}, {"\\", "["}):
+        return False  # a set is no tuple
+    ordered = opened[:1] in ("(", "[") or gold_opened[:1] in ("(", "[")
+    if "" in (opened, gold_opened) and "()" in (opened, gold_opened) and len(items) == len(gold_items):
+        # A list is taken for a tuple in its order.
+        answer, gold = answer if opened else f"({answer})", gold if gold_opened else f"({gold})"
+        opened = gold_opened = "()"
+    numbers, gold_numbers = ([read_number(normalise(item)) for item in side] for side in (items, gold_items))
+    if None in numbers or None in gold_numbers:
+        return _question(answer, gold)
+    if ordered:
+        return opened == gold_opened and numbers == gold_numbers
+    if "\\{\\}" in (opened, gold_opened):
+        return set(numbers) == set(gold_numbers)
+    return sorted(numbers) == sorted(gold_numbers)
+
+
+def _split_list(text: str) -> tuple[str, list[str]]:
+    r"""Return the brackets around a list ("" for none, "\{\}" for a set) and its items at the top level."""
+    text = _JOINT.sub(", ", text.strip())
+    for opening, closing in (("\\{", "\\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening + closing):
+            inner = text[len(opening) : -len(closing)]
+            items = _split_at_commas(inner)
+            if items is not None:
+                return opening + closing, items
+    return "", _split_at_commas(text) or [text]
+
+
+def _split_at_commas(text: str) -> list[str] | None:
+    """Split at commas outside brackets; None where a bracket is closed that was not opened, or left open."""
+    depth, start, items = 0, 0, []
+    for position, character in enumerate(text):
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+            if depth < 0:
+                return None
+        elif character == "," and depth == 0:
+            items.append(text[start:position])
+            start = position + 1
+    return [*items, text[start:]] if depth == 0 else None
+
+
+def _case_of_letters(answer: str, gold: str) -> bool | None:
+    """Variables are other ones in the other case; the mathematics parser takes N for n."""
+    letters, gold_letters = (
+        set(_LETTERS.findall(re.sub(r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", text))) for text in (answer, gold)
+    )
+    swapped = {letter.swapcase() for letter in letters - gold_letters}
+    return False if swapped & (gold_letters - letters) else None
+
+
+def _prose(answer: str, gold: str) -> bool | None:
+    """Sentences are no answer to a question that has none in its ground truth: no number is picked from them."""
+    without = [re.sub(r"\\text\s*\{\s*(?:and|or)\s*\}", ",", text).replace("\\text", " ") for text in (answer, gold)]
+    return False if has_words(without[0]) and not has_words(without[1]) else None
+
+
+_VALUE_RULES: tuple[Callable, ...] = (_ratio, _case_of_letters, _prose, _lists)
+
+# --- what mathematics gets -------------------------------------------------------------------------------------
+
+_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])(?:\\overline\{(\d+)\})?", re.ASCII)
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\\circ", re.ASCII)
+
+
+def _question(answer: str, gold: str) -> Question:
+    return Question(_exact(answer), _exact(gold))
+
+
+def _exact(text: str) -> str:
+    r"""Write decimals as fractions and degrees in radians, so that nothing is rounded."""
+    text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", _JOINT.sub(", ", text))
+    return _DECIMAL.sub(_fraction, text)
+
+
+def _fraction(match: re.Match) -> str:
+    value = Fraction(f"{match.group(1) or 0}.{match.group(2)}")
+    if match.group(3):
+        value += Fraction(int(match.group(3)), (10 ** len(match.group(3)) - 1) * 10 ** len(match.group(2)))
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"

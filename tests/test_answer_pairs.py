@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scorer against a table of answer pairs that was labelled by hand, before the scorer was run on it.
+
+A line of ``answer_pairs.jsonl`` has ``form``, ``gold`` (a ground truth as data sets write it), ``equal`` (the label)
+and either ``answer``, what stands in the box, or ``solution``, a whole text with its boxes; ``why`` names a trap or a
+convention. A label follows mathematics first. Where graders differ, these conventions hold (pairs on which they would
+still differ were left out, such as 3:4 against 3/4 or 500 cm against 5 m):
+
+- a value that was rounded is not the exact one; an unreduced fraction or an unexpanded product is the same value;
+- the percent sign may be missing on either side (50% is 50), and a percentage is also the number (50% is 0.5);
+- a unit, a degree sign or a currency may be missing on one side; two different ones are not equal;
+- the left side of ``x = 5`` or ``f(x) = ...`` may be missing; two different ones are not equal;
+- order counts in tuples, vectors and ratios, not in sets or in lists without parentheses;
+- a base that is named counts; letters of variables keep their case, words do not;
+- of a choice with letter and value, "(D) 7", either is right by itself;
+- of several boxes the last counts, and a box that is cut off is no answer.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from recipe.treepo.reward import compute_score
+
+TABLE = Path(__file__).with_name("answer_pairs.jsonl")
+PAIRS = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
+
+LEAST_AGREEMENT = 0.97
+TIMEOUT_S = 30.0  # per pair; generous, so that a busy machine changes no verdict
+
+
+def text_of(pair: dict) -> str:
+    return pair["solution"] if "solution" in pair else pair["answer"]
+
+
+def test_the_table_has_no_pair_twice_and_only_known_keys():
+    assert 420 <= len(PAIRS) <= 480
+    for pair in PAIRS:
+        keys = set(pair) - {"why"}
+        assert keys in ({"form", "answer", "gold", "equal"}, {"form", "solution", "gold", "equal"}), pair
+        assert isinstance(pair["equal"], bool) and pair["gold"].strip(), pair
+    counts = Counter((text_of(pair), pair["gold"]) for pair in PAIRS)
+    assert [pair for pair, count in counts.items() if count > 1] == []
+
+
+def test_every_form_has_twenty_pairs_about_half_of_them_wrong():
+    labels: dict[str, list[bool]] = {}
+    for pair in PAIRS:
+        labels.setdefault(pair["form"], []).append(pair["equal"])
+    for form, equal in labels.items():
+        assert len(equal) >= 20, form
+        assert 0.4 <= sum(equal) / len(equal) <= 0.6, form
+
+
+def listed(pairs: list[dict]) -> str:
+    return "\n".join(f"{p['form']}: {text_of(p)!r} against {p['gold']!r}, labelled {p['equal']}" for p in pairs)
+
+
+@pytest.fixture(scope="module")
+def misjudged() -> list[dict]:
+    """The pairs that the scorer labels otherwise; all of them go through its one pool of workers."""
+
+    def scored_correct(pair: dict) -> bool:
+        solution = pair.get("solution", f"The answer is $\\boxed{{{pair.get('answer')}}}$.")
+        return compute_score("answer_pairs", solution, pair["gold"], timeout_s=TIMEOUT_S)["acc"] == 1.0
+
+    return [pair for pair in PAIRS if scored_correct(pair) != pair["equal"]]
+
+
+def test_no_wrong_answer_is_scored_correct(misjudged):
+    wrong = [pair for pair in misjudged if not pair["equal"]]
+    assert not wrong, f"{len(wrong)} wrong answers are scored correct:\n{listed(wrong)}"
+
+
+def test_the_scorer_agrees_with_the_labels(misjudged):
+    agreement = 1 - len(misjudged) / len(PAIRS)
+    assert agreement >= LEAST_AGREEMENT, f"agreement {agreement:.3f}, misjudged:\n{listed(misjudged)}"
