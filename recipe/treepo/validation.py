@@ -53,8 +53,8 @@ def validate_trees(config: DictConfig) -> None:
 def _missing_files(config: DictConfig) -> list[Problem]:
     problems = []
     for key, remedy in (
-        ("data.train_files", "Make it with `python -m data_prep.numina_math`, or name another file."),
-        ("data.val_files", "Make it with `python -m data_prep.numina_math`, or name another file."),
+        ("data.train_files", "Make it with `python -m data_prep`, or name another file."),
+        ("data.val_files", "Make it with `python -m data_prep`, or name another file."),
         ("reward.custom_reward_function.path", "Name a Python file, or leave it out for the recipe's reward."),
     ):
         value = OmegaConf.select(config, key)
