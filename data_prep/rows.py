@@ -18,12 +18,13 @@ from data_prep.words import same_words_key
 
 @dataclass(slots=True)
 class Converted:
-    """The rows kept, in source order; how many were dropped and why; by held-out file, how many rows overlap it.
+    """The problems kept with their places in the source, in that order; how many rows were dropped and why.
 
-    A row that overlaps several files counts once in `dropped` and in each of them.
+    `overlaps` counts by held-out file how many problems overlap it; one that overlaps several files counts once in
+    `dropped` and in each of them.
     """
 
-    kept: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[tuple[int, Problem]] = field(default_factory=list)
     dropped: Counter[Drop] = field(default_factory=Counter)
     overlaps: Counter[str] = field(default_factory=Counter)
 
@@ -33,14 +34,19 @@ def read_problem(row: Any, read: RowFunction) -> Problem | Drop:
     return read(row) if isinstance(row, dict) else Drop.MALFORMED_ROW
 
 
-def verl_row(problem: Problem, index: int, prompt: list[dict[str, str]], data_source: str) -> dict[str, Any]:
+def prompt_of(problem: Problem, options: Options) -> list[dict[str, str]]:
+    """Return the chat messages around a problem."""
+    return build_prompt(problem.text, options.template, options.system_prompt)
+
+
+def verl_row(problem: Problem, index: int, split: str, options: Options) -> dict[str, Any]:
     """Return a problem in verl's schema; `index` is the row's place in the source."""
     return {
-        "data_source": data_source,
-        "prompt": prompt,
+        "data_source": options.data_source,
+        "prompt": prompt_of(problem, options),
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": problem.answer},
-        "extra_info": {"split": "", "index": index, "problem": problem.text, **problem.extras},
+        "extra_info": {"split": split, "index": index, "problem": problem.text, **problem.extras},
     }
 
 
@@ -70,8 +76,7 @@ def convert_rows(
         if key is not None and key in seen:  # before the length: DAPO has 100 copies of each problem to tokenize
             result.dropped[Drop.DUPLICATE_PROBLEM] += 1
             continue
-        prompt = build_prompt(problem.text, options.template, options.system_prompt)
-        if _too_long(prompt, options, prompt_tokens):
+        if _too_long(prompt_of(problem, options), options, prompt_tokens):
             result.dropped[Drop.PROMPT_TOO_LONG] += 1
             continue
         if key is not None:
@@ -80,7 +85,7 @@ def convert_rows(
             result.dropped[Drop.HELD_OUT] += 1
             result.overlaps.update(files)
             continue
-        result.kept.append(verl_row(problem, index, prompt, options.data_source))
+        result.kept.append((index, problem))
     return result
 
 
@@ -94,7 +99,9 @@ def _too_long(prompt: list[dict[str, str]], options: Options, prompt_tokens: Tok
     return prompt_tokens(prompt) > options.max_prompt_tokens
 
 
-def draw_tables(kept: Sequence[dict[str, Any]], data_set: DataSet, options: Options) -> dict[str, list[dict[str, Any]]]:
+def draw_tables(
+    kept: Sequence[tuple[int, Problem]], data_set: DataSet, options: Options
+) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of each output by its name without suffix, in source order.
 
     Training sets: the validation rows are drawn first, then the training rows from the rest; the validation rows depend
@@ -112,7 +119,7 @@ def draw_tables(kept: Sequence[dict[str, Any]], data_set: DataSet, options: Opti
     else:
         chosen = {"train": ("train", order[options.val_size : last]), "val": ("val", order[: options.val_size])}
     return {
-        name: [{**kept[i], "extra_info": {**kept[i]["extra_info"], "split": split}} for i in sorted(indices)]
-        for name, (split, indices) in chosen.items()
-        if indices
+        name: [verl_row(kept[place][1], kept[place][0], split, options) for place in sorted(places)]
+        for name, (split, places) in chosen.items()
+        if places
     }

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few rows in the original schema of each data set, and what becomes of each; the problems are made up."""
+"""A few rows in the original schema of each data set, and what becomes of each; the problems are made up.
 
+Also a tokenizer of one token per word.
+"""
+
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data_prep.problems import Drop, Problem
@@ -173,3 +178,21 @@ SAMPLES: dict[str, list[Sample]] = {
     ],
 }
 SAMPLES["gsm8k_test"] = SAMPLES["gsm8k"]
+
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant{% endif %}"
+)
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """One token per word; "<s>" is a word too."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"chat_template": TEMPLATE, "bos_token": {"content": "<s> "}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder

@@ -16,6 +16,7 @@ from data_prep import prepare
 from data_prep.numina_math import main
 from data_prep.prompts import build_prompt
 from data_prep.tokens import token_counter
+from data_samples import write_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -218,25 +219,6 @@ def test_a_hub_source_is_loaded_at_its_commit_and_rerun_is_skipped(
     capsys.readouterr()
     assert main([*arguments, "--force"]) == 2
     assert "ConnectionError: no route" in capsys.readouterr().err
-
-
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}"
-    "{% if add_generation_prompt %}assistant{% endif %}"
-)
-
-
-def write_tokenizer(folder: Path) -> Path:
-    """One token per word; "<s>" is a word too."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"chat_template": TEMPLATE, "bos_token": {"content": "<s> "}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
 
 
 def test_tokens_are_counted_with_the_chat_template_applied(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

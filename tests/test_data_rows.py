@@ -37,7 +37,7 @@ def convert(rows: list[Any], **given: Any) -> Converted:
 
 
 def problems_of(result: Converted) -> list[str]:
-    return [row["extra_info"]["problem"] for row in result.kept]
+    return [problem.text for _, problem in result.kept]
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,14 @@ def test_a_row_without_usable_answer_is_dropped_with_its_reason(row: Any, reason
 
 def test_a_row_becomes_what_verl_reads() -> None:
     row = make_row(" What is half? ", r"It is \boxed{2}, no, \boxed{ \frac{1}{2} }.")
-    assert convert([None, row]).kept == [
+    options = make_options(val_size=0)
+    assert draw_tables(convert([None, row]).kept, TIR, options)["train"] == [
         {
             "data_source": "numina",
             "prompt": [{"role": "user", "content": f"What is half?\n\n{INSTRUCTION}"}],
             "ability": "math",
             "reward_model": {"style": "rule", "ground_truth": r"\frac{1}{2}"},
-            "extra_info": {"split": "", "index": 1, "problem": "What is half?"},
+            "extra_info": {"split": "train", "index": 1, "problem": "What is half?"},
         }
     ]
 
@@ -89,7 +90,9 @@ def test_templates_differ_only_in_where_the_instruction_goes() -> None:
     assert build_prompt("P", "system") == [{"role": "system", "content": INSTRUCTION}, user]
     assert build_prompt("P", "plain", "Be brief.") == [mine, user]
     assert build_prompt("P", "boxed", "Be brief.") == [mine, asked]
-    assert convert(good_rows(1), template="plain", system_prompt="Be brief.").kept[0]["prompt"][0] == mine
+    options = make_options(val_size=0, template="plain", system_prompt="Be brief.")
+    row = draw_tables(convert(good_rows(1)).kept, TIR, options)["train"][0]
+    assert row["prompt"] == [mine, {"role": "user", "content": "What is 0 + 1?"}]
     assert "\\boxed{}" in INSTRUCTION
 
 
@@ -107,7 +110,7 @@ def test_duplicates_are_what_the_option_says_and_the_first_stays() -> None:
     rows = [make_row(text, rf"\boxed{{{number}}}") for number, text in enumerate(texts)]
     for option, expected in (("none", "0123"), ("text", "023"), ("words", "03")):
         result = convert(rows, deduplicate=option)
-        assert [row["reward_model"]["ground_truth"] for row in result.kept] == list(expected)
+        assert [problem.answer for _, problem in result.kept] == list(expected)
         assert result.dropped[Drop.DUPLICATE_PROBLEM] == 4 - len(expected)
 
 
@@ -120,7 +123,7 @@ def test_a_duplicate_of_a_dropped_row_is_no_duplicate_and_costs_no_tokens_where_
         return 1
 
     result = convert(rows, max_prompt_tokens=5, prompt_tokens=count)
-    assert [row["reward_model"]["ground_truth"] for row in result.kept] == ["1"] and len(counted) == 1
+    assert [problem.answer for _, problem in result.kept] == ["1"] and len(counted) == 1
     assert result.dropped == {Drop.NO_BOX: 1, Drop.DUPLICATE_PROBLEM: 1}
 
 

@@ -9,12 +9,12 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_samples import AOPS, SAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import prepare
 from data_prep.__main__ import main
+from data_prep.options import Options
 from data_prep.outputs import verl_schema
 from data_prep.problems import Drop, Problem, Purpose
 from data_prep.reading import Source, read_hub
@@ -23,6 +23,7 @@ from data_prep.sets import DATA_SETS
 from data_prep.sets.competitions import amc_row
 from data_prep.sets.dapo import dapo_row
 from data_prep.sets.hendrycks_math import hard_math_row
+from data_samples import AOPS, SAMPLES
 from recipe.treepo.answer import compare_text
 from recipe.treepo.reward import compute_score
 
@@ -110,7 +111,8 @@ def test_damaged_rows_never_raise_and_what_is_kept_can_be_stored_and_scored(name
     if isinstance(problem, Problem):
         assert problem.text.strip() and set(problem.extras) <= set(data_set.extras)
         assert compare_text(problem.answer, problem.answer) is True
-        pa.Table.from_pylist([verl_row(problem, 0, [], name)], schema=verl_schema(data_set.extras))
+        options = Options(source=Source("somewhere", "train"), data_source=name)
+        pa.Table.from_pylist([verl_row(problem, 0, "train", options)], schema=verl_schema(data_set.extras))
 
 
 def check_outputs(name: str, folder: Path) -> None:
