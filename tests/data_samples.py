@@ -120,7 +120,8 @@ SAMPLES: dict[str, list[Sample]] = {
         _dapo(f"{BEFORE}\n\nFind $k$.\n\n{AFTER}", "34", Problem("Find $k$.", "34")),
         _dapo(f"{BEFORE}\n\n{AFTER}", "34", Drop.NO_PROBLEM),
         _dapo(f"Solve this.\n\nFind $k$.\n\n{AFTER}", "34", Drop.UNKNOWN_WRAPPING),
-        _dapo(f"{BEFORE}\n\nFind $k$.", "34", Drop.UNKNOWN_WRAPPING),
+        _dapo(f"{BEFORE}\n\nFind $k$, for which there is no other value of $n$ than 2.", "34", Drop.UNKNOWN_WRAPPING),
+        _dapo(BEFORE + AFTER[1:], "34", Drop.UNKNOWN_WRAPPING),
         _dapo(f"{BEFORE}\n\nFind $k$.\n\n{AFTER}", None, Drop.MALFORMED_ROW),
     ],
     "gsm8k": [

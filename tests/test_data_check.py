@@ -196,7 +196,7 @@ def test_files_that_cannot_be_used_are_told_why_and_stay_as_they_are(
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].startswith(f"{path}: cannot be used") and len(lines) == 1 + len(expected)
         assert all(text in line for text, line in zip(expected, lines[1:], strict=True)), lines
-    assert main([str(good), str(raw)]) == 2
+    assert main([str(raw), str(good)]) == 2
     assert "good.parquet: fine: 5000 rows" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -46,6 +46,14 @@ def test_words_take_linear_time() -> None:
         assert time.perf_counter() - started < 5, piece  # a tenth of it, where nothing else runs
 
 
+def test_overlap_takes_linear_time() -> None:
+    started = time.perf_counter()
+    held_out = HeldOut([("file", "a b " * 50_000), ("file", " ".join(map(str, range(50_000))))], 13)
+    assert held_out.files_with("b a " * 100_000) == {"file"}
+    assert held_out.files_with("a c " * 100_000) == set()
+    assert time.perf_counter() - started < 10
+
+
 def overlap_by_hand(held_out: list[tuple[str, str]], text: str, n: int) -> set[str]:
     """The rule once more, without an index: every n-gram of every problem against every one of the text."""
 

@@ -16,11 +16,11 @@ from data_prep import prepare
 from data_prep.__main__ import main
 from data_prep.options import Options
 from data_prep.outputs import verl_schema
-from data_prep.problems import Drop, Problem, Purpose
+from data_prep.problems import Drop, Problem, Purpose, number_as_text
 from data_prep.reading import Source, read_hub
 from data_prep.rows import read_problem, verl_row
 from data_prep.sets import DATA_SETS
-from data_prep.sets.competitions import amc_row
+from data_prep.sets.competitions import aime_row, amc_row
 from data_prep.sets.dapo import dapo_row
 from data_prep.sets.hendrycks_math import hard_math_row
 from data_samples import AOPS, SAMPLES
@@ -72,6 +72,18 @@ def test_other_publishers_schemas_are_read() -> None:
     assert hard_math_row(lighteval | {"level": "Level 2"}) is Drop.NOT_SELECTED
     assert hard_math_row(lighteval | {"level": "Level ?"}) is Drop.NOT_SELECTED
     assert dapo_row({"prompt": "Find $k$.", "solution": "34", "source_prompt": []}) == Problem("Find $k$.", "34")
+
+
+def test_numbers_become_text_only_where_nothing_is_lost() -> None:
+    values = [7, -3, 27.0, True, "x", None, 10**400]
+    assert [number_as_text(value) for value in values] == ["7", "-3", "27", True, "x", None, 10**400]
+    assert number_as_text(2.5) == 2.5
+    assert amc_row({"question": "When?", "answer": 2.5}, year=2023) is Drop.MALFORMED_ROW
+    assert aime_row({"problem": "When?", "answer": 70.5}, year=2025) is Drop.MALFORMED_ROW
+    minerva = DATA_SETS["minerva"].row
+    assert minerva({"question": "Mass?", "answer": 2.5}) == Problem("Mass?", "2.5")
+    assert minerva({"question": "Mass?", "answer": 1e-7}) == Problem("Mass?", "1 \\times 10^{-7}")
+    assert minerva({"question": "Mass?", "answer": float("nan")}) is Drop.MALFORMED_ROW
 
 
 def test_rewritten_and_joined_answers_score_as_they_must() -> None:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DeepScaleR-Preview (agentica-org): some 40,000 competition problems with answers.
+"""DeepScaleR-Preview (agentica-org): competition problems with answers.
 
-It holds AIME problems of 1984 to 2023, AMC problems, and others: prepare the evaluation sets first and name them with
---held-out.
+It was put together from AIME, AMC and other problems: prepare the evaluation sets first and name them with --held-out.
 """
 
 from typing import Any

@@ -6,6 +6,7 @@ function would not find equal to 4.5 \times 10^{33}: they are rewritten. Copies 
 `solution` are read, too.
 """
 
+import math
 import re
 from typing import Any
 
@@ -19,7 +20,7 @@ def minerva_row(row: dict[str, Any]) -> Problem | Drop:
     answer = number_as_text(row.get("answer"))
     if answer is None:
         answer = boxed_answer(row.get("solution"))
-    if isinstance(answer, float):
+    if isinstance(answer, float) and math.isfinite(answer):
         answer = repr(answer)
     if isinstance(answer, str) and (match := _POWER_OF_TEN.fullmatch(answer)):
         answer = f"{match.group(1)} \\times 10^{{{int(match.group(2))}}}"

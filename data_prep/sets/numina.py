@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""NuminaMath (AI-MO): competition and school problems with solutions; the answer is the last `\boxed{}`.
 
-TIR is the part with tool use, all of it with numerical answers; CoT is the whole, some 860,000 problems. Many problems
+TIR is a part of it with solutions that use Python and answers that are mostly numbers; CoT is the whole. Some problems
 of CoT are proofs: without a boxed answer they are dropped. CoT names where a problem comes from (`source`).
 """
 
@@ -18,7 +18,7 @@ def numina_row(row: dict[str, Any]) -> Problem | Drop:
 NUMINA_MATH_TIR = DataSet(
     name="numina_math_tir",
     purpose=Purpose.TRAINING,
-    about="NuminaMath-TIR, competition problems with numerical answers",
+    about="NuminaMath-TIR, competition problems, answers mostly numbers",
     repository="AI-MO/NuminaMath-TIR",
     row=numina_row,
     columns=(("problem",), ("solution",)),
