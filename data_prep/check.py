@@ -11,82 +11,26 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_prep.check_report import FileReport
 from data_prep.check_rows import (
     MEDIA,
     NEEDED,
     Finding,
-    Severity,
     column_problems,
     prompt_key,
     row_findings,
     takes_mathematics,
+    type_conflicts,
     unboxed,
 )
 from data_prep.errors import PrepError
 from data_prep.problems import MAX_ANSWER_CHARS
 from data_prep.tokens import TokenCounter, token_counter
 
-SHOWN_ROWS = 5  # row numbers told per reason
 BATCH_ROWS = 1_024  # read at a time, which bounds the memory
-
-
-@dataclass(slots=True)
-class FileReport:
-    """What was found in one file; `problems` say why it cannot be used at all, or not beyond the rows counted."""
-
-    file: str
-    rows: int = 0
-    bad_rows: int = 0
-    problems: list[str] = field(default_factory=list)
-    counts: dict[Finding, int] = field(default_factory=dict)
-    first_rows: dict[Finding, list[int]] = field(default_factory=dict)
-
-    def add(self, row: int, findings: set[Finding]) -> None:
-        """Count what was found in a row."""
-        self.rows += 1
-        self.bad_rows += any(finding.severity is Severity.ERROR for finding in findings)
-        for finding in findings:
-            self.counts[finding] = self.counts.get(finding, 0) + 1
-            shown = self.first_rows.setdefault(finding, [])
-            if len(shown) < SHOWN_ROWS:
-                shown.append(row)
-
-    @property
-    def status(self) -> int:
-        """The exit status for this file alone."""
-        return 2 if self.problems else 1 if self.bad_rows else 0
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report in plain values."""
-        findings = [
-            {
-                "severity": finding.severity.value,
-                "reason": finding.reason,
-                "remedy": finding.remedy,
-                "rows": self.counts[finding],
-                "first_rows": self.first_rows[finding],
-            }
-            for finding in Finding
-            if finding in self.counts
-        ]
-        counts = {"rows": self.rows, "rows_that_will_not_work": self.bad_rows}
-        return {"file": self.file, "status": self.status, **counts, "problems": self.problems, "findings": findings}
-
-    def as_text(self) -> str:
-        """Return the report for people: one line per problem or reason."""
-        verdict = ("fine", "some rows will not work", "cannot be used")[self.status]
-        lines = [f"{self.file}: {verdict}: {self.rows} rows, {self.bad_rows} of them will not work"]
-        lines += [f"  error: {problem}" for problem in self.problems]
-        for finding in self.as_json()["findings"]:
-            rows = ", ".join(map(str, finding["first_rows"]))
-            more = ", ..." if finding["rows"] > len(finding["first_rows"]) else ""
-            what = f"{finding['severity']}: {finding['rows']} rows: {finding['reason']}: {finding['remedy']}"
-            lines.append(f"  {what} (rows {rows}{more})")
-        return "\n".join(lines)
 
 
 class RowChecker:
@@ -157,6 +101,39 @@ def check_file(path: Path, checker: RowChecker) -> FileReport:
     return report
 
 
+def check_files(
+    paths: Sequence[Path], prompt_tokens: TokenCounter | None, max_prompt_length: int
+) -> Iterator[FileReport]:
+    """Check files one by one, and whether each goes with those before it. Raises RuntimeError without math-verify."""
+    types: dict[Path, dict[str, str]] = {}
+    for path in paths:
+        report = check_file(path, RowChecker(math_verify_reads, prompt_tokens, max_prompt_length))
+        mine = field_types(path)
+        for other, theirs in types.items():
+            report.conflicts += [f"with {other}: {conflict}" for conflict in type_conflicts(mine, theirs)]
+        types[path] = mine
+        yield report
+
+
+def field_types(path: Path) -> dict[str, str]:
+    """Return the types of a parquet file's fields by name, those in structs as "outer.inner"; empty if unreadable."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        fields = [(entry.name, entry.type) for entry in pq.read_schema(path)]
+    except (pa.ArrowException, OSError, ValueError):  # said by check_file already
+        return {}
+    types: dict[str, str] = {}
+    while fields:
+        name, kind = fields.pop(0)
+        if pa.types.is_struct(kind):
+            fields += [(f"{name}.{entry.name}", entry.type) for entry in kind]
+        else:
+            types[name] = str(kind)
+    return types
+
+
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file with the columns that are looked at. Raises PrepError where it cannot be used."""
     import pyarrow as pa
@@ -221,15 +198,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {problem}", file=sys.stderr)
         return 2
     reports = []
-    for path in options.files:
-        checker = RowChecker(math_verify_reads, prompt_tokens, options.max_prompt_length or 0)
-        try:
-            reports.append(check_file(path, checker))
-        except RuntimeError as error:  # math-verify cannot be started
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        if not options.json:
-            print(reports[-1].as_text(), flush=True)
+    try:
+        for report in check_files(options.files, prompt_tokens, options.max_prompt_length or 0):
+            reports.append(report)
+            if not options.json:
+                print(report.as_text(), flush=True)
+    except RuntimeError as error:  # math-verify cannot be started
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if options.json:
         print(json.dumps({"files": [report.as_json() for report in reports]}, indent=2))
     return max(report.status for report in reports)

@@ -90,6 +90,19 @@ def column_problems(names: Iterable[str]) -> list[str]:
     return problems + [f"column {name}: {rule}" for name in names if name in RESERVED]
 
 
+def type_conflicts(types: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Return, in words, which fields of a file have another type than in another file; "null" goes with every type.
+
+    verl puts the files of one list together with `datasets`, which fills in missing fields but converts no types.
+    """
+    rule = "verl cannot put both into one data.train_files or val_files: write both with one type"
+    return [
+        f"{name} is {kind} here and {other[name]} there: {rule}"
+        for name, kind in types.items()
+        if name in other and kind != other[name] and "null" not in (kind, other[name])
+    ]
+
+
 def row_findings(row: Mapping[str, Any]) -> set[Finding]:
     """Return what is wrong with one row by itself; what needs other rows, a tokenizer or mathematics is left out."""
     found = _prompt_findings(row.get("prompt")) | _truth_findings(row.get("reward_model"))

@@ -161,7 +161,8 @@ def test_reports_count_rows_by_reason_and_name_the_first(tmp_path: Path, capsys:
     assert main([str(good), str(path), "--json"]) == 1
     first, second = json.loads(capsys.readouterr().out)["files"]
     assert first == {
-        "file": str(good), "status": 0, "rows": 3, "rows_that_will_not_work": 0, "problems": [], "findings": [],
+        "file": str(good), "status": 0, "rows": 3, "rows_that_will_not_work": 0, "problems": [], "conflicts": [],
+        "findings": [],
     }  # fmt: skip
     assert (second["status"], second["rows_that_will_not_work"]) == (1, 7)
     assert [finding["rows"] for finding in second["findings"]] == [7, 1, 1]
@@ -199,6 +200,38 @@ def test_files_that_cannot_be_used_are_told_why_and_stay_as_they_are(
     assert main([str(raw), str(good)]) == 2
     assert "good.parquet: fine: 5000 rows" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_files_that_do_not_go_together_are_told_and_datasets_agrees(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import datasets
+
+    extra_infos: dict[str, Any] = {
+        "first": {"index": 1, "problem": "P"},
+        "more": {"index": 2, "level": "5"},
+        "less": {"problem": None},
+        "uuid": {"index": "9a9b6eb4", "problem": "P"},
+    }
+    paths = {
+        name: write(tmp_path / f"{name}.parquet", [make_row(extra_info=extra_info)])
+        for name, extra_info in extra_infos.items()
+    }
+    for name in ("more", "less", "uuid"):
+        together = [datasets.Dataset(pq.read_table(path)) for path in (paths["first"], paths[name])]
+        try:
+            datasets.concatenate_datasets(together)
+            fits = True
+        except ValueError:
+            fits = False
+        assert main([str(paths["first"]), str(paths[name])]) == 0
+        said = (
+            f"warning: with {paths['first']}: extra_info.index is string here and int64 there"
+            in capsys.readouterr().out
+        )
+        assert said == (not fits) == (name == "uuid")
+    assert main([str(paths["first"]), str(paths["more"]), str(tmp_path / "absent.parquet"), str(paths["uuid"])]) == 2
+    assert capsys.readouterr().out.count("extra_info.index is string here and int64 there") == 2
 
 
 def test_damage_in_the_middle_is_told_with_the_rows_before_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
