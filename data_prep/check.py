@@ -63,7 +63,7 @@ class RowChecker:
             messages = [{"role": message["role"], "content": message["content"]} for message in prompt]
             try:
                 too_long = self._prompt_tokens(messages) > self._max_prompt_length
-            except Exception:  # a chat template is a program of the model's, and may raise anything
+            except PrepError:
                 found.add(Finding.TEMPLATE)
             else:
                 found |= {Finding.TOO_LONG} if too_long else set()

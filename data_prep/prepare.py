@@ -88,7 +88,7 @@ def held_out_problems(path: Path) -> Iterator[str]:
         with pq.ParquetFile(path) as file:
             columns = [name for name in ("extra_info", "prompt") if name in file.schema_arrow.names]
             rows = [row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist()] if columns else []
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not Unicode
         raise PrepError([f"--held-out {path}: cannot be read as parquet ({error}): prepare it again"]) from error
     texts = [text for row in rows if (text := _problem_text(row)) is not None]
     if not texts:
@@ -134,10 +134,13 @@ def prepare(
     if problems := preparation.problems(force=force):
         raise PrepError(problems)
     commit = None if options.source.is_local else hub_commit(options.source)
-    wanted = fingerprint(preparation, commit)
-    if not force and is_current(preparation.paths(), wanted):
-        return None
-    converted = _convert(data_set, options, commit, progress)
+    try:
+        wanted = fingerprint(preparation, commit)
+        if not force and is_current(preparation.paths(), wanted):
+            return None
+        converted = _convert(data_set, options, commit, progress)
+    except OSError as error:
+        raise PrepError([f"--source {options.source.name!r}: cannot be read ({error}): check its rights"]) from error
     tables = draw_tables(converted.kept, data_set, options)
     counts = _counts(converted, tables, options)
     try:

@@ -68,7 +68,7 @@ def read_parquet(path: Path, data_set: DataSet) -> Iterator[dict[str, Any]]:
             wanted = [column for column in data_set.wanted() if column in names]
             for batch in file.iter_batches(columns=wanted):
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not Unicode
         raise PrepError([f"--source {path}: cannot be read as parquet ({error}): fetch the file again"]) from error
 
 

@@ -134,9 +134,7 @@ damage = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["prompt", "data_source", "reward_model", "extra_info", "images"]), damage))
 def test_damaged_rows_are_reported_and_never_raise(changes: dict[str, Any]) -> None:
-    found = RowChecker(lambda truth: True, lambda messages: 1 // len(messages[0]["content"]), 1).check(
-        make_row() | changes
-    )
+    found = RowChecker(lambda truth: True, lambda messages: len(messages[0]["content"]), 1).check(make_row() | changes)
     assert found <= set(Finding)
 
 
@@ -177,6 +175,10 @@ def test_files_that_cannot_be_used_are_told_why_and_stay_as_they_are(
     (tmp_path / "cut.parquet").write_bytes(content[: len(content) // 2])
     (tmp_path / "text.parquet").write_text("no parquet")
     (tmp_path / "none.parquet").write_bytes(b"")
+    table = pa.Table.from_pylist([make_row()])
+    source = table.column_names.index("data_source")
+    table = table.set_column(source, "data_source", pa.array([b"\xff\xfe"]).view(pa.string()))
+    pq.write_table(table, tmp_path / "bytes.parquet")
     (tmp_path / "rows.jsonl").write_text(json.dumps(make_row()))
     pq.write_table(pq.read_table(good).slice(0, 0), tmp_path / "empty.parquet")
     raw = write(tmp_path / "raw.parquet", [{"problem": "P", "solution": "S"}])
@@ -186,6 +188,7 @@ def test_files_that_cannot_be_used_are_told_why_and_stay_as_they_are(
         tmp_path / "cut.parquet": ["not a parquet file, or damaged"],
         tmp_path / "text.parquet": ["not a parquet file, or damaged"],
         tmp_path / "none.parquet": ["not a parquet file, or damaged"],
+        tmp_path / "bytes.parquet": ["not a parquet file, or damaged"],
         tmp_path / "rows.jsonl": ["suffix '.jsonl'"],
         tmp_path / "empty.parquet": ["no rows: the file is empty"],
         raw: [f"column {name}: missing: verl needs" for name in ("prompt", "data_source", "reward_model")],

@@ -144,6 +144,8 @@ def test_wrong_sources_are_refused_and_outputs_stay(tmp_path: Path, capsys: pyte
     assert run(write_lines(tmp_path / "raw.jsonl", good_rows(20)), out, "--val-size", "5") == 0
     before = snapshot(out)
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
+    text = pa.array([b"\xff\xfe"]).view(pa.string())
+    pq.write_table(pa.table({"problem": text, "solution": text}), tmp_path / "bytes.parquet")
     (tmp_path / "notes.txt").write_text("text")
     (tmp_path / "nothing").mkdir()
     (tmp_path / "array.json").write_text(json.dumps(good_rows(3))[:-1])
@@ -154,6 +156,7 @@ def test_wrong_sources_are_refused_and_outputs_stay(tmp_path: Path, capsys: pyte
         tmp_path / "array.json": "is a damaged JSON array",
         tmp_path / "empty.jsonl": "0 usable rows",
         tmp_path / "damaged.parquet": "cannot be read as parquet",
+        tmp_path / "bytes.parquet": "cannot be read as parquet",
         tmp_path / "notes.txt": "unknown suffix '.txt'",
         tmp_path / "nothing": "the folder holds no file of .parquet",
         out: "the outputs would join or replace the source",
@@ -162,6 +165,19 @@ def test_wrong_sources_are_refused_and_outputs_stay(tmp_path: Path, capsys: pyte
         assert run(source, out, "--val-size", "5") == 2, source
         assert message in capsys.readouterr().err
     assert snapshot(out) == before
+
+
+def test_a_source_without_the_right_to_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_lines(tmp_path / "raw.jsonl", good_rows(20))
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(prepare, "sha256_of", refuse)
+    assert run(source, tmp_path / "out") == 2
+    assert "cannot be read ([Errno 13] Permission denied" in capsys.readouterr().err
 
 
 def test_someone_elses_file_is_replaced_only_with_force(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -232,6 +248,28 @@ def test_tokens_are_counted_with_the_chat_template_applied(tmp_path: Path, capsy
     (tokenizer / "tokenizer_config.json").unlink()
     assert run(source, tmp_path / "out2", *filters, "--max-prompt-tokens", "8") == 2
     assert "has no chat template" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_cannot_serve_is_told_in_one_line_and_outputs_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source, out = write_lines(tmp_path / "raw.jsonl", good_rows(3)), tmp_path / "out"
+    assert run(source, out, "--val-size", "0") == 0
+    before = snapshot(out)
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    damages = {
+        "tokenizer.json": ("{}", "cannot be read (ValueError: tokenizer.json"),
+        "tokenizer_config.json": ("[]", "cannot be read (AttributeError"),
+        "chat_template.jinja": (template, "its chat template refuses ['system', 'user'] (no system)"),
+    }
+    for number, (name, (content, message)) in enumerate(damages.items()):
+        tokenizer = write_tokenizer(tmp_path / f"tokenizer{number}")
+        (tokenizer / name).write_text(content)
+        filters = ("--template", "system", "--tokenizer", str(tokenizer), "--max-prompt-tokens", "99")
+        assert run(source, out, "--val-size", "0", *filters) == 2
+        error = capsys.readouterr().err
+        assert message in error and len(error.splitlines()) == 1
+    assert snapshot(out) == before
 
 
 def test_no_torch_is_imported_by_a_whole_run(tmp_path: Path) -> None:
