@@ -4,8 +4,8 @@
 The rule. Problems are compared as words (data_prep.words). A training problem overlaps a held-out one where they are
 equal, or share an n-gram, a run of n words, that is no stock phrase. Hence a held-out problem of fewer than n words
 matches only as a whole. A stock phrase is an n-gram that stands in STOCK_PROBLEMS or more different held-out problems:
-"where m and n are relatively prime positive integers. Find m + n" is longer than 13 words, and would drop half of all
-competition problems. A training copy of a held-out problem still shares the rest of it.
+"where m and n are relatively prime positive integers. Find m + n" is 13 words, and would drop competition problems that
+have nothing else in common. A training copy of a held-out problem still shares the rest of it.
 
 Building the index and asking it take time linear in the words; memory grows with the held-out sets only.
 """
