@@ -120,7 +120,7 @@ def test_all_problems_are_told_at_once_with_the_keys_as_they_were_written(base, 
         "evaluation.k=8: there are no 8 trajectories: the largest evaluation.n is 4. Leave it out, or raise "
         "evaluation.n.",
         f"data.val_files={tmp_path}/none.parquet: there is no such file. Make it with `python -m "
-        "data_prep.numina_math`, or name another file.",
+        "data_prep`, or name another file.",
     ]
 
 

@@ -88,7 +88,7 @@ def test_all_problems_are_reported_at_once_with_key_value_rule_and_remedy():
         actor_rollout_ref__rollout__temperature=0,
         trainer__v1__trainer_mode="sync",
     )
-    made = "Make it with `python -m data_prep.numina_math`, or name another file."
+    made = "Make it with `python -m data_prep`, or name another file."
     assert problems_of(config) == [
         "trainer.v1.trainer_mode=sync: algorithm.adv_estimator=treepo needs a trainer that knows the tree paths. "
         "Use trainer.v1.trainer_mode=treepo_sync, or another adv_estimator.",

@@ -88,7 +88,7 @@ def _gold_answer(ground_truth: Any, data_source: str) -> str:
     if not gold:
         raise ValueError(
             f"reward_model.ground_truth={ground_truth!r} in data source {data_source!r} is blank, so nothing can be "
-            "scored against it: drop the row (python -m data_prep.numina_math does)"
+            "scored against it: drop the row (python -m data_prep does)"
         )
     return last_boxed(gold) or gold if gold.startswith("\\boxed") else gold
 

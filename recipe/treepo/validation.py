@@ -54,7 +54,7 @@ def validate_trees(config: DictConfig) -> None:
 
 def missing_files(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]:
     """Return a problem for each file that is not there: data, reward function, models."""
-    made = "Make it with `python -m data_prep.numina_math`, or name another file."
+    made = "Make it with `python -m data_prep`, or name another file."
     reward = "Name a Python file, or leave it out for the recipe's reward."
     problems = []
     for key, remedy in (*((key, made) for key in data_keys), ("reward.custom_reward_function.path", reward)):
