@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
@@ -26,7 +27,8 @@ TINY = ["platform=cpu", "preset=tiny"]
 def base(tmp_path: Path) -> list[str]:
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text("{}")
-    (tmp_path / "val.parquet").write_text("rows")
+    row = {"prompt": [{"role": "user", "content": "2+2?"}], "data_source": "a", "reward_model": {"ground_truth": "4"}}
+    pd.DataFrame([row]).to_parquet(tmp_path / "val.parquet")
     files = [f"data.val_files={tmp_path}/val.parquet", f"actor_rollout_ref.model.path={tmp_path}/model"]
     return [*TINY, *files, f"evaluation.out_dir={tmp_path}/out"]
 
@@ -216,7 +218,8 @@ def test_other_files_under_the_same_name_are_noticed(base, tmp_path, changed):
         records.path.parent.mkdir(parents=True, exist_ok=True)
         records.path.write_text(json.dumps({"fingerprint": fingerprint(config, settings, run)}) + "\n")
     open_records(config, settings)
-    (tmp_path / changed).write_text("something else")
+    other = pd.read_parquet(tmp_path / "val.parquet").assign(ability="other")
+    other.to_parquet(tmp_path / changed)
     os.utime(tmp_path / changed, (1, 1))
     with pytest.raises(ConfigError) as caught:
         open_records(config, settings)

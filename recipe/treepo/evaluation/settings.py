@@ -23,7 +23,7 @@ from recipe.treepo.config_values import (
     path,
 )
 from recipe.treepo.settings import Sampler, TreePOSettings, parse_settings
-from recipe.treepo.validation import missing_files
+from recipe.treepo.validation import file_problems
 from recipe.treepo.validation_training import reward_problems
 from recipe.treepo.validation_trees import tree_problems
 
@@ -83,7 +83,7 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
         problems.append(Problem("evaluation.k", key, rule, "Leave it out, or raise evaluation.n."))
     problems += reward_problems(config)
     if check_files:
-        problems += missing_files(config, ("data.val_files",))
+        problems += file_problems(config, ("data.val_files",))
     if problems:
         raise ConfigError(list({str(problem): problem for problem in problems}.values()))
     settings = {key: value for key, value in values.items() if key not in ("arms", "n", "k")}
