@@ -27,7 +27,7 @@ from recipe.treepo.reward import compute_score
 TABLE = Path(__file__).with_name("answer_pairs.jsonl")
 PAIRS = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
 
-LEAST_AGREEMENT = 0.97
+LEAST_AGREEMENT = 0.99
 TIMEOUT_S = 30.0  # per pair; generous, so that a busy machine changes no verdict
 
 
