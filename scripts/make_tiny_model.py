@@ -11,7 +11,7 @@ learning can raise that part within a few minutes on a CPU by unlearning the mar
 It is no evidence about reasoning, nor about which algorithm is better on real problems.**
 
 The supervised prompt is what verl feeds at RL time with the ``plain`` prompt template of
-``data_prep.numina_math``: the chat template over one user message with the problem alone. No system
+``python -m data_prep``: the chat template over one user message with the problem alone. No system
 message is added where none is given (Qwen2.5 adds one; it would lengthen every prompt by a constant).
 
 The work is fixed in steps, not in seconds. A complete model made with the same settings and code is kept
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "tiny_model_manifest.json"
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 PROMPT_TEMPLATE = "plain"
-"""The ``--template`` of ``data_prep.numina_math`` that the model expects: it keeps prompts short."""
+"""The ``--template`` of ``python -m data_prep`` that the model expects: it keeps prompts short."""
 IGNORED = -100
 """Label of tokens that the loss leaves out: prompt and padding."""
 
@@ -200,7 +200,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, settings: Settings) -> Qwen2
 
 def prompt_texts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the text that verl feeds for each row: chat template over the data's messages, generation prompt."""
-    from data_prep.numina_math import build_prompt
+    from data_prep.prompts import build_prompt
 
     chats = [build_prompt(row["problem"], PROMPT_TEMPLATE) for row in rows]
     return tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)

@@ -55,7 +55,12 @@ case "$PRESET" in
         ;;
     *) die "PRESET=$PRESET: must be gpu or tiny" ;;
 esac
-EXPERIMENT="${EXPERIMENT:-${ALGORITHM:-treepo}_${PRESET}_$(date +%Y%m%d-%H%M%S)}"
+if [[ "${TASK:-train}" == evaluate ]]; then
+    RUN="$OUTPUTS/evaluations/${EXPERIMENT:-$PRESET}"
+else
+    EXPERIMENT="${EXPERIMENT:-${ALGORITHM:-treepo}_${PRESET}_$(date +%Y%m%d-%H%M%S)}"
+    RUN="$OUTPUTS/runs/$EXPERIMENT"
+fi
 
 PLATFORM="$MACHINE" PLATFORM_REASON="$MACHINE_REASON" bash scripts/setup.sh
 python="$VENV/bin/python"
@@ -67,8 +72,9 @@ if [[ "$PRESET" == tiny ]]; then
     say "          and learns; it is not Qwen2.5-0.5B on NuminaMath-TIR. For that: PRESET=gpu on a machine with a GPU."
 fi
 say "model:    ${MODEL_PATH:-the tiny model, in $OUTPUTS/tiny_model}"
-say "training: ${TRAIN_FILE:-$DATA/train.parquet}"
-say "run:      $OUTPUTS/runs/$EXPERIMENT"
+[[ "${TASK:-train}" == evaluate ]] || say "training: ${TRAIN_FILE:-$DATA/train.parquet}"
+say "held out: ${VAL_FILE:-$DATA/val.parquet}"
+say "run:      $RUN"
 say "=================================================================="
 
 prepare_data() {
@@ -87,15 +93,23 @@ if [[ -z "$DRY_RUN" ]]; then
     [[ -n "${TRAIN_FILE:-}" && -n "${VAL_FILE:-}" ]] || prepare_data
 fi
 
-export TENSORBOARD_DIR="${TENSORBOARD_DIR:-$OUTPUTS/runs/$EXPERIMENT/tensorboard}"
-exec "$python" -m recipe.treepo.main_treepo \
-    "platform=$PLATFORM" "preset=$PRESET" \
-    "actor_rollout_ref.model.path=${MODEL_PATH:-$OUTPUTS/tiny_model}" \
+run=(
+    "platform=$PLATFORM" "preset=$PRESET"
+    "actor_rollout_ref.model.path=${MODEL_PATH:-$OUTPUTS/tiny_model}"
+    "data.val_files=${VAL_FILE:-$DATA/val.parquet}"
+)
+if [[ "${TASK:-train}" == evaluate ]]; then
+    exec "$python" -m recipe.treepo.main_eval "${run[@]}" \
+        "evaluation.out_dir=$RUN" \
+        "evaluation.seed=${SEED:-0}" \
+        "$@"
+fi
+export TENSORBOARD_DIR="${TENSORBOARD_DIR:-$RUN/tensorboard}"
+exec "$python" -m recipe.treepo.main_treepo "${run[@]}" \
     "data.train_files=${TRAIN_FILE:-$DATA/train.parquet}" \
-    "data.val_files=${VAL_FILE:-$DATA/val.parquet}" \
     "data.seed=${SEED:-0}" \
     "actor_rollout_ref.rollout.seed=${SEED:-0}" \
     "trainer.experiment_name=$EXPERIMENT" \
-    "trainer.default_local_dir=$OUTPUTS/runs/$EXPERIMENT/checkpoints" \
-    "hydra.run.dir=$OUTPUTS/runs/$EXPERIMENT/hydra" \
+    "trainer.default_local_dir=$RUN/checkpoints" \
+    "hydra.run.dir=$RUN/hydra" \
     "$@"

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scorer against a table of answer pairs that was labelled by hand, before the scorer was run on it.
+"""The scorer against two tables of answer pairs that were labelled by hand, before the scorer was run on them.
 
-A line of ``answer_pairs.jsonl`` has ``form``, ``gold`` (a ground truth as data sets write it), ``equal`` (the label)
-and either ``answer``, what stands in the box, or ``solution``, a whole text with its boxes; ``why`` names a trap or a
+``answer_pairs.jsonl`` was at hand when the scorer was written; ``answer_pairs_blind.jsonl`` was labelled by someone who
+knew neither, and no rule was made for it: it says how well the scorer does on what it has not seen. A line has ``form``,
+``gold`` (a ground truth as data sets write it), ``equal`` (the label) and either ``answer``, what stands in the box, or
+``solution``, a whole text with its boxes; ``why`` names a trap or a
 convention. A label follows mathematics first. Where graders differ, these conventions hold (pairs on which they would
 still differ were left out, such as 3:4 against 3/4 or 500 cm against 5 m):
 
@@ -24,8 +26,13 @@ import pytest
 
 from recipe.treepo.reward import compute_score
 
-TABLE = Path(__file__).with_name("answer_pairs.jsonl")
-PAIRS = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
+
+def read(name: str) -> list[dict]:
+    lines = Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+PAIRS, BLIND = read("answer_pairs.jsonl"), read("answer_pairs_blind.jsonl")
 
 LEAST_AGREEMENT = 0.99
 TIMEOUT_S = 30.0  # per pair; generous, so that a busy machine changes no verdict
@@ -35,14 +42,15 @@ def text_of(pair: dict) -> str:
     return pair["solution"] if "solution" in pair else pair["answer"]
 
 
-def test_the_table_has_no_pair_twice_and_only_known_keys():
-    assert 420 <= len(PAIRS) <= 480
-    for pair in PAIRS:
+def test_the_tables_have_no_pair_twice_and_only_known_keys():
+    assert (len(PAIRS), len(BLIND)) == (480, 200)
+    for pair in PAIRS + BLIND:
         keys = set(pair) - {"why"}
         assert keys in ({"form", "answer", "gold", "equal"}, {"form", "solution", "gold", "equal"}), pair
         assert isinstance(pair["equal"], bool) and pair["gold"].strip(), pair
-    counts = Counter((text_of(pair), pair["gold"]) for pair in PAIRS)
-    assert [pair for pair, count in counts.items() if count > 1] == []
+    for table in (PAIRS, BLIND):
+        counts = Counter((text_of(pair), pair["gold"]) for pair in table)
+        assert [pair for pair, count in counts.items() if count > 1] == []
 
 
 def test_every_form_has_twenty_pairs_about_half_of_them_wrong():
@@ -58,15 +66,20 @@ def listed(pairs: list[dict]) -> str:
     return "\n".join(f"{p['form']}: {text_of(p)!r} against {p['gold']!r}, labelled {p['equal']}" for p in pairs)
 
 
+@pytest.fixture(scope="module", params=[PAIRS, BLIND], ids=["known", "blind"])
+def table(request) -> list[dict]:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def misjudged() -> list[dict]:
+def misjudged(table) -> list[dict]:
     """The pairs that the scorer labels otherwise; all of them go through its one pool of workers."""
 
     def scored_correct(pair: dict) -> bool:
         solution = pair.get("solution", f"The answer is $\\boxed{{{pair.get('answer')}}}$.")
         return compute_score("answer_pairs", solution, pair["gold"], timeout_s=TIMEOUT_S)["acc"] == 1.0
 
-    return [pair for pair in PAIRS if scored_correct(pair) != pair["equal"]]
+    return [pair for pair in table if scored_correct(pair) != pair["equal"]]
 
 
 def test_no_wrong_answer_is_scored_correct(misjudged):
@@ -74,6 +87,6 @@ def test_no_wrong_answer_is_scored_correct(misjudged):
     assert not wrong, f"{len(wrong)} wrong answers are scored correct:\n{listed(wrong)}"
 
 
-def test_the_scorer_agrees_with_the_labels(misjudged):
-    agreement = 1 - len(misjudged) / len(PAIRS)
+def test_the_scorer_agrees_with_the_labels(misjudged, table):
+    agreement = 1 - len(misjudged) / len(table)
     assert agreement >= LEAST_AGREEMENT, f"agreement {agreement:.3f}, misjudged:\n{listed(misjudged)}"

@@ -170,7 +170,6 @@ def test_the_table_has_a_row_per_arm():
 
 
 def test_the_report_keeps_what_is_written_around_it(tmp_path):
-    pytest.importorskip("matplotlib", reason="pip install -r requirements-plots.txt")
     path = tmp_path / "docs" / "study.md"
     write_report(path, RESULTS, 800, "python -m this")
     text = path.read_text()

@@ -15,11 +15,13 @@ from verl.utils import tensordict_utils
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 
 from recipe.treepo import rollout
+from recipe.treepo.config_values import ConfigError
 from recipe.treepo.engine import Segment
 from recipe.treepo.rollout import TreeAgentLoopManager, TreeAgentLoopWorker, TreeJob, eos_token_ids, training_progress
 from recipe.treepo.search import SearchError
-from recipe.treepo.server import TreeRequests, derive_seed
-from recipe.treepo.settings import ConfigError, TreePOSettings
+from recipe.treepo.seeds import derive_seed
+from recipe.treepo.server import TreeRequests
+from recipe.treepo.settings import TreePOSettings
 from recipe.treepo.stopping import FinishReason
 from recipe.treepo.tree import ROOT, Tree
 

@@ -14,7 +14,8 @@ from verl.workers.rollout.replica import TokenOutput
 from recipe.treepo import server
 from recipe.treepo.engine import Segment
 from recipe.treepo.search import SearchShape, grow_tree
-from recipe.treepo.server import CancellableServer, ServerEngine, derive_seed, tree_client
+from recipe.treepo.seeds import derive_seed
+from recipe.treepo.server import CancellableServer, ServerEngine, tree_client
 from recipe.treepo.stopping import FinishReason, StoppingRules
 
 CLIENTS = pytest.mark.parametrize("client_class", [LLMServerClient, FullyAsyncLLMServerClient])
@@ -152,6 +153,12 @@ def test_requests_of_a_tree_are_routed_by_one_id_and_each_has_a_name_of_its_own(
     assert len(set(balancer.acquired)) == 1 and len(balancer.acquired) == 3
     assert len(set(balancer.server.names)) == 3
     assert balancer.released == ["address"] * 3
+
+
+def test_independent_samples_are_routed_each_on_its_own():
+    balancer = Balancer(Server())
+    asyncio.run(extend(make_engine(balancer, seed=0xAB, spread=True), "0", "1", "1"))
+    assert balancer.acquired == ["tree-ab-0", "tree-ab-1", "tree-ab-1"]
 
 
 def test_two_trees_are_routed_by_different_ids():

@@ -12,25 +12,26 @@ from omegaconf import OmegaConf
 
 from recipe.treepo import main_treepo
 from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
+from recipe.treepo.config_values import ConfigError, all_keys
 from recipe.treepo.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
 from recipe.treepo.main_treepo import split_arguments
 from recipe.treepo.search import SearchShape
 from recipe.treepo.settings import (
+    KEYS,
     AdvantageSettings,
     Aggregation,
     Chains,
-    ConfigError,
     Normalization,
     Sampler,
     SharedTokenWeight,
     TreePOSettings,
-    known_groups,
     known_keys,
     load_settings,
 )
 from recipe.treepo.stopping import FinishReason, Repetition, RepetitionUnit, StoppingRules
 
 YAML = Path(__file__).parent.parent / "recipe/treepo/config/treepo_trainer.yaml"
+GROUPS = list(all_keys({"treepo": KEYS}))
 # Every key with a value that is not its default.
 EVERY_KEY = {
     "sampler": "plain",
@@ -353,9 +354,9 @@ def test_misspelt_overrides_are_found_before_hydra_sees_them():
 
 
 def test_every_group_and_key_can_be_given_on_the_command_line():
-    arguments = [f"{name}=null" for name in [*known_groups(), *known_keys()]]
+    arguments = [f"{name}=null" for name in [*GROUPS, *known_keys()]]
     assert split_arguments(arguments) == (arguments, [], False)
-    assert known_groups() == [
+    assert GROUPS == [
         "treepo", "treepo.branching", "treepo.fallback", "treepo.repetition", "treepo.advantage",
     ]  # fmt: skip
 
@@ -376,8 +377,8 @@ def test_the_pure_modules_import_no_torch_ray_or_vllm(module):
 
 def test_a_recipe_that_is_a_folder_of_a_checkout_is_loaded_by_its_name(monkeypatch):
     monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "mine")
-    main_treepo._use_plugin()
+    main_treepo.use_plugin()
     assert os.environ["VERL_USE_EXTERNAL_MODULES"] == "mine"  # here it is installed, verl finds it by itself
     monkeypatch.setattr(main_treepo, "entry_points", lambda group: [])
-    main_treepo._use_plugin()
+    main_treepo.use_plugin()
     assert os.environ["VERL_USE_EXTERNAL_MODULES"] == "mine,recipe.treepo.plugin"

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from data_prep import numina_math, tiny_problems
+from data_prep import tiny_problems
+from data_prep.prompts import build_prompt
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -107,7 +108,7 @@ def test_chat_template_renders_chatml_exactly(tokenizer: Any) -> None:
 def test_training_sequences_are_what_verl_feeds_followed_by_the_response(script: ModuleType, tokenizer: Any) -> None:
     row = tiny_problems.generate_rows(1, 13)[0]
     [(tokens, prompt_length)] = script.encode_rows(tokenizer, [row])
-    chat = numina_math.build_prompt(row["problem"], "plain")
+    chat = build_prompt(row["problem"], "plain")
     fed = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
     assert tokens[:prompt_length] == fed
     assert tokenizer.decode(tokens[prompt_length:]) == row["solution"] + "<|im_end|>"

@@ -13,7 +13,8 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from recipe.treepo import advantage, trainer
-from recipe.treepo.settings import TREEPO_TRAINERS, ConfigError, SharedTokenWeight, TreePOSettings
+from recipe.treepo.config_values import ConfigError
+from recipe.treepo.settings import TREEPO_TRAINERS, SharedTokenWeight, TreePOSettings
 from recipe.treepo.trainer import TreePOTrainer
 
 # Rows in an order that verl's balancing could give: two of prompt a, a plain one of b, and a row that verl adds.

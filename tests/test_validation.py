@@ -3,13 +3,15 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
 from objectives import OBJECTIVES, PENALTY
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.config_values import ConfigError
 from recipe.treepo.main_treepo import prepare
-from recipe.treepo.settings import TREE_ESTIMATORS, AdvantageSettings, ConfigError, TreePOSettings
+from recipe.treepo.settings import TREE_ESTIMATORS, AdvantageSettings, TreePOSettings
 from recipe.treepo.stopping import FinishReason
 from recipe.treepo.validation import validate, validate_trees
 from recipe.treepo.validation_training import TREE_MANAGER
@@ -87,7 +89,7 @@ def test_all_problems_are_reported_at_once_with_key_value_rule_and_remedy():
         actor_rollout_ref__rollout__temperature=0,
         trainer__v1__trainer_mode="sync",
     )
-    made = "Make it with `python -m data_prep.numina_math`, or name another file."
+    made = "Make it with `python -m data_prep`, or name another file."
     assert problems_of(config) == [
         "trainer.v1.trainer_mode=sync: algorithm.adv_estimator=treepo needs a trainer that knows the tree paths. "
         "Use trainer.v1.trainer_mode=treepo_sync, or another adv_estimator.",
@@ -108,6 +110,28 @@ def test_all_problems_are_reported_at_once_with_key_value_rule_and_remedy():
         "actor_rollout_ref.model.path=./nowhere: there is no such folder. "
         "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B.",
     ]
+
+
+def test_what_is_no_data_for_verl_is_told_before_anything_is_started(tmp_path):
+    whole = {"prompt": ["2+2?"], "data_source": ["a"], "reward_model": [{"ground_truth": "4"}]}
+    files = {name: tmp_path / f"{name}.parquet" for name in ("good", "asked", "foreign", "damaged")}
+    pd.DataFrame(whole).to_parquet(files["good"])
+    pd.DataFrame({**whole, "question": ["3+3?"]}).drop(columns="prompt").to_parquet(files["asked"])
+    pd.DataFrame({"x": [1]}).to_parquet(files["foreign"])
+    files["damaged"].write_bytes(files["good"].read_bytes()[:-9])
+    names = [str(file) for file in files.values()]
+    _, asked, foreign, damaged = (f"Prepare it again; `python -m data_prep.check {name}` tells more." for name in names)
+    problems = problems_of(config_of(data__train_files=names[0], data__val_files=names[1:]))
+    assert problems[:2] == [
+        f"data.val_files={names[1]}: has no column prompt. {asked}",
+        f"data.val_files={names[2]}: has no column prompt, data_source, reward_model. {foreign}",
+    ]
+    assert len(problems) == 3
+    assert problems[2].startswith(f"data.val_files={names[3]}: is damaged, or no parquet file (")
+    assert problems[2].endswith(damaged)
+    validate(config_of(data__val_files=names[1], data__prompt_key="question"))
+    # a data set class of one's own has columns of its own
+    validate(config_of(data__val_files=names[2], data__custom_cls={"path": "mine.py"}))
 
 
 NODE = "treepo.branching.budget=node"

@@ -15,7 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings import ConfigError, Problem, known_groups, known_keys, unknown_key
+from recipe.treepo.config_values import ConfigError, Problem, all_keys, unknown_key
+from recipe.treepo.settings import KEYS, known_keys
 from recipe.treepo.validation import validate
 
 
@@ -26,9 +27,9 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Problem],
         The arguments for Hydra; a problem for each override of a ``treepo`` key that does not exist (Hydra would
         stop at the first, with the advice to add it); whether ``--dry-run`` was given.
     """
-    rest, problems = [], []
+    rest, problems, groups = [], [], {"treepo": KEYS}
     parser = OverridesParser.create()
-    known = {*known_keys(), *known_groups()}
+    known = {*known_keys(), *all_keys(groups)}
     for argument in arguments:
         if argument == "--dry-run":
             continue
@@ -39,7 +40,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Problem],
         except HydraException:
             key = key.partition("=")[0]
         if (key == "treepo" or key.startswith("treepo.")) and key not in known:
-            problems.append(unknown_key(key, value))
+            problems.append(unknown_key(key, value, groups))
         elif key.startswith("treepo.") and argument.startswith("+"):
             rest.append(argument.lstrip("+"))  # as verl's own entry point needs it; here the key is declared
         else:
@@ -101,7 +102,7 @@ def _files_to_be_made(config: DictConfig) -> list[Problem]:
     return []
 
 
-def _use_plugin() -> None:
+def use_plugin() -> None:
     """Have verl load our plugin where the recipe is a folder of a checkout, not an installed package."""
     plugin = "recipe.treepo.plugin"
     if not any(entry.value == plugin for entry in entry_points(group="verl.plugins")):
@@ -111,7 +112,7 @@ def _use_plugin() -> None:
 
 def main() -> None:
     """Run with the command line's arguments."""
-    _use_plugin()
+    use_plugin()
     arguments, problems, dry_run = split_arguments(sys.argv[1:])
     sys.argv[1:] = arguments
 

@@ -88,12 +88,12 @@ def _gold_answer(ground_truth: Any, data_source: str) -> str:
     if not gold:
         raise ValueError(
             f"reward_model.ground_truth={ground_truth!r} in data source {data_source!r} is blank, so nothing can be "
-            "scored against it: drop the row (python -m data_prep.numina_math does)"
+            "scored against it: drop the row (python -m data_prep does)"
         )
     return last_boxed(gold) or gold if gold.startswith("\\boxed") else gold
 
 
-def _find_answer(solution: str, require_box: bool) -> tuple[str | None, bool]:
+def find_answer(solution: str, require_box: bool) -> tuple[str | None, bool]:
     """Return the final answer (None where there is none) and whether it stood in a box."""
     scan = scan_boxes(solution)
     if scan.state is BoxState.COMPLETE:
@@ -102,6 +102,29 @@ def _find_answer(solution: str, require_box: bool) -> tuple[str | None, bool]:
     if scan.state is BoxState.ABSENT and not require_box:
         return last_number(solution), False
     return None, False
+
+
+def answers_agree(
+    answer: str,
+    gold: str,
+    *,
+    max_chars: int = 1_000,
+    timeout_s: float = 3.0,
+    workers: int = 2,
+    memory_mb: int = 1_024,
+) -> tuple[bool, Verdict | None]:
+    """Tell whether two answers agree, and what math-verify said; None where text decided. Arguments: `compute_score`.
+
+    Answers of more than `max_chars` characters agree by text only.
+    """
+    equal = compare_text(answer, gold)
+    if not isinstance(equal, Question):
+        return equal, None
+    if max(len(answer), len(gold)) > max_chars:
+        return False, None
+    pool = get_pool(workers=workers, memory_mb=memory_mb)
+    verdict = pool.verify(equal.gold, equal.answer, timeout_s=timeout_s)
+    return verdict is Verdict.EQUAL, verdict
 
 
 def compute_score(
@@ -154,17 +177,12 @@ def compute_score(
         | {"workers": workers, "memory_mb": memory_mb}
     )
     gold = _gold_answer(ground_truth, data_source)
-    answer, boxed = _find_answer(solution_str, require_box)
+    answer, boxed = find_answer(solution_str, require_box)
     too_long = answer is not None and len(answer) > max_answer_chars
-    equal: bool | Question = False
-    verdict = None
+    equal, verdict = False, None
     if answer is not None and not too_long:
-        equal = compare_text(answer, gold)
-        if isinstance(equal, Question):
-            if len(gold) <= max_answer_chars:
-                pool = get_pool(workers=workers, memory_mb=memory_mb)
-                verdict = pool.verify(equal.gold, equal.answer, timeout_s=timeout_s)
-            equal = verdict is Verdict.EQUAL
+        limits = {"timeout_s": timeout_s, "workers": workers, "memory_mb": memory_mb}
+        equal, verdict = answers_agree(answer, gold, max_chars=max_answer_chars, **limits)
     score = correct_score if equal else wrong_score
     if no_box_score is not None and not boxed:
         score = no_box_score

@@ -32,7 +32,8 @@ from verl.workers.config import HFModelConfig
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from recipe.treepo.search import grow_tree
-from recipe.treepo.server import ServerEngine, derive_seed, tree_client
+from recipe.treepo.seeds import derive_seed
+from recipe.treepo.server import ServerEngine, tree_client
 from recipe.treepo.settings import REPLACED_AGENT, Sampler, TreePOSettings, load_settings
 from recipe.treepo.tree import Tree
 from recipe.treepo.validation import validate_trees
@@ -150,9 +151,7 @@ def _trajectory(tree: Tree, leaf: int, statistics: dict[str, Any]) -> AgentLoopO
             "tool_rewards": [],
             "min_global_steps": min_version,
             "max_global_steps": max_version,
-            "tree_path": tree.tree_path(leaf),
-            "tree_finish_reason": str(tree.nodes[leaf].finish_reason),
-            "tree_statistics": statistics,
+            **tree.trajectory_fields(leaf, statistics),
         },
     )
 

@@ -14,7 +14,6 @@ Three things that verl's client (``verl/workers/rollout/llm_server.py``) does ar
 
 import asyncio
 import copy
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
@@ -27,6 +26,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
 from recipe.treepo.engine import Segment
+from recipe.treepo.seeds import derive_seed
 
 # Makes the next id for the engine. Requests run in tasks of their own, each of which has its own value.
 _next_engine_id: ContextVar[Callable[[], str]] = ContextVar("treepo_next_engine_id")
@@ -44,6 +44,7 @@ class ServerEngine:
         priority: int,
         stop_strings: Sequence[str] = (),
         record: bool = False,
+        spread: bool = False,
     ) -> None:
         """Make the engine of one tree.
 
@@ -57,6 +58,7 @@ class ServerEngine:
             priority: Priority of the tree's requests in the engine's queue, as verl sets it.
             stop_strings: Texts at which the engine is to stop, for engines that have a tokenizer.
             record: Whether to keep all calls in ``calls``.
+            spread: Whether each branch is routed on its own, as verl routes independent samples.
         """
         self._client = client
         self._sampling_params = {**sampling_params, "logprobs": True}
@@ -65,7 +67,7 @@ class ServerEngine:
             self._sampling_params["stop"] = list(stop_strings)
         self._seed = seed
         self._priority = priority
-        self._record = record
+        self._record, self._spread = record, spread
         # verl's load balancer routes by a hash of this id under full_determinism (router.py, acquire_server).
         self._tree_id = uuid4().hex if seed is None else f"tree-{seed:x}"
         self._attempts: Counter[str] = Counter()
@@ -78,7 +80,10 @@ class ServerEngine:
             params["seed"] = derive_seed(self._seed, branch) % 2**31
         _next_engine_id.set(partial(self._engine_id, branch))
         output: TokenOutput = await self._client.generate(
-            request_id=self._tree_id, prompt_ids=input_ids, sampling_params=params, priority=self._priority
+            request_id=f"{self._tree_id}-{branch}" if self._spread else self._tree_id,
+            prompt_ids=input_ids,
+            sampling_params=params,
+            priority=self._priority,
         )
         if output.stop_reason in ("aborted", "abort"):
             raise RuntimeError(f"the engine aborted the request for branch {branch}")
@@ -99,11 +104,6 @@ class ServerEngine:
             return uuid4().hex
         self._attempts[branch] += 1
         return f"{self._tree_id}-{branch}-{self._attempts[branch]}"
-
-
-def derive_seed(*parts: Any) -> int:
-    """Return 64 bits that depend on all ``parts`` and on nothing else, equal in every process."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
 
 
 # --- verl's client ---------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ is started.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
@@ -18,6 +17,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
+from recipe.treepo.config_values import (
+    ConfigError,
+    Keys,
+    Problem,
+    boolean,
+    choice,
+    fraction,
+    int_range,
+    integer,
+    optional,
+    parse_group,
+    path,
+    schedule,
+    texts,
+)
 from recipe.treepo.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
 from recipe.treepo.search import SearchShape
 from recipe.treepo.stopping import FinishReason, Repetition, RepetitionUnit, StoppingRules
@@ -69,28 +83,6 @@ class SharedTokenWeight(StrEnum):
 
     PER_TRAJECTORY = "per_trajectory"  # once for each of them
     ONCE = "once"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One broken rule, in words for the person who wrote the configuration."""
-
-    key: str
-    value: Any
-    rule: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.key}={self.value}: {self.rule}. {self.remedy}"
-
-
-class ConfigError(ValueError):
-    """All that is wrong with a configuration."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = problems
-        lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, start=1))
-        super().__init__(f"{len(problems)} problem(s) in the configuration:\n{lines}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,75 +179,6 @@ def load_settings(config: DictConfig) -> TreePOSettings:
     return settings
 
 
-# --- values ----------------------------------------------------------------------------------------------------
-
-
-def _integer(minimum: int) -> Callable[[Any], int]:
-    def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise ValueError(f"must be a whole number of at least {minimum}")
-        return value
-
-    return parse
-
-
-def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else parse(value)
-
-
-def _choice(choices: type[StrEnum]) -> Callable[[Any], StrEnum]:
-    def parse(value: Any) -> StrEnum:
-        if value not in list(choices):
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return choices(value)
-
-    return parse
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
-def _fraction(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ValueError("must be a number above 0 and at most 1")
-    return float(value)
-
-
-def _path(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("must be a path")
-    return value
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
-        raise ValueError("must be a list of texts that are not empty")
-    return tuple(value)
-
-
-def _range(value: Any) -> tuple[int, int]:
-    """Read a whole number or [lowest, highest]."""
-    bounds = value if isinstance(value, list) else [value, value]
-    if len(bounds) != 2 or any(isinstance(b, bool) or not isinstance(b, int) for b in bounds):
-        raise ValueError("must be a whole number or a range [lowest, highest] of whole numbers")
-    if not 1 <= bounds[0] <= bounds[1]:
-        raise ValueError("must keep 1 <= lowest <= highest")
-    return bounds[0], bounds[1]
-
-
-def _schedule(value: Any) -> tuple[float, float]:
-    """Read a number or [first, last]."""
-    ends = value if isinstance(value, list) else [value, value]
-    if len(ends) != 2 or any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
-        raise ValueError("must be a number or [first, last] over training")
-    if not all(0 < end < math.inf for end in ends):
-        raise ValueError("must be above 0")
-    return float(ends[0]), float(ends[1])
-
-
 def _rules(value: Any) -> tuple[FinishReason, ...]:
     rules = list(FinishReason)
     if not isinstance(value, list) or any(rule not in rules for rule in value) or len(set(value)) != len(value):
@@ -268,54 +191,53 @@ def _rules(value: Any) -> tuple[FinishReason, ...]:
 
 # --- the group -------------------------------------------------------------------------------------------------
 
-_Parser = Callable[[Any], Any]
-_KEYS: dict[str, _Parser | dict[str, _Parser]] = {
-    "sampler": _choice(Sampler),
-    "width": _optional(_integer(1)),
-    "depth": _integer(1),
-    "segment_length": _optional(_integer(1)),
-    "divergence": _range,
-    "init_divergence": _range,
-    "max_divergence": _optional(_integer(1)),
+KEYS: Keys = {
+    "sampler": choice(Sampler),
+    "width": optional(integer(1)),
+    "depth": integer(1),
+    "segment_length": optional(integer(1)),
+    "divergence": int_range,
+    "init_divergence": int_range,
+    "max_divergence": optional(integer(1)),
     "branching": {
-        "budget": _choice(Budget),
-        "level_tokens": _optional(_integer(1)),
-        "total_tokens": _optional(_integer(1)),
-        "min_width": _optional(_integer(1)),
-        "share": _choice(Share),
-        "favour": _choice(Favour),
-        "temperature": _schedule,
+        "budget": choice(Budget),
+        "level_tokens": optional(integer(1)),
+        "total_tokens": optional(integer(1)),
+        "min_width": optional(integer(1)),
+        "share": choice(Share),
+        "favour": choice(Favour),
+        "temperature": schedule,
     },
     "fallback": {
-        "start": _choice(FallbackStart),
-        "order": _choice(PathOrder),
-        "self_ended_only": _boolean,
-        "min_segments": _integer(1),
-        "point": _choice(ResumePoint),
-        "window": _optional(_integer(1)),
-        "block_length": _integer(1),
+        "start": choice(FallbackStart),
+        "order": choice(PathOrder),
+        "self_ended_only": boolean,
+        "min_segments": integer(1),
+        "point": choice(ResumePoint),
+        "window": optional(integer(1)),
+        "block_length": integer(1),
     },
-    "run_on": _optional(_integer(1)),
+    "run_on": optional(integer(1)),
     "stopping": _rules,
-    "answer_needs_eos": _boolean,
-    "stop_strings": _texts,
+    "answer_needs_eos": boolean,
+    "stop_strings": texts,
     "repetition": {
-        "unit": _choice(RepetitionUnit),
-        "window": _integer(1),
-        "count": _integer(2),
+        "unit": choice(RepetitionUnit),
+        "window": integer(1),
+        "count": integer(2),
     },
-    "min_response_length": _integer(0),
-    "retries": _integer(0),
-    "validate_with_tree": _boolean,
-    "dump_dir": _optional(_path),
-    "shared_token_weight": _choice(SharedTokenWeight),
+    "min_response_length": integer(0),
+    "retries": integer(0),
+    "validate_with_tree": boolean,
+    "dump_dir": optional(path),
+    "shared_token_weight": choice(SharedTokenWeight),
     "advantage": {
-        "aggregation": _choice(Aggregation),
-        "chains": _choice(Chains),
-        "root_group": _boolean,
-        "equal_groups": _boolean,
-        "parent_decay": _fraction,
-        "normalization": _optional(_choice(Normalization)),
+        "aggregation": choice(Aggregation),
+        "chains": choice(Chains),
+        "root_group": boolean,
+        "equal_groups": boolean,
+        "parent_decay": fraction,
+        "normalization": optional(choice(Normalization)),
     },
 }
 
@@ -328,30 +250,8 @@ def parse_settings(config: DictConfig) -> tuple[TreePOSettings | None, list[Prob
         raw = OmegaConf.to_container(group, resolve=True) if OmegaConf.is_config(group) else group
     except OmegaConfBaseException as error:
         return None, [Problem("treepo", "...", f"cannot be resolved ({error})", "Correct the interpolation.")]
-    values = _parse_group("treepo", raw, _KEYS, problems)
+    values = parse_group("treepo", raw, KEYS, problems, see="recipe/treepo/config/treepo_trainer.yaml")
     return (None, problems) if problems else (_build(values), [])
-
-
-def _parse_group(name: str, raw: Any, parsers: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
-    if raw is None:
-        return {}
-    if not isinstance(raw, Mapping):
-        problems.append(Problem(name, raw, "must be a group of keys", _keys_of(name)))
-        return {}
-    values = {}
-    for key, value in raw.items():
-        parser = parsers.get(key)
-        if parser is None:
-            problems.append(unknown_key(f"{name}.{key}", value))
-        elif isinstance(parser, dict):
-            values[key] = _parse_group(f"{name}.{key}", value, parser, problems)
-        else:
-            try:
-                values[key] = parser(value)
-            except ValueError as error:
-                remedy = "See recipe/treepo/config/treepo_trainer.yaml for what the key means."
-                problems.append(Problem(f"{name}.{key}", value, str(error), remedy))
-    return values
 
 
 def _build(values: dict[str, Any]) -> TreePOSettings:
@@ -373,26 +273,6 @@ def _build(values: dict[str, Any]) -> TreePOSettings:
 def known_keys() -> list[str]:
     """Return the full names of all keys of the recipe."""
     names = []
-    for key, parser in _KEYS.items():
-        names += [f"treepo.{key}.{inner}" for inner in parser] if isinstance(parser, dict) else [f"treepo.{key}"]
+    for key, parser in KEYS.items():
+        names += [f"treepo.{key}.{inner}" for inner in parser] if isinstance(parser, Mapping) else [f"treepo.{key}"]
     return names
-
-
-def known_groups() -> list[str]:
-    """Return the full names of the groups that these keys are in, the outermost first."""
-    return ["treepo", *(f"treepo.{key}" for key, parser in _KEYS.items() if isinstance(parser, dict))]
-
-
-def unknown_key(key: str, value: Any) -> Problem:
-    """Return the problem of a key that the recipe does not have."""
-    group = key.rpartition(".")[0]
-    while group and group not in known_groups():
-        group = group.rpartition(".")[0]
-    similar = get_close_matches(key, known_keys(), n=1)
-    hint = f"Did you mean {similar[0]}? " if similar else ""
-    return Problem(key, value, "there is no such key", hint + _keys_of(group or "treepo"))
-
-
-def _keys_of(group: str) -> str:
-    keys = _KEYS if group == "treepo" else _KEYS[group.partition(".")[2]]
-    return f"Keys of {group}: {', '.join(keys)}."

@@ -233,6 +233,14 @@ class Tree:
         """Return (node number, response token offset at which it begins) below the root, root side first."""
         return [(index, self.nodes[index].offset) for index in self.path(leaf)[1:]]
 
+    def trajectory_fields(self, leaf: int, statistics: dict[str, Any]) -> dict[str, Any]:
+        """Return what trainer and reward function get to know of the tree; ``statistics`` are those of the tree."""
+        return {
+            "tree_path": self.tree_path(leaf),
+            "tree_finish_reason": str(self.nodes[leaf].finish_reason),
+            "tree_statistics": statistics,
+        }
+
     def versions(self, leaf: int) -> tuple[int | None, int | None]:
         """Return the oldest and newest weight version on the path, (None, None) if the engine told none."""
         segments = [self.nodes[index].segment for index in self.path(leaf)[1:]]

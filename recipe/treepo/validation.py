@@ -6,11 +6,13 @@ Imports no torch, ray or vllm: everything is checked before any of them is start
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings import ConfigError, Problem, Sampler, TreePOSettings, parse_settings
+from recipe.treepo.config_values import ConfigError, Problem
+from recipe.treepo.settings import Sampler, TreePOSettings, parse_settings
 from recipe.treepo.validation_training import objective_problems, trainer_problems
 from recipe.treepo.validation_trees import tree_problems
 
@@ -27,7 +29,7 @@ def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
         if settings.sampler is Sampler.TREE:
             problems += tree_problems(settings, config)
     if check_files:
-        problems += _missing_files(config)
+        problems += file_problems(config, ("data.train_files", "data.val_files"))
     if problems:
         raise ConfigError(problems)
     assert settings is not None
@@ -50,16 +52,16 @@ def validate_trees(config: DictConfig) -> None:
 # --- files -----------------------------------------------------------------------------------------------------
 
 
-def _missing_files(config: DictConfig) -> list[Problem]:
+def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]:
+    """Return a problem for each file that is not there, data, reward function or model, or no data for verl."""
+    made = "Make it with `python -m data_prep`, or name another file."
+    reward = "Name a Python file, or leave it out for the recipe's reward."
     problems = []
-    for key, remedy in (
-        ("data.train_files", "Make it with `python -m data_prep.numina_math`, or name another file."),
-        ("data.val_files", "Make it with `python -m data_prep.numina_math`, or name another file."),
-        ("reward.custom_reward_function.path", "Name a Python file, or leave it out for the recipe's reward."),
-    ):
+    for key, remedy in (*((key, made) for key in data_keys), ("reward.custom_reward_function.path", reward)):
         value = OmegaConf.select(config, key)
         paths = value if OmegaConf.is_list(value) else [value]
         problems += [Problem(key, path, "there is no such file", remedy) for path in paths if _is_missing_file(path)]
+    problems += [problem for key in data_keys for problem in _foreign_data(config, key)]
     models = {"actor_rollout_ref.model.path": OmegaConf.select(config, "actor_rollout_ref.model.path")}
     critic = OmegaConf.select(config, "critic.model.path")
     if _has_critic(config) and critic not in models.values():
@@ -68,6 +70,31 @@ def _missing_files(config: DictConfig) -> list[Problem]:
         if model is not None and _is_missing_model(str(model)):
             remedy = "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
             problems.append(Problem(key, model, "there is no such folder", remedy))
+    return problems
+
+
+def _foreign_data(config: DictConfig, key: str) -> list[Problem]:
+    """Look at the columns of local parquet files, which verl would do after everything has been started."""
+    if OmegaConf.select(config, "data.custom_cls.path") is not None:
+        return []  # a data set class of the user's own has columns of its own
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    value, problems = OmegaConf.select(config, key), []
+    needed = [config.data.get("prompt_key", "prompt"), "data_source", "reward_model"]
+    for path in value if OmegaConf.is_list(value) else [value]:
+        file = os.path.expanduser(str(path))
+        if not file.endswith(".parquet") or not os.path.isfile(file):
+            continue
+        remedy = f"Prepare it again; `python -m data_prep.check {path}` tells more."
+        try:
+            missing = [name for name in needed if name not in pq.read_schema(file).names]
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            problems.append(Problem(key, path, f"is damaged, or no parquet file ({reason})", remedy))
+            continue
+        if missing:
+            problems.append(Problem(key, path, f"has no column {', '.join(missing)}", remedy))
     return problems
 
 

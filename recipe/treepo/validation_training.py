@@ -2,15 +2,14 @@
 """The rules for trainer, estimators and verl's objectives. Called by ``validation.py``."""
 
 import math
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.config_values import Problem
 from recipe.treepo.reward import METRICS, option_problems
 from recipe.treepo.settings import (
     TREE_ESTIMATORS,
     TREEPO_TRAINERS,
-    Problem,
     Sampler,
     SharedTokenWeight,
     TreePOSettings,
@@ -88,13 +87,9 @@ def objective_problems(config: DictConfig) -> list[Problem]:
     penalty = OmegaConf.select(reward, "reward_kwargs.overlong_buffer_cfg")
     penalty = penalty if penalty and OmegaConf.select(penalty, "enable") else None
     problems = [] if penalty is None else _overlong_problems(penalty, reward, config)
-    if not _is_our_reward(OmegaConf.select(reward, "custom_reward_function.path")):
-        return problems
-    options = OmegaConf.select(reward, "custom_reward_function.reward_kwargs") or {}
-    for option, value, rule, remedy in option_problems(OmegaConf.to_container(OmegaConf.create(options), resolve=True)):
-        problems.append(Problem(f"reward.custom_reward_function.reward_kwargs.{option}", value, rule, remedy))
+    problems += reward_problems(config)
     filtering = OmegaConf.select(config, "algorithm.filter_groups")
-    if filtering and filtering.enable:
+    if filtering and filtering.enable and _is_our_reward(config):
         known = ["reward", *METRICS]
         if penalty is not None and manager in OVERLONG_MANAGERS and OmegaConf.select(penalty, "log"):
             known += ["overlong_reward", "overlong"]
@@ -132,5 +127,18 @@ def _overlong_problems(penalty: DictConfig, reward: DictConfig, config: DictConf
     return problems
 
 
-def _is_our_reward(path: Any) -> bool:
-    return str(path).removeprefix("pkg://").removesuffix(".py").replace("/", ".").endswith("recipe.treepo.reward")
+def reward_problems(config: DictConfig) -> list[Problem]:
+    """Check the options of the recipe's reward function; those of others are their own business."""
+    if not _is_our_reward(config):
+        return []
+    options = OmegaConf.select(config, "reward.custom_reward_function.reward_kwargs") or {}
+    options = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
+    return [
+        Problem(f"reward.custom_reward_function.reward_kwargs.{option}", value, rule, remedy)
+        for option, value, rule, remedy in option_problems(options)
+    ]
+
+
+def _is_our_reward(config: DictConfig) -> bool:
+    path = str(OmegaConf.select(config, "reward.custom_reward_function.path"))
+    return path.removeprefix("pkg://").removesuffix(".py").replace("/", ".").endswith("recipe.treepo.reward")

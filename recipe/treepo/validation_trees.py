@@ -4,8 +4,9 @@
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.branching import Budget, Share
+from recipe.treepo.config_values import Problem
 from recipe.treepo.fallback import FallbackStart, PathOrder
-from recipe.treepo.settings import REPLACED_AGENT, Problem, TreePOSettings
+from recipe.treepo.settings import REPLACED_AGENT, TreePOSettings
 from recipe.treepo.stopping import FinishReason
 
 

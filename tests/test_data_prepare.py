@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NuminaMath preparation: rows, drops, sources, outputs and errors, on small files in the original schema."""
+"""Preparation of a training set from start to end: sources, outputs, records, reruns and errors."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from data_prep import numina_math, numina_sources
-from data_prep.numina_math import INSTRUCTION, Drop, build_prompt, convert_row, convert_rows, main, split_rows
-from data_prep.numina_sources import Options, PrepError
+from data_prep import prepare
+from data_prep.numina_math import main
+from data_prep.prompts import build_prompt
+from data_prep.tokens import token_counter
+from data_samples import write_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,107 +54,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return pq.read_table(path).to_pylist()
 
 
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        (None, Drop.MALFORMED_ROW),
-        ([1, 2], Drop.MALFORMED_ROW),
-        ({}, Drop.MALFORMED_ROW),
-        ({"problem": "2+2?"}, Drop.MALFORMED_ROW),
-        (make_row("2+2?", None), Drop.MALFORMED_ROW),
-        (make_row(4, r"\boxed{4}"), Drop.MALFORMED_ROW),
-        (make_row("bad \ud800", r"\boxed{4}"), Drop.MALFORMED_ROW),
-        (make_row(" \n", r"\boxed{4}"), Drop.NO_PROBLEM),
-        (make_row("2+2?", "The answer is 4."), Drop.NO_BOX),
-        (make_row("2+2?", ""), Drop.NO_BOX),
-        (make_row("2+2?", r"\boxed{4} or \boxed{}"), Drop.EMPTY_BOX),
-        (make_row("2+2?", r"\boxed{\text{ }}"), Drop.EMPTY_BOX),
-        (make_row("2+2?", r"\boxed{\frac{4}{1}"), Drop.UNBALANCED_BOX),
-        (make_row("2+2?", r"\boxed{3}, better \boxed{4"), Drop.UNBALANCED_BOX),
-        (make_row("2+2?", r"\boxed{" + "4" * 1_001 + "}"), Drop.ANSWER_TOO_LONG),
-    ],
-)
-def test_a_row_without_usable_answer_is_dropped_with_its_reason(row: Any, reason: Drop) -> None:
-    assert convert_row(row, 0, Options()) is reason
-
-
-def test_a_row_becomes_what_verl_reads() -> None:
-    row = make_row(" What is half? ", r"It is \boxed{2}, no, \boxed{ \frac{1}{2} }.")
-    assert convert_row(row, 7, Options(data_source="numina")) == {
-        "data_source": "numina",
-        "prompt": [{"role": "user", "content": f"What is half?\n\n{INSTRUCTION}"}],
-        "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": r"\frac{1}{2}"},
-        "extra_info": {"split": "", "index": 7, "problem": "What is half?"},
-    }
-
-
-def test_templates_differ_only_in_where_the_instruction_goes() -> None:
-    assert build_prompt("P", "plain") == [{"role": "user", "content": "P"}]
-    assert build_prompt("P", "boxed") == [{"role": "user", "content": "P\n\n" + INSTRUCTION}]
-    system = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": "P"}]
-    assert build_prompt("P", "system") == system
-    assert "\\boxed{}" in INSTRUCTION
-
-
-def test_length_limits_keep_a_prompt_of_exactly_that_length() -> None:
-    row = make_row("12345", r"\boxed{4}")
-    assert isinstance(convert_row(row, 0, Options(template="plain", max_prompt_chars=5)), dict)
-    assert convert_row(row, 0, Options(template="plain", max_prompt_chars=4)) is Drop.PROMPT_TOO_LONG
-    assert isinstance(convert_row(row, 0, Options(max_prompt_tokens=9), lambda messages: 9), dict)
-    assert convert_row(row, 0, Options(max_prompt_tokens=8), lambda messages: 9) is Drop.PROMPT_TOO_LONG
-
-
-def test_duplicates_differ_in_white_space_only_and_the_first_stays() -> None:
-    rows = [make_row("a  b", r"\boxed{1}"), make_row("a\nb ", r"\boxed{2}"), make_row("ab", r"\boxed{3}")]
-    kept, dropped = convert_rows(rows, Options())
-    assert [row["reward_model"]["ground_truth"] for row in kept] == ["1", "3"]
-    assert dropped == {Drop.DUPLICATE_PROBLEM: 1}
-
-
-damage = st.one_of(
-    st.none(), st.integers(), st.text(max_size=30), st.lists(st.none(), max_size=2), st.floats(),
-    st.lists(st.sampled_from(["\\boxed{", "{", "}", "\\", "5", " ", "\ud800"]), max_size=8).map("".join),
-)  # fmt: skip
-damaged_rows = st.one_of(
-    damage, st.dictionaries(st.sampled_from(["problem", "solution", "messages", "x"]), damage, max_size=4)
-)
-
-
-@settings(max_examples=300)
-@given(st.lists(damaged_rows, max_size=12))
-def test_damaged_rows_never_crash_and_the_counts_add_up(rows: list[Any]) -> None:
-    kept, dropped = convert_rows(rows, Options(max_prompt_chars=120))
-    assert len(kept) + dropped.total() == len(rows)
-    for row in kept:
-        assert row["reward_model"]["ground_truth"].strip() and row["extra_info"]["problem"].strip()
-        pa.Table.from_pylist([row], schema=numina_math._schema())
-
-
-def indices(rows: list[dict[str, Any]]) -> list[int]:
-    return [row["extra_info"]["index"] for row in rows]
-
-
-def test_the_split_is_disjoint_seeded_and_val_does_not_depend_on_the_subset() -> None:
-    kept, _ = convert_rows(good_rows(50), Options())
-    whole = split_rows(kept, Options(val_size=10, seed=3))
-    part = split_rows(kept, Options(val_size=10, seed=3, subset_size=15))
-    other = split_rows(kept, Options(val_size=10, seed=4))
-    assert sorted(indices(whole["train"]) + indices(whole["val"])) == list(range(50))
-    assert indices(part["val"]) == indices(whole["val"]) == sorted(indices(whole["val"]))
-    assert len(part["train"]) == 15 and set(indices(part["train"])) < set(indices(whole["train"]))
-    assert indices(other["val"]) != indices(whole["val"])
-    assert {row["extra_info"]["split"] for row in whole["val"]} == {"val"}
-    assert list(split_rows(kept, Options(val_size=0))) == ["train"]
-
-
-def test_too_few_usable_rows_is_an_error_with_both_numbers() -> None:
-    kept, _ = convert_rows(good_rows(5), Options())
-    with pytest.raises(PrepError, match=r"5 usable rows, 6 are needed: lower --val-size or --subset-size"):
-        split_rows(kept, Options(val_size=2, subset_size=4))
-
-
-def test_parquet_lines_and_folder_give_the_same_rows(tmp_path: Path) -> None:
+def test_parquet_lines_array_and_folder_give_the_same_rows(tmp_path: Path) -> None:
     rows = good_rows(30)
     sources = [
         write_parquet(tmp_path / "raw.parquet", rows),
@@ -163,11 +63,13 @@ def test_parquet_lines_and_folder_give_the_same_rows(tmp_path: Path) -> None:
     ]
     write_lines(tmp_path / "folder/data/train-00001-of-00002.jsonl", rows[20:])
     write_lines(tmp_path / "folder/data/test-00000-of-00001.jsonl", good_rows(99))  # another split
+    (tmp_path / "array.json").write_text(json.dumps(rows, indent=1))
+    sources.append(tmp_path / "array.json")
     outputs = []
     for number, source in enumerate(sources):
         assert run(source, tmp_path / f"out{number}", "--val-size", "5") == 0
         outputs.append([(tmp_path / f"out{number}/{name}.parquet").read_bytes() for name in ("train", "val")])
-    assert outputs[0] == outputs[1] == outputs[2]
+    assert outputs[0] == outputs[1] == outputs[2] == outputs[3]
     train, val = read(tmp_path / "out0/train.parquet"), read(tmp_path / "out0/val.parquet")
     assert (len(train), len(val)) == (25, 5)
     for row in train + val:  # problem n has answer n + 1
@@ -188,7 +90,10 @@ def test_counts_are_printed_and_recorded_with_the_checksum(tmp_path: Path, capsy
     assert dropped == {"malformed row": 2, "no boxed answer": 1, "unbalanced box": 1, "duplicate problem": 1}
     checksum = subprocess.run(["sha256sum", tmp_path / "out/train.parquet"], capture_output=True, text=True).stdout
     assert record["sha256"] == checksum.split()[0]
-    assert record["fingerprint"]["options"]["val_size"] == 1 and record["fingerprint"]["options"]["revision"] is None
+    assert (
+        record["fingerprint"]["options"]["val_size"] == 1
+        and record["fingerprint"]["options"]["source"]["revision"] is None
+    )
 
 
 def test_a_second_run_does_nothing_and_force_or_a_change_redoes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -239,16 +144,19 @@ def test_wrong_sources_are_refused_and_outputs_stay(tmp_path: Path, capsys: pyte
     assert run(write_lines(tmp_path / "raw.jsonl", good_rows(20)), out, "--val-size", "5") == 0
     before = snapshot(out)
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
+    text = pa.array([b"\xff\xfe"]).view(pa.string())
+    pq.write_table(pa.table({"problem": text, "solution": text}), tmp_path / "bytes.parquet")
     (tmp_path / "notes.txt").write_text("text")
     (tmp_path / "nothing").mkdir()
-    write_lines(tmp_path / "array.json", [good_rows(3)])
+    (tmp_path / "array.json").write_text(json.dumps(good_rows(3))[:-1])
     write_lines(tmp_path / "empty.jsonl", [])
     cases = {
         write_parquet(tmp_path / "other.parquet", [{"question": "q", "solution": "s"}]): "no column problem (found: ",
         write_lines(tmp_path / "other.jsonl", [{"question": "q"}]): "no column problem, solution (found: question)",
-        tmp_path / "array.json": "one JSON object on each line",
+        tmp_path / "array.json": "is a damaged JSON array",
         tmp_path / "empty.jsonl": "0 usable rows",
         tmp_path / "damaged.parquet": "cannot be read as parquet",
+        tmp_path / "bytes.parquet": "cannot be read as parquet",
         tmp_path / "notes.txt": "unknown suffix '.txt'",
         tmp_path / "nothing": "the folder holds no file of .parquet",
         out: "the outputs would join or replace the source",
@@ -257,6 +165,19 @@ def test_wrong_sources_are_refused_and_outputs_stay(tmp_path: Path, capsys: pyte
         assert run(source, out, "--val-size", "5") == 2, source
         assert message in capsys.readouterr().err
     assert snapshot(out) == before
+
+
+def test_a_source_without_the_right_to_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    source = write_lines(tmp_path / "raw.jsonl", good_rows(20))
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(prepare, "sha256_of", refuse)
+    assert run(source, tmp_path / "out") == 2
+    assert "cannot be read ([Errno 13] Permission denied" in capsys.readouterr().err
 
 
 def test_someone_elses_file_is_replaced_only_with_force(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -291,23 +212,23 @@ def test_a_hub_source_is_loaded_at_its_commit_and_rerun_is_skipped(
 
     calls = []
 
-    def load(name: str, *, split: str, revision: str | None) -> datasets.Dataset:
-        calls.append((name, split, revision))
+    def load(name: str, config: str | None, *, split: str, revision: str | None, data_dir: str | None) -> Any:
+        calls.append((name, config, split, revision, data_dir))
         return datasets.Dataset.from_list(good_rows(20))
 
     commits = ["abc"]
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(numina_math, "hub_commit", lambda options: commits[-1])
+    monkeypatch.setattr(prepare, "hub_commit", lambda source: commits[-1])
     arguments = ["--out-dir", str(tmp_path / "out"), "--val-size", "5", "--split", "test", "--revision", "main"]
     for commit, loads in (("abc", 1), ("abc", 1), ("def", 2), (None, 2)):  # None: offline, nothing known to differ
         commits.append(commit)
         assert main(arguments) == 0
         assert len(calls) == loads
-    assert calls == [("AI-MO/NuminaMath-TIR", "test", "abc"), ("AI-MO/NuminaMath-TIR", "test", "def")]
+    assert calls == [("AI-MO/NuminaMath-TIR", None, "test", commit, None) for commit in ("abc", "def")]
     record = json.loads((tmp_path / "out/train.parquet.json").read_text())
-    assert record["fingerprint"]["commit"] == "def" and record["fingerprint"]["options"]["revision"] == "main"
+    assert record["fingerprint"]["commit"] == "def" and record["fingerprint"]["options"]["source"]["revision"] == "main"
 
-    def refuse(name: str, *, split: str, revision: str | None) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
@@ -316,29 +237,10 @@ def test_a_hub_source_is_loaded_at_its_commit_and_rerun_is_skipped(
     assert "ConnectionError: no route" in capsys.readouterr().err
 
 
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}"
-    "{% if add_generation_prompt %}assistant{% endif %}"
-)
-
-
-def write_tokenizer(folder: Path) -> Path:
-    """One token per word; "<s>" is a word too."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"chat_template": TEMPLATE, "bos_token": {"content": "<s> "}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
-
-
 def test_tokens_are_counted_with_the_chat_template_applied(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     tokenizer = write_tokenizer(tmp_path / "tokenizer")
     # <s> user What is 5 + 1? assistant: 1 + 1 + 5 + 1
-    assert numina_sources.token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 8
+    assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 8
     source = write_lines(tmp_path / "raw.jsonl", [*good_rows(3), make_row("What is 5 plus 6 ?", r"\boxed{11}")])
     filters = ("--template", "plain", "--val-size", "0", "--tokenizer", str(tokenizer))
     assert run(source, tmp_path / "out", *filters, "--max-prompt-tokens", "8") == 0
@@ -346,6 +248,28 @@ def test_tokens_are_counted_with_the_chat_template_applied(tmp_path: Path, capsy
     (tokenizer / "tokenizer_config.json").unlink()
     assert run(source, tmp_path / "out2", *filters, "--max-prompt-tokens", "8") == 2
     assert "has no chat template" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_cannot_serve_is_told_in_one_line_and_outputs_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source, out = write_lines(tmp_path / "raw.jsonl", good_rows(3)), tmp_path / "out"
+    assert run(source, out, "--val-size", "0") == 0
+    before = snapshot(out)
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    damages = {
+        "tokenizer.json": ("{}", "cannot be read (ValueError: tokenizer.json"),
+        "tokenizer_config.json": ("[]", "cannot be read (AttributeError"),
+        "chat_template.jinja": (template, "its chat template refuses ['system', 'user'] (no system)"),
+    }
+    for number, (name, (content, message)) in enumerate(damages.items()):
+        tokenizer = write_tokenizer(tmp_path / f"tokenizer{number}")
+        (tokenizer / name).write_text(content)
+        filters = ("--template", "system", "--tokenizer", str(tokenizer), "--max-prompt-tokens", "99")
+        assert run(source, out, "--val-size", "0", *filters) == 2
+        error = capsys.readouterr().err
+        assert message in error and len(error.splitlines()) == 1
+    assert snapshot(out) == before
 
 
 def test_no_torch_is_imported_by_a_whole_run(tmp_path: Path) -> None:

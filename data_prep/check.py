@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say whether parquet files will work with verl and this recipe: `python -m data_prep.check FILE ...`.
+
+Rows that will not work are counted by reason, with the numbers of the first ones (from 0); so are rows that work, but
+perhaps otherwise than meant. Files are read only. Exit status: 0 fine (warnings included), 1 there are rows that will
+not work, 2 a file cannot be used at all, or wrong options.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.check_report import FileReport
+from data_prep.check_rows import (
+    MEDIA,
+    NEEDED,
+    Finding,
+    column_problems,
+    prompt_key,
+    row_findings,
+    takes_mathematics,
+    type_conflicts,
+    unboxed,
+)
+from data_prep.errors import PrepError
+from data_prep.problems import MAX_ANSWER_CHARS
+from data_prep.tokens import TokenCounter, token_counter
+
+BATCH_ROWS = 1_024  # read at a time, which bounds the memory
+
+
+class RowChecker:
+    """Check the rows of one file, with what needs other rows, the tokenizer and math-verify."""
+
+    def __init__(
+        self, reads: Callable[[str], bool], prompt_tokens: TokenCounter | None = None, max_prompt_length: int = 0
+    ) -> None:
+        """`reads` tells whether math-verify can read an answer; without `prompt_tokens` no prompt is too long."""
+        self._reads, self._prompt_tokens, self._max_prompt_length = reads, prompt_tokens, max_prompt_length
+        self._seen: set[bytes] = set()
+        self._readable: dict[str, bool] = {}
+
+    def check(self, row: dict[str, Any]) -> set[Finding]:
+        """Return what is wrong with a row."""
+        found = row_findings(row)
+        if found.isdisjoint({Finding.NO_MESSAGES, Finding.BAD_MESSAGE, Finding.MULTI_MODAL, Finding.BLANK_PROMPT}):
+            found |= self._prompt(row["prompt"])
+        if found.isdisjoint({Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.EMPTY_TRUTH, Finding.LONG_TRUTH}):
+            truth = unboxed(str(row["reward_model"]["ground_truth"]))
+            if takes_mathematics(truth) and not self._can_be_read(truth):
+                found.add(Finding.UNREADABLE_TRUTH)
+        return found
+
+    def _prompt(self, prompt: list[dict[str, str]]) -> set[Finding]:
+        digest = hashlib.blake2b(prompt_key(prompt).encode("utf-8"), digest_size=16).digest()
+        found = {Finding.DUPLICATE} if digest in self._seen else set()
+        self._seen.add(digest)
+        if self._prompt_tokens is not None:
+            messages = [{"role": message["role"], "content": message["content"]} for message in prompt]
+            try:
+                too_long = self._prompt_tokens(messages) > self._max_prompt_length
+            except PrepError:
+                found.add(Finding.TEMPLATE)
+            else:
+                found |= {Finding.TOO_LONG} if too_long else set()
+        return found
+
+    def _can_be_read(self, truth: str) -> bool:
+        if truth not in self._readable:
+            self._readable[truth] = self._reads(truth)
+        return self._readable[truth]
+
+
+def math_verify_reads(truth: str) -> bool:
+    """Tell whether math-verify, in the reward function's worker process, reads an answer as mathematics.
+
+    What it cannot read it compares as text, so the question is put with an answer that is spelt otherwise.
+    """
+    from recipe.treepo.reward_pool import Verdict, get_pool
+
+    assert len(truth) <= MAX_ANSWER_CHARS
+    otherwise = "\\," + truth.replace("$", "")  # a thin space in front
+    return get_pool(workers=1, memory_mb=1_024).verify(truth, otherwise, timeout_s=3.0) is Verdict.EQUAL
+
+
+# Files --------------------------------------------------------------------------------------------------------
+
+
+def check_file(path: Path, checker: RowChecker) -> FileReport:
+    """Check one file; whatever is wrong with it is in the report."""
+    report = FileReport(str(path))
+    try:
+        for row in _rows(path):
+            report.add(report.rows, checker.check(row))
+    except PrepError as error:
+        report.problems += error.problems
+    return report
+
+
+def check_files(
+    paths: Sequence[Path], prompt_tokens: TokenCounter | None, max_prompt_length: int
+) -> Iterator[FileReport]:
+    """Check files one by one, and whether each goes with those before it. Raises RuntimeError without math-verify."""
+    types: dict[Path, dict[str, str]] = {}
+    for path in paths:
+        report = check_file(path, RowChecker(math_verify_reads, prompt_tokens, max_prompt_length))
+        mine = field_types(path)
+        for other, theirs in types.items():
+            report.conflicts += [f"with {other}: {conflict}" for conflict in type_conflicts(mine, theirs)]
+        types[path] = mine
+        yield report
+
+
+def field_types(path: Path) -> dict[str, str]:
+    """Return the types of a parquet file's fields by name, those in structs as "outer.inner"; empty if unreadable."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        fields = [(entry.name, entry.type) for entry in pq.read_schema(path)]
+    except (pa.ArrowException, OSError, ValueError):  # said by check_file already
+        return {}
+    types: dict[str, str] = {}
+    while fields:
+        name, kind = fields.pop(0)
+        if pa.types.is_struct(kind):
+            fields += [(f"{name}.{entry.name}", entry.type) for entry in kind]
+        else:
+            types[name] = str(kind)
+    return types
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file with the columns that are looked at. Raises PrepError where it cannot be used."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise PrepError(["no such file: check the path"])
+    if path.suffix != ".parquet":
+        raise PrepError([f"suffix {path.suffix!r}: verl takes a file for parquet by its name: call it .parquet"])
+    rows = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            problems = column_problems(names)
+            if file.metadata.num_rows == 0:
+                problems.append("no rows: the file is empty")
+            if problems:
+                raise PrepError(problems)
+            wanted = [name for name in (*NEEDED, "extra_info", "agent_name", *MEDIA) if name in names]
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
+                for row in batch.to_pylist():
+                    yield row
+                    rows += 1
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not Unicode
+        where = f"damaged after row {rows}" if rows else "not a parquet file, or damaged"
+        raise PrepError([f"{where} ({' '.join(str(error).split())}): make or fetch it again"]) from error
+
+
+# Command line -------------------------------------------------------------------------------------------------
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    line = argparse.ArgumentParser(prog="python -m data_prep.check", description=__doc__.split("\n\n")[0])
+    line.add_argument("files", nargs="+", type=Path, metavar="FILE", help="for data.train_files or data.val_files")
+    line.add_argument("--tokenizer", metavar="MODEL", help="folder or hub model, to count the tokens of prompts")
+    line.add_argument("--max-prompt-length", type=int, metavar="N", help="data.max_prompt_length of the run, in tokens")
+    line.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    return line.parse_args(arguments)
+
+
+def _option_problems(options: argparse.Namespace) -> list[str]:
+    length = options.max_prompt_length
+    problems = []
+    if (options.tokenizer is None) != (length is None):
+        values = f"--tokenizer {options.tokenizer!r} with --max-prompt-length {length}"
+        problems.append(f"{values}: one needs the other: give both or none")
+    if length is not None and length < 1:
+        problems.append(f"--max-prompt-length {length}: must be 1 or more: give data.max_prompt_length of the run")
+    return problems
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        if problems := _option_problems(options):
+            raise PrepError(problems)
+        prompt_tokens = None if options.tokenizer is None else token_counter(options.tokenizer)
+    except PrepError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    reports = []
+    try:
+        for report in check_files(options.files, prompt_tokens, options.max_prompt_length or 0):
+            reports.append(report)
+            if not options.json:
+                print(report.as_text(), flush=True)
+    except RuntimeError as error:  # math-verify cannot be started
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps({"files": [report.as_json() for report in reports]}, indent=2))
+    return max(report.status for report in reports)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

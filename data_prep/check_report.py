@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What python -m data_prep.check found in a file, as text and as JSON."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_prep.check_rows import Finding, Severity
+
+SHOWN_ROWS = 5  # row numbers told per reason
+
+
+@dataclass(slots=True)
+class FileReport:
+    """What was found in one file.
+
+    `problems` say why it cannot be used at all, or not beyond the rows counted; `conflicts` why not in one list with a
+    file before it, which is a warning only, since files for training and validation are never in one list.
+    """
+
+    file: str
+    rows: int = 0
+    bad_rows: int = 0
+    problems: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+    counts: dict[Finding, int] = field(default_factory=dict)
+    first_rows: dict[Finding, list[int]] = field(default_factory=dict)
+
+    def add(self, row: int, findings: set[Finding]) -> None:
+        """Count what was found in a row."""
+        self.rows += 1
+        self.bad_rows += any(finding.severity is Severity.ERROR for finding in findings)
+        for finding in findings:
+            self.counts[finding] = self.counts.get(finding, 0) + 1
+            shown = self.first_rows.setdefault(finding, [])
+            if len(shown) < SHOWN_ROWS:
+                shown.append(row)
+
+    @property
+    def status(self) -> int:
+        """The exit status for this file alone."""
+        return 2 if self.problems else 1 if self.bad_rows else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report in plain values."""
+        findings = [
+            {
+                "severity": finding.severity.value,
+                "reason": finding.reason,
+                "remedy": finding.remedy,
+                "rows": self.counts[finding],
+                "first_rows": self.first_rows[finding],
+            }
+            for finding in Finding
+            if finding in self.counts
+        ]
+        counts = {"rows": self.rows, "rows_that_will_not_work": self.bad_rows}
+        lines = {"problems": self.problems, "conflicts": self.conflicts}
+        return {"file": self.file, "status": self.status, **counts, **lines, "findings": findings}
+
+    def as_text(self) -> str:
+        """Return the report for people: one line per problem or reason."""
+        verdict = ("fine", "some rows will not work", "cannot be used")[self.status]
+        lines = [f"{self.file}: {verdict}: {self.rows} rows, {self.bad_rows} of them will not work"]
+        lines += [f"  error: {problem}" for problem in self.problems]
+        lines += [f"  warning: {conflict}" for conflict in self.conflicts]
+        for finding in self.as_json()["findings"]:
+            rows = ", ".join(map(str, finding["first_rows"]))
+            more = ", ..." if finding["rows"] > len(finding["first_rows"]) else ""
+            what = f"{finding['severity']}: {finding['rows']} rows: {finding['reason']}: {finding['remedy']}"
+            lines.append(f"  {what} (rows {rows}{more})")
+        return "\n".join(lines)

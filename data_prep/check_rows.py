@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a row, and the columns of a file, must have for verl 0.9.1 and this recipe; pure Python.
+
+Where each rule comes from: verl's RLHFDataset (`prompt`, `extra_info`), its reward managers (`data_source`,
+`reward_model.ground_truth`, which recipe.treepo.reward refuses where blank), its agent loops, which get every column of
+a row as an argument and store it beside what they sampled, and trees, which take the place of single_turn_agent only.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+from data_prep.problems import MAX_ANSWER_CHARS
+from recipe.treepo.answer import last_boxed
+from recipe.treepo.answer_compare import Question, compare_text
+from recipe.treepo.answer_text import normalise, read_number
+from recipe.treepo.settings import REPLACED_AGENT
+
+NEEDED = ("prompt", "data_source", "reward_model")
+MEDIA = ("images", "videos", "audios")
+# Arguments of verl's agent loops, and fields of what they return: a column of that name would take their place.
+_ARGUMENTS = ("sampling_params", "trajectory", "trace", "session_id", "validate", "output", "self", "tree_job")
+_RESULTS = (
+    *("prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "routed_experts", "num_turns"),
+    *("metrics", "extra_fields", "teacher_ids", "teacher_logprobs"),
+)
+RESERVED = (*_ARGUMENTS, *_RESULTS)
+
+
+class Severity(Enum):
+    """Whether a row will not work, or may work otherwise than meant."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+class Finding(Enum):
+    """What may be wrong with a row: severity, what it is, what to do."""
+
+    NO_MESSAGES = (Severity.ERROR, "prompt is not a list of messages", "write [{role, content}, ...]")
+    BAD_MESSAGE = (Severity.ERROR, "a message has no role or content, or they are no text", "write both as text")
+    MULTI_MODAL = (Severity.ERROR, "images, video or audio, and trees are text only", "use treepo.sampler=plain")
+    BLANK_PROMPT = (Severity.ERROR, "no message of prompt has any text", "drop the row")
+    TEMPLATE = (Severity.ERROR, "the chat template refuses the messages", "fix their roles and order")
+    NO_TRUTH = (Severity.ERROR, "reward_model.ground_truth is missing or blank", "drop the row")
+    ODD_TRUTH = (Severity.ERROR, "reward_model.ground_truth is no text or number", "write one answer as text")
+    EMPTY_TRUTH = (Severity.ERROR, "ground truth is nothing but markup, which no answer equals", "drop the row")
+    EXTRA_INFO = (Severity.ERROR, "extra_info is not an object", "write fields, or leave the column out")
+    AGENT = (Severity.ERROR, f"agent_name is not {REPLACED_AGENT}", "leave it out, or use treepo.sampler=plain")
+    LAST_ROLE = (Severity.WARNING, "the last message is not the user's", "end the prompt with the user's message")
+    DUPLICATE = (Severity.WARNING, "same prompt as an earlier row", "prepare with --deduplicate")
+    TOO_LONG = (
+        Severity.WARNING,
+        "prompt longer than --max-prompt-length: verl cuts off its beginning",
+        "set data.filter_overlong_prompts=true, or prepare with --max-prompt-tokens",
+    )
+    LONG_TRUTH = (
+        Severity.WARNING,
+        f"ground truth of more than {MAX_ANSWER_CHARS:,} characters: only an answer spelt the same counts",
+        "drop the row",
+    )
+    UNREADABLE_TRUTH = (
+        Severity.WARNING,
+        "math-verify cannot read the ground truth: only an answer spelt the same counts",
+        "write a number, formula or word, or drop the row",
+    )
+    NO_SOURCE = (Severity.WARNING, "data_source is blank: its accuracy has no name", "name the data set")
+
+    @property
+    def severity(self) -> Severity:
+        """Error or warning."""
+        return self.value[0]
+
+    @property
+    def reason(self) -> str:
+        """What is wrong."""
+        return self.value[1]
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return self.value[2]
+
+
+def column_problems(names: Iterable[str]) -> list[str]:
+    """Return, in words, why a file with these columns cannot be used at all."""
+    names = list(names)
+    problems = [f"column {name}: missing: verl needs {', '.join(NEEDED)}" for name in NEEDED if name not in names]
+    rule = "verl's agent loops use this name for what they hand on: rename or drop it"
+    return problems + [f"column {name}: {rule}" for name in names if name in RESERVED]
+
+
+def type_conflicts(types: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Return, in words, which fields of a file have another type than in another file; "null" goes with every type.
+
+    verl puts the files of one list together with `datasets`, which fills in missing fields but converts no types.
+    """
+    rule = "verl cannot put both into one data.train_files or val_files: write both with one type"
+    return [
+        f"{name} is {kind} here and {other[name]} there: {rule}"
+        for name, kind in types.items()
+        if name in other and kind != other[name] and "null" not in (kind, other[name])
+    ]
+
+
+def row_findings(row: Mapping[str, Any]) -> set[Finding]:
+    """Return what is wrong with one row by itself; what needs other rows, a tokenizer or mathematics is left out."""
+    found = _prompt_findings(row.get("prompt")) | _truth_findings(row.get("reward_model"))
+    if any(row.get(column) for column in MEDIA):
+        found.add(Finding.MULTI_MODAL)
+    if not isinstance(row.get("extra_info"), dict | None):
+        found.add(Finding.EXTRA_INFO)
+    if "agent_name" in row and row["agent_name"] != REPLACED_AGENT:
+        found.add(Finding.AGENT)
+    source = row.get("data_source")
+    if not (isinstance(source, str) and source.strip()):
+        found.add(Finding.NO_SOURCE)
+    return found
+
+
+def _prompt_findings(prompt: Any) -> set[Finding]:
+    if not isinstance(prompt, list) or not prompt:
+        return {Finding.NO_MESSAGES}
+    if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in prompt):
+        return {Finding.BAD_MESSAGE}
+    contents = [message.get("content") for message in prompt]
+    if any(isinstance(content, list) for content in contents):
+        return {Finding.MULTI_MODAL}
+    if not all(isinstance(content, str) for content in contents):
+        return {Finding.BAD_MESSAGE}
+    if not any(content.strip() for content in contents):
+        return {Finding.BLANK_PROMPT}
+    return set() if prompt[-1]["role"] == "user" else {Finding.LAST_ROLE}
+
+
+def _truth_findings(reward_model: Any) -> set[Finding]:
+    truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
+    if truth is None or (isinstance(truth, str) and not truth.strip()):
+        return {Finding.NO_TRUTH}
+    if not isinstance(truth, str | int | float) or isinstance(truth, bool):
+        return {Finding.ODD_TRUTH}
+    truth = unboxed(str(truth))
+    if len(truth) > MAX_ANSWER_CHARS:
+        return {Finding.LONG_TRUTH}
+    return set() if normalise(truth) else {Finding.EMPTY_TRUTH}
+
+
+def unboxed(truth: str) -> str:
+    """Return a ground truth out of its box, as the reward function takes it."""
+    truth = truth.strip()
+    return last_boxed(truth) or truth if truth.startswith("\\boxed") else truth
+
+
+def takes_mathematics(truth: str) -> bool:
+    """Tell whether an answer may need math-verify to be found equal to this ground truth, and that may not read it.
+
+    Words and choices are compared as text, and a plain number can always be read.
+    """
+    return read_number(normalise(truth)) is None and isinstance(compare_text("?", truth), Question)
+
+
+def prompt_key(prompt: Any) -> str:
+    """Return a text that is equal for equal prompts."""
+    return json.dumps(prompt, sort_keys=True, default=str)

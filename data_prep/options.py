@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of a preparation, and the rules that they must keep; everything is told at once, before work starts."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.overlap import DEFAULT_NGRAM
+from data_prep.problems import DataSet, Purpose
+from data_prep.prompts import TEMPLATES
+from data_prep.reading import SUFFIXES, Source
+
+DEDUPLICATIONS = {
+    "none": "every row stays",
+    "text": "one of the problems that are equal but for white space",
+    "words": "one of those that are the same by words, as --held-out compares them",
+}
+DEFAULT_VAL_SIZE = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What decides which rows come out; the names are those of the command line. None: not limited, or not given."""
+
+    source: Source
+    subset_size: int | None = None
+    val_size: int = DEFAULT_VAL_SIZE
+    seed: int = 0
+    template: str = "boxed"
+    system_prompt: str | None = None
+    data_source: str
+    deduplicate: str = "text"
+    held_out: tuple[str, ...] = ()
+    ngram: int = DEFAULT_NGRAM
+    tokenizer: str | None = None
+    max_prompt_tokens: int | None = None
+    max_prompt_chars: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the options as JSON would give them back."""
+        return asdict(self) | {"held_out": list(self.held_out)}
+
+
+def resolve(data_set: DataSet, given: dict[str, Any]) -> Options:
+    """Fill in what a data set has as defaults; `given` holds the command line's values, None where not given."""
+    source = given.pop("source") or data_set.repository
+    own = source == data_set.repository
+    place = Source(
+        name=source,
+        split=given.pop("split") or data_set.split,
+        config=given.pop("config") or (data_set.config if own else None),
+        folder=data_set.folder if own else None,
+        revision=given.pop("revision"),
+    )
+    defaults = {"data_source": data_set.name}
+    if data_set.purpose is Purpose.EVALUATION:  # the whole set, as others have it
+        defaults |= {"val_size": 0, "deduplicate": "none"}
+    return Options(source=place, **(defaults | {key: value for key, value in given.items() if value is not None}))
+
+
+def option_problems(options: Options, data_set: DataSet) -> list[str]:
+    """Return every rule that the options break, in words."""
+    least = {"subset_size": 1, "val_size": 0, "max_prompt_tokens": 1, "max_prompt_chars": 1, "ngram": 1}
+    problems = [
+        f"--{key.replace('_', '-')} {value}: must be {low} or more: give a larger number or leave the option out"
+        for key, low in least.items()
+        if (value := getattr(options, key)) is not None and value < low
+    ]
+    for key, choices in (("template", TEMPLATES), ("deduplicate", DEDUPLICATIONS)):
+        if (value := getattr(options, key)) not in choices:
+            problems.append(f"--{key} {value!r}: unknown: use one of {', '.join(choices)}")
+    if (options.tokenizer is None) != (options.max_prompt_tokens is None):
+        values = f"--tokenizer {options.tokenizer!r} with --max-prompt-tokens {options.max_prompt_tokens}"
+        problems.append(f"{values}: one needs the other: give both, or use --max-prompt-chars")
+    problems += _text_problems(options)
+    if data_set.purpose is Purpose.EVALUATION:
+        problems += _evaluation_problems(options, data_set)
+    return problems + _source_problems(options.source)
+
+
+def _text_problems(options: Options) -> list[str]:
+    problems = []
+    if options.system_prompt is not None and options.template == "system":
+        rule = "--template system writes the system message itself"
+        problems.append(f"--system-prompt {options.system_prompt!r}: {rule}: use --template boxed or plain with it")
+    if options.system_prompt is not None and not options.system_prompt.strip():
+        problems.append(f"--system-prompt {options.system_prompt!r}: blank: give a text or leave the option out")
+    if not options.data_source.strip():
+        problems.append(f"--data-source {options.data_source!r}: blank: give the name the reward function is to see")
+    return problems
+
+
+def _evaluation_problems(options: Options, data_set: DataSet) -> list[str]:
+    rule = f"{data_set.name} is an evaluation set, nothing of which is"
+    problems = []
+    if options.val_size > 0:
+        problems.append(f"--val-size {options.val_size}: {rule} put aside: leave the option out")
+    if options.held_out:
+        problems.append(f"--held-out {' '.join(options.held_out)}: {rule} removed by overlap: leave the option out")
+    return problems
+
+
+def _source_problems(source: Source) -> list[str]:
+    """Return what is wrong with a local source."""
+    if not source.is_local:
+        return []
+    path: Path = source.path
+    if not path.exists():
+        return [f"--source {source.name!r}: no such file or folder: check the path, or give a hub name"]
+    problems = [
+        f"--{key} {value!r}: --source is a local path, which has none: leave it out"
+        for key, value in (("revision", source.revision), ("config", source.config))
+        if value is not None
+    ]
+    if path.is_file() and path.suffix not in SUFFIXES:
+        problems.append(f"--source {source.name!r}: unknown suffix {path.suffix!r}: use one of {', '.join(SUFFIXES)}")
+    if path.is_dir() and not any(file.suffix in SUFFIXES for file in path.rglob("*")):
+        holds = f"the folder holds no file of {', '.join(SUFFIXES)}"
+        problems.append(f"--source {source.name!r}: {holds}: give another one")
+    return problems

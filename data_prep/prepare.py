@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prepare one data set: check the options, read, convert, write. The same options and source give the same bytes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import PrepError
+from data_prep.options import Options, option_problems
+from data_prep.outputs import FORMAT, is_current, read_record, remove_output, sha256_of, write_outputs
+from data_prep.overlap import HeldOut
+from data_prep.problems import DataSet, Drop, Purpose
+from data_prep.reading import Source, hub_commit, read_source, source_files
+from data_prep.rows import Converted, convert_rows, draw_tables
+from data_prep.tokens import token_counter
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """One data set to be prepared with these options into this folder."""
+
+    data_set: DataSet
+    options: Options
+    out_dir: Path
+
+    def paths(self) -> list[Path]:
+        """Return the parquet files that will be written."""
+        if self.data_set.purpose is Purpose.EVALUATION:
+            names = [self.data_set.name]
+        else:
+            names = ["train", "val"] if self.options.val_size else ["train"]
+        return [self.out_dir / f"{name}.parquet" for name in names]
+
+    def problems(self, *, force: bool = False) -> list[str]:
+        """Return why this cannot be done, in words; nothing is read yet but the names of files."""
+        found = option_problems(self.options, self.data_set)
+        return found + self._output_problems(force) + self._held_out_problems()
+
+    def _output_problems(self, force: bool) -> list[str]:
+        out_dir, source = self.out_dir, self.options.source
+        if out_dir.exists() and not out_dir.is_dir():
+            return [f"--out-dir {str(out_dir)!r}: is a file: give a folder"]
+        if source.is_local and source.path.exists():
+            place, target = source.path.resolve(), out_dir.resolve()
+            if place == target or place in target.parents or place in [path.resolve() for path in self.paths()]:
+                rule = "the outputs would join or replace the source"
+                return [f"--out-dir {str(out_dir)!r}: {rule}: give another folder"]
+        foreign = [] if force else [path for path in self.paths() if path.exists() and read_record(path) is None]
+        rule = "was not written by this program: give another folder, or --force"
+        return [f"--out-dir: {path} {rule}" for path in foreign]
+
+    def _held_out_problems(self) -> list[str]:
+        problems = []
+        own = {path.resolve() for path in self.paths()}
+        for name in self.options.held_out:
+            path = Path(name).expanduser()
+            if not path.exists():
+                problems.append(f"--held-out {name}: no such file or folder: prepare the evaluation sets first")
+            elif not held_out_files([name]):
+                problems.append(f"--held-out {name}: no .parquet file of an evaluation set: name prepared ones")
+            elif path.resolve() in own:
+                problems.append(f"--held-out {name}: is an output of this run: name evaluation sets")
+        return problems
+
+
+def held_out_files(names: list[str] | tuple[str, ...]) -> list[Path]:
+    """Return the parquet files that are named, and those in the folders, but for train.parquet and val.parquet."""
+    files: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            files += [file for file in sorted(path.rglob("*.parquet")) if file.stem not in ("train", "val")]
+        elif path.suffix == ".parquet":
+            files.append(path)
+    return files
+
+
+def held_out_problems(path: Path) -> Iterator[str]:
+    """Yield the problem texts of a parquet file in verl's schema: extra_info.problem, or else the user's message.
+
+    Raises PrepError where the file cannot be read, or holds no such text.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = [name for name in ("extra_info", "prompt") if name in file.schema_arrow.names]
+            rows = [row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist()] if columns else []
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not Unicode
+        raise PrepError([f"--held-out {path}: cannot be read as parquet ({error}): prepare it again"]) from error
+    texts = [text for row in rows if (text := _problem_text(row)) is not None]
+    if not texts:
+        rule = "holds no problem, neither in extra_info.problem nor as a user message of prompt"
+        raise PrepError([f"--held-out {path}: {rule}: name evaluation sets in verl's schema"])
+    yield from texts
+
+
+def _problem_text(row: dict[str, Any]) -> str | None:
+    extra_info, prompt = row.get("extra_info"), row.get("prompt")
+    problem = extra_info.get("problem") if isinstance(extra_info, dict) else None
+    if isinstance(problem, str):
+        return problem
+    messages = [message for message in prompt if isinstance(message, dict)] if isinstance(prompt, list) else []
+    user = [message.get("content") for message in messages if message.get("role") == "user"]
+    return user[-1] if user and isinstance(user[-1], str) else None
+
+
+def _hashes(source: Source) -> dict[str, str] | None:
+    if not source.is_local:
+        return None
+    return {str(file.relative_to(source.path)): sha256_of(file) for file in source_files(source)}
+
+
+def fingerprint(preparation: Preparation, commit: str | None) -> dict[str, Any]:
+    """Return what must be equal for a second run to be skipped: options, contents of the files read, format."""
+    options = preparation.options
+    return {
+        "format": FORMAT,
+        "data_set": preparation.data_set.name,
+        "options": options.record(),
+        "commit": commit,
+        "source_sha256": _hashes(options.source),
+        "held_out_sha256": {str(file): sha256_of(file) for file in held_out_files(options.held_out)},
+    }
+
+
+def prepare(
+    data_set: DataSet, options: Options, out_dir: Path, *, force: bool = False, progress: bool = False
+) -> dict[str, Any] | None:
+    """Write the outputs; return the counts, or None where they were there already. Raises PrepError."""
+    preparation = Preparation(data_set, options, out_dir)
+    if problems := preparation.problems(force=force):
+        raise PrepError(problems)
+    commit = None if options.source.is_local else hub_commit(options.source)
+    try:
+        wanted = fingerprint(preparation, commit)
+        if not force and is_current(preparation.paths(), wanted):
+            return None
+        converted = _convert(data_set, options, commit, progress)
+    except OSError as error:
+        raise PrepError([f"--source {options.source.name!r}: cannot be read ({error}): check its rights"]) from error
+    tables = draw_tables(converted.kept, data_set, options)
+    counts = _counts(converted, tables, options)
+    try:
+        write_outputs(out_dir, tables, extras=data_set.extras, fingerprint=wanted, counts=counts)
+        if "train" in tables and "val" not in tables:
+            remove_output(out_dir / "val.parquet")  # its rows may be training rows now
+    except OSError as error:
+        raise PrepError([f"--out-dir {str(out_dir)!r}: cannot be written ({error}): give another folder"]) from error
+    return counts
+
+
+def _convert(data_set: DataSet, options: Options, commit: str | None, progress: bool) -> Converted:
+    prompt_tokens = None if options.tokenizer is None else token_counter(options.tokenizer)
+    held_out = None
+    if files := held_out_files(options.held_out):
+        held_out = HeldOut(((str(file), text) for file in files for text in held_out_problems(file)), options.ngram)
+    rows, total = read_source(options.source, data_set, commit)
+    if progress:
+        from tqdm import tqdm
+
+        rows = tqdm(rows, total=total, unit="row", desc=data_set.name)
+    return convert_rows(rows, data_set, options, prompt_tokens=prompt_tokens, held_out=held_out)
+
+
+def _counts(converted: Converted, tables: dict[str, list[dict[str, Any]]], options: Options) -> dict[str, Any]:
+    return {
+        "source_rows": len(converted.kept) + converted.dropped.total(),
+        "usable": len(converted.kept),
+        "dropped": {reason.value: converted.dropped[reason] for reason in Drop},
+        "held_out": {str(file): converted.overlaps[str(file)] for file in held_out_files(options.held_out)},
+        "written": {name: len(table) for name, table in tables.items()},
+    }

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""What a row of a data set becomes: a problem with its answer, or the reason why it is left out; pure Python.
+
+A row function takes one row of its source, a dict with any content whatever, and returns a `Problem` or a `Drop`. It
+never raises and never guesses: the answer is what recipe.treepo.reward scores against, and a row without is dropped.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from recipe.treepo.answer import BoxState, scan_boxes
+from recipe.treepo.answer_text import normalise
+
+MAX_ANSWER_CHARS = 1_000  # what recipe.treepo.reward parses by default
+
+
+class Drop(Enum):
+    """Why a source row is left out."""
+
+    MALFORMED_ROW = "malformed row"  # not an object, a column missing or of another type, or not valid Unicode
+    NO_PROBLEM = "no problem text"
+    NO_ANSWER = "no answer"  # blank, or nothing but markup; also a proof
+    NO_BOX = "no boxed answer"
+    EMPTY_BOX = "empty box"  # also one with nothing but markup in it
+    UNBALANCED_BOX = "unbalanced box"
+    ANSWER_TOO_LONG = "answer too long"  # more characters than the reward function would parse
+    ODD_ANSWER = "answer not of this data set's form"  # such as an AIME answer that is no integer of three digits
+    TOLERANCE = "answer with a tolerance"  # the reward function compares exactly
+    NEEDS_IMAGE = "needs an image"
+    NOT_SELECTED = "outside the selection"  # another level, year or language
+    UNKNOWN_WRAPPING = "instruction around the problem not recognised"
+    PROMPT_TOO_LONG = "prompt too long"
+    DUPLICATE_PROBLEM = "duplicate problem"  # by --deduplicate; the first one is kept
+    HELD_OUT = "overlaps a held-out problem"  # by --held-out
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem: its text, the answer that solutions are scored against, and what else the set says of it."""
+
+    text: str
+    answer: str
+    extras: Mapping[str, str] = field(default_factory=dict)
+
+
+RowFunction = Callable[[dict[str, Any]], Problem | Drop]
+
+
+class Purpose(Enum):
+    """What a data set is for; decides which files are written."""
+
+    TRAINING = "training"  # train.parquet and val.parquet
+    EVALUATION = "evaluation"  # NAME.parquet, the whole set in the order of its source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSet:
+    """A data set that can be prepared.
+
+    Attributes:
+        name: On the command line, in file names and in the data_source column.
+        purpose: Training or evaluation.
+        about: One line for the list of all sets.
+        repository: Its name on the Hugging Face hub.
+        config: Configuration on the hub, None for the only one.
+        folder: Folder of the repository to read, None for all of it.
+        split: The split taken by default.
+        columns: What the row function needs: of each group of column names, one.
+        optional: Columns that the row function uses where they are there.
+        row: The row function.
+        extras: Names of the extras that its problems have; each is a text field of extra_info.
+        licence: As the hub states it, None where it is not known.
+    """
+
+    name: str
+    purpose: Purpose
+    about: str
+    repository: str
+    row: RowFunction
+    columns: tuple[tuple[str, ...], ...]
+    config: str | None = None
+    folder: str | None = None
+    split: str = "train"
+    optional: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+    licence: str | None = None
+
+    def missing(self, found: set[str]) -> list[str]:
+        """Return which needed columns are not among those found, alternatives written "a or b"."""
+        return [" or ".join(group) for group in self.columns if found.isdisjoint(group)]
+
+    def wanted(self) -> list[str]:
+        """Return all columns that the row function looks at."""
+        return [column for group in (*self.columns, self.optional) for column in group]
+
+
+def make_problem(text: Any, answer: Any, **extras: Any) -> Problem | Drop:
+    """Check what a row function found and make a problem of it; extras that are no text are left out.
+
+    `answer` may be a `Drop` already, and then is what comes back for a problem with text.
+    """
+    if not isinstance(text, str) or not isinstance(answer, str | Drop):
+        return Drop.MALFORMED_ROW
+    kept = {key: value for key, value in extras.items() if isinstance(value, str)}
+    texts = [text, *kept.values(), *([answer] if isinstance(answer, str) else [])]
+    if answer is Drop.MALFORMED_ROW or not all(map(is_unicode, texts)):
+        return Drop.MALFORMED_ROW
+    text = text.strip()
+    if not text:
+        return Drop.NO_PROBLEM
+    if isinstance(answer, Drop):
+        return answer
+    answer = answer.strip()
+    if len(answer) > MAX_ANSWER_CHARS:
+        return Drop.ANSWER_TOO_LONG
+    return Problem(text, answer, kept) if normalise(answer) else Drop.NO_ANSWER
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text can be stored; one with a lone surrogate cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def boxed_answer(solution: Any) -> str | Drop:
+    """Return the content of the last box of a solution, or why it cannot serve as ground truth."""
+    if not isinstance(solution, str) or not is_unicode(solution):
+        return Drop.MALFORMED_ROW
+    scan = scan_boxes(solution)
+    if scan.state is not BoxState.COMPLETE:
+        reasons = {BoxState.ABSENT: Drop.NO_BOX, BoxState.EMPTY: Drop.EMPTY_BOX, BoxState.UNCLOSED: Drop.UNBALANCED_BOX}
+        return reasons[scan.state]
+    answer = scan.content.strip()
+    if len(answer) > MAX_ANSWER_CHARS:
+        return Drop.ANSWER_TOO_LONG
+    return answer if normalise(answer) else Drop.EMPTY_BOX
+
+
+def first_of(row: Mapping[str, Any], *columns: str) -> Any:
+    """Return the first of these columns that is there and not None, else None."""
+    return next((row[column] for column in columns if row.get(column) is not None), None)
+
+
+def number_as_text(value: Any) -> Any:
+    """Return an integer, or a float without fraction, as text; anything else unchanged."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    # Python refuses to write out integers of more than 4,300 digits
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300 else value

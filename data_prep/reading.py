@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read the rows of a data set, from the Hugging Face hub or from local files; imports no torch."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import PrepError
+from data_prep.problems import DataSet
+
+SUFFIXES = (".parquet", ".jsonl", ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where rows come from: a local file or folder, or a repository of the hub.
+
+    `config`, `folder` and `revision` are of the hub only. `split` is one of the hub's, or the start of the file names
+    in a local folder.
+    """
+
+    name: str
+    split: str
+    config: str | None = None
+    folder: str | None = None
+    revision: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the source is a path: it exists, or is written like a path or a file name."""
+        looks_local = self.name.startswith((".", "/", "~")) or self.name.endswith(SUFFIXES)
+        return looks_local or self.path.exists()
+
+    @property
+    def path(self) -> Path:
+        """The source as a path."""
+        return Path(self.name).expanduser()
+
+
+# Local files --------------------------------------------------------------------------------------------------
+
+
+def source_files(source: Source) -> list[Path]:
+    """Return the files of a local source, sorted. In a folder, those named after the split, if any are."""
+    path = source.path
+    if path.is_file():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    named = [file for file in found if file.name.startswith(source.split)]
+    others = [file for file in found if file.name.startswith(("train", "test", "val"))]
+    if others and not named:
+        found_name = f"no file in {path} starts with that name, but {others[0].name} does"
+        raise PrepError([f"--split {source.split!r}: {found_name}: give the split that the files are named after"])
+    return named or found
+
+
+def read_parquet(path: Path, data_set: DataSet) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a parquet file. Raises PrepError where it is damaged or lacks a column."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _check_columns(path, set(names), data_set)
+            wanted = [column for column in data_set.wanted() if column in names]
+            for batch in file.iter_batches(columns=wanted):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not Unicode
+        raise PrepError([f"--source {path}: cannot be read as parquet ({error}): fetch the file again"]) from error
+
+
+def _load(text: bytes) -> Any:
+    """Return what a JSON text says, None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        return None
+
+
+def read_json(path: Path, data_set: DataSet) -> Iterator[Any]:
+    """Yield the object on each line, None for a line that is not JSON, or the items of a file with one array.
+
+    Raises PrepError where no row has a needed column, or where an array is damaged.
+    """
+    keys: set[str] = set()
+    rows = 0
+    with path.open("rb") as file:
+        is_array = file.read(64).lstrip().startswith(b"[")
+        file.seek(0)
+        items = _array(path, file.read()) if is_array else (_load(line) for line in file if line.strip())
+        for row in items:
+            rows += 1
+            keys.update(row if isinstance(row, dict) else ())
+            yield row
+    if rows:
+        _check_columns(path, keys, data_set)
+
+
+def _array(path: Path, content: bytes) -> list[Any]:
+    items = _load(content)
+    if items is None:
+        # A file of lines may have an array on its first line: only rows that are objects count, so nothing is lost.
+        lines = [_load(line) for line in content.splitlines() if line.strip()]
+        if len(lines) < 2 or lines[0] is None:
+            raise PrepError([f"--source {path}: is a damaged JSON array: fetch the file again"])
+        return lines
+    return items
+
+
+def _check_columns(path: Path | str, found: set[str], data_set: DataSet) -> None:
+    """Raise PrepError where a needed column is not there."""
+    if missing := data_set.missing(found):
+        columns = f"no column {', '.join(missing)} (found: {', '.join(sorted(found)) or 'none'})"
+        needed = "; ".join(" or ".join(group) for group in data_set.columns)
+        raise PrepError([f"--source {path}: {columns}: {data_set.name} needs columns {needed}"])
+
+
+# The hub ------------------------------------------------------------------------------------------------------
+
+
+def hub_commit(source: Source) -> str | None:
+    """Return the commit that the revision of a hub source stands for, None where the hub cannot be asked."""
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.HfApi().dataset_info(source.name, revision=source.revision).sha
+    except Exception:  # no network, or unknown: loading will say which
+        return None
+
+
+def read_hub(source: Source, commit: str | None) -> Any:
+    """Load a hub source with `datasets`. Raises PrepError with its reason where that fails."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(
+            source.name,
+            source.config,
+            split=source.split,
+            revision=commit or source.revision,
+            data_dir=source.folder,
+        )
+    except Exception as error:  # datasets raises many types; all mean that the source is not to be had
+        reason = f"{type(error).__name__}: {error}"
+        remedy = "check the name, --config, --split and --revision, or give a local file or folder"
+        raise PrepError([f"--source {source.name!r}: cannot be loaded ({reason}): {remedy}"]) from error
+
+
+def read_source(source: Source, data_set: DataSet, commit: str | None) -> tuple[Iterator[Any], int | None]:
+    """Return the source rows and, where it is known, their number."""
+    if source.is_local:
+        files = source_files(source)
+        readers: Iterable[Iterator[Any]] = (
+            read_parquet(file, data_set) if file.suffix == ".parquet" else read_json(file, data_set) for file in files
+        )
+        return (row for reader in readers for row in reader), None
+    data = read_hub(source, commit)
+    _check_columns(source.name, set(data.column_names), data_set)
+    wanted = [column for column in data_set.wanted() if column in data.column_names]
+    return iter(data.select_columns(wanted)), len(data)

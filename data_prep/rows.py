@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From source rows to verl's rows: prompts, filters, duplicates, overlap with held-out problems, split; no files."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_prep.errors import PrepError
+from data_prep.options import Options
+from data_prep.overlap import HeldOut
+from data_prep.problems import DataSet, Drop, Problem, Purpose, RowFunction
+from data_prep.prompts import build_prompt
+from data_prep.tokens import TokenCounter
+from data_prep.words import same_words_key
+
+
+@dataclass(slots=True)
+class Converted:
+    """The problems kept with their places in the source, in that order; how many rows were dropped and why.
+
+    `overlaps` counts by held-out file how many problems overlap it; one that overlaps several files counts once in
+    `dropped` and in each of them.
+    """
+
+    kept: list[tuple[int, Problem]] = field(default_factory=list)
+    dropped: Counter[Drop] = field(default_factory=Counter)
+    overlaps: Counter[str] = field(default_factory=Counter)
+
+
+def read_problem(row: Any, read: RowFunction) -> Problem | Drop:
+    """Apply a row function to whatever the source holds."""
+    return read(row) if isinstance(row, dict) else Drop.MALFORMED_ROW
+
+
+def prompt_of(problem: Problem, options: Options) -> list[dict[str, str]]:
+    """Return the chat messages around a problem."""
+    return build_prompt(problem.text, options.template, options.system_prompt)
+
+
+def verl_row(problem: Problem, index: int, split: str, options: Options) -> dict[str, Any]:
+    """Return a problem in verl's schema; `index` is the row's place in the source."""
+    return {
+        "data_source": options.data_source,
+        "prompt": prompt_of(problem, options),
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": problem.answer},
+        "extra_info": {"split": split, "index": index, "problem": problem.text, **problem.extras},
+    }
+
+
+def same_problem_key(options: Options) -> Callable[[str], str] | None:
+    """Return the function that gives equal keys to duplicates, None where all rows stay."""
+    return {"none": None, "text": lambda text: " ".join(text.split()), "words": same_words_key}[options.deduplicate]
+
+
+def convert_rows(
+    rows: Iterable[Any],
+    data_set: DataSet,
+    options: Options,
+    *,
+    prompt_tokens: TokenCounter | None = None,
+    held_out: HeldOut | None = None,
+) -> Converted:
+    """Convert all rows. `prompt_tokens` is needed where options.max_prompt_tokens is set."""
+    result = Converted()
+    key_of = same_problem_key(options)
+    seen: set[str] = set()
+    for index, row in enumerate(rows):
+        problem = read_problem(row, data_set.row)
+        if isinstance(problem, Drop):
+            result.dropped[problem] += 1
+            continue
+        key = None if key_of is None else key_of(problem.text)
+        if key is not None and key in seen:  # before the length: DAPO has 100 copies of each problem to tokenize
+            result.dropped[Drop.DUPLICATE_PROBLEM] += 1
+            continue
+        if _too_long(prompt_of(problem, options), options, prompt_tokens):
+            result.dropped[Drop.PROMPT_TOO_LONG] += 1
+            continue
+        if key is not None:
+            seen.add(key)
+        if held_out is not None and (files := held_out.files_with(problem.text)):
+            result.dropped[Drop.HELD_OUT] += 1
+            result.overlaps.update(files)
+            continue
+        result.kept.append((index, problem))
+    return result
+
+
+def _too_long(prompt: list[dict[str, str]], options: Options, prompt_tokens: TokenCounter | None) -> bool:
+    characters = sum(len(message["content"]) for message in prompt)
+    if options.max_prompt_chars is not None and characters > options.max_prompt_chars:
+        return True
+    if options.max_prompt_tokens is None:
+        return False
+    assert prompt_tokens is not None, "max_prompt_tokens needs a function that counts them"
+    return prompt_tokens(prompt) > options.max_prompt_tokens
+
+
+def draw_tables(
+    kept: Sequence[tuple[int, Problem]], data_set: DataSet, options: Options
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each output by its name without suffix, in source order.
+
+    Training sets: the validation rows are drawn first, then the training rows from the rest; the validation rows depend
+    on the seed and the kept rows only, not on subset_size. Evaluation sets: one table, of which subset_size rows are
+    drawn. Raises PrepError where there are too few rows.
+    """
+    wanted = options.val_size + (options.subset_size or 1)
+    if len(kept) < wanted:
+        remedy = "lower --val-size or --subset-size, or loosen the length filter"
+        raise PrepError([f"--source {options.source.name!r}: {len(kept)} usable rows, {wanted} are needed: {remedy}"])
+    order = random.Random(options.seed).sample(range(len(kept)), len(kept))
+    last = len(kept) if options.subset_size is None else options.val_size + options.subset_size
+    if data_set.purpose is Purpose.EVALUATION:
+        chosen = {data_set.name: ("test", order[:last])}
+    else:
+        chosen = {"train": ("train", order[options.val_size : last]), "val": ("val", order[: options.val_size])}
+    return {
+        name: [verl_row(kept[place][1], kept[place][0], split, options) for place in sorted(places)]
+        for name, (split, places) in chosen.items()
+        if places
+    }

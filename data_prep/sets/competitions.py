@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""AIME 2024 and 2025, and AMC 2023: small evaluation sets that many people publish, each with its own column names.
+
+Taken by default: HuggingFaceH4/aime_2024, math-ai/aime25 and math-ai/amc23. Copies of others are read by their name
+(`--source Maxwell-Jia/AIME_2024`, `yentinglin/aime_2025`, `MathArena/aime_2025`, `math-ai/aime24`, ...): columns
+`problem`, `Problem` or `question`, and `answer` or `Answer`, as text or number; without these the box of `solution`.
+AI-MO/aimo-validation-amc mixes AMC 2022 and 2023: rows whose `url` names another year than the set's are left out.
+"""
+
+import re
+from functools import partial
+from typing import Any
+
+from data_prep.problems import DataSet, Drop, Problem, Purpose, boxed_answer, first_of, make_problem, number_as_text
+from recipe.treepo.answer import last_boxed
+
+_AIME_ANSWER = re.compile(r"\$?\s*(\d{1,3})(?:\s*\^\s*(?:\\circ|\{\s*\\circ\s*\}))?\s*\$?", re.ASCII)
+_PROBLEM = ("problem", "Problem", "question")
+_ANSWER = ("answer", "Answer", "solution")
+
+
+def _answer(row: dict[str, Any]) -> Any:
+    answer = number_as_text(first_of(row, "answer", "Answer"))
+    if answer is None:
+        return boxed_answer(first_of(row, "solution", "Solution"))
+    return last_boxed(answer) or answer if isinstance(answer, str) else answer
+
+
+def _other_year(row: dict[str, Any], year: int) -> bool:
+    """Tell whether the url names a year ("2023_AMC_12A_Problems"), and not this one."""
+    url = row.get("url")
+    years = re.findall(r"20\d\d(?=_)", url, re.ASCII) if isinstance(url, str) else []
+    return bool(years) and str(year) not in years
+
+
+def aime_row(row: dict[str, Any], *, year: int) -> Problem | Drop:
+    """Read a row of an AIME; answers are integers from 0 to 999, of which "033" becomes "33" and a degree sign goes."""
+    if _other_year(row, year):
+        return Drop.NOT_SELECTED
+    answer = _answer(row)
+    if isinstance(answer, str):
+        match = _AIME_ANSWER.fullmatch(answer.strip())
+        answer = str(int(match.group(1))) if match else Drop.ODD_ANSWER if answer.strip() else Drop.NO_ANSWER
+    return make_problem(first_of(row, *_PROBLEM), answer)
+
+
+def amc_row(row: dict[str, Any], *, year: int) -> Problem | Drop:
+    """Read a row of an AMC whose answer is no choice but a value, "27" or 27.0."""
+    if _other_year(row, year):
+        return Drop.NOT_SELECTED
+    answer = _answer(row)
+    if isinstance(answer, str) and re.fullmatch(r"\s*-?\d+\.0+\s*", answer, re.ASCII):
+        answer = answer.partition(".")[0]
+    return make_problem(first_of(row, *_PROBLEM), answer)
+
+
+def _competition(name: str, about: str, repository: str, split: str, row: Any, licence: str | None = None) -> DataSet:
+    return DataSet(
+        name=name,
+        purpose=Purpose.EVALUATION,
+        about=about,
+        repository=repository,
+        split=split,
+        row=row,
+        columns=(_PROBLEM, _ANSWER),
+        optional=("Solution", "url"),
+        licence=licence,
+    )
+
+
+AIME_2024 = _competition(
+    "aime_2024", "AIME 2024, I and II, 30 problems", "HuggingFaceH4/aime_2024", "train", partial(aime_row, year=2024)
+)
+AIME_2025 = _competition(
+    "aime_2025", "AIME 2025, I and II, 30 problems", "math-ai/aime25", "test", partial(aime_row, year=2025)
+)
+AMC_2023 = _competition("amc_2023", "AMC 12 of 2023, 40 problems", "math-ai/amc23", "test", partial(amc_row, year=2023))

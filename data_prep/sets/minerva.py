@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Minerva math (math-ai/minervamath): 272 university problems, mostly physics, chemistry and astronomy.
+
+Answers are numbers or formulas. Powers of ten are written as in a programming language (4.5e33), which the reward
+function would not find equal to 4.5 \times 10^{33}: they are rewritten. Copies of others with `problem` and a boxed
+`solution` are read, too.
+"""
+
+import math
+import re
+from typing import Any
+
+from data_prep.problems import DataSet, Drop, Problem, Purpose, boxed_answer, first_of, make_problem, number_as_text
+
+_POWER_OF_TEN = re.compile(r"\s*(-?\d+(?:\.\d*)?|-?\.\d+)[eE]([+-]?\d{1,9})\s*", re.ASCII)
+
+
+def minerva_row(row: dict[str, Any]) -> Problem | Drop:
+    """Read a row with `question` (or `problem`) and `answer` (or a boxed `solution`)."""
+    answer = number_as_text(row.get("answer"))
+    if answer is None:
+        answer = boxed_answer(row.get("solution"))
+    if isinstance(answer, float) and math.isfinite(answer):
+        answer = repr(answer)
+    if isinstance(answer, str) and (match := _POWER_OF_TEN.fullmatch(answer)):
+        answer = f"{match.group(1)} \\times 10^{{{int(match.group(2))}}}"
+    return make_problem(first_of(row, "question", "problem"), answer)
+
+
+MINERVA = DataSet(
+    name="minerva",
+    purpose=Purpose.EVALUATION,
+    about="Minerva math, university problems of the sciences, 272 problems",
+    repository="math-ai/minervamath",
+    split="test",
+    row=minerva_row,
+    columns=(("question", "problem"), ("answer", "solution")),
+)

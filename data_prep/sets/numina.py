@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""NuminaMath (AI-MO): competition and school problems with solutions; the answer is the last `\boxed{}`.
+
+TIR is a part of it with solutions that use Python and answers that are mostly numbers; CoT is the whole. Some problems
+of CoT are proofs: without a boxed answer they are dropped. CoT names where a problem comes from (`source`).
+"""
+
+from typing import Any
+
+from data_prep.problems import DataSet, Drop, Problem, Purpose, boxed_answer, make_problem
+
+
+def numina_row(row: dict[str, Any]) -> Problem | Drop:
+    """Read a row with `problem`, `solution` and, in CoT, `source`."""
+    return make_problem(row.get("problem"), boxed_answer(row.get("solution")), source=row.get("source"))
+
+
+NUMINA_MATH_TIR = DataSet(
+    name="numina_math_tir",
+    purpose=Purpose.TRAINING,
+    about="NuminaMath-TIR, competition problems, answers mostly numbers",
+    repository="AI-MO/NuminaMath-TIR",
+    row=numina_row,
+    columns=(("problem",), ("solution",)),
+    licence="apache-2.0",
+)
+NUMINA_MATH_COT = DataSet(
+    name="numina_math_cot",
+    purpose=Purpose.TRAINING,
+    about="NuminaMath-CoT, from school exams to olympiads; proofs are dropped",
+    repository="AI-MO/NuminaMath-CoT",
+    row=numina_row,
+    columns=(("problem",), ("solution",)),
+    optional=("source",),
+    extras=("source",),
+    licence="apache-2.0",
+)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Count the tokens of chat messages without importing torch."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import PrepError
+
+TokenCounter = Callable[[list[dict[str, str]]], int]
+
+
+def token_counter(name: str) -> TokenCounter:
+    """Return a function that counts the tokens of chat messages, generation prompt included.
+
+    Reads tokenizer.json and the chat template itself, because loading a transformers tokenizer imports torch.
+    `name` is a folder or a hub model. Raises PrepError where one of the files is missing or damaged; so does the
+    function where the chat template refuses the messages.
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        tokenizer, template, special = _load(name)
+    except (ValueError, OSError, TypeError, KeyError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise PrepError([f"--tokenizer {name!r}: cannot be read ({reason}): fetch the model again"]) from error
+
+    def count(messages: list[dict[str, str]]) -> int:
+        try:
+            texts, _ = render_jinja_template(
+                conversations=[messages], chat_template=template, add_generation_prompt=True, **special
+            )
+        except Exception as error:  # a chat template is a program of the model's, and may raise anything
+            refusal = f"its chat template refuses {[message['role'] for message in messages]} ({error})"
+            raise PrepError([f"--tokenizer {name!r}: {refusal}: use another --template or model"]) from error
+        return len(tokenizer.encode(texts[0], add_special_tokens=False).ids)
+
+    return count
+
+
+def _load(name: str) -> tuple[Any, str, dict[str, str]]:
+    """Return a model's tokenizer, its chat template and its special tokens by their names in the template."""
+    from tokenizers import Tokenizer
+
+    tokenizer_file, config_file, template_file = (
+        _tokenizer_file(name, file) for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    )
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file else {}
+    template = template_file.read_text(encoding="utf-8") if template_file else config.get("chat_template")
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    if tokenizer_file is None or not template:
+        lacks = "tokenizer.json" if tokenizer_file is None else "chat template"
+        raise PrepError([f"--tokenizer {name!r}: has no {lacks}: give a model that has one"])
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(f"tokenizer.json: {error}") from error
+    tokenizer.no_truncation()
+    special = {key: value for key, value in config.items() if key.endswith("_token")}
+    return (
+        tokenizer,
+        template,
+        {key: value["content"] if isinstance(value, dict) else value for key, value in special.items()},
+    )
+
+
+def _tokenizer_file(name: str, file: str) -> Path | None:
+    if Path(name).expanduser().is_dir():
+        path = Path(name).expanduser() / file
+        return path if path.is_file() else None
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(name, file))
+    except Exception:  # absent file, unknown model or no network: the caller names what is missing
+        return None

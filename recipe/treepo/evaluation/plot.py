@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw accuracy against decoded tokens."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipe.treepo.evaluation.summary import Point
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and marks for those who print in grey.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+PANELS = {"mean": "mean accuracy", "majority": "accuracy of the majority", "passed": "share with a correct one"}
+
+
+def draw(curves: Mapping[str, Mapping[str, Sequence[Point]]], path: Path) -> None:
+    """Draw a row of panels for each data set of ``curves`` (data set, arm: points), with intervals as bars."""
+    figure_of(curves).savefig(path, dpi=130)
+
+
+def figure_of(curves: Mapping[str, Mapping[str, Sequence[Point]]]) -> "Figure":
+    """Return the figure that :func:`draw` saves."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 0.6 + 3.6 * len(curves)), layout="constrained")
+    axes = figure.subplots(len(curves), len(PANELS), squeeze=False)
+    for row, (name, arms) in zip(axes, curves.items(), strict=True):
+        for panel, (attribute, label) in zip(row, PANELS.items(), strict=True):
+            for number, (arm, points) in enumerate(arms.items()):
+                intervals = [getattr(point, attribute) for point in points]
+                panel.errorbar(
+                    [point.decoded_tokens for point in points],
+                    [interval.value for interval in intervals],
+                    yerr=[
+                        [interval.value - interval.low for interval in intervals],
+                        [interval.high - interval.value for interval in intervals],
+                    ],
+                    color=COLOURS[number % len(COLOURS)],
+                    marker=MARKS[number % len(MARKS)],
+                    capsize=2,
+                    linewidth=1.5,
+                    label=arm,
+                )
+            panel.set(xscale="log", title=name, ylabel=label, xlabel="decoded tokens per problem")
+            panel.grid(alpha=0.3)
+            panel.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
+    return figure

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The problems of an evaluation: read with verl's own data set and prompt builder, as a validation reads them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.treepo.config_values import ConfigError, Problem
+from recipe.treepo.settings import REPLACED_AGENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationProblem:
+    """One row of a data set.
+
+    Attributes:
+        data_source: Name of the data set, from the row.
+        row: Place among the rows of that name, in the order of the files.
+        prompt_ids: Tokens of the prompt.
+        fields: The row, for the reward function.
+    """
+
+    data_source: str
+    row: int
+    prompt_ids: list[int]
+    fields: dict[str, Any]
+
+
+def load_problems(config: DictConfig, tokenizer: Any, model_type: str | None) -> list[EvaluationProblem]:
+    """Read ``data.val_files``, as many rows of each as ``data.val_max_samples``.
+
+    Files are read one by one, because verl concatenates those of a list, which takes equal columns.
+
+    Raises:
+        ConfigError: naming rows that cannot be evaluated, and why.
+    """
+    from verl.trainer.ppo.utils import create_rl_dataset
+    from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+
+    files = config.data.val_files
+    builder = create_continuous_token_builder(
+        tokenizer,
+        hf_model_type=model_type,
+        chat_template_kwargs=config.data.get("apply_chat_template_kwargs", {}),
+        mm_processor_kwargs={},
+        processor=None,
+    )
+    rows: Counter[str] = Counter()
+    found, problems = [], []
+    for file in files if OmegaConf.is_list(files) else [files]:
+        dataset = create_rl_dataset(
+            [file], config.data, tokenizer, None, is_train=False, max_samples=config.data.get("val_max_samples", -1)
+        )
+        for number in range(len(dataset)):
+            fields = dataset[number]
+            fields.pop("dummy_tensor")
+            if wrong := _row_problem(fields):
+                problems.append(Problem("data.val_files", f"{file}, row {number}", *wrong))
+                continue
+            prompt_ids = builder.build_initial_tokens(list(fields["raw_prompt"]))
+            if len(prompt_ids) > config.data.max_prompt_length:
+                rule = f"the prompt has {len(prompt_ids)} tokens, more than data.max_prompt_length"
+                remedy = "Raise it, or use data.filter_overlong_prompts=true to leave such rows out."
+                problems.append(Problem("data.val_files", f"{file}, row {number}", rule, remedy))
+                continue
+            source = str(fields["data_source"])
+            found.append(EvaluationProblem(data_source=source, row=rows[source], prompt_ids=prompt_ids, fields=fields))
+            rows[source] += 1
+    if not problems and not found:
+        problems = [Problem("data.val_files", files, "hold no problems", "Name other files, or keep longer prompts.")]
+    if problems:
+        raise ConfigError(_first(problems, 10))
+    return found
+
+
+def _row_problem(fields: dict[str, Any]) -> tuple[str, str] | None:
+    """Return rule and remedy of a row that cannot be evaluated."""
+    check = "See `python -m data_prep.check FILE`."
+    if not isinstance(fields.get("reward_model"), dict) or "ground_truth" not in fields["reward_model"]:
+        return "has no reward_model.ground_truth to score against", check
+    if fields.get("data_source") is None:
+        return "has no data_source", check
+    if fields.get("agent_name") not in (None, REPLACED_AGENT):
+        return f"asks for the agent {fields['agent_name']}; only {REPLACED_AGENT} is evaluated", check
+    if any(not isinstance(message["content"], str) for message in fields["raw_prompt"]):
+        return "has a prompt that is not text", check
+    return None
+
+
+def _first(problems: Sequence[Problem], most: int) -> list[Problem]:
+    rest = len(problems) - most
+    more = [Problem("data.val_files", "...", f"{rest} more rows cannot be evaluated", "See above.")] if rest > 0 else []
+    return [*problems[:most], *more]

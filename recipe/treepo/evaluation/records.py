@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The samples of one run of an evaluation in a file, one line per problem, so that an interrupted run can go on. Pure.
+
+The first line says what the samples were made with. A file that was made with something else is never mixed with new
+samples: it is an error, in which both values are named.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """One scored trajectory.
+
+    Attributes:
+        tokens: Response tokens, shared ones included.
+        finish_reason: Why it ended (:class:`recipe.treepo.stopping.FinishReason`).
+        score: What the reward function gave.
+        acc: 0.0 to 1.0: the reward function's "acc" where it returns one, else its score.
+        vote: Number of its answer among the problem's, None without an answer.
+        answer: The answer as text.
+        path: (node, response token at which it begins) from the root's child on.
+        response: The text, None where responses are not kept.
+    """
+
+    tokens: int
+    finish_reason: str
+    score: float
+    acc: float
+    vote: int | None
+    answer: str | None
+    path: list[tuple[int, int]] = field(default_factory=list)
+    response: str | None = None
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer counts as correct."""
+        return self.acc > 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemResult:
+    """What was sampled for one problem.
+
+    Attributes:
+        data_source: Name of its data set.
+        row: Its place among the problems of that data set.
+        started, ended: Seconds since the epoch.
+        statistics: What sampling cost (:meth:`recipe.treepo.tree.Tree.statistics`).
+        trajectories: Those that could be had.
+    """
+
+    data_source: str
+    row: int
+    started: float
+    ended: float
+    statistics: dict[str, Any]
+    trajectories: list[Trajectory]
+
+
+class RecordsError(ValueError):
+    """The file holds the samples of another evaluation, or no samples at all."""
+
+
+class Records:
+    """The file of one run: reads what is there, and appends."""
+
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, restart: bool = False) -> None:
+        """Open ``path``, or begin it; nothing is written before the first result.
+
+        Args:
+            fingerprint: What decides about the samples, by the key to change it with; must survive JSON.
+            restart: Whether the first result replaces what is there.
+
+        Raises:
+            RecordsError: if the file was made with another fingerprint, or was not written by this class.
+        """
+        self.path = path
+        self.results: list[ProblemResult] = []
+        self._fingerprint = json.loads(json.dumps(fingerprint))
+        self._size = 0  # bytes of complete lines; what an interruption left behind them is overwritten
+        if path.exists() and not restart:
+            self._read()
+
+    def done(self) -> set[tuple[str, int]]:
+        """Return (data source, row) of the problems that are in the file."""
+        return {(result.data_source, result.row) for result in self.results}
+
+    def append(self, result: ProblemResult) -> None:
+        """Write one problem; it is in the file when this returns."""
+        lines = [] if self._size else [{"fingerprint": self._fingerprint}]
+        text = "".join(json.dumps(line) + "\n" for line in [*lines, asdict(result)]).encode()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+            file.truncate(self._size)
+            file.seek(0, os.SEEK_END)
+            file.write(text)
+        self._size += len(text)
+        self.results.append(result)
+
+    def _read(self) -> None:
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        complete = lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
+        self._size = sum(map(len, complete))
+        try:
+            rows = [json.loads(line) for line in complete]
+            if rows:
+                self._check(rows[0]["fingerprint"])
+            self.results = [_result(row) for row in rows[1:]]
+        except RecordsError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordsError(
+                f"{self.path} is not a file of samples ({type(error).__name__}: {error}). "
+                "Use another evaluation.out_dir, or evaluation.restart=true to replace it."
+            ) from error
+
+    def _check(self, before: Mapping[str, Any]) -> None:
+        ours = self._fingerprint
+        changed = [key for key in sorted({*before, *ours}) if before.get(key) != ours.get(key)]
+        if changed:
+            told = "; ".join(f"{key} was {before.get(key)}, now {ours.get(key)}" for key in changed)
+            raise RecordsError(
+                f"{self.path} holds samples that were made otherwise: {told}. Use another evaluation.out_dir, "
+                "evaluation.restart=true to sample anew, or the settings of before."
+            )
+
+
+def _result(row: dict[str, Any]) -> ProblemResult:
+    trajectories = [
+        Trajectory(**{**trajectory, "path": [tuple(step) for step in trajectory["path"]]})
+        for trajectory in row.pop("trajectories")
+    ]
+    return ProblemResult(**row, trajectories=trajectories)

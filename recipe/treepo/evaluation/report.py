@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of an evaluation: a Markdown table (also on the console), all numbers as JSON, and a plot."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from recipe.treepo.evaluation.plot import draw
+from recipe.treepo.evaluation.scores import Interval
+from recipe.treepo.evaluation.settings import Run
+from recipe.treepo.evaluation.summary import OVERALL, Point, Summary, scaling_points
+from recipe.treepo.machine import machine
+
+COSTS = {
+    "decoded": "decoded_tokens",
+    "prompt computed": "computed_prompt_tokens",
+    "prompt cached": "cached_prompt_tokens",
+    "calls": "engine_calls",
+}
+Summaries = Mapping[Run, Mapping[str, Summary]]
+
+
+def data_sets(summaries: Mapping[str, Summary]) -> list[str]:
+    """Return what there are rows for: each data set, and all of them if there are several."""
+    names = [name for name in summaries if name != OVERALL]
+    return names if len(names) == 1 else [*names, OVERALL]
+
+
+def curves(summaries: Summaries) -> dict[str, dict[str, list[Point]]]:
+    """Return the scaling curves by data set and arm."""
+    arms: dict[str, dict[int, Run]] = {}
+    for run in summaries:
+        arms.setdefault(run.arm, {})[run.n] = run
+    names = data_sets(next(iter(summaries.values())))
+    return {
+        name: {
+            arm: scaling_points(
+                {n: summaries[run][name] for n, run in runs.items()},
+                independent=next(iter(runs.values())).is_plain,
+            )
+            for arm, runs in arms.items()
+        }
+        for name in names
+    }
+
+
+def tables(summaries: Summaries) -> str:
+    """Return the tables: a row for each run and data set; with several numbers of trajectories the scaling curves."""
+    header = ["data set", "sampler", "n", "problems", "mean@n", "pass@n", "maj@n", *COSTS, "trajectories/s"]
+    rows = []
+    for name in data_sets(next(iter(summaries.values()))):
+        for run, own in summaries.items():
+            summary = own[name]
+            rows.append(
+                [
+                    *(name, run.arm, f"{run.n}", f"{summary.problems:,}"),
+                    *map(_interval, (summary.mean, summary.passed[run.n], summary.majority[run.n])),
+                    *(f"{summary.costs[key]:,.0f}" for key in COSTS.values()),
+                    f"{summary.costs['trajectories_per_second']:.1f}",
+                ]
+            )
+    text = _table(header, rows)
+    if len({run.n for run in summaries}) > 1:
+        text += "\n\n" + _scaling_table(curves(summaries))
+    return text
+
+
+def _scaling_table(found: Mapping[str, Mapping[str, Sequence[Point]]]) -> str:
+    header = ["data set", "sampler", "trajectories", "decoded per problem", "mean", "pass", "majority"]
+    rows = [
+        [
+            *(name, arm, f"{point.k}", f"{point.decoded_tokens:,.0f}"),
+            *map(_interval, (point.mean, point.passed, point.majority)),
+        ]
+        for name, arms in found.items()
+        for arm, points in arms.items()
+        for point in points
+    ]
+    return _table(header, rows)
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns line up on a console."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))} |" for cells in lines
+    )
+
+
+def write_report(folder: Path, summaries: Summaries, *, facts: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """Write report.md, report.json and report.png into ``folder``; return the text of the first.
+
+    Args:
+        facts: What the evaluation was made with, for the JSON.
+        notes: Sentences below the tables.
+    """
+    found = curves(summaries)
+    document = {
+        "facts": {**facts, "machine": machine()},
+        "runs": [
+            {
+                "arm": run.arm,
+                "n": run.n,
+                "independent": run.is_plain,
+                "data_sets": {name: asdict(summary) for name, summary in own.items()},
+            }
+            for run, own in summaries.items()
+        ],
+        "curves": {
+            name: {arm: [asdict(point) for point in points] for arm, points in arms.items()}
+            for name, arms in found.items()
+        },
+        "notes": list(notes),
+    }
+    text = "\n\n".join([tables(summaries), *notes]) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "report.json", json.dumps(document, indent=1) + "\n")
+    draw(found, folder / "report.png")
+    _replace(folder / "report.md", text + "\n![Accuracy against decoded tokens](report.png)\n")
+    return text
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turn the samples of a run into numbers: accuracies with intervals, and what sampling cost. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from recipe.treepo.evaluation.records import ProblemResult
+from recipe.treepo.evaluation.scores import Interval, bootstrap, majority_at_k, pass_at_k
+
+OVERALL = "overall"
+# Summed over the problems; what each is: Tree.statistics and metrics.py
+COSTS = (
+    *("engine_calls", "failed_calls", "decoded_tokens", "overrun_tokens", "computed_prompt_tokens"),
+    *("cached_prompt_tokens", "unique_tokens", "total_tokens", "trajectories", "missing_trajectories", "fallbacks"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a run gave on one data set, or on all.
+
+    Attributes:
+        problems: Their number.
+        mean: Mean accuracy of a trajectory; the same for every number of trajectories.
+        passed, majority: pass@k and maj@k by k.
+        costs: Sums over the problems by name; ``seconds`` in which some problem was being sampled, and
+            ``trajectories_per_second``.
+    """
+
+    problems: int
+    mean: Interval
+    passed: dict[int, Interval]
+    majority: dict[int, Interval]
+    costs: dict[str, float]
+
+
+def summarise(
+    results: Sequence[ProblemResult],
+    *,
+    n: int,
+    ks: Sequence[int],
+    sources: Sequence[str],
+    resamples: int,
+    confidence: float,
+    seed: int = 0,
+) -> dict[str, Summary]:
+    """Return a summary per data set that there are results of, and ``overall``: the mean over these data sets.
+
+    Args:
+        n: Trajectories that each problem was to have. One that could not be had counts as wrong, without an answer.
+        ks: The k of pass@k and maj@k; those above n are left out.
+        sources: Names of the data sets in the order of the report.
+        resamples, confidence, seed: Of the bootstrap over problems.
+    """
+    ks = [k for k in ks if k <= n]
+    by_source: dict[str, list[ProblemResult]] = {source: [] for source in sources}
+    # The order of the lines is that in which problems were finished; the bootstrap is not to depend on it.
+    for result in sorted(results, key=lambda result: result.row):
+        by_source[result.data_source].append(result)
+    by_source = {source: own for source, own in by_source.items() if own}
+    values = {source: np.array([_worth(result, n, ks) for result in own]) for source, own in by_source.items()}
+    intervals = bootstrap(values, resamples=resamples, confidence=confidence, seed=seed)
+    found = {}
+    for source, (mean, *rest) in intervals.items():
+        own = results if source == OVERALL else by_source[source]
+        found[source] = Summary(
+            problems=len(own),
+            mean=mean,
+            passed=dict(zip(ks, rest[: len(ks)], strict=True)),
+            majority=dict(zip(ks, rest[len(ks) :], strict=True)),
+            costs=costs_of(own),
+        )
+    return found
+
+
+def _worth(result: ProblemResult, n: int, ks: Sequence[int]) -> list[float]:
+    """Return mean@n, pass@k for each k, and maj@k for each k."""
+    missing = n - len(result.trajectories)
+    assert missing >= 0, f"{len(result.trajectories)} trajectories instead of {n}"
+    votes = [trajectory.vote for trajectory in result.trajectories] + [None] * missing
+    right = [float(trajectory.correct) for trajectory in result.trajectories] + [0.0] * missing
+    return [
+        fmean([trajectory.acc for trajectory in result.trajectories] + [0.0] * missing),
+        *(pass_at_k(n, int(sum(right)), k) for k in ks),
+        *(majority_at_k(votes, right, k) for k in ks),
+    ]
+
+
+def costs_of(results: Sequence[ProblemResult]) -> dict[str, float]:
+    """Return the sums of :data:`COSTS`, and how fast trajectories were had."""
+    sums = {name: sum(result.statistics[name] for result in results) for name in COSTS}
+    seconds = covered([(result.started, result.ended) for result in results])
+    return {**sums, "seconds": seconds, "trajectories_per_second": sums["trajectories"] / seconds if seconds else 0.0}
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Return the length of the union of (start, end): pauses between sessions of an evaluation do not count."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A point of a scaling curve: accuracy for so many trajectories per problem, and the tokens decoded for them."""
+
+    k: int
+    decoded_tokens: float
+    mean: Interval
+    passed: Interval
+    majority: Interval
+
+
+def scaling_points(runs: Mapping[int, Summary], *, independent: bool) -> list[Point]:
+    """Return the scaling curve of an arm on one data set; decoded tokens per problem.
+
+    A tree of width k is not what k leaves of a wider tree are, so trees give one point for each n they were grown with.
+    The largest run of independent samples gives all points: k of n samples take k/n of their tokens.
+
+    Args:
+        runs: Summaries by n.
+    """
+    if independent:
+        n = max(runs)
+        chosen = [(k, runs[n], k / n) for k in runs[n].passed]
+    else:
+        chosen = [(n, summary, 1.0) for n, summary in sorted(runs.items())]
+    return [
+        Point(
+            k=k,
+            decoded_tokens=share * summary.costs["decoded_tokens"] / summary.problems,
+            mean=summary.mean,
+            passed=summary.passed[k],
+            majority=summary.majority[k],
+        )
+        for k, summary, share in chosen
+    ]

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point: ``python -m recipe.treepo.main_eval KEY=VALUE ...``, evaluation of a model without training.
+
+Takes the configuration of a training run (``main_treepo``) and the group ``evaluation``, which
+``evaluation=NAME`` chooses (``config/evaluation/``). The whole configuration is checked before Ray or a model is
+started. ``--dry-run`` says what would be sampled and stops. Exit status: 0 done, 1 wrong configuration or problems that
+could not be sampled, 130 interrupted; the same command goes on where it stopped.
+"""
+
+import asyncio
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from recipe.treepo.config_values import ConfigError, Problem
+from recipe.treepo.evaluation.fingerprint import fingerprint
+from recipe.treepo.evaluation.problems import EvaluationProblem, load_problems
+from recipe.treepo.evaluation.records import ProblemResult, Records, RecordsError
+from recipe.treepo.evaluation.report import write_report
+from recipe.treepo.evaluation.sampling import ProblemSampler
+from recipe.treepo.evaluation.settings import EvaluationSettings, Run, load_evaluation
+from recipe.treepo.evaluation.summary import summarise
+from recipe.treepo.main_treepo import split_arguments, use_plugin
+
+
+def with_group(arguments: Sequence[str]) -> list[str]:
+    """Have Hydra add the group ``evaluation`` to the training configuration, which does not have it."""
+    chosen = [argument for argument in arguments if argument.startswith(("evaluation=", "+evaluation="))]
+    rest = [argument for argument in arguments if argument not in chosen]
+    return ["+" + (chosen[-1].lstrip("+") if chosen else "evaluation=compare"), *rest]
+
+
+# --- running ---------------------------------------------------------------------------------------------------
+
+
+def open_records(config: DictConfig, settings: EvaluationSettings) -> dict[Run, Records]:
+    """Open the file of samples of each run.
+
+    Raises:
+        ConfigError: naming every file that holds the samples of another evaluation.
+    """
+    found, problems = {}, []
+    for run in settings.runs:
+        path = Path(settings.out_dir).expanduser() / "samples" / f"{run.arm}_n{run.n}.jsonl".replace(" ", "_")
+        try:
+            found[run] = Records(path, fingerprint(config, settings, run), restart=settings.restart)
+        except RecordsError as error:
+            problems.append(Problem("evaluation.out_dir", settings.out_dir, str(error).rstrip("."), ""))
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def load_model(config: DictConfig) -> Any:
+    """Return verl's description of the model: tokenizer, configuration, generation configuration.
+
+    Raises:
+        ConfigError: if there is no such model.
+    """
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.config import HFModelConfig
+
+    try:
+        return omega_conf_to_dataclass(config.actor_rollout_ref.model, dataclass_type=HFModelConfig)
+    except OSError as error:
+        key, rule = "actor_rollout_ref.model.path", f"cannot be loaded ({error})"
+        raise ConfigError([Problem(key, config.actor_rollout_ref.model.path, rule, "Name another model.")]) from error
+
+
+async def sample_all(
+    sampler: ProblemSampler,
+    servers: Any,
+    problems: Sequence[EvaluationProblem],
+    records: Mapping[Run, Records],
+) -> list[str]:
+    """Sample every run, one after the other, with a progress bar for each; return what failed."""
+    failures = []
+    for run, own in records.items():
+        await servers.empty_cache()
+        correct = Counter(trajectory.correct for result in own.results for trajectory in result.trajectories)
+        with tqdm(total=len(problems), initial=len(own.results), desc=run.name, unit="problem") as bar:
+
+            def show(result: ProblemResult, bar: tqdm = bar, correct: Counter[bool] = correct) -> None:
+                correct.update(trajectory.correct for trajectory in result.trajectories)
+                bar.set_postfix(mean=f"{correct[True] / correct.total():.3f}", refresh=False)
+                bar.update()
+
+            failures += [
+                f"{run.name}: {failure}" for failure in await sampler.sample(run, problems, own, on_result=show)
+            ]
+    return failures
+
+
+def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
+    """Sample what is missing, report, and return the exit status."""
+    records = open_records(config, settings)
+    from recipe.treepo.rollout import eos_token_ids
+
+    model = load_model(config)
+    problems = load_problems(config, model.tokenizer, getattr(model.hf_config, "model_type", None))
+    failures: list[str] = []
+    if any(len(own.results) < len(problems) for own in records.values()):
+        failures = _sample(config, settings, records, problems, model.tokenizer, eos_token_ids(model))
+    sizes = {"resamples": settings.bootstrap, "confidence": settings.confidence}
+    sources = list(dict.fromkeys(problem.data_source for problem in problems))
+    summaries = {
+        run: summarise(own.results, n=run.n, ks=sorted({*settings.k, run.n}), sources=sources, **sizes)
+        for run, own in records.items()
+        if own.results
+    }
+    if not summaries:
+        print("error: no problem could be sampled", file=sys.stderr)
+        return 1
+    facts = {run.name: fingerprint(config, settings, run) for run in summaries}
+    folder = Path(settings.out_dir).expanduser()
+    print("\n" + write_report(folder, summaries, facts=facts, notes=notes(settings, summaries, failures)))
+    print(f"written: {folder}/report.md, report.json, report.png; samples: {folder}/samples")
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _sample(
+    config: DictConfig,
+    settings: EvaluationSettings,
+    records: Mapping[Run, Records],
+    problems: Sequence[EvaluationProblem],
+    tokenizer: Any,
+    eos: frozenset[int],
+) -> list[str]:
+    from recipe.treepo.evaluation.servers import Servers, reward_function
+
+    eos = frozenset() if config.actor_rollout_ref.rollout.ignore_eos else eos
+    servers = Servers(config, eos)
+    sampler = ProblemSampler(
+        engine_of=partial(servers.engine, seed=settings.seed),
+        score=reward_function(config),
+        decode=partial(tokenizer.decode, skip_special_tokens=True),
+        eos_token_ids=eos,
+        response_length=config.data.max_response_length,
+        seed=settings.seed,
+        prompts_in_flight=settings.prompts_in_flight,
+        keep_responses=settings.keep_responses,
+    )
+
+    async def work() -> list[str]:
+        await servers.start()
+        return await sample_all(sampler, servers, problems, records)
+
+    try:
+        return asyncio.run(work())
+    finally:
+        servers.stop()
+
+
+def notes(settings: EvaluationSettings, summaries: Mapping[Run, Any], failures: Sequence[str]) -> list[str]:
+    """Return what readers of the tables have to know."""
+    found = [
+        f"Accuracies with {settings.confidence:.0%} bootstrap intervals over problems; overall: the mean over the data "
+        "sets. Tokens and calls are the engine's own counts, summed over the problems; prompt tokens without those "
+        "found in the prefix cache, and those. pass@n and maj@n of fewer trajectories (report.json): expected values "
+        "over their subsets, for trees over the leaves of the same trees."
+    ]
+    missing = sum(own["overall"].costs["missing_trajectories"] for own in summaries.values())
+    if missing:
+        found.append(f"{missing:.0f} trajectories could not be had and count as wrong.")
+    if failures:
+        found.append(f"{len(failures)} problems could not be sampled and are in no number: see the end of the log.")
+    return found
+
+
+# --- command line ----------------------------------------------------------------------------------------------
+
+
+def run(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> int:
+    """Check the configuration and evaluate, or say what would be sampled; return the exit status."""
+    try:
+        try:
+            settings = load_evaluation(config, check_files=not dry_run)
+        except ConfigError as error:
+            raise ConfigError(problems + error.problems) from error
+        if problems:
+            raise ConfigError(problems)
+        if dry_run:
+            for run in settings.runs:
+                print(f"{run.name}: {'independent samples' if run.is_plain else 'trees'}")
+            return 0
+        return evaluate(config, settings)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was sampled is kept; the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def main() -> None:
+    """Run with the command line's arguments."""
+    use_plugin()
+    arguments, problems, dry_run = split_arguments(sys.argv[1:])
+    # Hydra would make a folder with the date and log there; the evaluation has a folder of its own.
+    quiet = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
+    sys.argv[1:] = [*quiet, *with_group(arguments)]
+    status = []
+
+    @hydra.main(config_path="config", config_name="treepo_trainer", version_base=None)
+    def hydra_main(config: DictConfig) -> None:
+        status.append(run(config, problems, dry_run=dry_run))
+
+    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+    try:
+        hydra_main()
+    finally:
+        if problems and not status:  # Hydra stopped at another override
+            print(f"error: {ConfigError(problems)}", file=sys.stderr)
+    sys.exit(status[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Words of problems, and which training problems overlap held-out ones, against a brute force."""
+
+import time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from data_prep.overlap import STOCK_PROBLEMS, HeldOut
+from data_prep.words import same_words_key, word_tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Find $x^2$, please!", "find x ^ 2 please !"),
+        (r"\left(\dfrac{1}{2}\right) \text{ cm}", "frac 1 2 cm"),
+        (r"\frac12\,\quad\!\;x \\ y", "frac 12 x y"),
+        (r"It costs \$1,000 or 1{,}000{,}000 or 12,34", "it costs 1000 or 1000000 or 12 34"),
+        ("x \u2212 1 \u2264 \\leq \u00d7 \\cdot", "x - 1 le le times times"),
+        (r"leftover \leftarrow textual \textual", "leftover leftarrow textual textual"),
+        ("Draw [asy] size(100); draw(A--B); [/asy] now [asy]x[/asy].", "draw now"),
+        ("Cut [asy] off [asy] here", "cut asy off asy here"),
+        ("已知 $a=1$", "已 知 a = 1"),
+        ("ﬁnd ２", "find 2"),
+        ("", ""),
+        ("( ) , . $$", ""),
+    ],
+)
+def test_words_are_those_of_the_rule(text: str, words: str) -> None:
+    assert word_tokens(text) == words.split()
+
+
+def test_operators_keep_problems_apart_and_typesetting_does_not() -> None:
+    assert same_words_key("Solve $x + 1 = 0$.") == same_words_key("solve  \\(x+1=0\\)")
+    assert same_words_key("Solve $x + 1 = 0$.") != same_words_key("Solve $x - 1 = 0$.")
+    assert same_words_key("x_12") != same_words_key("x_{1} 2")
+    assert same_words_key("()") == "()" != same_words_key("[]")
+
+
+def test_words_take_linear_time() -> None:
+    for piece in ("[asy]", "$", "\\left", "1,", "{,}000", "\\\\", "[asy][/asy]"):
+        started = time.perf_counter()
+        word_tokens(piece * 100_000)
+        assert time.perf_counter() - started < 5, piece  # a tenth of it, where nothing else runs
+
+
+def test_overlap_takes_linear_time() -> None:
+    started = time.perf_counter()
+    held_out = HeldOut([("file", "a b " * 50_000), ("file", " ".join(map(str, range(50_000))))], 13)
+    assert held_out.files_with("b a " * 100_000) == {"file"}
+    assert held_out.files_with("a c " * 100_000) == set()
+    assert time.perf_counter() - started < 10
+
+
+def overlap_by_hand(held_out: list[tuple[str, str]], text: str, n: int) -> set[str]:
+    """The rule once more, without an index: every n-gram of every problem against every one of the text."""
+
+    def grams(words: list[str]) -> list[list[str]]:
+        return [words[i : i + n] for i in range(len(words)) if i + n <= len(words)]
+
+    def is_stock(gram: list[str]) -> bool:
+        different = {tuple(word_tokens(problem)) for _, problem in held_out}
+        return sum(gram in grams(list(problem)) for problem in different) >= STOCK_PROBLEMS
+
+    mine, found = word_tokens(text), set()
+    for file, problem in held_out:
+        words = word_tokens(problem)
+        shared = [gram for gram in grams(words) if gram in grams(mine) and not is_stock(gram)]
+        if words and (words == mine or shared):
+            found.add(file)
+    return found
+
+
+few_words = st.lists(st.sampled_from("abc+"), max_size=9).map(" ".join)
+
+
+@given(st.lists(st.tuples(st.sampled_from("fgh"), few_words), max_size=6), few_words, st.integers(1, 5))
+@example([("f", "a b c"), ("g", "a b"), ("f", "b a b c")], "c a b c a", 3)
+@example([("f", "a b a"), ("f", "a b b"), ("g", "a b c")], "c a b", 2)
+def test_overlap_is_that_of_the_brute_force(held_out: list[tuple[str, str]], text: str, n: int) -> None:
+    assert HeldOut(held_out, n).files_with(text) == overlap_by_hand(held_out, text, n)
+
+
+def test_a_short_held_out_problem_matches_only_as_a_whole() -> None:
+    held_out = HeldOut([("short", "What is 1 + 1?")], 13)  # 6 words
+    assert held_out.files_with("what is $1+1$") == {"short"}
+    assert (
+        held_out.files_with("First tell us: what is 1 + 1? And what is the sum of that and all of the others?") == set()
+    )
+
+
+def test_thirteen_words_in_a_row_are_an_overlap_and_twelve_are_none() -> None:
+    words = [f"w{chr(97 + i)}" for i in range(20)]
+    held_out = HeldOut([("file", " ".join(words))], 13)
+    assert held_out.files_with("x " + " ".join(words[3:16]) + " y") == {"file"}
+    assert held_out.files_with("x " + " ".join(words[3:15]) + " y") == set()
+
+
+def test_a_stock_phrase_is_no_overlap_but_a_copy_of_a_problem_with_it_is() -> None:
+    phrase = "can be written as m/n where m and n are relatively prime positive integers. Find m+n."
+    subjects = [
+        "The area of a triangle with sides three, four and five",
+        "The sum of all roots of that",
+        "The probability",
+    ]
+    problems = [("aime", f"{subject} {phrase}") for subject in subjects]
+    other = f"The length of the hypotenuse {phrase}"
+    assert HeldOut(problems[:2], 13).files_with(other) == {"aime"}  # in two problems: not yet known as stock
+    assert HeldOut(problems, 13).files_with(other) == set()
+    for _, problem in problems:
+        assert HeldOut(problems, 13).files_with(problem) == {"aime"}
+    assert HeldOut(problems, 13).files_with(f"Now: {problems[0][1]}") == {"aime"}
+
+
+def test_copies_of_one_problem_in_several_files_do_not_make_it_stock() -> None:
+    text = "one two three four five six seven"
+    held_out = HeldOut([(file, text) for file in "abcd"], 3)
+    assert held_out.files_with("zero one two three") == set("abcd")
