@@ -273,6 +273,14 @@ def test_normalise_is_idempotent(text: str) -> None:
         (r"\text{not even}", "even", False),
         ("x<1 and x>2", r"x<1\text{ or }x>2", False),
         ("perhaps 4 or 5", "5", False),
+        ("3x+2=11", "x=3", False),  # the problem is not its solution
+        ("2x>6", "x>3", False),
+        ("x^2-5x+6=0", "x=2, x=3", False),
+        ("|x-1|<2", "-1<x<3", False),
+        ("6/2=x", "x=3", None),
+        ("3<x", "x>3", None),
+        (r"-1<x\text{ and }x<3", "-1<x<3", None),
+        ("2x-y+1=0", "y=2x+1", None),  # a line is no solution
         ("1/0", "0", None),  # no number
         ("x_1", "x", None),  # no base
         (r"\sin x", "x", None),  # no unit

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
+from recipe.treepo.answer_lists import JOINT, split_list
 from recipe.treepo.answer_text import normalise, read_number, tidy
 from recipe.treepo.answer_units import has_words, split_unit
 
@@ -159,7 +160,30 @@ def _joined_relations(answer: str, gold: str) -> bool | None:
     return False if all(joints) and joints[0] != joints[1] else None
 
 
-_RULES: tuple[Callable, ...] = (_same_text, _words, _base, _joined_relations)
+_SIDES = re.compile(r"[=<>,;]|\\(?:le|ge|ne|lt|gt|in)(?![A-Za-z])|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b")
+
+
+def _unsolved(answer: str, gold: str) -> bool | None:
+    """Where the ground truth is a solution such as x > 3, a relation that is still to be solved is none.
+
+    Mathematics would solve it, so that who repeats the problem would be right.
+    """
+    if "=" not in answer and not _RELATION.search(answer):
+        return None
+    (names, solved), (gold_names, gold_solved) = _variables(answer), _variables(gold)
+    if not gold_solved or len(gold_names) != 1:
+        return None
+    return None if solved and names == gold_names else False
+
+
+def _variables(text: str) -> tuple[set[str], bool]:
+    """Return the letters that stand alone on a side of a relation, and whether there are no others."""
+    sides = [re.sub(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+", "", side).strip(" ()") for side in _SIDES.split(text)]
+    names = {side for side in sides if len(side) == 1 and _LETTERS.fullmatch(side)}
+    return names, not any(_LETTERS.search(side) for side in sides if side not in names)
+
+
+_RULES: tuple[Callable, ...] = (_same_text, _words, _base, _joined_relations, _unsolved)
 
 # --- rules on values ---------------------------------------------------------------------------------------------
 
@@ -196,15 +220,12 @@ def _ratio(answer: str, gold: str) -> bool | None:
     return None not in numbers and numbers == gold_numbers
 
 
-_JOINT = re.compile(r"\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s(?:and|or)\s|;)\s*")
-
-
 def _lists(answer: str, gold: str) -> bool | Question | None:
     """Lists, sets and tuples: of plain numbers they are compared here."""
-    (opened, items), (gold_opened, gold_items) = _split_list(answer), _split_list(gold)
+    (opened, items), (gold_opened, gold_items) = split_list(answer), split_list(gold)
     if opened == "\\{\\}" != gold_opened and len(items) == 1:  # the set of one thing is taken for the thing
         answer = items[0]
-        opened, items = _split_list(answer)
+        opened, items = split_list(answer)
     if len(items) < 2 and len(gold_items) < 2:
         return None
     if {opened[:1], gold_opened[:1]} in ({"\\", "("}, {"\\", "["}):
@@ -222,34 +243,6 @@ def _lists(answer: str, gold: str) -> bool | Question | None:
     if "\\{\\}" in (opened, gold_opened):
         return set(numbers) == set(gold_numbers)
     return sorted(numbers) == sorted(gold_numbers)
-
-
-def _split_list(text: str) -> tuple[str, list[str]]:
-    r"""Return the brackets around a list ("" for none, "\{\}" for a set) and its items at the top level."""
-    text = _JOINT.sub(", ", text.strip())
-    for opening, closing in (("\\{", "\\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
-        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening + closing):
-            inner = text[len(opening) : -len(closing)]
-            items = _split_at_commas(inner)
-            if items is not None:
-                return opening + closing, items
-    return "", _split_at_commas(text) or [text]
-
-
-def _split_at_commas(text: str) -> list[str] | None:
-    """Split at commas outside brackets; None where a bracket is closed that was not opened, or left open."""
-    depth, start, items = 0, 0, []
-    for position, character in enumerate(text):
-        if character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-            if depth < 0:
-                return None
-        elif character == "," and depth == 0:
-            items.append(text[start:position])
-            start = position + 1
-    return [*items, text[start:]] if depth == 0 else None
 
 
 def _case_of_letters(answer: str, gold: str) -> bool | None:
@@ -281,7 +274,7 @@ def _question(answer: str, gold: str) -> Question:
 
 def _exact(text: str) -> str:
     r"""Write decimals as fractions and degrees in radians, so that nothing is rounded."""
-    text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", _JOINT.sub(", ", text))
+    text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", JOINT.sub(", ", text))
     return _DECIMAL.sub(_fraction, text)
 
 

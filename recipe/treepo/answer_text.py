@@ -79,7 +79,7 @@ def tidy(answer: str) -> str:
     answer = re.sub(r"\s+", " ", _WRAPPED.sub(_unwrap, answer)).strip()
     if _BRACED_DIGITS.fullmatch(answer):
         answer = answer.replace("{", "").replace("}", "")
-    return answer.removesuffix(".").rstrip()
+    return answer if answer.endswith("..") else answer.removesuffix(".").rstrip()
 
 
 def _keep_escapes(match: re.Match) -> str:
