@@ -8,4 +8,4 @@
 # interrupted there goes on.
 set -euo pipefail
 TASK=evaluate exec bash "$(dirname "${BASH_SOURCE[0]}")/run_treepo_qwen0.5b.sh" \
-    evaluation.n=8 actor_rollout_ref.rollout.val_kwargs.temperature=1.0 "$@"
+    actor_rollout_ref.rollout.val_kwargs.n=8 actor_rollout_ref.rollout.val_kwargs.temperature=1.0 "$@"

@@ -90,7 +90,14 @@ prepare_data() {
 
 if [[ -z "$DRY_RUN" ]]; then
     [[ -n "${MODEL_PATH:-}" ]] || "$python" scripts/make_tiny_model.py --out "$OUTPUTS/tiny_model"
-    [[ -n "${TRAIN_FILE:-}" && -n "${VAL_FILE:-}" ]] || prepare_data
+    needed=("${VAL_FILE:-}")
+    [[ "${TASK:-train}" == evaluate ]] || needed+=("${TRAIN_FILE:-}")
+    for file in "${needed[@]}"; do
+        if [[ -z "$file" ]]; then
+            prepare_data
+            break
+        fi
+    done
 fi
 
 run=(

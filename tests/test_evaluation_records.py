@@ -10,10 +10,10 @@ from recipe.treepo.evaluation.records import ProblemResult, Records, RecordsErro
 FINGERPRINT = {"model": "m", "n": 2, "stopping": ("eos", "length")}
 
 
-def result(row, data_source="a"):
-    good = Trajectory(
-        tokens=5, finish_reason="eos", score=1.0, acc=1.0, vote=0, answer="7", path=[(1, 0), (2, 3)], response="is 7"
-    )
+def result(row, data_source="a", *, kept=True):
+    """A result as it is written, or as it is held: without what only the file needs."""
+    more = {"path": [(1, 0), (2, 3)], "response": "is 7"} if kept else {}
+    good = Trajectory(tokens=5, finish_reason="eos", score=1.0, acc=1.0, vote=0, answer="7", **more)
     bad = Trajectory(tokens=3, finish_reason="length", score=-1.0, acc=0.0, vote=None, answer=None)
     return ProblemResult(
         data_source=data_source,
@@ -25,6 +25,10 @@ def result(row, data_source="a"):
     )
 
 
+def held(row, data_source="a"):
+    return result(row, data_source, kept=False)
+
+
 def test_results_come_back_as_they_were_and_what_is_done_is_known(tmp_path):
     path = tmp_path / "new" / "run.jsonl"
     records = Records(path, FINGERPRINT)
@@ -32,7 +36,9 @@ def test_results_come_back_as_they_were_and_what_is_done_is_known(tmp_path):
     for written in (result(0), result(1), result(0, "b")):
         records.append(written)
     again = Records(path, FINGERPRINT)
-    assert again.results == [result(0), result(1), result(0, "b")]
+    assert again.results == records.results == [held(0), held(1), held(0, "b")]
+    written = json.loads(path.read_text().splitlines()[1])["trajectories"][0]
+    assert (written["path"], written["response"]) == ([[1, 0], [2, 3]], "is 7")
     assert again.done() == {("a", 0), ("a", 1), ("b", 0)}
 
 
@@ -43,9 +49,9 @@ def test_a_torn_line_is_dropped_and_the_next_result_takes_its_place(tmp_path, to
     records.append(result(0))
     path.write_bytes(path.read_bytes() + torn)
     again = Records(path, FINGERPRINT)
-    assert again.results == [result(0)]
+    assert again.results == [held(0)]
     again.append(result(1))
-    assert Records(path, FINGERPRINT).results == [result(0), result(1)]
+    assert Records(path, FINGERPRINT).results == [held(0), held(1)]
 
 
 def test_an_interruption_within_the_first_line_loses_nothing(tmp_path):
@@ -53,7 +59,7 @@ def test_an_interruption_within_the_first_line_loses_nothing(tmp_path):
     path.write_bytes(b'{"fingerpr')
     records = Records(path, FINGERPRINT)
     records.append(result(0))
-    assert Records(path, FINGERPRINT).results == [result(0)]
+    assert Records(path, FINGERPRINT).results == [held(0)]
 
 
 def test_samples_of_another_evaluation_are_refused_with_what_changed_and_stay(tmp_path):
@@ -67,15 +73,34 @@ def test_samples_of_another_evaluation_are_refused_with_what_changed_and_stay(tm
     assert path.read_bytes() == before
 
 
-def test_a_restart_keeps_the_old_samples_until_the_first_new_one(tmp_path):
+def test_a_restart_keeps_the_old_samples_under_another_name(tmp_path):
     path = tmp_path / "run.jsonl"
     for row in range(3):
         Records(path, FINGERPRINT).append(result(row))
     before = path.read_bytes()
     records = Records(path, {"model": "other"}, restart=True)
     assert records.results == [] and path.read_bytes() == before
+    records.set_aside()
     records.append(result(7))
-    assert Records(path, {"model": "other"}).results == [result(7)]
+    assert (tmp_path / "run.jsonl.old").read_bytes() == before
+    assert Records(path, {"model": "other"}).results == [held(7)]
+
+
+def test_without_a_restart_nothing_is_set_aside(tmp_path):
+    records = Records(tmp_path / "run.jsonl", FINGERPRINT)
+    records.append(result(0))
+    records.set_aside()
+    assert Records(tmp_path / "run.jsonl", FINGERPRINT).results == [held(0)]
+
+
+def test_a_file_that_someone_else_has_cut_is_not_filled_up_with_zeros(tmp_path):
+    path = tmp_path / "run.jsonl"
+    records = Records(path, FINGERPRINT)
+    records.append(result(0))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(AssertionError, match="was cut"):
+        records.append(result(1))
+    assert b"\0" not in path.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pytest
 from recipe.treepo.evaluation.plot import figure_of
 from recipe.treepo.evaluation.records import ProblemResult, Trajectory
 from recipe.treepo.evaluation.report import curves, tables, write_report
+from recipe.treepo.evaluation.scores import Interval
 from recipe.treepo.evaluation.settings import Run
-from recipe.treepo.evaluation.summary import COSTS, costs_of, covered, scaling_points, summarise
+from recipe.treepo.evaluation.summary import COSTS, Point, costs_of, covered, scaling_points, summarise
 from recipe.treepo.settings import Sampler, TreePOSettings
 
 PLAIN = TreePOSettings(sampler=Sampler.PLAIN)
@@ -59,10 +60,9 @@ def test_accuracies_of_each_data_set_and_the_mean_over_them():
     assert (found["a"].mean.low, found["a"].mean.high) == (0.0, 0.5)
 
 
-def test_neither_the_order_of_the_results_nor_a_data_set_without_any_matters():
+def test_the_order_of_the_results_does_not_matter():
     more = [*RESULTS, result("a", 2, [0, 0, 1, 1], [1, 1, 0, 0]), result("a", 3, [0] * 4, [1] * 4)]
     assert summaries(results=more[::-1]) == summaries(results=more)
-    assert list(summaries(results=RESULTS[:2])) == ["a", "overall"]
 
 
 def test_costs_are_sums_and_speed_leaves_out_the_pauses():
@@ -86,13 +86,36 @@ def test_no_time_gives_no_speed():
     assert costs_of([result("a", 0, [0], [1], span=(1.0, 1.0))])["trajectories_per_second"] == 0.0
 
 
-def test_missing_trajectories_count_as_wrong_and_do_not_vote():
-    found = summaries(results=[result("a", 0, [0, 0], [1, 1])])
-    assert found["a"].mean.value == 0.5
-    assert found["a"].passed[2].value == pytest.approx(5 / 6)
-    assert found["a"].majority[4].value == 1.0
-    # of the pairs only the one of two missing ones has no vote
-    assert found["a"].majority[2].value == pytest.approx(5 / 6)
+def test_a_run_that_lacks_a_data_set_has_no_overall_and_dashes_in_the_table():
+    runs = {Run("plain", PLAIN, 4): summaries(results=RESULTS[:2]), Run("tree", TreePOSettings(), 4): summaries()}
+    assert list(runs[Run("plain", PLAIN, 4)]) == ["a"]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables(runs).splitlines()[2:]]
+    assert [row[:4] for row in cells] == [
+        ["a", "plain", "4", "2"],
+        ["a", "tree", "4", "2"],
+        ["b", "plain", "4", "-"],
+        ["b", "tree", "4", "1"],
+        ["overall", "plain", "4", "-"],
+        ["overall", "tree", "4", "3"],
+    ]
+    assert {name: list(arms) for name, arms in curves(runs).items()} == {
+        "a": ["plain", "tree"],
+        "b": ["tree"],
+        "overall": ["tree"],
+    }
+
+
+def test_the_plot_takes_intervals_that_miss_their_value_by_rounding_and_any_name():
+    low = Interval(0.09999999999999999, 0.1, 0.1)
+    point = Point(k=1, decoded_tokens=3.0, mean=low, passed=low, majority=low)
+    figure = figure_of({"a$\\frac$b | c": {"x$y": [point]}})
+    figure.canvas.draw()
+    assert figure.axes[0].get_title() == "a\\$\\frac\\$b | c"
+
+
+def test_names_of_data_sets_do_not_break_the_table():
+    odd = summarise([result("x | y\nz", 0, [0], [1])], n=1, ks=[1], sources=["x | y\nz"], resamples=100, confidence=0.9)
+    assert "| x \\| y z " in tables({Run("plain", PLAIN, 1): odd})
 
 
 def test_plain_samples_give_a_point_for_each_k_and_trees_one_for_each_width():

@@ -91,6 +91,21 @@ def test_majority_of_64_takes_no_enumeration():
     assert 24 / 64 < majority_at_k(votes, values, 32) < 1.0
 
 
+def test_large_numbers_are_exact_and_quick():
+    # all answers different, one right: it wins a draw of k with chance 1/k if it is drawn, which has chance k/n
+    n = 600
+    for k in (1, 64, n):
+        assert majority_at_k(range(n), [1.0] + [0.0] * (n - 1), k) == pytest.approx(1 / n, rel=1e-12)
+    # more than floats can hold: comb(1200, 600) is above 1e308
+    votes = [0] * 700 + [1] * 500
+    assert majority_at_k(votes, [1.0] * 700 + [0.0] * 500, 600) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_constant_has_an_interval_without_width():
+    (interval,) = bootstrap({"a": np.full((10, 1), 0.1)}, resamples=200, confidence=0.95, seed=0)["a"]
+    assert interval.low == pytest.approx(0.1) and interval.high == pytest.approx(0.1)
+
+
 def test_bootstrap_means_are_exact_and_intervals_hold_them():
     values = {"a": np.array([[1.0, 0.0], [0.0, 0.0]]), "b": np.array([[1.0, 0.5]] * 3)}
     found = bootstrap(values, resamples=500, confidence=0.9, seed=0)

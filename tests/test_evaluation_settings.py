@@ -2,9 +2,9 @@
 """What an evaluation reads of the configuration, what it refuses, and when samples count as made otherwise."""
 
 import json
-import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 
 from recipe.treepo import main_eval
 from recipe.treepo.config_values import ConfigError
-from recipe.treepo.evaluation.fingerprint import fingerprint
+from recipe.treepo.evaluation.fingerprint import fingerprints
+from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.settings import EvaluationSettings, load_evaluation, powers_of_two
-from recipe.treepo.main_eval import open_records, with_group
+from recipe.treepo.main_eval import locked, open_records, with_group
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "recipe/treepo/config"
@@ -140,7 +141,22 @@ def test_all_problems_are_told_at_once_with_the_keys_as_they_were_written(base, 
             ["+reward.custom_reward_function.reward_kwargs={workers: 0}"],
             "reward_kwargs.workers=0: must be a whole number from 1 to 64",
         ),
-        (["evaluation.bootstrap=10"], "evaluation.bootstrap=10: must be a whole number of at least 100"),
+        (["evaluation.bootstrap=10"], "evaluation.bootstrap=10: must be a whole number from 100 to 100000"),
+        (["+evaluation.arms={a_b: {}, A_b: {}}"], "a_b and A_b: give names that differ in more than case"),
+        (
+            ["actor_rollout_ref.rollout.val_kwargs.top_p=7"],
+            "val_kwargs.top_p=7: must be a number above 0",
+        ),
+        (["actor_rollout_ref.rollout.val_kwargs.top_k=0"], "val_kwargs.top_k=0: must be -1 or a whole number above 0"),
+        (["data.val_files=null"], "data.val_files=None: must be a file or a list"),
+        (
+            ["evaluation.arms.tree=null", "data.max_response_length=400"],
+            "max_model_len=320: a path of full",
+        ),
+        (
+            ["reward.reward_model.enable=true"],
+            "reward.reward_model.enable=True: evaluation asks",
+        ),
         (
             [
                 "treepo.branching.budget=total_tokens",
@@ -178,24 +194,32 @@ def test_the_group_is_added_once_and_the_last_name_wins():
 # --- what samples were made with -------------------------------------------------------------------------------
 
 
-def made_with(config: DictConfig) -> dict:
+PROBLEM = EvaluationProblem(data_source="a", row=0, prompt_ids=[1, 2], fields={"reward_model": {"ground_truth": "4"}})
+
+
+def made_with(config: DictConfig, *problems: EvaluationProblem) -> dict:
     settings = load_evaluation(config)
-    return {run.arm: json.loads(json.dumps(fingerprint(config, settings, run))) for run in settings.runs}
+    found = fingerprints(config, settings, problems or [PROBLEM])
+    return {run.arm: json.loads(json.dumps(made)) for run, made in found.items()}
 
 
 @pytest.mark.parametrize(
-    ("override", "keys"),
+    ("overrides", "keys"),
     [
-        ("actor_rollout_ref.rollout.val_kwargs.temperature=0.6", ["actor_rollout_ref.rollout.val_kwargs"]),
-        ("data.max_response_length=127", ["data.max_response_length"]),
-        ("evaluation.seed=null", ["evaluation.seed"]),
-        ("evaluation.n=3", ["evaluation.n"]),
-        ("data.val_max_samples=7", ["data.val_max_samples"]),
-        ("+reward.custom_reward_function.reward_kwargs={wrong_score: -1}", ["reward.custom_reward_function"]),
+        (["actor_rollout_ref.rollout.val_kwargs.temperature=0.6"], ["actor_rollout_ref.rollout.val_kwargs"]),
+        (["data.max_response_length=127"], ["data.max_response_length"]),
+        (["evaluation.seed=null"], ["evaluation.seed"]),
+        (["evaluation.n=3"], ["evaluation.n"]),
+        (["actor_rollout_ref.rollout.quantization=fp8"], ["actor_rollout_ref.rollout.quantization"]),
+        (["actor_rollout_ref.rollout.max_model_len=400"], ["actor_rollout_ref.rollout.max_model_len"]),
+        (
+            ["+reward.custom_reward_function.reward_kwargs={wrong_score: -1}"],
+            ["reward.custom_reward_function"],
+        ),
     ],
 )
-def test_what_changes_the_samples_of_all_runs_changes_what_they_were_made_with(base, override, keys):
-    before, after = made_with(composed(*base)), made_with(composed(*base, override))
+def test_what_changes_the_samples_of_all_runs_changes_what_they_were_made_with(base, overrides, keys):
+    before, after = made_with(composed(*base)), made_with(composed(*base, *overrides))
     for arm in ("plain", "tree"):
         assert [key for key in before[arm] if before[arm][key] != after[arm][key]] == keys
 
@@ -208,32 +232,66 @@ def test_the_search_matters_to_trees_only_and_what_is_about_training_to_none(bas
     assert made_with(composed(*base, *training, "evaluation.bootstrap=500")) == before
 
 
-@pytest.mark.parametrize("changed", ["model/config.json", "val.parquet"])
-def test_other_files_under_the_same_name_are_noticed(base, tmp_path, changed):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"row": 1},
+        {"prompt_ids": [1, 3]},  # another template, another tokenizer
+        {"fields": {"reward_model": {"ground_truth": "5"}}},
+        {"data_source": "b"},
+    ],
+)
+def test_other_problems_are_noticed_wherever_they_come_from(base, change):
+    config = composed(*base)
+    before, after = made_with(config), made_with(config, replace(PROBLEM, **change))
+    assert [key for key in before["plain"] if before["plain"][key] != after["plain"][key]] == ["data.val_files"]
+
+
+def test_another_reward_in_the_same_file_is_noticed(base, tmp_path):
+    file = tmp_path / "mine.py"
+    config = composed(*base, f"reward.custom_reward_function.path={file}")
+    file.write_text("def compute_score(**_): return 1.0")
+    before = made_with(config)
+    file.write_text("def compute_score(**_): return 0.0")
+    assert made_with(config) != before
+
+
+def test_another_checkpoint_in_the_same_folder_is_refused_and_replaced_on_request(base, tmp_path):
     config = composed(*base)
     settings = load_evaluation(config)
-    open_records(config, settings)
-    for run in settings.runs:
-        records = open_records(config, settings)[run]
-        records.path.parent.mkdir(parents=True, exist_ok=True)
-        records.path.write_text(json.dumps({"fingerprint": fingerprint(config, settings, run)}) + "\n")
-    open_records(config, settings)
-    other = pd.read_parquet(tmp_path / "val.parquet").assign(ability="other")
-    other.to_parquet(tmp_path / changed)
-    os.utime(tmp_path / changed, (1, 1))
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    for run, made in fingerprints(config, settings, [PROBLEM]).items():
+        (samples / run.file).write_text(json.dumps({"fingerprint": made}) + "\n")
+    open_records(samples, settings, fingerprints(config, settings, [PROBLEM]))
+    (tmp_path / "model/config.json").write_text("another")
     with pytest.raises(ConfigError) as caught:
-        open_records(config, settings)
+        open_records(samples, settings, fingerprints(config, settings, [PROBLEM]))
     assert len(caught.value.problems) == 2
-    key = "data.val_files" if "parquet" in changed else "actor_rollout_ref.model.path"
-    assert all(f"made otherwise: {key} was" in str(problem) for problem in caught.value.problems)
-    # on request they are replaced, but not before there is something to replace them with
-    again = open_records(*restarted(base)).values()
-    assert [own.results for own in again] == [[], []] and len(list((tmp_path / "out/samples").iterdir())) == 2
+    told = "made otherwise: actor_rollout_ref.model.path was"
+    assert all(told in str(problem) for problem in caught.value.problems)
+    again = load_evaluation(composed(*base, "evaluation.restart=true"))
+    records = open_records(samples, again, fingerprints(config, again, [PROBLEM]))
+    assert [own.results for own in records.values()] == [[], []]
 
 
-def restarted(base: list[str]) -> tuple[DictConfig, EvaluationSettings]:
-    config = composed(*base, "evaluation.restart=true")
-    return config, load_evaluation(config)
+def test_a_second_evaluation_is_kept_out_of_the_folder(tmp_path):
+    with locked(str(tmp_path / "out")) as folder:
+        assert folder == tmp_path / "out/samples"
+        with pytest.raises(ConfigError, match="another evaluation is writing there"), locked(str(tmp_path / "out")):
+            pass
+    with locked(str(tmp_path / "out")):
+        pass
+
+
+def test_the_script_can_scale(base):
+    text = (ROOT / "scripts/evaluate_qwen0.5b.sh").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("    ")]
+    own = [word for word in line.split() if "=" in word]
+    assert len(own) == 2
+    assert [run[1] for run in runs_of(load_evaluation(composed(*base, *own)))] == [8, 8]
+    scaled = load_evaluation(composed(*base, *own, "evaluation=scaling"))
+    assert {run[1] for run in runs_of(scaled)} == {2, 4, 8, 16}
 
 
 # --- command line ----------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ could not be sampled, 130 interrupted; the same command goes on where it stopped
 """
 
 import asyncio
-import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,16 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from recipe.treepo.config_values import ConfigError, Problem
-from recipe.treepo.evaluation.fingerprint import fingerprint
+from recipe.treepo.evaluation.fingerprint import fingerprints
 from recipe.treepo.evaluation.problems import EvaluationProblem, load_problems
 from recipe.treepo.evaluation.records import ProblemResult, Records, RecordsError
 from recipe.treepo.evaluation.report import write_report
 from recipe.treepo.evaluation.sampling import ProblemSampler
+from recipe.treepo.evaluation.scoring import Scorer
 from recipe.treepo.evaluation.settings import EvaluationSettings, Run, load_evaluation
 from recipe.treepo.evaluation.summary import summarise
 from recipe.treepo.main_treepo import split_arguments, use_plugin
+from recipe.treepo.validation_training import is_our_reward
 
 
 def with_group(arguments: Sequence[str]) -> list[str]:
@@ -38,10 +40,32 @@ def with_group(arguments: Sequence[str]) -> list[str]:
     return ["+" + (chosen[-1].lstrip("+") if chosen else "evaluation=compare"), *rest]
 
 
-# --- running ---------------------------------------------------------------------------------------------------
+# --- samples on disk -------------------------------------------------------------------------------------------
 
 
-def open_records(config: DictConfig, settings: EvaluationSettings) -> dict[Run, Records]:
+@contextmanager
+def locked(out_dir: str) -> Iterator[Path]:
+    """Keep a second evaluation out of the folder; yield where the samples are.
+
+    Raises:
+        ConfigError: if another evaluation is writing there.
+    """
+    import fcntl
+
+    folder = Path(out_dir).expanduser() / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            rule, remedy = "another evaluation is writing there", "Wait for it, or use another evaluation.out_dir."
+            raise ConfigError([Problem("evaluation.out_dir", out_dir, rule, remedy)]) from error
+        yield folder
+
+
+def open_records(
+    folder: Path, settings: EvaluationSettings, made_with: Mapping[Run, Mapping[str, Any]]
+) -> dict[Run, Records]:
     """Open the file of samples of each run.
 
     Raises:
@@ -49,9 +73,8 @@ def open_records(config: DictConfig, settings: EvaluationSettings) -> dict[Run, 
     """
     found, problems = {}, []
     for run in settings.runs:
-        path = Path(settings.out_dir).expanduser() / "samples" / f"{run.arm}_n{run.n}.jsonl".replace(" ", "_")
         try:
-            found[run] = Records(path, fingerprint(config, settings, run), restart=settings.restart)
+            found[run] = Records(folder / run.file, made_with[run], restart=settings.restart)
         except RecordsError as error:
             problems.append(Problem("evaluation.out_dir", settings.out_dir, str(error).rstrip("."), ""))
     if problems:
@@ -59,32 +82,36 @@ def open_records(config: DictConfig, settings: EvaluationSettings) -> dict[Run, 
     return found
 
 
+# --- running ---------------------------------------------------------------------------------------------------
+
+
 def load_model(config: DictConfig) -> Any:
     """Return verl's description of the model: tokenizer, configuration, generation configuration.
 
     Raises:
-        ConfigError: if there is no such model.
+        ConfigError: if there is no such model, or transformers does not know it.
     """
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.config import HFModelConfig
 
     try:
         return omega_conf_to_dataclass(config.actor_rollout_ref.model, dataclass_type=HFModelConfig)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         key, rule = "actor_rollout_ref.model.path", f"cannot be loaded ({error})"
         raise ConfigError([Problem(key, config.actor_rollout_ref.model.path, rule, "Name another model.")]) from error
 
 
 async def sample_all(
-    sampler: ProblemSampler,
-    servers: Any,
-    problems: Sequence[EvaluationProblem],
-    records: Mapping[Run, Records],
+    sampler: ProblemSampler, servers: Any, problems: Sequence[EvaluationProblem], records: Mapping[Run, Records]
 ) -> list[str]:
     """Sample every run, one after the other, with a progress bar for each; return what failed."""
-    failures = []
+    failures: list[str] = []
     for run, own in records.items():
-        await servers.empty_cache()
+        try:
+            await servers.empty_cache()
+        except Exception as error:  # the servers have gone; what there is shall still be reported
+            failures.append(f"{run.name}: the servers do not answer ({type(error).__name__}: {error})")
+            break
         correct = Counter(trajectory.correct for result in own.results for trajectory in result.trajectories)
         with tqdm(total=len(problems), initial=len(own.results), desc=run.name, unit="problem") as bar:
 
@@ -93,39 +120,25 @@ async def sample_all(
                 bar.set_postfix(mean=f"{correct[True] / correct.total():.3f}", refresh=False)
                 bar.update()
 
-            failures += [
-                f"{run.name}: {failure}" for failure in await sampler.sample(run, problems, own, on_result=show)
-            ]
+            failed = await sampler.sample(run, problems, own, on_result=show)
+        failures += [f"{run.name}: {failure}" for failure in failed]
     return failures
 
 
 def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
     """Sample what is missing, report, and return the exit status."""
-    records = open_records(config, settings)
     from recipe.treepo.rollout import eos_token_ids
 
-    model = load_model(config)
-    problems = load_problems(config, model.tokenizer, getattr(model.hf_config, "model_type", None))
-    failures: list[str] = []
-    if any(len(own.results) < len(problems) for own in records.values()):
-        failures = _sample(config, settings, records, problems, model.tokenizer, eos_token_ids(model))
-    sizes = {"resamples": settings.bootstrap, "confidence": settings.confidence}
-    sources = list(dict.fromkeys(problem.data_source for problem in problems))
-    summaries = {
-        run: summarise(own.results, n=run.n, ks=sorted({*settings.k, run.n}), sources=sources, **sizes)
-        for run, own in records.items()
-        if own.results
-    }
-    if not summaries:
-        print("error: no problem could be sampled", file=sys.stderr)
-        return 1
-    facts = {run.name: fingerprint(config, settings, run) for run in summaries}
-    folder = Path(settings.out_dir).expanduser()
-    print("\n" + write_report(folder, summaries, facts=facts, notes=notes(settings, summaries, failures)))
-    print(f"written: {folder}/report.md, report.json, report.png; samples: {folder}/samples")
-    for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    with locked(settings.out_dir) as folder:
+        model = load_model(config)
+        problems = load_problems(config, model.tokenizer, getattr(model.hf_config, "model_type", None))
+        records = open_records(folder, settings, fingerprints(config, settings, problems))
+        failures: list[str] = []
+        if any(len(own.results) < len(problems) for own in records.values()):
+            for own in records.values():
+                own.set_aside()
+            failures = _sample(config, settings, records, problems, model.tokenizer, eos_token_ids(model))
+        return _report(settings, records, problems, failures)
 
 
 def _sample(
@@ -139,16 +152,20 @@ def _sample(
     from recipe.treepo.evaluation.servers import Servers, reward_function
 
     eos = frozenset() if config.actor_rollout_ref.rollout.ignore_eos else eos
+    options = config.reward.custom_reward_function.get("reward_kwargs") if is_our_reward(config) else None
     servers = Servers(config, eos)
     sampler = ProblemSampler(
         engine_of=partial(servers.engine, seed=settings.seed),
-        score=reward_function(config),
-        decode=partial(tokenizer.decode, skip_special_tokens=True),
+        scorer=Scorer(
+            function=reward_function(config),
+            options=dict(options or {}),
+            decode=partial(tokenizer.decode, skip_special_tokens=True),
+            keep_responses=settings.keep_responses,
+        ),
         eos_token_ids=eos,
         response_length=config.data.max_response_length,
         seed=settings.seed,
         prompts_in_flight=settings.prompts_in_flight,
-        keep_responses=settings.keep_responses,
     )
 
     async def work() -> list[str]:
@@ -161,19 +178,42 @@ def _sample(
         servers.stop()
 
 
-def notes(settings: EvaluationSettings, summaries: Mapping[Run, Any], failures: Sequence[str]) -> list[str]:
-    """Return what readers of the tables have to know."""
+def _report(
+    settings: EvaluationSettings,
+    records: Mapping[Run, Records],
+    problems: Sequence[EvaluationProblem],
+    failures: Sequence[str],
+) -> int:
+    sizes = {"resamples": settings.bootstrap, "confidence": settings.confidence}
+    sources = list(dict.fromkeys(problem.data_source for problem in problems))
+    summaries = {
+        run: summarise(own.results, n=run.n, ks=sorted({*settings.k, run.n}), sources=sources, **sizes)
+        for run, own in records.items()
+        if own.results
+    }
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    if not summaries:
+        print("error: no problem could be sampled", file=sys.stderr)
+        return 1
+    folder = Path(settings.out_dir).expanduser()
+    facts = {run.name: records[run].fingerprint for run in summaries}
+    missing = {run.name: len(problems) - len(own.results) for run, own in records.items()}
+    print("\n" + write_report(folder, summaries, facts=facts, notes=notes(settings, missing)))
+    print(f"written: {folder}/report.md, report.json, report.png; samples: {folder}/samples")
+    return 1 if failures else 0
+
+
+def notes(settings: EvaluationSettings, missing: Mapping[str, int]) -> list[str]:
+    """Return what readers of the tables have to know; ``missing`` is the number of problems by run."""
     found = [
         f"Accuracies with {settings.confidence:.0%} bootstrap intervals over problems; overall: the mean over the data "
         "sets. Tokens and calls are the engine's own counts, summed over the problems; prompt tokens without those "
         "found in the prefix cache, and those. pass@n and maj@n of fewer trajectories (report.json): expected values "
         "over their subsets, for trees over the leaves of the same trees."
     ]
-    missing = sum(own["overall"].costs["missing_trajectories"] for own in summaries.values())
-    if missing:
-        found.append(f"{missing:.0f} trajectories could not be had and count as wrong.")
-    if failures:
-        found.append(f"{len(failures)} problems could not be sampled and are in no number: see the end of the log.")
+    if told := ", ".join(f"{number} of {run}" for run, number in missing.items() if number):
+        found.append(f"Problems that are missing, and in no number: {told}. The same command samples them.")
     return found
 
 
@@ -182,6 +222,7 @@ def notes(settings: EvaluationSettings, summaries: Mapping[Run, Any], failures: 
 
 def run(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> int:
     """Check the configuration and evaluate, or say what would be sampled; return the exit status."""
+    restart = False
     try:
         try:
             settings = load_evaluation(config, check_files=not dry_run)
@@ -193,12 +234,14 @@ def run(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> int:
             for run in settings.runs:
                 print(f"{run.name}: {'independent samples' if run.is_plain else 'trees'}")
             return 0
+        restart = settings.restart
         return evaluate(config, settings)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted: what was sampled is kept; the same command goes on from there", file=sys.stderr)
+        command = "the same command without evaluation.restart" if restart else "the same command"
+        print(f"\ninterrupted: what was sampled is kept; {command} goes on from there", file=sys.stderr)
         return 130
 
 
@@ -215,13 +258,12 @@ def main() -> None:
     def hydra_main(config: DictConfig) -> None:
         status.append(run(config, problems, dry_run=dry_run))
 
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
     try:
         hydra_main()
     finally:
         if problems and not status:  # Hydra stopped at another override
             print(f"error: {ConfigError(problems)}", file=sys.stderr)
-    sys.exit(status[0])
+    sys.exit(max(status, default=0))  # none where Hydra only shows the configuration
 
 
 if __name__ == "__main__":

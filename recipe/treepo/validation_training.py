@@ -89,7 +89,7 @@ def objective_problems(config: DictConfig) -> list[Problem]:
     problems = [] if penalty is None else _overlong_problems(penalty, reward, config)
     problems += reward_problems(config)
     filtering = OmegaConf.select(config, "algorithm.filter_groups")
-    if filtering and filtering.enable and _is_our_reward(config):
+    if filtering and filtering.enable and is_our_reward(config):
         known = ["reward", *METRICS]
         if penalty is not None and manager in OVERLONG_MANAGERS and OmegaConf.select(penalty, "log"):
             known += ["overlong_reward", "overlong"]
@@ -129,7 +129,7 @@ def _overlong_problems(penalty: DictConfig, reward: DictConfig, config: DictConf
 
 def reward_problems(config: DictConfig) -> list[Problem]:
     """Check the options of the recipe's reward function; those of others are their own business."""
-    if not _is_our_reward(config):
+    if not is_our_reward(config):
         return []
     options = OmegaConf.select(config, "reward.custom_reward_function.reward_kwargs") or {}
     options = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
@@ -139,6 +139,7 @@ def reward_problems(config: DictConfig) -> list[Problem]:
     ]
 
 
-def _is_our_reward(config: DictConfig) -> bool:
+def is_our_reward(config: DictConfig) -> bool:
+    """Tell whether the recipe's reward function scores."""
     path = str(OmegaConf.select(config, "reward.custom_reward_function.path"))
     return path.removeprefix("pkg://").removesuffix(".py").replace("/", ".").endswith("recipe.treepo.reward")

@@ -188,6 +188,15 @@ def _listed(rules: tuple[FinishReason, ...]) -> str:
     return f"[{', '.join(rules)}]"
 
 
+def context_problems(rollout: DictConfig) -> list[Problem]:
+    """Check that the engine's context holds the longest prompt and response."""
+    needed, room = rollout.prompt_length + rollout.response_length, OmegaConf.select(rollout, "max_model_len")
+    if room is None or room >= needed:
+        return []
+    rule = f"a path of full length needs {needed} tokens (prompt_length + response_length)"
+    return [Problem("actor_rollout_ref.rollout.max_model_len", room, rule, f"Use at least {needed}, or null.")]
+
+
 # --- verl's own keys -------------------------------------------------------------------------------------------
 
 
@@ -202,10 +211,7 @@ def _rollout_problems(settings: TreePOSettings, rollout: DictConfig, name: str) 
     if settings.validate_with_tree and validation.n > 1 and validation.temperature <= 0:
         remedy = "Use a temperature above 0 (and do_sample), or treepo.validate_with_tree=false."
         problems.append(Problem(f"{name}.val_kwargs.temperature", validation.temperature, greedy, remedy))
-    needed, room = rollout.prompt_length + rollout.response_length, OmegaConf.select(rollout, "max_model_len")
-    if room is not None and room < needed:
-        rule = f"a path of full length needs {needed} tokens (prompt_length + response_length)"
-        problems.append(Problem(f"{name}.max_model_len", room, rule, f"Use at least {needed}, or null."))
+    problems += context_problems(rollout)
     agent = OmegaConf.select(rollout, "agent.default_agent_loop")
     if agent not in (None, REPLACED_AGENT):
         rule = f"trees take the place of {REPLACED_AGENT} only"

@@ -2,61 +2,85 @@
 """What the samples of an evaluation were made with, so that those of different ones are never mixed. Pure."""
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.settings import EvaluationSettings, Run
 
+_ROLLOUT = ("name", "dtype", "quantization", "max_model_len", "ignore_eos")
+_MODEL = ("lora_adapter_path",)
 
-def fingerprint(config: DictConfig, settings: EvaluationSettings, run: Run) -> dict[str, Any]:
-    """Return what decides about the samples of a run, by the key to change it with."""
-    rollout, data = config.actor_rollout_ref.rollout, config.data
-    files = data.val_files if OmegaConf.is_list(data.val_files) else [data.val_files]
-    model = str(config.actor_rollout_ref.model.path)
+
+def fingerprints(
+    config: DictConfig, settings: EvaluationSettings, problems: Sequence[EvaluationProblem]
+) -> dict[Run, dict[str, Any]]:
+    """Return for each run what decides about its samples, by the key to change it with."""
+    rollout, model = config.actor_rollout_ref.rollout, config.actor_rollout_ref.model
+    common = {
+        "actor_rollout_ref.model.path": {"name": str(model.path), "files": _files_of(str(model.path))},
+        **{f"actor_rollout_ref.model.{key}": _plain(model.get(key)) for key in _MODEL},
+        **{f"actor_rollout_ref.rollout.{key}": _plain(rollout.get(key)) for key in _ROLLOUT},
+        "actor_rollout_ref.rollout.val_kwargs": {
+            key: rollout.val_kwargs[key] for key in ("temperature", "top_p", "top_k")
+        },
+        # The problems as they are asked: after filtering, with template and tokenizer, in their order.
+        "data.val_files": _digest([[p.data_source, p.row, p.prompt_ids, p.fields] for p in problems]),
+        "data.max_response_length": config.data.max_response_length,
+        "reward.custom_reward_function": {
+            "options": _plain(config.reward.custom_reward_function),
+            "code": _code_of(config.reward.custom_reward_function.get("path")),
+        },
+        "evaluation.seed": settings.seed,
+        "evaluation.keep_responses": settings.keep_responses,
+    }
+    return {
+        run: {**common, "evaluation.arms": {} if run.is_plain else _search(run), "evaluation.n": run.n}
+        for run in settings.runs
+    }
+
+
+def _search(run: Run) -> dict[str, Any]:
     search = asdict(run.settings)
     # These say nothing about what is sampled.
     for key in ("dump_dir", "advantage", "shared_token_weight", "validate_with_tree"):
         del search[key]
-    return {
-        "actor_rollout_ref.model.path": {"name": model, "files": _files_of(Path(model))},
-        "actor_rollout_ref.rollout.dtype": rollout.dtype,
-        "actor_rollout_ref.rollout.val_kwargs": {
-            key: rollout.val_kwargs[key] for key in ("temperature", "top_p", "top_k")
-        },
-        "actor_rollout_ref.rollout.ignore_eos": rollout.ignore_eos,
-        "data.val_files": [_sha256(Path(file).expanduser()) for file in files],
-        "data.max_prompt_length": data.max_prompt_length,
-        "data.max_response_length": data.max_response_length,
-        "data.val_max_samples": data.get("val_max_samples", -1),
-        "data.filter_overlong_prompts": data.filter_overlong_prompts,
-        "data.apply_chat_template_kwargs": _plain(data.get("apply_chat_template_kwargs", {})),
-        "reward.custom_reward_function": _plain(config.reward.custom_reward_function),
-        "evaluation.arms": {} if run.is_plain else search,
-        "evaluation.n": run.n,
-        "evaluation.seed": settings.seed,
-        "evaluation.keep_responses": settings.keep_responses,
-    }
+    return search
 
 
-def _files_of(model: Path) -> dict[str, list[int]] | None:
+def _files_of(model: str) -> dict[str, list[int]] | None:
     """Return size and time of the files of a local model, because a folder may hold another checkpoint later."""
-    if not model.is_dir():
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
         return None
-    return {
-        file.name: [file.stat().st_size, int(file.stat().st_mtime)]
-        for file in sorted(model.iterdir())
-        if file.is_file()
-    }
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+    return {file.name: [file.stat().st_size, int(file.stat().st_mtime)] for file in files}
 
 
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        return str(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _code_of(reward: str | None) -> str | None:
+    """Return the hash of a reward function's file; of the recipe's own with the modules that it is made of."""
+    if reward is None:
+        return None
+    if reward.startswith("pkg://"):
+        spec = find_spec(reward.removeprefix("pkg://"))
+        path = Path(spec.origin) if spec is not None and spec.origin is not None else None
+    else:
+        path = Path(reward).expanduser()
+    if path is None or not path.is_file():
+        return None
+    ours = path.resolve() == Path(__file__).resolve().parents[1] / "reward.py"
+    parts = sorted([*path.parent.glob("answer*.py"), *path.parent.glob("reward*.py")]) if ours else [path]
+    return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -35,18 +35,24 @@ def figure_of(curves: Mapping[str, Mapping[str, Sequence[Point]]]) -> "Figure":
                     [point.decoded_tokens for point in points],
                     [interval.value for interval in intervals],
                     yerr=[
-                        [interval.value - interval.low for interval in intervals],
-                        [interval.high - interval.value for interval in intervals],
+                        # a percentile interval need not hold the value, by rounding or by chance
+                        [max(0.0, interval.value - interval.low) for interval in intervals],
+                        [max(0.0, interval.high - interval.value) for interval in intervals],
                     ],
                     color=COLOURS[number % len(COLOURS)],
                     marker=MARKS[number % len(MARKS)],
                     capsize=2,
                     linewidth=1.5,
-                    label=arm,
+                    label=_plain(arm),
                 )
-            panel.set(xscale="log", title=name, ylabel=label, xlabel="decoded tokens per problem")
+            panel.set(xscale="log", title=_plain(name), ylabel=label, xlabel="decoded tokens per problem")
             panel.grid(alpha=0.3)
             panel.spines[["top", "right"]].set_visible(False)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
     return figure
+
+
+def _plain(name: str) -> str:
+    """Keep matplotlib from reading a name as TeX."""
+    return name.replace("$", r"\$")

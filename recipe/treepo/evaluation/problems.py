@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.config_values import ConfigError, Problem
 from recipe.treepo.settings import REPLACED_AGENT
+from recipe.treepo.validation_training import is_our_reward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,8 @@ class EvaluationProblem:
 def load_problems(config: DictConfig, tokenizer: Any, model_type: str | None) -> list[EvaluationProblem]:
     """Read ``data.val_files``, as many rows of each as ``data.val_max_samples``.
 
-    Files are read one by one, because verl concatenates those of a list, which takes equal columns.
+    Files are read one by one, because verl concatenates those of a list, which takes equal types. The first rows are
+    taken, where verl draws some by default, without a seed: an evaluation that goes on has to ask the same.
 
     Raises:
         ConfigError: naming rows that cannot be evaluated, and why.
@@ -48,23 +50,27 @@ def load_problems(config: DictConfig, tokenizer: Any, model_type: str | None) ->
         mm_processor_kwargs={},
         processor=None,
     )
+    data = OmegaConf.merge(config.data, {"shuffle": False})
+    blank_truths = not is_our_reward(config)
     rows: Counter[str] = Counter()
     found, problems = [], []
     for file in files if OmegaConf.is_list(files) else [files]:
         dataset = create_rl_dataset(
-            [file], config.data, tokenizer, None, is_train=False, max_samples=config.data.get("val_max_samples", -1)
+            [file], data, tokenizer, None, is_train=False, max_samples=data.get("val_max_samples", -1)
         )
         for number in range(len(dataset)):
-            fields = dataset[number]
-            fields.pop("dummy_tensor")
-            if wrong := _row_problem(fields):
-                problems.append(Problem("data.val_files", f"{file}, row {number}", *wrong))
-                continue
-            prompt_ids = builder.build_initial_tokens(list(fields["raw_prompt"]))
-            if len(prompt_ids) > config.data.max_prompt_length:
-                rule = f"the prompt has {len(prompt_ids)} tokens, more than data.max_prompt_length"
-                remedy = "Raise it, or use data.filter_overlong_prompts=true to leave such rows out."
-                problems.append(Problem("data.val_files", f"{file}, row {number}", rule, remedy))
+            try:
+                fields = dataset[number]
+                fields.pop("dummy_tensor", None)
+                wrong = _row_problem(fields, blank_truths)
+                prompt_ids = [] if wrong else builder.build_initial_tokens(list(fields["raw_prompt"]))
+            except Exception as error:  # whatever verl's data set or a chat template makes of a row
+                wrong = f"cannot be made a prompt ({type(error).__name__}: {error})"
+            if not wrong and len(prompt_ids) > data.max_prompt_length:
+                wrong = f"has a prompt of {len(prompt_ids)} tokens, more than data.max_prompt_length"
+            if wrong:
+                remedy = f"Drop such rows; `python -m data_prep.check {file}` finds them."
+                problems.append(Problem("data.val_files", f"{file}, row {number}", wrong, remedy))
                 continue
             source = str(fields["data_source"])
             found.append(EvaluationProblem(data_source=source, row=rows[source], prompt_ids=prompt_ids, fields=fields))
@@ -76,17 +82,19 @@ def load_problems(config: DictConfig, tokenizer: Any, model_type: str | None) ->
     return found
 
 
-def _row_problem(fields: dict[str, Any]) -> tuple[str, str] | None:
-    """Return rule and remedy of a row that cannot be evaluated."""
-    check = "See `python -m data_prep.check FILE`."
+def _row_problem(fields: dict[str, Any], blank_truths: bool) -> str | None:
+    """Return why a row cannot be evaluated."""
+    truth = fields["reward_model"].get("ground_truth") if isinstance(fields.get("reward_model"), dict) else None
+    if not blank_truths and (truth is None or not str(truth).strip()):
+        return "has no reward_model.ground_truth to score against"
     if not isinstance(fields.get("reward_model"), dict) or "ground_truth" not in fields["reward_model"]:
-        return "has no reward_model.ground_truth to score against", check
-    if fields.get("data_source") is None:
-        return "has no data_source", check
+        return "has no reward_model.ground_truth"
+    if not str(fields.get("data_source") or "").strip():
+        return "has no data_source"
     if fields.get("agent_name") not in (None, REPLACED_AGENT):
-        return f"asks for the agent {fields['agent_name']}; only {REPLACED_AGENT} is evaluated", check
-    if any(not isinstance(message["content"], str) for message in fields["raw_prompt"]):
-        return "has a prompt that is not text", check
+        return f"asks for the agent {fields['agent_name']}; only {REPLACED_AGENT} is evaluated"
+    if not fields["raw_prompt"] or any(not isinstance(message["content"], str) for message in fields["raw_prompt"]):
+        return "has no prompt of text"
     return None
 
 

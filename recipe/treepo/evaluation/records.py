@@ -8,7 +8,7 @@ samples: it is an error, in which both values are named.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +68,24 @@ class RecordsError(ValueError):
 
 
 class Records:
-    """The file of one run: reads what is there, and appends."""
+    """The file of one run: reads what is there, and appends. One process at a time may have it."""
 
     def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, restart: bool = False) -> None:
         """Open ``path``, or begin it; nothing is written before the first result.
 
         Args:
             fingerprint: What decides about the samples, by the key to change it with; must survive JSON.
-            restart: Whether the first result replaces what is there.
+            restart: Whether what is there is to be replaced; :meth:`set_aside` then comes before the first result.
 
         Raises:
             RecordsError: if the file was made with another fingerprint, or was not written by this class.
         """
         self.path = path
+        self.fingerprint = json.loads(json.dumps(fingerprint))
+        # Without the texts and paths, which are in the file, and which nobody needs here.
         self.results: list[ProblemResult] = []
-        self._fingerprint = json.loads(json.dumps(fingerprint))
         self._size = 0  # bytes of complete lines; what an interruption left behind them is overwritten
+        self._restart = restart
         if path.exists() and not restart:
             self._read()
 
@@ -91,37 +93,47 @@ class Records:
         """Return (data source, row) of the problems that are in the file."""
         return {(result.data_source, result.row) for result in self.results}
 
+    def set_aside(self) -> None:
+        """Rename what a restart replaces: from now on it is not in the way of going on."""
+        if self._restart and self.path.exists():
+            self.path.replace(self.path.with_name(f"{self.path.name}.old"))
+
     def append(self, result: ProblemResult) -> None:
         """Write one problem; it is in the file when this returns."""
-        lines = [] if self._size else [{"fingerprint": self._fingerprint}]
+        lines = [] if self._size else [{"fingerprint": self.fingerprint}]
         text = "".join(json.dumps(line) + "\n" for line in [*lines, asdict(result)]).encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+            length = file.seek(0, os.SEEK_END)
+            assert length >= self._size, f"{self.path} was cut from {self._size} to {length} bytes by someone else"
             file.truncate(self._size)
-            file.seek(0, os.SEEK_END)
+            file.seek(self._size)
             file.write(text)
         self._size += len(text)
-        self.results.append(result)
+        self.results.append(_slim(result))
 
     def _read(self) -> None:
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        complete = lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
-        self._size = sum(map(len, complete))
         try:
-            rows = [json.loads(line) for line in complete]
-            if rows:
-                self._check(rows[0]["fingerprint"])
-            self.results = [_result(row) for row in rows[1:]]
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file):
+                    if not line.endswith(b"\n"):  # torn by an interruption
+                        break
+                    row = json.loads(line)
+                    if number == 0:
+                        self._check(row["fingerprint"])
+                    else:
+                        self.results.append(_slim(_result(row)))
+                    self._size += len(line)
         except RecordsError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordsError(
                 f"{self.path} is not a file of samples ({type(error).__name__}: {error}). "
                 "Use another evaluation.out_dir, or evaluation.restart=true to replace it."
             ) from error
 
     def _check(self, before: Mapping[str, Any]) -> None:
-        ours = self._fingerprint
+        ours = self.fingerprint
         changed = [key for key in sorted({*before, *ours}) if before.get(key) != ours.get(key)]
         if changed:
             told = "; ".join(f"{key} was {before.get(key)}, now {ours.get(key)}" for key in changed)
@@ -132,8 +144,9 @@ class Records:
 
 
 def _result(row: dict[str, Any]) -> ProblemResult:
-    trajectories = [
-        Trajectory(**{**trajectory, "path": [tuple(step) for step in trajectory["path"]]})
-        for trajectory in row.pop("trajectories")
-    ]
-    return ProblemResult(**row, trajectories=trajectories)
+    return ProblemResult(**{**row, "trajectories": [Trajectory(**trajectory) for trajectory in row["trajectories"]]})
+
+
+def _slim(result: ProblemResult) -> ProblemResult:
+    trajectories = [replace(trajectory, path=[], response=None) for trajectory in result.trajectories]
+    return replace(result, trajectories=trajectories)

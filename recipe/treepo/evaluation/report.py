@@ -23,37 +23,38 @@ COSTS = {
 Summaries = Mapping[Run, Mapping[str, Summary]]
 
 
-def data_sets(summaries: Mapping[str, Summary]) -> list[str]:
+def data_sets(summaries: Summaries) -> list[str]:
     """Return what there are rows for: each data set, and all of them if there are several."""
-    names = [name for name in summaries if name != OVERALL]
-    return names if len(names) == 1 else [*names, OVERALL]
+    names = dict.fromkeys(name for own in summaries.values() for name in own if name != OVERALL)
+    return list(names) if len(names) == 1 else [*names, OVERALL]
 
 
 def curves(summaries: Summaries) -> dict[str, dict[str, list[Point]]]:
-    """Return the scaling curves by data set and arm."""
-    arms: dict[str, dict[int, Run]] = {}
-    for run in summaries:
-        arms.setdefault(run.arm, {})[run.n] = run
-    names = data_sets(next(iter(summaries.values())))
-    return {
-        name: {
+    """Return the scaling curves by data set and arm; runs without results of a data set are left out there."""
+    found: dict[str, dict[str, list[Point]]] = {}
+    for name in data_sets(summaries):
+        arms: dict[str, dict[Run, Summary]] = {}
+        for run, own in summaries.items():
+            if name in own:
+                arms.setdefault(run.arm, {})[run] = own[name]
+        found[name] = {
             arm: scaling_points(
-                {n: summaries[run][name] for n, run in runs.items()},
-                independent=next(iter(runs.values())).is_plain,
+                {run.n: summary for run, summary in runs.items()}, independent=next(iter(runs)).is_plain
             )
             for arm, runs in arms.items()
         }
-        for name in names
-    }
+    return found
 
 
 def tables(summaries: Summaries) -> str:
     """Return the tables: a row for each run and data set; with several numbers of trajectories the scaling curves."""
     header = ["data set", "sampler", "n", "problems", "mean@n", "pass@n", "maj@n", *COSTS, "trajectories/s"]
     rows = []
-    for name in data_sets(next(iter(summaries.values()))):
+    for name in data_sets(summaries):
         for run, own in summaries.items():
-            summary = own[name]
+            if (summary := own.get(name)) is None:
+                rows.append([name, run.arm, f"{run.n}", *["-"] * (len(header) - 3)])
+                continue
             rows.append(
                 [
                     *(name, run.arm, f"{run.n}", f"{summary.problems:,}"),
@@ -87,7 +88,8 @@ def _interval(interval: Interval) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table whose columns line up on a console."""
+    """Return a Markdown table whose columns line up on a console; names of data sets are anybody's text."""
+    rows = [[" ".join(cell.replace("|", "\\|").split()) for cell in cells] for cells in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(
@@ -123,8 +125,8 @@ def write_report(folder: Path, summaries: Summaries, *, facts: Mapping[str, Any]
     text = "\n\n".join([tables(summaries), *notes]) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "report.json", json.dumps(document, indent=1) + "\n")
-    draw(found, folder / "report.png")
     _replace(folder / "report.md", text + "\n![Accuracy against decoded tokens](report.png)\n")
+    draw(found, folder / "report.png")
     return text
 
 

@@ -3,47 +3,43 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from recipe.treepo.branching import BranchingRules
 from recipe.treepo.engine import SegmentEngine
 from recipe.treepo.evaluation.problems import EvaluationProblem
-from recipe.treepo.evaluation.records import ProblemResult, Records, Trajectory
+from recipe.treepo.evaluation.records import ProblemResult, Records
+from recipe.treepo.evaluation.scoring import Scorer, ScoringError
 from recipe.treepo.evaluation.settings import Run
-from recipe.treepo.evaluation.votes import count_votes
-from recipe.treepo.reward import answers_agree, find_answer
 from recipe.treepo.search import SearchError, grow_tree
 from recipe.treepo.seeds import derive_seed
 from recipe.treepo.settings import TreePOSettings
 from recipe.treepo.stopping import FinishReason
-from recipe.treepo.tree import Tree
+
+# Problems that fail one after the other until a run is given up: the engine has gone, or no reward can be had.
+GIVE_UP_AFTER = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemSampler:
-    """What sampling and scoring need, the same for all runs.
+    """What sampling needs, the same for all runs.
 
     Attributes:
         engine_of: Makes the engine for a problem.
-        score: The reward function; it is called from several threads.
-        decode: Tokens to text, special ones left out.
+        scorer: Scores trajectories.
         eos_token_ids: All end tokens of the model.
         response_length: Most tokens of a response.
         seed: Of the search's draws; None like 0.
         prompts_in_flight: Problems that are sampled at the same time.
-        keep_responses: Whether results hold the texts.
     """
 
     engine_of: Callable[[Run, EvaluationProblem], SegmentEngine]
-    score: Callable[..., Any]
-    decode: Callable[[list[int]], str]
+    scorer: Scorer
     eos_token_ids: frozenset[int]
     response_length: int
     seed: int | None
     prompts_in_flight: int
-    keep_responses: bool
 
     async def sample(
         self,
@@ -55,22 +51,28 @@ class ProblemSampler:
     ) -> list[str]:
         """Sample the problems that ``records`` does not hold, and append each when it is scored.
 
-        Returns:
-            A message for each problem of which not one trajectory could be had. Such a problem is in no record.
+        When this is cancelled, everything that was under way is given up, and what was appended stays.
 
-        Raises:
-            Exception: what the reward function raises. Everything that was under way is given up then, or when this is
-                cancelled; what was appended stays.
+        Returns:
+            A message for each problem that has not all of its trajectories and scores, and is in no record for that;
+            after :data:`GIVE_UP_AFTER` of them in a row one for all that were left.
         """
-        done, room, failures = records.done(), asyncio.Semaphore(self.prompts_in_flight), []
+        done, room = records.done(), asyncio.Semaphore(self.prompts_in_flight)
+        failures: list[str] = []
+        in_a_row = 0
 
         async def one(problem: EvaluationProblem) -> None:
+            nonlocal in_a_row
             async with room:
+                if in_a_row >= GIVE_UP_AFTER:
+                    return
                 try:
                     result = await self._result(run, problem)
-                except SearchError as error:
+                except (SearchError, ScoringError) as error:
+                    in_a_row += 1
                     failures.append(f"{problem.data_source}, row {problem.row}: {error}")
                     return
+            in_a_row = 0
             records.append(result)
             on_result(result)
 
@@ -83,6 +85,9 @@ class ProblemSampler:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        if in_a_row >= GIVE_UP_AFTER:
+            missing = len(problems) - len(records.done())
+            failures.append(f"given up after {in_a_row} failures in a row; {missing} problems are missing")
         return failures
 
     async def _result(self, run: Run, problem: EvaluationProblem) -> ProblemResult:
@@ -93,55 +98,21 @@ class ProblemSampler:
             engine=self.engine_of(run, problem),
             shape=settings.shape(width=run.n, response_length=self.response_length, progress=1.0),
             stopping=settings.stopping_rules(
-                eos_token_ids=self.eos_token_ids, response_length=self.response_length, decode=self.decode
+                eos_token_ids=self.eos_token_ids, response_length=self.response_length, decode=self.scorer.decode
             ),
             seed=derive_seed(self.seed or 0, run.name, problem.data_source, problem.row),
         )
         ended = time.time()
+        if missing := tree.counters.missing_trajectories:
+            raise SearchError(f"{missing} of {run.n} trajectories could not be had, because requests failed")
         return ProblemResult(
             data_source=problem.data_source,
             row=problem.row,
             started=started,
             ended=ended,
             statistics=tree.statistics(),
-            trajectories=await self._scored(run, problem, tree),
+            trajectories=await self.scorer.trajectories(problem, tree, with_tree=not run.is_plain),
         )
-
-    async def _scored(self, run: Run, problem: EvaluationProblem, tree: Tree) -> list[Trajectory]:
-        texts = [self.decode(tree.response_ids(leaf)) for leaf in tree.leaves]
-        statistics = tree.statistics()
-        # verl's own sampler has no tree to tell the reward function of
-        fields = [{} if run.is_plain else tree.trajectory_fields(leaf, statistics) for leaf in tree.leaves]
-        scored = await asyncio.gather(
-            *(asyncio.to_thread(self._score, problem, text, own) for text, own in zip(texts, fields, strict=True))
-        )
-        answers = [_answer(result, text) for result, text in zip(scored, texts, strict=True)]
-        accuracies = [float(result.get("acc", result["score"])) for result in scored]
-        votes = await asyncio.to_thread(count_votes, answers, [acc > 0.5 for acc in accuracies], _same)
-        return [
-            Trajectory(
-                tokens=tree.nodes[leaf].end,
-                finish_reason=str(tree.nodes[leaf].finish_reason),
-                score=float(scored[place]["score"]),
-                acc=accuracies[place],
-                vote=votes[place],
-                answer=answers[place],
-                path=tree.tree_path(leaf),
-                response=texts[place] if self.keep_responses else None,
-            )
-            for place, leaf in enumerate(tree.leaves)
-        ]
-
-    def _score(self, problem: EvaluationProblem, text: str, tree_fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Call the reward function as verl's reward manager ``naive`` does."""
-        extra = {"num_turns": 2, "rollout_reward_scores": {}}
-        result = self.score(
-            data_source=problem.data_source,
-            solution_str=text,
-            ground_truth=problem.fields["reward_model"]["ground_truth"],
-            extra_info={**problem.fields.get("extra_info", {}), **tree_fields, **extra},
-        )
-        return result if isinstance(result, Mapping) else {"score": result}
 
 
 def independent(n: int, retries: int) -> TreePOSettings:
@@ -152,14 +123,3 @@ def independent(n: int, retries: int) -> TreePOSettings:
         stopping=(FinishReason.EOS, FinishReason.LENGTH, FinishReason.DEPTH),
         retries=retries,
     )
-
-
-def _same(first: str, second: str) -> bool:
-    return answers_agree(second, first)[0]
-
-
-def _answer(result: Mapping[str, Any], text: str) -> str | None:
-    """Return what a trajectory votes for: the reward function's ``pred``, as in verl, or its final answer."""
-    if "pred" not in result:
-        return find_answer(text, require_box=False)[0]
-    return None if result["pred"] is None else str(result["pred"])

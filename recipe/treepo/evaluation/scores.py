@@ -6,8 +6,10 @@ the order of the trajectories. For independent samples they are unbiased estimat
 trajectories of a tree are not independent: there they say what k leaves of such a tree give, not a tree of width k.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import comb
 
 import numpy as np
@@ -46,40 +48,60 @@ def majority_at_k(votes: Sequence[int | None], values: Sequence[float], k: int) 
     for vote, value in zip(votes, values, strict=True):
         if vote is not None:
             members.setdefault(vote, []).append(value)
-    sizes = {vote: len(own) for vote, own in members.items()}
-    silent = n - sum(sizes.values())
-    total = 0.0
-    for vote, own in members.items():
-        if worth := sum(own) / len(own):
-            rivals = [size for other, size in sizes.items() if other != vote]
-            total += worth * _winning_draws(sizes[vote], rivals, silent, k)
-    return total / comb(n, k)
+    sizes = Counter(len(own) for own in members.values())
+    silent = n - sum(len(own) for own in members.values())
+    total = Fraction(0)
+    for own in members.values():
+        if worth := Fraction(sum(own)) / len(own):
+            total += worth * _winning_draws(len(own), sizes - Counter([len(own)]), silent, k)
+    return float(total / comb(n, k))
 
 
-def _winning_draws(own: int, rivals: Sequence[int], silent: int, k: int) -> float:
-    """Return in how many of the draws of k an answer of ``own`` trajectories wins; a tie of t answers counts 1/t."""
-    won = 0.0
+def _winning_draws(own: int, rivals: Mapping[int, int], silent: int, k: int) -> Fraction:
+    """Return in how many of the draws of k an answer of ``own`` trajectories wins; a tie of t answers counts 1/t.
+
+    Args:
+        rivals: Number of other answers by their number of trajectories.
+        silent: Trajectories without an answer.
+    """
+    won = Fraction(0)
     for most in range(1, min(own, k) + 1):
         # ways[tied][drawn]: ways to draw from the rivals, `tied` of them exactly `most` times and no one more often.
         ways = {0: [1] + [0] * (k - most)}
-        for size in rivals:
-            ways = _with_rival(ways, size, most)
+        for size, number in rivals.items():
+            if size == 1:
+                ways = _with_single_rivals(ways, number, most)
+            else:
+                for _ in range(number):
+                    ways = _with_rival(ways, size, most)
         for tied, drawn in ways.items():
             rest = sum(count * comb(silent, k - most - place) for place, count in enumerate(drawn))
-            won += comb(own, most) * rest / (tied + 1)
+            won += Fraction(comb(own, most) * rest, tied + 1)
     return won
 
 
 def _with_rival(ways: Mapping[int, list[int]], size: int, most: int) -> dict[int, list[int]]:
     """Return the ways with one more rival of ``size`` trajectories, drawn at most ``most`` times."""
+    return _extended(ways, [(times, int(times == most), comb(size, times)) for times in range(min(size, most) + 1)])
+
+
+def _with_single_rivals(ways: Mapping[int, list[int]], number: int, most: int) -> dict[int, list[int]]:
+    """Return the ways with ``number`` more rivals of one trajectory each: all different answers are the common case."""
+    return _extended(ways, [(drawn, drawn * (most == 1), comb(number, drawn)) for drawn in range(number + 1)])
+
+
+def _extended(ways: Mapping[int, list[int]], choices: Sequence[tuple[int, int, int]]) -> dict[int, list[int]]:
+    """Return the ways after one of ``choices``, (trajectories drawn, rivals tied, number of ways), is taken."""
     room = len(next(iter(ways.values())))
     found: dict[int, list[int]] = {}
-    for tied, drawn in ways.items():
-        for times in range(min(size, most, room - 1) + 1):
-            target = found.setdefault(tied + (times == most), [0] * room)
-            factor = comb(size, times)
-            for place in range(room - times):
-                target[place + times] += drawn[place] * factor
+    for tied, before in ways.items():
+        for drawn, more_tied, factor in choices:
+            if drawn >= room:
+                break
+            target = found.setdefault(tied + more_tied, [0] * room)
+            for place in range(room - drawn):
+                if before[place]:
+                    target[place + drawn] += before[place] * factor
     return found
 
 
@@ -103,10 +125,11 @@ def bootstrap(
     random = np.random.default_rng(seed)
     means, draws = {}, {}
     for name, table in values.items():
-        means[name] = table.mean(0)
-        chosen = random.integers(len(table), size=(resamples, len(table)))
-        # one metric at a time: all at once would take resamples x problems x metrics numbers
-        draws[name] = np.stack([column[chosen].mean(1) for column in table.T], axis=1)
+        columns = np.ascontiguousarray(table.T)
+        means[name] = columns.mean(1)
+        # As counts of each problem in a resample: they take less memory than the problems themselves.
+        counts = random.multinomial(len(table), np.full(len(table), 1 / len(table)), size=resamples)
+        draws[name] = counts @ table / len(table)
     means["overall"] = np.mean([means[name] for name in values], axis=0)
     draws["overall"] = np.mean([draws[name] for name in values], axis=0)
     tail = (1 - confidence) / 2

@@ -2,7 +2,6 @@
 """verl's inference servers and reward function for an evaluation; the only file of it that knows Ray and servers."""
 
 import asyncio
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -50,7 +49,10 @@ class Servers:
 
     def engine(self, run: Run, problem: EvaluationProblem, seed: int | None) -> ServerEngine:
         """Return the engine for one problem."""
-        sampling = self._config.actor_rollout_ref.rollout.val_kwargs
+        rollout = self._config.actor_rollout_ref.rollout
+        sampling = rollout.val_kwargs
+        # verl's own sampler knows none, and only vLLM's servers have a tokenizer to see them.
+        stop_strings = run.settings.stop_strings if rollout.name == "vllm" and not run.is_plain else ()
         return ServerEngine(
             self._client,
             {
@@ -62,7 +64,7 @@ class Servers:
             },
             seed=None if seed is None else derive_seed(seed, run.name, problem.data_source, problem.row),
             priority=0,
-            stop_strings=run.settings.stop_strings if self._config.actor_rollout_ref.rollout.name == "vllm" else (),
+            stop_strings=stop_strings,
             spread=run.is_plain,
         )
 
@@ -72,8 +74,5 @@ class Servers:
 
 
 def reward_function(config: DictConfig) -> Callable[..., Any]:
-    """Return the configured reward function, or verl's own, as a function that does not wait."""
-    function = get_custom_reward_fn(config) or default_compute_score
-    if not inspect.iscoroutinefunction(function):
-        return function
-    return lambda **arguments: asyncio.run(function(**arguments))
+    """Return the configured reward function, or verl's own; it may be a coroutine function."""
+    return get_custom_reward_fn(config) or default_compute_score

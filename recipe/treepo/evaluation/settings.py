@@ -5,6 +5,7 @@ Imports no torch, ray or vllm: everything is checked before any of them is start
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from recipe.treepo.config_values import (
 from recipe.treepo.settings import Sampler, TreePOSettings, parse_settings
 from recipe.treepo.validation import file_problems
 from recipe.treepo.validation_training import reward_problems
-from recipe.treepo.validation_trees import tree_problems
+from recipe.treepo.validation_trees import context_problems, tree_problems
 
 SEE = "recipe/treepo/config/evaluation/compare.yaml"
 VAL_KWARGS = "actor_rollout_ref.rollout.val_kwargs"
@@ -46,8 +47,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name for files and messages."""
+        """Name for messages."""
         return f"{self.arm}, n {self.n}"
+
+    @property
+    def file(self) -> str:
+        """Name of the file of samples."""
+        return f"{file_name(self.arm)}_n{self.n}.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +118,22 @@ def _arms(value: Any) -> dict[str, dict[str, Any]]:
     wrong = [name for name in arms if not re.fullmatch(r"\w[\w .-]{0,60}", name)]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: a name is of letters, digits, spaces and _ . - (it names a file)")
+    files = Counter(file_name(name).casefold() for name in arms)
+    same = [name for name in arms if files[file_name(name).casefold()] > 1]
+    if same:
+        raise ValueError(f"{' and '.join(same)}: give names that differ in more than case, and blank against _")
     return {name: dict(keys) for name, keys in arms.items()}
+
+
+def file_name(arm: str) -> str:
+    """Return an arm's name as a part of a file's."""
+    return arm.replace(" ", "_")
+
+
+def _resamples(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 100 <= value <= 100_000:
+        raise ValueError("must be a whole number from 100 to 100000")
+    return value
 
 
 _KEYS = {
@@ -122,7 +143,7 @@ _KEYS = {
     "arms": _arms,
     "seed": optional(integer(0)),
     "prompts_in_flight": integer(1),
-    "bootstrap": integer(100),
+    "bootstrap": _resamples,
     "confidence": fraction,
     "keep_responses": boolean,
     "restart": boolean,
@@ -178,14 +199,25 @@ def _runs(arms: Mapping[str, TreePOSettings], numbers: tuple[int, ...]) -> list[
 
 
 def _sampling_problems(config: DictConfig, numbers: tuple[int, ...]) -> list[Problem]:
-    temperature = OmegaConf.select(config, f"{VAL_KWARGS}.temperature")
-    if not isinstance(temperature, int | float) or temperature < 0:
-        rule = "must be a number of at least 0"
-        return [Problem(f"{VAL_KWARGS}.temperature", temperature, rule, f"Set {VAL_KWARGS}.temperature.")]
-    if temperature == 0 and any(n > 1 for n in numbers):
+    sampling, problems = config.actor_rollout_ref.rollout.val_kwargs, []
+    ranges = {
+        "temperature": (lambda value: value >= 0, "must be a number of at least 0"),
+        "top_p": (lambda value: 0 < value <= 1, "must be a number above 0 and at most 1"),
+        "top_k": (lambda value: value == -1 or (value >= 1 and value % 1 == 0), "must be -1 or a whole number above 0"),
+    }
+    for key, (holds, rule) in ranges.items():
+        value = sampling.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
+            problems.append(Problem(f"{VAL_KWARGS}.{key}", value, rule, f"Set {VAL_KWARGS}.{key}."))
+    if not problems and sampling.temperature == 0 and any(n > 1 for n in numbers):
         rule, remedy = "greedy samples of a problem are all equal", "Use a temperature above 0, or evaluation.n=1."
-        return [Problem(f"{VAL_KWARGS}.temperature", temperature, rule, remedy)]
-    return []
+        problems.append(Problem(f"{VAL_KWARGS}.temperature", sampling.temperature, rule, remedy))
+    if OmegaConf.select(config, "reward.reward_model.enable"):
+        rule, remedy = "evaluation asks a reward function only", "Use reward.reward_model.enable=false."
+        problems.append(Problem("reward.reward_model.enable", True, rule, remedy))
+    if not isinstance(config.data.val_files, str) and not OmegaConf.is_list(config.data.val_files):
+        problems.append(Problem("data.val_files", config.data.val_files, "must be a file or a list", "Name some."))
+    return problems + context_problems(config.actor_rollout_ref.rollout)
 
 
 def _run_problems(

@@ -14,7 +14,7 @@ OVERALL = "overall"
 # Summed over the problems; what each is: Tree.statistics and metrics.py
 COSTS = (
     *("engine_calls", "failed_calls", "decoded_tokens", "overrun_tokens", "computed_prompt_tokens"),
-    *("cached_prompt_tokens", "unique_tokens", "total_tokens", "trajectories", "missing_trajectories", "fallbacks"),
+    *("cached_prompt_tokens", "unique_tokens", "total_tokens", "trajectories", "fallbacks"),
 )
 
 
@@ -47,10 +47,10 @@ def summarise(
     confidence: float,
     seed: int = 0,
 ) -> dict[str, Summary]:
-    """Return a summary per data set that there are results of, and ``overall``: the mean over these data sets.
+    """Return a summary per data set that there are results of, and where there are of all, ``overall``: their mean.
 
     Args:
-        n: Trajectories that each problem was to have. One that could not be had counts as wrong, without an answer.
+        n: Trajectories of each problem.
         ks: The k of pass@k and maj@k; those above n are left out.
         sources: Names of the data sets in the order of the report.
         resamples, confidence, seed: Of the bootstrap over problems.
@@ -60,11 +60,14 @@ def summarise(
     # The order of the lines is that in which problems were finished; the bootstrap is not to depend on it.
     for result in sorted(results, key=lambda result: result.row):
         by_source[result.data_source].append(result)
+    complete = all(by_source.values())
     by_source = {source: own for source, own in by_source.items() if own}
     values = {source: np.array([_worth(result, n, ks) for result in own]) for source, own in by_source.items()}
     intervals = bootstrap(values, resamples=resamples, confidence=confidence, seed=seed)
     found = {}
     for source, (mean, *rest) in intervals.items():
+        if source == OVERALL and not complete:
+            continue  # a mean over fewer data sets than other runs have would be taken for theirs
         own = results if source == OVERALL else by_source[source]
         found[source] = Summary(
             problems=len(own),
@@ -78,13 +81,12 @@ def summarise(
 
 def _worth(result: ProblemResult, n: int, ks: Sequence[int]) -> list[float]:
     """Return mean@n, pass@k for each k, and maj@k for each k."""
-    missing = n - len(result.trajectories)
-    assert missing >= 0, f"{len(result.trajectories)} trajectories instead of {n}"
-    votes = [trajectory.vote for trajectory in result.trajectories] + [None] * missing
-    right = [float(trajectory.correct) for trajectory in result.trajectories] + [0.0] * missing
+    assert len(result.trajectories) == n, f"{len(result.trajectories)} trajectories instead of {n}"
+    votes = [trajectory.vote for trajectory in result.trajectories]
+    right = [trajectory.correct for trajectory in result.trajectories]
     return [
-        fmean([trajectory.acc for trajectory in result.trajectories] + [0.0] * missing),
-        *(pass_at_k(n, int(sum(right)), k) for k in ks),
+        fmean(trajectory.acc for trajectory in result.trajectories),
+        *(pass_at_k(n, sum(right), k) for k in ks),
         *(majority_at_k(votes, right, k) for k in ks),
     ]
 

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Score the trajectories of one problem with the reward function, and find which of them give the same answer."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from recipe.treepo.answer_compare import Question, compare_text
+from recipe.treepo.evaluation.problems import EvaluationProblem
+from recipe.treepo.evaluation.records import Trajectory
+from recipe.treepo.evaluation.votes import count_votes
+from recipe.treepo.reward import answers_agree, find_answer
+from recipe.treepo.tree import Tree
+
+# Seconds that math-verify may spend on the votes of one problem; from then on text alone decides. Comparing each answer
+# with all others would take hours where dozens of them are hostile.
+MATHEMATICS_SECONDS = 10.0
+_LIMITS = ("timeout_s", "workers", "memory_mb")
+
+
+class ScoringError(RuntimeError):
+    """The reward function failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorer:
+    """The reward function and how it is asked.
+
+    Attributes:
+        function: verl's reward function, a coroutine function or not; one that is not is called from several threads.
+        options: Options of the recipe's reward function, which also say how votes are compared.
+        decode: Tokens to text, special ones left out.
+        keep_responses: Whether trajectories hold the texts.
+    """
+
+    function: Callable[..., Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    decode: Callable[[list[int]], str]
+    keep_responses: bool
+
+    async def trajectories(self, problem: EvaluationProblem, tree: Tree, *, with_tree: bool) -> list[Trajectory]:
+        """Return the scored trajectories of a finished tree.
+
+        Args:
+            with_tree: Whether the reward function sees the tree; verl's own sampler has none to show.
+
+        Raises:
+            ScoringError: if the reward function raised, or returned no number.
+        """
+        texts = [self.decode(tree.response_ids(leaf)) for leaf in tree.leaves]
+        statistics = tree.statistics()
+        seen = [tree.trajectory_fields(leaf, statistics) if with_tree else {} for leaf in tree.leaves]
+        scored = await asyncio.gather(*(self._score(problem, text, own) for text, own in zip(texts, seen, strict=True)))
+        accuracies = [acc for _, acc, _ in scored]
+        answers = [answer for _, _, answer in scored]
+        votes = await asyncio.to_thread(count_votes, answers, [acc > 0.5 for acc in accuracies], self._same())
+        return [
+            Trajectory(
+                tokens=tree.nodes[leaf].end,
+                finish_reason=str(tree.nodes[leaf].finish_reason),
+                score=score,
+                acc=acc,
+                vote=vote,
+                answer=answer,
+                path=tree.tree_path(leaf),
+                response=text if self.keep_responses else None,
+            )
+            for leaf, (score, acc, answer), vote, text in zip(tree.leaves, scored, votes, texts, strict=True)
+        ]
+
+    async def _score(
+        self, problem: EvaluationProblem, text: str, seen: Mapping[str, Any]
+    ) -> tuple[float, float, str | None]:
+        """Call the reward function as verl's reward manager ``naive`` does; return score, accuracy and answer."""
+        arguments = {
+            "data_source": problem.data_source,
+            "solution_str": text,
+            "ground_truth": problem.fields["reward_model"]["ground_truth"],
+            "extra_info": {
+                **(problem.fields.get("extra_info") or {}),
+                **seen,
+                "num_turns": 2,
+                "rollout_reward_scores": {},
+            },
+        }
+        try:
+            if inspect.iscoroutinefunction(self.function):
+                result = await self.function(**arguments)
+            else:
+                result = await asyncio.to_thread(self.function, **arguments)
+            result = result if isinstance(result, Mapping) else {"score": result}
+            score = float(result["score"])
+            return score, float(result.get("acc", score)), self._answer(result, text)
+        except Exception as error:
+            raise ScoringError(f"the reward function failed ({type(error).__name__}: {error})") from error
+
+    def _answer(self, result: Mapping[str, Any], text: str) -> str | None:
+        """Return what a trajectory votes for: the reward function's ``pred``, as in verl, or its final answer."""
+        if "pred" not in result:
+            return find_answer(text, bool(self.options.get("require_box", False)))[0]
+        return None if result["pred"] is None else str(result["pred"])
+
+    def _same(self) -> Callable[[str, str], bool]:
+        """Return what compares the answers of one problem."""
+        limits = {key: self.options[key] for key in _LIMITS if key in self.options}
+        spent = 0.0
+
+        def same(first: str, second: str) -> bool:
+            nonlocal spent
+            equal = compare_text(second, first)
+            if not isinstance(equal, Question) or spent > MATHEMATICS_SECONDS:
+                return equal is True
+            started = time.monotonic()
+            agree, _ = answers_agree(second, first, max_chars=self.options.get("max_answer_chars", 1_000), **limits)
+            spent += time.monotonic() - started
+            return agree
+
+        return same
