@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from recipe.treepo.branching import BranchingRules
+from recipe.treepo.evaluation import scoring
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.records import ProblemResult, Records, Trajectory
 from recipe.treepo.evaluation.sampling import GIVE_UP_AFTER, ProblemSampler
@@ -188,6 +189,20 @@ def test_a_run_is_given_up_when_everything_fails(tmp_path):
     assert records.done() == set()
 
 
+def test_failures_with_successes_between_them_do_not_end_a_run(tmp_path):
+    bench = Bench()
+
+    def fail_every_other(**arguments):
+        if arguments["extra_info"]["index"] % 2:
+            raise ValueError("odd")
+        return bench.score(**arguments)
+
+    records, number = Records(tmp_path / "run.jsonl", {}), 3 * GIVE_UP_AFTER
+    sampler = replace(bench.scored_by(fail_every_other), prompts_in_flight=1)
+    assert len(sample(sampler, PLAIN, number, records)) == number // 2 > GIVE_UP_AFTER
+    assert len(records.done()) == number // 2
+
+
 def test_a_problem_that_lost_trajectories_is_sampled_again(tmp_path):
     class Dying(ScriptedEngine):
         asked = 0
@@ -287,3 +302,13 @@ def test_votes_are_compared_by_meaning_and_within_bounds(tmp_path):
     votes = {trajectory.answer: trajectory.vote for trajectory in records.results[0].trajectories}
     assert votes == {"x+1": 0, "1+x": 0, "x-1": 1, "9^{9^{9^{9}}}+x": 2}
     assert time.monotonic() - started < 60
+
+
+def test_when_mathematics_has_taken_too_long_text_decides(tmp_path, monkeypatch):
+    answers = ["\\boxed{x+1}", "\\boxed{1+x}", "\\boxed{2}", "\\boxed{2.0}"]
+    for seconds, expected in ((10.0, [0, 0, 1, 1]), (-1.0, [0, 1, 2, 2])):
+        monkeypatch.setattr(scoring, "MATHEMATICS_SECONDS", seconds)
+        records = Records(tmp_path / f"{seconds}.jsonl", {})
+        bench = Bench(script=[list(answer.encode()) for answer in answers])
+        sample(bench.scored_by(lambda **_: 0.0), PLAIN, 1, records)
+        assert [trajectory.vote for trajectory in records.results[0].trajectories] == expected
