@@ -51,6 +51,7 @@ def resolve(data_set: DataSet, given: dict[str, Any]) -> Options:
         config=given.pop("config") or (data_set.config if own else None),
         folder=data_set.folder if own else None,
         revision=given.pop("revision"),
+        part=data_set.config or data_set.folder,
     )
     defaults = {"data_source": data_set.name}
     if data_set.purpose is Purpose.EVALUATION:  # the whole set, as others have it

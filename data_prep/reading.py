@@ -17,8 +17,9 @@ SUFFIXES = (".parquet", ".jsonl", ".json")
 class Source:
     """Where rows come from: a local file or folder, or a repository of the hub.
 
-    `config`, `folder` and `revision` are of the hub only. `split` is one of the hub's, or the start of the file names
-    in a local folder.
+    `config`, `folder` and `revision` are of the hub only. `split` is one of the hub's, or the start of the names of
+    files or folders in a local folder. `part` is the configuration or folder that the data set has on the hub: of a
+    local folder that has a folder of this name, only that is read.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Source:
     config: str | None = None
     folder: str | None = None
     revision: str | None = None
+    part: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -43,17 +45,29 @@ class Source:
 
 
 def source_files(source: Source) -> list[Path]:
-    """Return the files of a local source, sorted. In a folder, those named after the split, if any are."""
+    """Return the files of a local source, sorted. Of a folder, those that the hub would give for part and split.
+
+    The split of a file is told by the part of its path, from the file name up, that starts with the wanted split or
+    with train, test or val. Raises PrepError where files are of other splits only.
+    """
     path = source.path
     if path.is_file():
         return [path]
     found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-    named = [file for file in found if file.name.startswith(source.split)]
-    others = [file for file in found if file.name.startswith(("train", "test", "val"))]
+    if source.part is not None:  # of a downloaded repository, only what the hub would give
+        found = [file for file in found if source.part in file.relative_to(path).parent.parts] or found
+    splits = {file: _split_of(file.relative_to(path), source.split) for file in found}
+    named = [file for file, split in splits.items() if split.startswith(source.split)]
+    others = [file for file, split in splits.items() if split]
     if others and not named:
-        found_name = f"no file in {path} starts with that name, but {others[0].name} does"
+        found_name = f"nothing in {path} starts with that name, but {splits[others[0]]} does"
         raise PrepError([f"--split {source.split!r}: {found_name}: give the split that the files are named after"])
     return named or found
+
+
+def _split_of(file: Path, wanted: str) -> str:
+    """Return the part of a path, from the file name up, that names a split; "" where none does."""
+    return next((part for part in reversed(file.parts) if part.startswith((wanted, "train", "test", "val"))), "")
 
 
 def read_parquet(path: Path, data_set: DataSet) -> Iterator[dict[str, Any]]:
