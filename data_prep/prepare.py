@@ -8,7 +8,16 @@ from typing import Any
 
 from data_prep.errors import PrepError
 from data_prep.options import Options, option_problems
-from data_prep.outputs import FORMAT, is_current, read_record, remove_output, sha256_of, write_outputs
+from data_prep.outputs import (
+    FORMAT,
+    is_current,
+    is_ours,
+    read_record,
+    record_path,
+    remove_output,
+    sha256_of,
+    write_outputs,
+)
 from data_prep.overlap import HeldOut
 from data_prep.problems import DataSet, Drop, Purpose
 from data_prep.reading import Source, hub_commit, read_source, source_files
@@ -32,6 +41,12 @@ class Preparation:
             names = ["train", "val"] if self.options.val_size else ["train"]
         return [self.out_dir / f"{name}.parquet" for name in names]
 
+    def left_over(self) -> list[Path]:
+        """Return the validation file of an earlier run that this one does not write."""
+        path = self.out_dir / "val.parquet"
+        stale = self.data_set.purpose is Purpose.TRAINING and not self.options.val_size
+        return [path] if stale and is_ours(path, self.data_set.name) else []
+
     def problems(self, *, force: bool = False) -> list[str]:
         """Return why this cannot be done, in words; nothing is read yet but the names of files."""
         found = option_problems(self.options, self.data_set)
@@ -46,9 +61,16 @@ class Preparation:
             if place == target or place in target.parents or place in [path.resolve() for path in self.paths()]:
                 rule = "the outputs would join or replace the source"
                 return [f"--out-dir {str(out_dir)!r}: {rule}: give another folder"]
-        foreign = [] if force else [path for path in self.paths() if path.exists() and read_record(path) is None]
-        rule = "was not written by this program: give another folder, or --force"
-        return [f"--out-dir: {path} {rule}" for path in foreign]
+        there = [] if force else [path for path in self.paths() if path.exists() or record_path(path).exists()]
+        foreign = [path for path in there if not is_ours(path, self.data_set.name)]
+        return [f"--out-dir: {path} {self._why_foreign(path)}: give another folder, or --force" for path in foreign]
+
+    def _why_foreign(self, path: Path) -> str:
+        made_from = (read_record(path) or {}).get("fingerprint")
+        if not isinstance(made_from, dict):
+            return "was not written by this program"
+        other = made_from.get("data_set", self.data_set.name)
+        return "was changed since it was written" if other == self.data_set.name else f"was made from {other}"
 
     def _held_out_problems(self) -> list[str]:
         problems = []
@@ -136,7 +158,7 @@ def prepare(
     commit = None if options.source.is_local else hub_commit(options.source)
     try:
         wanted = fingerprint(preparation, commit)
-        if not force and is_current(preparation.paths(), wanted):
+        if not force and is_current(preparation.paths(), wanted) and not preparation.left_over():
             return None
         converted = _convert(data_set, options, commit, progress)
     except OSError as error:
@@ -145,8 +167,8 @@ def prepare(
     counts = _counts(converted, tables, options)
     try:
         write_outputs(out_dir, tables, extras=data_set.extras, fingerprint=wanted, counts=counts)
-        if "train" in tables and "val" not in tables:
-            remove_output(out_dir / "val.parquet")  # its rows may be training rows now
+        for path in preparation.left_over():
+            remove_output(path, data_set.name)  # its rows may be training rows now
     except OSError as error:
         raise PrepError([f"--out-dir {str(out_dir)!r}: cannot be written ({error}): give another folder"]) from error
     return counts

@@ -58,7 +58,7 @@ def _load(name: str) -> tuple[Any, str, dict[str, str]]:
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"tokenizer.json: {error}") from error
     tokenizer.no_truncation()
-    special = {key: value for key, value in config.items() if key.endswith("_token")}
+    special = {key: value for key, value in config.items() if key.endswith("_token") and value}
     return (
         tokenizer,
         template,
