@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepare one data set: check the options, read, convert, write. The same options and source give the same bytes."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import PrepError
+from data_prep.held_out import held_out_files, held_out_problems
 from data_prep.options import Options, option_problems
 from data_prep.outputs import (
     FORMAT,
@@ -20,7 +20,7 @@ from data_prep.outputs import (
 )
 from data_prep.overlap import HeldOut
 from data_prep.problems import DataSet, Drop, Purpose
-from data_prep.reading import Source, hub_commit, read_source, source_files
+from data_prep.reading import Source, exists, hub_commit, local_path, read_source, source_files
 from data_prep.rows import Converted, convert_rows, draw_tables
 from data_prep.tokens import token_counter
 
@@ -76,57 +76,14 @@ class Preparation:
         problems = []
         own = {path.resolve() for path in self.paths()}
         for name in self.options.held_out:
-            path = Path(name).expanduser()
-            if not path.exists():
+            path = local_path(name)
+            if not exists(path):
                 problems.append(f"--held-out {name}: no such file or folder: prepare the evaluation sets first")
             elif not held_out_files([name]):
                 problems.append(f"--held-out {name}: no .parquet file of an evaluation set: name prepared ones")
             elif path.resolve() in own:
                 problems.append(f"--held-out {name}: is an output of this run: name evaluation sets")
         return problems
-
-
-def held_out_files(names: list[str] | tuple[str, ...]) -> list[Path]:
-    """Return the parquet files that are named, and those in the folders, but for train.parquet and val.parquet."""
-    files: list[Path] = []
-    for name in names:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            files += [file for file in sorted(path.rglob("*.parquet")) if file.stem not in ("train", "val")]
-        elif path.suffix == ".parquet":
-            files.append(path)
-    return files
-
-
-def held_out_problems(path: Path) -> Iterator[str]:
-    """Yield the problem texts of a parquet file in verl's schema: extra_info.problem, or else the user's message.
-
-    Raises PrepError where the file cannot be read, or holds no such text.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = [name for name in ("extra_info", "prompt") if name in file.schema_arrow.names]
-            rows = [row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist()] if columns else []
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not Unicode
-        raise PrepError([f"--held-out {path}: cannot be read as parquet ({error}): prepare it again"]) from error
-    texts = [text for row in rows if (text := _problem_text(row)) is not None]
-    if not texts:
-        rule = "holds no problem, neither in extra_info.problem nor as a user message of prompt"
-        raise PrepError([f"--held-out {path}: {rule}: name evaluation sets in verl's schema"])
-    yield from texts
-
-
-def _problem_text(row: dict[str, Any]) -> str | None:
-    extra_info, prompt = row.get("extra_info"), row.get("prompt")
-    problem = extra_info.get("problem") if isinstance(extra_info, dict) else None
-    if isinstance(problem, str):
-        return problem
-    messages = [message for message in prompt if isinstance(message, dict)] if isinstance(prompt, list) else []
-    user = [message.get("content") for message in messages if message.get("role") == "user"]
-    return user[-1] if user and isinstance(user[-1], str) else None
 
 
 def _hashes(source: Source) -> dict[str, str] | None:

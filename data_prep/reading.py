@@ -33,12 +33,33 @@ class Source:
     def is_local(self) -> bool:
         """Whether the source is a path: it exists, or is written like a path or a file name."""
         looks_local = self.name.startswith((".", "/", "~")) or self.name.endswith(SUFFIXES)
-        return looks_local or self.path.exists()
+        return looks_local or exists(self.path)
 
     @property
     def path(self) -> Path:
         """The source as a path."""
-        return Path(self.name).expanduser()
+        return local_path(self.name)
+
+
+def local_path(name: str) -> Path:
+    """Return a name from the command line as a path; "~" stays where there is no such home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def exists(path: Path) -> bool:
+    """Tell whether there is a file or folder; of a name that no file can have, and where one may not look, not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # ValueError: a null character
+        return False
+
+
+def text_of(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 # Local files --------------------------------------------------------------------------------------------------

@@ -60,9 +60,12 @@ def overlap_by_hand(held_out: list[tuple[str, str]], text: str, n: int) -> set[s
     def grams(words: list[str]) -> list[list[str]]:
         return [words[i : i + n] for i in range(len(words)) if i + n <= len(words)]
 
-    def is_stock(gram: list[str]) -> bool:
-        different = {tuple(word_tokens(problem)) for _, problem in held_out}
+    def is_stock_in(file: str, gram: list[str]) -> bool:
+        different = {tuple(word_tokens(problem)) for name, problem in held_out if name == file}
         return sum(gram in grams(list(problem)) for problem in different) >= STOCK_PROBLEMS
+
+    def is_stock(gram: list[str]) -> bool:
+        return any(is_stock_in(file, gram) for file, _ in held_out)
 
     mine, found = word_tokens(text), set()
     for file, problem in held_out:
@@ -79,6 +82,7 @@ few_words = st.lists(st.sampled_from("abc+"), max_size=9).map(" ".join)
 @given(st.lists(st.tuples(st.sampled_from("fgh"), few_words), max_size=6), few_words, st.integers(1, 5))
 @example([("f", "a b c"), ("g", "a b"), ("f", "b a b c")], "c a b c a", 3)
 @example([("f", "a b a"), ("f", "a b b"), ("g", "a b c")], "c a b", 2)
+@example([("f", "a b a"), ("f", "a b b"), ("f", "a b c"), ("g", "a b c")], "c a b", 2)
 def test_overlap_is_that_of_the_brute_force(held_out: list[tuple[str, str]], text: str, n: int) -> None:
     assert HeldOut(held_out, n).files_with(text) == overlap_by_hand(held_out, text, n)
 
@@ -118,3 +122,19 @@ def test_copies_of_one_problem_in_several_files_do_not_make_it_stock() -> None:
     text = "one two three four five six seven"
     held_out = HeldOut([(file, text) for file in "abcd"], 3)
     assert held_out.files_with("zero one two three") == set("abcd")
+
+
+def test_slightly_different_copies_in_the_files_of_several_publishers_do_not_make_it_stock() -> None:
+    problem = "Let ABC be a triangle with sides three, four and five, and D the midpoint of AB; find its area"
+    copies = [problem, f"Problem 1. {problem} in square units", f"{problem} (AIME)"]
+    held_out = [(f"file{number}", copy) for number, copy in enumerate(copies)]
+    assert HeldOut(held_out).files_with(f"AMC: {problem}: (A) 6 (B) 7") == {"file0", "file1", "file2"}
+    assert HeldOut([("one", copy) for copy in copies]).files_with(f"AMC: {problem}: (A) 6 (B) 7") == set()
+
+
+def test_a_context_that_three_problems_of_one_file_share_is_stock() -> None:
+    context = "Let f be a function from the integers to the integers that is never constant"  # 15 words
+    held_out = [("file", f"{context}. Find f({number})") for number in (1, 2, 3)]
+    assert HeldOut(held_out[:2]).files_with(f"{context}. Compute f(9)") == {"file"}
+    assert HeldOut(held_out).files_with(f"{context}. Compute f(9)") == set()
+    assert HeldOut(held_out).files_with(f"{context}. Find f(2)") == {"file"}  # equal to one
