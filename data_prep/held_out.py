@@ -3,8 +3,8 @@ r"""The problem texts of held-out parquet files in verl's schema.
 
 The text is `extra_info.problem`, or else `extra_info.question`, which verl's own GSM8K script writes, or else the last
 user message of `prompt` without the instructions known here: this program's own, DAPO's, and those that verl's scripts
-for GSM8K and MATH put after the problem. Another instruction stays a part of the text, and then a problem that has fewer
-words than an n-gram is not found.
+for GSM8K and MATH put after the problem. Another instruction stays a part of the text, and then a problem that has
+fewer words than an n-gram is not found.
 """
 
 from collections.abc import Iterator, Sequence

@@ -13,7 +13,7 @@ from data_prep.reading import SUFFIXES, Source
 DEDUPLICATIONS = {
     "none": "every row stays",
     "text": "one of the problems that are equal but for white space",
-    "words": "one of those that are the same by words, as --held-out compares them",
+    "words": "one of those that are the same by words, as --held-out compares them, and brackets",
 }
 DEFAULT_VAL_SIZE = 100
 

@@ -19,6 +19,15 @@ from data_prep.words import same_words_key, word_tokens
         (r"\frac12\,\quad\!\;x \\ y", "frac 12 x y"),
         (r"It costs \$1,000 or 1{,}000{,}000 or 12,34", "it costs 1000 or 1000000 or 12 34"),
         ("x \u2212 1 \u2264 \\leq \u00d7 \\cdot", "x - 1 le le times times"),
+        ("3.5 (3,5) .5 is 5. Then 1,000.25", "3.5 3 5 0.5 is 5 then 1000.25"),
+        (
+            "f'(2) f″ A'B' ABC' don't 'so' students'",
+            "f prime 2 f prime prime a prime b prime abc prime don t so students",
+        ),
+        ("\\alpha' (f+g)' f^{\\prime\\prime} g^\\prime", "alpha prime f + g prime f prime prime g prime"),
+        ("90^\\circ 90° $90^{\\circ}$ degrees f^\\circledast", "90 degree 90 degree 90 degree degree f ^ circledast"),
+        ("x² x¹² 2½ ½", "x ^ 2 x ^ 12 2 1 / 2 1 / 2"),
+        ("a ⊗ b ⟹ c", "a ⊗ b ⟹ c"),
         (r"leftover \leftarrow textual \textual", "leftover leftarrow textual textual"),
         ("Draw [asy] size(100); draw(A--B); [/asy] now [asy]x[/asy].", "draw now"),
         ("Cut [asy] off [asy] here", "cut asy off asy here"),
@@ -39,10 +48,84 @@ def test_operators_keep_problems_apart_and_typesetting_does_not() -> None:
     assert same_words_key("()") == "()" != same_words_key("[]")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1, 2, \\ldots, n", "1, 2, …, n"),
+        ("1, \\cdots, n", "1, ..., n"),
+        ("A \\leqslant B \\geqslant C", "A ≤ B ≥ C"),
+        ("3 \\mid n", "3 | n"),
+        ("A \\cup B \\cap C", "A ∪ B ∩ C"),
+        ("\\sqrt{16} \\pm 2\\pi", "√16 ± 2π"),
+        ("6 \\div 2 \\cdot 3", "6 ÷ 2 · 3"),
+        ("f'(x)", "f′(x)"),
+        ("\\mathbb{R}", "ℝ"),
+        ("x^{2} + x_{1}", "x² + x₁"),
+        ("don't", "don’t"),
+    ],
+)
+def test_a_sign_and_its_command_are_one_word(one: str, other: str) -> None:
+    assert word_tokens(one) == word_tokens(other) and same_words_key(one) == same_words_key(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Find A ∪ B", "Find A ∩ B"),
+        ("Compute √16", "Compute 16"),
+        ("Find f'(2)", "Find f(2)"),
+        ("Find 6 ÷ 2", "Find 6 · 2"),
+        ("x ± 1", "x 1"),
+        ("Evaluate 3.5", "Evaluate (3,5)"),
+        ("10:30", "10.30"),
+        ("a ⊗ b", "a ⊕ b"),
+        ("⌊x⌋", "⌈x⌉"),
+    ],
+)
+def test_signs_tell_problems_apart(one: str, other: str) -> None:
+    assert word_tokens(one) != word_tokens(other) and same_words_key(one) != same_words_key(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Solve 2(x+3)=10", "Solve 2x+3=10"),
+        ("x^{2+1}", "x^2+1"),
+        ("\\sqrt{x+1}", "\\sqrt{x}+1"),
+        ("\\frac{a}{b+c}", "\\frac{a}{b}+c"),
+        ("[1,2]", "(1,2)"),
+    ],
+)
+def test_brackets_tell_duplicates_apart_and_count_for_no_overlap(one: str, other: str) -> None:
+    assert word_tokens(one) == word_tokens(other) and same_words_key(one) != same_words_key(other)
+
+
+def test_braces_around_a_single_word_are_markup() -> None:
+    assert same_words_key("{{x}} + \\text{cm} + {}3") == "x + cm + 3"
+    assert same_words_key("}} {{x y}} {") == "} } { { x y } } {"  # whatever does not close stays
+
+
 def test_words_take_linear_time() -> None:
-    for piece in ("[asy]", "$", "\\left", "1,", "{,}000", "\\\\", "[asy][/asy]"):
+    pieces = (
+        "[asy]",
+        "$",
+        "\\left",
+        "1,",
+        "{,}000",
+        "\\\\",
+        "[asy][/asy]",
+        "{",
+        "{a",
+        "{}",
+        "'",
+        "\\a'",
+        "^{\\prime",
+        ".",
+        "²",
+    )
+    for piece in pieces:
         started = time.perf_counter()
-        word_tokens(piece * 100_000)
+        same_words_key(piece * 100_000)
         assert time.perf_counter() - started < 5, piece  # a tenth of it, where nothing else runs
 
 

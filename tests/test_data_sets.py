@@ -21,7 +21,7 @@ from data_prep.reading import Source, read_hub
 from data_prep.rows import read_problem, verl_row
 from data_prep.sets import DATA_SETS
 from data_prep.sets.competitions import aime_row, amc_row
-from data_prep.sets.dapo import dapo_row
+from data_prep.sets.dapo import AFTER, BEFORE, dapo_row
 from data_prep.sets.hendrycks_math import hard_math_row
 from data_samples import AOPS, SAMPLES
 from recipe.treepo.answer_compare import compare_text
@@ -72,6 +72,17 @@ def test_other_publishers_schemas_are_read() -> None:
     assert hard_math_row(lighteval | {"level": "Level 2"}) is Drop.NOT_SELECTED
     assert hard_math_row(lighteval | {"level": "Level ?"}) is Drop.NOT_SELECTED
     assert dapo_row({"prompt": "Find $k$.", "solution": "34", "source_prompt": []}) == Problem("Find $k$.", "34")
+
+
+def test_a_wrapped_text_of_dapo_is_unwrapped_or_dropped_as_a_message_is() -> None:
+    def read(prompt: str) -> Problem | Drop:
+        return dapo_row({"prompt": prompt, "solution": 34})
+
+    assert read(f" {BEFORE}\n\nFind $k$.\n\n{AFTER}\n") == Problem("Find $k$.", "34")
+    for half in (f"{BEFORE}\n\nFind $k$.", f"Find $k$.\n\n{AFTER}\n"):
+        assert read(half) is Drop.UNKNOWN_WRAPPING
+    assert read(f"{BEFORE}{AFTER}") is Drop.NO_PROBLEM
+    assert read("Solve the following math problem: 1 + 1") == Problem("Solve the following math problem: 1 + 1", "34")
 
 
 def test_numbers_become_text_only_where_nothing_is_lost() -> None:
