@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.errors import PrepError
 from data_prep.prompts import INSTRUCTION
-from data_prep.reading import local_path, text_of
+from data_prep.reading import UNREADABLE, local_path, text_of
 from data_prep.sets.dapo import unwrap
 
 _TEXT_FIELDS = ("problem", "question")
@@ -54,7 +54,7 @@ def held_out_problems(path: Path) -> Iterator[str]:
                     if (text := _problem_text(row)) is not None:
                         found = True
                         yield text
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # ValueError: text that is not Unicode
+    except UNREADABLE + (pa.ArrowException, OSError) as error:
         reason = f"cannot be read as parquet with problems ({text_of(error)})"
         raise PrepError([f"--held-out {path}: {reason}: prepare it again"]) from error
     if not found:

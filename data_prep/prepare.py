@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepare one data set: check the options, read, convert, write. The same options and source give the same bytes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from data_prep.overlap import HeldOut
 from data_prep.problems import DataSet, Drop, Purpose
 from data_prep.reading import Source, exists, hub_commit, local_path, read_source, source_files
 from data_prep.rows import Converted, convert_rows, draw_tables
-from data_prep.tokens import token_counter
+from data_prep.tokens import token_counter, tokenizer_hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,14 @@ class Preparation:
 
     def _output_problems(self, force: bool) -> list[str]:
         out_dir, source = self.out_dir, self.options.source
-        if out_dir.exists() and not out_dir.is_dir():
+        if exists(out_dir) and not out_dir.is_dir():
             return [f"--out-dir {str(out_dir)!r}: is a file: give a folder"]
-        if source.is_local and source.path.exists():
+        if source.is_local and exists(source.path):
             place, target = source.path.resolve(), out_dir.resolve()
             if place == target or place in target.parents or place in [path.resolve() for path in self.paths()]:
                 rule = "the outputs would join or replace the source"
                 return [f"--out-dir {str(out_dir)!r}: {rule}: give another folder"]
-        there = [] if force else [path for path in self.paths() if path.exists() or record_path(path).exists()]
+        there = [] if force else [path for path in self.paths() if exists(path) or exists(record_path(path))]
         foreign = [path for path in there if not is_ours(path, self.data_set.name)]
         return [f"--out-dir: {path} {self._why_foreign(path)}: give another folder, or --force" for path in foreign]
 
@@ -92,16 +94,35 @@ def _hashes(source: Source) -> dict[str, str] | None:
     return {str(file.relative_to(source.path)): sha256_of(file) for file in source_files(source)}
 
 
+@contextmanager
+def _reading(option: str, value: str) -> Iterator[None]:
+    """Turn an OSError into a PrepError about this option."""
+    try:
+        yield
+    except OSError as error:
+        raise PrepError([f"{option} {value!r}: cannot be read ({error}): check its rights"]) from error
+
+
 def fingerprint(preparation: Preparation, commit: str | None) -> dict[str, Any]:
-    """Return what must be equal for a second run to be skipped: options, contents of the files read, format."""
+    """Return what must be equal for a second run to be skipped: options, contents of the files read, format.
+
+    Raises PrepError where a file cannot be read.
+    """
     options = preparation.options
+    with _reading("--source", options.source.name):
+        source = _hashes(options.source)
+    with _reading("--held-out", " ".join(options.held_out)):
+        held_out = {str(file): sha256_of(file) for file in held_out_files(options.held_out)}
+    with _reading("--tokenizer", options.tokenizer or ""):
+        tokenizer = None if options.tokenizer is None else tokenizer_hashes(options.tokenizer)
     return {
         "format": FORMAT,
         "data_set": preparation.data_set.name,
         "options": options.record(),
         "commit": commit,
-        "source_sha256": _hashes(options.source),
-        "held_out_sha256": {str(file): sha256_of(file) for file in held_out_files(options.held_out)},
+        "source_sha256": source,
+        "held_out_sha256": held_out,
+        "tokenizer_sha256": tokenizer,
     }
 
 
@@ -113,13 +134,11 @@ def prepare(
     if problems := preparation.problems(force=force):
         raise PrepError(problems)
     commit = None if options.source.is_local else hub_commit(options.source)
-    try:
-        wanted = fingerprint(preparation, commit)
-        if not force and is_current(preparation.paths(), wanted) and not preparation.left_over():
-            return None
+    wanted = fingerprint(preparation, commit)
+    if not force and is_current(preparation.paths(), wanted) and not preparation.left_over():
+        return None
+    with _reading("--source", options.source.name):  # held-out files and tokenizer tell of theirs
         converted = _convert(data_set, options, commit, progress)
-    except OSError as error:
-        raise PrepError([f"--source {options.source.name!r}: cannot be read ({error}): check its rights"]) from error
     tables = draw_tables(converted.kept, data_set, options)
     counts = _counts(converted, tables, options)
     try:

@@ -11,6 +11,9 @@ from data_prep.errors import PrepError
 from data_prep.problems import DataSet
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
+# What pyarrow raises beside its own errors where Python cannot hold a value: text that is not Unicode, a date beyond
+# the year 9999, an unknown time zone.
+UNREADABLE = (ValueError, OverflowError, LookupError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Source:
 
     `config`, `folder` and `revision` are of the hub only. `split` is one of the hub's, or the start of the names of
     files or folders in a local folder. `part` is the configuration or folder that the data set has on the hub: of a
-    local folder that has a folder of this name, only that is read.
+    local folder that has a folder of this name, only that is read. `on_hub`: a path of this name does not count.
     """
 
     name: str
@@ -28,10 +31,13 @@ class Source:
     folder: str | None = None
     revision: str | None = None
     part: str | None = None
+    on_hub: bool = False
 
     @property
     def is_local(self) -> bool:
         """Whether the source is a path: it exists, or is written like a path or a file name."""
+        if self.on_hub:
+            return False
         looks_local = self.name.startswith((".", "/", "~")) or self.name.endswith(SUFFIXES)
         return looks_local or exists(self.path)
 
@@ -103,8 +109,9 @@ def read_parquet(path: Path, data_set: DataSet) -> Iterator[dict[str, Any]]:
             wanted = [column for column in data_set.wanted() if column in names]
             for batch in file.iter_batches(columns=wanted):
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not Unicode
-        raise PrepError([f"--source {path}: cannot be read as parquet ({error}): fetch the file again"]) from error
+    except UNREADABLE + (pa.ArrowException, OSError) as error:
+        reason = f"cannot be read as parquet ({text_of(error)})"
+        raise PrepError([f"--source {path}: {reason}: fetch the file again"]) from error
 
 
 def _load(text: bytes) -> Any:
@@ -118,14 +125,14 @@ def _load(text: bytes) -> Any:
 def read_json(path: Path, data_set: DataSet) -> Iterator[Any]:
     """Yield the object on each line, None for a line that is not JSON, or the items of a file with one array.
 
-    Raises PrepError where no row has a needed column, or where an array is damaged.
+    Raises PrepError where no row has a needed column, where an array is damaged, or where the last line is cut off.
     """
     keys: set[str] = set()
     rows = 0
     with path.open("rb") as file:
         is_array = file.read(64).lstrip().startswith(b"[")
         file.seek(0)
-        items = _array(path, file.read()) if is_array else (_load(line) for line in file if line.strip())
+        items = _array(path, file.read()) if is_array else _lines(path, file)
         for row in items:
             rows += 1
             keys.update(row if isinstance(row, dict) else ())
@@ -134,11 +141,21 @@ def read_json(path: Path, data_set: DataSet) -> Iterator[Any]:
         _check_columns(path, keys, data_set)
 
 
+def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[Any]:
+    for line in lines:
+        if line.strip():
+            row = _load(line)
+            if row is None and not line.endswith(b"\n") and line.strip() != b"null":
+                raise PrepError([f"--source {path}: ends in the middle of a row: fetch the file again"])
+            yield row
+
+
 def _array(path: Path, content: bytes) -> list[Any]:
     items = _load(content)
     if items is None:
         # A file of lines may have an array on its first line: only rows that are objects count, so nothing is lost.
-        lines = [_load(line) for line in content.splitlines() if line.strip()]
+        first, *others = content.splitlines(keepends=True)
+        lines = [_load(first), *_lines(path, others)]
         if len(lines) < 2 or lines[0] is None:
             raise PrepError([f"--source {path}: is a damaged JSON array: fetch the file again"])
         return lines

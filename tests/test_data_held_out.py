@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which texts held-out files give: by column, without known instructions, whatever else is in the file."""
+"""Which texts held-out files give: by column, without known instructions; what they remove from a training set."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.__main__ import main
 from data_prep.errors import PrepError
 from data_prep.held_out import held_out_files, held_out_problems, without_instruction
 from data_prep.prompts import INSTRUCTION
@@ -18,6 +20,15 @@ def write(path: Path, rows: list[dict[str, Any]] | pa.Table) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows), path)
     return path
+
+
+def write_lines(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path).to_pylist()
 
 
 def user(content: Any) -> list[dict[str, Any]]:
@@ -95,3 +106,84 @@ def test_folders_give_their_files_without_those_for_training_and_without_folders
     assert found == ["a.parquet/part.parquet", "b.parquet", "deep/c.parquet"]
     assert held_out_files([str(tmp_path / "train.parquet")]) == [tmp_path / "train.parquet"]  # named: meant
     assert held_out_files([str(tmp_path / "notes.txt"), "~no-such-user/x"]) == []
+
+
+def test_overlap_with_prepared_evaluation_sets_is_removed_counted_and_part_of_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    contest = {"problem": "Let $ABC$ be a triangle with sides of lengths 3, 4 and 5. Find the square of its area."}
+    tests = tmp_path / "tests"
+    lines = write_lines(tmp_path / "aime.jsonl", [contest | {"answer": "36"}])
+    assert main(["aime_2025", "--source", str(lines), "--out-dir", str(tests)]) == 0
+    pq.write_table(
+        pa.Table.from_pylist([{"prompt": [{"role": "user", "content": "What is 7?"}]}]), tests / "mine.parquet"
+    )
+    rows = [
+        {
+            "problem": "First, let ABC be a triangle with sides of lengths 3, 4, and 5; find its area.",
+            "solution": "\\boxed{6}",
+        },
+        {"problem": "what is $7$", "solution": "\\boxed{7}"},
+        *({"problem": f"What is {n}?", "solution": f"\\boxed{{{n}}}"} for n in range(8, 14)),
+    ]
+    source = write_lines(tmp_path / "raw.jsonl", rows)
+    out = tmp_path / "out"
+    arguments = ["numina_math_tir", "--source", str(source), "--out-dir", str(out), "--val-size", "2"]
+    arguments += ["--held-out", str(tests)]
+    capsys.readouterr()
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert f"overlap with {tests / 'aime_2025.parquet'}: 1" in printed and f"{tests / 'mine.parquet'}: 1" in printed
+    assert "dropped, overlaps a held-out problem: 2" in printed
+    kept = {row["extra_info"]["problem"] for name in ("train", "val") for row in read(out / f"{name}.parquet")}
+    assert kept == {f"What is {n}?" for n in range(8, 14)}
+    record = json.loads((out / "val.parquet.json").read_text())
+    assert record["counts"]["held_out"] == {str(tests / "aime_2025.parquet"): 1, str(tests / "mine.parquet"): 1}
+    assert main(arguments) == 0 and "up to date" in capsys.readouterr().out
+    (tests / "mine.parquet").unlink()  # the fingerprint knows what was held out
+    assert main(arguments) == 0 and "up to date" not in capsys.readouterr().out
+    assert main([*arguments, "--ngram", "15"]) == 0
+    assert "overlaps a held-out problem" not in capsys.readouterr().out
+
+
+def test_the_own_outputs_in_a_folder_are_not_held_out(tmp_path: Path) -> None:
+    rows = [{"problem": f"What is {n}?", "solution": f"\\boxed{{{n}}}"} for n in range(8)]
+    source = write_lines(tmp_path / "raw.jsonl", rows)
+    lines = write_lines(tmp_path / "aime.jsonl", [{"problem": "What is 3?", "answer": "3"}])
+    out = tmp_path / "out"
+    assert main(["aime_2025", "--source", str(lines), "--out-dir", str(out)]) == 0
+    for _ in range(2):
+        arguments = [
+            "--source",
+            str(source),
+            "--out-dir",
+            str(out),
+            "--val-size",
+            "2",
+            "--held-out",
+            str(out),
+            "--force",
+        ]
+        assert main(["numina_math_tir", *arguments]) == 0
+        assert len(read(out / "train.parquet")) == 5
+
+
+def test_held_out_files_that_cannot_serve_are_refused_and_outputs_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [{"problem": f"What is {n}?", "solution": f"\\boxed{{{n}}}"} for n in range(8)]
+    source, out = write_lines(tmp_path / "raw.jsonl", rows), tmp_path / "out"
+    arguments = ["numina_math_tir", "--source", str(source), "--out-dir", str(out), "--val-size", "2"]
+    assert main(arguments) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
+    pq.write_table(pa.Table.from_pylist([{"x": 1}]), tmp_path / "foreign.parquet")
+    cases = {
+        tmp_path / "damaged.parquet": "cannot be read as parquet",
+        tmp_path / "foreign.parquet": "holds no problem",
+        out / "train.parquet": "is an output of this run",
+    }
+    for file, message in cases.items():
+        assert main([*arguments, "--held-out", str(file)]) == 2
+        assert message in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before

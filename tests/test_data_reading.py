@@ -3,14 +3,19 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import datasets
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep import prepare, tokens
 from data_prep.__main__ import main
-from data_prep.reading import Source, source_files
+from data_prep.reading import Source, hub_commit, source_files
+from data_samples import write_tokenizer
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -99,3 +104,129 @@ def test_a_copy_of_simplerl_gives_its_own_folder(tmp_path: Path) -> None:
     inside = tmp_path / "zoo/simplelr_abel_level3to5"
     found = prepared("simplerl_math", inside, tmp_path / "out2", *NO_VAL)
     assert found == {"simplelr_abel_level3to5 train"}
+
+
+def test_a_file_that_was_cut_off_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    lines = "".join(json.dumps({"problem": f"What is {n}?", "solution": f"\\boxed{{{n}}}"}) + "\n" for n in range(5))
+    source = tmp_path / "raw.jsonl"
+    arguments = ["numina_math_tir", "--source", str(source), "--out-dir", str(tmp_path / "out"), *NO_VAL]
+    for text in (lines[:-20], "[1]\n" + lines[:-20]):
+        source.write_text(text)
+        assert main(arguments) == 2
+        expected = f"error: --source {source}: ends in the middle of a row: fetch the file again\n"
+        assert capsys.readouterr().err == expected
+    for text in (lines[:-1], lines + "null", lines + "  "):  # a last line without its end, but whole
+        source.write_text(text)
+        assert main([*arguments, "--force"]) == 0
+        assert "usable 5" in capsys.readouterr().out
+
+
+def test_lines_after_an_array_are_read(tmp_path: Path) -> None:
+    source = tmp_path / "raw.json"
+    rows = [json.dumps({"problem": f"What is {n}?", "solution": f"\\boxed{{{n}}}"}) for n in range(2)]
+    source.write_text("[1, 2]\n" + "\n".join(rows) + "\n")
+    assert prepared("numina_math_tir", source, tmp_path / "out", *NO_VAL) == {"What is 0?", "What is 1?"}
+
+
+def test_json_nested_too_deep_is_damage_or_a_malformed_row(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = tmp_path / "raw.json"
+    source.write_text("[" * 100_000)
+    arguments = ["numina_math_tir", "--source", str(source), "--out-dir", str(tmp_path / "out"), *NO_VAL]
+    assert main(arguments) == 2
+    assert "is a damaged JSON array" in capsys.readouterr().err
+    good = json.dumps({"problem": "What is 0?", "solution": "\\boxed{0}"})
+    source.write_text('{"x":' + "[" * 100_000 + "\n" + good + "\n")
+    assert main(arguments) == 0
+    assert "malformed row: 1" in capsys.readouterr().out
+
+
+def test_values_that_python_cannot_hold_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    late = pa.array([4_000_000], pa.int32()).cast(pa.date32())  # the year 12921
+    nowhere = pa.array([1], pa.timestamp("us", tz="No/Where"))
+    good = pa.array(["\\boxed{1}"])
+    for column in (late, nowhere):
+        source = tmp_path / "raw.parquet"
+        pq.write_table(pa.table({"problem": column, "solution": good}), source)
+        assert main(["numina_math_tir", "--source", str(source), "--out-dir", str(tmp_path / "out"), *NO_VAL]) == 2
+        assert f"--source {source}: cannot be read as parquet (" in capsys.readouterr().err
+    table = pa.table({"problem": ["P"], "solution": good, "date": late, "when": nowhere})  # columns not looked at
+    pq.write_table(table, source)
+    assert prepared("numina_math_tir", source, tmp_path / "out", *NO_VAL) == {"P"}
+
+
+def test_a_folder_named_like_a_sets_repository_is_read_only_where_source_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "openai/gsm8k/main/train.parquet", [{"question": "Q?", "answer": "#### 1"}])
+    assert main(["gsm8k", "--out-dir", "out", *NO_VAL]) == 2
+    assert "--source 'openai/gsm8k': a path of this name is here" in capsys.readouterr().err
+    assert prepared("gsm8k", Path("openai/gsm8k"), tmp_path / "out", *NO_VAL) == {"Q?"}
+
+
+def test_files_that_may_not_be_read_are_told_by_their_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    source = write(tmp_path / "raw.parquet", [{"problem": "What is 1?", "solution": "\\boxed{1}"}])
+    held_out = write(tmp_path / "test.parquet", [{"extra_info": {"problem": "What is 2?"}}])
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    arguments = ["numina_math_tir", "--source", str(source), "--held-out", str(held_out), "--out-dir", "out", *NO_VAL]
+    arguments += ["--tokenizer", str(tokenizer), "--max-prompt-tokens", "99"]
+    monkeypatch.chdir(tmp_path)
+    for option, path in (("source", source), ("held-out", held_out), ("tokenizer", tokenizer / "tokenizer.json")):
+
+        def refuse(file: Path, path: Path = path) -> str:
+            if file == path:
+                raise PermissionError(13, "Permission denied", str(file))
+            return ""
+
+        for module in (prepare, tokens):
+            monkeypatch.setattr(module, "sha256_of", refuse)
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: --{option} ") and "Permission denied" in error and len(error.splitlines()) == 1
+
+
+def test_an_out_dir_inside_the_source_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = write(tmp_path / "raw/train.parquet", [{"problem": "P", "solution": "\\boxed{1}"}])
+    for out in (source.parent, source.parent / "deep/out"):
+        assert main(["numina_math_tir", "--source", str(source.parent), "--out-dir", str(out), *NO_VAL]) == 2
+        assert "the outputs would join or replace the source" in capsys.readouterr().err
+    assert [path.name for path in source.parent.iterdir()] == ["train.parquet"]
+    assert main(["numina_math_tir", "--source", str(source), "--out-dir", str(source.parent), *NO_VAL]) == 2
+    assert "the outputs would join or replace the source" in capsys.readouterr().err
+
+
+# The hub ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("revision", [None, "v1"])
+def test_the_commit_of_a_hub_source_is_asked_for_its_revision(monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
+    class Api:
+        def dataset_info(self, name: str, *, revision: str | None) -> Any:
+            return SimpleNamespace(sha=f"{name}@{revision}")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert hub_commit(Source("someone/set", "train", revision=revision)) == f"someone/set@{revision}"
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("no such set"), OSError("offline")])
+def test_an_unknown_commit_is_none(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    class Api:
+        def dataset_info(self, name: str, *, revision: str | None) -> Any:
+            raise error
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert hub_commit(Source("someone/set", "train")) is None
+
+
+def test_a_hub_source_without_the_columns_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    rows = datasets.Dataset.from_list([{"question": "Q?", "text": "x"}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: rows)
+    monkeypatch.setattr(prepare, "hub_commit", lambda source: None)
+    assert main(["gsm8k", "--out-dir", str(tmp_path / "out")]) == 2
+    expected = "--source openai/gsm8k: no column answer (found: question, text): gsm8k needs columns question; answer"
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
