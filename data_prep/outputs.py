@@ -127,11 +127,10 @@ def _write_json(path: Path, record: dict[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def remove_output(path: Path, data_set: str) -> None:
-    """Remove an output of an earlier run for this data set and its record; files of others stay."""
-    if is_ours(path, data_set):
-        path.unlink(missing_ok=True)
-        record_path(path).unlink()
+def remove_output(path: Path) -> None:
+    """Remove a file that is ours (`is_ours`), if it is still there, and then its record, by which it is known."""
+    path.unlink(missing_ok=True)
+    record_path(path).unlink()
 
 
 def verl_schema(extras: Sequence[str]) -> Any:

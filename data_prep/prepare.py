@@ -44,7 +44,7 @@ class Preparation:
         return [self.out_dir / f"{name}.parquet" for name in names]
 
     def left_over(self) -> list[Path]:
-        """Return the validation file of an earlier run that this one does not write."""
+        """Return the validation file of an earlier run of ours that this one does not write."""
         path = self.out_dir / "val.parquet"
         stale = self.data_set.purpose is Purpose.TRAINING and not self.options.val_size
         return [path] if stale and is_ours(path, self.data_set.name) else []
@@ -144,7 +144,7 @@ def prepare(
     try:
         write_outputs(out_dir, tables, extras=data_set.extras, fingerprint=wanted, counts=counts)
         for path in preparation.left_over():
-            remove_output(path, data_set.name)  # its rows may be training rows now
+            remove_output(path)  # its rows may be training rows now
     except OSError as error:
         raise PrepError([f"--out-dir {str(out_dir)!r}: cannot be written ({error}): give another folder"]) from error
     return counts

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read the rows of a data set, from the Hugging Face hub or from local files; imports no torch."""
 
+import codecs
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -111,7 +112,8 @@ def read_parquet(path: Path, data_set: DataSet) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except UNREADABLE + (pa.ArrowException, OSError) as error:
         reason = f"cannot be read as parquet ({text_of(error)})"
-        raise PrepError([f"--source {path}: {reason}: fetch the file again"]) from error
+        remedy = "fetch the file again, or write these columns as text"
+        raise PrepError([f"--source {path}: {reason}: {remedy}"]) from error
 
 
 def _load(text: bytes) -> Any:
@@ -130,7 +132,7 @@ def read_json(path: Path, data_set: DataSet) -> Iterator[Any]:
     keys: set[str] = set()
     rows = 0
     with path.open("rb") as file:
-        is_array = file.read(64).lstrip().startswith(b"[")
+        is_array = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
         file.seek(0)
         items = _array(path, file.read()) if is_array else _lines(path, file)
         for row in items:
@@ -145,7 +147,7 @@ def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[Any]:
     for line in lines:
         if line.strip():
             row = _load(line)
-            if row is None and not line.endswith(b"\n") and line.strip() != b"null":
+            if row is None and not line.endswith(b"\n") and line.lstrip().startswith((b"{", b"[")):
                 raise PrepError([f"--source {path}: ends in the middle of a row: fetch the file again"])
             yield row
 

@@ -166,7 +166,7 @@ def test_a_val_file_left_over_by_an_interrupted_run_is_removed_by_the_next(
     source, out = write_source(tmp_path / "raw.jsonl", 9), tmp_path / "out"
     assert run(source, out, "--val-size", "2") == 0
 
-    def interrupted(path: Path, data_set: str) -> None:
+    def interrupted(path: Path) -> None:
         if half:
             path.unlink()
         raise KeyboardInterrupt

@@ -115,10 +115,25 @@ def test_a_file_that_was_cut_off_is_told(tmp_path: Path, capsys: pytest.CaptureF
         assert main(arguments) == 2
         expected = f"error: --source {source}: ends in the middle of a row: fetch the file again\n"
         assert capsys.readouterr().err == expected
-    for text in (lines[:-1], lines + "null", lines + "  "):  # a last line without its end, but whole
+    for text in (lines[:-1], lines + "null", lines + "  ", lines + "}"):  # a last line without its end, but no half row
         source.write_text(text)
         assert main([*arguments, "--force"]) == 0
         assert "usable 5" in capsys.readouterr().out
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    rows = [{"problem": f"What is {n}?", "solution": f"\\boxed{{{n}}}"} for n in range(2)]
+    for name, text in (("a.json", json.dumps(rows)), ("b.jsonl", "\n".join(map(json.dumps, rows)))):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        found = prepared("numina_math_tir", tmp_path / name, tmp_path / name[0], *NO_VAL)
+        assert found == {"What is 0?", "What is 1?"}
+
+
+def test_an_object_over_several_lines_is_no_file_of_lines(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = tmp_path / "raw.json"
+    source.write_text(json.dumps({"train": [{"problem": "P", "solution": "\\boxed{1}"}]}, indent=1))
+    assert main(["numina_math_tir", "--source", str(source), "--out-dir", str(tmp_path / "out"), *NO_VAL]) == 2
+    assert "no column problem, solution" in capsys.readouterr().err
 
 
 def test_lines_after_an_array_are_read(tmp_path: Path) -> None:
