@@ -76,6 +76,9 @@ def test_only_names_that_start_with_the_split_are_of_it(tmp_path: Path) -> None:
     for name in ("train-0.jsonl", "my-train.jsonl", "notes.json", "test.jsonl"):
         (tmp_path / name).write_text("{}\n")
     assert [file.name for file in source_files(Source(str(tmp_path), "train"))] == ["train-0.jsonl"]
+    (tmp_path / "train-for-test.jsonl").write_text("{}\n")
+    assert [file.name for file in source_files(Source(str(tmp_path), "test"))] == ["test.jsonl"]
+    (tmp_path / "train-for-test.jsonl").unlink()
     (tmp_path / "train-0.jsonl").unlink()
     (tmp_path / "test.jsonl").unlink()
     names = [file.name for file in source_files(Source(str(tmp_path), "train"))]
