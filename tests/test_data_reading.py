@@ -85,6 +85,14 @@ def test_only_names_that_start_with_the_split_are_of_it(tmp_path: Path) -> None:
     assert names == ["my-train.jsonl", "notes.json"]  # none is named after a split: all
 
 
+def test_a_split_may_have_any_name(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "dev-0.jsonl", "gold/0.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    for split, name in (("dev", "dev-0.jsonl"), ("gold", "0.jsonl"), ("train", "train.jsonl")):
+        assert [file.name for file in source_files(Source(str(tmp_path), split))] == [name]
+
+
 def test_a_copy_of_olympiad_bench_gives_english_mathematics_without_images(tmp_path: Path) -> None:
     def row(question: str, subject: str | None) -> dict[str, Any]:
         return {"question": question, "final_answer": ["2"], "subject": subject, "language": "English"}
@@ -179,6 +187,7 @@ def test_a_folder_named_like_a_sets_repository_is_read_only_where_source_says_so
     write(tmp_path / "openai/gsm8k/main/train.parquet", [{"question": "Q?", "answer": "#### 1"}])
     assert main(["gsm8k", "--out-dir", "out", *NO_VAL]) == 2
     assert "--source 'openai/gsm8k': a path of this name is here" in capsys.readouterr().err
+    assert not Source("openai/gsm8k", "train", on_hub=True).is_local and Source("openai/gsm8k", "train").is_local
     assert prepared("gsm8k", Path("openai/gsm8k"), tmp_path / "out", *NO_VAL) == {"Q?"}
 
 
