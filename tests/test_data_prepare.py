@@ -254,10 +254,11 @@ def test_tokens_are_counted_with_the_chat_template_applied(tmp_path: Path, capsy
     assert run(source, tmp_path / "out", *filters, *limit) == 2
     assert "0 usable rows" in capsys.readouterr().err
     (tokenizer / "chat_template.jinja").unlink()
+    spaced = config["chat_template"].replace("{{ bos_token }}", "{{ bos_token }} ")
     templates = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": config["chat_template"]}]
     (tokenizer / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": templates}))
     assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 8
-    (tokenizer / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": None}))
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": None, "chat_template": spaced}))
     assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 7  # no <s>
     serialised = json.loads((tokenizer / "tokenizer.json").read_text())
     truncation = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
