@@ -105,6 +105,17 @@ def test_braces_around_a_single_word_are_markup() -> None:
     assert same_words_key("}} {{x y}} {") == "} } { { x y } } {"  # whatever does not close stays
 
 
+pieces = st.sampled_from(["x", "2", "{", "}", "(", ")", "\\{", "\\}", "[", "]", "^", "'", ".", " ", "\\sqrt", "\\left"])
+
+
+@given(st.lists(pieces | st.text(max_size=3), max_size=12).map("".join))
+def test_the_key_of_duplicates_is_the_words_with_brackets_between(text: str) -> None:
+    key = same_words_key(text)
+    brackets = {"(", ")", "[", "]", "{", "}", "\\{", "\\}"}
+    words = word_tokens(text)
+    assert [word for word in key.split(" ") if word not in brackets] == words or (key == text and not words)
+
+
 def test_words_take_linear_time() -> None:
     pieces = (
         "[asy]",
