@@ -156,7 +156,7 @@ def _batches(path: Path, progress: bool) -> Iterator[list[dict[str, Any]]]:
             if problems:
                 raise PrepError(problems)
             wanted = [name for name in (*NEEDED, "agent_name", *MEDIA) if name in names]
-            if "extra_info" in names and not _is_object(file.schema_arrow.field("extra_info").type):
+            if "extra_info" in names and not pa.types.is_struct(file.schema_arrow.field("extra_info").type):
                 wanted.append("extra_info")
             with tqdm(total=file.metadata.num_rows, unit="row", desc=path.name, disable=not progress) as bar:
                 for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
@@ -167,12 +167,6 @@ def _batches(path: Path, progress: bool) -> Iterator[list[dict[str, Any]]]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         where = f"damaged after row {rows}" if rows else "not a parquet file, or damaged"
         raise PrepError([f"{where} ({text_of(error)}): make or fetch it again"]) from error
-
-
-def _is_object(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return pa.types.is_struct(kind) or pa.types.is_null(kind)
 
 
 def _values(batch: Any, name: str) -> list[Any]:
