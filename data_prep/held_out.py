@@ -86,7 +86,6 @@ def without_instruction(content: str) -> str:
     """Return a user message without a known instruction around the problem; as it is where there is none."""
     content = content.strip()
     for instruction in _INSTRUCTIONS:
-        if content.endswith(instruction):
-            return content.removesuffix(instruction).strip()
+        content = content.removesuffix(instruction).strip()
     unwrapped = unwrap(content)
     return content if unwrapped is None else unwrapped
