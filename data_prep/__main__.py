@@ -3,7 +3,8 @@
 
 Without a name, the sets are listed with what each needs. A training set becomes DIR/train.parquet and DIR/val.parquet,
 an evaluation set DIR/NAME.parquet; each has a JSON record beside it. The same options and source give the same bytes,
-and a second run with them does nothing. Exit status: 0 done, 2 wrong options or source (outputs are then as before).
+and a second run with them does nothing. Exit status: 0 done, 2 wrong options or source: the outputs are then as before,
+but for those of several evaluation sets that could be had, which are written.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from data_prep.overlap import DEFAULT_NGRAM
 from data_prep.prepare import Preparation, prepare
 from data_prep.problems import DataSet, Purpose
 from data_prep.prompts import TEMPLATES
+from data_prep.reading import exists, local_path
 from data_prep.sets import DATA_SETS
 
 EVALUATION = "evaluation"  # as a name: all evaluation sets
@@ -105,6 +107,7 @@ def _preparations(values: dict[str, Any]) -> list[Preparation]:
             f"--{key.replace('_', '-')} {values[key]!r}: is of one data set, {len(data_sets)} are named: name one"
             for key in given
         ]
+    problems += _pointless(values)
     held_out = tuple(values.pop("held_out") or ()) or None
     preparations = []
     for data_set in data_sets:
@@ -115,6 +118,18 @@ def _preparations(values: dict[str, Any]) -> list[Preparation]:
     if problems:
         raise PrepError(problems)
     return preparations
+
+
+def _pointless(values: dict[str, Any]) -> list[str]:
+    """Return what is wrong with options that would change nothing."""
+    problems = []
+    if values["ngram"] is not None and not values["held_out"]:
+        problems.append(f"--ngram {values['ngram']}: is of --held-out, which is missing: give both or leave it out")
+    if values["source"] is not None and values["split"] is not None:
+        path = local_path(values["source"])
+        if exists(path) and path.is_file():
+            problems.append(f"--split {values['split']!r}: --source is one file, which is read whole: leave it out")
+    return problems
 
 
 def report(preparation: Preparation, counts: dict[str, Any] | None) -> str:

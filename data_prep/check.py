@@ -2,8 +2,8 @@
 """Say whether parquet files will work with verl and this recipe: `python -m data_prep.check FILE ...`.
 
 Rows that will not work are counted by reason, with the numbers of the first ones (from 0); so are rows that work, but
-perhaps otherwise than meant. Files are read only. Exit status: 0 fine (warnings included), 1 there are rows that will
-not work, 2 a file cannot be used at all, or wrong options.
+perhaps otherwise than meant. --json has the numbers of all these rows. Files are read only. Exit status: 0 fine, even
+with warnings, 1 there are rows that will not work, 2 a file cannot be used at all, or wrong options.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,20 @@ from data_prep.check_rows import (
     prompt_key,
     row_findings,
     takes_mathematics,
-    type_conflicts,
     unboxed,
 )
+from data_prep.check_types import FieldType, field_types, type_conflicts
 from data_prep.errors import PrepError
 from data_prep.problems import MAX_ANSWER_CHARS
+from data_prep.reading import UNREADABLE, exists, text_of
 from data_prep.tokens import TokenCounter, token_counter
 
 BATCH_ROWS = 1_024  # read at a time, which bounds the memory
+WORKERS = 2  # processes of math-verify
+
+
+_NO_PROMPT = {Finding.NO_MESSAGES, Finding.BAD_MESSAGE, Finding.MULTI_MODAL, Finding.BLANK_PROMPT}
+_NO_TRUTH = {Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.EMPTY_TRUTH, Finding.LONG_TRUTH}
 
 
 class RowChecker:
@@ -44,15 +51,16 @@ class RowChecker:
         self._seen: set[bytes] = set()
         self._readable: dict[str, bool] = {}
 
-    def check(self, row: dict[str, Any]) -> set[Finding]:
-        """Return what is wrong with a row."""
-        found = row_findings(row)
-        if found.isdisjoint({Finding.NO_MESSAGES, Finding.BAD_MESSAGE, Finding.MULTI_MODAL, Finding.BLANK_PROMPT}):
-            found |= self._prompt(row["prompt"])
-        if found.isdisjoint({Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.EMPTY_TRUTH, Finding.LONG_TRUTH}):
-            truth = unboxed(str(row["reward_model"]["ground_truth"]))
-            if takes_mathematics(truth) and not self._can_be_read(truth):
-                found.add(Finding.UNREADABLE_TRUTH)
+    def check(self, rows: Sequence[dict[str, Any]]) -> list[set[Finding]]:
+        """Return what is wrong with each row."""
+        found = [row_findings(row) for row in rows]
+        truths = [_mathematics(row, findings) for row, findings in zip(rows, found, strict=True)]
+        self._read([truth for truth in truths if truth is not None])
+        for row, findings, truth in zip(rows, found, truths, strict=True):
+            if findings.isdisjoint(_NO_PROMPT):
+                findings |= self._prompt(row["prompt"])
+            if truth is not None and not self._readable[truth]:
+                findings.add(Finding.UNREADABLE_TRUTH)
         return found
 
     def _prompt(self, prompt: list[dict[str, str]]) -> set[Finding]:
@@ -69,10 +77,19 @@ class RowChecker:
                 found |= {Finding.TOO_LONG} if too_long else set()
         return found
 
-    def _can_be_read(self, truth: str) -> bool:
-        if truth not in self._readable:
-            self._readable[truth] = self._reads(truth)
-        return self._readable[truth]
+    def _read(self, truths: Sequence[str]) -> None:
+        new = [truth for truth in dict.fromkeys(truths) if truth not in self._readable]
+        if new:
+            with ThreadPoolExecutor(WORKERS) as threads:
+                self._readable.update(zip(new, threads.map(self._reads, new), strict=True))
+
+
+def _mathematics(row: dict[str, Any], findings: set[Finding]) -> str | None:
+    """Return the ground truth of a row where it is one to be put to math-verify."""
+    if not findings.isdisjoint(_NO_TRUTH):
+        return None
+    truth = unboxed(str(row["reward_model"]["ground_truth"]))
+    return truth if takes_mathematics(truth) else None
 
 
 def math_verify_reads(truth: str) -> bool:
@@ -84,30 +101,31 @@ def math_verify_reads(truth: str) -> bool:
 
     assert len(truth) <= MAX_ANSWER_CHARS
     otherwise = "\\," + truth.replace("$", "")  # a thin space in front
-    return get_pool(workers=1, memory_mb=1_024).verify(truth, otherwise, timeout_s=3.0) is Verdict.EQUAL
+    return get_pool(workers=WORKERS, memory_mb=1_024).verify(truth, otherwise, timeout_s=3.0) is Verdict.EQUAL
 
 
 # Files --------------------------------------------------------------------------------------------------------
 
 
-def check_file(path: Path, checker: RowChecker) -> FileReport:
-    """Check one file; whatever is wrong with it is in the report."""
+def check_file(path: Path, checker: RowChecker, *, progress: bool = False) -> FileReport:
+    """Check one file; whatever is wrong with it is in the report. `progress` shows a bar."""
     report = FileReport(str(path))
     try:
-        for row in _rows(path):
-            report.add(report.rows, checker.check(row))
+        for rows in _batches(path, progress):
+            for findings in checker.check(rows):
+                report.add(report.rows, findings)
     except PrepError as error:
         report.problems += error.problems
     return report
 
 
 def check_files(
-    paths: Sequence[Path], prompt_tokens: TokenCounter | None, max_prompt_length: int
+    paths: Sequence[Path], prompt_tokens: TokenCounter | None, max_prompt_length: int, *, progress: bool = False
 ) -> Iterator[FileReport]:
     """Check files one by one, and whether each goes with those before it. Raises RuntimeError without math-verify."""
-    types: dict[Path, dict[str, str]] = {}
+    types: dict[Path, dict[str, FieldType]] = {}
     for path in paths:
-        report = check_file(path, RowChecker(math_verify_reads, prompt_tokens, max_prompt_length))
+        report = check_file(path, RowChecker(math_verify_reads, prompt_tokens, max_prompt_length), progress=progress)
         mine = field_types(path)
         for other, theirs in types.items():
             report.conflicts += [f"with {other}: {conflict}" for conflict in type_conflicts(mine, theirs)]
@@ -115,31 +133,16 @@ def check_files(
         yield report
 
 
-def field_types(path: Path) -> dict[str, str]:
-    """Return the types of a parquet file's fields by name, those in structs as "outer.inner"; empty if unreadable."""
+def _batches(path: Path, progress: bool) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of a file with the columns that are looked at. Raises PrepError where it cannot be used.
+
+    The values of extra_info are not read, since what counts is its type: one that is no struct comes as True.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from tqdm import tqdm
 
-    try:
-        fields = [(entry.name, entry.type) for entry in pq.read_schema(path)]
-    except (pa.ArrowException, OSError, ValueError):  # said by check_file already
-        return {}
-    types: dict[str, str] = {}
-    while fields:
-        name, kind = fields.pop(0)
-        if pa.types.is_struct(kind):
-            fields += [(f"{name}.{entry.name}", entry.type) for entry in kind]
-        else:
-            types[name] = str(kind)
-    return types
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file with the columns that are looked at. Raises PrepError where it cannot be used."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
+    if not (exists(path) and path.is_file()):
         raise PrepError(["no such file: check the path"])
     if path.suffix != ".parquet":
         raise PrepError([f"suffix {path.suffix!r}: verl takes a file for parquet by its name: call it .parquet"])
@@ -152,14 +155,32 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                 problems.append("no rows: the file is empty")
             if problems:
                 raise PrepError(problems)
-            wanted = [name for name in (*NEEDED, "extra_info", "agent_name", *MEDIA) if name in names]
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
-                for row in batch.to_pylist():
-                    yield row
-                    rows += 1
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not Unicode
+            wanted = [name for name in (*NEEDED, "agent_name", *MEDIA) if name in names]
+            if "extra_info" in names and not pa.types.is_struct(file.schema_arrow.field("extra_info").type):
+                wanted.append("extra_info")
+            with tqdm(total=file.metadata.num_rows, unit="row", desc=path.name, disable=not progress) as bar:
+                for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
+                    columns = [_values(batch, name) for name in wanted]
+                    yield [dict(zip(wanted, values, strict=True)) for values in zip(*columns, strict=True)]
+                    rows += batch.num_rows
+                    bar.update(batch.num_rows)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         where = f"damaged after row {rows}" if rows else "not a parquet file, or damaged"
-        raise PrepError([f"{where} ({' '.join(str(error).split())}): make or fetch it again"]) from error
+        raise PrepError([f"{where} ({text_of(error)}): make or fetch it again"]) from error
+
+
+def _values(batch: Any, name: str) -> list[Any]:
+    """Return a column's values. Raises PrepError where Python cannot hold them, UnicodeDecodeError for broken text."""
+    column = batch.column(name)
+    if name == "extra_info":
+        return [is_there or None for is_there in column.is_valid().to_pylist()]
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        raise
+    except UNREADABLE as error:
+        rule = f"holds {column.type}, which cannot be read ({text_of(error)})"
+        raise PrepError([f"column {name}: {rule}: write it as text or numbers, or drop it"]) from error
 
 
 # Command line -------------------------------------------------------------------------------------------------
@@ -199,7 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     reports = []
     try:
-        for report in check_files(options.files, prompt_tokens, options.max_prompt_length or 0):
+        progress = sys.stderr.isatty()
+        for report in check_files(options.files, prompt_tokens, options.max_prompt_length or 0, progress=progress):
             reports.append(report)
             if not options.json:
                 print(report.as_text(), flush=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from data_prep.check_rows import Finding, Severity
 
-SHOWN_ROWS = 5  # row numbers told per reason
+SHOWN_ROWS = 5  # row numbers told per reason, as text
 
 
 @dataclass(slots=True)
@@ -22,18 +22,14 @@ class FileReport:
     bad_rows: int = 0
     problems: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
-    counts: dict[Finding, int] = field(default_factory=dict)
-    first_rows: dict[Finding, list[int]] = field(default_factory=dict)
+    row_numbers: dict[Finding, list[int]] = field(default_factory=dict)
 
     def add(self, row: int, findings: set[Finding]) -> None:
         """Count what was found in a row."""
         self.rows += 1
         self.bad_rows += any(finding.severity is Severity.ERROR for finding in findings)
         for finding in findings:
-            self.counts[finding] = self.counts.get(finding, 0) + 1
-            shown = self.first_rows.setdefault(finding, [])
-            if len(shown) < SHOWN_ROWS:
-                shown.append(row)
+            self.row_numbers.setdefault(finding, []).append(row)
 
     @property
     def status(self) -> int:
@@ -47,11 +43,11 @@ class FileReport:
                 "severity": finding.severity.value,
                 "reason": finding.reason,
                 "remedy": finding.remedy,
-                "rows": self.counts[finding],
-                "first_rows": self.first_rows[finding],
+                "rows": len(self.row_numbers[finding]),
+                "row_numbers": self.row_numbers[finding],
             }
             for finding in Finding
-            if finding in self.counts
+            if finding in self.row_numbers
         ]
         counts = {"rows": self.rows, "rows_that_will_not_work": self.bad_rows}
         lines = {"problems": self.problems, "conflicts": self.conflicts}
@@ -64,8 +60,8 @@ class FileReport:
         lines += [f"  error: {problem}" for problem in self.problems]
         lines += [f"  warning: {conflict}" for conflict in self.conflicts]
         for finding in self.as_json()["findings"]:
-            rows = ", ".join(map(str, finding["first_rows"]))
-            more = ", ..." if finding["rows"] > len(finding["first_rows"]) else ""
+            rows = ", ".join(map(str, finding["row_numbers"][:SHOWN_ROWS]))
+            more = ", ..." if finding["rows"] > SHOWN_ROWS else ""
             what = f"{finding['severity']}: {finding['rows']} rows: {finding['reason']}: {finding['remedy']}"
             lines.append(f"  {what} (rows {rows}{more})")
         return "\n".join(lines)

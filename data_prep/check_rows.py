@@ -7,6 +7,7 @@ a row as an argument and store it beside what they sampled, and trees, which tak
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
@@ -44,7 +45,7 @@ class Finding(Enum):
     BLANK_PROMPT = (Severity.ERROR, "no message of prompt has any text", "drop the row")
     TEMPLATE = (Severity.ERROR, "the chat template refuses the messages", "fix their roles and order")
     NO_TRUTH = (Severity.ERROR, "reward_model.ground_truth is missing or blank", "drop the row")
-    ODD_TRUTH = (Severity.ERROR, "reward_model.ground_truth is no text or number", "write one answer as text")
+    ODD_TRUTH = (Severity.ERROR, "reward_model.ground_truth is no text or finite number", "write one answer as text")
     EMPTY_TRUTH = (Severity.ERROR, "ground truth is nothing but markup, which no answer equals", "drop the row")
     EXTRA_INFO = (Severity.ERROR, "extra_info is not an object", "write fields, or leave the column out")
     AGENT = (Severity.ERROR, f"agent_name is not {REPLACED_AGENT}", "leave it out, or use treepo.sampler=plain")
@@ -88,20 +89,9 @@ def column_problems(names: Iterable[str]) -> list[str]:
     names = list(names)
     problems = [f"column {name}: missing: verl needs {', '.join(NEEDED)}" for name in NEEDED if name not in names]
     rule = "verl's agent loops use this name for what they hand on: rename or drop it"
-    return problems + [f"column {name}: {rule}" for name in names if name in RESERVED]
-
-
-def type_conflicts(types: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """Return, in words, which fields of a file have another type than in another file; "null" goes with every type.
-
-    verl puts the files of one list together with `datasets`, which fills in missing fields but converts no types.
-    """
-    rule = "verl cannot put both into one data.train_files or val_files: write both with one type"
-    return [
-        f"{name} is {kind} here and {other[name]} there: {rule}"
-        for name, kind in types.items()
-        if name in other and kind != other[name] and "null" not in (kind, other[name])
-    ]
+    problems += [f"column {name}: {rule}" for name in dict.fromkeys(names) if name in RESERVED]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return problems + [f"column {name}: is there {names.count(name)} times: keep one" for name in twice]
 
 
 def row_findings(row: Mapping[str, Any]) -> set[Finding]:
@@ -139,6 +129,8 @@ def _truth_findings(reward_model: Any) -> set[Finding]:
     if truth is None or (isinstance(truth, str) and not truth.strip()):
         return {Finding.NO_TRUTH}
     if not isinstance(truth, str | int | float) or isinstance(truth, bool):
+        return {Finding.ODD_TRUTH}
+    if isinstance(truth, float) and not math.isfinite(truth):
         return {Finding.ODD_TRUTH}
     truth = unboxed(str(truth))
     if len(truth) > MAX_ANSWER_CHARS:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.overlap import DEFAULT_NGRAM
-from data_prep.problems import DataSet, Purpose
+from data_prep.problems import DataSet, Purpose, is_unicode
 from data_prep.prompts import TEMPLATES
-from data_prep.reading import SUFFIXES, Source
+from data_prep.reading import SUFFIXES, Source, exists
 
 DEDUPLICATIONS = {
     "none": "every row stays",
     "text": "one of the problems that are equal but for white space",
-    "words": "one of those that are the same by words, as --held-out compares them",
+    "words": "one of those that are the same by words, as --held-out compares them, and brackets",
 }
 DEFAULT_VAL_SIZE = 100
 
@@ -43,14 +43,17 @@ class Options:
 
 def resolve(data_set: DataSet, given: dict[str, Any]) -> Options:
     """Fill in what a data set has as defaults; `given` holds the command line's values, None where not given."""
+    on_hub = given["source"] is None
     source = given.pop("source") or data_set.repository
-    own = source == data_set.repository
+    own = source == data_set.repository and (on_hub or not Source(source, "").is_local)
     place = Source(
         name=source,
         split=given.pop("split") or data_set.split,
         config=given.pop("config") or (data_set.config if own else None),
         folder=data_set.folder if own else None,
         revision=given.pop("revision"),
+        part=data_set.config or data_set.folder,
+        on_hub=on_hub,
     )
     defaults = {"data_source": data_set.name}
     if data_set.purpose is Purpose.EVALUATION:  # the whole set, as others have it
@@ -85,6 +88,9 @@ def _text_problems(options: Options) -> list[str]:
         problems.append(f"--system-prompt {options.system_prompt!r}: {rule}: use --template boxed or plain with it")
     if options.system_prompt is not None and not options.system_prompt.strip():
         problems.append(f"--system-prompt {options.system_prompt!r}: blank: give a text or leave the option out")
+    for key, value in (("system-prompt", options.system_prompt), ("data-source", options.data_source)):
+        if value is not None and not is_unicode(value):
+            problems.append(f"--{key} {value!r}: is no valid text and cannot be stored: write it in UTF-8")
     if not options.data_source.strip():
         problems.append(f"--data-source {options.data_source!r}: blank: give the name the reward function is to see")
     return problems
@@ -102,10 +108,13 @@ def _evaluation_problems(options: Options, data_set: DataSet) -> list[str]:
 
 def _source_problems(source: Source) -> list[str]:
     """Return what is wrong with a local source."""
+    path: Path = source.path
+    if source.on_hub and exists(path):  # the library looks there first
+        rule = "a path of this name is here, and would be read in place of the hub's"
+        return [f"--source {source.name!r}: {rule}: give --source to mean it, or run in another folder"]
     if not source.is_local:
         return []
-    path: Path = source.path
-    if not path.exists():
+    if not exists(path):
         return [f"--source {source.name!r}: no such file or folder: check the path, or give a hub name"]
     problems = [
         f"--{key} {value!r}: --source is a local path, which has none: leave it out"

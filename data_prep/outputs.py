@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2  # of the record; raise it when the same options come to mean other rows
+FORMAT = 3  # of the record; raise it when the same options come to mean other rows
 
 
 def sha256_of(path: Path) -> str:
@@ -31,12 +31,43 @@ def read_record(parquet: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
+def is_ours(parquet: Path, data_set: str) -> bool:
+    """Tell whether a file may be replaced or removed: this program wrote it for this data set, or it is damaged.
+
+    A file with other contents than its record says was changed by someone: it is theirs. "replaces" is the checksum of
+    the file that an interrupted run was about to replace.
+    """
+    record = read_record(parquet) or {}
+    made_from = record.get("fingerprint")
+    if not isinstance(made_from, dict) or made_from.get("data_set", data_set) != data_set:  # format 1 names no set
+        return False
+    try:
+        return sha256_of(parquet) in (record.get("sha256"), record.get("replaces")) or not _is_parquet(parquet)
+    except FileNotFoundError:  # a record alone
+        return True
+    except OSError:  # a folder, or no right to read it
+        return False
+
+
+def _is_parquet(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_schema(path)
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    return True
+
+
 def is_current(paths: Sequence[Path], fingerprint: dict[str, Any]) -> bool:
     """Tell whether the outputs are those of this fingerprint and undamaged. An unknown commit matches any."""
     for path in paths:
         record = read_record(path) or {}
         made_from = record.get("fingerprint")
-        if not isinstance(made_from, dict) or not path.is_file() or record.get("sha256") != sha256_of(path):
+        if not isinstance(made_from, dict) or not path.is_file() or "replaces" in record:
+            return False
+        if record.get("sha256") != sha256_of(path):
             return False
         if fingerprint["commit"] is None or made_from.get("commit") is None:
             made_from = {**made_from, "commit": fingerprint["commit"]}
@@ -55,40 +86,51 @@ def write_outputs(
 ) -> None:
     """Write each table and its record under temporary names, then rename them all.
 
-    Records are renamed before their tables: after an interruption their checksums do not fit, and a rerun redoes all.
+    First go records that name the old contents of each file ("replaces") beside the new ones, then the tables, then the
+    final records. Wherever this is interrupted, each file is still known as ours by its record, and at least one record
+    shows that the run has to be done again. Raises OSError where something cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     out_dir.mkdir(parents=True, exist_ok=True)
-    renames: list[tuple[Path, Path]] = []
+    passing: list[tuple[Path, Path]] = []  # records of the time between
+    parquets: list[tuple[Path, Path]] = []
+    records: list[tuple[Path, Path]] = []
     try:
         for name, rows in tables.items():
             path = out_dir / f"{name}.parquet"
-            temporary, temporary_record = (
-                target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in (path, record_path(path))
-            )
-            renames += [(temporary_record, record_path(path)), (temporary, path)]
-            pq.write_table(pa.Table.from_pylist(rows, schema=verl_schema(extras)), temporary)
+            parquets.append((_temporary(path, "tmp"), path))
+            pq.write_table(pa.Table.from_pylist(rows, schema=verl_schema(extras)), parquets[-1][0])
             record = {
                 "rows": len(rows),
-                "sha256": sha256_of(temporary),
+                "sha256": sha256_of(parquets[-1][0]),
                 "counts": counts,
                 "fingerprint": fingerprint,
             }
-            temporary_record.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        for temporary, path in renames:
+            records.append((_temporary(record_path(path), "tmp"), record_path(path)))
+            _write_json(records[-1][0], record)
+            passing.append((_temporary(record_path(path), "passing.tmp"), record_path(path)))
+            _write_json(passing[-1][0], record | {"replaces": sha256_of(path) if path.exists() else None})
+        for temporary, path in [*passing, *parquets, *records]:
             os.replace(temporary, path)
     finally:
-        for temporary, _ in renames:
+        for temporary, _ in [*passing, *parquets, *records]:
             temporary.unlink(missing_ok=True)
 
 
+def _temporary(target: Path, suffix: str) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.{suffix}")
+
+
+def _write_json(path: Path, record: dict[str, Any]) -> None:
+    path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def remove_output(path: Path) -> None:
-    """Remove an output of an earlier run and its record; files of others stay."""
-    if read_record(path) is not None:
-        path.unlink(missing_ok=True)
-        record_path(path).unlink()
+    """Remove a file that is ours (`is_ours`), if it is still there, and then its record, by which it is known."""
+    path.unlink(missing_ok=True)
+    record_path(path).unlink()
 
 
 def verl_schema(extras: Sequence[str]) -> Any:

@@ -3,9 +3,11 @@
 
 The rule. Problems are compared as words (data_prep.words). A training problem overlaps a held-out one where they are
 equal, or share an n-gram, a run of n words, that is no stock phrase. Hence a held-out problem of fewer than n words
-matches only as a whole. A stock phrase is an n-gram that stands in STOCK_PROBLEMS or more different held-out problems:
-"where m and n are relatively prime positive integers. Find m + n" is 13 words, and would drop competition problems that
-have nothing else in common. A training copy of a held-out problem still shares the rest of it.
+matches only as a whole. A stock phrase is an n-gram that stands in STOCK_PROBLEMS or more different problems of one
+held-out file: "where m and n are relatively prime positive integers. Find m + n" is 13 words, and would drop
+competition problems that have nothing else in common. A training copy of a held-out problem still shares the rest of
+it. Problems of different files are not counted together: three publishers' copies of one AIME, each a little different,
+make no phrase stock. Where that many problems of one file share their context, it counts as a stock phrase too.
 
 Building the index and asking it take time linear in the words; memory grows with the held-out sets only.
 """
@@ -35,15 +37,14 @@ class HeldOut:
         for file, text in problems:
             if words := word_tokens(text):
                 self._whole[" ".join(words)].add(file)
-        in_problems: Counter[str] = Counter()
+        in_problems: Counter[tuple[str, str]] = Counter()  # by n-gram and file
         self._files_of: dict[str, set[str]] = defaultdict(set)
         for whole, files in self._whole.items():
             for gram in set(ngrams(whole.split(" "), n)):
-                in_problems[gram] += 1
+                in_problems.update((gram, file) for file in files)
                 self._files_of[gram] |= files
-        for gram, number in in_problems.items():
-            if number >= STOCK_PROBLEMS:
-                del self._files_of[gram]
+        for gram in {gram for (gram, _), number in in_problems.items() if number >= STOCK_PROBLEMS}:
+            del self._files_of[gram]
 
     def files_with(self, text: str) -> set[str]:
         """Return the held-out files that have a problem which this text overlaps."""

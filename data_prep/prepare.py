@@ -2,18 +2,29 @@
 """Prepare one data set: check the options, read, convert, write. The same options and source give the same bytes."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import PrepError
+from data_prep.held_out import held_out_files, held_out_problems
 from data_prep.options import Options, option_problems
-from data_prep.outputs import FORMAT, is_current, read_record, remove_output, sha256_of, write_outputs
+from data_prep.outputs import (
+    FORMAT,
+    is_current,
+    is_ours,
+    read_record,
+    record_path,
+    remove_output,
+    sha256_of,
+    write_outputs,
+)
 from data_prep.overlap import HeldOut
 from data_prep.problems import DataSet, Drop, Purpose
-from data_prep.reading import Source, hub_commit, read_source, source_files
+from data_prep.reading import Source, exists, hub_commit, local_path, read_source, source_files
 from data_prep.rows import Converted, convert_rows, draw_tables
-from data_prep.tokens import token_counter
+from data_prep.tokens import token_counter, tokenizer_hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,12 @@ class Preparation:
             names = ["train", "val"] if self.options.val_size else ["train"]
         return [self.out_dir / f"{name}.parquet" for name in names]
 
+    def left_over(self) -> list[Path]:
+        """Return the validation file of an earlier run of ours that this one does not write."""
+        path = self.out_dir / "val.parquet"
+        stale = self.data_set.purpose is Purpose.TRAINING and not self.options.val_size
+        return [path] if stale and is_ours(path, self.data_set.name) else []
+
     def problems(self, *, force: bool = False) -> list[str]:
         """Return why this cannot be done, in words; nothing is read yet but the names of files."""
         found = option_problems(self.options, self.data_set)
@@ -39,23 +56,30 @@ class Preparation:
 
     def _output_problems(self, force: bool) -> list[str]:
         out_dir, source = self.out_dir, self.options.source
-        if out_dir.exists() and not out_dir.is_dir():
+        if exists(out_dir) and not out_dir.is_dir():
             return [f"--out-dir {str(out_dir)!r}: is a file: give a folder"]
-        if source.is_local and source.path.exists():
+        if source.is_local and exists(source.path):
             place, target = source.path.resolve(), out_dir.resolve()
             if place == target or place in target.parents or place in [path.resolve() for path in self.paths()]:
                 rule = "the outputs would join or replace the source"
                 return [f"--out-dir {str(out_dir)!r}: {rule}: give another folder"]
-        foreign = [] if force else [path for path in self.paths() if path.exists() and read_record(path) is None]
-        rule = "was not written by this program: give another folder, or --force"
-        return [f"--out-dir: {path} {rule}" for path in foreign]
+        there = [] if force else [path for path in self.paths() if exists(path) or exists(record_path(path))]
+        foreign = [path for path in there if not is_ours(path, self.data_set.name)]
+        return [f"--out-dir: {path} {self._why_foreign(path)}: give another folder, or --force" for path in foreign]
+
+    def _why_foreign(self, path: Path) -> str:
+        made_from = (read_record(path) or {}).get("fingerprint")
+        if not isinstance(made_from, dict):
+            return "was not written by this program"
+        other = made_from.get("data_set", self.data_set.name)
+        return "was changed since it was written" if other == self.data_set.name else f"was made from {other}"
 
     def _held_out_problems(self) -> list[str]:
         problems = []
         own = {path.resolve() for path in self.paths()}
         for name in self.options.held_out:
-            path = Path(name).expanduser()
-            if not path.exists():
+            path = local_path(name)
+            if not exists(path):
                 problems.append(f"--held-out {name}: no such file or folder: prepare the evaluation sets first")
             elif not held_out_files([name]):
                 problems.append(f"--held-out {name}: no .parquet file of an evaluation set: name prepared ones")
@@ -64,65 +88,41 @@ class Preparation:
         return problems
 
 
-def held_out_files(names: list[str] | tuple[str, ...]) -> list[Path]:
-    """Return the parquet files that are named, and those in the folders, but for train.parquet and val.parquet."""
-    files: list[Path] = []
-    for name in names:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            files += [file for file in sorted(path.rglob("*.parquet")) if file.stem not in ("train", "val")]
-        elif path.suffix == ".parquet":
-            files.append(path)
-    return files
-
-
-def held_out_problems(path: Path) -> Iterator[str]:
-    """Yield the problem texts of a parquet file in verl's schema: extra_info.problem, or else the user's message.
-
-    Raises PrepError where the file cannot be read, or holds no such text.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = [name for name in ("extra_info", "prompt") if name in file.schema_arrow.names]
-            rows = [row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist()] if columns else []
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not Unicode
-        raise PrepError([f"--held-out {path}: cannot be read as parquet ({error}): prepare it again"]) from error
-    texts = [text for row in rows if (text := _problem_text(row)) is not None]
-    if not texts:
-        rule = "holds no problem, neither in extra_info.problem nor as a user message of prompt"
-        raise PrepError([f"--held-out {path}: {rule}: name evaluation sets in verl's schema"])
-    yield from texts
-
-
-def _problem_text(row: dict[str, Any]) -> str | None:
-    extra_info, prompt = row.get("extra_info"), row.get("prompt")
-    problem = extra_info.get("problem") if isinstance(extra_info, dict) else None
-    if isinstance(problem, str):
-        return problem
-    messages = [message for message in prompt if isinstance(message, dict)] if isinstance(prompt, list) else []
-    user = [message.get("content") for message in messages if message.get("role") == "user"]
-    return user[-1] if user and isinstance(user[-1], str) else None
-
-
 def _hashes(source: Source) -> dict[str, str] | None:
     if not source.is_local:
         return None
     return {str(file.relative_to(source.path)): sha256_of(file) for file in source_files(source)}
 
 
+@contextmanager
+def _reading(option: str, value: str) -> Iterator[None]:
+    """Turn an OSError into a PrepError about this option."""
+    try:
+        yield
+    except OSError as error:
+        raise PrepError([f"{option} {value!r}: cannot be read ({error}): check its rights"]) from error
+
+
 def fingerprint(preparation: Preparation, commit: str | None) -> dict[str, Any]:
-    """Return what must be equal for a second run to be skipped: options, contents of the files read, format."""
+    """Return what must be equal for a second run to be skipped: options, contents of the files read, format.
+
+    Raises PrepError where a file cannot be read.
+    """
     options = preparation.options
+    with _reading("--source", options.source.name):
+        source = _hashes(options.source)
+    with _reading("--held-out", " ".join(options.held_out)):
+        held_out = {str(file): sha256_of(file) for file in held_out_files(options.held_out)}
+    with _reading("--tokenizer", options.tokenizer or ""):
+        tokenizer = None if options.tokenizer is None else tokenizer_hashes(options.tokenizer)
     return {
         "format": FORMAT,
         "data_set": preparation.data_set.name,
         "options": options.record(),
         "commit": commit,
-        "source_sha256": _hashes(options.source),
-        "held_out_sha256": {str(file): sha256_of(file) for file in held_out_files(options.held_out)},
+        "source_sha256": source,
+        "held_out_sha256": held_out,
+        "tokenizer_sha256": tokenizer,
     }
 
 
@@ -134,19 +134,17 @@ def prepare(
     if problems := preparation.problems(force=force):
         raise PrepError(problems)
     commit = None if options.source.is_local else hub_commit(options.source)
-    try:
-        wanted = fingerprint(preparation, commit)
-        if not force and is_current(preparation.paths(), wanted):
-            return None
+    wanted = fingerprint(preparation, commit)
+    if not force and is_current(preparation.paths(), wanted) and not preparation.left_over():
+        return None
+    with _reading("--source", options.source.name):  # held-out files and tokenizer tell of theirs
         converted = _convert(data_set, options, commit, progress)
-    except OSError as error:
-        raise PrepError([f"--source {options.source.name!r}: cannot be read ({error}): check its rights"]) from error
     tables = draw_tables(converted.kept, data_set, options)
     counts = _counts(converted, tables, options)
     try:
         write_outputs(out_dir, tables, extras=data_set.extras, fingerprint=wanted, counts=counts)
-        if "train" in tables and "val" not in tables:
-            remove_output(out_dir / "val.parquet")  # its rows may be training rows now
+        for path in preparation.left_over():
+            remove_output(path)  # its rows may be training rows now
     except OSError as error:
         raise PrepError([f"--out-dir {str(out_dir)!r}: cannot be written ({error}): give another folder"]) from error
     return counts

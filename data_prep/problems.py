@@ -5,8 +5,10 @@ A row function takes one row of its source, a dict with any content whatever, an
 never raises and never guesses: the answer is what recipe.treepo.reward scores against, and a row without is dropped.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
@@ -147,8 +149,10 @@ def first_of(row: Mapping[str, Any], *columns: str) -> Any:
 
 
 def number_as_text(value: Any) -> Any:
-    """Return an integer, or a float without fraction, as text; anything else unchanged."""
+    """Return a finite number as text: 27.0 as "27", 0.5 as "0.5", 1e-7 as "0.0000001"; anything else unchanged."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{Decimal(repr(value)):f}"
     # Python refuses to write out integers of more than 4,300 digits
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300 else value

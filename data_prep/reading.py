@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read the rows of a data set, from the Hugging Face hub or from local files; imports no torch."""
 
+import codecs
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,14 +12,18 @@ from data_prep.errors import PrepError
 from data_prep.problems import DataSet
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
+# What pyarrow raises beside its own errors where Python cannot hold a value: text that is not Unicode, a date beyond
+# the year 9999, an unknown time zone.
+UNREADABLE = (ValueError, OverflowError, LookupError)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where rows come from: a local file or folder, or a repository of the hub.
 
-    `config`, `folder` and `revision` are of the hub only. `split` is one of the hub's, or the start of the file names
-    in a local folder.
+    `config`, `folder` and `revision` are of the hub only. `split` is one of the hub's, or the start of the names of
+    files or folders in a local folder. `part` is the configuration or folder that the data set has on the hub: of a
+    local folder that has a folder of this name, only that is read. `on_hub`: a path of this name does not count.
     """
 
     name: str
@@ -26,34 +31,71 @@ class Source:
     config: str | None = None
     folder: str | None = None
     revision: str | None = None
+    part: str | None = None
+    on_hub: bool = False
 
     @property
     def is_local(self) -> bool:
         """Whether the source is a path: it exists, or is written like a path or a file name."""
+        if self.on_hub:
+            return False
         looks_local = self.name.startswith((".", "/", "~")) or self.name.endswith(SUFFIXES)
-        return looks_local or self.path.exists()
+        return looks_local or exists(self.path)
 
     @property
     def path(self) -> Path:
         """The source as a path."""
-        return Path(self.name).expanduser()
+        return local_path(self.name)
+
+
+def local_path(name: str) -> Path:
+    """Return a name from the command line as a path; "~" stays where there is no such home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def exists(path: Path) -> bool:
+    """Tell whether there is a file or folder; of a name that no file can have, and where one may not look, not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # ValueError: a null character
+        return False
+
+
+def text_of(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 # Local files --------------------------------------------------------------------------------------------------
 
 
 def source_files(source: Source) -> list[Path]:
-    """Return the files of a local source, sorted. In a folder, those named after the split, if any are."""
+    """Return the files of a local source, sorted. Of a folder, those that the hub would give for part and split.
+
+    The split of a file is told by the part of its path, from the file name up, that starts with the wanted split or
+    with train, test or val. Raises PrepError where files are of other splits only.
+    """
     path = source.path
     if path.is_file():
         return [path]
     found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-    named = [file for file in found if file.name.startswith(source.split)]
-    others = [file for file in found if file.name.startswith(("train", "test", "val"))]
+    if source.part is not None:  # of a downloaded repository, only what the hub would give
+        found = [file for file in found if source.part in file.relative_to(path).parent.parts] or found
+    splits = {file: _split_of(file.relative_to(path), source.split) for file in found}
+    named = [file for file, split in splits.items() if split.startswith(source.split)]
+    others = [file for file, split in splits.items() if split]
     if others and not named:
-        found_name = f"no file in {path} starts with that name, but {others[0].name} does"
+        found_name = f"nothing in {path} starts with that name, but {splits[others[0]]} does"
         raise PrepError([f"--split {source.split!r}: {found_name}: give the split that the files are named after"])
     return named or found
+
+
+def _split_of(file: Path, wanted: str) -> str:
+    """Return the part of a path, from the file name up, that names a split; "" where none does."""
+    return next((part for part in reversed(file.parts) if part.startswith((wanted, "train", "test", "val"))), "")
 
 
 def read_parquet(path: Path, data_set: DataSet) -> Iterator[dict[str, Any]]:
@@ -68,8 +110,10 @@ def read_parquet(path: Path, data_set: DataSet) -> Iterator[dict[str, Any]]:
             wanted = [column for column in data_set.wanted() if column in names]
             for batch in file.iter_batches(columns=wanted):
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not Unicode
-        raise PrepError([f"--source {path}: cannot be read as parquet ({error}): fetch the file again"]) from error
+    except UNREADABLE + (pa.ArrowException, OSError) as error:
+        reason = f"cannot be read as parquet ({text_of(error)})"
+        remedy = "fetch the file again, or write these columns as text"
+        raise PrepError([f"--source {path}: {reason}: {remedy}"]) from error
 
 
 def _load(text: bytes) -> Any:
@@ -83,14 +127,14 @@ def _load(text: bytes) -> Any:
 def read_json(path: Path, data_set: DataSet) -> Iterator[Any]:
     """Yield the object on each line, None for a line that is not JSON, or the items of a file with one array.
 
-    Raises PrepError where no row has a needed column, or where an array is damaged.
+    Raises PrepError where no row has a needed column, where an array is damaged, or where the last line is cut off.
     """
     keys: set[str] = set()
     rows = 0
     with path.open("rb") as file:
-        is_array = file.read(64).lstrip().startswith(b"[")
+        is_array = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
         file.seek(0)
-        items = _array(path, file.read()) if is_array else (_load(line) for line in file if line.strip())
+        items = _array(path, file.read()) if is_array else _lines(path, file)
         for row in items:
             rows += 1
             keys.update(row if isinstance(row, dict) else ())
@@ -99,11 +143,21 @@ def read_json(path: Path, data_set: DataSet) -> Iterator[Any]:
         _check_columns(path, keys, data_set)
 
 
+def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[Any]:
+    for line in lines:
+        if line.strip():
+            row = _load(line)
+            if row is None and not line.endswith(b"\n") and line.lstrip().startswith((b"{", b"[")):
+                raise PrepError([f"--source {path}: ends in the middle of a row: fetch the file again"])
+            yield row
+
+
 def _array(path: Path, content: bytes) -> list[Any]:
     items = _load(content)
     if items is None:
         # A file of lines may have an array on its first line: only rows that are objects count, so nothing is lost.
-        lines = [_load(line) for line in content.splitlines() if line.strip()]
+        first, *others = content.splitlines(keepends=True)
+        lines = [_load(first), *_lines(path, others)]
         if len(lines) < 2 or lines[0] is None:
             raise PrepError([f"--source {path}: is a damaged JSON array: fetch the file again"])
         return lines

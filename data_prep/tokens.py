@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import PrepError
+from data_prep.outputs import sha256_of
+from data_prep.reading import exists, local_path
 
 TokenCounter = Callable[[list[dict[str, str]]], int]
+FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def token_counter(name: str) -> TokenCounter:
@@ -39,13 +42,17 @@ def token_counter(name: str) -> TokenCounter:
     return count
 
 
+def tokenizer_hashes(name: str) -> dict[str, str]:
+    """Return the SHA-256 of each file that decides the number of tokens. Raises OSError where one cannot be read."""
+    paths = {file: _tokenizer_file(name, file) for file in FILES}
+    return {file: sha256_of(path) for file, path in paths.items() if path is not None}
+
+
 def _load(name: str) -> tuple[Any, str, dict[str, str]]:
     """Return a model's tokenizer, its chat template and its special tokens by their names in the template."""
     from tokenizers import Tokenizer
 
-    tokenizer_file, config_file, template_file = (
-        _tokenizer_file(name, file) for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    )
+    tokenizer_file, config_file, template_file = (_tokenizer_file(name, file) for file in FILES)
     config = json.loads(config_file.read_text(encoding="utf-8")) if config_file else {}
     template = template_file.read_text(encoding="utf-8") if template_file else config.get("chat_template")
     if isinstance(template, list):
@@ -58,7 +65,7 @@ def _load(name: str) -> tuple[Any, str, dict[str, str]]:
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"tokenizer.json: {error}") from error
     tokenizer.no_truncation()
-    special = {key: value for key, value in config.items() if key.endswith("_token")}
+    special = {key: value for key, value in config.items() if key.endswith("_token") and value}
     return (
         tokenizer,
         template,
@@ -67,9 +74,9 @@ def _load(name: str) -> tuple[Any, str, dict[str, str]]:
 
 
 def _tokenizer_file(name: str, file: str) -> Path | None:
-    if Path(name).expanduser().is_dir():
-        path = Path(name).expanduser() / file
-        return path if path.is_file() else None
+    folder = local_path(name)
+    if exists(folder) and folder.is_dir():
+        return folder / file if (folder / file).is_file() else None
     import huggingface_hub
 
     try:

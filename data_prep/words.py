@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Turn the text of a problem into words that do not depend on how it is typeset; pure Python, linear time.
 
-Two problems are the same "by words" where only case, white space, LaTeX markup and spacing, punctuation, brackets or
-thousands commas differ. Operators and digits stay: x + 1 = 0 and x - 1 = 0 are two problems. Drawings ([asy] blocks)
-are left out, because problems that have nothing else in common share their boilerplate.
+`word_tokens` leaves out case, white space, LaTeX markup, fonts and spacing, punctuation, brackets and thousands commas.
+What tells problems apart stays: operators and other signs of mathematics, digits, decimal points, primes. A sign of
+Unicode and the LaTeX command for it are one word, as far as the tables here go; a sign that they lack is a word by
+itself. Drawings ([asy] blocks) are left out, because problems that have nothing else in common share their boilerplate.
+
+`same_words_key` is what duplicates have in common. It keeps brackets, too, since 2(x+3) is not 2x+3, nor x^{2+1}
+x^2+1; braces around a single word, as in x^{2}, are markup.
 """
 
 import re
@@ -12,16 +16,56 @@ import unicodedata
 # Markup without meaning: sizes, spacing, fonts, math delimiters.
 _COMMANDS = (
     "left right big bigl bigr Big Bigl Bigr displaystyle textstyle limits nolimits quad qquad text textbf textit "
-    "textrm textsf mathrm mathbf mathsf mathit mbox operatorname emph underline begin end"
+    "textrm textsf mathrm mathbf mathsf mathit mathbb mathcal mathfrak boldsymbol rm bf mbox operatorname emph "
+    "underline begin end"
 )
 _MARKUP = re.compile(r"\\(?:" + "|".join(_COMMANDS.split()) + r")(?![A-Za-z])|\\[!,;:> ()\[\]\\]|[$~&]")
-_SAME = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "geq": "ge", "neq": "ne", "cdot": "times"}
-_SIGNS = str.maketrans(
-    {"\u2212": "-", "\u2013": "-", "\u2264": " le ", "\u2265": " ge ", "\u2260": " ne ", "\u00d7": " times "}
-)
+_SAME = {
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "frac"),
+    **dict.fromkeys(("ldots", "cdots", "dotsc", "dotsb", "vdots"), "dots"),
+    **dict.fromkeys(("mid", "vert", "lvert", "rvert"), "|"),
+    **{"leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne", "cdot": "times"},
+    **{"rightarrow": "to", "bigtriangleup": "triangle", "degrees": "degree"},
+    **{"varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta"},
+}
+_SIGNS = {
+    **{"\u2212": "-", "\u2013": "-", "\u2044": "/", "\u2215": "/", "\u2223": "|", "\u2019": "'", "\u2032": "'"},
+    **{"\u2264": " le ", "\u2a7d": " le ", "\u2265": " ge ", "\u2a7e": " ge ", "\u2260": " ne ", "\u00f7": " div "},
+    **dict.fromkeys("\u00d7\u00b7\u22c5\u2219", " times "),
+    **{"\u00b1": " pm ", "\u2213": " mp ", "\u221a": " sqrt ", "\u221b": " sqrt 3 ", "\u221c": " sqrt 4 "},
+    **{"\u222a": " cup ", "\u2229": " cap ", "\u2208": " in ", "\u2209": " notin ", "\u2205": " emptyset "},
+    **{"\u2282": " subset ", "\u2286": " subseteq ", "\u2211": " sum ", "\u220f": " prod ", "\u222b": " int "},
+    **{"\u221e": " infty ", "\u2220": " angle ", "\u25b3": " triangle ", "\u22a5": " perp ", "\u2225": " parallel "},
+    **{"\u2245": " cong ", "\u2261": " equiv ", "\u2248": " approx ", "\u223c": " sim ", "\u2192": " to "},
+    **{"\u230a": " lfloor ", "\u230b": " rfloor ", "\u2308": " lceil ", "\u2309": " rceil ", "\u00b0": " degree "},
+    **{"\u27e8": " langle ", "\u27e9": " rangle "},
+    # Greek letters by their names, "GREEK SMALL LETTER PI" as \pi; case is folded anyway.
+    **{
+        letter: f" {unicodedata.name(letter).split()[-1].lower()} "
+        for letter in map(chr, range(0x391, 0x3CA))
+        if letter.isalpha()
+    },
+}
+_TABLE = str.maketrans(_SIGNS)
+_RAISED = "\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b\u207f"
+_EXPONENT = re.compile(f"[{_RAISED}]+")
+_VULGAR_FRACTION = re.compile("(?=[\u00bc-\u00be\u2150-\u215e])")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|,\\!)(?=\d{3}(?!\d))")
-# Chinese and Japanese are written without spaces: each character is a word.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+|[-+*/=<>^!|%]")
+_DEGREE = re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})(?![A-Za-z])")
+_DOTS = re.compile(r"\.{3,}")
+_BARE_POINT = re.compile(r"(?<![\w.])\.(?=\d)")  # .5
+_PRIME_COMMAND = re.compile(r"\^ ?(?:\\prime|\{ ?((?:\\prime ?)+)\})(?![A-Za-z])")
+# After a letter that stands for something, a bracket or a digit; elsewhere it is an apostrophe or a quotation mark.
+_PRIMES = re.compile(r"((?:\\[A-Za-z]{1,20}|(?<![A-Za-z])(?:[A-Z]{1,4}|[a-z])|[)\]}\d]))('+)(?![a-z])")
+# Chinese and Japanese are written without spaces: each character is a word. So is each other sign of mathematics.
+_SIGN_RANGES = "\u2190-\u22ff\u2300-\u23ff\u25a0-\u25ff\u27c0-\u27e5\u27f0-\u27ff\u2980-\u2aff\u00ac"
+_BRACKETS = r"\\[{}]|[()\[\]{}]"
+_WORD = (
+    r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|\d+(?:\.\d+)?|[-+*/=<>^!|%]"
+    f"|[{_SIGN_RANGES}]"
+)
+_WORDS = re.compile(_WORD)
+_WORDS_AND_BRACKETS = re.compile(f"{_BRACKETS}|{_WORD}")
 
 
 def _without_drawings(text: str) -> str:
@@ -36,13 +80,37 @@ def _without_drawings(text: str) -> str:
     return " ".join([*pieces, text[position:]])
 
 
+def _primes(match: re.Match[str]) -> str:
+    return match.group(1) + " prime" * len(match.group(2)) + " "
+
+
+def _plain(text: str) -> str:
+    """Return the text in lower case, without markup, with one spelling of each sign."""
+    text = _EXPONENT.sub(r" ^\g<0> ", _without_drawings(text))
+    text = unicodedata.normalize("NFKC", _VULGAR_FRACTION.sub(" ", text)).translate(_TABLE)
+    text = _DOTS.sub(" dots ", _DEGREE.sub(" degree ", text))
+    text = _PRIME_COMMAND.sub(lambda match: " prime " * max(1, (match.group(1) or "").count("prime")), text)
+    text = _PRIMES.sub(_primes, text)
+    text = _BARE_POINT.sub("0.", _THOUSANDS.sub("", text))
+    return _MARKUP.sub(" ", text).casefold()
+
+
 def word_tokens(text: str) -> list[str]:
-    """Return the words of a problem, in order: words in lower case, runs of digits, operators."""
-    text = unicodedata.normalize("NFKC", _without_drawings(text)).translate(_SIGNS)
-    text = _MARKUP.sub(" ", _THOUSANDS.sub("", text)).casefold()
-    return [_SAME.get(word, word) for word in _WORD.findall(text)]
+    """Return the words of a problem, in order: words in lower case, numbers, operators and other signs."""
+    return [_SAME.get(word, word) for word in _WORDS.findall(_plain(text))]
 
 
 def same_words_key(text: str) -> str:
-    """Return what is equal for problems that are the same by words; the text itself where it has no words."""
-    return " ".join(word_tokens(text)) or text
+    """Return what is equal for problems that are the same by words and brackets; the text itself without any words."""
+    words: list[str] = []
+    opened: list[int] = []  # where in words the braces stand that are open
+    for word in _WORDS_AND_BRACKETS.findall(_plain(text)):
+        if word == "}" and opened and len(words) - opened[-1] <= 2:
+            del words[opened.pop()]  # a brace around one word or none
+            continue
+        if word == "{":
+            opened.append(len(words))
+        elif word == "}" and opened:
+            opened.pop()
+        words.append(_SAME.get(word, word))
+    return " ".join(words) if any(_WORDS.fullmatch(word) for word in words) else text

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ ASSISTANT = {"role": "assistant", "content": "Two."}
         (make_row(reward_model="2"), {Finding.NO_TRUTH}),
         (make_row(truth=["2"]), {Finding.ODD_TRUTH}),
         (make_row(truth=True), {Finding.ODD_TRUTH}),
+        (make_row(truth=float("nan")), {Finding.ODD_TRUTH}),
+        (make_row(truth=float("-inf")), {Finding.ODD_TRUTH}),
         (make_row(truth=r"\text{ }"), {Finding.EMPTY_TRUTH}),
         (make_row(truth=r"\boxed{\text{ }}"), {Finding.EMPTY_TRUTH}),
         (make_row(truth="1" * 1_001), {Finding.LONG_TRUTH}),
@@ -109,9 +112,29 @@ def test_math_verify_is_asked_only_where_it_decides_and_once_for_equal_answers()
 
     checker = RowChecker(reads)
     truths = ["2", "x+1", "???", "\\boxed{???}", "x+1"]
-    found = [checker.check(make_row(f"Problem {number}", truth)) for number, truth in enumerate(truths)]
-    assert found == [set(), set(), {Finding.UNREADABLE_TRUTH}, {Finding.UNREADABLE_TRUTH}, set()]
-    assert asked == ["x+1", "???"]
+    rows = [make_row(f"Problem {number}", truth) for number, truth in enumerate(truths)]
+    assert checker.check(rows) == [set(), set(), {Finding.UNREADABLE_TRUTH}, {Finding.UNREADABLE_TRUTH}, set()]
+    assert sorted(asked) == ["???", "x+1"]
+    assert checker.check([make_row("Another", "x+1")]) == [set()] and len(asked) == 2
+
+
+def test_two_ground_truths_are_read_at_a_time() -> None:
+    both_there = threading.Barrier(2)
+
+    def reads(truth: str) -> bool:
+        both_there.wait(timeout=20)  # raises where only one comes
+        return True
+
+    assert RowChecker(reads).check([make_row("P", "x+1"), make_row("Q", "x+2")]) == [set(), set()]
+
+
+def test_progress_is_shown_where_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = write(tmp_path / "train.parquet", [make_row(), make_row("Q")])
+    assert check.check_file(path, RowChecker(lambda truth: True), progress=True).rows == 2
+    bar = capsys.readouterr().err
+    assert "train.parquet" in bar and "2/2" in bar
+    assert check.check_file(path, RowChecker(lambda truth: True)).rows == 2
+    assert capsys.readouterr().err == ""
 
 
 def test_math_verify_reads_formulas_and_says_what_it_does_not() -> None:
@@ -134,8 +157,8 @@ damage = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["prompt", "data_source", "reward_model", "extra_info", "images"]), damage))
 def test_damaged_rows_are_reported_and_never_raise(changes: dict[str, Any]) -> None:
-    found = RowChecker(lambda truth: True, lambda messages: len(messages[0]["content"]), 1).check(make_row() | changes)
-    assert found <= set(Finding)
+    checker = RowChecker(lambda truth: True, lambda messages: len(messages[0]["content"]), 1)
+    assert checker.check([make_row() | changes])[0] <= set(Finding)
 
 
 def test_reports_count_rows_by_reason_and_name_the_first(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -164,7 +187,7 @@ def test_reports_count_rows_by_reason_and_name_the_first(tmp_path: Path, capsys:
     }  # fmt: skip
     assert (second["status"], second["rows_that_will_not_work"]) == (1, 7)
     assert [finding["rows"] for finding in second["findings"]] == [7, 1, 1]
-    assert second["findings"][0]["first_rows"] == [3, 5, 7, 8, 9]
+    assert second["findings"][0]["row_numbers"] == [3, 5, 7, 8, 9, 11, 12]
 
 
 def test_files_that_cannot_be_used_are_told_why_and_stay_as_they_are(
@@ -183,6 +206,11 @@ def test_files_that_cannot_be_used_are_told_why_and_stay_as_they_are(
     pq.write_table(pq.read_table(good).slice(0, 0), tmp_path / "empty.parquet")
     raw = write(tmp_path / "raw.parquet", [{"problem": "P", "solution": "S"}])
     taken = write(tmp_path / "taken.parquet", [make_row(responses="x", trace=True)])
+    twice = tmp_path / "twice.parquet"
+    columns = [table[name] for name in ("data_source", "prompt", "reward_model", "prompt")]
+    pq.write_table(pa.table(columns, names=["data_source", "prompt", "reward_model", "prompt"]), twice)
+    late = pa.array([4_000_000], pa.int32()).cast(pa.date32())  # the year 12921
+    pq.write_table(table.set_column(source, "data_source", late), tmp_path / "late.parquet")
     cases = {
         tmp_path / "absent.parquet": ["no such file"],
         tmp_path / "cut.parquet": ["not a parquet file, or damaged"],
@@ -192,6 +220,9 @@ def test_files_that_cannot_be_used_are_told_why_and_stay_as_they_are(
         tmp_path / "rows.jsonl": ["suffix '.jsonl'"],
         tmp_path / "empty.parquet": ["no rows: the file is empty"],
         raw: [f"column {name}: missing: verl needs" for name in ("prompt", "data_source", "reward_model")],
+        tmp_path / ("x" * 5_000 + ".parquet"): ["no such file"],
+        twice: ["column prompt: is there 2 times: keep one"],
+        tmp_path / "late.parquet": ["column data_source: holds date32[day], which cannot be read (date value out of"],
         taken: ["column responses: verl's agent loops use this name", "column trace: verl's agent loops"],
     }
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -235,6 +266,30 @@ def test_files_that_do_not_go_together_are_told_and_datasets_agrees(
         assert said == (not fits) == (name == "uuid")
     assert main([str(paths["first"]), str(paths["more"]), str(tmp_path / "absent.parquet"), str(paths["uuid"])]) == 2
     assert capsys.readouterr().out.count("extra_info.index is string here and int64 there") == 2
+
+
+def test_the_values_of_extra_info_are_not_looked_at_but_its_type_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    table = pa.Table.from_pylist([make_row("P"), make_row("Q")]).drop_columns("extra_info")
+    late = pa.array([4_000_000, 1], pa.int32()).cast(pa.date32())  # the year 12921
+    nowhere = pa.array([1, None], pa.timestamp("us", tz="No/Where"))
+    objects = [
+        pa.StructArray.from_arrays([late, nowhere], ["date", "when"]),
+        pa.nulls(2),
+        pa.nulls(2, pa.string()),
+    ]
+    path = tmp_path / "train.parquet"
+    for column in objects:
+        pq.write_table(table.append_column("extra_info", column), path)
+        assert main([str(path)]) == 0, column.type
+        capsys.readouterr()
+    for column in (late, nowhere, pa.array([[], None], pa.map_(pa.string(), pa.string()))):
+        pq.write_table(table.append_column("extra_info", column), path)
+        assert main([str(path), "--json"]) == 1, column.type
+        (finding,) = json.loads(capsys.readouterr().out)["files"][0]["findings"]
+        assert finding["reason"] == "extra_info is not an object"
+        assert finding["row_numbers"] == ([0, 1] if column is late else [0])
 
 
 def test_damage_in_the_middle_is_told_with_the_rows_before_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -245,6 +245,25 @@ def test_tokens_are_counted_with_the_chat_template_applied(tmp_path: Path, capsy
     filters = ("--template", "plain", "--val-size", "0", "--tokenizer", str(tokenizer))
     assert run(source, tmp_path / "out", *filters, "--max-prompt-tokens", "8") == 0
     assert "prompt too long: 1" in capsys.readouterr().out
+    config = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    limit = ("--max-prompt-tokens", "8")
+    assert run(source, tmp_path / "out", *filters, *limit) == 0 and "up to date" in capsys.readouterr().out
+    (tokenizer / "chat_template.jinja").write_text(
+        "one two three " + config["chat_template"]
+    )  # goes before the config's
+    assert run(source, tmp_path / "out", *filters, *limit) == 2
+    assert "0 usable rows" in capsys.readouterr().err
+    (tokenizer / "chat_template.jinja").unlink()
+    spaced = config["chat_template"].replace("{{ bos_token }}", "{{ bos_token }} ")
+    templates = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": config["chat_template"]}]
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": templates}))
+    assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 8
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": None, "chat_template": spaced}))
+    assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 7  # no <s>
+    serialised = json.loads((tokenizer / "tokenizer.json").read_text())
+    truncation = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    (tokenizer / "tokenizer.json").write_text(json.dumps(serialised | {"truncation": truncation}))
+    assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 7  # all are counted
     (tokenizer / "tokenizer_config.json").unlink()
     assert run(source, tmp_path / "out2", *filters, "--max-prompt-tokens", "8") == 2
     assert "has no chat template" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from data_prep.errors import PrepError
 from data_prep.options import Options
 from data_prep.overlap import HeldOut
-from data_prep.problems import Drop
+from data_prep.problems import Drop, Problem, make_problem
 from data_prep.prompts import INSTRUCTION, build_prompt
 from data_prep.reading import Source
 from data_prep.rows import Converted, convert_rows, draw_tables
@@ -65,6 +65,12 @@ def problems_of(result: Converted) -> list[str]:
 def test_a_row_without_usable_answer_is_dropped_with_its_reason(row: Any, reason: Drop) -> None:
     result = convert([row])
     assert result.dropped == {reason: 1} and result.kept == []
+
+
+def test_the_longest_answer_is_kept_and_one_character_more_is_too_long() -> None:
+    assert make_problem("P", "4" * 1_000) == Problem("P", "4" * 1_000)
+    assert make_problem("P", "4" * 1_001) is Drop.ANSWER_TOO_LONG
+    assert make_problem("P", " " + "4" * 1_000 + " ") == Problem("P", "4" * 1_000)
 
 
 def test_a_row_becomes_what_verl_reads() -> None:

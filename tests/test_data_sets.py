@@ -21,7 +21,7 @@ from data_prep.reading import Source, read_hub
 from data_prep.rows import read_problem, verl_row
 from data_prep.sets import DATA_SETS
 from data_prep.sets.competitions import aime_row, amc_row
-from data_prep.sets.dapo import dapo_row
+from data_prep.sets.dapo import AFTER, BEFORE, dapo_row
 from data_prep.sets.hendrycks_math import hard_math_row
 from data_samples import AOPS, SAMPLES
 from recipe.treepo.answer_compare import compare_text
@@ -62,6 +62,12 @@ def test_other_publishers_schemas_are_read() -> None:
     aime_2024, aime_2025 = DATA_SETS["aime_2024"].row, DATA_SETS["aime_2025"].row
     assert aime_2024({"ID": "2024-II-4", "Problem": "Sum?", "Solution": "...", "Answer": 33}) == Problem("Sum?", "33")
     assert aime_2024({"id": 0, "problem": "Sum?", "solution": "\\boxed{204}"}) == Problem("Sum?", "204")
+    assert aime_2024({"Problem": "Sum?", "Solution": "\\boxed{204}"}) == Problem("Sum?", "204")
+    assert DATA_SETS["aime_2024"].missing({"Problem", "Solution"}) == []
+    for year, kept in (("2024", True), (2024, True), (2024.0, True), ("2023", False), (2025, False), ("I", True)):
+        found = aime_2024({"problem": "Sum?", "answer": "5", "year": year})
+        assert found == (Problem("Sum?", "5") if kept else Drop.NOT_SELECTED)
+    assert aime_2024({"problem": "Sum?", "answer": "\\boxed{5}", "year": None}) == Problem("Sum?", "5")
     assert aime_2025({"problem_idx": 1, "problem": "Sum?", "answer": 70, "problem_type": ["Algebra"]}).answer == "70"
     assert aime_2025({"question": "Sum?", "answer": "$070$"}) == Problem("Sum?", "70")
     amc = {"problem": "When?", "answer": 142.0, "url": f"{AOPS}2023_AMC_12B_Problems/Problem_3"}
@@ -74,12 +80,29 @@ def test_other_publishers_schemas_are_read() -> None:
     assert dapo_row({"prompt": "Find $k$.", "solution": "34", "source_prompt": []}) == Problem("Find $k$.", "34")
 
 
+def test_a_wrapped_text_of_dapo_is_unwrapped_or_dropped_as_a_message_is() -> None:
+    def read(prompt: str) -> Problem | Drop:
+        return dapo_row({"prompt": prompt, "solution": 34})
+
+    assert read(f" {BEFORE}\n\nFind $k$.\n\n{AFTER}\n") == Problem("Find $k$.", "34")
+    for half in (f"{BEFORE}\n\nFind $k$.", f"Find $k$.\n\n{AFTER}\n"):
+        assert read(half) is Drop.UNKNOWN_WRAPPING
+    assert read(f"{BEFORE}{AFTER}") is Drop.NO_PROBLEM
+    assert read("Solve the following math problem: 1 + 1") == Problem("Solve the following math problem: 1 + 1", "34")
+
+
 def test_numbers_become_text_only_where_nothing_is_lost() -> None:
     values = [7, -3, 27.0, True, "x", None, 10**400]
     assert [number_as_text(value) for value in values] == ["7", "-3", "27", True, "x", None, 10**400]
-    assert number_as_text(2.5) == 2.5
-    assert amc_row({"question": "When?", "answer": 2.5}, year=2023) is Drop.MALFORMED_ROW
-    assert aime_row({"problem": "When?", "answer": 70.5}, year=2025) is Drop.MALFORMED_ROW
+    fractions = {0.5: "0.5", -2.25: "-2.25", 1e-7: "0.0000001", 1.5e-9: "0.0000000015", 0.1: "0.1"}
+    assert {value: number_as_text(value) for value in fractions} == fractions
+    assert number_as_text(float("inf")) == float("inf")
+    assert amc_row({"question": "When?", "answer": 2.5}, year=2023) == Problem("When?", "2.5")
+    assert amc_row({"question": "When?", "answer": float("nan")}, year=2023) is Drop.MALFORMED_ROW
+    assert DATA_SETS["deepscaler"].row({"problem": "Sum?", "answer": 0.5}) == Problem("Sum?", "0.5")
+    assert aime_row({"problem": "When?", "answer": 70.5}, year=2025) is Drop.ODD_ANSWER
+    assert DATA_SETS["math500"].row({"problem": "How many?", "answer": 7}) == Problem("How many?", "7")
+    assert DATA_SETS["math500"].row({"problem": "How many?", "answer": -0.5}) == Problem("How many?", "-0.5")
     minerva = DATA_SETS["minerva"].row
     assert minerva({"question": "Mass?", "answer": 2.5}) == Problem("Mass?", "2.5")
     assert minerva({"question": "Mass?", "answer": 1e-7}) == Problem("Mass?", "1 \\times 10^{-7}")
@@ -248,66 +271,6 @@ def test_evaluation_prepares_every_evaluation_set_and_one_failure_keeps_none_bac
     assert len(both) == sum(len(expected_problems(name)) for name in evaluation - {"aime_2025"})
 
 
-def test_overlap_with_prepared_evaluation_sets_is_removed_counted_and_part_of_the_record(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    contest = {"problem": "Let $ABC$ be a triangle with sides of lengths 3, 4 and 5. Find the square of its area."}
-    tests = tmp_path / "tests"
-    lines = write_lines(tmp_path / "aime.jsonl", [contest | {"answer": "36"}])
-    assert main(["aime_2025", "--source", str(lines), "--out-dir", str(tests)]) == 0
-    pq.write_table(
-        pa.Table.from_pylist([{"prompt": [{"role": "user", "content": "What is 7?"}]}]), tests / "mine.parquet"
-    )
-    rows = [
-        {
-            "problem": "First, let ABC be a triangle with sides of lengths 3, 4, and 5; find its area.",
-            "solution": "\\boxed{6}",
-        },
-        {"problem": "what is $7$", "solution": "\\boxed{7}"},
-        *({"problem": f"What is {n}?", "solution": f"\\boxed{{{n}}}"} for n in range(8, 14)),
-    ]
-    source = write_lines(tmp_path / "raw.jsonl", rows)
-    out = tmp_path / "out"
-    arguments = ["numina_math_tir", "--source", str(source), "--out-dir", str(out), "--val-size", "2"]
-    arguments += ["--held-out", str(tests)]
-    capsys.readouterr()
-    assert main(arguments) == 0
-    printed = capsys.readouterr().out
-    assert f"overlap with {tests / 'aime_2025.parquet'}: 1" in printed and f"{tests / 'mine.parquet'}: 1" in printed
-    assert "dropped, overlaps a held-out problem: 2" in printed
-    kept = {row["extra_info"]["problem"] for name in ("train", "val") for row in read(out / f"{name}.parquet")}
-    assert kept == {f"What is {n}?" for n in range(8, 14)}
-    record = json.loads((out / "val.parquet.json").read_text())
-    assert record["counts"]["held_out"] == {str(tests / "aime_2025.parquet"): 1, str(tests / "mine.parquet"): 1}
-    assert main(arguments) == 0 and "up to date" in capsys.readouterr().out
-    (tests / "mine.parquet").unlink()  # the fingerprint knows what was held out
-    assert main(arguments) == 0 and "up to date" not in capsys.readouterr().out
-    assert main([*arguments, "--ngram", "15"]) == 0
-    assert "overlaps a held-out problem" not in capsys.readouterr().out
-
-
-def test_the_own_outputs_in_a_folder_are_not_held_out(tmp_path: Path) -> None:
-    rows = [{"problem": f"What is {n}?", "solution": f"\\boxed{{{n}}}"} for n in range(8)]
-    source = write_lines(tmp_path / "raw.jsonl", rows)
-    lines = write_lines(tmp_path / "aime.jsonl", [{"problem": "What is 3?", "answer": "3"}])
-    out = tmp_path / "out"
-    assert main(["aime_2025", "--source", str(lines), "--out-dir", str(out)]) == 0
-    for _ in range(2):
-        arguments = [
-            "--source",
-            str(source),
-            "--out-dir",
-            str(out),
-            "--val-size",
-            "2",
-            "--held-out",
-            str(out),
-            "--force",
-        ]
-        assert main(["numina_math_tir", *arguments]) == 0
-        assert len(read(out / "train.parquet")) == 5
-
-
 def test_wrong_combinations_are_told_at_once_in_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.parquet").write_text("x")
@@ -329,7 +292,7 @@ def test_wrong_combinations_are_told_at_once_in_one_line_each(tmp_path: Path, ca
         ),
         (
             ["gsm8k", "--template", "system", "--system-prompt", "x", "--deduplicate", "fuzzy", "--ngram", "0", *out],
-            ["--ngram 0", "--deduplicate 'fuzzy': unknown: use one of none, text, words", "--system-prompt 'x'"],
+            ["--ngram 0: is of", "--ngram 0: must be 1", "--deduplicate 'fuzzy': unknown", "--system-prompt 'x'"],
         ),
         (
             ["gsm8k", "--system-prompt", " ", "--data-source", " ", "--max-prompt-tokens", "0", *out],
@@ -340,6 +303,18 @@ def test_wrong_combinations_are_told_at_once_in_one_line_each(tmp_path: Path, ca
             ["absent: no such file or folder", "empty: no .parquet file"],
         ),
         (["gsm8k", "--held-out", str(tmp_path / "out/train.parquet"), *out], ["train.parquet: no such file"]),
+        (["gsm8k", "--ngram", "13", *out], ["--ngram 13: is of --held-out, which is missing"]),
+        (
+            ["gsm8k", "--source", str(tmp_path / "text.parquet"), "--split", "test", *out],
+            ["--split 'test': --source is one file, which is read whole"],
+        ),
+        (["gsm8k", "--source", "~no-such-user/x.parquet", *out], ["'~no-such-user/x.parquet': no such file"]),
+        (["gsm8k", "--source", f"/{'x' * 5_000}", *out], ["xxx': no such file or folder"]),
+        (["gsm8k", "--held-out", "~no-such-user/x", "x" * 5_000, *out], ["user/x: no such file", "xxx: no such file"]),
+        (
+            ["gsm8k", "--data-source", "a\udcff", "--system-prompt", "b\udcff", *out],
+            [r"--system-prompt 'b\udcff': is no valid text", r"--data-source 'a\udcff': is no valid text"],
+        ),
     ]  # fmt: skip
     for arguments, expected in cases:
         assert main(arguments) == 2, arguments
@@ -347,24 +322,3 @@ def test_wrong_combinations_are_told_at_once_in_one_line_each(tmp_path: Path, ca
         assert len(lines) == len(expected), lines
         assert all(text in line for text, line in zip(expected, lines, strict=True)), (expected, lines)
     assert not (tmp_path / "out").exists()
-
-
-def test_held_out_files_that_cannot_serve_are_refused_and_outputs_stay(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    rows = [{"problem": f"What is {n}?", "solution": f"\\boxed{{{n}}}"} for n in range(8)]
-    source, out = write_lines(tmp_path / "raw.jsonl", rows), tmp_path / "out"
-    arguments = ["numina_math_tir", "--source", str(source), "--out-dir", str(out), "--val-size", "2"]
-    assert main(arguments) == 0
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
-    pq.write_table(pa.Table.from_pylist([{"x": 1}]), tmp_path / "foreign.parquet")
-    cases = {
-        tmp_path / "damaged.parquet": "cannot be read as parquet",
-        tmp_path / "foreign.parquet": "holds no problem",
-        out / "train.parquet": "is an output of this run",
-    }
-    for file, message in cases.items():
-        assert main([*arguments, "--held-out", str(file)]) == 2
-        assert message in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before

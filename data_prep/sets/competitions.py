@@ -4,7 +4,7 @@ r"""AIME 2024 and 2025, and AMC 2023: small evaluation sets that many people pub
 Taken by default: HuggingFaceH4/aime_2024, math-ai/aime25 and math-ai/amc23. Copies of others are read by their name
 (`--source Maxwell-Jia/AIME_2024`, `yentinglin/aime_2025`, `MathArena/aime_2025`, `math-ai/aime24`, ...): columns
 `problem`, `Problem` or `question`, and `answer` or `Answer`, as text or number; without these the box of `solution`.
-AI-MO/aimo-validation-amc mixes AMC 2022 and 2023: rows whose `url` names another year than the set's are left out.
+AI-MO/aimo-validation-amc mixes AMC 2022 and 2023: rows whose `year` or `url` is of another year are left out.
 """
 
 import re
@@ -16,7 +16,7 @@ from recipe.treepo.answer import last_boxed
 
 _AIME_ANSWER = re.compile(r"\$?\s*(\d{1,3})(?:\s*\^\s*(?:\\circ|\{\s*\\circ\s*\}))?\s*\$?", re.ASCII)
 _PROBLEM = ("problem", "Problem", "question")
-_ANSWER = ("answer", "Answer", "solution")
+_ANSWER = ("answer", "Answer", "solution", "Solution")
 
 
 def _answer(row: dict[str, Any]) -> Any:
@@ -27,7 +27,10 @@ def _answer(row: dict[str, Any]) -> Any:
 
 
 def _other_year(row: dict[str, Any], year: int) -> bool:
-    """Tell whether the url names a year ("2023_AMC_12A_Problems"), and not this one."""
+    """Tell whether `year`, or the url ("2023_AMC_12A_Problems"), names a year, and not this one."""
+    stated = number_as_text(row.get("year"))
+    if isinstance(stated, str) and re.fullmatch(r"\s*20\d\d\s*", stated, re.ASCII):
+        return int(stated) != year
     url = row.get("url")
     years = re.findall(r"20\d\d(?=_)", url, re.ASCII) if isinstance(url, str) else []
     return bool(years) and str(year) not in years
@@ -63,7 +66,7 @@ def _competition(name: str, about: str, repository: str, split: str, row: Any, l
         split=split,
         row=row,
         columns=(_PROBLEM, _ANSWER),
-        optional=("Solution", "url"),
+        optional=("url", "year"),
         licence=licence,
     )
 

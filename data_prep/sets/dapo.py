@@ -3,7 +3,8 @@ r"""DAPO-Math-17k (BytedTsinghua-SIA): some 17,000 problems with integer answers
 
 The published file is in verl's schema already, holds about 100 copies of each problem, and wraps every problem in an
 instruction that asks for "Answer: ..." on a last line. The instruction is taken off, so that --template decides, and
-duplicates are dropped by default. A prompt that is wrapped in another way is dropped, never taken with its wrapping.
+duplicates are dropped by default. A message that is wrapped in another way is dropped, never taken with its wrapping,
+as is a text with half of the wrapping.
 The processed one (open-r1/DAPO-Math-17k-Processed, `--config en`) has the bare problem in `prompt`, and is read too.
 """
 
@@ -31,7 +32,9 @@ def dapo_row(row: dict[str, Any]) -> Problem | Drop:
     reward_model, prompt = row.get("reward_model"), row.get("prompt")
     answer = reward_model.get("ground_truth") if isinstance(reward_model, dict) else row.get("solution")
     if isinstance(prompt, str):
-        return make_problem(prompt, number_as_text(answer))
+        is_wrapped = prompt.strip().startswith(BEFORE) or prompt.strip().endswith(AFTER)
+        problem = unwrap(prompt) if is_wrapped else prompt
+        return Drop.UNKNOWN_WRAPPING if problem is None else make_problem(problem, number_as_text(answer))
     if not (isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], dict)):
         return Drop.MALFORMED_ROW
     content = prompt[0].get("content")

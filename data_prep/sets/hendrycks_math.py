@@ -7,8 +7,8 @@ nlile/hendrycks-MATH-benchmark has with levels and answers. Two ways to its leve
 - `math_level3to5` selects by level from those 12,000, and also reads MATH as others publish it (level "Level 5", the
   answer in the box of `solution`).
 - `simplerl_math` is SimpleRL's selection as published, 8,523 problems (hkust-nlp/SimpleRL-Zoo-Data, folder
-  simplelr_qwen_level3to5). How its authors went from the levels to these 8,523 is not published, so nothing else
-  can rebuild it. All of its rows are taken: they carry a whole prompt, of which only the bare question is used here.
+  simplelr_qwen_level3to5). We know of no description of how its authors went from the levels to these 8,523. All of
+  its rows are taken: they carry a whole prompt, of which only the bare question is used here.
 """
 
 import re
@@ -28,7 +28,7 @@ def _level(row: dict[str, Any]) -> str | None:
 
 def math_row(row: dict[str, Any]) -> Problem | Drop:
     """Read a row with `problem`, `level` and `answer` (or the boxed answer of `solution`), of any level."""
-    answer = row.get("answer")
+    answer = number_as_text(row.get("answer"))
     if not (isinstance(answer, str) and answer.strip()):
         answer = boxed_answer(row.get("solution"))
     return make_problem(row.get("problem"), answer, level=_level(row), subject=first_of(row, "subject", "type"))

@@ -17,11 +17,12 @@ _POWER_OF_TEN = re.compile(r"\s*(-?\d+(?:\.\d*)?|-?\.\d+)[eE]([+-]?\d{1,9})\s*",
 
 def minerva_row(row: dict[str, Any]) -> Problem | Drop:
     """Read a row with `question` (or `problem`) and `answer` (or a boxed `solution`)."""
-    answer = number_as_text(row.get("answer"))
+    answer = row.get("answer")
+    if isinstance(answer, float) and not answer.is_integer() and math.isfinite(answer):
+        answer = repr(answer)  # with its power of ten
+    answer = number_as_text(answer)
     if answer is None:
         answer = boxed_answer(row.get("solution"))
-    if isinstance(answer, float) and math.isfinite(answer):
-        answer = repr(answer)
     if isinstance(answer, str) and (match := _POWER_OF_TEN.fullmatch(answer)):
         answer = f"{match.group(1)} \\times 10^{{{int(match.group(2))}}}"
     return make_problem(first_of(row, "question", "problem"), answer)

@@ -3,8 +3,9 @@ r"""OlympiadBench (Hothan/OlympiadBench), the part OE_TO_maths_en_COMP: open-end
 
 674 problems. Some have a `context` that belongs before the question, and some several answers, in a list or in one text
 (`is_multiple_answer`): these are joined by commas, and the reward function takes them in any order. Rows with a
-tolerance (`error`) are dropped, because the reward function compares exactly, as are proofs and rows with images. The
-`unit` is no part of the answer; it is kept as an extra. math-ai/olympiadbench has the same columns.
+tolerance (`error`) are dropped, because the reward function compares exactly, as are proofs, rows with images and, in
+copies of all parts, those of physics (`subject`). The `unit` is no part of the answer; it is kept as an extra.
+math-ai/olympiadbench has the same columns.
 """
 
 from typing import Any
@@ -35,7 +36,7 @@ def _exclusion(row: dict[str, Any]) -> Drop | None:
     """Return why a row cannot be used, apart from its question and answer."""
     if row.get("modality") == "Multimodal" or any(row.get(image) is not None for image in _IMAGES):
         return Drop.NEEDS_IMAGE
-    if row.get("language") not in (None, "English"):
+    if row.get("language") not in (None, "English") or row.get("subject") not in (None, "Math"):
         return Drop.NOT_SELECTED
     if row.get("question_type") == "Theorem proof":
         return Drop.NO_ANSWER
@@ -62,7 +63,8 @@ OLYMPIAD_BENCH = DataSet(
     row=olympiad_row,
     columns=(("question",), ("final_answer",)),
     optional=(
-        *("context", "is_multiple_answer", "error", "unit", "modality", "language", "question_type", "subfield"),
+        *("context", "is_multiple_answer", "error", "unit", "modality", "language", "question_type"),
+        *("subject", "subfield"),
         *_IMAGES,
     ),
     extras=("subject", "unit"),

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""The problem texts of held-out parquet files in verl's schema.
+
+The text is `extra_info.problem`, or else `extra_info.question`, which verl's own GSM8K script writes, or else the last
+user message of `prompt` without the instructions known here: this program's own, DAPO's, and those that verl's scripts
+for GSM8K and MATH put after the problem. Another instruction stays a part of the text, and then a problem that has
+fewer words than an n-gram is not found.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import PrepError
+from data_prep.prompts import INSTRUCTION
+from data_prep.reading import UNREADABLE, local_path, text_of
+from data_prep.sets.dapo import unwrap
+
+_TEXT_FIELDS = ("problem", "question")
+_VERL = "Let's think step by step and output the final answer "
+_INSTRUCTIONS = (
+    INSTRUCTION,
+    *(f"{_VERL}after {quote}####{quote}." for quote in ('"', "'", "`")),
+    f"{_VERL}within \\boxed{{}}.",
+)
+
+
+def held_out_files(names: Sequence[str]) -> list[Path]:
+    """Return the parquet files that are named, and those in the folders, but for train.parquet and val.parquet."""
+    files: list[Path] = []
+    for name in names:
+        path = local_path(name)
+        if path.is_dir():
+            found = (file for file in sorted(path.rglob("*.parquet")) if file.is_file())
+            files += [file for file in found if file.stem not in ("train", "val")]
+        elif path.suffix == ".parquet":
+            files.append(path)
+    return files
+
+
+def held_out_problems(path: Path) -> Iterator[str]:
+    """Yield the problem texts of a file. Raises PrepError where it cannot be read, or holds no such text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = False
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            fields = _fields(schema.field("extra_info").type) if schema.names.count("extra_info") == 1 else []
+            columns = [f"extra_info.{field}" for field in fields] + ["prompt"] * ("prompt" in schema.names)
+            for batch in file.iter_batches(columns=columns) if columns else ():
+                for row in batch.to_pylist():
+                    if (text := _problem_text(row)) is not None:
+                        found = True
+                        yield text
+    except UNREADABLE + (pa.ArrowException, OSError) as error:
+        reason = f"cannot be read as parquet with problems ({text_of(error)})"
+        raise PrepError([f"--held-out {path}: {reason}: prepare it again"]) from error
+    if not found:
+        rule = "holds no problem, neither in extra_info.problem nor as a user message of prompt"
+        raise PrepError([f"--held-out {path}: {rule}: name evaluation sets in verl's schema"])
+
+
+def _fields(extra_info: Any) -> list[str]:
+    """Return which fields of extra_info hold texts; no other is read, whatever is in it."""
+    import pyarrow as pa
+
+    if not pa.types.is_struct(extra_info):
+        return []
+    texts = [entry.name for entry in extra_info if entry.type in (pa.string(), pa.large_string(), pa.string_view())]
+    return [name for name in _TEXT_FIELDS if texts.count(name) == 1]
+
+
+def _problem_text(row: dict[str, Any]) -> str | None:
+    extra_info, prompt = row.get("extra_info") or {}, row.get("prompt")
+    for field in _TEXT_FIELDS:
+        if isinstance(extra_info.get(field), str):
+            return extra_info[field]
+    messages = [message for message in prompt if isinstance(message, dict)] if isinstance(prompt, list) else []
+    user = [message.get("content") for message in messages if message.get("role") == "user"]
+    return without_instruction(user[-1]) if user and isinstance(user[-1], str) else None
+
+
+def without_instruction(content: str) -> str:
+    """Return a user message without a known instruction around the problem; as it is where there is none."""
+    content = content.strip()
+    for instruction in _INSTRUCTIONS:
+        content = content.removesuffix(instruction).strip()
+    unwrapped = unwrap(content)
+    return content if unwrapped is None else unwrapped
