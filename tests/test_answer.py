@@ -327,6 +327,8 @@ def test_normalise_is_idempotent(text: str) -> None:
         (r"\Delta", r"\delta", False),
         (r"x\approx 3.14", "3.14", True),
         (r"x\approx 5", "5", False),
+        (r"7 \approx 5", "7", False),  # no decimal of an exact value
+        (r"f(2)=5", "f(3)=5", None),
         (r"\frac{2}{3} \approx 0.667", r"\frac{2}{3}", True),
         ("(10)_{2}", "90", False),
         ("(101)_2", r"101_\text{two}", True),

@@ -4,11 +4,11 @@
 ``answer_pairs.jsonl`` was at hand when the scorer was written; ``answer_pairs_blind.jsonl`` was labelled without
 knowledge of either, and no rule was made for it: it says how well the scorer does on what it has not seen.
 ``answer_pairs_review.jsonl`` comes from a search for wrong answers that an earlier scorer took for right ones, and has
-the right answers that stand next to them; rules were made for it. A line has
-``form``, ``gold`` (a ground truth as data sets write it), ``equal`` (the label) and either ``answer``, what stands in
-the box, or ``solution``, a whole text with its boxes; ``why`` names a trap or a convention. A label follows mathematics
-first. Where graders differ, these conventions hold (pairs on which they would still differ were left out, such as 3:4
-against 3/4 or 500 cm against 5 m):
+the right answers that stand next to them; rules were made for it, and the holes that docs/reward.md lists are not in
+it. A line has ``form``, ``gold`` (a ground truth as data sets write it), ``equal`` (the label) and either ``answer``,
+what stands in the box, or ``solution``, a whole text with its boxes; ``why`` names a trap or a convention. A label
+follows mathematics first. Where graders differ, these conventions hold (pairs on which they would still differ were
+left out, such as 3:4 against 3/4 or 500 cm against 5 m):
 
 - a value that was rounded is not the exact one; an unreduced fraction or an unexpanded product is the same value;
 - the percent sign may be missing on either side (50% is 50), and a percentage is also the number (50% is 0.5);
