@@ -224,9 +224,17 @@ def test_wrong_and_correct_scores_are_options_and_acc_stays_a_share() -> None:
 
 
 def test_answer_over_the_limit_is_wrong_without_being_parsed() -> None:
-    result = compute_score("test", r"\boxed{" + "+".join(["0"] * 20) + "+5}", "5", max_answer_chars=40)
+    result = compute_score("test", r"\boxed{" + "x+" * 20 + "0}", "20x", max_answer_chars=40)
     assert result["reward_too_long"] == 1.0 and result["score"] == 0.0
-    assert compute_score("test", r"\boxed{" + "+".join(["0"] * 19) + "+5}", "5", max_answer_chars=40)["score"] == 1.0
+    assert compute_score("test", r"\boxed{" + "x+" * 19 + "0}", "19x", max_answer_chars=40)["score"] == 1.0
+
+
+def test_a_longer_answer_is_right_if_it_is_the_same_text() -> None:
+    for length in (41, 5_000):
+        gold = "7" * length
+        result = compute_score("test", f"\\boxed{{ {gold} }}", gold, max_answer_chars=40)
+        assert (result["reward_too_long"], result["acc"]) == (1.0, 1.0)
+        assert compute_score("test", f"\\boxed{{{gold}.0}}", gold, max_answer_chars=40)["acc"] == 0.0
 
 
 def test_all_bad_options_are_named_at_once() -> None:
@@ -252,6 +260,8 @@ def test_all_bad_options_are_named_at_once() -> None:
         ({"wrong_score": "0"}, ["wrong_score"]),
         ({"require_box": "true", "timeout_s": True}, ["timeout_s", "require_box"]),
         ({"max_answer_chars": 4_001, "memory_mb": 63}, ["max_answer_chars", "memory_mb"]),
+        ({"memory_mb": 256.0, "workers": 2.0}, ["workers", "memory_mb"]),  # passed on where integers are needed
+        ({"correct_score": 10**400}, ["correct_score"]),  # no float can hold it
     ],
 )
 def test_each_bad_option_is_named(options: dict, named: list[str]) -> None:
@@ -268,8 +278,8 @@ def test_keys_that_verl_adds_are_accepted() -> None:
     assert compute_score("test", "5", "5", extra_info={"num_turns": 1}, **extra)["score"] == 1.0
 
 
-@pytest.mark.parametrize("gold", [None, "", "  "])
-def test_a_blank_ground_truth_is_an_error_not_a_score(gold: str | None) -> None:
+@pytest.mark.parametrize("gold", [None, "", "  ", float("nan"), "some work ####"])
+def test_a_blank_ground_truth_is_an_error_not_a_score(gold: str | float | None) -> None:
     with pytest.raises(ValueError, match="data source 'numina'.*is blank"):
         compute_score("numina", "5", gold)
 
@@ -277,6 +287,11 @@ def test_a_blank_ground_truth_is_an_error_not_a_score(gold: str | None) -> None:
 def test_numbers_may_be_ground_truths() -> None:
     assert compute_score("test", r"\boxed{5}", 5)["score"] == 1.0
     assert compute_score("test", r"\boxed{1/2}", 0.5)["score"] == 1.0
+
+
+def test_a_ground_truth_behind_hash_marks_is_read() -> None:
+    assert compute_score("gsm8k", r"\boxed{72}", "48/2 = 24 #### no\n48+24 = 72\n#### 72")["acc"] == 1.0
+    assert compute_score("gsm8k", r"\boxed{24}", "48/2 = 24\n#### 72")["acc"] == 0.0
 
 
 def test_threads_share_workers_and_one_poison_spoils_no_other_score() -> None:

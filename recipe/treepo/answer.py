@@ -93,12 +93,25 @@ def has_complete_box(text: str) -> bool:
     )
 
 
-def last_number(text: str) -> str | None:
-    """Return the last plain number of `text` (thousands commas, decimals and a/b included), or None.
+# A number that has one of these in front or behind is a part of a formula, a time or a name.
+_FORMULA_BEFORE = re.compile(
+    r"(?:[\^_/+]|(?<!box)(?<!text)(?<!math..)\{|(?<!\*)\*|\d:|\\(?!(?:text|q?quad|fbox|boxed)\b)[A-Za-z]+) ?-?\Z"
+)
+_FORMULA_BEHIND = re.compile(
+    r"[_{/]|\^(?!\s*\{?\s*\\(?:circ|degree))|:\d| ?\+| ?\*(?!\*)|[A-Za-z](?![A-Za-z])"
+    r"| ?\\(?!text|math|quad|qquad|degree|pounds|euro)[A-Za-z]"
+)
 
-    A minus sign belongs to the number unless it follows a letter, a digit or a closing bracket (subtraction).
+
+def last_number(text: str) -> str | None:
+    r"""Return the last plain number of `text` that stands by itself (thousands commas, decimals, a/b), or None.
+
+    A minus sign belongs to the number unless it follows a letter, a digit or a closing bracket (subtraction). Not by
+    themselves are the numbers in `2^{10}`, `5\sqrt{2}`, `2x`, `x + 1`, `\frac{3}{4}` and `3:30`.
     """
     found = None
     for match in _NUMBER.finditer(text):
-        found = match.group()
+        before = text[max(0, match.start() - 20) : match.start()]
+        if not _FORMULA_BEFORE.search(before) and not _FORMULA_BEHIND.match(text, match.end()):
+            found = match.group()
     return None if found is None else found.replace("\u2212", "-")

@@ -4,8 +4,8 @@ r"""Decide whether two answers agree as far as text can; pure text, standard lib
 Conventions where graders differ: a rounded value is not the exact one; a unit, a currency, a degree or percent sign
 may be missing on one side, but two different ones are not equal, and a percentage is also the number (50% is 0.5);
 a base that is named counts; order counts in tuples and ratios, not in sets and bare lists; the left side of `x = 5`
-may be missing; letters of variables keep their case, words do not; of a choice with its value, "(D) 7", either is
-right by itself.
+may be missing; an equation to be solved and a computation to be done are no answers; letters of variables keep their
+case, words do not; of a choice with its value, "(D) 7", either is right by itself.
 """
 
 import re
@@ -13,7 +13,9 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
+from recipe.treepo.answer_forms import NAME, RELATION, same_form
 from recipe.treepo.answer_lists import JOINT, split_list
+from recipe.treepo.answer_refusals import REFUSALS
 from recipe.treepo.answer_text import normalise, read_number, tidy
 from recipe.treepo.answer_units import has_words, split_unit
 
@@ -35,7 +37,7 @@ def compare_text(answer: str, gold: str) -> bool | Question:
     if answer.strip() == gold.strip() or max(len(answer), len(gold)) > LONGEST:
         return answer.strip() == gold.strip() != ""
     values = _without_choice(tidy(answer), tidy(gold))
-    return values if isinstance(values, bool) else _compare_whole(*values)
+    return values if isinstance(values, bool) else _compare_whole(*same_form(*values))
 
 
 def _compare_whole(answer: str, gold: str) -> bool | Question:
@@ -89,8 +91,10 @@ def _same_text(answer: str, gold: str) -> bool | None:
 def _words(answer: str, gold: str) -> bool | None:
     """A text answer agrees with the same words only: a mathematics parser would read "blue" as a product of letters."""
     bare_answer, bare_gold = _bare(answer), _bare(gold)
-    words = _WORDS.fullmatch(bare_gold) is not None and all(
-        len(word) > 2 or word in _SHORT_WORDS for word in bare_gold.split()
+    words = (
+        len(bare_gold) > 1  # a is a variable, though also a word
+        and _WORDS.fullmatch(bare_gold) is not None
+        and all(len(word) > 2 or word in _SHORT_WORDS for word in bare_gold.split())
     )
     if words:
         return bare_answer == bare_gold
@@ -101,11 +105,16 @@ def _bare(answer: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", answer)).strip(" .").casefold()
 
 
+# A letter of a choice; small ones in parentheses only, and as far as choices go: x is a variable.
+_CHOICE = re.compile(r"(?:\\text\s*\{\s*)?(?:(?i:option|choice)\s+)?(?:\(([A-Za-h])\)|\(?([A-Z])\)?[.:]?)\s*\}?")
 _CHOICE_WITH_VALUE = re.compile(r"(?:\(([A-Z])\)|([A-Z])[).:])[.:]?\s+(?![,;]|\\text\b|and\b|or\b)(\S.*)", re.DOTALL)
+_ANOTHER_CHOICE = re.compile(r"\([A-Z]\)|(?<![A-Za-z\\])[A-Z][).:]")
 
 
 def _without_choice(answer: str, gold: str) -> bool | tuple[str, str]:
     """Compare the letters of a choice; where a value decides return the two values."""
+    if normalise(answer) == normalise(gold) != "":
+        return True
     letter, value = _split_choice(answer)
     gold_letter, gold_value = _split_choice(gold)
     if gold_letter is None:
@@ -119,15 +128,17 @@ def _without_choice(answer: str, gold: str) -> bool | tuple[str, str]:
 
 def _split_choice(answer: str) -> tuple[str | None, str | None]:
     """Return the letter of a choice and what stands behind it; each may be None."""
-    plain = normalise(answer)
-    if len(plain) == 1 and plain.isascii() and plain.isupper():
-        return plain, None
+    if match := _CHOICE.fullmatch(answer):
+        return (match.group(1) or match.group(2)).upper(), None
     match = _CHOICE_WITH_VALUE.fullmatch(re.sub(r"\\text\s*\{\s*(\(?[A-Z]\)?[.:]?)\s*\}", r"\1", answer))
-    return (match.group(1) or match.group(2), match.group(3)) if match else (None, None)
+    if match is None or _ANOTHER_CHOICE.search(match.group(3)):  # a list of choices is none
+        return None, None
+    return match.group(1) or match.group(2), match.group(3)
 
 
-_BASE = re.compile(r"(\d[\dA-Z]*)_(?:\{(?:\\text\{)?([a-z]+|\d+)\}?\}|(\d))")
-_BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_BASE = re.compile(r"\(?(\d[\dA-Z]*|[A-Z][\dA-Z]+)\)?_(?:\{\(?([a-z]+|\d+)\)?\}|(\d)|([a-z]{3,}))", re.ASCII)
+_NAMED = "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+_BASE_NAMES = {name: base for base, name in enumerate(_NAMED, start=2)}
 
 
 def _base(answer: str, gold: str) -> bool | None:
@@ -140,21 +151,20 @@ def _read_base(answer: str) -> tuple[int, int] | None:
     match = _BASE.fullmatch(normalise(answer))
     if match is None or len(match.group(1)) > 200:
         return None
-    name = match.group(2) or match.group(3)
+    name = match.group(2) or match.group(3) or match.group(4)
     base = int(name) if name.isdigit() and len(name) < 3 else _BASE_NAMES.get(name, 0)
     try:
-        return int(match.group(1), base) if base > 1 else 0, base
+        return (int(match.group(1), base), base) if 1 < base <= 36 else None  # a subscript such as n names no base
     except ValueError:  # a digit that the base does not have: no number of that base
         return None
 
 
 _LETTERS = re.compile(r"[A-Za-z]")
-_RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])")
 
 
 def _joined_relations(answer: str, gold: str) -> bool | None:
-    """Relations joined by "and" do not say what those joined by "or" say."""
-    if not (_RELATION.search(answer) and _RELATION.search(gold)):
+    """Relations joined by "and" do not say what those joined by "or" say, but for values of one variable."""
+    if not all(RELATION.search(text) or len(_variables(text)[0]) > 1 for text in (answer, gold)):
         return None
     joints = [{word for word in re.findall(r"\b(and|or)\b", text)} for text in (answer, gold)]
     return False if all(joints) and joints[0] != joints[1] else None
@@ -168,7 +178,7 @@ def _unsolved(answer: str, gold: str) -> bool | None:
 
     Mathematics would solve it, so that who repeats the problem would be right.
     """
-    if "=" not in answer and not _RELATION.search(answer):
+    if "=" not in answer and not RELATION.search(answer):
         return None
     (names, solved), (gold_names, gold_solved) = _variables(answer), _variables(gold)
     if not gold_solved or len(gold_names) != 1:
@@ -183,15 +193,21 @@ def _variables(text: str) -> tuple[set[str], bool]:
     return names, not any(_LETTERS.search(side) for side in sides if side not in names)
 
 
-_RULES: tuple[Callable, ...] = (_same_text, _words, _base, _joined_relations, _unsolved)
+_MEMBER = re.compile(r"\s*([A-Za-z])\s*\\in(?![A-Za-z])")
+
+
+def _other_variable(answer: str, gold: str) -> bool | None:
+    r"""The variable of `k \in (2,3)` has to be that of 2 < x < 3."""
+    for one, other in ((answer, gold), (gold, answer)):
+        member, names = _MEMBER.match(one), _variables(other)[0]
+        if member and RELATION.search(other) and names and member.group(1) not in names:
+            return False
+    return None
+
+
+_RULES: tuple[Callable, ...] = (_same_text, _words, _base, _joined_relations, _unsolved, _other_variable)
 
 # --- rules on values ---------------------------------------------------------------------------------------------
-
-_NAME = re.compile(
-    r"(?:\\text\s*\{[^{}]*\}|[A-Za-z](?:_\w|_\{\w+\})?(?:\([a-z]\))?|\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|"
-    r"(?:\\(?:angle|triangle|overline)(?![A-Za-z]))?[A-Za-z{} ]+)"
-)
-_MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])")
 
 
 def _right_side(answer: str, other: str) -> str:
@@ -199,12 +215,26 @@ def _right_side(answer: str, other: str) -> str:
     if (member := _MEMBER.match(answer)) and not _MEMBER.match(other):
         return answer[member.end() :].strip()
     left, _, right = answer.partition("=")
-    if not right.strip() or "=" in right or _RELATION.search(answer) or not _NAME.fullmatch(left.strip()):
+    if not right.strip() or "=" in right or RELATION.search(answer) or not NAME.fullmatch(left.strip()):
         return answer
     other_left, equals, _ = other.partition("=")
     if equals and normalise(other_left) != normalise(left):
         return answer
-    return answer if _RELATION.search(other) or "\\in" in other else right.strip()
+    return answer if RELATION.search(other) or "\\in" in other else right.strip()
+
+
+_SIGNS = re.compile(r"\\(?:frac|sqrt|cdot|times|div|binom|pi)(?![A-Za-z])")
+
+
+def _stated_result(answer: str, gold: str) -> Question | None:
+    """A computation with its result, x = 10 + 15 = 25, agrees if the result is right and the equation true."""
+    name, _, rest = answer.partition("=")
+    left, equals, right = (rest if "=" in rest and NAME.fullmatch(name.strip()) else answer).partition("=")
+    if not equals or "=" in right + gold or not left.strip() or _LETTERS.search(_SIGNS.sub("", left)):
+        return None
+    number, gold_number = read_number(normalise(right)), read_number(normalise(gold))
+    same = normalise(right) == normalise(gold) or (number is not None and number == gold_number)
+    return _question(left, gold) if same else None
 
 
 def _ratio(answer: str, gold: str) -> bool | None:
@@ -223,6 +253,11 @@ def _ratio(answer: str, gold: str) -> bool | None:
 def _lists(answer: str, gold: str) -> bool | Question | None:
     """Lists, sets and tuples: of plain numbers they are compared here."""
     (opened, items), (gold_opened, gold_items) = split_list(answer), split_list(gold)
+    for brackets, content, others in ((opened, items, gold_opened), (gold_opened, gold_items, opened)):
+        # A fractional part or a whole part, not a group.
+        if brackets in ("\\{\\}", "[]") and len(content) == 1 and brackets != others and "\\begin" not in content[0]:
+            if _LETTERS.search(_without_macros(content[0])):
+                return False
     if opened == "\\{\\}" != gold_opened and len(items) == 1:  # the set of one thing is taken for the thing
         answer = items[0]
         opened, items = split_list(answer)
@@ -246,12 +281,21 @@ def _lists(answer: str, gold: str) -> bool | Question | None:
 
 
 def _case_of_letters(answer: str, gold: str) -> bool | None:
-    """Variables are other ones in the other case; the mathematics parser takes N for n."""
-    letters, gold_letters = (
-        set(_LETTERS.findall(re.sub(r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", text))) for text in (answer, gold)
-    )
-    swapped = {letter.swapcase() for letter in letters - gold_letters}
-    return False if swapped & (gold_letters - letters) else None
+    """Variables are other ones in the other case, Greek ones too; the mathematics parser takes some for the same."""
+    names, gold_names = (set(re.findall(r"\\?[A-Za-z]+", _separated(text))) for text in (answer, gold))
+    swapped = {
+        re.sub(r"[A-Za-z]", lambda match: match.group().swapcase(), name, count=1) for name in names - gold_names
+    }
+    return False if swapped & (gold_names - names) else None
+
+
+def _separated(text: str) -> str:
+    r"""Put white space between letters, so that each is a name, but keep macros; `\text{}` goes."""
+    return re.sub(r"(\\[A-Za-z]+)|([A-Za-z])", r"\1\2 ", re.sub(r"\\text\{[^{}]*\}", "", text))
+
+
+def _without_macros(text: str) -> str:
+    return re.sub(r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", text)
 
 
 def _prose(answer: str, gold: str) -> bool | None:
@@ -260,12 +304,13 @@ def _prose(answer: str, gold: str) -> bool | None:
     return False if has_words(without[0]) and not has_words(without[1]) else None
 
 
-_VALUE_RULES: tuple[Callable, ...] = (_ratio, _case_of_letters, _prose, _lists)
+_VALUE_RULES: tuple[Callable, ...] = (_stated_result, *REFUSALS, _ratio, _case_of_letters, _prose, _lists)
 
 # --- what mathematics gets -------------------------------------------------------------------------------------
 
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])(?:\\overline\{(\d+)\})?", re.ASCII)
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\\circ", re.ASCII)
+_MIXED = re.compile(r"(?<![\w.^}])(\d{1,9}) ?\\frac ?(?:\{(\d{1,9})\}|(\d))(?:\{(\d{1,9})\}|(\d))", re.ASCII)
 
 
 def _question(answer: str, gold: str) -> Question:
@@ -273,9 +318,17 @@ def _question(answer: str, gold: str) -> Question:
 
 
 def _exact(text: str) -> str:
-    r"""Write decimals as fractions and degrees in radians, so that nothing is rounded."""
+    r"""Write decimals and mixed numbers as fractions and degrees in radians, so that nothing is rounded.
+
+    The mathematics parser takes a mixed number for a product.
+    """
     text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", JOINT.sub(", ", text))
-    return _DECIMAL.sub(_fraction, text)
+    return _DECIMAL.sub(_fraction, _MIXED.sub(_improper, text))
+
+
+def _improper(match: re.Match) -> str:
+    whole, top, bottom = (int(group) for group in match.groups() if group is not None)
+    return f"\\frac{{{whole * bottom + top}}}{{{bottom}}}" if 0 < top < bottom else match.group()
 
 
 def _fraction(match: re.Match) -> str:

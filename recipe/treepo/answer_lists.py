@@ -4,7 +4,7 @@ r"""Split lists, sets, tuples and intervals into their items; pure text, standar
 import re
 
 # What joins the items of a list beside commas.
-JOINT = re.compile(r"\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s(?:and|or)\s|;)\s*")
+JOINT = re.compile(r"\s*(?:,?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s(?:and|or)\s|;)\s*")
 
 
 def split_list(text: str) -> tuple[str, list[str]]:

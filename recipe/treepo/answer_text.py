@@ -47,7 +47,14 @@ _SYNONYMS = {
 _SYNONYM = re.compile(r"\\(" + "|".join(sorted(_SYNONYMS, key=len, reverse=True)) + r")(?![A-Za-z])")
 _WRAPPERS = "text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mathit|boldsymbol|mbox|operatorname"
 _WRAPPED = re.compile(r"\\(?:" + _WRAPPERS + r")\s*\{([^{}]*)\}")
-_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle)(?![A-Za-z])")
+_SIZES = re.compile(
+    r"\\(?:(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|tiny|small|large|Large|LARGE|huge|Huge|underline)(?![A-Za-z])"
+    r"|(?:text)?color ?\{[A-Za-z]*\})"
+)
+_ASTERISKS = re.compile(r"\*\*([^*]*)\*\*")
+# Arguments of one character without braces, and a quotient of units.
+_ARGUMENTS = re.compile(r"(\\pmod|\\sqrt ?\[[^][]*\]) ?(\w)(?!\w)", re.ASCII)
+_PER = re.compile(r"\\text\{([^{}]*)\} ?/ ?\\text\{([^{}]*)\}")
 # Both match line breaks and escapes, too, so that their second character is not taken for the beginning of something.
 _DELIMITERS = re.compile(r"\\\\|\\\$|\$|\\[()\[\]]")
 _SPACES = re.compile(r"\\\\|\\[!,;:> ]|~|\\q?quad(?![A-Za-z])")
@@ -67,6 +74,8 @@ def tidy(answer: str) -> str:
     """
     for character, macro in _UNICODE.items():
         answer = answer.replace(character, macro)
+    if bold := _ASTERISKS.fullmatch(answer.strip()):  # as Markdown has it
+        answer = bold.group(1)
     answer = _DELIMITERS.sub(_keep_escapes, answer)
     answer = _SYNONYM.sub(lambda match: "\\" + _SYNONYMS[match.group(1)], answer)
     answer = re.sub(r"\^?\\degree(?![A-Za-z])", r"^\\circ", answer).replace("{\\circ}", "\\circ")
@@ -77,6 +86,7 @@ def tidy(answer: str) -> str:
     answer = _SPACES.sub(lambda match: match.group() if match.group() == "\\\\" else " ", answer)
     # Single spaces: patterns that allow for white space at several places stay linear.
     answer = re.sub(r"\s+", " ", _WRAPPED.sub(_unwrap, answer)).strip()
+    answer = _PER.sub(r"\\text{\1/\2}", _ARGUMENTS.sub(r"\1{\2}", answer))
     if _BRACED_DIGITS.fullmatch(answer):
         answer = answer.replace("{", "").replace("}", "")
     return answer if answer.endswith("..") else answer.removesuffix(".").rstrip()

@@ -13,6 +13,14 @@ _BARE = re.compile(r"([A-Za-z][A-Za-z./ ]*)" + _POWER + r"\s*\Z")
 _WORD = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]{3,}")
 NO_UNITS = frozenset("sin cos tan cot sec csc log ln exp max min gcd lcm mod and or to pi sqrt frac".split())
 
+# Words that change or hedge the number in front of them.
+_NOT_UNITS = NO_UNITS | frozenset(
+    "hundred hundreds thousand thousands million millions billion billions trillion dozen dozens factorial "
+    "half halves third thirds quarter quarters fourth fourths fifth fifths plus minus times over by "
+    "not no is are least most more less than fewer maybe about approximately".split()
+)
+_UNIT_WORDS = re.compile(r"[^\W\d_]+(?:[-\s./]+[^\W\d_]+)*(?:\^\d|\^\{\d\})?\.?")
+
 _NAMES = {
     "mm": "millimeter millimeters millimetre millimetres",
     "cm": "centimeter centimeters centimetre centimetres",
@@ -48,6 +56,7 @@ _NAMES = {
     "w": "watt watts",
     "hz": "hertz",
 }
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _CANONICAL = {name: unit for unit, names in _NAMES.items() for name in [unit, *names.split()]}
 _SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "mps": "m/s"}
 _SQUARE, _CUBE = frozenset({"square", "sq", "squared"}), frozenset({"cubic", "cu", "cubed"})
@@ -57,7 +66,8 @@ def split_unit(answer: str) -> tuple[str, str | None]:
     r"""Return value and unit of an answer that `tidy` has been over; the unit is None where there is none.
 
     A unit is a currency in front, or behind the value a percent or degree sign, words in `\text{}`, or bare words of
-    three letters or known names after white space; with an exponent or not. Spellings of one unit come back alike.
+    three letters or known names after white space; with an exponent or not. Words that change the number, such as
+    "million" and "or more", are no unit. Spellings of one unit come back alike.
     """
     if match := _CURRENCY.match(answer):
         return match.group(1) + answer[match.end() :], _CURRENCIES.get(match.group(2), "dollar")
@@ -78,7 +88,11 @@ def split_unit(answer: str) -> tuple[str, str | None]:
         if not _is_bare_unit(text[:start], text[start : match.end(1)]):
             return answer, None
     value, words = text[:start].rstrip(), text[start : match.end(1)].removeprefix("\\text").strip(" {")
-    if not value or has_words(value) or words.strip().casefold() in NO_UNITS or value.endswith((",", "=", "+", "-")):
+    if words.strip() and not _UNIT_WORDS.fullmatch(words.strip()):
+        return answer, None
+    if any(name in _NOT_UNITS for name in re.findall(r"[^\W\d_]+", words.casefold())):
+        return answer, None
+    if not value or has_words(value) or value.endswith((",", "=", "+", "-")):
         return answer, None
     return value, _canonical(words, match.group(2) or match.group(3)) or None
 
@@ -96,6 +110,8 @@ def _is_bare_unit(value: str, words: str) -> bool:
     if apart and "/" in words:
         return all(name.casefold() in _CANONICAL for name in names)
     if apart:
+        if any(name in _ALPHABET for name in names if len(name) > 2):  # xyz is a product
+            return False
         return all(len(name) >= 3 or (len(name) == 2 and name.casefold() in _CANONICAL) for name in names) or (
             words.strip(" .").casefold() in ("a.m", "p.m")
         )
@@ -103,11 +119,18 @@ def _is_bare_unit(value: str, words: str) -> bool:
     return words in ("cm", "km", "mm", "kg", "mph") or (len(words) > 4 and words.casefold() in _CANONICAL)
 
 
+def _lower(match: re.Match) -> str:
+    """Write a name of a unit in small letters, but for prefixes, which differ: mW is not MW."""
+    name = match.group()
+    known = name.casefold() in _CANONICAL or name.casefold() in _SQUARE | _CUBE
+    return name.casefold() if known or len(name) != 2 else name
+
+
 def _canonical(words: str, power: str | None) -> str:
     """Spell a unit in one way: "square inches" and "in" with power 2 are both "in^2"."""
-    words = words.strip(" .").casefold()
-    if words in ("a.m", "p.m"):
-        words = words.replace(".", "")
+    words = re.sub(r"[^\W\d_]+", _lower, words.strip(" ."))
+    if words.casefold() in ("a.m", "p.m"):
+        words = words.casefold().replace(".", "")
     parts, factor = [], 1
     for name in re.findall(r"[^\W\d_]+|/", words.replace(" per ", " / ")):
         if name in _SQUARE or name in _CUBE:

@@ -52,7 +52,11 @@ def option_problems(options: Mapping[str, Any]) -> list[tuple[str, Any, str, str
         problems.append((key, options[key], "unknown option", f"Remove it, or use one of {', '.join(_DEFAULTS)}."))
     for key, (low, high) in _RANGES.items():
         whole = isinstance(_DEFAULTS[key], int)
-        if not _is_number(values[key]) or not low <= values[key] <= high or (whole and values[key] % 1):
+        if (
+            not _is_number(values[key])
+            or not low <= values[key] <= high
+            or (whole and not isinstance(values[key], int))
+        ):
             kind = "a whole number" if whole else "a number"
             problems.append((key, values[key], f"must be {kind} from {low} to {high}", f"Default: {_DEFAULTS[key]}."))
     if not isinstance(values["require_box"], bool):
@@ -71,7 +75,10 @@ def option_problems(options: Mapping[str, Any]) -> list[tuple[str, Any, str, str
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -83,14 +90,18 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def _gold_answer(ground_truth: Any, data_source: str) -> str:
-    """Return the ground truth as text, out of its box if it has one. Raises ValueError where it is blank."""
-    gold = "" if ground_truth is None else str(ground_truth).strip()
+    """Return the ground truth as text, out of its box if it has one and from behind the last ####, as GSM8K marks it.
+
+    Raises ValueError where it is blank or, as a missing value of a table is, not a number.
+    """
+    missing = ground_truth is None or (isinstance(ground_truth, float) and math.isnan(ground_truth))
+    gold = "" if missing else str(ground_truth).rpartition("####")[2].strip()
     if not gold:
         raise ValueError(
             f"reward_model.ground_truth={ground_truth!r} in data source {data_source!r} is blank, so nothing can be "
             "scored against it: drop the row (python -m data_prep does)"
         )
-    return last_boxed(gold) or gold if gold.startswith("\\boxed") else gold
+    return (last_boxed(gold) or gold).strip() if gold.startswith("\\boxed") else gold
 
 
 def find_answer(solution: str, require_box: bool) -> tuple[str | None, bool]:
@@ -148,7 +159,8 @@ def compute_score(
     Args:
         data_source: named in error messages only.
         solution_str: the decoded response, of any length.
-        ground_truth: LaTeX, number, text or choice letter, in a box or not. Blank raises ValueError.
+        ground_truth: LaTeX, number, text or choice letter, in a box or not; of a solution as GSM8K has it what
+            stands behind the last ####. Blank or not a number (NaN) raises ValueError.
         extra_info: not used.
         correct_score, wrong_score: the two values of "score".
         no_box_score: "score" of a response without a complete box, right or wrong; at most wrong_score. None: as
@@ -156,8 +168,8 @@ def compute_score(
         require_box: an answer outside a box is wrong. False: the last plain number counts where no box is opened.
         timeout_s: seconds of wall clock for math-verify, 0.01 to 600, not counting the start of a worker (about
             1 s, once) and the wait for a free one. Past it the answer is wrong.
-        max_answer_chars: longer answers are wrong without being parsed, 1 to 4,000 characters. A longer
-            ground truth can only be matched by text.
+        max_answer_chars: longer answers are right only if they are the same text as the ground truth, and are not
+            parsed, 1 to 4,000 characters. A longer ground truth can only be matched by text.
         workers: worker processes per process that scores, 1 to 64, about 75 MB each; the second starts when the
             first is busy.
         memory_mb: address space for an answer beyond what a worker's imports take, 64 to 65,536 MiB. Ordinary
@@ -179,7 +191,7 @@ def compute_score(
     gold = _gold_answer(ground_truth, data_source)
     answer, boxed = find_answer(solution_str, require_box)
     too_long = answer is not None and len(answer) > max_answer_chars
-    equal, verdict = False, None
+    equal, verdict = too_long and answer == gold, None
     if answer is not None and not too_long:
         limits = {"timeout_s": timeout_s, "workers": workers, "memory_mb": memory_mb}
         equal, verdict = answers_agree(answer, gold, max_chars=max_answer_chars, **limits)

@@ -58,17 +58,35 @@ def limit_memory(extra_bytes: int) -> None:
 
 def load_checker() -> Callable[[str, str], bool]:
     """Import math-verify and return a function (gold, answer) -> equal."""
-    from math_verify import LatexExtractionConfig, parse, verify
+    from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+    from math_verify import grader, verify
+    from math_verify.grader import should_treat_as_complex
     from sympy import I, MatrixBase, Set, Symbol
     from sympy.core import Basic
-    from sympy.logic.boolalg import Boolean
+    from sympy.logic.boolalg import Boolean, BooleanAtom
 
-    # LaTeX only: the plain-expression extraction would send text through SymPy's parse_expr, which uses eval.
-    # The time-outs are off because the kernel keeps the time.
-    targets = [LatexExtractionConfig(boxed_match_priority=0)]
+    # The LaTeX parser itself: math-verify's own `parse` searches the text for an answer (the last box or fraction of
+    # what it cannot read), drops letters such as t, h and m as units, and takes capitals for small letters.
+    normalization = NormalizationConfig(units=False, malformed_operators=True, nits=False, boxed="none")
+    conversion = ConversionConfig(lowercase_symbols=False, interpret_contains_as_eq=False)
 
     def read(text: str) -> list:
-        return parse("\\boxed{" + text + "}", targets, parsing_timeout=None)
+        latex = normalize_latex(text.strip(), normalization)
+        try:
+            real = not should_treat_as_complex(latex)
+            return [latex2sympy(latex, is_real=real, normalization_config=None, conversion_config=conversion)]
+        except Exception:  # what cannot be read agrees with nothing
+            return []
+
+    solve_and_compare = grader.sympy_solve_and_compare
+
+    def compare_solutions(gold, answer, *options) -> bool:
+        """Compare solved equations; math-verify takes any two without solutions for equal."""
+        solvable = all(grader.solve(side, side.free_symbols) for side in (gold, answer))
+        return solvable and solve_and_compare(gold, answer, *options)
+
+    grader.sympy_solve_and_compare = compare_solutions
 
     def unify(expressions: list, imaginary: bool) -> list:
         """Let one name be one symbol on both sides, whichever the parser took it for, and i the imaginary unit."""
@@ -97,7 +115,7 @@ def load_checker() -> Callable[[str, str], bool]:
             solutions, gold_solutions = solution_set(answer), solution_set(gold)
         except (AttributeError, NotImplementedError, TypeError, ValueError):  # what SymPy raises where it cannot solve
             return False
-        return solutions is not None and solutions == gold_solutions
+        return solutions is not None and solutions == gold_solutions and not solutions[1].is_empty
 
     def check(gold: str, answer: str) -> bool:
         parsed_gold, parsed_answer = read(gold), read(answer)
@@ -109,6 +127,9 @@ def load_checker() -> Callable[[str, str], bool]:
             for expression in (*parsed_gold, *parsed_answer)
         )
         parsed_gold, parsed_answer = unify(parsed_gold, imaginary), unify(parsed_answer, imaginary)
+        # SymPy turns any equation that cannot hold into False, and any that always holds into True.
+        if any(isinstance(expression, BooleanAtom) for expression in (*parsed_gold, *parsed_answer)):
+            return False
         # Differences below 10^-precision count as none; 15 digits, the default, are what rounded values have.
         options = {"numeric_precision": 50, "allow_set_relation_comp": True, "timeout_seconds": None}
         return verify(parsed_gold, parsed_answer, **options) or same_solutions(parsed_gold, parsed_answer)
