@@ -50,8 +50,19 @@ def start(folder: Path, files: list[Path], log: Path) -> subprocess.Popen:
         f"data.val_files=[{','.join(map(str, files))}]",
         *(f"evaluation.out_dir={folder}/out", f"evaluation.n={N}", "evaluation.prompts_in_flight=2"),
     ]
+
+    def take_interrupts() -> None:  # what a shell starts in the background has them ignored, and hands that on
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     with log.open("w") as stream:
-        return subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, process_group=0)
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            preexec_fn=take_interrupts,
+        )
 
 
 def lines_of(path: Path) -> list[str]:
