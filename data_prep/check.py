@@ -24,13 +24,13 @@ from data_prep.check_rows import (
     prompt_key,
     row_findings,
     takes_mathematics,
-    unboxed,
 )
 from data_prep.check_types import FieldType, field_types, type_conflicts
 from data_prep.errors import PrepError
 from data_prep.problems import MAX_ANSWER_CHARS
 from data_prep.reading import UNREADABLE, exists, text_of
 from data_prep.tokens import TokenCounter, token_counter
+from recipe.treepo.answer import unboxed
 
 BATCH_ROWS = 1_024  # read at a time, which bounds the memory
 WORKERS = 2  # processes of math-verify

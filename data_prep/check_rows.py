@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from data_prep.problems import MAX_ANSWER_CHARS
-from recipe.treepo.answer import last_boxed
+from recipe.treepo.answer import unboxed
 from recipe.treepo.answer_compare import Question, compare_text
 from recipe.treepo.answer_text import normalise, read_number
 from recipe.treepo.settings import REPLACED_AGENT
@@ -136,12 +136,6 @@ def _truth_findings(reward_model: Any) -> set[Finding]:
     if len(truth) > MAX_ANSWER_CHARS:
         return {Finding.LONG_TRUTH}
     return set() if normalise(truth) else {Finding.EMPTY_TRUTH}
-
-
-def unboxed(truth: str) -> str:
-    """Return a ground truth out of its box, as the reward function takes it."""
-    truth = truth.strip()
-    return last_boxed(truth) or truth if truth.startswith("\\boxed") else truth
 
 
 def takes_mathematics(truth: str) -> bool:

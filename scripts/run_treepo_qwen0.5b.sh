@@ -30,6 +30,7 @@ done
 [[ ! -d "${MODEL_PATH:-}" ]] || MODEL_PATH="$(absolute "$MODEL_PATH")"
 cd "$REPOSITORY"
 
+TASK="${TASK:-train}" # or evaluate: scripts/evaluate_qwen0.5b.sh
 MACHINE="$PLATFORM" # what the environment is made for, also where a dry run composes for another platform
 MACHINE_REASON="$PLATFORM_REASON"
 DRY_RUN=""
@@ -55,7 +56,7 @@ case "$PRESET" in
         ;;
     *) die "PRESET=$PRESET: must be gpu or tiny" ;;
 esac
-if [[ "${TASK:-train}" == evaluate ]]; then
+if [[ "$TASK" == evaluate ]]; then
     RUN="$OUTPUTS/evaluations/${EXPERIMENT:-$PRESET}"
 else
     EXPERIMENT="${EXPERIMENT:-${ALGORITHM:-treepo}_${PRESET}_$(date +%Y%m%d-%H%M%S)}"
@@ -72,7 +73,7 @@ if [[ "$PRESET" == tiny ]]; then
     say "          and learns; it is not Qwen2.5-0.5B on NuminaMath-TIR. For that: PRESET=gpu on a machine with a GPU."
 fi
 say "model:    ${MODEL_PATH:-the tiny model, in $OUTPUTS/tiny_model}"
-[[ "${TASK:-train}" == evaluate ]] || say "training: ${TRAIN_FILE:-$DATA/train.parquet}"
+[[ "$TASK" == evaluate ]] || say "training: ${TRAIN_FILE:-$DATA/train.parquet}"
 say "held out: ${VAL_FILE:-$DATA/val.parquet}"
 say "run:      $RUN"
 say "=================================================================="
@@ -91,7 +92,7 @@ prepare_data() {
 if [[ -z "$DRY_RUN" ]]; then
     [[ -n "${MODEL_PATH:-}" ]] || "$python" scripts/make_tiny_model.py --out "$OUTPUTS/tiny_model"
     needed=("${VAL_FILE:-}")
-    [[ "${TASK:-train}" == evaluate ]] || needed+=("${TRAIN_FILE:-}")
+    [[ "$TASK" == evaluate ]] || needed+=("${TRAIN_FILE:-}")
     for file in "${needed[@]}"; do
         if [[ -z "$file" ]]; then
             prepare_data
@@ -105,7 +106,7 @@ run=(
     "actor_rollout_ref.model.path=${MODEL_PATH:-$OUTPUTS/tiny_model}"
     "data.val_files=${VAL_FILE:-$DATA/val.parquet}"
 )
-if [[ "${TASK:-train}" == evaluate ]]; then
+if [[ "$TASK" == evaluate ]]; then
     exec "$python" -m recipe.treepo.main_eval "${run[@]}" \
         "evaluation.out_dir=$RUN" \
         "evaluation.seed=${SEED:-0}" \

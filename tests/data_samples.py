@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data_prep.problems import Drop, Problem
 from data_prep.sets.dapo import AFTER, BEFORE
 
@@ -184,6 +187,19 @@ TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}"
     "{% if add_generation_prompt %}assistant{% endif %}"
 )
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows to a parquet file, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def write_lines(path: Path, rows: list[Any]) -> Path:
+    """Write rows as one JSON value a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def write_tokenizer(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from data_prep import prepare
 from data_prep.numina_math import main
 from data_prep.prompts import build_prompt
 from data_prep.tokens import token_counter
-from data_samples import write_tokenizer
+from data_samples import write_lines, write_parquet, write_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,17 +29,6 @@ def make_row(problem: Any, solution: Any) -> dict[str, Any]:
 
 def good_rows(number: int) -> list[dict[str, Any]]:
     return [make_row(f"What is {n} + 1?", f"We add: \\boxed{{{n}}} no, \\boxed{{{n + 1}}}.") for n in range(number)]
-
-
-def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
-def write_lines(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -15,18 +15,7 @@ import pytest
 from data_prep import prepare, tokens
 from data_prep.__main__ import main
 from data_prep.reading import Source, hub_commit, source_files
-from data_samples import write_tokenizer
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
-def write_lines(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+from data_samples import write_parquet, write_tokenizer
 
 
 def prepared(name: str, source: Path, out: Path, *more: str) -> set[str]:
@@ -44,8 +33,8 @@ def test_a_copy_of_gsm8k_gives_its_own_configuration_and_split(tmp_path: Path) -
     for config in ("main", "socratic"):
         for split in ("train", "test"):
             rows = [{"question": f"{config} {split}?", "answer": "#### 1"}]
-            write(hub / config / f"{split}-00000-of-00001.parquet", rows)
-            write(converted / config / split / "0000.parquet", rows)  # refs/convert/parquet
+            write_parquet(hub / config / f"{split}-00000-of-00001.parquet", rows)
+            write_parquet(converted / config / split / "0000.parquet", rows)  # refs/convert/parquet
     for number, folder in enumerate((hub, converted)):
         assert prepared("gsm8k_test", folder, tmp_path / f"test{number}") == {"main test?"}
         assert prepared("gsm8k", folder, tmp_path / f"train{number}", *NO_VAL) == {"main train?"}
@@ -59,15 +48,15 @@ def test_the_split_of_a_file_is_told_by_its_folder_where_its_name_does_not(
     for split in ("train", "test"):
         for number in range(2):
             row = {"problem": f"{split} {number}", "answer": "1", "level": 5, "solution": "\\boxed{1}"}
-            write(tmp_path / "math/default" / split / f"000{number}.parquet", [row])
+            write_parquet(tmp_path / "math/default" / split / f"000{number}.parquet", [row])
     found = prepared("math_level3to5", tmp_path / "math", tmp_path / "out", *NO_VAL)
     assert found == {"train 0", "train 1"}
     # The name of the file goes before that of a folder.
-    write(tmp_path / "math/train/test-0.parquet", [{"problem": "named test", "answer": "1", "level": 5}])
+    write_parquet(tmp_path / "math/train/test-0.parquet", [{"problem": "named test", "answer": "1", "level": 5}])
     assert "named test" not in prepared("math_level3to5", tmp_path / "math", tmp_path / "out2", *NO_VAL)
     arguments = ["math_level3to5", "--source", str(tmp_path / "math/default/test"), "--out-dir", str(tmp_path / "out3")]
     assert main([*arguments, *NO_VAL]) == 0  # nothing below that folder names a split
-    arguments[2] = str(write(tmp_path / "only/test/0.parquet", [row]).parents[1])
+    arguments[2] = str(write_parquet(tmp_path / "only/test/0.parquet", [row]).parents[1])
     assert main([*arguments, *NO_VAL]) == 2
     assert "--split 'train': nothing in" in capsys.readouterr().err
 
@@ -98,10 +87,10 @@ def test_a_copy_of_olympiad_bench_gives_english_mathematics_without_images(tmp_p
         return {"question": question, "final_answer": ["2"], "subject": subject, "language": "English"}
 
     for config, subject in (("OE_TO_maths_en_COMP", "Math"), ("OE_TO_physics_en_COMP", "Physics")):
-        write(tmp_path / "bench" / config / f"{config}.parquet", [row(f"{subject}?", subject)])
+        write_parquet(tmp_path / "bench" / config / f"{config}.parquet", [row(f"{subject}?", subject)])
     assert prepared("olympiad_bench", tmp_path / "bench", tmp_path / "out") == {"Math?"}
     flat = [row("Math?", "Math"), row("Physics?", "Physics"), row("Unsaid?", None)]
-    write(tmp_path / "flat/all.parquet", flat)
+    write_parquet(tmp_path / "flat/all.parquet", flat)
     assert prepared("olympiad_bench", tmp_path / "flat", tmp_path / "out2") == {"Math?", "Unsaid?"}
 
 
@@ -109,7 +98,7 @@ def test_a_copy_of_simplerl_gives_its_own_folder(tmp_path: Path) -> None:
     for folder in ("simplelr_abel_level3to5", "simplelr_qwen_level3to5"):
         for split in ("train", "test"):
             rows = [{"question": f"{folder} {split}", "gt_answer": "1"}]
-            write(tmp_path / "zoo" / folder / f"{split}.parquet", rows)
+            write_parquet(tmp_path / "zoo" / folder / f"{split}.parquet", rows)
     found = prepared("simplerl_math", tmp_path / "zoo", tmp_path / "out", *NO_VAL)
     assert found == {"simplelr_qwen_level3to5 train"}
     inside = tmp_path / "zoo/simplelr_abel_level3to5"
@@ -184,7 +173,7 @@ def test_a_folder_named_like_a_sets_repository_is_read_only_where_source_says_so
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "openai/gsm8k/main/train.parquet", [{"question": "Q?", "answer": "#### 1"}])
+    write_parquet(tmp_path / "openai/gsm8k/main/train.parquet", [{"question": "Q?", "answer": "#### 1"}])
     assert main(["gsm8k", "--out-dir", "out", *NO_VAL]) == 2
     assert "--source 'openai/gsm8k': a path of this name is here" in capsys.readouterr().err
     assert not Source("openai/gsm8k", "train", on_hub=True).is_local and Source("openai/gsm8k", "train").is_local
@@ -194,8 +183,8 @@ def test_a_folder_named_like_a_sets_repository_is_read_only_where_source_says_so
 def test_files_that_may_not_be_read_are_told_by_their_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    source = write(tmp_path / "raw.parquet", [{"problem": "What is 1?", "solution": "\\boxed{1}"}])
-    held_out = write(tmp_path / "test.parquet", [{"extra_info": {"problem": "What is 2?"}}])
+    source = write_parquet(tmp_path / "raw.parquet", [{"problem": "What is 1?", "solution": "\\boxed{1}"}])
+    held_out = write_parquet(tmp_path / "test.parquet", [{"extra_info": {"problem": "What is 2?"}}])
     tokenizer = write_tokenizer(tmp_path / "tokenizer")
     arguments = ["numina_math_tir", "--source", str(source), "--held-out", str(held_out), "--out-dir", "out", *NO_VAL]
     arguments += ["--tokenizer", str(tokenizer), "--max-prompt-tokens", "99"]
@@ -215,7 +204,7 @@ def test_files_that_may_not_be_read_are_told_by_their_option(
 
 
 def test_an_out_dir_inside_the_source_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    source = write(tmp_path / "raw/train.parquet", [{"problem": "P", "solution": "\\boxed{1}"}])
+    source = write_parquet(tmp_path / "raw/train.parquet", [{"problem": "P", "solution": "\\boxed{1}"}])
     for out in (source.parent, source.parent / "deep/out"):
         assert main(["numina_math_tir", "--source", str(source.parent), "--out-dir", str(out), *NO_VAL]) == 2
         assert "the outputs would join or replace the source" in capsys.readouterr().err

@@ -76,6 +76,12 @@ def last_boxed(text: str) -> str | None:
     return scan.content if scan.state is BoxState.COMPLETE else None
 
 
+def unboxed(truth: str) -> str:
+    """Return a ground truth out of its box, if it is one."""
+    truth = truth.strip()
+    return (last_boxed(truth) or truth).strip() if truth.startswith("\\boxed") else truth
+
+
 def has_complete_box(text: str) -> bool:
     r"""Tell whether any box of `text` is closed and not empty: the stopping rule of the search.
 

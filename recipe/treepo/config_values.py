@@ -41,10 +41,11 @@ class ConfigError(ValueError):
 # --- values ----------------------------------------------------------------------------------------------------
 
 
-def integer(minimum: int) -> Callable[[Any], int]:
+def integer(minimum: int, maximum: float = math.inf) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise ValueError(f"must be a whole number of at least {minimum}")
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            bounds = f"of at least {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
+            raise ValueError(f"must be a whole number {bounds}")
         return value
 
     return parse

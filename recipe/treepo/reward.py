@@ -7,6 +7,7 @@ model output is untrusted. verl calls this function from threads of several proc
 workers. Options are passed through `reward.custom_reward_function.reward_kwargs` (docs/reward.md).
 """
 
+import inspect
 import math
 import sys
 from collections.abc import Mapping
@@ -14,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from recipe.treepo.answer import BoxState, last_boxed, last_number, scan_boxes
+    from recipe.treepo.answer import BoxState, last_number, scan_boxes, unboxed
     from recipe.treepo.answer_compare import Question, compare_text
     from recipe.treepo.reward_pool import Verdict, get_pool
 except ModuleNotFoundError:
     # verl loads this file by its path, also in processes that were started outside the repository.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
-    from recipe.treepo.answer import BoxState, last_boxed, last_number, scan_boxes
+    from recipe.treepo.answer import BoxState, last_number, scan_boxes, unboxed
     from recipe.treepo.answer_compare import Question, compare_text
     from recipe.treepo.reward_pool import Verdict, get_pool
 
@@ -32,16 +33,6 @@ _VERL_KEYS = frozenset(
 METRICS = ("score", "acc", "reward_boxed", "reward_too_long", "reward_timeout", "reward_crash")
 _NUMBERS = ("correct_score", "wrong_score", "no_box_score")
 _RANGES = {"timeout_s": (0.01, 600), "max_answer_chars": (1, 4_000), "workers": (1, 64), "memory_mb": (64, 65_536)}
-_DEFAULTS: dict[str, Any] = {
-    "correct_score": 1.0,
-    "wrong_score": 0.0,
-    "no_box_score": None,
-    "require_box": False,
-    "timeout_s": 3.0,
-    "max_answer_chars": 1_000,
-    "workers": 2,
-    "memory_mb": 1_024,
-}
 
 
 def option_problems(options: Mapping[str, Any]) -> list[tuple[str, Any, str, str]]:
@@ -101,7 +92,7 @@ def _gold_answer(ground_truth: Any, data_source: str) -> str:
             f"reward_model.ground_truth={ground_truth!r} in data source {data_source!r} is blank, so nothing can be "
             "scored against it: drop the row (python -m data_prep does)"
         )
-    return (last_boxed(gold) or gold).strip() if gold.startswith("\\boxed") else gold
+    return unboxed(gold)
 
 
 def find_answer(solution: str, require_box: bool) -> tuple[str | None, bool]:
@@ -206,3 +197,11 @@ def compute_score(
         "reward_timeout": float(verdict is Verdict.TIMEOUT),
         "reward_crash": float(verdict is Verdict.CRASH),
     }
+
+
+# What the options are when they are not given.
+_DEFAULTS: dict[str, Any] = {
+    name: parameter.default
+    for name, parameter in inspect.signature(compute_score).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+}

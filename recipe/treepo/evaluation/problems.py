@@ -84,11 +84,11 @@ def load_problems(config: DictConfig, tokenizer: Any, model_type: str | None) ->
 
 def _row_problem(fields: dict[str, Any], blank_truths: bool) -> str | None:
     """Return why a row cannot be evaluated."""
-    truth = fields["reward_model"].get("ground_truth") if isinstance(fields.get("reward_model"), dict) else None
-    if not blank_truths and (truth is None or not str(truth).strip()):
+    reward_model = fields.get("reward_model")
+    there = isinstance(reward_model, dict) and "ground_truth" in reward_model
+    truth = reward_model["ground_truth"] if there else None
+    if not there or (not blank_truths and (truth is None or not str(truth).strip())):
         return "has no reward_model.ground_truth to score against"
-    if not isinstance(fields.get("reward_model"), dict) or "ground_truth" not in fields["reward_model"]:
-        return "has no reward_model.ground_truth"
     if not str(fields.get("data_source") or "").strip():
         return "has no data_source"
     if fields.get("agent_name") not in (None, REPLACED_AGENT):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from recipe.treepo.evaluation.plot import draw
-from recipe.treepo.evaluation.scores import Interval
+from recipe.treepo.evaluation.scores import OVERALL, Interval
 from recipe.treepo.evaluation.settings import Run
-from recipe.treepo.evaluation.summary import OVERALL, Point, Summary, scaling_points
+from recipe.treepo.evaluation.summary import Point, Summary, scaling_points
 from recipe.treepo.machine import machine
 
 COSTS = {

@@ -14,6 +14,8 @@ from math import comb
 
 import numpy as np
 
+OVERALL = "overall"  # the name under which the mean over the data sets goes
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -130,8 +132,8 @@ def bootstrap(
         # As counts of each problem in a resample: they take less memory than the problems themselves.
         counts = random.multinomial(len(table), np.full(len(table), 1 / len(table)), size=resamples)
         draws[name] = counts @ table / len(table)
-    means["overall"] = np.mean([means[name] for name in values], axis=0)
-    draws["overall"] = np.mean([draws[name] for name in values], axis=0)
+    means[OVERALL] = np.mean([means[name] for name in values], axis=0)
+    draws[OVERALL] = np.mean([draws[name] for name in values], axis=0)
     tail = (1 - confidence) / 2
     found = {}
     for name, mean in means.items():

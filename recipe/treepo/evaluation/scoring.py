@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipe.treepo.answer_compare import Question, compare_text
+from recipe.treepo.answer_compare import compare_text
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.records import Trajectory
 from recipe.treepo.evaluation.votes import count_votes
@@ -18,7 +18,8 @@ from recipe.treepo.tree import Tree
 # Seconds that math-verify may spend on the votes of one problem; from then on text alone decides. Comparing each answer
 # with all others would take hours where dozens of them are hostile.
 MATHEMATICS_SECONDS = 10.0
-_LIMITS = ("timeout_s", "workers", "memory_mb")
+# Options of the reward function, and what `answers_agree` calls them.
+_LIMITS = {key: key for key in ("timeout_s", "workers", "memory_mb")} | {"max_answer_chars": "max_chars"}
 
 
 class ScoringError(RuntimeError):
@@ -105,17 +106,17 @@ class Scorer:
 
     def _same(self) -> Callable[[str, str], bool]:
         """Return what compares the answers of one problem."""
-        limits = {key: self.options[key] for key in _LIMITS if key in self.options}
+        limits = {name: self.options[key] for key, name in _LIMITS.items() if key in self.options}
         spent = 0.0
 
         def same(first: str, second: str) -> bool:
             nonlocal spent
-            equal = compare_text(second, first)
-            if not isinstance(equal, Question) or spent > MATHEMATICS_SECONDS:
-                return equal is True
+            if spent > MATHEMATICS_SECONDS:
+                return compare_text(second, first) is True
             started = time.monotonic()
-            agree, _ = answers_agree(second, first, max_chars=self.options.get("max_answer_chars", 1_000), **limits)
-            spent += time.monotonic() - started
+            agree, verdict = answers_agree(second, first, **limits)
+            if verdict is not None:  # math-verify was asked
+                spent += time.monotonic() - started
             return agree
 
         return same

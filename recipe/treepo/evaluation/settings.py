@@ -130,12 +130,6 @@ def file_name(arm: str) -> str:
     return arm.replace(" ", "_")
 
 
-def _resamples(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 100 <= value <= 100_000:
-        raise ValueError("must be a whole number from 100 to 100000")
-    return value
-
-
 _KEYS = {
     "out_dir": path,
     "n": optional(_numbers),
@@ -143,7 +137,7 @@ _KEYS = {
     "arms": _arms,
     "seed": optional(integer(0)),
     "prompts_in_flight": integer(1),
-    "bootstrap": _resamples,
+    "bootstrap": integer(100, 100_000),
     "confidence": fraction,
     "keep_responses": boolean,
     "restart": boolean,

@@ -8,9 +8,8 @@ from statistics import fmean
 import numpy as np
 
 from recipe.treepo.evaluation.records import ProblemResult
-from recipe.treepo.evaluation.scores import Interval, bootstrap, majority_at_k, pass_at_k
+from recipe.treepo.evaluation.scores import OVERALL, Interval, bootstrap, majority_at_k, pass_at_k
 
-OVERALL = "overall"
 # Summed over the problems; what each is: Tree.statistics and metrics.py
 COSTS = (
     *("engine_calls", "failed_calls", "decoded_tokens", "overrun_tokens", "computed_prompt_tokens"),
