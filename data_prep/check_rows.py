@@ -16,7 +16,7 @@ from data_prep.problems import MAX_ANSWER_CHARS
 from recipe.treepo.answer import unboxed
 from recipe.treepo.answer_compare import Question, compare_text
 from recipe.treepo.answer_text import normalise, read_number
-from recipe.treepo.settings import REPLACED_AGENT
+from recipe.treepo.settings import REPLACED_AGENTS
 
 NEEDED = ("prompt", "data_source", "reward_model")
 MEDIA = ("images", "videos", "audios")
@@ -48,7 +48,11 @@ class Finding(Enum):
     ODD_TRUTH = (Severity.ERROR, "reward_model.ground_truth is no text or finite number", "write one answer as text")
     EMPTY_TRUTH = (Severity.ERROR, "ground truth is nothing but markup, which no answer equals", "drop the row")
     EXTRA_INFO = (Severity.ERROR, "extra_info is not an object", "write fields, or leave the column out")
-    AGENT = (Severity.ERROR, f"agent_name is not {REPLACED_AGENT}", "leave it out, or use treepo.sampler=plain")
+    AGENT = (
+        Severity.ERROR,
+        f"agent_name is not {' or '.join(REPLACED_AGENTS)}",
+        "leave it out, or use treepo.sampler=plain",
+    )
     LAST_ROLE = (Severity.WARNING, "the last message is not the user's", "end the prompt with the user's message")
     DUPLICATE = (Severity.WARNING, "same prompt as an earlier row", "prepare with --deduplicate")
     TOO_LONG = (
@@ -101,7 +105,7 @@ def row_findings(row: Mapping[str, Any]) -> set[Finding]:
         found.add(Finding.MULTI_MODAL)
     if not isinstance(row.get("extra_info"), dict | None):
         found.add(Finding.EXTRA_INFO)
-    if "agent_name" in row and row["agent_name"] != REPLACED_AGENT:
+    if "agent_name" in row and row["agent_name"] not in REPLACED_AGENTS:
         found.add(Finding.AGENT)
     source = row.get("data_source")
     if not (isinstance(source, str) and source.strip()):

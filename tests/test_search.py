@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
 from recipe.treepo.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
 from recipe.treepo.search import SearchError, SearchShape, grow_tree
-from recipe.treepo.stopping import FinishReason, Repetition, RepetitionUnit, StoppingRules
+from recipe.treepo.stopping import RULES, FinishReason, Repetition, RepetitionUnit, StoppingRules
 from recipe.treepo.tree import ROOT, Tree
 from scripted_engine import EOS, ScriptedEngine, decode
 
@@ -472,7 +472,7 @@ def searches(draw):
     budget = draw(st.sampled_from(list(Budget)))
     init = draw(st.integers(1, width))
     lowest = draw(st.integers(1, 3))
-    optional = draw(st.sets(st.sampled_from(sorted(set(FinishReason) - set(REQUIRED)))))
+    optional = draw(st.sets(st.sampled_from(sorted(set(RULES) - set(REQUIRED)))))
     rules = draw(st.permutations([*sorted(optional), *REQUIRED]))
     search = {
         "width": width,

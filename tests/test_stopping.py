@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from recipe.treepo.stopping import (
+    MODEL_ENDED,
     REPLACEMENT,
+    RULES,
     SELF_ENDED,
     FinishReason,
     Repetition,
@@ -18,7 +20,7 @@ from recipe.treepo.stopping import (
     StoppingRules,
 )
 
-ANSWER, EOS, STOP, LENGTH, DEPTH, REPETITION = FinishReason
+ANSWER, EOS, STOP, LENGTH, DEPTH, REPETITION = RULES
 ORDER = (ANSWER, EOS, STOP, LENGTH, DEPTH, REPETITION)
 END = (90, 91)  # two end tokens, as in Qwen2.5-Instruct
 PIECES = ["\\boxed{", "7", "}", "Hu", "man", ": ", "n: yes", "\n\n", "x"]
@@ -36,7 +38,7 @@ def rules(*, decode: Callable[[list[int]], str] = join_pieces, **changes) -> Sto
 
 
 def reason(token_ids: list[int], *, segments: int = 1, **changes) -> FinishReason | None:
-    return rules(**changes).reason(token_ids, join_pieces(token_ids), segments)
+    return rules(**changes).reason(token_ids, join_pieces(token_ids), length=len(token_ids), depth=segments)
 
 
 # --- the rules ---------------------------------------------------------------------------------------------------
@@ -90,12 +92,14 @@ def test_text_is_needed_only_where_a_rule_of_the_order_reads_it():
     assert not rules(order=order, repetition=by_tokens).needs_text
     assert not rules(order=(LENGTH, DEPTH, EOS), repetition=by_characters).needs_text
     # no text is given, and none is missed
-    assert rules(order=order, repetition=by_tokens).reason([8] * 39, "", 1) is REPETITION
+    assert rules(order=order, repetition=by_tokens).reason([8] * 39, "", length=39, depth=1) is REPETITION
 
 
-def test_reasons_stand_in_the_order_of_their_worth_and_three_are_the_models_own():
-    assert list(FinishReason) == ["answer", "eos", "stop", "length", "depth", "repetition"]
-    assert SELF_ENDED == {"answer", "eos", "stop"}
+def test_six_reasons_are_rules_and_three_of_them_the_models_own():
+    assert RULES == ("answer", "eos", "stop", "length", "depth", "repetition")
+    assert set(FinishReason) - set(RULES) == {"interaction", "turns", "error"}
+    assert MODEL_ENDED == {"answer", "eos", "stop"}
+    assert SELF_ENDED == {"answer", "eos", "stop", "interaction"}
 
 
 @pytest.mark.parametrize(
@@ -280,7 +284,7 @@ def test_a_stop_string_may_end_in_a_character_that_began_before_the_start():
 def test_stop_strings_are_left_alone_where_the_rule_is_not_asked():
     stopping = rules(order=(EOS, LENGTH, DEPTH), stop_strings=("x",))
     assert stopping.tokens_to_stop([7, 8], 0, "") is None
-    assert stopping.reason([7, 8], "\n\nx", 1) is None
+    assert stopping.reason([7, 8], "\n\nx", length=2, depth=1) is None
 
 
 @settings(max_examples=300)

@@ -76,6 +76,18 @@ def fraction(value: Any) -> float:
     return float(value)
 
 
+def positive(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError("must be a number above 0")
+    return float(value)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError("must be a group of keys")
+    return dict(value)
+
+
 def path(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("must be a path")

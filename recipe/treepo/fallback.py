@@ -39,6 +39,20 @@ class ResumePoint(StrEnum):
     ROOT = "root"  # the end of the prompt
 
 
+# What a reason to end is worth for answered_first and as a weight for answered_first_soft.
+GOODNESS = {
+    FinishReason.ANSWER: 6,
+    FinishReason.EOS: 5,
+    FinishReason.STOP: 4,
+    FinishReason.INTERACTION: 4,
+    FinishReason.LENGTH: 3,
+    FinishReason.DEPTH: 2,
+    FinishReason.TURNS: 2,
+    FinishReason.REPETITION: 1,
+    FinishReason.ERROR: 1,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FallbackRules:
     """How a tree falls back.
@@ -100,10 +114,9 @@ def _may_be_chosen(leaf: Node, rules: FallbackRules) -> bool:
 
 def _order(tree: Tree, leaves: list[int], order: PathOrder, rng: random.Random) -> list[int]:
     shuffled = rng.sample(leaves, len(leaves))
-    reasons = list(FinishReason)  # best first
 
     def goodness(leaf: int) -> int:
-        return len(reasons) - reasons.index(tree.nodes[leaf].finish_reason)
+        return GOODNESS[tree.nodes[leaf].finish_reason]
 
     match order:
         case PathOrder.RANDOM:
@@ -129,12 +142,14 @@ def _resume_offset(tree: Tree, leaf: int, rules: FallbackRules, rng: random.Rand
     if rules.point is ResumePoint.BOUNDARY:
         return rng.choice(boundaries)
     first, logprobs = boundaries[0], tree.response_logprobs(leaf)
+    written = [token for token, mask in enumerate(tree.response_mask(leaf)) if mask]
     if rules.point is ResumePoint.LEAST_LIKELY_TOKEN:
-        return min(range(first, len(logprobs)), key=logprobs.__getitem__)
-    starts = [start for start in range(0, len(logprobs), rules.block_length) if start >= first] or [first]
-    blocks = [logprobs[start : start + rules.block_length] for start in starts]
+        return min((token for token in written if token >= first), key=logprobs.__getitem__)
+    blocks = [written[start : start + rules.block_length] for start in range(0, len(written), rules.block_length)]
+    blocks = [block for block in blocks if block[0] >= first] or [[token for token in written if token >= first]]
     sign = 1.0 if rules.point is ResumePoint.LIKELY_BLOCK else -1.0
-    return rng.choices(starts, softmax_weights([sign * sum(block) / len(block) for block in blocks]))[0]
+    means = [sum(logprobs[token] for token in block) / len(block) for block in blocks]
+    return rng.choices(blocks, softmax_weights([sign * mean for mean in means]))[0][0]
 
 
 def _boundaries(tree: Tree, leaf: int, window: int | None) -> list[int]:
@@ -143,5 +158,8 @@ def _boundaries(tree: Tree, leaf: int, window: int | None) -> list[int]:
     return [
         tree.nodes[node].offset
         for node in tree.path(leaf)
-        if node != ROOT and not (above := tree.nodes[tree.nodes[node].parent]).partial and above.depth >= lowest
+        if node != ROOT
+        and tree.nodes[node].reply is None
+        and not (above := tree.nodes[tree.nodes[node].parent]).partial
+        and above.depth >= lowest
     ]

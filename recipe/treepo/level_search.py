@@ -23,6 +23,7 @@ class LevelSearch:
     """Samples all branches of a level at once, then decides about the next.
 
     A level is what is sampled together; paths that fell back may be deeper or less deep in the tree than the others.
+    Once nothing can branch any more, each path runs on to its end, waiting for no other.
     """
 
     def __init__(self, sampler: PathSampler, seed: int) -> None:
@@ -37,16 +38,18 @@ class LevelSearch:
         children = min(self._width(), self._rng.randint(*self._rules.init_divergence))
         branches = self._sampler.children(ROOT, [1] * children)
         while branches:
-            segments = self._shape.run_on if self._nothing_can_branch(branches) else 1
+            run_out, may_drop = self._nothing_can_branch(branches), self._may_drop()
             async with asyncio.TaskGroup() as group:
-                requests = [group.create_task(self._sampler.request(b, segments=segments)) for b in branches]
-            answers = [request.result() for request in requests]
-            with self._sampler.busy():
-                level = [
-                    self._sampler.attach(branch, answer, may_drop=self._may_drop())
-                    for branch, answer in zip(branches, answers, strict=True)
-                    if answer is not None
+                paths = [
+                    group.create_task(
+                        self._sampler.run_out(branch, may_drop=may_drop)
+                        if run_out
+                        else self._sampler.extend(branch, segments=1, may_drop=may_drop)
+                    )
+                    for branch in branches
                 ]
+            level = [node for path in paths if (node := path.result()) is not None]
+            with self._sampler.busy():
                 branches = self._next_level(level, level_size=len(branches))
 
     def _width(self) -> int:
@@ -114,7 +117,7 @@ class LevelSearch:
         """Return what the share of a path follows."""
         share = self._rules.share
         whole_path = share in (Share.PATH_SUM, Share.PATH_MEAN)
-        logprobs = self._tree.response_logprobs(node.index) if whole_path else self._tree.segment_logprobs(node.index)
+        logprobs = self._tree.written_logprobs(node.index) if whole_path else self._tree.segment_logprobs(node.index)
         if share in (Share.PATH_SUM, Share.SEGMENT_SUM):
             return sum(logprobs)
         mean = sum(logprobs) / len(logprobs)

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.config_values import ConfigError, Problem, all_keys, unknown_key
-from recipe.treepo.settings import KEYS, known_keys
+from recipe.treepo.settings import FREE_GROUP, KEYS, known_keys
 from recipe.treepo.validation import validate
 
 
@@ -39,9 +39,12 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Problem],
             key, value = override.key_or_group, override.value()
         except HydraException:
             key = key.partition("=")[0]
-        if (key == "treepo" or key.startswith("treepo.")) and key not in known:
+        ours = key == "treepo" or key.startswith("treepo.")
+        if ours and key not in known and not key.startswith(f"{FREE_GROUP}."):
             problems.append(unknown_key(key, value, groups))
-        elif key.startswith("treepo.") and argument.startswith("+"):
+        elif key.startswith(f"{FREE_GROUP}."):
+            rest.append(argument if argument[0] in "+~" else f"++{argument}")  # no key of it is declared
+        elif key in known and argument.startswith("+"):
             rest.append(argument.lstrip("+"))  # as verl's own entry point needs it; here the key is declared
         else:
             rest.append(argument)
@@ -55,10 +58,14 @@ def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> No
         ConfigError: listing all problems, those found on the command line first.
     """
     try:
-        validate(config, check_files=not dry_run)
+        settings = validate(config, check_files=not dry_run)
     except ConfigError as error:
         problems = problems + error.problems
     if problems:
+        raise ConfigError(problems)
+    from recipe.treepo.interaction_loading import interaction_problems
+
+    if problems := interaction_problems(settings.interaction):
         raise ConfigError(problems)
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
     from verl.trainer.ppo.utils import need_critic, need_reference_policy

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What sampling a batch cost, as numbers for verl's logger. Pure: counts trees and plain samples alike."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,7 +17,15 @@ _SUMMED = (
     "trajectories",
 )
 
-_SUMMED_OF_TREES = ("overrun_tokens", "failed_calls", "given_up_paths", "dropped_paths", "missing_trajectories")
+_SUMMED_OF_TREES = (
+    "overrun_tokens",
+    "failed_calls",
+    "given_up_paths",
+    "dropped_paths",
+    "missing_trajectories",
+    "steps",
+    "failed_steps",
+)
 
 
 def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) -> dict[str, float]:
@@ -30,11 +39,13 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
     any), ``search_s/mean`` and ``search_s/max`` (seconds per prompt, waiting for the engine included), and sums over
     the batch of ``search_busy_s`` (seconds in which the searches themselves worked), ``overrun_tokens`` (decoded beyond
     the end of a path and cut off), ``failed_calls``, ``given_up_paths``, ``dropped_paths`` and
-    ``missing_trajectories``. A prompt that failed as a whole is in none of these numbers; verl logs it.
+    ``missing_trajectories``; of conversations ``steps`` and ``failed_steps`` of the interaction, ``interaction_s``
+    (seconds that paths waited for it) and ``finish_detail/<what check_finished said>`` (share of trajectories). A
+    prompt that failed as a whole is in none of these numbers; verl logs it.
 
     Args:
         rows: For each trajectory: prompt id, prompt tokens, response tokens, and verl's ``extra_fields``. A plain
-            sample counts as one call.
+            sample counts as one call, also where verl's tool agent made several.
     """
     trees: dict[str, Mapping[str, Any]] = {}
     sums = dict.fromkeys(_SUMMED, 0)
@@ -79,8 +90,11 @@ def _tree_metrics(trees: list[Mapping[str, Any]]) -> dict[str, float]:
         return sum(tree[name] for tree in trees)
 
     leaves, seconds = total("trajectories"), total("search_seconds")
+    details: Counter[str] = sum((Counter(tree["finish_details"]) for tree in trees), Counter())
     return {
         **{f"treepo/finish/{reason}": total(f"finish_{reason}") / leaves for reason in FinishReason},
+        **{f"treepo/finish_detail/{detail}": count / leaves for detail, count in sorted(details.items())},
+        "treepo/interaction_s": total("interaction_seconds"),
         "treepo/fallbacks_per_prompt": total("fallbacks") / len(trees),
         "treepo/depth/mean": total("depth_sum") / leaves,
         "treepo/depth/max": float(max(tree["depth_max"] for tree in trees)),

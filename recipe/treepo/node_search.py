@@ -6,7 +6,6 @@ import random
 from dataclasses import replace
 
 from recipe.treepo.branching import never_branches, share_out
-from recipe.treepo.engine import Segment
 from recipe.treepo.fallback import FallbackStart, choose_resumptions
 from recipe.treepo.sampling import Branch, PathSampler
 from recipe.treepo.tree import ROOT, Node
@@ -44,9 +43,11 @@ class NodeSearch:
 
     async def _grow(self, branch: Branch, group: asyncio.TaskGroup) -> None:
         alone = branch.width == 1 or never_branches(self._rules)
-        answer = await self._sampler.request(branch, segments=self._shape.run_on if alone else 1)
+        may_drop = branch.key.count("?") < MOST_REPETITIONS
+        segments = self._shape.run_on if alone else 1
+        node = await self._sampler.extend(branch, segments=segments, may_drop=may_drop)
         with self._sampler.busy():
-            following = self._give_up(branch) if answer is None else self._follow(branch, answer)
+            following = self._give_up(branch) if node is None else self._follow(branch, node)
         for child in following:
             group.create_task(self._grow(child, group))
 
@@ -56,9 +57,7 @@ class NodeSearch:
         self._tree.counters.missing_trajectories += branch.width
         return []
 
-    def _follow(self, branch: Branch, answer: Segment) -> list[Branch]:
-        may_drop = branch.key.count("?") < MOST_REPETITIONS
-        node = self._sampler.attach(branch, answer, may_drop=may_drop)
+    def _follow(self, branch: Branch, node: Node) -> list[Branch]:
         if node.dropped:
             # Its last segment only, from the boundary before: what a request that stopped there would have repeated.
             return [Branch(node.parent, f"{node.key}?", branch.width)]

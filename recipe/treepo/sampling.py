@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Continue one path of a tree: ask the engine, repeat what fails, cut into segments, and stop where a rule says so."""
+"""Continue one path of a tree: ask the engine, repeat what fails, cut into segments, and stop where a rule says so.
+
+In a conversation a path goes on by a turn at a time at most, and the interaction says what follows it.
+"""
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from recipe.treepo.branching import BranchingRules
+from recipe.treepo.conversation import Conversation
 from recipe.treepo.engine import Segment, SegmentEngine
 from recipe.treepo.fallback import FallbackRules, Resumption
-from recipe.treepo.stopping import FinishReason, StoppingRules
+from recipe.treepo.interaction import InteractionError, OnError, Steps
+from recipe.treepo.stopping import MODEL_ENDED, FinishReason, StoppingRules
 from recipe.treepo.tree import ROOT, Node, Tree
 
 
@@ -55,13 +60,20 @@ class PathSampler:
 
     Attributes:
         tree: What has been sampled so far.
-        last_failure: What the last failed request failed with.
+        last_failure: What the last failed request, or the interaction, failed with.
     """
 
-    def __init__(self, tree: Tree, engine: SegmentEngine, shape: SearchShape, stopping: StoppingRules) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        engine: SegmentEngine,
+        shape: SearchShape,
+        stopping: StoppingRules,
+        conversation: Conversation | None = None,
+    ) -> None:
         self.tree, self.shape, self.stopping = tree, shape, stopping
         self.last_failure: Exception | None = None
-        self._engine = engine
+        self._engine, self._conversation = engine, conversation
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -72,22 +84,105 @@ class PathSampler:
         finally:
             self.tree.counters.busy_seconds += time.perf_counter() - started
 
+    async def extend(self, branch: Branch, *, segments: int | None, may_drop: bool) -> Node | None:
+        """Continue a path by one request, and by what the interaction adds where the request ended a turn.
+
+        Args:
+            branch: The path.
+            segments: Most segments of the request, None for as many as there may be.
+            may_drop: Whether the path is dropped where it ends too short; else it is kept all the same.
+
+        Returns:
+            The node after which the path goes on or at which it ended, which its ``finish_reason`` tells; None if the
+            path was given up.
+        """
+        parent = self.tree.nodes[branch.parent]
+        if parent.turn_over:
+            assert self._conversation is not None
+            after = await self._ask(parent, self._conversation.begin_branch(parent, branch.key))
+            if isinstance(after, Node):
+                parent = after
+            elif after is None:
+                return None
+            else:
+                return self._finish(self._conversation.end_branch(parent, branch.key), *after, may_drop=may_drop)
+        answer = await self.request(parent.index, branch.key, segments=segments)
+        if answer is None:
+            return None
+        with self.busy():
+            node, reason = self._attach(parent, branch.key, answer)
+        if reason is None:
+            return node
+        if not self._ends_turn(node, reason):
+            return self._finish(node, reason, may_drop=may_drop)
+        assert self._conversation is not None
+        after = await self._ask(node, self._conversation.end_turn(node, reason))
+        if after is None:
+            self.tree.finish(node.index, FinishReason.ERROR, dropped=True)
+            return None
+        return after if isinstance(after, Node) else self._finish(node, *after, may_drop=may_drop)
+
+    async def run_out(self, branch: Branch, *, may_drop: bool) -> Node | None:
+        """Continue a path, which is never to branch, until it ends; see :meth:`extend`."""
+        node = await self.extend(branch, segments=self.shape.run_on, may_drop=may_drop)
+        while node is not None and node.finish_reason is None:
+            (branch,) = self.children(node.index, [1])
+            node = await self.extend(branch, segments=self.shape.run_on, may_drop=may_drop)
+        return node
+
+    # --- the conversation ------------------------------------------------------------------------------------------
+
+    def _ends_turn(self, node: Node, reason: FinishReason) -> bool:
+        """Tell whether a reason ends a turn only, about which the interaction is to be asked."""
+        if self._conversation is None:
+            return False
+        cut_off = reason is FinishReason.LENGTH and node.end < self.stopping.response_length
+        return reason in MODEL_ENDED or cut_off
+
+    async def _ask(
+        self, node: Node, asking: Awaitable[tuple[FinishReason, str] | Node]
+    ) -> tuple[FinishReason, str] | Node | None:
+        """Wait for what the conversation says about the path at ``node``; None if it is given up.
+
+        Raises:
+            InteractionError: if the interaction failed, and the whole prompt is to fail.
+        """
+        assert self._conversation is not None
+        try:
+            return await asking
+        except InteractionError as error:
+            self._conversation.warn(error)
+            self.last_failure = error
+            self.tree.counters.failed_steps += 1
+            match self._conversation.rules.on_error:
+                case OnError.FAIL:
+                    raise
+                case OnError.END:
+                    return FinishReason.ERROR, str(error)
+                case OnError.DROP:
+                    self.tree.counters.given_up_paths += 1
+                    return None
+
     # --- asking the engine -----------------------------------------------------------------------------------------
 
-    async def request(self, branch: Branch, *, segments: int | None) -> Segment | None:
+    async def request(self, parent: int, key: str, *, segments: int | None) -> Segment | None:
         """Ask the engine to continue a path over at most ``segments`` segments, None for as many as there may be.
+
+        Args:
+            parent: Its last node.
+            key: Name of the branch.
 
         Returns:
             What it answered, or None if the path has to be given up.
         """
         with self.busy():
-            input_ids = self.tree.prompt_ids + self.tree.response_ids(branch.parent)
-            max_tokens = self._room(branch.parent, segments)
+            input_ids = self.tree.prompt_ids + self.tree.response_ids(parent)
+            max_tokens = self._room(parent, segments)
         for attempt in range(self.shape.retries + 1):
             if attempt:
                 await asyncio.sleep(self.shape.retry_seconds * 2 ** (attempt - 1))
             try:
-                answer = await self._engine.extend(input_ids, max_tokens=max_tokens, branch=branch.key)
+                answer = await self._engine.extend(input_ids, max_tokens=max_tokens, branch=key)
                 _check_answer(answer, max_tokens)
             except Exception as error:  # whatever an engine fails with: the path can be had from another request
                 self.last_failure = error
@@ -104,6 +199,8 @@ class PathSampler:
         segments_left = self.stopping.depth - node.depth + node.partial
         count = segments_left if segments is None else min(segments, segments_left)
         room = self._rest_of_segment(node) + (count - 1) * self.shape.segment_length
+        if self._conversation is not None:
+            room = min(room, self._conversation.turn_room(parent))
         return min(room, self.stopping.response_length - node.end)
 
     def _rest_of_segment(self, node: Node) -> int:
@@ -123,45 +220,47 @@ class PathSampler:
 
     # --- adding to the tree ----------------------------------------------------------------------------------------
 
-    def attach(self, branch: Branch, answer: Segment, *, may_drop: bool) -> Node:
-        """Add an answer to the tree, a node for each segment, up to where a stopping rule ends the path.
-
-        Args:
-            branch: What was asked for.
-            answer: What the engine answered.
-            may_drop: Whether the path is dropped where it ends too short; else it is kept all the same.
+    def _attach(self, node: Node, key: str, answer: Segment) -> tuple[Node, FinishReason | None]:
+        """Add an answer to the tree after ``node``, a node for each segment, up to where a rule ends path or turn.
 
         Returns:
-            The last node; its ``finish_reason`` tells whether the path has ended.
+            The last node, and why path or turn end there, None if they do not.
         """
-        node, key, taken = self.tree.nodes[branch.parent], branch.key, 0
-        response = self.tree.response_ids(node.index) + answer.token_ids
-        text = self.tree.response_text(node.index)
-        while taken < len(answer.token_ids) and node.finish_reason is None:
+        taken, reason = 0, None
+        start = self.tree.turn_start(node.index)
+        turn = (self.tree.response_ids(node.index) + answer.token_ids)[start:]
+        text = self.tree.turn_text(node.index)
+        while taken < len(answer.token_ids) and reason is None:
+            if taken:
+                key = node.new_child_key()
             room = self._rest_of_segment(node)
-            length = min(room, len(answer.token_ids) - taken, self._length_to_stop(response, node.end, text))
-            end = node.end + length
-            piece = answer.part(taken, taken + length)
-            added = self.stopping.added_text(response[:end], node.end) if self.stopping.needs_text else ""
+            length = min(room, len(answer.token_ids) - taken, self._length_to_stop(turn, node.end - start, text))
+            before, end = node.end - start, node.end - start + length
+            added = self.stopping.added_text(turn[:end], before) if self.stopping.needs_text else ""
             text += added
+            piece = answer.part(taken, taken + length)
             node = self.tree.add(node.index, piece, key=key, text=added, partial=length < room)
             taken += length
-            complete_segments = node.depth - node.partial
-            reason = self.stopping.reason(response[:end], text, complete_segments)
-            if reason is not None:
-                too_short = node.end < self.stopping.min_length
-                self.tree.finish(node.index, reason, dropped=too_short and may_drop)
-            elif taken < len(answer.token_ids):
-                key = node.new_child_key()
+            depth = node.depth - node.partial
+            reason = self.stopping.reason(turn[:end], text, length=node.end, depth=depth)
+            if reason is None and self._conversation is not None and self._conversation.turn_room(node.index) < 1:
+                reason = FinishReason.LENGTH
         self.tree.counters.overrun_tokens += len(answer.token_ids) - taken
+        return node, reason
+
+    def _finish(self, node: Node, reason: FinishReason, detail: str = "", *, may_drop: bool) -> Node:
+        """End the path at ``node``, and drop it where it is too short."""
+        dropped = may_drop and node.end < self.stopping.min_length
+        self.tree.finish(node.index, reason, detail=detail, dropped=dropped)
+        self.tree.counters.dropped_paths += dropped
         return node
 
-    def _length_to_stop(self, response: list[int], start: int, text: str) -> int:
+    def _length_to_stop(self, turn: list[int], start: int, text: str) -> int:
         """Return how many tokens from ``start`` on reach the end of the first stop string."""
         if FinishReason.STOP not in self.stopping.order:
-            return len(response)
-        end = min(len(response), start + self.shape.segment_length)
-        return self.stopping.tokens_to_stop(response[:end], start, text) or len(response)
+            return len(turn)
+        end = min(len(turn), start + self.shape.segment_length)
+        return self.stopping.tokens_to_stop(turn[:end], start, text) or len(turn)
 
     def can_be_dropped(self, branch: Branch) -> bool:
         """Tell whether the path may yet end too short."""
@@ -193,6 +292,8 @@ class PathSampler:
             parent = self.tree.node_ending_at(resumption.leaf, resumption.offset)
             if len(self.tree.nodes) > count and self.stopping.needs_text:
                 self._retext(parent)
+            if self._conversation is not None and self._conversation.rules.steps is Steps.PER_BRANCH:
+                parent = self.tree.written(parent).index
             branches.append(Branch(parent, self.tree.nodes[resumption.leaf].new_fallback_key()))
         return branches
 
@@ -201,7 +302,8 @@ class PathSampler:
         lower = self.tree.nodes[upper].children[0]
         for index in (upper, lower):
             node = self.tree.nodes[index]
-            node.text = self.stopping.added_text(self.tree.response_ids(index), node.offset)
+            start = self.tree.turn_start(index)
+            node.text = self.stopping.added_text(self.tree.response_ids(index)[start:], node.offset - start)
 
 
 def _check_answer(answer: Segment, max_tokens: int) -> None:

@@ -12,12 +12,15 @@ Departures from the paper and its released code:
 4. Where nothing can branch any more, a request runs on over the boundaries; the released code stops at each.
 5. Width that the open paths cannot fill falls back at once; the released code waits until no path is open.
 6. Exactly as many trajectories come out as were asked for, unless the engine fails again and again.
+7. A path may be a conversation: after each turn an interaction says whether and with what it goes on.
 """
 
 import time
 
 from recipe.treepo.branching import Budget
+from recipe.treepo.conversation import Conversation, ConversationStart
 from recipe.treepo.engine import SegmentEngine
+from recipe.treepo.interaction import InteractionError
 from recipe.treepo.level_search import LevelSearch
 from recipe.treepo.node_search import NodeSearch
 from recipe.treepo.sampling import PathSampler, SearchError, SearchShape
@@ -28,26 +31,50 @@ __all__ = ["SearchError", "SearchShape", "grow_tree"]
 
 
 async def grow_tree(
-    prompt_ids: list[int], *, engine: SegmentEngine, shape: SearchShape, stopping: StoppingRules, seed: int
+    prompt_ids: list[int],
+    *,
+    engine: SegmentEngine,
+    shape: SearchShape,
+    stopping: StoppingRules,
+    seed: int,
+    conversation: ConversationStart | None = None,
 ) -> Tree:
     """Grow one prompt's tree until it has as many leaves as ``shape`` asks for.
 
-    The result depends on the prompt, the engine's answers and ``seed`` only, not on the order in which requests finish.
-    When this is cancelled, no request is left running.
+    The result depends on the prompt, the engine's answers, the interaction's and ``seed`` only, not on the order in
+    which requests finish. When this is cancelled, no request is left running.
+
+    Args:
+        conversation: None where a response is one turn.
 
     Raises:
-        SearchError: if not one trajectory could be had; its cause is the last failure of the engine.
+        SearchError: if not one trajectory could be had; its cause is the last failure of the engine or the interaction.
     """
     started = time.perf_counter()
-    sampler = PathSampler(Tree(prompt_ids), engine, shape, stopping)
+    tree = Tree(prompt_ids)
+    talk = Conversation(conversation, tree, stopping, seed) if conversation is not None else None
+    sampler = PathSampler(tree, engine, shape, stopping, talk)
     by_node = shape.branching.budget is Budget.NODE
     search = NodeSearch(sampler, seed) if by_node else LevelSearch(sampler, seed)
-    await search.run()
-    tree, counters = sampler.tree, sampler.tree.counters
+    try:
+        if talk is not None:
+            await talk.open()
+        await search.run()
+    except InteractionError as failure:
+        raise SearchError(str(failure)) from failure
+    except BaseExceptionGroup as failures:
+        failure = next((error for error in failures.exceptions if isinstance(error, InteractionError)), None)
+        if failure is None:
+            raise
+        raise SearchError(str(failure)) from failure
+    finally:
+        if talk is not None:
+            await talk.close()
+    counters = tree.counters
     if not tree.leaves:
         raise SearchError(
             f"no trajectory could be had: {counters.given_up_paths} paths were given up after {shape.retries + 1} "
-            f"requests each; the last failure: {sampler.last_failure!r}"
+            f"requests each, or because the interaction failed; the last failure: {sampler.last_failure!r}"
         ) from sampler.last_failure
     fewest = shape.width
     if shape.branching.budget is Budget.TOTAL_TOKENS:

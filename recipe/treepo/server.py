@@ -14,6 +14,7 @@ Three things that verl's client (``verl/workers/rollout/llm_server.py``) does ar
 
 import asyncio
 import copy
+import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
@@ -58,7 +59,7 @@ class ServerEngine:
             priority: Priority of the tree's requests in the engine's queue, as verl sets it.
             stop_strings: Texts at which the engine is to stop, for engines that have a tokenizer.
             record: Whether to keep all calls in ``calls``.
-            spread: Whether each branch is routed on its own, as verl routes independent samples.
+            spread: Whether each child of the root is routed on its own, as verl routes independent samples.
         """
         self._client = client
         self._sampling_params = {**sampling_params, "logprobs": True}
@@ -80,7 +81,7 @@ class ServerEngine:
             params["seed"] = derive_seed(self._seed, branch) % 2**31
         _next_engine_id.set(partial(self._engine_id, branch))
         output: TokenOutput = await self._client.generate(
-            request_id=f"{self._tree_id}-{branch}" if self._spread else self._tree_id,
+            request_id=self._routing_id(branch),
             prompt_ids=input_ids,
             sampling_params=params,
             priority=self._priority,
@@ -97,6 +98,13 @@ class ServerEngine:
             min_version=fields.get("min_global_steps"),
             max_version=fields.get("max_global_steps"),
         )
+
+    def _routing_id(self, branch: str) -> str:
+        """Return what decides about the replica."""
+        if not self._spread:
+            return self._tree_id
+        # The name of a branch begins with the number of the root's child that its path goes through.
+        return f"{self._tree_id}-{re.match('[0-9]+', branch)[0]}"
 
     def _engine_id(self, branch: str) -> str:
         """Return a new id: a request that is repeated must not meet the one before it, which may not be gone yet."""

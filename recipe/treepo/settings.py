@@ -26,15 +26,18 @@ from recipe.treepo.config_values import (
     fraction,
     int_range,
     integer,
+    mapping,
     optional,
     parse_group,
     path,
+    positive,
     schedule,
     texts,
 )
 from recipe.treepo.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
+from recipe.treepo.interaction import ConversationRules, OnError, Steps
 from recipe.treepo.search import SearchShape
-from recipe.treepo.stopping import FinishReason, Repetition, RepetitionUnit, StoppingRules
+from recipe.treepo.stopping import RULES, FinishReason, Repetition, RepetitionUnit, StoppingRules
 
 # Our trainers by the name that trainer.v1.trainer_mode chooses, and verl's trainer that each of them extends.
 TREEPO_TRAINERS = {
@@ -44,8 +47,10 @@ TREEPO_TRAINERS = {
 }
 # Our estimators by the name that algorithm.adv_estimator chooses.
 TREE_ESTIMATORS = ("treepo", "treepo_segment", "treerl", "treerpo")
-# The agent that a tree takes the place of; other agents talk to tools or users, which trees do not do yet.
-REPLACED_AGENT = "single_turn_agent"
+# verl's agents that a tree takes the place of.
+SINGLE_TURN_AGENT, TOOL_AGENT = REPLACED_AGENTS = ("single_turn_agent", "tool_agent")
+# The group whose keys are the user's own.
+FREE_GROUP = "treepo.interaction.options"
 OPTIONAL_RULES = (FinishReason.ANSWER, FinishReason.STOP, FinishReason.REPETITION)
 
 
@@ -53,6 +58,7 @@ class Sampler(StrEnum):
     """How the trajectories of a training prompt are sampled."""
 
     TREE = "tree"  # one tree search per prompt
+    INDEPENDENT = "independent"  # rollout.n loops that share nothing, each going on segment by segment
     PLAIN = "plain"  # verl's own sampler: rollout.n independent samples
 
 
@@ -98,6 +104,30 @@ class AdvantageSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InteractionSettings:
+    """The ``treepo.interaction`` group; ``path`` None: no interaction but verl's tools, where they are asked for."""
+
+    path: str | None = None
+    name: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    turn_length: int | None = None
+    steps: Steps = Steps.SHARED
+    on_error: OnError = OnError.DROP
+    timeout_seconds: float | None = 60.0
+
+    def rules(self, *, max_assistant_turns: int | None, max_user_turns: int | None) -> ConversationRules:
+        """Return how conversations are led; the arguments are those of verl's ``rollout.multi_turn``."""
+        limits = [max_assistant_turns, max_user_turns + 1 if max_user_turns else None]
+        return ConversationRules(
+            turn_length=self.turn_length,
+            max_turns=min((limit for limit in limits if limit), default=None),
+            steps=self.steps,
+            on_error=self.on_error,
+            timeout_seconds=self.timeout_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TreePOSettings:
     """The ``treepo`` group. Meanings, units and ranges: ``config/treepo_trainer.yaml``.
 
@@ -129,21 +159,34 @@ class TreePOSettings:
     retries: int = 2
     validate_with_tree: bool = False
     dump_dir: str | None = None
+    interaction: InteractionSettings = field(default_factory=InteractionSettings)
     shared_token_weight: SharedTokenWeight = SharedTokenWeight.PER_TRAJECTORY
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
 
-    def resolved_segment_length(self, response_length: int) -> int:
-        """Return tokens per segment: as set, or the least with which ``depth`` segments hold a whole response."""
-        return self.segment_length or -(-response_length // self.depth)
+    def resolved_segment_length(self, response_length: int, *, conversation: bool = False) -> int:
+        """Return tokens per segment.
 
-    def shape(self, *, width: int, response_length: int, progress: float) -> SearchShape:
+        As set; or in a conversation a whole turn, elsewhere the least with which ``depth`` segments hold a response.
+        """
+        if self.segment_length is not None:
+            return self.segment_length
+        if conversation:
+            return self.interaction.turn_length or response_length
+        return -(-response_length // self.depth)
+
+    def independent(self, n: int) -> "TreePOSettings":
+        """Return the same with n loops that never branch, each of which stops at every boundary of a segment."""
+        branching = BranchingRules(budget=Budget.NODE, divergence=(1, 1), init_divergence=(n, n))
+        return replace(self, branching=branching, fallback=FallbackRules(), run_on=1)
+
+    def shape(self, *, width: int, response_length: int, progress: float, conversation: bool = False) -> SearchShape:
         """Return how the tree of one prompt grows; ``progress`` is how far training is, 0 to 1."""
         first, last = self.temperature
         # A half cosine: slow at the beginning and at the end.
         temperature = first + (last - first) * (1 - math.cos(math.pi * progress)) / 2
         return SearchShape(
             width=width,
-            segment_length=self.resolved_segment_length(response_length),
+            segment_length=self.resolved_segment_length(response_length, conversation=conversation),
             branching=replace(self.branching, temperature=temperature),
             fallback=self.fallback,
             run_on=self.run_on,
@@ -180,7 +223,7 @@ def load_settings(config: DictConfig) -> TreePOSettings:
 
 
 def _rules(value: Any) -> tuple[FinishReason, ...]:
-    rules = list(FinishReason)
+    rules = list(RULES)
     if not isinstance(value, list) or any(rule not in rules for rule in value) or len(set(value)) != len(value):
         raise ValueError(f"must be a list of distinct rules out of {', '.join(rules)}")
     missing = [rule for rule in rules if rule not in value and rule not in OPTIONAL_RULES]
@@ -230,6 +273,15 @@ KEYS: Keys = {
     "retries": integer(0),
     "validate_with_tree": boolean,
     "dump_dir": optional(path),
+    "interaction": {
+        "path": optional(path),
+        "name": optional(path),
+        "options": mapping,
+        "turn_length": optional(integer(1)),
+        "steps": choice(Steps),
+        "on_error": choice(OnError),
+        "timeout_seconds": optional(positive),
+    },
     "shared_token_weight": choice(SharedTokenWeight),
     "advantage": {
         "aggregation": choice(Aggregation),
@@ -265,9 +317,16 @@ def _build(values: dict[str, Any]) -> TreePOSettings:
         branching=BranchingRules(**branching),
         fallback=FallbackRules(**values.pop("fallback", {})),
         repetition=Repetition(**values.pop("repetition", {})),
+        interaction=InteractionSettings(**values.pop("interaction", {})),
         advantage=AdvantageSettings(**values.pop("advantage", {})),
         **values,
     )
+
+
+def leads_conversations(settings: TreePOSettings, config: DictConfig) -> bool:
+    """Tell whether paths are conversations, as far as the configuration says; a row may ask for verl's tools itself."""
+    agent = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop")
+    return settings.interaction.path is not None or agent == TOOL_AGENT
 
 
 def known_keys() -> list[str]:

@@ -2,7 +2,8 @@
 """When a path ends, and why; and what text its tokens add.
 
 Every rule looks at the whole response from the first token, so an answer, a stop string or a repetition that is
-written across a segment boundary is seen (the released code looks at the last segment only).
+written across a segment boundary is seen (the released code looks at the last segment only). In a conversation the
+rules that read what the model wrote look at its whole turn, and those of them that say it ended by itself end the turn.
 
 Text is kept piece by piece, since decoding a whole response at every boundary costs time in the square of its
 length. The pieces of consecutive segments, concatenated, are the text of the whole, but for U+FFFD, which stands for
@@ -28,18 +29,32 @@ _CONTEXT_TOKENS = 6
 
 
 class FinishReason(StrEnum):
-    """Why a path became a trajectory, best reason first. Each leaf records exactly one."""
+    """Why a path became a trajectory. Each leaf records exactly one."""
 
     ANSWER = "answer"  # the response holds a complete \boxed{...}
     EOS = "eos"  # the last token is one of the model's end tokens
     STOP = "stop"  # the response holds a stop string
+    INTERACTION = "interaction"  # the interaction's check_finished gave a reason
     LENGTH = "length"  # the response has as many tokens as rollout.response_length allows
     DEPTH = "depth"  # the path has as many segments as treepo.depth allows
+    TURNS = "turns"  # the conversation has as many turns as rollout.multi_turn allows
     REPETITION = "repetition"  # the response repeats itself
+    ERROR = "error"  # the interaction failed
 
 
-# The model ended the response; for the other reasons it was cut off.
-SELF_ENDED = frozenset({FinishReason.ANSWER, FinishReason.EOS, FinishReason.STOP})
+# The model ended the response, or its turn of a conversation.
+MODEL_ENDED = frozenset({FinishReason.ANSWER, FinishReason.EOS, FinishReason.STOP})
+# The path came to its own end; for the other reasons it was cut off.
+SELF_ENDED = MODEL_ENDED | {FinishReason.INTERACTION}
+# What can be asked of a response; the others come from the conversation.
+RULES = (
+    FinishReason.ANSWER,
+    FinishReason.EOS,
+    FinishReason.STOP,
+    FinishReason.LENGTH,
+    FinishReason.DEPTH,
+    FinishReason.REPETITION,
+)
 
 
 class RepetitionUnit(StrEnum):
@@ -135,33 +150,38 @@ class StoppingRules:
             return True
         return FinishReason.REPETITION in self.order and self.repetition.unit is RepetitionUnit.CHARACTERS
 
-    def reason(self, response_ids: Sequence[int], text: str, depth: int) -> FinishReason | None:
-        """Return why a path ends, or None to go on.
+    def reason(self, turn_ids: Sequence[int], text: str, *, length: int, depth: int) -> FinishReason | None:
+        """Return why a path, or its turn, ends, or None to go on.
 
         Args:
-            response_ids: The whole response.
+            turn_ids: The whole response; in a conversation the turn that is being written.
             text: Its text, from the first token on; not read unless ``needs_text``.
-            depth: Segments on the path.
+            length: Response tokens on the path.
+            depth: Complete segments on the path.
         """
-        return next((rule for rule in self.order if self._applies(rule, response_ids, text, depth)), None)
 
-    def _applies(self, rule: FinishReason, response_ids: Sequence[int], text: str, depth: int) -> bool:
-        match rule:
-            case FinishReason.ANSWER:
-                return (self._at_end_token(response_ids) or not self.answer_needs_eos) and has_complete_box(text)
-            case FinishReason.EOS:
-                return self._at_end_token(response_ids)
-            case FinishReason.STOP:
-                return self._has_stop_string(text)
-            case FinishReason.LENGTH:
-                return len(response_ids) >= self.response_length
-            case FinishReason.DEPTH:
-                return depth >= self.depth
-            case FinishReason.REPETITION:
-                return self.repetition.found_in(response_ids, text)
+        def applies(rule: FinishReason) -> bool:
+            match rule:
+                case FinishReason.ANSWER:
+                    return (self.at_end_token(turn_ids) or not self.answer_needs_eos) and has_complete_box(text)
+                case FinishReason.EOS:
+                    return self.at_end_token(turn_ids)
+                case FinishReason.STOP:
+                    return self._has_stop_string(text)
+                case FinishReason.LENGTH:
+                    return length >= self.response_length
+                case FinishReason.DEPTH:
+                    return depth >= self.depth
+                case FinishReason.REPETITION:
+                    return self.repetition.found_in(turn_ids, text)
+                case _:
+                    raise AssertionError(f"{rule} is no rule")
 
-    def _at_end_token(self, response_ids: Sequence[int]) -> bool:
-        return bool(response_ids) and response_ids[-1] in self.eos_token_ids
+        return next(filter(applies, self.order), None)
+
+    def at_end_token(self, token_ids: Sequence[int]) -> bool:
+        """Tell whether the last token is an end token."""
+        return bool(token_ids) and token_ids[-1] in self.eos_token_ids
 
     def _has_stop_string(self, text: str) -> bool:
         return any(string in text for string in self.stop_strings)

@@ -4,7 +4,8 @@
 Words: a *segment* is at most ``segment_length`` tokens, and the boundaries of a path's segments are where it may
 branch; a *node* is a segment, or a piece of one where a path resumed inside it; node 0, the root, is the prompt and has
 no response tokens; a *path* runs from the root to a node; a *leaf* is a node whose path has ended, and its path is a
-*trajectory*. Every token is stored once, in the node that added it.
+*trajectory*. Every token is stored once, in the node that added it. In a conversation what is added between the model's
+turns is a node of its own, which counts as no segment.
 """
 
 import re
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recipe.treepo.engine import Segment
+from recipe.treepo.interaction import Reply
 from recipe.treepo.stopping import FinishReason
 
 ROOT = 0
@@ -29,14 +31,20 @@ class Node:
             ``0.2`` is the third child of the first child of the root, ``0.2~1`` the second path that fell back from
             there, ``0.2^1`` the second that starts at the root because ``0.2`` left width, ``0.2@37`` the piece of
             ``0.2`` that ends where another path resumed, at response token 37, ``0.2!`` and ``0.2?`` what was sampled
-            instead of ``0.2`` after it was given up or dropped.
+            instead of ``0.2`` after it was given up or dropped, ``0.2+`` what an interaction added after ``0.2``, or
+            before it where every branch takes its own step.
         depth: Segments on the path from the root to here, the one that this node belongs to included; 0 for the root.
         offset: Response tokens on the path before this node.
-        segment: Tokens and log-probabilities that this node adds; empty for the root.
+        segment: Tokens and log-probabilities that this node adds; empty for the root. What an interaction added has no
+            log-probabilities.
+        reply: What an interaction added, None for what the model wrote.
         text: What the node adds to the text of the response; empty where no stopping rule reads text.
         partial: Whether the node ends inside its segment, so that children go on with the same segment.
+        turn_over: Whether a turn of a conversation ends here.
         finish_reason: Why the path ends here, None while it does not.
-        dropped: Whether the path was given up as too short; it ended, but is no trajectory.
+        finish_detail: What the interaction said about it.
+        dropped: Whether the path was given up, as too short or because the interaction failed; it ended, but is no
+            trajectory.
         children: Numbers of the children.
         branches: Names given out below this node so far.
     """
@@ -47,9 +55,12 @@ class Node:
     depth: int
     offset: int
     segment: Segment
+    reply: Reply | None = None
     text: str = ""
     partial: bool = False
+    turn_over: bool = False
     finish_reason: FinishReason | None = None
+    finish_detail: str = ""
     dropped: bool = False
     children: list[int] = field(default_factory=list)
     branches: int = 0
@@ -77,7 +88,7 @@ class TreeCounters:
     Attributes:
         engine_calls: Requests that the engine answered.
         failed_calls: Requests that failed, each repetition counted.
-        given_up_paths: Paths that were given up because a request failed as often as it may.
+        given_up_paths: Paths that were given up because a request failed as often as it may, or the interaction failed.
         dropped_paths: Paths that ended too short.
         decoded_tokens: Tokens that the engine sampled.
         overrun_tokens: The part of them that lay beyond the end of a path and was cut off.
@@ -85,6 +96,9 @@ class TreeCounters:
         cached_tokens: Input tokens that the engine took from its prefix cache, by its own count.
         missing_trajectories: Trajectories that could not be had, because their paths were given up again and again.
         fallbacks: Branches that were started because width was left over.
+        steps: Steps that the interaction took.
+        failed_steps: Turns after which the interaction failed.
+        interaction_seconds: Time that paths spent waiting for the interaction, added up.
         search_seconds: Wall time of the whole search.
         busy_seconds: The part of it in which the search itself worked.
     """
@@ -99,6 +113,9 @@ class TreeCounters:
     cached_tokens: int = 0
     missing_trajectories: int = 0
     fallbacks: int = 0
+    steps: int = 0
+    failed_steps: int = 0
+    interaction_seconds: float = 0.0
     search_seconds: float = 0.0
     busy_seconds: float = 0.0
 
@@ -117,30 +134,57 @@ class Tree:
     def add(self, parent: int, segment: Segment, *, key: str, text: str = "", partial: bool = False) -> Node:
         """Attach a segment, or a piece of one, below ``parent`` and return its node."""
         above = self.nodes[parent]
-        assert above.finish_reason is None, f"node {parent} ended ({above.finish_reason}) and cannot have children"
-        node = Node(
-            index=len(self.nodes),
-            parent=parent,
-            key=key,
-            depth=above.depth if above.partial else above.depth + 1,
-            offset=above.end,
-            segment=segment,
-            text=text,
-            partial=partial,
+        depth = above.depth if above.partial else above.depth + 1
+        return self._attach(
+            Node(
+                index=len(self.nodes),
+                parent=parent,
+                key=key,
+                depth=depth,
+                offset=above.end,
+                segment=segment,
+                text=text,
+                partial=partial,
+            )
         )
+
+    def add_reply(self, parent: int, token_ids: list[int], reply: Reply, *, key: str) -> Node:
+        """Attach what an interaction added below ``parent``, where a turn ends, and return its node."""
+        above = self.nodes[parent]
+        assert above.turn_over, f"no turn ends at node {parent}"
+        return self._attach(
+            Node(
+                index=len(self.nodes),
+                parent=parent,
+                key=key,
+                depth=above.depth,
+                offset=above.end,
+                segment=Segment(token_ids, []),
+                reply=reply,
+            )
+        )
+
+    def _attach(self, node: Node) -> Node:
+        above = self.nodes[node.parent]
+        assert above.finish_reason is None, f"node {above.index} ended ({above.finish_reason}) and cannot have children"
         self.nodes.append(node)
         above.children.append(node.index)
         return node
 
-    def finish(self, node: int, reason: FinishReason, *, dropped: bool = False) -> None:
+    def trim(self, node: int, length: int) -> None:
+        """Take the tokens of ``node`` after the first ``length`` away, before it has children."""
+        trimmed = self.nodes[node]
+        assert not trimmed.children, f"node {node} has children, whose tokens follow on its own"
+        assert 0 < length, f"nothing would be left of node {node}"
+        trimmed.segment = trimmed.segment.part(0, length)
+
+    def finish(self, node: int, reason: FinishReason, *, detail: str = "", dropped: bool = False) -> None:
         """End the path at ``node``: a leaf, or nothing if it is ``dropped``."""
         ended = self.nodes[node]
         assert ended.finish_reason is None, f"node {node} has ended already"
         assert not ended.children, f"node {node} has children and cannot be a leaf"
-        ended.finish_reason, ended.dropped = reason, dropped
-        if dropped:
-            self.counters.dropped_paths += 1
-        else:
+        ended.finish_reason, ended.finish_detail, ended.dropped = reason, detail, dropped
+        if not dropped:
             self.leaves.append(node)
 
     def node_ending_at(self, leaf: int, offset: int) -> int:
@@ -210,8 +254,25 @@ class Tree:
             tokens.extend(self.nodes[index].segment.token_ids)
         return tokens
 
+    def response_mask(self, node: int) -> list[int]:
+        """Return 1 for each response token on the path to ``node`` that the model wrote, 0 for each that was added."""
+        mask: list[int] = []
+        for index in self.path(node):
+            on_path = self.nodes[index]
+            mask.extend([int(on_path.reply is None)] * len(on_path.segment.token_ids))
+        return mask
+
     def response_logprobs(self, node: int) -> list[float]:
-        """Return the log-probability of each response token on the path to ``node``."""
+        """Return the log-probability of each response token on the path to ``node``; 0.0 where the mask is 0."""
+        logprobs: list[float] = []
+        for index in self.path(node):
+            on_path = self.nodes[index]
+            added = on_path.reply is not None
+            logprobs.extend([0.0] * len(on_path.segment.token_ids) if added else on_path.segment.logprobs)
+        return logprobs
+
+    def written_logprobs(self, node: int) -> list[float]:
+        """Return the log-probability of each response token on the path to ``node`` that the model wrote."""
         logprobs: list[float] = []
         for index in self.path(node):
             logprobs.extend(self.nodes[index].segment.logprobs)
@@ -219,15 +280,44 @@ class Tree:
 
     def segment_logprobs(self, node: int) -> list[float]:
         """Return the log-probabilities of the last segment of the path to ``node``, all pieces of it."""
-        last = self.nodes[node]
+        last = self.written(node)
         logprobs = list(last.segment.logprobs)
         while (last := self.nodes[last.parent]).partial:
             logprobs[:0] = last.segment.logprobs
         return logprobs
 
-    def response_text(self, node: int) -> str:
-        """Return the text of the response on the path to ``node``, empty where no stopping rule reads text."""
-        return "".join(self.nodes[index].text for index in self.path(node))
+    def written(self, node: int) -> Node:
+        """Return ``node``, or the one before it that the model wrote if an interaction added it."""
+        found = self.nodes[node]
+        while found.reply is not None:
+            found = self.nodes[found.parent]
+        return found
+
+    def turn(self, node: int) -> list[int]:
+        """Return the numbers of the nodes of the turn that ``node`` is part of, up to it.
+
+        Without a conversation the response is one turn. After what an interaction added, a new one begins: of its node
+        the turn is empty.
+        """
+        nodes: list[int] = []
+        while node != ROOT and self.nodes[node].reply is None:
+            nodes.append(node)
+            node = self.nodes[node].parent
+        return nodes[::-1]
+
+    def turn_start(self, node: int) -> int:
+        """Return the response token at which the turn that ``node`` is part of begins."""
+        turn = self.turn(node)
+        return self.nodes[turn[0]].offset if turn else self.nodes[node].end
+
+    def turn_text(self, node: int) -> str:
+        """Return the text of that turn up to ``node``, empty where no stopping rule reads text."""
+        return "".join(self.nodes[index].text for index in self.turn(node))
+
+    def replies(self, node: int) -> list[Reply]:
+        """Return what the interaction added on the path to ``node``."""
+        replies = [self.nodes[index].reply for index in self.path(node)]
+        return [reply for reply in replies if reply is not None and reply.messages]
 
     def tree_path(self, leaf: int) -> list[tuple[int, int]]:
         """Return (node number, response token offset at which it begins) below the root, root side first."""
@@ -238,6 +328,8 @@ class Tree:
         return {
             "tree_path": self.tree_path(leaf),
             "tree_finish_reason": str(self.nodes[leaf].finish_reason),
+            "tree_finish_detail": self.nodes[leaf].finish_detail,
+            "tree_turns": [{"messages": reply.messages, **reply.info} for reply in self.replies(leaf)],
             "tree_statistics": statistics,
         }
 
@@ -254,7 +346,8 @@ class Tree:
         ``unique_tokens`` are those of the trajectories; what was dropped or left without a leaf is not among them.
         """
         kept = {index for leaf in self.leaves for index in self.path(leaf)}
-        parents = [node for node in self.nodes if node.children]
+        # What was added between a turn and what follows it is no branching of its own.
+        children = Counter(self.written(node.parent).index for node in self.nodes[1:] if node.reply is None)
         leaves = [self.nodes[leaf] for leaf in self.leaves]
         reasons = Counter(leaf.finish_reason for leaf in leaves)
         counters = self.counters
@@ -269,6 +362,9 @@ class Tree:
             "cached_prompt_tokens": counters.cached_tokens,
             "missing_trajectories": counters.missing_trajectories,
             "fallbacks": counters.fallbacks,
+            "steps": counters.steps,
+            "failed_steps": counters.failed_steps,
+            "interaction_seconds": counters.interaction_seconds,
             "search_seconds": counters.search_seconds,
             "busy_seconds": counters.busy_seconds,
             "unique_tokens": sum(len(self.nodes[index].segment.token_ids) for index in kept),
@@ -276,16 +372,18 @@ class Tree:
             "trajectories": len(leaves),
             "depth_sum": sum(leaf.depth for leaf in leaves),
             "depth_max": max((leaf.depth for leaf in leaves), default=0),
-            "children": sum(len(node.children) for node in parents),
-            "parents": len(parents),
+            "children": children.total(),
+            "parents": len(children),
             **{f"finish_{reason}": reasons[reason] for reason in FinishReason},
+            "finish_details": Counter(leaf.finish_detail for leaf in leaves if leaf.finish_detail),
         }
 
     def check(self) -> None:
         """Assert the invariants of the structure; cheap enough to run after every step of a test.
 
-        Depths and offsets follow from the parents; names are unique; every token has one log-probability; a node has
-        ended exactly if it has a reason, and then it has no children; no node but the root is empty.
+        Depths and offsets follow from the parents; names are unique; every token that the model wrote has one
+        log-probability; a node has ended exactly if it has a reason, and then it has no children; no node that the
+        model wrote is empty; what an interaction added follows the end of a turn.
         """
         root = self.nodes[ROOT]
         assert (root.parent, root.depth, root.offset, root.segment.token_ids) == (-1, 0, 0, []), "damaged root"
@@ -294,16 +392,21 @@ class Tree:
         assert len(leaves) == len(self.leaves)
         for index, node in enumerate(self.nodes):
             assert node.index == index
-            assert len(node.segment.token_ids) == len(node.segment.logprobs)
+            assert len(node.segment.logprobs) == (0 if node.reply else len(node.segment.token_ids))
             assert (node.finish_reason is not None and not node.dropped) == (index in leaves)
             assert not (node.finish_reason and node.children), f"node {index} has ended and has children"
             assert all(self.nodes[child].parent == index for child in node.children)
             if index != ROOT:
                 above = self.nodes[node.parent]
                 assert index in above.children
-                assert node.depth == above.depth + (not above.partial)
                 assert node.offset == above.end
-                assert node.segment.token_ids, f"node {index} adds no token"
+                if node.reply is None:
+                    assert node.depth == above.depth + (not above.partial)
+                    assert node.segment.token_ids, f"node {index} adds no token"
+                else:
+                    assert above.turn_over and not above.partial and above.reply is None
+                    assert node.depth == above.depth
+                    assert node.segment.token_ids or node.finish_reason, f"node {index} adds nothing and goes on"
 
 
 def name_order(key: str) -> tuple[list[int], str]:

@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.config_values import ConfigError, Problem
-from recipe.treepo.settings import Sampler, TreePOSettings, parse_settings
+from recipe.treepo.settings import TreePOSettings, parse_settings
 from recipe.treepo.validation_training import objective_problems, trainer_problems
-from recipe.treepo.validation_trees import tree_problems
+from recipe.treepo.validation_trees import sampler_problems
 
 
 def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
@@ -26,8 +26,7 @@ def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
     settings, problems = parse_settings(config)
     if settings is not None:
         problems += trainer_problems(settings, config) + objective_problems(config)
-        if settings.sampler is Sampler.TREE:
-            problems += tree_problems(settings, config)
+        problems += sampler_problems(settings, config)
     if check_files:
         problems += file_problems(config, ("data.train_files", "data.val_files"))
     if problems:
@@ -36,17 +35,19 @@ def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
     return settings
 
 
-def validate_trees(config: DictConfig) -> None:
+def validate_trees(config: DictConfig) -> TreePOSettings:
     """Check the ``treepo`` group and that the trees fit the rollout; for runs of verl's own entry point.
 
     Raises:
         ConfigError: listing all problems found.
     """
     settings, problems = parse_settings(config)
-    if settings is not None and settings.sampler is Sampler.TREE:
-        problems += tree_problems(settings, config)
+    if settings is not None:
+        problems += sampler_problems(settings, config)
     if problems:
         raise ConfigError(problems)
+    assert settings is not None
+    return settings
 
 
 # --- files -----------------------------------------------------------------------------------------------------
@@ -57,7 +58,13 @@ def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]
     made = "Make it with `python -m data_prep`, or name another file."
     reward = "Name a Python file, or leave it out for the recipe's reward."
     problems = []
-    for key, remedy in (*((key, made) for key in data_keys), ("reward.custom_reward_function.path", reward)):
+    others = (
+        ("reward.custom_reward_function.path", reward),
+        ("treepo.interaction.path", "Name a Python file or pkg://module, or leave it out."),
+        ("actor_rollout_ref.rollout.multi_turn.function_tool_path", "Name a Python file with tools."),
+        ("actor_rollout_ref.rollout.multi_turn.tool_config_path", "Name a YAML file with tools."),
+    )
+    for key, remedy in (*((key, made) for key in data_keys), *others):
         value = OmegaConf.select(config, key)
         paths = value if OmegaConf.is_list(value) else [value]
         problems += [Problem(key, path, "there is no such file", remedy) for path in paths if _is_missing_file(path)]

@@ -25,9 +25,9 @@ LOSSES_WITHOUT_TOKEN_WEIGHTS = ("geo_mean", "bypass_mode")
 def trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
     problems = []
     manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
-    if settings.sampler is Sampler.TREE and manager != TREE_MANAGER:
+    if settings.sampler is not Sampler.PLAIN and manager != TREE_MANAGER:
         key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
-        rule = "treepo.sampler=tree needs the recipe's rollout manager"
+        rule = f"treepo.sampler={settings.sampler} needs the recipe's rollout manager"
         problems.append(Problem(key, manager, rule, f"Use {key}={TREE_MANAGER}, or treepo.sampler=plain."))
     problems += _mode_problems(settings, config) + _advantage_problems(settings, config)
     if not OmegaConf.select(config, "trainer.use_v1"):
@@ -62,7 +62,7 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem
 def _advantage_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
     problems = []
     estimator, key = config.algorithm.adv_estimator, "treepo.advantage.root_group"
-    flat = settings.sampler is Sampler.PLAIN or settings.depth == 1
+    flat = settings.sampler is not Sampler.TREE or settings.depth == 1
     if estimator in ("treepo", "treepo_segment") and not settings.advantage.root_group and flat:
         rule = "without sub-trees the prompt group is the only group, so every advantage would be zero"
         remedy = f"Use {key}=true, or treepo.sampler=tree with treepo.depth of 2 or more."

@@ -6,8 +6,20 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.branching import Budget, Share
 from recipe.treepo.config_values import Problem
 from recipe.treepo.fallback import FallbackStart, PathOrder
-from recipe.treepo.settings import REPLACED_AGENT, TreePOSettings
+from recipe.treepo.interaction import Steps
+from recipe.treepo.settings import REPLACED_AGENTS, InteractionSettings, Sampler, TreePOSettings, leads_conversations
 from recipe.treepo.stopping import FinishReason
+
+
+def sampler_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
+    """Check what the sampler of ``treepo.sampler`` needs."""
+    if settings.sampler is not Sampler.PLAIN:
+        return tree_problems(settings, config)
+    if settings.interaction.path is None:
+        return []
+    rule = "verl's own sampler, treepo.sampler=plain, knows no interaction"
+    remedy = "Use treepo.sampler=independent for loops that share nothing, or leave it null."
+    return [Problem("treepo.interaction.path", settings.interaction.path, rule, remedy)]
 
 
 def tree_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
@@ -20,11 +32,15 @@ def tree_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]
     ]
     if problems:
         return problems
+    talks = leads_conversations(settings, config)
+    segment = settings.resolved_segment_length(rollout.response_length, conversation=talks)
+    lengths = _turn_problems if talks else _segment_problems
     return (
-        _segment_problems(settings, rollout.response_length)
+        lengths(settings, rollout.response_length)
+        + _interaction_problems(settings.interaction, talks)
         + _width_problems(settings, rollout.n)
         + _branching_problems(settings)
-        + _level_budget_problems(settings, rollout.response_length)
+        + _level_budget_problems(settings, segment)
         + _total_budget_problems(settings, rollout.n, rollout.response_length)
         + _fallback_problems(settings)
         + _stopping_problems(settings, rollout.response_length)
@@ -55,6 +71,39 @@ def _segment_problems(settings: TreePOSettings, response_length: int) -> list[Pr
     if settings.segment_length is None:
         return [Problem("treepo.depth", depth, rule, remedy)]
     return [Problem("treepo.segment_length", segment, rule, remedy)]
+
+
+def _turn_problems(settings: TreePOSettings, response_length: int) -> list[Problem]:
+    """Check the lengths of turns and segments, of which a conversation may leave much unused."""
+    turn = settings.interaction.turn_length
+    problems, longest = [], turn or response_length
+    if turn is not None and turn > response_length:
+        rule = f"is more than the response length {response_length}"
+        remedy = "Use null for no limit, or a larger data.max_response_length."
+        problems.append(Problem("treepo.interaction.turn_length", turn, rule, remedy))
+    if settings.segment_length is not None and settings.segment_length > longest:
+        rule = f"is more than a turn may have, {longest} tokens"
+        remedy = "Use null for segments of a whole turn each."
+        problems.append(Problem("treepo.segment_length", settings.segment_length, rule, remedy))
+    return problems
+
+
+def _interaction_problems(interaction: InteractionSettings, talks: bool) -> list[Problem]:
+    """Check that what is said about an interaction has one to go with."""
+    problems, group = [], "treepo.interaction"
+    if (interaction.path is None) != (interaction.name is None):
+        missing = "path" if interaction.path is None else "name"
+        rule = "path and name go together: the file, and the class in it"
+        problems.append(Problem(f"{group}.{missing}", "null", rule, f"Set {group}.{missing}, or leave both null."))
+    elif interaction.path is None and interaction.options:
+        rule = f"{group}.path names no class that would take them"
+        problems.append(Problem(f"{group}.options", dict(interaction.options), rule, f"Set {group}.path and name."))
+    for key, value in (("turn_length", interaction.turn_length), ("steps", interaction.steps)):
+        if not talks and value not in (None, Steps.SHARED):
+            rule = "there are no turns without an interaction"
+            remedy = f"Set {group}.path and name, or leave {group}.{key} out."
+            problems.append(Problem(f"{group}.{key}", value, rule, remedy))
+    return problems
 
 
 def _width_problems(settings: TreePOSettings, n: int) -> list[Problem]:
@@ -99,8 +148,8 @@ def _budget_key(settings: TreePOSettings, key: str, owner: Budget, meaning: str,
     return []
 
 
-def _level_budget_problems(settings: TreePOSettings, response_length: int) -> list[Problem]:
-    rules, segment = settings.branching, settings.resolved_segment_length(response_length)
+def _level_budget_problems(settings: TreePOSettings, segment: int) -> list[Problem]:
+    rules = settings.branching
     children = rules.init_divergence[1]
     least = children * segment
     problems = _budget_key(settings, "level_tokens", Budget.LEVEL_TOKENS, "the most tokens of a level", least)
@@ -213,9 +262,9 @@ def _rollout_problems(settings: TreePOSettings, rollout: DictConfig, name: str) 
         problems.append(Problem(f"{name}.val_kwargs.temperature", validation.temperature, greedy, remedy))
     problems += context_problems(rollout)
     agent = OmegaConf.select(rollout, "agent.default_agent_loop")
-    if agent not in (None, REPLACED_AGENT):
-        rule = f"trees take the place of {REPLACED_AGENT} only"
-        remedy = f"Use {REPLACED_AGENT}, or treepo.sampler=plain."
+    if agent not in (None, *REPLACED_AGENTS):
+        rule = f"trees take the place of {' and '.join(REPLACED_AGENTS)} only"
+        remedy = "Use one of them, or treepo.sampler=plain."
         problems.append(Problem(f"{name}.agent.default_agent_loop", agent, rule, remedy))
     if OmegaConf.select(rollout, "enable_rollout_routing_replay"):
         rule = "trees do not record the experts that tokens were routed to"

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.config_values import ConfigError, Problem
-from recipe.treepo.settings import REPLACED_AGENT
+from recipe.treepo.settings import SINGLE_TURN_AGENT
 from recipe.treepo.validation_training import is_our_reward
 
 
@@ -91,8 +91,8 @@ def _row_problem(fields: dict[str, Any], blank_truths: bool) -> str | None:
         return "has no reward_model.ground_truth to score against"
     if not str(fields.get("data_source") or "").strip():
         return "has no data_source"
-    if fields.get("agent_name") not in (None, REPLACED_AGENT):
-        return f"asks for the agent {fields['agent_name']}; only {REPLACED_AGENT} is evaluated"
+    if fields.get("agent_name") not in (None, SINGLE_TURN_AGENT):
+        return f"asks for the agent {fields['agent_name']}; only {SINGLE_TURN_AGENT} is evaluated"
     if not fields["raw_prompt"] or any(not isinstance(message["content"], str) for message in fields["raw_prompt"]):
         return "has no prompt of text"
     return None

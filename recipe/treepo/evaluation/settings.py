@@ -23,7 +23,7 @@ from recipe.treepo.config_values import (
     parse_group,
     path,
 )
-from recipe.treepo.settings import Sampler, TreePOSettings, parse_settings
+from recipe.treepo.settings import TOOL_AGENT, Sampler, TreePOSettings, leads_conversations, parse_settings
 from recipe.treepo.validation import file_problems
 from recipe.treepo.validation_training import reward_problems
 from recipe.treepo.validation_trees import context_problems, tree_problems
@@ -220,7 +220,14 @@ def _run_problems(
     """Check each tree against the rules that trees keep in training, for the numbers of trajectories of this."""
     problems = []
     for name, settings in arms.items():
-        if settings.sampler is Sampler.PLAIN:
+        if leads_conversations(settings, config):
+            rule = "an evaluation samples single turns, and this one is of conversations"
+            remedy = "Validate in training (trainer.val_only=true) instead, or leave interaction and tools out."
+            problems.append(Problem(f"evaluation.arms.{name}", settings.interaction.name or TOOL_AGENT, rule, remedy))
+        if settings.sampler is Sampler.INDEPENDENT:
+            rule = "loops that stop at every segment sample what plain does, and take longer"
+            problems.append(Problem(f"evaluation.arms.{name}.sampler", settings.sampler, rule, "Use plain, or tree."))
+        if settings.sampler is not Sampler.TREE:
             continue
         if settings.branching.budget is Budget.TOTAL_TOKENS:
             rule = "trajectories that a budget does not pay for would count as wrong"
@@ -232,7 +239,7 @@ def _run_problems(
             remedy = "Raise evaluation.n, or lower init_divergence."
             problems.append(Problem(f"evaluation.arms.{name}.init_divergence", children, rule, remedy))
     for run in runs:
-        if not run.is_plain:
+        if run.settings.sampler is Sampler.TREE:
             sizes = {"n": run.n, "temperature": 1.0, "val_kwargs": {"n": run.n}}
             checked = OmegaConf.merge(config, {"actor_rollout_ref": {"rollout": sizes}})
             problems += tree_problems(run.settings, checked)
