@@ -27,12 +27,11 @@ from typing import Any
 
 from benchmarks.learning_curves import Point, accumulate, has_reached, read_records
 from benchmarks.learning_report import check_report, write_report
-from benchmarks.process_session import stop_session
+from benchmarks.process_session import run_session
 from recipe.treepo.machine import machine
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "scripts/run_treepo_qwen0.5b.sh"
-POLL_SECONDS = 1.0
 # A run is ended from outside when its tokens are spent; this many steps only keep a run without tokens from lasting.
 FEWEST_TOKENS_PER_STEP = 1000
 COMMON = (
@@ -126,31 +125,16 @@ def train(
         *arm.overrides,
     ]
     knobs = {"PRESET": "tiny", "SEED": str(seed), "EXPERIMENT": folder.name, "VERL_FILE_LOGGER_PATH": str(metrics)}
-    ended, deadline = "steps", time.monotonic() + time_limit
-    with log.open("w") as stream:
-        child = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **knobs},
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that all of it can be ended by the id of the session
-        )
-        try:
-            while child.poll() is None and ended == "steps":
-                time.sleep(POLL_SECONDS)
-                if has_reached(accumulate(read_records(metrics)), tokens):
-                    ended = "tokens"
-                elif time.monotonic() > deadline:
-                    ended = "time limit"
-            status = child.returncode
-        finally:
-            stop_session(child)
+    ended = run_session(
+        command,
+        folder=ROOT,
+        environment=knobs,
+        log=log,
+        time_limit=time_limit,
+        enough=lambda: has_reached(accumulate(read_records(metrics)), tokens),
+    )
+    ended = {"exit": "steps", "enough": "tokens"}.get(ended, ended)
     points = accumulate(read_records(metrics))
-    if ended == "steps" and status != 0:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-        raise RuntimeError(f"exit status {status}; {log} ends with\n{tail}")
     if not points:
         raise RuntimeError(f"ended ({ended}) before the first validation; see {log}")
     return ended, points

@@ -1,15 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""End a child process and everything that it has started, by the id of its session."""
+"""Run a child process in a session of its own, and end it and everything that it has started by the session's id."""
 
 import contextlib
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import psutil
 
 PATIENCE_SECONDS = 60.0
+POLL_SECONDS = 1.0
+
+
+def run_session(
+    command: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    log: Path,
+    time_limit: float,
+    enough: Callable[[], bool] = lambda: False,
+) -> str:
+    """Run a command until it ends, ``enough`` says so, or its seconds are over.
+
+    Args:
+        folder: Where it runs.
+        environment: Added to that of this process.
+        log: What it writes goes there.
+
+    Returns:
+        "exit", "enough" or "time limit".
+
+    Raises:
+        RuntimeError: if it ended with another status than 0, with the end of its log.
+    """
+    ended, deadline = "exit", time.monotonic() + time_limit
+    with log.open("w") as stream:
+        child = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that all of it can be ended by the id of the session
+        )
+        try:
+            while child.poll() is None and ended == "exit":
+                time.sleep(POLL_SECONDS)
+                if enough():
+                    ended = "enough"
+                elif time.monotonic() > deadline:
+                    ended = "time limit"
+            status = child.returncode
+        finally:
+            stop_session(child)
+    if ended == "exit" and status != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+        raise RuntimeError(f"exit status {status}; {log} ends with\n{tail}")
+    return ended
 
 
 def living(session: int) -> list[int]:

@@ -9,6 +9,7 @@
 #
 # Knobs (environment); any verl or treepo override on the command line wins over them:
 #   PRESET      gpu or tiny; default: gpu where there is a GPU, else tiny
+#   CHAT        1 for a preset of conversations, which tiny has a model of its own for: see run_recheck_qwen0.5b.sh
 #   MODEL_PATH  folder or hub name of a Hugging Face model instead of the preset's
 #   TRAIN_FILE  parquet file with training prompts in verl's schema; VAL_FILE likewise for validation
 #   OUTPUTS     where models, data and runs go; default outputs/ in the repository
@@ -41,6 +42,8 @@ if [[ -z "${PRESET:-}" ]]; then
     PRESET=tiny
     [[ "$PLATFORM" != gpu ]] || PRESET=gpu
 fi
+TINY_MODEL=tiny_model
+[[ -z "${CHAT:-}" ]] || TINY_MODEL=tiny_chat_model
 case "$PRESET" in
     gpu)
         MODEL_PATH="${MODEL_PATH:-Qwen/Qwen2.5-0.5B}"
@@ -72,7 +75,7 @@ if [[ "$PRESET" == tiny ]]; then
     say "          The embedded tiny model and word problems, made on this machine. It shows that everything works"
     say "          and learns; it is not Qwen2.5-0.5B on NuminaMath-TIR. For that: PRESET=gpu on a machine with a GPU."
 fi
-say "model:    ${MODEL_PATH:-the tiny model, in $OUTPUTS/tiny_model}"
+say "model:    ${MODEL_PATH:-the tiny model, in $OUTPUTS/$TINY_MODEL}"
 [[ "$TASK" == evaluate ]] || say "training: ${TRAIN_FILE:-$DATA/train.parquet}"
 say "held out: ${VAL_FILE:-$DATA/val.parquet}"
 say "run:      $RUN"
@@ -90,7 +93,7 @@ prepare_data() {
 }
 
 if [[ -z "$DRY_RUN" ]]; then
-    [[ -n "${MODEL_PATH:-}" ]] || "$python" scripts/make_tiny_model.py --out "$OUTPUTS/tiny_model"
+    [[ -n "${MODEL_PATH:-}" ]] || "$python" "scripts/make_$TINY_MODEL.py" --out "$OUTPUTS/$TINY_MODEL"
     needed=("${VAL_FILE:-}")
     [[ "$TASK" == evaluate ]] || needed+=("${TRAIN_FILE:-}")
     for file in "${needed[@]}"; do
@@ -102,8 +105,8 @@ if [[ -z "$DRY_RUN" ]]; then
 fi
 
 run=(
-    "platform=$PLATFORM" "preset=$PRESET"
-    "actor_rollout_ref.model.path=${MODEL_PATH:-$OUTPUTS/tiny_model}"
+    "platform=$PLATFORM" "preset=$PRESET${CHAT:+_chat}"
+    "actor_rollout_ref.model.path=${MODEL_PATH:-$OUTPUTS/$TINY_MODEL}"
     "data.val_files=${VAL_FILE:-$DATA/val.parquet}"
 )
 if [[ "$TASK" == evaluate ]]; then

@@ -344,7 +344,7 @@ def test_why_a_run_ends(code, time_limit, ended, tmp_path, monkeypatch):
     script = tmp_path / "run.sh"
     script.write_text(f"exec {sys.executable} -c '{code}'")
     monkeypatch.setattr(learning_study, "SCRIPT", str(script))
-    monkeypatch.setattr(learning_study, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(process_session, "POLL_SECONDS", 0.05)
     found, points = learning_study.train(
         ARMS["treepo"], 0, tmp_path / "run", tokens=600, test_every=2, time_limit=time_limit
     )

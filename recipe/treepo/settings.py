@@ -159,6 +159,7 @@ class TreePOSettings:
     retries: int = 2
     validate_with_tree: bool = False
     dump_dir: str | None = None
+    poll_interval: float = 0.2
     interaction: InteractionSettings = field(default_factory=InteractionSettings)
     shared_token_weight: SharedTokenWeight = SharedTokenWeight.PER_TRAJECTORY
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
@@ -273,6 +274,7 @@ KEYS: Keys = {
     "retries": integer(0),
     "validate_with_tree": boolean,
     "dump_dir": optional(path),
+    "poll_interval": positive,
     "interaction": {
         "path": optional(path),
         "name": optional(path),

@@ -10,6 +10,7 @@ from typing import Any
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
@@ -39,6 +40,11 @@ class TreePOTrainer(PPOTrainer):
         with open_dict(config):
             config.trainer.v1.trainer_mode = self.verl_mode
         super().__init__(config)
+
+    def _build_replay_buffer(self) -> ReplayBuffer:
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = self.treepo.poll_interval  # verl has no key for it
+        return buffer
 
     def _compute_advantage(self, batch: tq.KVBatchMeta, metrics: dict) -> tq.KVBatchMeta:
         # Rows that verl pads a batch with are copies of a real row's fields with a prompt id of their own.

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A conversation of one's own: ask to check a wrong answer again, and in the last turn for the final answer.
+
+    bash scripts/run_recheck_qwen0.5b.sh
+
+or, in any run:
+
+    python -m recipe.treepo.main_treepo ... \\
+        treepo.interaction.path=examples/recheck.py treepo.interaction.name=Recheck treepo.depth=4
+
+It is the scenario of the reference table (docs/interaction.md). The ground truth decides whether the model is asked
+again,
+in validations as well: what is measured there is how often the model gets it right within its turns.
+"""
+
+from recipe.treepo.interaction import Interaction, Message, TurnContext
+from recipe.treepo.reward import compute_score
+
+CHECK_AGAIN = "Check again."
+FINAL_ANSWER = "Give the final answer."
+
+
+class Recheck(Interaction):
+    """Ends with a right answer, or with the last turn that the tree has room for."""
+
+    def __init__(self, *, check_again: str = CHECK_AGAIN, final_answer: str = FINAL_ANSWER) -> None:
+        """Make the interaction of one prompt.
+
+        Args:
+            check_again: what a wrong answer is replied to with.
+            final_answer: the same before the last turn.
+        """
+        self._check_again, self._final_answer = check_again, final_answer
+
+    def check_finished(self, context: TurnContext) -> str | None:
+        """Return "right" for a right answer. A plain function: it runs in a thread, and may take its time."""
+        truth = context.sample["reward_model"]["ground_truth"]
+        score = compute_score(context.sample["data_source"], context.text, truth, context.sample.get("extra_info"))
+        return "right" if score["acc"] else None
+
+    async def step(self, context: TurnContext) -> list[Message]:
+        """Ask again."""
+        return [{"role": "user", "content": self._final_answer if context.turns_left == 1 else self._check_again}]
