@@ -12,7 +12,14 @@ OUTPUTS = Path(os.environ.get("OUTPUTS", ROOT / "outputs")).resolve()
 BATCH, WIDTH, STEPS, SEGMENT, RESPONSE = 8, 8, 3, 32, 128
 
 
-def train(script: str, folder: Path, *overrides: str) -> list[dict[str, float]]:
+LENGTHS = (
+    f"treepo.segment_length={SEGMENT}",
+    f"treepo.depth={RESPONSE // SEGMENT}",
+    f"data.max_response_length={RESPONSE}",
+)
+
+
+def train(script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] = LENGTHS) -> list[dict[str, float]]:
     """Run a script for a few steps; return the metrics that verl's console logger printed for each.
 
     Fails if the run does, or if one of its metrics is not a finite number.
@@ -23,9 +30,7 @@ def train(script: str, folder: Path, *overrides: str) -> list[dict[str, float]]:
         f"data.train_batch_size={BATCH}",
         f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
         f"actor_rollout_ref.rollout.n={WIDTH}",
-        f"treepo.segment_length={SEGMENT}",
-        f"treepo.depth={RESPONSE // SEGMENT}",
-        f"data.max_response_length={RESPONSE}",
+        *lengths,
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
         f"trainer.default_local_dir={folder}/checkpoints",
