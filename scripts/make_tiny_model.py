@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
+from data_prep import tiny_problems  # noqa: E402
 from tiny_supervision import (  # noqa: E402
     ModelSettings,
     boxed_answer,
@@ -46,8 +47,6 @@ from tiny_supervision import (  # noqa: E402
     train_tokenizer,
     write_directory,
 )
-
-from data_prep import tiny_problems  # noqa: E402
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM

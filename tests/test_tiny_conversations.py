@@ -11,11 +11,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tiny_problems import LINE, answer_from_story, boxed, calculate
 
 from data_prep import tiny_conversations
 from data_prep.tiny_conversations import CHECK_AGAIN, FINAL_ANSWER, Conversation, Sloppiness, conversations
 from data_prep.tiny_problems import Problem, Step, generate_problems
+from test_tiny_problems import LINE, answer_from_story, boxed, calculate
 
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
 SLOPPY = Sloppiness(first=0.25, again=0.15, tool=0.2)
