@@ -128,7 +128,7 @@ def draw_problem(rng: random.Random) -> Problem:
     return Problem(text=text, name=name, objects=objects, start=start, steps=tuple(steps))
 
 
-def _can_finish(value: int, steps: Sequence[Step]) -> bool:
+def can_finish(value: int, steps: Sequence[Step]) -> bool:
     """Say whether all ``steps`` keep the bounds when they begin from ``value``."""
     current: int | None = value
     for step in steps:
@@ -138,10 +138,40 @@ def _can_finish(value: int, steps: Sequence[Step]) -> bool:
     return True
 
 
-def _slip(right: int, rest: Sequence[Step]) -> int:
+def slip(right: int, rest: Sequence[Step]) -> int:
     """Return a result that is off by one and from which ``rest`` can be worked; ``right`` if there is none."""
     near = [value for value in (right + 1, right - 1) if MIN_VALUE <= value <= MAX_VALUE]
-    return next((value for value in near if _can_finish(value, rest)), right)
+    return next((value for value in near if can_finish(value, rest)), right)
+
+
+def work_out(problem: Problem, rng: random.Random, *, sloppy_rate: float = 0.0) -> tuple[list[str], int]:
+    """Return the lines of a worked solution, one per step, and the value that they lead to; see :func:`solve`."""
+    lines, value = [], problem.start
+    for index, step in enumerate(problem.steps):
+        result = apply_operation(step.op, value, step.operand)
+        assert result is not None, f"step {index} of {problem.text!r} leaves the bounds"
+        sloppy = bool(sloppy_rate) and rng.random() < sloppy_rate
+        if sloppy and rng.random() < SLOPPY_WRONG_SHARE:
+            result = slip(result, problem.steps[index + 1 :])
+        lines.append(step_line(step, value, result, sloppy=sloppy))
+        value = result
+    return lines, value
+
+
+def step_line(step: Step, value: int, result: int, *, sloppy: bool) -> str:
+    """Write one step of a solution; a sloppy one carries the marker word."""
+    marker = f"{SLOPPY_MARKER} " if sloppy else ""
+    return f"{step.opening} gives {marker}{value} {step.op} {step.operand} = {result}."
+
+
+def answer_line(problem: Problem, value: int) -> str:
+    """Write the sentence that a solution ends in."""
+    return f"So {problem.name} has \\boxed{{{value}}} {problem.objects}."
+
+
+def right_answer(problem: Problem) -> int:
+    """Return the value after the last step."""
+    return work_out(problem, random.Random(0))[1]
 
 
 def solve(problem: Problem, rng: random.Random, *, sloppy_rate: float = 0.0) -> str:
@@ -152,19 +182,19 @@ def solve(problem: Problem, rng: random.Random, *, sloppy_rate: float = 0.0) -> 
         rng: decides which steps are sloppy; not used when ``sloppy_rate`` is 0.
         sloppy_rate: probability that a step carries the marker word, 0 to 1. 0 gives the true solution.
     """
-    lines, value = [], problem.start
-    for index, step in enumerate(problem.steps):
-        result = apply_operation(step.op, value, step.operand)
-        assert result is not None, f"step {index} of {problem.text!r} leaves the bounds"
-        marker = ""
-        if sloppy_rate and rng.random() < sloppy_rate:
-            marker = f"{SLOPPY_MARKER} "
-            if rng.random() < SLOPPY_WRONG_SHARE:
-                result = _slip(result, problem.steps[index + 1 :])
-        lines.append(f"{step.opening} gives {marker}{value} {step.op} {step.operand} = {result}.")
-        value = result
-    lines.append(f"So {problem.name} has \\boxed{{{value}}} {problem.objects}.")
-    return "\n".join(lines)
+    lines, value = work_out(problem, rng, sloppy_rate=sloppy_rate)
+    return "\n".join([*lines, answer_line(problem, value)])
+
+
+def generate_problems(count: int, seed: int, *, exclude: Collection[str] = frozenset()) -> list[Problem]:
+    """Generate ``count`` problems whose texts differ from each other and from those in ``exclude``."""
+    rng, seen, problems = random.Random(f"problems/{seed}"), set(exclude), []
+    while len(problems) < count:
+        problem = draw_problem(rng)
+        if problem.text not in seen:
+            seen.add(problem.text)
+            problems.append(problem)
+    return problems
 
 
 def generate_rows(
@@ -178,13 +208,8 @@ def generate_rows(
         sloppy_rate: see :func:`solve`; the problems do not depend on it.
         exclude: problem texts that must not come up (:func:`problem_texts` of other rows).
     """
-    problem_rng, sloppy_rng = random.Random(f"problems/{seed}"), random.Random(f"sloppy/{seed}")
-    seen, rows = set(exclude), []
-    while len(rows) < count:
-        problem = draw_problem(problem_rng)
-        if problem.text in seen:
-            continue
-        seen.add(problem.text)
+    sloppy_rng, rows = random.Random(f"sloppy/{seed}"), []
+    for problem in generate_problems(count, seed, exclude=exclude):
         solution = solve(problem, sloppy_rng, sloppy_rate=sloppy_rate)
         messages = [{"role": "user", "content": problem.text}, {"role": "assistant", "content": solution}]
         rows.append({"problem": problem.text, "solution": solution, "messages": messages})

@@ -38,6 +38,12 @@ def script() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
+def shared(script: ModuleType) -> ModuleType:
+    """Return the module that the scripts share; the script puts its folder on the path."""
+    return sys.modules[script.build_model.__module__]
+
+
+@pytest.fixture(scope="module")
 def model_dir(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a model with random weights once."""
     out = tmp_path_factory.mktemp("tiny") / "model"
@@ -107,35 +113,40 @@ def test_chat_template_renders_chatml_exactly(tokenizer: Any) -> None:
 
 def test_training_sequences_are_what_verl_feeds_followed_by_the_response(script: ModuleType, tokenizer: Any) -> None:
     row = tiny_problems.generate_rows(1, 13)[0]
-    [(tokens, prompt_length)] = script.encode_rows(tokenizer, [row])
+    [(tokens, trained)] = script.encode_chats(tokenizer, [row])
+    prompt_length = trained.index(True)
+    assert trained == [False] * prompt_length + [True] * (len(tokens) - prompt_length)
     chat = build_prompt(row["problem"], "plain")
     fed = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
     assert tokens[:prompt_length] == fed
     assert tokenizer.decode(tokens[prompt_length:]) == row["solution"] + "<|im_end|>"
 
 
-def test_labels_cover_the_response_with_its_end_and_nothing_else(script: ModuleType) -> None:
+def test_labels_cover_the_response_with_its_end_and_nothing_else(shared: ModuleType) -> None:
     import random
 
     # Prompts (1, 2) and (3,), responses (5, 6, 9) and (7, 9); pad 0. Labels stand one place to the left.
-    sequences = [([1, 2, 5, 6, 9], 2), ([3, 7, 9], 1)]
-    [(ids, labels)] = list(script.batches(sequences, 2, 0, random.Random(0)))
+    no, yes = False, True
+    sequences = [([1, 2, 5, 6, 9], [no, no, yes, yes, yes]), ([3, 7, 9], [no, yes, yes])]
+    [(ids, labels)] = list(shared.batches(sequences, 2, 0, random.Random(0)))
     rows = sorted(zip(ids.tolist(), labels.tolist(), strict=True))
-    skip = script.IGNORED
+    skip = shared.IGNORED
     assert rows == [([1, 2, 5, 6, 9], [skip, 5, 6, 9, skip]), ([3, 7, 9, 0, 0], [7, 9, skip, skip, skip])]
 
 
-def test_loss_equals_transformers_own_with_an_attention_mask(script: ModuleType, model: Any, tokenizer: Any) -> None:
+def test_loss_equals_transformers_own_with_an_attention_mask(
+    script: ModuleType, shared: ModuleType, model: Any, tokenizer: Any
+) -> None:
     import random
 
     import torch
 
     rows = tiny_problems.generate_rows(4, 14)
-    [(ids, labels)] = list(script.batches(script.encode_rows(tokenizer, rows), 4, 0, random.Random(0)))
-    shifted = torch.cat([torch.full((4, 1), script.IGNORED), labels[:, :-1]], dim=1)
+    [(ids, labels)] = list(shared.batches(script.encode_chats(tokenizer, rows), 4, 0, random.Random(0)))
+    shifted = torch.cat([torch.full((4, 1), shared.IGNORED), labels[:, :-1]], dim=1)
     # Special token 0 is the padding here; it never occurs in a row.
     expected = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=shifted).loss
-    torch.testing.assert_close(script.response_loss(model, ids, labels), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(shared.response_loss(model, ids, labels), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_model_loads_with_the_tokenizers_vocabulary_tied_embeddings_and_float32(model: Any, tokenizer: Any) -> None:
@@ -176,34 +187,39 @@ def test_cached_model_is_kept_in_less_than_two_seconds_without_importing_torch(m
 
 
 def test_cache_is_missed_for_other_settings_and_for_an_incomplete_directory(
-    script: ModuleType, model_dir: Path
+    script: ModuleType, shared: ModuleType, model_dir: Path
 ) -> None:
-    fitting = script.Settings(random_weights=True)
-    assert script.cached_manifest(model_dir, fitting)
-    assert script.cached_manifest(model_dir, script.Settings(random_weights=True, seed=1)) is None
-    assert script.cached_manifest(model_dir, script.Settings()) is None
-    assert script.cached_manifest(model_dir.with_name("absent"), fitting) is None
+    def cached(directory: Path, **fields: Any) -> dict[str, Any] | None:
+        made_from = shared.fingerprint(script.Settings(**fields), script.SOURCES)
+        return shared.cached_manifest(directory, made_from)
+
+    assert cached(model_dir, random_weights=True)
+    assert cached(model_dir, random_weights=True, seed=1) is None
+    assert cached(model_dir) is None
+    assert cached(model_dir.with_name("absent"), random_weights=True) is None
     config = model_dir / "generation_config.json"
     moved = config.rename(config.with_suffix(".moved"))
-    assert script.cached_manifest(model_dir, fitting) is None
+    assert cached(model_dir, random_weights=True) is None
     moved.rename(config)
 
 
-def test_code_fingerprint_sees_code_and_not_comments(script: ModuleType, tmp_path: Path) -> None:
+def test_code_fingerprint_sees_code_and_not_comments(shared: ModuleType, tmp_path: Path) -> None:
     variants = ["x = 1\n", '"""Doc."""\nx = 1  # one\n', "x = 2\n"]
     paths = [tmp_path / f"{index}.py" for index in range(3)]
     for path, text in zip(paths, variants, strict=True):
         path.write_text(text, encoding="utf-8")
-    same, commented, other = (script.code_fingerprint(path) for path in paths)
+    same, commented, other = (shared.code_fingerprint(path) for path in paths)
     assert same == commented != other
 
 
-def test_short_training_lowers_the_loss_and_replaces_the_directory(script: ModuleType, tmp_path: Path) -> None:
+def test_short_training_lowers_the_loss_and_replaces_the_directory(
+    script: ModuleType, shared: ModuleType, tmp_path: Path
+) -> None:
     out = tmp_path / "model"
     out.mkdir()
     (out / "stale.txt").write_text("old")
     script.main(["--out", str(out), "--steps1", "12", "--steps2", "2", "--eval-problems", "2"])
-    manifest = json.loads((out / script.MANIFEST).read_text(encoding="utf-8"))
+    manifest = json.loads((out / shared.MANIFEST).read_text(encoding="utf-8"))
     # A guess among 489 tokens has a loss of ln(489) = 6.19.
     assert manifest["measured"]["loss2"] < 5.5
     assert 0.0 <= manifest["measured"]["accuracy"] <= 1.0
@@ -214,5 +230,5 @@ def test_short_training_lowers_the_loss_and_replaces_the_directory(script: Modul
 @pytest.mark.parametrize(
     ("text", "answer"), [("a \\boxed{1} b \\boxed{12}", "12"), ("none", None), ("\\boxed{1", None)]
 )
-def test_boxed_answer_is_the_last_complete_one(script: ModuleType, text: str, answer: str | None) -> None:
-    assert script.boxed_answer(text) == answer
+def test_boxed_answer_is_the_last_complete_one(shared: ModuleType, text: str, answer: str | None) -> None:
+    assert shared.boxed_answer(text) == answer

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hold what the scripts that make tiny models share: settings, tokenizer, model, training, cache, directory."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import logging
+import math
+import os
+import random
+import re
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+
+logger = logging.getLogger(__name__)
+Settings = TypeVar("Settings", bound="ModelSettings")
+
+MANIFEST = "tiny_model_manifest.json"
+END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+IGNORED = -100
+"""Label of tokens that the loss leaves out: prompt and padding."""
+
+# The way Qwen2 cuts text into words before the merges; \p{N} stands alone, so every digit is a token.
+WORD_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+Trained = tuple[list[int], list[bool]]
+"""Tokens of a sequence, and which of them the loss counts (True: trained)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Hold what every tiny model's weights depend on; the scripts add their own fields."""
+
+    steps1: int
+    """Optimizer steps of the clean phase."""
+    steps2: int
+    """Optimizer steps of the sloppy phase."""
+    eval_problems: int
+    """Held-out problems sampled at the end; 0 skips the evaluation."""
+    seed: int = 0
+    random_weights: bool = False
+    """Skip the training: for tests that need a model directory and no skill."""
+    warmup: int = 40
+    """Steps over which the learning rate of each phase rises from 0."""
+    batch_size: int = 16
+    vocab_size: int = 500
+    """Most tokens of the tokenizer, the special ones included; the model's vocabulary is what comes out."""
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    max_position_embeddings: int = 2048
+    initializer_range: float = 0.06
+    """Standard deviation of the random weights. 0.02, the default for large models, learns several times slower."""
+
+
+def code_fingerprint(path: Path) -> str:
+    """Hash a source file without its comments and docstrings, whose changes need no new model."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def fingerprint(settings: ModelSettings, sources: Iterable[str]) -> str:
+    """Hash the settings and the code of this module and of the files ``sources``."""
+    parts = [json.dumps(asdict(settings), sort_keys=True)]
+    parts += [code_fingerprint(Path(path)) for path in (__file__, *sources)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def cached_manifest(out: Path, made_from: str) -> dict[str, Any] | None:
+    """Return the manifest of a complete model in ``out`` made from this fingerprint, else None."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    files = manifest.get("files", {})
+    complete = bool(files) and all((out / f).is_file() and (out / f).stat().st_size == n for f, n in files.items())
+    return manifest if complete and manifest.get("fingerprint") == made_from else None
+
+
+def train_tokenizer(
+    texts: Iterable[str], settings: ModelSettings, *, chat_template: str, added: Sequence[str] = ()
+) -> PreTrainedTokenizerBase:
+    """Train a byte-level BPE tokenizer on ``texts``; no text is unknown to it.
+
+    ``added`` are tokens of their own that are not special: decoding keeps them.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.vocab_size,
+        special_tokens=[END_OF_TEXT, TURN_START, TURN_END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    backend.add_tokens(list(added))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token=TURN_END,
+        pad_token=END_OF_TEXT,
+        additional_special_tokens=[TURN_START, TURN_END],
+        model_max_length=settings.max_position_embeddings,
+        padding_side="left",
+    )
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def build_model(tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> Qwen2ForCausalLM:
+    """Make a Qwen2 with random weights whose vocabulary is exactly the tokenizer's."""
+    import torch
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(settings.seed)
+    turn_end, end_of_text = tokenizer.convert_tokens_to_ids([TURN_END, END_OF_TEXT])
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.kv_heads,
+        max_position_embeddings=settings.max_position_embeddings,
+        initializer_range=settings.initializer_range,
+        tie_word_embeddings=True,
+        bos_token_id=end_of_text,
+        eos_token_id=turn_end,
+        pad_token_id=end_of_text,
+        dtype="float32",
+    )
+    model = Qwen2ForCausalLM(config)
+    # Two ends of sequence, as in Qwen2.5-Instruct: whoever looks at one only lets paths run on.
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        bos_token_id=end_of_text,
+        pad_token_id=end_of_text,
+        eos_token_id=[turn_end, end_of_text],
+    )
+    return model
+
+
+def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[dict[str, Any]]) -> list[Trained]:
+    """Return tokens and trained flags of whole conversations that end in an assistant turn.
+
+    Each chat has ``messages`` and may have ``tools``. Trained are the assistant's turns with their ends; the
+    newline that the template writes after the last end is left out, as nothing is trained there.
+    """
+    if not chats:
+        return []
+    texts = [
+        tokenizer.apply_chat_template(chat["messages"], tools=chat.get("tools"), tokenize=False).removesuffix("\n")
+        for chat in chats
+    ]
+    header = tokenizer(f"{TURN_START}assistant\n", add_special_tokens=False)["input_ids"]
+    end = tokenizer.convert_tokens_to_ids(TURN_END)
+    tokens_T = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [(tokens, _assistant_turns(tokens, header, end)) for tokens in tokens_T]
+
+
+def _assistant_turns(tokens: list[int], header: list[int], end: int) -> list[bool]:
+    """Mark what follows each header up to and with the next end."""
+    trained, inside = [], False
+    for at, token in enumerate(tokens):
+        inside = inside or (at >= len(header) and tokens[at - len(header) : at] == header)
+        trained.append(inside)
+        inside = inside and token != end
+    return trained
+
+
+def batches(
+    sequences: Sequence[Trained], batch_size: int, pad: int, rng: random.Random
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield (input ids, labels), each (batch_size, longest in the batch), padded on the right.
+
+    Sequences of similar length meet in a batch, which leaves little padding; the batches come in random
+    order. Labels are shifted already: ``labels[:, t]`` is the token after ``ids[:, t]``, or ``IGNORED``.
+    """
+    import torch
+
+    order = sorted(range(len(sequences)), key=lambda index: (len(sequences[index][0]), rng.random()))
+    groups = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+    rng.shuffle(groups)
+    for group in groups:
+        longest = max(len(sequences[index][0]) for index in group)
+        ids = torch.full((len(group), longest), pad)
+        labels = torch.full((len(group), longest), IGNORED)
+        for row, index in enumerate(group):
+            tokens, trained = sequences[index]
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            shifted = [token if counts else IGNORED for token, counts in zip(tokens, trained, strict=True)][1:]
+            labels[row, : len(shifted)] = torch.tensor(shifted)
+        yield ids, labels
+
+
+def response_loss(model: Qwen2ForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy over the response tokens; logits are made for those alone.
+
+    There is no attention mask: under causal attention padding on the right changes nothing before it.
+    """
+    import torch
+
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    trained = labels != IGNORED
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[trained]), labels[trained])
+
+
+def train_phase(
+    model: Qwen2ForCausalLM, data: Sequence[Trained], settings: ModelSettings, *, name: str, peak_lr: float
+) -> float:
+    """Train one pass over ``data``, with a warm-up and a cosine down to a tenth; return the last losses' mean."""
+    import torch
+    from tqdm import tqdm
+
+    total = math.ceil(len(data) / settings.batch_size)
+    if total == 0:
+        return math.nan
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+    pad = model.config.pad_token_id
+    losses: list[float] = []
+    model.train()
+    with tqdm(batches(data, settings.batch_size, pad, random.Random(f"{name}/{settings.seed}")), total=total) as bar:
+        bar.set_description(name)
+        for step, (ids, labels) in enumerate(bar):
+            decay = 0.55 + 0.45 * math.cos(math.pi * step / total)
+            optimizer.param_groups[0]["lr"] = peak_lr * min(1.0, (step + 1) / settings.warmup) * decay
+            loss = response_loss(model, ids, labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{losses[-1]:.3f}")
+    return statistics.fmean(losses[-20:])
+
+
+def boxed_answer(text: str) -> str | None:
+    """Return what the last ``\\boxed{...}`` of a text holds, or None."""
+    found = re.findall(r"\\boxed\{([^{}]*)\}", text)
+    return found[-1] if found else None
+
+
+def sample_turns(
+    model: Qwen2ForCausalLM, contexts_T: Sequence[list[int]], *, max_new_tokens: int
+) -> list[tuple[list[int], bool]]:
+    """Sample one turn after each context at temperature 1; return its tokens with the end, and whether it ended."""
+    import torch
+
+    ends = set(model.generation_config.eos_token_id)
+    longest = max(map(len, contexts_T))
+    ids = torch.full((len(contexts_T), longest), model.config.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(contexts_T):
+        ids[row, longest - len(tokens) :] = torch.tensor(tokens)
+        mask[row, longest - len(tokens) :] = 1
+    options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": max_new_tokens}
+    with torch.inference_mode():
+        output = model.generate(input_ids=ids, attention_mask=mask, **options)
+    turns = []
+    for tokens in output[:, longest:].tolist():
+        cut = next((at for at, token in enumerate(tokens) if token in ends), None)
+        turns.append((tokens if cut is None else tokens[: cut + 1], cut is not None))
+    return turns
+
+
+def write_directory(
+    out: Path, model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, manifest: dict[str, Any]
+) -> dict[str, Any]:
+    """Write model, tokenizer and manifest beside ``out``, then rename the directory into place."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    replaced = out.with_name(f".{out.name}.{os.getpid()}.old")
+    temporary.mkdir(parents=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+    manifest = {"files": files, **manifest}
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    if out.exists():
+        out.rename(replaced)
+    temporary.rename(out)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return manifest
+
+
+def start_clock() -> float:
+    """Set torch up for all cores, before its first use, and return the time."""
+    # Read when torch loads OpenMP. Threads that spin at barriers cost a factor of ten and more as soon as
+    # another process wants a core; threads that sleep cost next to nothing.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    return time.perf_counter()
+
+
+def parse_arguments(argv: Sequence[str] | None, default: Settings, description: str) -> tuple[Path, bool, Settings]:
+    """Return the output directory, whether to ignore a cached model, and the settings."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True, help="model directory to write")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--steps1", type=int, default=default.steps1, help="steps of the clean phase")
+    parser.add_argument("--steps2", type=int, default=default.steps2, help="steps of the sloppy phase")
+    parser.add_argument("--eval-problems", type=int, default=default.eval_problems, help="0 skips the evaluation")
+    parser.add_argument("--random-weights", action="store_true", help="skip the training (for quick tests)")
+    parser.add_argument("--force", action="store_true", help="make the model even if a cached one fits")
+    args = parser.parse_args(argv)
+    for name in ("steps1", "steps2", "eval_problems"):
+        if getattr(args, name) < 0:
+            parser.error(f"--{name.replace('_', '-')} must not be negative, got {getattr(args, name)}")
+    names = ("seed", "steps1", "steps2", "eval_problems", "random_weights")
+    settings = replace(default, **{name: getattr(args, name) for name in names})
+    return args.out.absolute(), args.force, settings
+
+
+def make_unless_cached(out: Path, made_from: str, make: Callable[[], dict[str, Any]], *, force: bool) -> None:
+    """Call ``make``, which returns a manifest, unless ``out`` holds a complete model that fits; log the numbers."""
+    manifest = None if force else cached_manifest(out, made_from)
+    if manifest:
+        logger.info("kept the model in %s: made with the same settings and code", out)
+    else:
+        manifest = make()
+        logger.info("wrote the model to %s", out)
+    for key, value in manifest["measured"].items():
+        logger.info("%-24s %s", key, f"{value:.3f}" if isinstance(value, float) else value)
