@@ -375,7 +375,9 @@ class Tree:
             "children": children.total(),
             "parents": len(children),
             **{f"finish_{reason}": reasons[reason] for reason in FinishReason},
-            "finish_details": Counter(leaf.finish_detail for leaf in leaves if leaf.finish_detail),
+            "finish_details": Counter(
+                leaf.finish_detail for leaf in leaves if leaf.finish_reason is FinishReason.INTERACTION
+            ),
         }
 
     def check(self) -> None:
