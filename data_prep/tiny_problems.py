@@ -14,7 +14,7 @@ one line per reasoning step and ends in a sentence with the boxed answer::
     So Mia has \\boxed{22} shells.
 
 The story adds and subtracts; half of the problems begin with a multiplication (boxes with as many each).
-Bounds: 3 to 5 steps, operands 2 to 9, every intermediate value 1 to 60.
+Bounds: 3 to 5 steps (unless asked for otherwise), operands 2 to 9, every intermediate value 1 to 60.
 
 With ``sloppy_rate`` above zero some lines carry a marker word ("gives roughly 24 - 5 = 18") and are
 mostly wrong, and later lines go on from the wrong value. **The boxed answer of such a solution may be
@@ -105,12 +105,12 @@ def _draw_operation(rng: random.Random, value: int) -> tuple[str, int, int]:
             return op, operand, result
 
 
-def draw_problem(rng: random.Random) -> Problem:
-    """Draw one problem; all randomness comes from ``rng``."""
+def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, MAX_STEPS)) -> Problem:
+    """Draw one problem with a number of steps in the range; all randomness comes from ``rng``."""
     (name, pronoun), (friend, _) = rng.sample(PEOPLE, 2)
     words = {"he": pronoun, "friend": friend, "containers": rng.choice(CONTAINERS)}
     objects = rng.choice(OBJECTS)
-    n_steps = rng.randint(MIN_STEPS, MAX_STEPS)
+    n_steps = rng.randint(*steps_range)
     start = value = rng.randint(MIN_OPERAND, MAX_OPERAND)
     steps: list[Step] = []
     opening = f"{name} has {start} {objects}."
@@ -186,11 +186,17 @@ def solve(problem: Problem, rng: random.Random, *, sloppy_rate: float = 0.0) -> 
     return "\n".join([*lines, answer_line(problem, value)])
 
 
-def generate_problems(count: int, seed: int, *, exclude: Collection[str] = frozenset()) -> list[Problem]:
+def generate_problems(
+    count: int,
+    seed: int,
+    *,
+    exclude: Collection[str] = frozenset(),
+    steps_range: tuple[int, int] = (MIN_STEPS, MAX_STEPS),
+) -> list[Problem]:
     """Generate ``count`` problems whose texts differ from each other and from those in ``exclude``."""
     rng, seen, problems = random.Random(f"problems/{seed}"), set(exclude), []
     while len(problems) < count:
-        problem = draw_problem(rng)
+        problem = draw_problem(rng, steps_range)
         if problem.text not in seen:
             seen.add(problem.text)
             problems.append(problem)
@@ -198,7 +204,12 @@ def generate_problems(count: int, seed: int, *, exclude: Collection[str] = froze
 
 
 def generate_rows(
-    count: int, seed: int, *, sloppy_rate: float = 0.0, exclude: Collection[str] = frozenset()
+    count: int,
+    seed: int,
+    *,
+    sloppy_rate: float = 0.0,
+    exclude: Collection[str] = frozenset(),
+    steps_range: tuple[int, int] = (MIN_STEPS, MAX_STEPS),
 ) -> list[dict[str, object]]:
     """Generate ``count`` rows whose problem texts differ from each other and from those in ``exclude``.
 
@@ -207,9 +218,10 @@ def generate_rows(
         seed: the same seed, count and exclusions give the same rows.
         sloppy_rate: see :func:`solve`; the problems do not depend on it.
         exclude: problem texts that must not come up (:func:`problem_texts` of other rows).
+        steps_range: fewest and most steps.
     """
     sloppy_rng, rows = random.Random(f"sloppy/{seed}"), []
-    for problem in generate_problems(count, seed, exclude=exclude):
+    for problem in generate_problems(count, seed, exclude=exclude, steps_range=steps_range):
         solution = solve(problem, sloppy_rng, sloppy_rate=sloppy_rate)
         messages = [{"role": "user", "content": problem.text}, {"role": "assistant", "content": solution}]
         rows.append({"problem": problem.text, "solution": solution, "messages": messages})
@@ -247,6 +259,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="file to write, one JSON object per line")
     parser.add_argument("--count", type=int, required=True, help="number of problems")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--min-steps", type=int, default=MIN_STEPS)
+    parser.add_argument(
+        "--max-steps", type=int, default=MAX_STEPS, help="more than the tiny model knows are hard for it"
+    )
     parser.add_argument(
         "--sloppy-rate", type=float, default=0.0, help="share of steps marked and mostly wrong (supervised data only)"
     )
@@ -258,8 +274,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--count must be at least 1, got {args.count}")
     if not 0.0 <= args.sloppy_rate <= 1.0:
         parser.error(f"--sloppy-rate must lie between 0 and 1, got {args.sloppy_rate}")
+    if not 1 <= args.min_steps <= args.max_steps:
+        parser.error(f"--min-steps {args.min_steps} must be at least 1 and at most --max-steps {args.max_steps}")
     exclude = frozenset().union(*(problem_texts(read_rows(path)) for path in args.exclude))
-    rows = generate_rows(args.count, args.seed, sloppy_rate=args.sloppy_rate, exclude=exclude)
+    steps_range = (args.min_steps, args.max_steps)
+    rows = generate_rows(args.count, args.seed, sloppy_rate=args.sloppy_rate, exclude=exclude, steps_range=steps_range)
     write_rows(args.out, rows)
     logger.info("wrote %d problems to %s (%d texts excluded)", len(rows), args.out, len(exclude))
 

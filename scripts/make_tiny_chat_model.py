@@ -94,9 +94,9 @@ class Settings(ModelSettings):
     """The same in solutions after a re-check."""
     sloppy_tool: float = 0.2
     """The same in tool conversations."""
-    eval_problems: int = 60
+    eval_problems: int = 25
     """Held-out problems sampled at the end with either kind; 0 skips the evaluation."""
-    eval_samples: int = 8
+    eval_samples: int = 4
     """Conversations per held-out problem, at temperature 1."""
     max_turn: int = 112
     """Most tokens of a sampled turn."""
