@@ -8,6 +8,9 @@ one for each max_divergence with trees; same interaction, model, prompts, batch 
 --conversation recheck is examples/recheck.py, with early ends as they happen; endless asks again for ever, so that each
 conversation runs to full depth and the calls per prompt are known beforehand.
 
+The problems have more steps than the tiny model was taught (--problem-steps), so that it is as rarely right as
+Qwen2.5-0.5B in the reference document, whose calls are those of conversations that nearly all run to full depth.
+
 Calls and tokens are the engine's own counts over all steps. Speed is training steps per second of verl's timing_s/step,
 the first --warm-up steps left out: sampling, rewards, training and transfer of the weights, without start-up.
 Runs with a result in --out are not repeated.
@@ -16,6 +19,7 @@ Runs with a result in --out are not repeated.
 import argparse
 import json
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -31,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = "scripts/run_recheck_qwen0.5b.sh"
 BATCH, WIDTH = 8, 8
 # Response tokens of a turn with what is added after it, in the tiny preset.
-TURN = 120
+TURN = 128
 CONVERSATIONS = {
     "recheck": (),
     "endless": ("treepo.interaction.path=benchmarks/endless.py", "treepo.interaction.name=Endless"),
@@ -73,6 +77,21 @@ class Row:
         return self.calls / (self.steps * BATCH)
 
 
+def prepare(options: argparse.Namespace) -> dict[str, str]:
+    """Make the problems; return the environment that names their files to the run script."""
+    folder = options.out / "data"
+    fewest, most = options.problem_steps
+    prepared = {"TRAIN_FILE": f"{folder}/train.parquet", "VAL_FILE": f"{folder}/val.parquet"}
+    if not all(Path(file).exists() for file in prepared.values()):
+        source = folder / "problems.jsonl"
+        problems = ("--out", source, "--count", 1100, "--seed", 1, "--min-steps", fewest, "--max-steps", most)
+        rows = ("--source", source, "--out-dir", folder, "--data-source", "tiny_problems", "--template", "plain")
+        for module, arguments in (("tiny_problems", problems), ("numina_math", (*rows, "--val-size", 100))):
+            command = [sys.executable, "-m", f"data_prep.{module}", *map(str, arguments)]
+            subprocess.run(command, cwd=ROOT, check=True)
+    return prepared
+
+
 def train(depth: int, divergence: int | None, options: argparse.Namespace) -> Row:
     """Run one row's training.
 
@@ -100,6 +119,7 @@ def train(depth: int, divergence: int | None, options: argparse.Namespace) -> Ro
         "PRESET": "tiny",
         "SEED": str(options.seed),
         "EXPERIMENT": name,
+        **prepare(options),
         "VERL_FILE_LOGGER_PATH": str(metrics),
     }
     ended = run_session(
@@ -170,11 +190,17 @@ def saving(row: Row, base: Row) -> float:
 
 def report(rows: Sequence[Row], options: argparse.Namespace) -> str:
     """Return the page: command, machine and table."""
-    flags = ("conversation", "steps", "warm_up", "seed")
-    words = [word for flag in flags for word in (f"--{flag.replace('_', '-')}", str(getattr(options, flag)))]
-    command = shlex.join(["python", "-m", "benchmarks.reference_table", *words])
+    command = shlex.join(["python", "-m", "benchmarks.reference_table", *words_of(options)])
     about = ", ".join(f"{key} {value}" for key, value in machine().items())
     return f"`{command}`\n\n{about}\n\n{table(rows)}\n"
+
+
+def words_of(options: argparse.Namespace) -> list[str]:
+    """Return the options that decide the numbers, as on the command line."""
+    words = ["--conversation", options.conversation, "--problem-steps", *map(str, options.problem_steps)]
+    for flag in ("steps", "warm_up", "seed"):
+        words += [f"--{flag.replace('_', '-')}", str(getattr(options, flag))]
+    return words
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -188,13 +214,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--divergences", type=int, nargs="+", default=[2, 3], choices=[2, 3])
     parser.add_argument("--steps", type=int, default=20, help="training steps of each run")
     parser.add_argument("--warm-up", type=int, default=2, help="steps at the beginning that are not timed")
+    parser.add_argument("--problem-steps", type=int, nargs=2, default=[6, 7], metavar=("FEWEST", "MOST"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds of one run, start-up included")
     parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
     options = parser.parse_args(arguments)
     if not 0 <= options.warm_up < options.steps:
         parser.error(f"--warm-up {options.warm_up}: must be 0 to less than --steps {options.steps}")
-    options.out = (options.out or Path(f"outputs/reference_table_{options.conversation}")).resolve()
+    fewest, most = options.problem_steps
+    if not 1 <= fewest <= most:
+        parser.error(f"--problem-steps {fewest} {most}: must be at least 1, the larger one last")
+    name = f"outputs/reference_table_{options.conversation}_{fewest}_{most}"
+    options.out = (options.out or Path(name)).resolve()
     return options
 
 
@@ -207,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number, (depth, divergence) in enumerate(wanted, start=1):
         name = row_name(depth, divergence)
         kept = options.out / f"{name}.json"
-        settings = {"steps": options.steps, "warm_up": options.warm_up, "seed": options.seed}
+        settings = words_of(options)
         result: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
         if result.get("settings") != settings:
             print(f"[{number}/{len(wanted)}] {name}: started {time.strftime('%H:%M:%S')}", flush=True)
