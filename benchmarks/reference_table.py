@@ -165,9 +165,9 @@ def table(rows: Sequence[Row]) -> str:
     baselines = {row.depth: row for row in rows if row.divergence is None}
     lines = [
         "| | batch_size | num_generation | max_tree_depth | global_step | total inference calls | calls per prompt | "
-        "saving ratio | train_speed (iter/s) | improvement rate | decoded tokens | computed prompt | cached prompt | "
+        "saving ratio | the reference's | train_speed (iter/s) | improvement rate | decoded tokens | computed prompt | cached prompt | "
         "turns | share of sampling | reward |",
-        "|---" * 16 + "|",
+        "|---" * 17 + "|",
     ]
     for row in rows:
         name = "original implementation" if row.divergence is None else f"tree (max_divergence={row.divergence})"
@@ -175,6 +175,7 @@ def table(rows: Sequence[Row]) -> str:
         cells = (
             *(name, BATCH, WIDTH, row.depth, row.steps, f"{row.calls:,}", f"{row.calls_per_prompt:.2f}"),
             f"{saving(row, base):.2f}%",
+            REFERENCE.get((row.depth, row.divergence), ""),
             *(f"{row.steps_per_second:.4f}", f"{100 * (row.steps_per_second / base.steps_per_second - 1):.2f}%"),
             *(f"{row.decoded:,}", f"{row.computed:,}", f"{row.cached:,}", f"{row.turns:.2f}"),
             *(f"{100 * row.rollout_share:.0f}%", f"{row.reward:.3f}"),
