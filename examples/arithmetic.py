@@ -81,7 +81,8 @@ def _value(node: ast.expr, source: str) -> Number:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
             function, least, most = FUNCTIONS[name]
             if not least <= len(args) <= most:
-                raise Refused(f"{name} takes {least} to {most} numbers" if most > least else f"{name} takes {least}")
+                counts = str(least) if least == most else f"{least} to {most}"
+                raise Refused(f"{name} takes {counts} argument(s)")
             return _bounded(function(*(_value(arg, source) for arg in args)))
         case ast.Name(id=name) | ast.Call(func=ast.Name(id=name)):
             raise Refused(f"{name[:20]!a} is not allowed here; {ALLOWED}")
@@ -117,11 +118,13 @@ def _bounded(value: Number | int) -> Number:
 
 
 def _power(base: Number, exponent: Number) -> Number:
-    """Compute base ** exponent, exactly where both are rational and the result is."""
+    """Compute base ** exponent; exact where both are rational and the result is, but for large roots."""
     if isinstance(base, float) or isinstance(exponent, float):
         return float(base) ** float(exponent)
-    if base == 0 and exponent < 0:
-        raise ZeroDivisionError
+    if base == 0 and exponent != 0:
+        if exponent < 0:
+            raise ZeroDivisionError
+        return Fraction(0)
     if exponent.denominator == 1:
         # A number of b bits has at least b - 1 after the first: 1 and -1 take any exponent.
         bits = max(base.numerator.bit_length(), base.denominator.bit_length()) - 1
@@ -146,7 +149,8 @@ def _exact_root(value: Fraction, degree: int) -> Fraction | None:
 
 
 def _sqrt(value: Number) -> Number:
-    return _power(value, Fraction(1, 2)) if value >= 0 else _power(Fraction(value), Fraction(1, 2))
+    # A negative float would give a complex number, which is refused in other words.
+    return _power(Fraction(value) if value < 0 else value, Fraction(1, 2))
 
 
 def _whole(*values: Number) -> list[int]:
@@ -206,7 +210,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Number | int], int, int]] = {
     "abs": (abs, 1, 1),
     "ceil": (math.ceil, 1, 1),
     "comb": (_comb, 2, 2),
-    "cos": (lambda x: math.cos(x), 1, 1),
+    "cos": (math.cos, 1, 1),
     "factorial": (_factorial, 1, 1),
     "floor": (math.floor, 1, 1),
     "gcd": (lambda *values: math.gcd(*_whole(*values)), 1, 100),
@@ -215,9 +219,9 @@ FUNCTIONS: dict[str, tuple[Callable[..., Number | int], int, int]] = {
     "max": (lambda *values: max(values), 1, 100),
     "min": (lambda *values: min(values), 1, 100),
     "round": (_round, 1, 2),
-    "sin": (lambda x: math.sin(x), 1, 1),
+    "sin": (math.sin, 1, 1),
     "sqrt": (_sqrt, 1, 1),
-    "tan": (lambda x: math.tan(x), 1, 1),
+    "tan": (math.tan, 1, 1),
 }
 
 
@@ -229,7 +233,7 @@ def _shown(value: Number, decimals: bool) -> str:
         decimals: whether a fraction whose decimals end is written with them (0.3) or not (3/10).
     """
     if isinstance(value, float):
-        return f"{value:.{SIGNIFICANT}g}"
+        return f"{value + 0.0:.{SIGNIFICANT}g}"  # -0.0 is 0
     digits = value.numerator.bit_length() + value.denominator.bit_length()
     if digits <= 4 * SHOWN:  # bits; more than SHOWN characters for certain
         text = str(value)

@@ -14,6 +14,10 @@ from typing import Any
 
 from recipe.treepo import reward
 
+# How the response of a failed call begins, in small letters: the calculator's, and verl's where a tool raised an
+# exception, where there is no such tool and where the arguments cannot be read.
+ERRORS = ("error", "unknown function '", "invalid json in arguments")
+
 
 def compute_score(
     data_source: str,
@@ -34,8 +38,7 @@ def compute_score(
             arguments, response) where that was the results of tools. Samples without a tree (verl's own tool loop,
             plain sampling) have none, and no costs here.
         call_cost: taken off for each tool call.
-        error_cost: taken off, beside call_cost, for each call whose response begins with "error", in any case: the
-            calculator's own and what verl says where a tool raised an exception.
+        error_cost: taken off, beside call_cost, for each call that failed (ERRORS).
         options: of the recipe's score; unknown ones raise ValueError.
 
     Returns:
@@ -44,6 +47,6 @@ def compute_score(
     result = reward.compute_score(data_source, solution_str, ground_truth, **options)
     turns = (extra_info or {}).get("tree_turns")
     calls = [call for turn in (() if turns is None else turns) for call in turn.get("tool_calls", ())]
-    errors = sum(call["response"].lower().startswith("error") for call in calls)
+    errors = sum(call["response"].lower().startswith(ERRORS) for call in calls)
     result["score"] -= call_cost * len(calls) + error_cost * errors
     return result | {"tool_calls": float(len(calls)), "tool_errors": float(errors)}
