@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from recipe.treepo import reward, reward_pool
+from recipe.treepo import limited_pool, reward, reward_pool
+from recipe.treepo.limited_pool import Failure, Worker
 from recipe.treepo.reward import METRICS, compute_score, option_problems
-from recipe.treepo.reward_pool import Verdict, VerifierPool, Worker, get_pool
+from recipe.treepo.reward_pool import TASK_FILE, Verdict, VerifierPool, get_pool
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = {"score", "acc", "reward_boxed", "reward_too_long", "reward_timeout", "reward_crash"}
@@ -351,27 +352,22 @@ def test_it_is_synchronous_so_verl_runs_it_in_a_thread() -> None:
     assert not inspect.iscoroutinefunction(compute_score)
 
 
-def test_running_out_of_memory_is_a_crash_and_the_worker_goes_on() -> None:
+def test_running_out_of_memory_is_a_crash_and_the_worker_goes_on(tmp_path: Path) -> None:
     """A checker that allocates 300 MiB stands in for SymPy: with 64 MiB it fails, with 1 GiB it does not."""
-    code = """
-import sys
-sys.path.insert(0, sys.argv[2])
-import reward_worker
-reward_worker.load_checker = lambda: lambda gold, answer: len(bytearray(300 * 2**20)) > 0
-sys.exit(reward_worker.serve(int(sys.argv[1])))
-"""
+    task = tmp_path / "task.py"
+    task.write_text("def load():\n    return lambda question: len(bytearray(300 * 2**20)) > 0\n")
     replies = {}
     for megabytes in (64, 1_024):
         done = subprocess.run(
-            [sys.executable, "-c", code, str(megabytes * 2**20), str(ROOT / "recipe/treepo")],
-            input=b'{"gold": "1", "answer": "2", "timeout_s": 20}\n' * 2,
+            [sys.executable, "-P", str(limited_pool.WORKER_FILE), str(task), str(megabytes * 2**20)],
+            input=b'{"question": {}, "timeout_s": 20}\n' * 2,
             capture_output=True,
             timeout=30,
         )
         assert done.returncode == 0, done.stderr
         replies[megabytes] = done.stdout.splitlines()[1:]
     # One worker answered both requests, each in a copy of its own.
-    assert replies == {64: [b'{"verdict": "crash"}'] * 2, 1_024: [b'{"verdict": "equal"}'] * 2}
+    assert replies == {64: [b'{"failure": "crash"}'] * 2, 1_024: [b'{"result": true}'] * 2}
 
 
 def test_a_worker_that_died_is_a_crash_when_busy_and_replaced_when_idle() -> None:
@@ -395,14 +391,14 @@ def test_a_worker_that_died_is_a_crash_when_busy_and_replaced_when_idle() -> Non
 def test_a_worker_that_no_longer_replies_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     silent = tmp_path / "worker.py"
     silent.write_text("""print('{"ready": true}', flush=True); import time; time.sleep(60)""")
-    monkeypatch.setattr(reward_pool, "GRACE_S", 0.1)
+    monkeypatch.setattr(limited_pool, "GRACE_S", 0.1)
     pool = VerifierPool(workers=1, memory_mb=256)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(reward_pool, "WORKER_FILE", silent)
+            patch.setattr(limited_pool, "WORKER_FILE", silent)
             assert pool.verify("1/2", "0.5", timeout_s=0.1) is Verdict.TIMEOUT
         assert pool.workers() == []
-        monkeypatch.setattr(reward_pool, "GRACE_S", 20)
+        monkeypatch.setattr(limited_pool, "GRACE_S", 20)
         assert pool.verify("1/2", "0.5", timeout_s=3) is Verdict.EQUAL
     finally:
         pool.close()
@@ -413,9 +409,9 @@ def test_a_verdict_is_kept_and_a_timeout_is_not(monkeypatch: pytest.MonkeyPatch)
     asked: list[str] = []
     ask = Worker.ask
 
-    def counted(worker: Worker, gold: str, answer: str, timeout_s: float) -> Verdict:
-        asked.append(answer)
-        return ask(worker, gold, answer, timeout_s)
+    def counted(worker: Worker, question: dict, timeout_s: float) -> bool | Failure:
+        asked.append(question["answer"])
+        return ask(worker, question, timeout_s)
 
     monkeypatch.setattr(Worker, "ask", counted)
     pool = VerifierPool(workers=1, memory_mb=256)
@@ -443,7 +439,7 @@ def test_what_does_not_fit_a_pipe_is_different() -> None:
 def test_a_worker_that_cannot_start_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "worker.py"
     broken.write_text("""print('{"failed": "ModuleNotFoundError: math_verify"}')""")
-    monkeypatch.setattr(reward_pool, "WORKER_FILE", broken)
+    monkeypatch.setattr(limited_pool, "WORKER_FILE", broken)
     pool = VerifierPool(workers=1, memory_mb=256)
     with pytest.raises(RuntimeError, match="did not start: ModuleNotFoundError: math_verify; install math-verify"):
         pool.verify("1/2", "0.5", timeout_s=3)
@@ -480,11 +476,12 @@ def test_a_worker_does_not_outlive_a_parent_that_was_killed(busy: bool) -> None:
     """Idle, it reads end of file; busy in one long C call it reads nothing, and the kernel's timer ends it."""
     code = """
 import sys, threading, time
-from recipe.treepo.reward_pool import Worker
-worker = Worker(256)
+from recipe.treepo.limited_pool import Worker
+from recipe.treepo.reward_pool import TASK_FILE
+worker = Worker(TASK_FILE, 256)
 worker.wait_ready()
 if sys.argv[1] == "True":
-    threading.Thread(target=worker.ask, args=("5", "9^{9^{9^9}}", 1.0), daemon=True).start()
+    threading.Thread(target=worker.ask, args=({"gold": "5", "answer": "9^{9^{9^9}}"}, 1.0), daemon=True).start()
     time.sleep(0.3)
 print(worker.process.pid, flush=True)
 time.sleep(60)
@@ -504,7 +501,7 @@ def test_a_forked_child_leaves_the_workers_to_its_parent() -> None:
     before = {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()}
     child = os.fork()
     if child == 0:
-        os._exit(0 if not reward_pool._pools else 1)
+        os._exit(0 if not limited_pool._pools else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert compute_score("test", r"\boxed{\sqrt{4}}", "2")["score"] == 1.0
     assert {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()} == before
@@ -516,17 +513,17 @@ def test_worker_and_caller_import_nothing_heavy() -> None:
     worker = "import sys, runpy; m = runpy.run_path(sys.argv[1]); assert m['load_checker']()('1/2', '0.5')"
     for code in (worker, "import sys, recipe.treepo.reward"):
         report = f"; print(sorted({{m.split('.')[0] for m in sys.modules}} & set({heavy})))"
-        command = [sys.executable, "-c", code + report, str(reward_pool.WORKER_FILE)]
+        command = [sys.executable, "-c", code + report, str(TASK_FILE)]
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
         assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_a_worker_is_small() -> None:
     """Under 200 MB of resident memory after a question: 75 MB seen."""
-    worker = Worker(256)
+    worker = Worker(TASK_FILE, 256)
     try:
         worker.wait_ready()
-        assert worker.ask("1/2", "0.5", 3.0) is Verdict.EQUAL
+        assert worker.ask({"gold": "1/2", "answer": "0.5"}, 3.0) is True
         status = Path(f"/proc/{worker.process.pid}/status").read_text()
         kilobytes = int(status.split("VmRSS:")[1].split()[0])
         assert 10_000 < kilobytes < 200_000

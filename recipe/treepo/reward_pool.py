@@ -1,28 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep a few `reward_worker` processes and put questions to them under a wall-clock limit.
+"""Compare answers with math-verify in `limited_pool`'s processes, and remember the verdicts."""
 
-Apart from `reward.py`, because verl loads that one by file path, and a reward manager may pickle what it loaded:
-locks and processes have to live in a module that is imported by name.
-"""
-
-import atexit
-import json
-import os
-import select
-import subprocess
-import sys
 import threading
-import time
 from collections import OrderedDict
 from enum import Enum
 from pathlib import Path
 
-WORKER_FILE = Path(__file__).with_name("reward_worker.py")
-START_TIMEOUT_S = 60.0  # importing math-verify takes 0.6 to 2 s, more where many processes start at once
+from recipe.treepo.limited_pool import Failure, LimitedPool, shared_pool
+
+TASK_FILE = Path(__file__).with_name("reward_worker.py")
 MAX_KNOWN = 2_000  # verdicts that a pool keeps, the latest ones; at most some 20 MB of text
-PIPE_BYTES = 65_536  # what a pipe holds, so that writing to an idle worker cannot block
-GRACE_S = 5.0  # beyond the time limit, which the kernel keeps for us; past it the worker itself is given up
-_KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "TMPDIR", "LANG")
 _REMEDY = "install math-verify (pip install math-verify) into the environment that runs the reward function"
 
 
@@ -35,174 +22,45 @@ class Verdict(Enum):
     CRASH = "crash"  # out of memory, or an error of math-verify, or the worker died
 
 
-class Worker:
-    """One worker process; used by one thread at a time. The constructor does not wait for it to be ready."""
-
-    def __init__(self, memory_mb: int) -> None:
-        environment = {key: os.environ[key] for key in _KEPT_ENVIRONMENT if key in os.environ}
-        # -P keeps this folder, whose file names are common words, off the worker's module path.
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER_FILE), str(memory_mb * 2**20)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env=environment | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
-        self.lost = False  # whether it died or no longer replies
-        self._ready = False
-        self._buffer = b""
-
-    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until the worker has imported math-verify. Raises RuntimeError where it cannot start."""
-        if self._ready:
-            return
-        message = self._read(time.monotonic() + timeout_s)
-        if message is None or "ready" not in message:
-            reason = f"not ready after {timeout_s:g} s" if message is None else message.get("failed", "it exited")
-            raise RuntimeError(f"the reward worker ({sys.executable}) did not start: {reason}; {_REMEDY}")
-        self._ready = True
-
-    def ask(self, gold: str, answer: str, timeout_s: float) -> Verdict:
-        """Compare two answers within `timeout_s` seconds; what does not fit a pipe is not parsed, and different."""
-        request = json.dumps({"gold": gold, "answer": answer, "timeout_s": timeout_s}).encode("ascii") + b"\n"
-        if len(request) > PIPE_BYTES:
-            return Verdict.DIFFERENT
-        try:
-            self.process.stdin.write(request)
-            message = self._read(time.monotonic() + timeout_s + GRACE_S)
-        except BrokenPipeError:
-            message = {}
-        self.lost = not message
-        if message is None:
-            return Verdict.TIMEOUT
-        return Verdict(message["verdict"]) if message else Verdict.CRASH
-
-    def close(self) -> None:
-        """Kill the process, wait for it and close the pipes."""
-        self.process.kill()
-        self.process.wait()
-        self.forget()
-
-    def forget(self) -> None:
-        """Close the pipes only: what a forked child does with its parent's worker."""
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-    def _read(self, deadline: float) -> dict | None:
-        """Return one message; {} at end of file, None where the deadline (time.monotonic) passes."""
-        descriptor = self.process.stdout.fileno()
-        poller = select.poll()
-        poller.register(descriptor, select.POLLIN)
-        while b"\n" not in self._buffer:
-            remaining_ms = (deadline - time.monotonic()) * 1_000
-            if remaining_ms <= 0 or not poller.poll(remaining_ms):
-                return None
-            chunk = os.read(descriptor, 65_536)
-            if not chunk:
-                return {}
-            self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return json.loads(line)
+# What does not fit a pipe is not parsed, and different.
+_VERDICTS = {
+    True: Verdict.EQUAL,
+    False: Verdict.DIFFERENT,
+    Failure.TIMEOUT: Verdict.TIMEOUT,
+    Failure.CRASH: Verdict.CRASH,
+    Failure.TOO_LONG: Verdict.DIFFERENT,
+}
 
 
-class VerifierPool:
-    """At most `workers` processes for any number of threads; started when first needed, replaced when lost."""
+class VerifierPool(LimitedPool):
+    """A pool that compares answers."""
 
     def __init__(self, *, workers: int, memory_mb: int) -> None:
-        self._memory_mb = memory_mb
-        self._slots = threading.Semaphore(workers)
-        self._lock = threading.Lock()
-        self._idle: list[Worker] = []
-        self._busy: set[Worker] = set()
+        super().__init__(TASK_FILE, workers=workers, memory_mb=memory_mb)
+        self._known_lock = threading.Lock()
         # The samples of a prompt often agree in their answer; a verdict does not depend on what was asked before it.
         self._known: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
 
     def verify(self, gold: str, answer: str, *, timeout_s: float) -> Verdict:
         """Compare two answers; waits for a free worker and its start, then `timeout_s` seconds."""
-        with self._lock:
+        with self._known_lock:
             if (gold, answer) in self._known:
                 return self._known[gold, answer]
-        with self._slots:
-            worker = self._take()
-            try:
-                worker.wait_ready()
-                verdict = worker.ask(gold, answer, timeout_s)
-            except BaseException:
-                worker.lost = True  # a reply that nobody waited for may still come
-                raise
-            finally:
-                self._give_back(worker)
+        try:
+            verdict = _VERDICTS[self.ask({"gold": gold, "answer": answer}, timeout_s=timeout_s)]
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}; {_REMEDY}") from error
         if verdict in (Verdict.EQUAL, Verdict.DIFFERENT):
             self._remember(gold, answer, verdict)
         return verdict
 
     def _remember(self, gold: str, answer: str, verdict: Verdict) -> None:
-        with self._lock:
+        with self._known_lock:
             self._known[gold, answer] = verdict
             if len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
 
-    def workers(self) -> list[Worker]:
-        """Return all workers, idle and busy."""
-        with self._lock:
-            return [*self._idle, *self._busy]
-
-    def close(self) -> None:
-        """Kill all workers."""
-        with self._lock:
-            workers, self._idle = [*self._idle, *self._busy], []
-            self._busy.clear()
-        for worker in workers:
-            worker.close()
-
-    def _take(self) -> Worker:
-        with self._lock:
-            while self._idle:
-                worker = self._idle.pop()
-                if worker.process.poll() is None:
-                    break
-                worker.close()  # died while idle, for instance by the kernel's out-of-memory killer
-            else:
-                worker = Worker(self._memory_mb)
-            self._busy.add(worker)
-            return worker
-
-    def _give_back(self, worker: Worker) -> None:
-        if worker.lost:
-            worker.close()
-        with self._lock:
-            self._busy.discard(worker)
-            if not worker.lost:
-                self._idle.append(worker)
-
-
-_pools: dict[tuple[int, int], VerifierPool] = {}
-_pools_lock = threading.Lock()
-
 
 def get_pool(*, workers: int, memory_mb: int) -> VerifierPool:
     """Return this process's pool with these settings, the same one to every thread."""
-    with _pools_lock:
-        if (workers, memory_mb) not in _pools:
-            _pools[workers, memory_mb] = VerifierPool(workers=workers, memory_mb=memory_mb)
-        return _pools[workers, memory_mb]
-
-
-def _close_pools() -> None:
-    for pool in list(_pools.values()):
-        pool.close()
-
-
-def _forget_pools_after_fork() -> None:
-    """Leave the parent's workers to the parent; a pipe kept open here would keep them alive."""
-    global _pools_lock
-    for pool in _pools.values():
-        for worker in [*pool._idle, *pool._busy]:
-            worker.forget()
-    _pools.clear()
-    _pools_lock = threading.Lock()
-
-
-atexit.register(_close_pools)
-os.register_at_fork(after_in_child=_forget_pools_after_fork)
+    return shared_pool((TASK_FILE, workers, memory_mb), lambda: VerifierPool(workers=workers, memory_mb=memory_mb))

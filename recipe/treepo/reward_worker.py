@@ -1,27 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare answers with math-verify in processes of their own; run by file path from `reward_pool`.
+"""Compare answers with math-verify: the task of the processes that `reward_pool` keeps (see `limited_worker`).
 
-math-verify hands untrusted text to SymPy, which may compute for ever or take all memory. So this process imports both
-once, and for each question forks a copy of itself that the kernel ends at its time limit and that cannot take more
-than its memory. The worker itself never touches untrusted text and goes on, whatever becomes of a copy; and each
-question meets the same fresh state, so that a verdict does not depend on what was asked before (docs/reward.md says
-why this is no time-out inside one process).
-
-It speaks JSON lines: "ready" first, then one reply per request, until end of file on standard input (the parent has
-gone). It imports nothing of this repository and neither torch nor ray.
+math-verify hands untrusted text to SymPy, which may compute for ever or take all memory.
 """
 
-import gc
-import json
-import logging
-import os
-import resource
-import signal
-import sys
 from collections.abc import Callable
 
-# Exit statuses of a copy; any other, or a signal but SIGALRM, is a crash.
-EQUAL, DIFFERENT, FAILED = 10, 11, 12
 # Compared before the first question, so that what the parser builds once is not built anew in every copy.
 WARM_UP = (
     (r"\frac{1}{2}", r"\sqrt{\frac{1}{4}}"),
@@ -42,18 +26,6 @@ WARM_UP = (
     (r"\binom{6}{2}+4!", "39"),
     (r"|x-1|", r"\log_2 x"),
 )
-
-
-def limit_memory(extra_bytes: int) -> None:
-    """Cap the address space at what is mapped now plus `extra_bytes`, so what importing needs comes on top."""
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        mapped = int(statm.read().split()[0]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = mapped + extra_bytes
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def load_checker() -> Callable[[str, str], bool]:
@@ -137,56 +109,9 @@ def load_checker() -> Callable[[str, str], bool]:
     return check
 
 
-def answer_in_copy(request: dict, check: Callable[[str, str], bool]) -> dict:
-    """Fork a copy that answers one request; return {"verdict": "equal", "different", "timeout" or "crash"}."""
-    copy = os.fork()
-    if copy == 0:
-        status = FAILED
-        try:
-            # The default action of SIGALRM ends the copy inside the kernel, also when a long C call holds the
-            # interpreter, and also where nobody is left to wait for it.
-            signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
-            os.close(0)
-            os.closerange(3, 64)  # a pipe kept open here would hide from the parent that the worker died
-            status = EQUAL if check(request["gold"], request["answer"]) else DIFFERENT
-        except BaseException:  # whatever a hostile answer provokes
-            status = FAILED
-        finally:
-            os._exit(status)
-    _, wait_status = os.waitpid(copy, 0)
-    if os.WIFSIGNALED(wait_status):
-        return {"verdict": "timeout" if os.WTERMSIG(wait_status) == signal.SIGALRM else "crash"}
-    return {"verdict": {EQUAL: "equal", DIFFERENT: "different"}.get(os.WEXITSTATUS(wait_status), "crash")}
-
-
-def serve(memory_bytes: int) -> int:
-    """Answer requests until standard input ends; return the exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    logging.disable(logging.CRITICAL)
-    replies = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever a library prints must not be taken for a reply
-
-    def reply(message: dict) -> None:
-        replies.write(json.dumps(message).encode("ascii") + b"\n")
-
-    try:
-        check = load_checker()
-        for gold, answer in WARM_UP:
-            check(gold, answer)
-        limit_memory(memory_bytes)
-    except Exception as error:
-        reply({"failed": f"{type(error).__name__}: {error}"})
-        return 1
-    # A copy shares the worker's memory until it writes to it; a garbage collection would write to all of it.
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    reply({"ready": True})
-    for line in sys.stdin.buffer:
-        reply(answer_in_copy(json.loads(line), check))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(serve(int(sys.argv[1])))
+def load() -> Callable[[dict], bool]:
+    """Return a function ({"gold": text, "answer": text}) -> equal, warmed up."""
+    check = load_checker()
+    for gold, answer in WARM_UP:
+        check(gold, answer)
+    return lambda question: check(question["gold"], question["answer"])

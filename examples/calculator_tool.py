@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A calculator for verl's tool agent: tool-integrated reasoning with exact arithmetic, in trees or without.
+
+    python -m recipe.treepo.main_treepo ... \\
+        actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent \\
+        actor_rollout_ref.rollout.multi_turn.function_tool_path=examples/calculator_tool.py \\
+        actor_rollout_ref.rollout.multi_turn.format=hermes
+
+What a model writes is never evaluated: `arithmetic.py` parses it and computes what is on its list, in a process of its
+own under a time and a memory limit (`recipe/treepo/limited_pool.py`). Copy both files and change them for another tool.
+"""
+
+import asyncio
+from pathlib import Path
+
+from verl.tools.function_tool import function_tool
+
+from recipe.treepo.limited_pool import Failure, LimitedPool, shared_pool
+
+TASK_FILE = Path(__file__).resolve().with_name("arithmetic.py")
+# A second line of defence behind arithmetic.py's bounds: what they let through takes milliseconds, so that these
+# limits are far from any ordinary question also on a busy machine.
+TIMEOUT_S = 2.0  # wall clock for one calculation; CPU time can be no more, since it has one thread
+MEMORY_MB = 256  # address space for one calculation
+WORKERS = 2  # processes for each process that calls the tool, some 10 MB each; the second starts when the first is busy
+MAX_CHARS = 500  # of an expression; longer ones are not parsed
+
+
+@function_tool
+async def calculator(expression: str) -> str:
+    """Calculate exactly.
+
+    Args:
+        expression: Numbers, + - * / // % ** ( ), pi, sqrt, abs, round, floor, ceil, min, max, gcd, lcm, factorial,
+            comb, log, sin, cos, tan. Example: (1/2 + 1/3) * 2**10
+    """
+    # In a thread, where waiting for a process does not hold up the event loop.
+    return await asyncio.to_thread(_calculate, expression)
+
+
+def _calculate(expression: str) -> str:
+    """Return the value as text, or one line that begins with "error: ".
+
+    Raises RuntimeError where no process can be started, which is no fault of the expression.
+    """
+    if not isinstance(expression, str):
+        return "error: the expression must be a text"
+    if len(expression) > MAX_CHARS:
+        return f"error: the expression has more than {MAX_CHARS} characters"
+    pool = shared_pool(TASK_FILE, lambda: LimitedPool(TASK_FILE, workers=WORKERS, memory_mb=MEMORY_MB))
+    result = pool.ask({"expression": expression}, timeout_s=TIMEOUT_S)
+    match result:
+        case Failure.TIMEOUT:
+            return f"error: this takes longer than {TIMEOUT_S:g} seconds"
+        case Failure():
+            return "error: this takes too much memory"
+    return result

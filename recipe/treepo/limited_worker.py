@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answer questions about untrusted text in a process of its own; run by file path from `limited_pool`.
+
+A *task* is a Python file with a function `load()` that returns a function (question, a JSON object) -> any JSON value.
+This process loads it once, and for each question forks a copy of itself that the kernel ends at its time limit and
+that cannot take more than its memory. The worker itself never touches untrusted text and goes on, whatever becomes of
+a copy; and each question meets the same fresh state, so that a result does not depend on what was asked before
+(docs/reward.md says why this is no time-out inside one process).
+
+It speaks JSON lines: "ready" first, then one reply per request, until end of file on standard input (the parent has
+gone). It imports nothing of this repository and neither torch nor ray; nor may a task.
+"""
+
+import gc
+import importlib.util
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+Task = Callable[[dict], Any]
+
+
+def limit_memory(extra_bytes: int) -> None:
+    """Cap the address space at what is mapped now plus `extra_bytes`, so what importing needs comes on top."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = mapped + extra_bytes
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def load_task(path: str) -> Task:
+    """Run a task's file and its `load`."""
+    spec = importlib.util.spec_from_file_location("limited_task", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load()
+
+
+def _run_copy(request: dict, task: Task, sender: int) -> None:
+    """What a copy does: write the result to `sender` and end. Does not return."""
+    status = 1
+    try:
+        # The default action of SIGALRM ends the copy inside the kernel, also when a long C call holds the
+        # interpreter, and also where nobody is left to wait for it.
+        signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
+        os.dup2(sender, 0)
+        os.closerange(3, 64)  # a pipe kept open here would hide from the parent that the worker died
+        result = json.dumps(task(request["question"])).encode("ascii")
+        while result:
+            result = result[os.write(0, result) :]
+        status = 0
+    except BaseException:  # whatever hostile text provokes
+        status = 1
+    finally:
+        os._exit(status)
+
+
+def answer_in_copy(request: dict, task: Task) -> dict:
+    """Fork a copy that answers one request; return {"result": ...} or {"failure": "timeout" or "crash"}."""
+    receiver, sender = os.pipe()
+    copy = os.fork()
+    if copy == 0:
+        _run_copy(request, task, sender)
+    os.close(sender)
+    with os.fdopen(receiver, "rb") as results:
+        result = results.read()
+    _, wait_status = os.waitpid(copy, 0)
+    if wait_status == 0:
+        return {"result": json.loads(result)}
+    timed_out = os.WIFSIGNALED(wait_status) and os.WTERMSIG(wait_status) == signal.SIGALRM
+    return {"failure": "timeout" if timed_out else "crash"}
+
+
+def serve(task_file: str, memory_bytes: int) -> int:
+    """Answer requests until standard input ends; return the exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    logging.disable(logging.CRITICAL)
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # whatever a library prints must not be taken for a reply
+
+    def reply(message: dict) -> None:
+        replies.write(json.dumps(message).encode("ascii") + b"\n")
+
+    try:
+        task = load_task(task_file)
+        limit_memory(memory_bytes)
+    except Exception as error:
+        reply({"failed": f"{type(error).__name__}: {error}"})
+        return 1
+    # A copy shares the worker's memory until it writes to it; a garbage collection would write to all of it.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    reply({"ready": True})
+    for line in sys.stdin.buffer:
+        reply(answer_in_copy(json.loads(line), task))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1], int(sys.argv[2])))
