@@ -53,10 +53,12 @@ def test_requests_have_the_sampling_of_a_validation_and_all_end_tokens():
     }
 
 
-def test_plain_samples_know_no_stop_strings_of_trees_and_are_routed_one_by_one():
+def test_plain_samples_know_no_stop_strings_of_trees_and_are_routed_by_the_child_of_the_root():
     plain, tree = asked(PLAIN, PROBLEM, 0), asked(TREE, PROBLEM, 0)
     assert all("stop" not in request.sampling_params for request in plain)
-    assert [len({request.request_id for request in requests}) for requests in (plain, tree)] == [3, 1]
+    routes = [[request.request_id for request in requests] for requests in (plain, tree)]
+    # of the branches 0, 1 and 0.0 the last goes on with the first
+    assert [[ids.index(name) for name in ids] for ids in routes] == [[0, 1, 0], [0, 0, 0]]
 
 
 def test_servers_other_than_vllm_are_not_asked_for_stop_strings():

@@ -47,6 +47,7 @@ def make_config(**trainer: Any) -> Any:
 
 def make_job(**changes: Any) -> TreeJob:
     standard = dict(width=3, settings=TreePOSettings(), progress=0.0, seed=1, eos_token_ids=frozenset())
+    standard |= dict(independent=False, interaction=None)
     return TreeJob(
         **{**standard, "replaced_agent": "single_turn_agent", "validate": False, "client": Client(), **changes}
     )
@@ -71,6 +72,7 @@ def worker(monkeypatch):
     """A worker without verl's start-up, whose base class records what reaches it."""
     instance = object.__new__(Worker)
     instance.settings = TreePOSettings()
+    instance.interaction = None
     instance.eos_token_ids = frozenset({5})
     instance.config = make_config()
     instance.tree_client = object()
@@ -138,7 +140,7 @@ def dispatch(worker, batches: list[tuple[bool, int, int]], monkeypatch, workers:
     chunks: list[TensorDict] = []
     remote = SimpleNamespace(generate_sequences=SimpleNamespace(remote=chunks.append))
     manager = object.__new__(TreeAgentLoopManager)
-    monkeypatch.setattr(rollout, "validate_trees", lambda config: None)
+    monkeypatch.setattr(rollout, "validate_trees", lambda config: TreePOSettings())
     monkeypatch.setattr(rollout.AgentLoopManagerTQ, "__init__", lambda self: setattr(self, "config", None))
     manager.__init__()
     manager.agent_loop_workers = [remote] * workers
@@ -250,8 +252,10 @@ def test_a_trajectory_carries_tokens_logprobs_versions_and_its_path():
 
 def test_agents_that_trees_cannot_take_the_place_of_are_refused_inside_verls_error_handling():
     loop = object.__new__(rollout.TreeAgentLoop)
-    job = make_job(replaced_agent="tool_agent")
-    with pytest.raises(ValueError, match="agent_name=tool_agent"):
+    job = make_job(replaced_agent="other_agent")
+    with pytest.raises(
+        ValueError, match="agent_name=other_agent: trees take the place of single_turn_agent and tool_agent only"
+    ):
         asyncio.run(loop.run({}, tree_job=job, raw_prompt=[], global_steps=1))
 
 
@@ -269,7 +273,8 @@ async def run_loop(
     async def no_media(messages):
         return {}
 
-    async def tokens(messages):
+    async def tokens(messages, tools):
+        assert tools is None
         return [1, 2]
 
     loop.process_multi_modal_info, loop.ct_build_initial_tokens = no_media, tokens
@@ -354,7 +359,9 @@ def test_a_tree_is_dumped_with_the_names_of_its_nodes_and_the_calls_by_branch(se
         "offset": 0,
         "token_ids": [3],
         "logprobs": [-0.5],
+        "messages": None,
         "finish_reason": "eos",
+        "finish_detail": "",
         "dropped": False,
     }
     assert document["calls"] == [{"branch": "0", "input_ids": [1, 2], "output_ids": [3]}]

@@ -14,13 +14,16 @@ from recipe.treepo import main_treepo
 from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
 from recipe.treepo.config_values import ConfigError, all_keys
 from recipe.treepo.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
+from recipe.treepo.interaction import OnError, Steps
 from recipe.treepo.main_treepo import split_arguments
 from recipe.treepo.search import SearchShape
 from recipe.treepo.settings import (
+    FREE_GROUP,
     KEYS,
     AdvantageSettings,
     Aggregation,
     Chains,
+    InteractionSettings,
     Normalization,
     Sampler,
     SharedTokenWeight,
@@ -68,6 +71,15 @@ EVERY_KEY = {
     "retries": 0,
     "validate_with_tree": True,
     "dump_dir": "trees",
+    "interaction": {
+        "path": "talk.py",
+        "name": "Talk",
+        "options": {"url": "http://x", "deep": {"list": [1]}},
+        "turn_length": 32,
+        "steps": "per_branch",
+        "on_error": "end",
+        "timeout_seconds": 2,
+    },
     "shared_token_weight": "once",
     "advantage": {
         "aggregation": "group_size",
@@ -83,7 +95,8 @@ EVERY_KEY = {
 def flat(group: dict, name: str = "treepo") -> list[str]:
     names = []
     for key, value in group.items():
-        names += flat(value, f"{name}.{key}") if isinstance(value, dict) else [f"{name}.{key}"]
+        inner = f"{name}.{key}"
+        names += flat(value, inner) if isinstance(value, dict) and inner != FREE_GROUP else [inner]
     return names
 
 
@@ -137,6 +150,15 @@ def test_every_key_is_read_into_its_place():
         retries=0,
         validate_with_tree=True,
         dump_dir="trees",
+        interaction=InteractionSettings(
+            path="talk.py",
+            name="Talk",
+            options={"url": "http://x", "deep": {"list": [1]}},
+            turn_length=32,
+            steps=Steps.PER_BRANCH,
+            on_error=OnError.END,
+            timeout_seconds=2.0,
+        ),
         shared_token_weight=SharedTokenWeight.ONCE,
         advantage=AdvantageSettings(
             aggregation=Aggregation.GROUP_SIZE,
@@ -227,7 +249,7 @@ def test_the_temperature_goes_along_half_a_cosine_from_first_to_last(temperature
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [
-        ("sampler", "trees", "must be one of tree, plain"),
+        ("sampler", "trees", "must be one of tree, independent, plain"),
         ("depth", 0, "must be a whole number of at least 1"),
         ("depth", 2.5, "must be a whole number of at least 1"),
         ("segment_length", -1, "must be a whole number of at least 1"),
@@ -286,6 +308,16 @@ def test_the_temperature_goes_along_half_a_cosine_from_first_to_last(temperature
         ("retries", -1, "must be a whole number of at least 0"),
         ("validate_with_tree", "yes", "must be true or false"),
         ("dump_dir", "", "must be a path"),
+        ("interaction", "talk.py", "must be a group of keys"),
+        ("interaction.path", 3, "must be a path"),
+        ("interaction.options", [1], "must be a group of keys"),
+        ("interaction.options", {3: 1}, "must be a group of keys"),
+        ("interaction.turn_length", 0, "must be a whole number of at least 1"),
+        ("interaction.steps", "each", "must be one of shared, per_branch"),
+        ("interaction.on_error", None, "must be one of drop, end, fail"),
+        ("interaction.timeout_seconds", 0, "must be a number above 0"),
+        ("interaction.timeout_seconds", True, "must be a number above 0"),
+        ("interaction.timeout_seconds", float("inf"), "must be a number above 0"),
         ("advantage.aggregation", "median", "must be one of mean, group_size"),
         ("advantage.normalization", "max", "must be one of whiten, std, none"),
         ("advantage.normalization", False, "must be one of whiten, std, none"),
@@ -357,7 +389,7 @@ def test_every_group_and_key_can_be_given_on_the_command_line():
     arguments = [f"{name}=null" for name in [*GROUPS, *known_keys()]]
     assert split_arguments(arguments) == (arguments, [], False)
     assert GROUPS == [
-        "treepo", "treepo.branching", "treepo.fallback", "treepo.repetition", "treepo.advantage",
+        "treepo", "treepo.branching", "treepo.fallback", "treepo.repetition", "treepo.interaction", "treepo.advantage",
     ]  # fmt: skip
 
 
@@ -366,7 +398,7 @@ def test_every_group_and_key_can_be_given_on_the_command_line():
     [
         "settings", "validation", "validation_trees", "validation_training", "tree", "search", "level_search",
         "node_search", "sampling", "branching", "fallback",
-        "stopping", "metrics", "forest", "credit",
+        "stopping", "metrics", "forest", "credit", "interaction", "conversation",
     ],
 )  # fmt: skip
 def test_the_pure_modules_import_no_torch_ray_or_vllm(module):

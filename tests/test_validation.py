@@ -300,7 +300,7 @@ def test_verls_own_keys_that_trees_depend_on_are_checked():
     config = config_of(
         {"validate_with_tree": True},
         actor_rollout_ref__rollout__max_model_len=119,
-        actor_rollout_ref__rollout__agent__default_agent_loop="tool_agent",
+        actor_rollout_ref__rollout__agent__default_agent_loop="other_agent",
         actor_rollout_ref__rollout__enable_rollout_routing_replay=True,
     )
     assert problems_of(config) == [
@@ -308,8 +308,8 @@ def test_verls_own_keys_that_trees_depend_on_are_checked():
         "Use a temperature above 0 (and do_sample), or treepo.validate_with_tree=false.",
         f"{name}.max_model_len=119: a path of full length needs 120 tokens (prompt_length + response_length). "
         "Use at least 120, or null.",
-        f"{name}.agent.default_agent_loop=tool_agent: trees take the place of single_turn_agent only. "
-        "Use single_turn_agent, or treepo.sampler=plain.",
+        f"{name}.agent.default_agent_loop=other_agent: trees take the place of single_turn_agent and tool_agent "
+        "only. Use one of them, or treepo.sampler=plain.",
         f"{name}.enable_rollout_routing_replay=True: trees do not record the experts that tokens were routed to. "
         "Use false, or treepo.sampler=plain.",
     ]
