@@ -12,7 +12,7 @@ import inspect
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -52,10 +52,11 @@ class TurnTokens(Protocol):
 
 @dataclass(slots=True)
 class Place:
-    """A state, the conversation that led to it, and why the turn before it ended."""
+    """A state, the conversation that led to it, and the turn before it, where branches take steps after that."""
 
     messages: list[Message]
     state: Any
+    turn_ids: Sequence[int] = ()
     ended: FinishReason = FinishReason.EOS
 
 
@@ -94,6 +95,7 @@ class Conversation:
         self._tools = self._interaction.tool_schemas(self._sample)
         self._places: dict[int, Place] = {}
         self._states: list[Any] = []  # those that have to be closed
+        self._late: list[asyncio.Task[Any]] = []  # threads that were given up, and may yet return a state
         self._warned = False
 
     async def open(self) -> None:
@@ -104,6 +106,11 @@ class Conversation:
 
     async def close(self) -> None:
         """Give all states back, also where one cannot be."""
+        if self._late:
+            done, running = await asyncio.wait(self._late, timeout=self.rules.timeout_seconds)
+            self._states += [work.result() for work in done if not work.cancelled() and work.exception() is None]
+            for work in running:
+                work.cancel()
         while self._states:
             await self._close_state(self._states[-1])
 
@@ -131,14 +138,17 @@ class Conversation:
         node.partial, node.turn_over = False, True
         before = self._places[self._place_of(node)]
         async with self._copied(before, node.key) as state:
-            context = self._context(node, before, state, ended, name=node.key)
+            turn_ids = [
+                token for index in self._tree.turn(node.index) for token in self._tree.nodes[index].segment.token_ids
+            ]
+            context = self._context(node, before, state, turn_ids, ended, name=node.key)
             detail = await self._call("check_finished", node.key, context)
             if detail is not None:
                 return FinishReason.INTERACTION, str(detail)
             if (limit := self._limit(node, context)) is not None:
                 return limit, ""
             if self.rules.steps is Steps.PER_BRANCH:
-                self._places[node.index] = Place([*before.messages, _assistant(context.text)], state, ended)
+                self._places[node.index] = Place([*before.messages, _assistant(context.text)], state, turn_ids, ended)
                 return node
             return await self._step(node, context, before, ended)
 
@@ -147,7 +157,8 @@ class Conversation:
         after = self._places[node.index]
         before = self._places[self._place_of(node)]
         async with self._copied(after, key) as state:
-            context = self._context(node, before, state, after.ended, name=key)
+            # Not what the tree has of the turn now: another branch's template may have taken back its end meanwhile.
+            context = self._context(node, before, state, after.turn_ids, after.ended, name=key)
             return await self._step(node, context, before, after.ended)
 
     def end_branch(self, node: Node, key: str) -> Node:
@@ -173,15 +184,17 @@ class Conversation:
             merged = await self._start.tokens.append(conversation, updated, closed, self._tools)
         except Exception as error:  # what a chat template refuses
             raise self._failure("step", context.node, error) from error
-        kept = _common_length(token_ids, merged)
-        added = merged[kept:]
-        cut = len(token_ids) - kept
-        if node.end - cut + len(added) >= self._stopping.response_length:
+        if len(merged) - len(self._tree.prompt_ids) >= self._stopping.response_length:
             return FinishReason.LENGTH, ""
+        # Another branch from here may have trimmed the turn while this one waited.
+        token_ids = self._tree.prompt_ids + self._tree.response_ids(node.index)
+        kept = _common_length(token_ids, merged)
+        added, cut = merged[kept:], len(token_ids) - kept
         if cut:
             # Some templates write the end of a turn as the beginning of the next message, and it need not be the one
             # that the model wrote.
-            if cut >= len(node.segment.token_ids) or node.children:
+            followed = any(self._tree.nodes[child].segment.token_ids for child in node.children)
+            if cut >= len(node.segment.token_ids) or followed:
                 raise self._failure("step", context.node, f"the chat template takes back {cut} tokens of the turn")
             self._tree.trim(node.index, len(node.segment.token_ids) - cut)
             self._tree.counters.overrun_tokens += cut
@@ -198,8 +211,13 @@ class Conversation:
         if wrong or not all(isinstance(message, dict) and "role" in message for message in reply.messages):
             what = "must return None, or messages with a role, at least one"
             raise self._failure("step", key, f"{what}, not {reply.messages!r:.200}")
-        # A caller that changes what it returned must not change the tree.
-        return copy.deepcopy(reply)
+        if not isinstance(reply.info, dict):
+            raise self._failure("step", key, f"info must be a dict, not {reply.info!r:.200}")
+        try:
+            # A caller that changes what it returned must not change the tree.
+            return copy.deepcopy(reply)
+        except Exception as error:  # what cannot be copied
+            raise self._failure("step", key, error) from error
 
     def _limit(self, node: Node, context: TurnContext) -> FinishReason | None:
         """Return why no turn can follow."""
@@ -215,10 +233,10 @@ class Conversation:
         """Return the place where the turn that ends at ``node`` began."""
         return self._tree.nodes[self._tree.turn(node.index)[0]].parent
 
-    def _context(self, node: Node, before: Place, state: Any, ended: FinishReason, *, name: str) -> TurnContext:
-        turn = self._tree.turn(node.index)
-        token_ids = [token for index in turn for token in self._tree.nodes[index].segment.token_ids]
-        text = self._stopping.decode(token_ids)
+    def _context(
+        self, node: Node, before: Place, state: Any, turn_ids: Sequence[int], ended: FinishReason, *, name: str
+    ) -> TurnContext:
+        text = self._stopping.decode(list(turn_ids))
         number = 1 + len(self._tree.replies(node.index))
         turns_left = self._stopping.depth - node.depth
         if self.rules.max_turns is not None:
@@ -226,10 +244,10 @@ class Conversation:
         return TurnContext(
             messages=copy.deepcopy([*before.messages, _assistant(text)]),
             text=text,
-            token_ids=token_ids,
+            token_ids=list(turn_ids),
             turn=number,
             turns_left=turns_left,
-            tokens_left=max(0, self._stopping.response_length - node.end),
+            tokens_left=max(0, self._stopping.response_length - self._tree.turn_start(node.index) - len(turn_ids)),
             cut_off=ended is FinishReason.LENGTH,
             depth=node.depth,
             node=name,
@@ -266,16 +284,33 @@ class Conversation:
             async with asyncio.timeout(self.rules.timeout_seconds):
                 if inspect.iscoroutinefunction(function):
                     return await function(*arguments)
-                result = await asyncio.to_thread(function, *arguments)
+                result = await self._in_thread(method, function, *arguments)
                 return await result if inspect.isawaitable(result) else result
         except TimeoutError as error:
             late = time.perf_counter() - started >= (self.rules.timeout_seconds or float("inf"))
             reason = f"no answer within {self.rules.timeout_seconds:g} s" if late else error
             raise self._failure(method, key, reason) from error
+        except asyncio.CancelledError as error:
+            # A task of the user's may have been cancelled, and not this one; that would end the search in silence.
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            raise self._failure(method, key, error) from error
         except Exception as error:  # whatever the user's code raises ends this path only
             raise self._failure(method, key, error) from error
         finally:
             self._tree.counters.interaction_seconds += time.perf_counter() - started
+
+    async def _in_thread(self, method: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a plain function off the event loop; keep hold of a state that it returns too late."""
+        if method not in ("start", "copy_state"):
+            return await asyncio.to_thread(_without_stop_iteration, function, *arguments)
+        work = asyncio.create_task(asyncio.to_thread(_without_stop_iteration, function, *arguments))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # A thread goes on all the same, and what it opens has to be closed.
+            self._late.append(work)
+            raise
 
     def _failure(self, method: str, key: str, reason: Any) -> InteractionError:
         reason = reason if isinstance(reason, str) else f"{type(reason).__name__}: {reason}"
@@ -286,6 +321,14 @@ class Conversation:
         """Log a failure; all but the first of a prompt for debugging only."""
         logger.log(logging.DEBUG if self._warned else logging.WARNING, "%s", error)
         self._warned = True
+
+
+def _without_stop_iteration(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function; a future cannot carry the one exception, and would never be done."""
+    try:
+        return function(*arguments)
+    except StopIteration as error:
+        raise RuntimeError("StopIteration") from error
 
 
 def _assistant(text: str) -> Message:

@@ -172,11 +172,14 @@ class Tree:
         return node
 
     def trim(self, node: int, length: int) -> None:
-        """Take the tokens of ``node`` after the first ``length`` away, before it has children."""
+        """Take the tokens of ``node`` after the first ``length`` away, before other tokens follow them."""
         trimmed = self.nodes[node]
-        assert not trimmed.children, f"node {node} has children, whose tokens follow on its own"
+        children = [self.nodes[child] for child in trimmed.children]
+        assert not any(child.segment.token_ids for child in children), f"node {node} is followed by tokens"
         assert 0 < length, f"nothing would be left of node {node}"
         trimmed.segment = trimmed.segment.part(0, length)
+        for child in children:
+            child.offset = trimmed.end
 
     def finish(self, node: int, reason: FinishReason, *, detail: str = "", dropped: bool = False) -> None:
         """End the path at ``node``: a leaf, or nothing if it is ``dropped``."""

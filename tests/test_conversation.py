@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+import json
+
+import pytest
+
+from recipe.treepo.branching import Budget
+from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Reply, Steps
+from recipe.treepo.search import SearchError, SearchShape
+from recipe.treepo.settings import TreePOSettings
+from recipe.treepo.stopping import FinishReason
+from recipe.treepo.tree import ROOT
+from scripted_conversation import (
+    AGAIN,
+    CLOSING,
+    REQUIRED,
+    TURN,
+    Chancy,
+    FakeTokens,
+    Recorded,
+    Turns,
+    encode,
+    sizes,
+    talk,
+)
+from scripted_engine import EOS
+
+# --- what trees of conversations cost -------------------------------------------------------------------------------
+
+# A turn is a segment. Levels of calls: one at the root, then times the divergence up to 8. Nothing is added after the
+# last level. A shared step is taken once for each path of a level but the last; else once for each path of a level but
+# the first.
+COSTS = [
+    (4, 2, [1, 2, 4, 8]),
+    (4, 3, [1, 3, 8, 8]),
+    (5, 2, [1, 2, 4, 8, 8]),
+    (5, 3, [1, 3, 8, 8, 8]),
+    (6, 2, [1, 2, 4, 8, 8, 8]),
+    (6, 3, [1, 3, 8, 8, 8, 8]),
+]
+
+
+def test_the_levels_add_up_to_the_numbers_in_the_documentation():
+    assert [sum(levels) for _, _, levels in COSTS] == [15, 20, 23, 28, 31, 36]
+
+
+@pytest.mark.parametrize("steps", Steps)
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+@pytest.mark.parametrize(("depth", "divergence", "levels"), COSTS)
+def test_without_early_ends_a_tree_of_turns_costs_what_its_levels_add_up_to(depth, divergence, levels, budget, steps):
+    interaction = Recorded()
+    tree = talk(
+        Turns(TURN), interaction, rules=ConversationRules(steps=steps), depth=depth, width=8, segment_length=100,
+        response_length=1000, budget=budget, divergence=divergence, max_divergence=divergence, init_divergence=(1, 1),
+    )  # fmt: skip
+    assert tree.counters.engine_calls == sum(levels)
+    assert tree.counters.steps == sum(levels[:-1] if steps is Steps.SHARED else levels[1:])
+    assert sum(method == "step" for method, _ in interaction.contexts) == tree.counters.steps
+    assert [tree.nodes[leaf].depth for leaf in tree.leaves] == [depth] * 8
+    assert {tree.nodes[leaf].finish_reason for leaf in tree.leaves} == {FinishReason.DEPTH}
+
+
+@pytest.mark.parametrize("steps", Steps)
+@pytest.mark.parametrize("depth", [4, 5, 6])
+def test_independent_loops_cost_every_turn_of_every_loop(depth, steps):
+    shape = TreePOSettings(depth=depth).independent(8).shape(
+        width=8, response_length=1000, progress=0.0, conversation=True
+    )  # fmt: skip
+    assert isinstance(shape, SearchShape)
+    rules = shape.branching
+    tree = talk(
+        Turns(TURN), Recorded(), rules=ConversationRules(steps=steps), depth=depth, width=8, response_length=1000,
+        segment_length=shape.segment_length, run_on=shape.run_on, budget=rules.budget, divergence=rules.divergence,
+        max_divergence=rules.max_divergence, init_divergence=rules.init_divergence,
+    )  # fmt: skip
+    assert tree.counters.engine_calls == 8 * depth
+    assert tree.counters.steps == 8 * (depth - 1)
+    assert len(tree.nodes[ROOT].children) == 8
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+def only(tree):
+    (leaf,) = tree.leaves
+    return tree.response_ids(leaf), tree.response_mask(leaf), tree.nodes[leaf]
+
+
+def test_an_ended_turn_is_followed_by_what_was_added_and_that_is_not_trained():
+    tree = talk(Turns(TURN, [99, EOS[1]]), Recorded(), **sizes(width=1, depth=2))
+    tokens, mask, leaf = only(tree)
+    assert tokens == [*TURN, *AGAIN, 99, EOS[1]]
+    assert mask == [1] * 3 + [0] * 6 + [1] * 2
+    assert tree.response_logprobs(leaf.index)[3:9] == [0.0] * 6
+    assert tree.trajectory_fields(leaf.index, {})["tree_turns"] == [
+        {"messages": [{"role": "user", "content": "again"}]}
+    ]
+
+
+def test_a_turn_that_the_model_did_not_close_gets_the_end_token_as_part_of_what_is_added():
+    cut = Chancy(goes_on=True)
+    cut.decide_step = lambda context: [{"role": "user", "content": "again"}]
+    tree = talk(Turns([97] * 9, TURN), cut, rules=ConversationRules(turn_length=4), **sizes(width=1, depth=2))
+    tokens, mask, _ = only(tree)
+    assert tokens == [97] * 4 + [CLOSING, *AGAIN, *TURN]
+    assert mask == [1] * 4 + [0] * 7 + [1] * 3
+    assert cut.contexts["check_finished", "0"].cut_off and not cut.contexts["check_finished", "0+.0"].cut_off
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("steps", Steps)
+def test_a_template_that_takes_back_the_end_of_the_turn_trims_it_for_all_branches(steps, order):
+    # Two branches go on from the first turn, in any order; one of three ends the conversation instead.
+    class Some(Recorded):
+        def decide_step(self, context):
+            return None if context.node == "0.1" else super().decide_step(context)
+
+    interaction = Some(jitter=order)
+    tree = talk(
+        Turns(TURN), interaction, tokens=FakeTokens(takes_back=1, jitter=order), rules=ConversationRules(steps=steps),
+        **sizes(width=3, depth=2, divergence=3),
+    )  # fmt: skip
+    tree.check()
+    assert tree.counters.failed_steps == 0
+    responses = sorted(tree.response_ids(leaf) for leaf in tree.leaves)
+    on = [*TURN[:2], *AGAIN, *TURN]
+    assert responses == ([on] * 3 if steps is Steps.SHARED else [TURN[:2], on, on])
+    assert tree.counters.overrun_tokens == 1
+    for (method, _), taken in interaction.contexts.items():
+        if method == "step":
+            assert (taken.token_ids, taken.tokens_left) == (TURN, 197)
+
+
+def test_a_template_cannot_take_back_a_whole_turn():
+    with pytest.raises(SearchError, match="Recorded.step failed for prompt 7 at node 0.*takes back 3 tokens"):
+        talk(
+            Turns(TURN), Recorded(), tokens=FakeTokens(takes_back=3), rules=ConversationRules(on_error=OnError.FAIL),
+            **sizes(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", Steps)
+@pytest.mark.parametrize(("room", "fits"), [(9, False), (10, True)])
+def test_what_leaves_no_room_for_a_turn_is_not_added_and_the_path_ends_by_its_length(room, fits, steps):
+    # 3 tokens of the turn and 6 of the addition: one token more is the least that can follow.
+    interaction = Recorded()
+    tree = talk(
+        Turns(TURN), interaction, rules=ConversationRules(steps=steps), **sizes(width=1, depth=2, response_length=room)
+    )
+    tokens, _, leaf = only(tree)
+    assert tokens == (TURN + AGAIN + [97] if fits else TURN)
+    assert leaf.finish_reason is FinishReason.LENGTH
+    assert tree.replies(leaf.index) == ([Reply(messages=[{"role": "user", "content": "again"}])] if fits else [])
+    assert interaction.open == [] and interaction.faults == []
+
+
+def test_the_assistants_message_of_a_reply_stands_for_the_turn_and_the_tokens_stay():
+    seen = []
+
+    class Calls(Interaction):
+        async def step(self, context):
+            seen.append(context.messages)
+            call = {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}
+            return Reply(messages=[{"role": "tool", "content": "7"}], info={"a": 1}, assistant=call)
+
+    tree = talk(Turns(TURN), Calls(), **sizes(width=1))
+    assert [message["role"] for message in seen[1]] == ["user", "assistant", "tool", "assistant"]
+    assert seen[1][1]["tool_calls"] == [{"name": "f"}]
+    assert only(tree)[0] == TURN + 2 * (encode([{"role": "tool", "content": "7"}]) + TURN)
+    assert (
+        tree.trajectory_fields(tree.leaves[0], {})["tree_turns"]
+        == [{"messages": [{"role": "tool", "content": "7"}], "a": 1}] * 2
+    )
+
+
+# --- ends -----------------------------------------------------------------------------------------------------------
+
+
+def finished(*turns, rules=None, decide=None, **more):
+    interaction = Recorded()
+    if decide:
+        interaction.decide_finished = decide
+    tree = talk(Turns(*turns), interaction, rules=rules, **sizes(width=1, **more))
+    _, _, leaf = only(tree)
+    return leaf.finish_reason, leaf.finish_detail, 1 + len(tree.replies(leaf.index))
+
+
+def test_each_end_has_its_reason():
+    assert finished(TURN) == (FinishReason.DEPTH, "", 3)
+    assert finished(TURN, rules=ConversationRules(max_turns=2)) == (FinishReason.TURNS, "", 2)
+    assert finished(TURN, rules=ConversationRules(max_turns=3)) == (FinishReason.DEPTH, "", 3)
+    assert finished(TURN, decide=lambda context: "won") == (FinishReason.INTERACTION, "won", 1)
+    assert finished(TURN, decide=lambda context: 7) == (FinishReason.INTERACTION, "7", 1)
+    assert finished(TURN, response_length=3) == (FinishReason.LENGTH, "", 1)
+    assert finished([97] * 9, response_length=6, order=REQUIRED) == (FinishReason.LENGTH, "", 1)
+
+
+def test_the_last_turn_is_asked_about_too_and_no_step_is_taken_after_it():
+    interaction = Recorded()
+    talk(Turns(TURN), interaction, **sizes(width=1, depth=2))
+    assert list(interaction.contexts) == [("check_finished", "0"), ("step", "0"), ("check_finished", "0+.0")]
+    assert interaction.contexts["check_finished", "0+.0"].turns_left == 0
+
+
+def test_a_turn_cut_off_at_its_most_length_ends_the_path_by_default():
+    tree = talk(Turns([97] * 9), Interaction(), rules=ConversationRules(turn_length=5), **sizes(width=1))
+    tokens, _, leaf = only(tree)
+    assert (tokens, leaf.finish_reason, leaf.finish_detail) == ([97] * 5, FinishReason.INTERACTION, "cut_off")
+
+
+def test_random_numbers_depend_on_seed_and_node_only():
+    def draws(seed, jitter):
+        interaction = Recorded(jitter=jitter)
+        talk(Turns(TURN, jitter=jitter), interaction, seed=seed, **sizes(width=4))
+        return {key: taken.draw for key, taken in interaction.contexts.items()}
+
+    assert draws(1, 0) == draws(1, 5)
+    assert draws(1, 0).keys() == draws(2, 0).keys()
+    assert all(a != b for a, b in zip(draws(1, 0).values(), draws(2, 0).values(), strict=True))
+    checks = [draw for (method, _), draw in draws(1, 0).items() if method == "check_finished"]
+    assert len(set(checks)) == len(checks)
+
+
+def test_what_a_tree_tells_reward_functions_can_be_written_as_json():
+    tree = talk(Turns(TURN), Chancy(), **sizes())
+    for leaf in tree.leaves:
+        fields = tree.trajectory_fields(leaf, {})
+        assert len(json.loads(json.dumps(fields["tree_turns"]))) == len(tree.replies(leaf)) == 2
+
+
+def test_time_spent_waiting_for_the_interaction_is_counted():
+    class Slow(Interaction):
+        async def start(self, sample):
+            await asyncio.sleep(0.05)
+
+    assert 0.05 <= talk(Turns(TURN), Slow(), **sizes()).counters.interaction_seconds

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+import logging
+import threading
+
+import pytest
+
+from recipe.treepo.branching import Budget
+from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Reply, Steps
+from recipe.treepo.search import SearchError
+from recipe.treepo.stopping import FinishReason
+from scripted_conversation import (
+    TURN,
+    Recorded,
+    Turns,
+    sizes,
+    talk,
+)
+
+# --- failures -------------------------------------------------------------------------------------------------------
+
+
+class Failing(Recorded):
+    """Fails in one method at the nodes named."""
+
+    def __init__(self, method: str, nodes: set[str]) -> None:
+        super().__init__()
+        self.method, self.nodes = method, nodes
+
+    def decide_finished(self, context):
+        return self._fail("check_finished", context)
+
+    def decide_step(self, context):
+        self._fail("step", context)
+        return super().decide_step(context)
+
+    def _fail(self, method, context):
+        if method == self.method and context.node in self.nodes:
+            raise ValueError("no luck")
+
+
+@pytest.mark.parametrize("method", ["check_finished", "step"])
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_where_failures_are_dropped_the_width_goes_to_others_and_the_first_is_warned_of(budget, method, caplog):
+    caplog.set_level(logging.DEBUG, logger="recipe.treepo.conversation")
+    interaction = Failing(method, {"0", "1"})
+    tree = talk(Turns(TURN), interaction, **sizes(width=4, init_divergence=(3, 3), budget=budget))
+    assert len(tree.leaves) == 4 and FinishReason.ERROR not in {tree.nodes[leaf].finish_reason for leaf in tree.leaves}
+    assert {node.key for node in tree.nodes if node.dropped} == {"0", "1"}
+    assert {node.finish_reason for node in tree.nodes if node.dropped} == {FinishReason.ERROR}
+    assert (tree.counters.failed_steps, tree.counters.given_up_paths) == (2, 2)
+    records = [(record.levelname, record.getMessage()) for record in caplog.records if "failed" in record.getMessage()]
+    assert [level for level, _ in records] == ["WARNING", "DEBUG"]
+    assert records[0][1] == f"Failing.{method} failed for prompt 7 at node 0: ValueError: no luck"
+    assert interaction.open == [] and interaction.faults == []
+
+
+@pytest.mark.parametrize("steps", Steps)
+def test_where_failures_end_a_path_it_is_a_trajectory_that_says_what_failed(steps):
+    name = "0" if steps is Steps.SHARED else "0.0"
+    tree = talk(
+        Turns(TURN), Failing("step", {name}), rules=ConversationRules(on_error=OnError.END, steps=steps),
+        **sizes(width=2, init_divergence=(2, 2)),
+    )  # fmt: skip
+    (ended,) = (tree.nodes[leaf] for leaf in tree.leaves if tree.nodes[leaf].finish_reason is FinishReason.ERROR)
+    assert ended.finish_detail == f"Failing.step failed for prompt 7 at node {name}: ValueError: no luck"
+    assert tree.response_ids(ended.index) == TURN
+    assert len(tree.leaves) == 2 and (tree.counters.failed_steps, tree.counters.given_up_paths) == (1, 0)
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_where_failures_fail_the_search_says_which(budget):
+    interaction = Failing("step", {"1"})
+    with pytest.raises(SearchError, match="^Failing.step failed for prompt 7 at node 1: ValueError: no luck$"):
+        talk(
+            Turns(TURN), interaction, rules=ConversationRules(on_error=OnError.FAIL),
+            **sizes(init_divergence=(2, 2), budget=budget),
+        )  # fmt: skip
+    assert interaction.open == [] and interaction.closed >= 3
+
+
+@pytest.mark.parametrize("on_error", OnError)
+def test_without_a_first_state_there_is_no_search(on_error):
+    class NoStart(Interaction):
+        def start(self, sample):
+            raise OSError("no room")
+
+    with pytest.raises(SearchError, match=r"NoStart\.start failed for prompt 7 at node the root: OSError: no room$"):
+        talk(Turns(TURN), NoStart(), rules=ConversationRules(on_error=on_error), **sizes())
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ("again", "'again'"),
+        (7, "not 7"),
+        ([], r"not \[\]"),
+        ([{"content": "x"}], "not .*content"),
+        (["x"], "not"),
+        ({"role": "user", "content": "x"}, "not"),
+        (Reply(messages=()), r"not \(\)"),
+        (Reply(messages=[{"role": "user", "content": "x"}], info=[1]), r"info must be a dict, not \[1\]"),
+        ([{"role": "user", "content": threading.Lock()}], "TypeError: cannot pickle"),
+        ([{"role": "nobody", "content": "x"}], "ValueError"),  # by the chat template
+    ],
+)
+def test_a_step_that_returns_something_else_has_failed(answer, says):
+    class Odd(Interaction):
+        def step(self, context):
+            return answer
+
+    with pytest.raises(SearchError, match=f"Odd.step failed for prompt 7 at node 0: .*{says}"):
+        talk(Turns(TURN), Odd(), rules=ConversationRules(on_error=OnError.FAIL), **sizes())
+
+
+def test_a_state_that_cannot_be_closed_is_warned_of_and_the_others_are(caplog):
+    closed = []
+
+    class Stuck(Interaction):
+        def start(self, sample):
+            return [1]
+
+        def step(self, context):
+            return [{"role": "user", "content": "x"}]
+
+        def close_state(self, state):
+            closed.append(state)
+            raise OSError("stuck")
+
+    tree = talk(Turns(TURN), Stuck(), **sizes())
+    assert len(tree.leaves) == 2
+    # One of the root, one of each of the 1 + 2 + 2 turns.
+    assert len(closed) == 6
+    assert "Stuck.close_state failed for prompt 7 at node the end: OSError: stuck" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["start", "check_finished", "step", "copy_state"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_call_that_takes_too_long_has_failed_and_names_the_seconds(method, plain):
+    interaction = Interaction()
+    release = threading.Event()
+
+    def slow_plain(*_):
+        release.wait(0.3)
+
+    async def slow(*_):
+        await asyncio.Event().wait()
+
+    setattr(interaction, method, slow_plain if plain else slow)
+    rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=0.05)
+    with pytest.raises(SearchError, match=f"Interaction.{method} failed for prompt 7 .*: no answer within 0.05 s"):
+        talk(Turns(TURN), interaction, rules=rules, **sizes())
+    release.set()
+
+
+def test_a_timeout_of_the_interactions_own_is_not_taken_for_ours():
+    class Own(Interaction):
+        async def step(self, context):
+            raise TimeoutError("the server")
+
+    rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=60.0)
+    with pytest.raises(SearchError, match="at node 0: TimeoutError: the server"):
+        talk(Turns(TURN), Own(), rules=rules, **sizes())
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_a_task_that_was_cancelled_inside_an_interaction_is_a_failure_and_cancels_nothing(budget):
+    class Cancels(Interaction):
+        async def step(self, context):
+            if context.node == "0":
+                task = asyncio.ensure_future(asyncio.sleep(10))
+                task.cancel()
+                await task
+            return None
+
+    tree = talk(Turns(TURN), Cancels(), **sizes(init_divergence=(2, 2), budget=budget))
+    assert (len(tree.leaves), tree.counters.failed_steps) == (2, 1)
+
+
+def test_an_iterator_that_is_used_up_in_a_plain_function_is_a_failure_and_no_wait():
+    class UsedUp(Interaction):
+        def step(self, context):
+            return next(iter([]))
+
+    rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=20.0)
+    with pytest.raises(SearchError, match="RuntimeError: StopIteration"):
+        talk(Turns(TURN), UsedUp(), rules=rules, **sizes())
+
+
+def test_plain_functions_run_off_the_event_loop_and_coroutines_on_it():
+    threads = {}
+
+    class Where(Interaction):
+        def start(self, sample):
+            threads["start"] = threading.get_ident()
+
+        async def check_finished(self, context):
+            threads["check_finished"] = threading.get_ident()
+
+        def step(self, context):
+            threads["step"] = threading.get_ident()
+
+            async def later():
+                threads["later"] = threading.get_ident()
+                return [{"role": "user", "content": "x"}]
+
+            return later()
+
+    tree = talk(Turns(TURN), Where(), **sizes(width=1, depth=2))
+    here = threading.get_ident()
+    assert {name: ident == here for name, ident in threads.items()} == {
+        "start": False, "check_finished": True, "step": False, "later": True,
+    }  # fmt: skip
+    assert tree.counters.steps == 1

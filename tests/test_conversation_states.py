@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+import copy
+import time
+
+import pytest
+
+from recipe.treepo.branching import Budget
+from recipe.treepo.engine import Segment
+from recipe.treepo.fallback import FallbackRules, FallbackStart, ResumePoint
+from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Steps
+from recipe.treepo.search import SearchError
+from scripted_conversation import (
+    PROMPT,
+    QUESTION,
+    TURN,
+    Chancy,
+    Recorded,
+    Turns,
+    sizes,
+    start_talk,
+    talk,
+)
+from scripted_engine import EOS, ScriptedEngine
+
+# --- states ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blocked", ["start", "check_finished", "step", "copy_state"])
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_a_cancelled_search_closes_every_state_and_leaves_nothing_running(budget, blocked):
+    class Blocked(Recorded):
+        waiting = 0
+
+        async def _wait(self):
+            await super()._wait()
+            # The second call of a kind: others are where they got to.
+            caller = self.kind
+            if caller == blocked and len(self.open) >= (0 if blocked == "start" else 2):
+                self.waiting += 1
+                self.running += 1
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.running -= 1
+
+        def __getattribute__(self, name):
+            if name in ("start", "check_finished", "step", "copy_state"):
+                object.__setattr__(self, "kind", name)
+            return object.__getattribute__(self, name)
+
+    async def cancelled():
+        interaction, engine = Blocked(), Turns(TURN)
+        before = asyncio.all_tasks()
+        task = asyncio.create_task(
+            start_talk(engine, interaction, **sizes(width=4, init_divergence=(2, 2), budget=budget))
+        )
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert interaction.waiting > 0
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return interaction, engine, asyncio.all_tasks() - before
+
+    interaction, engine, left = asyncio.run(cancelled())
+    assert (interaction.open, interaction.faults, left) == ([], [], set())
+    assert interaction.running == engine.running == 0
+    assert interaction.closed > 0 or blocked == "start"
+
+
+@pytest.mark.parametrize("method", ["start", "copy_state"])
+@pytest.mark.parametrize("cancel", [True, False])
+def test_a_state_that_a_thread_returns_too_late_is_closed_all_the_same(method, cancel):
+    states, closed = [], []
+
+    class Late(Interaction):
+        def start(self, sample):
+            return self._state("start")
+
+        def copy_state(self, state, messages):
+            return self._state("copy_state")
+
+        def close_state(self, state):
+            closed.append(state)
+
+        def _state(self, name):
+            if name == method:
+                time.sleep(0.15)
+            states.append(object())
+            return states[-1]
+
+    async def grown():
+        rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=5.0 if cancel else 0.1)
+        task = asyncio.create_task(start_talk(Turns(TURN), Late(), rules=rules, **sizes()))
+        await asyncio.sleep(0.05)
+        if cancel:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError if cancel else SearchError):
+            await task
+
+    asyncio.run(grown())
+    assert len(states) == (1 if method == "start" else 2)
+    assert sorted(map(id, closed)) == sorted(map(id, states))
+
+
+@pytest.mark.parametrize("copies", ["deepcopy", "snapshot", "replay"])
+@pytest.mark.parametrize("steps", Steps)
+def test_every_path_has_the_state_of_what_it_has_seen_also_after_it_fell_back(steps, copies):
+    # Each path ends after two turns, and what it leaves falls back to the beginning of its second turn or its first.
+    class Numbered(Recorded):
+        def decide_step(self, context):
+            if context.turn == 2:
+                return None
+            return [{"role": "user", "content": context.node}]
+
+    interaction = Numbered(copies=copies)
+    tree = talk(
+        Turns([97, 98, EOS[0]]), interaction, rules=ConversationRules(steps=steps),
+        **sizes(width=6, depth=5, max_divergence=1, fallback=FallbackRules(point=ResumePoint.BOUNDARY), seed=3),
+    )  # fmt: skip
+    assert interaction.faults == [] and interaction.open == []
+    assert tree.counters.fallbacks == 5
+    # What was added is as many as were stepped for.
+    names = {node.reply.messages[0]["content"] for node in tree.nodes if node.reply and node.reply.messages}
+    added = [node for node in tree.nodes if node.reply and node.reply.messages]
+    assert len(names) == len(added) == tree.counters.steps - len(tree.leaves)
+
+
+@pytest.mark.parametrize("steps", Steps)
+@pytest.mark.parametrize("point", ResumePoint)
+@pytest.mark.parametrize("window", [None, 1])
+def test_no_path_resumes_inside_what_was_added(point, window, steps):
+    # What was added comes before the tokens that are the least likely; all points are in or before the model's turns.
+    rounds = 0
+    for seed in range(20):
+        interaction = Chancy(end_rate=0.4)
+        tree = talk(
+            ScriptedEngine(seed=seed, end_rate=0.2), interaction, rules=ConversationRules(steps=steps), seed=seed,
+            **sizes(
+                width=8, depth=4, segment_length=4,
+                fallback=FallbackRules(point=point, window=window, block_length=2, start=FallbackStart.DRY),
+            ),
+        )  # fmt: skip
+        rounds += tree.counters.fallbacks
+        assert interaction.faults == []
+        for node in tree.nodes[1:]:
+            assert node.reply is None or "@" not in node.key
+            above = tree.nodes[node.parent]
+            if "~" in node.key.rpartition(".")[2] and steps is Steps.PER_BRANCH and node.reply is None:
+                # After an addition, only to one that it stepped for itself.
+                assert above.reply is None or above.key == f"{node.key}+"
+    assert rounds > 0
+
+
+def test_a_path_that_falls_back_to_the_beginning_of_a_turn_steps_again_only_where_each_branch_does():
+    def grown(steps):
+        class Twice(Recorded):
+            def decide_step(self, context):
+                return None if context.turn == 2 else super().decide_step(context)
+
+        # The second turn holds the least likely token of all, so the path resumes before it.
+        class Unlikely(Turns):
+            async def extend(self, input_ids, *, max_tokens, branch):
+                answer = await super().extend(input_ids, max_tokens=max_tokens, branch=branch)
+                later = len(input_ids) > len(PROMPT)
+                return Segment(answer.token_ids, [-9.0 if later else -0.1, *[-0.2] * (len(answer.token_ids) - 1)])
+
+        interaction = Twice()
+        tree = talk(
+            Unlikely(TURN), interaction, rules=ConversationRules(steps=steps),
+            **sizes(max_divergence=1, fallback=FallbackRules(point=ResumePoint.LEAST_LIKELY_TOKEN)),
+        )  # fmt: skip
+        firsts = [
+            name for (method, name), taken in interaction.contexts.items() if method == "step" and taken.turn == 1
+        ]
+        return tree, firsts
+
+    tree, firsts = grown(Steps.SHARED)
+    assert firsts == ["0"] and tree.counters.fallbacks == 1
+    assert {node.parent for node in tree.nodes if node.depth == 2} == {2}
+    tree, firsts = grown(Steps.PER_BRANCH)
+    # Its name says from which path it fell back: the end of the branch that ended.
+    assert firsts == ["0.0", "0.0.0+~0"] and tree.counters.fallbacks == 1
+    assert len({node.parent for node in tree.nodes if node.depth == 2 and node.reply is None}) == 2
+
+
+def test_what_the_caller_gave_stays_as_it_was_and_rows_are_read_only():
+    sample, prompt = {"data_source": "x"}, copy.deepcopy(QUESTION)
+    written = []
+
+    class Writes(Recorded):
+        def decide_step(self, context):
+            with pytest.raises(TypeError):
+                context.sample["data_source"] = "y"
+            written.append(dict(context.sample))
+            return super().decide_step(context)
+
+    talk(Turns(TURN), Writes(), sample=sample, **sizes())
+    assert written and all(entry == {"data_source": "x"} for entry in written)
+    assert (sample, QUESTION) == ({"data_source": "x"}, prompt)
