@@ -4,6 +4,7 @@
 import asyncio
 import importlib.util
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -17,8 +18,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from verl.tools.function_tool import load_function_tools_from_path, normalize_function_tool_return
+from verl.tools.function_tool import load_function_tools_from_path
 
+from data_prep.tiny_conversations import CALCULATOR
 from recipe.treepo.limited_pool import GRACE_S, Failure, LimitedPool
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,16 +183,9 @@ def test_arguments_of_another_type_are_an_error(value: object) -> None:
     assert ask(value) == "error: the expression must be a text"
 
 
-def test_verl_loads_it_and_its_schema_is_short() -> None:
-    schema = TOOL.tool_schema.model_dump(exclude_unset=True, exclude_none=True)["function"]
-    assert (TOOL.name, TOOL.is_async) == ("calculator", True)
-    assert schema["parameters"]["required"] == ["expression"]
-    described = schema["description"] + schema["parameters"]["properties"]["expression"]["description"]
-    assert len(described.split()) <= 40
-    for name in [*arithmetic.FUNCTIONS, "pi"]:
-        assert re.search(rf"\b{name}\b", described) and re.search(rf"\b{name}\b", arithmetic.ALLOWED)
-    assert normalize_function_tool_return(ask("2/6"))[0].text == "1/3"
-    assert normalize_function_tool_return(ask("2/6"))[1:] == (0.0, {})
+def test_verl_loads_it_and_shows_the_words_that_the_tiny_chat_model_was_taught_with() -> None:
+    schema = TOOL.tool_schema.model_dump(exclude_unset=True, exclude_none=True)
+    assert json.dumps(schema) == json.dumps(CALCULATOR)
 
 
 # --- an oracle: Python's own evaluation of generated text, each number wrapped in a Fraction
