@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from verl.tools.function_tool import load_function_tools_from_path
+from verl.tools.function_tool import load_function_tools_from_path, normalize_function_tool_return
 
 from data_prep.tiny_conversations import CALCULATOR
 from recipe.treepo.limited_pool import GRACE_S, Failure, LimitedPool
@@ -186,6 +186,11 @@ def test_arguments_of_another_type_are_an_error(value: object) -> None:
 def test_verl_loads_it_and_shows_the_words_that_the_tiny_chat_model_was_taught_with() -> None:
     schema = TOOL.tool_schema.model_dump(exclude_unset=True, exclude_none=True)
     assert json.dumps(schema) == json.dumps(CALCULATOR)
+    assert (TOOL.name, TOOL.is_async) == ("calculator", True)
+    for name in [*arithmetic.FUNCTIONS, "pi"]:
+        assert re.search(rf"\b{name}\b", arithmetic.ALLOWED)
+    assert normalize_function_tool_return(ask("2/6"))[0].text == "1/3"
+    assert normalize_function_tool_return(ask("2/6"))[1:] == (0.0, {})
 
 
 # --- an oracle: Python's own evaluation of generated text, each number wrapped in a Fraction
