@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import pytest
+
 from recipe.treepo.engine import Segment
+from recipe.treepo.interaction import Reply
 from recipe.treepo.metrics import sampling_metrics
 from recipe.treepo.stopping import FinishReason
 from recipe.treepo.tree import ROOT, Tree
@@ -54,3 +57,45 @@ def test_a_plain_sample_is_one_call_whose_tokens_are_all_its_own():
     # (19 + 15) over (10 + 3 of the prompts + 15)
     assert metrics["treepo/waste"] == 34 / 28
     assert "treepo/branching" not in metrics and "treepo/failed_calls" not in metrics
+
+
+def talking_tree(details: list[str]) -> Tree:
+    """Turn, addition, and one more turn for each detail, which the interaction ended with it ("": the end token)."""
+    tree = Tree([7] * 5)
+    first = tree.add(ROOT, Segment([1] * 2, [0.0] * 2), key="0")
+    first.turn_over = True
+    reply = tree.add_reply(first.index, [8] * 3, Reply(messages=[{"role": "user", "content": "?"}]), key="0+")
+    for number, detail in enumerate(details):
+        node = tree.add(reply.index, Segment([2], [0.0]), key=f"0+.{number}")
+        tree.finish(node.index, FinishReason.INTERACTION if detail else FinishReason.EOS, detail=detail)
+    tree.check()
+    return tree
+
+
+def test_conversations_count_steps_time_and_what_the_interaction_said():
+    won, lost = talking_tree(["won", "won", "lost", ""]), talking_tree(["cut_off"])
+    won.counters.steps, won.counters.failed_steps, won.counters.interaction_seconds = 5, 2, 1.5
+    lost.counters.steps, lost.counters.failed_steps, lost.counters.interaction_seconds = 1, 1, 0.25
+    rows = [
+        (name, 5, 6, {"tree_statistics": tree.statistics()})
+        for name, tree in (("a", won), ("b", lost))
+        for _ in tree.leaves
+    ]
+    metrics = sampling_metrics(rows)
+    assert (metrics["treepo/steps"], metrics["treepo/failed_steps"]) == (6, 3)
+    assert metrics["treepo/interaction_s"] == pytest.approx(1.75)
+    details = {key: value for key, value in metrics.items() if "finish_detail" in key}
+    prefix = "treepo/finish_detail"
+    assert details == {f"{prefix}/cut_off": 0.2, f"{prefix}/lost": 0.2, f"{prefix}/won": 0.4}
+    assert (metrics["treepo/finish/interaction"], metrics["treepo/finish/eos"]) == (0.8, 0.2)
+    assert (metrics["treepo/finish/turns"], metrics["treepo/finish/error"]) == (0, 0)
+    # 2 + 3 + 4 tokens of one tree and 2 + 3 + 1 of the other, over 4 and 1 trajectories of 6
+    assert metrics["treepo/unique_over_total"] == 15 / 30
+    # the roots have 1 child each and the first turns 4 and 1; the additions in between are no branching of their own
+    assert metrics["treepo/branching"] == 7 / 4
+
+
+def test_without_conversations_no_step_is_taken_and_nothing_said():
+    metrics = sampling_metrics([("a", 5, 7, {"tree_statistics": two_leaf_tree().statistics()})])
+    assert (metrics["treepo/steps"], metrics["treepo/failed_steps"], metrics["treepo/interaction_s"]) == (0, 0, 0)
+    assert not [key for key in metrics if "finish_detail" in key]

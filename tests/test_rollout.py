@@ -4,7 +4,7 @@
 import asyncio
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,11 +17,12 @@ from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 from recipe.treepo import rollout
 from recipe.treepo.config_values import ConfigError
 from recipe.treepo.engine import Segment
+from recipe.treepo.interaction import Interaction, Reply
 from recipe.treepo.rollout import TreeAgentLoopManager, TreeAgentLoopWorker, TreeJob, eos_token_ids, training_progress
 from recipe.treepo.search import SearchError
 from recipe.treepo.seeds import derive_seed
 from recipe.treepo.server import TreeRequests
-from recipe.treepo.settings import TreePOSettings
+from recipe.treepo.settings import InteractionSettings, Sampler, TreePOSettings
 from recipe.treepo.stopping import FinishReason
 from recipe.treepo.tree import ROOT, Tree
 
@@ -378,6 +379,259 @@ def test_a_search_that_fails_fails_the_prompt_with_its_own_words(monkeypatch):
         asyncio.run(run_loop(make_job()))
 
 
+# --- which prompts are searched, and how -----------------------------------------------------------------------
+
+
+class Talk(Interaction):
+    """Says what it was told to say; knows what was asked of it."""
+
+    made: ClassVar[list["Talk"]] = []
+
+    def __init__(self, said: str = "more") -> None:
+        self.said, self.agent = said, None
+        self.made.append(self)
+
+    def setup(self, agent):
+        self.agent = agent
+
+    def tool_schemas(self, sample):
+        return [{"name": sample["uid"]}]
+
+    def stop_token_ids(self):
+        return [88]
+
+    async def step(self, context):
+        return [{"role": "user", "content": self.said}]
+
+
+NOTHING = "verl's own"
+
+
+@pytest.mark.parametrize("agent", ["single_turn_agent", "tool_agent"])
+@pytest.mark.parametrize(
+    ("sampler", "talks", "validate_with_tree", "expected"),
+    # of a training prompt, a greedy baseline, a validation prompt
+    [
+        ("tree", False, False, ("tree", NOTHING, NOTHING)),
+        ("tree", False, True, ("tree", NOTHING, "tree")),
+        ("tree", True, False, ("tree", "loops", "loops")),
+        ("tree", True, True, ("tree", "loops", "tree")),
+        ("independent", False, False, ("loops", "loops", NOTHING)),
+        ("independent", False, True, ("loops", "loops", NOTHING)),
+        ("independent", True, False, ("loops", "loops", "loops")),
+        ("independent", True, True, ("loops", "loops", "loops")),
+        ("plain", False, False, (NOTHING, NOTHING, NOTHING)),
+        ("plain", False, True, (NOTHING, NOTHING, NOTHING)),
+    ],
+)
+def test_every_prompt_goes_where_the_settings_send_it(worker, agent, sampler, talks, validate_with_tree, expected):
+    worker.settings = TreePOSettings(sampler=Sampler(sampler), validate_with_tree=validate_with_tree)
+    worker.interaction = Talk if talks else None
+    kinds = [{}, {"__do_sample__": False, "__rollout_n__": 1}, {"validate": True}]
+    found = []
+    for kind, width in zip(kinds, (4, 1, 2), strict=True):
+        prompt = sent(worker, number=3, **{**kind, "agent_name": agent})
+        job = prompt.get("tree_job")
+        if job is None:
+            assert prompt == {**PLAIN, "agent_name": agent, **{key: kind[key] for key in kind if key != "validate"}}
+            found.append(NOTHING)
+            continue
+        # verl reads from the prompt whether it is sampled greedily
+        assert prompt.get("__do_sample__") == kind.get("__do_sample__")
+        assert (prompt["agent_name"], prompt["__rollout_n__"]) == (rollout.TREE_AGENT, 1)
+        assert (job.width, job.replaced_agent, job.interaction) == (width, agent, worker.interaction)
+        assert (job.validate, job.seed) == (
+            "validate" in kind,
+            derive_seed(7, "val" if job.validate else "train", 6, 3),
+        )
+        found.append("loops" if job.independent else "tree")
+    assert tuple(found) == expected
+
+
+def test_a_worker_loads_the_class_that_is_named(monkeypatch, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from recipe.treepo.interaction import Interaction\nclass Mine(Interaction):\n    pass\n"
+    )
+
+    def start(self, config):
+        self.config, self.llm_client = config, FullyAsyncLLMServerClient(config=None)
+        self.rollout_config = SimpleNamespace(ignore_eos=True)
+
+    monkeypatch.setattr(Base, "__init__", start)
+    config = make_config()
+    assert Worker(config).interaction is None
+    config.treepo = {"interaction": {"path": str(tmp_path / "mine.py"), "name": "Mine"}}
+    assert Worker(config).interaction.__name__ == "Mine"
+
+
+# --- conversations in the loop ---------------------------------------------------------------------------------
+
+
+async def talk_in_loop(job: TreeJob, **multi_turn: Any) -> list:
+    """Run a loop whose prompt is [1, 2] and in which every addition is [30, 31] whatever it says."""
+    loop = object.__new__(rollout.TreeAgentLoop)
+    limits = SimpleNamespace(**{"max_assistant_turns": None, "max_user_turns": None, **multi_turn})
+    loop.rollout_config = SimpleNamespace(name="vllm", full_determinism=False, response_length=70, multi_turn=limits)
+    loop.tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: f"{ids}", eos_token_id=5)
+    loop.loop = asyncio.get_running_loop()
+    loop.shown, loop.merged = [], []
+
+    async def no_media(messages):
+        return {}
+
+    async def tokens(messages, tools):
+        loop.shown.append(tools)
+        return [1, 2]
+
+    def merge(messages, updated, token_ids, tools):
+        loop.merged.append((updated[len(messages) :], tools))
+        return SimpleNamespace(token_ids=[*token_ids, 30, 31])
+
+    loop.process_multi_modal_info, loop.ct_build_initial_tokens = no_media, tokens
+    loop.continuous_token_builder = SimpleNamespace(merge_context_tokens=merge)
+    row = {"raw_prompt": [{"role": "user", "content": "?"}], "global_steps": 6, "uid": "u"}
+    return loop, await loop.run({"temperature": 1.0}, tree_job=job, **row)
+
+
+class Ending(Client):
+    """Writes 3 and the end token 5, with a weight version that grows."""
+
+    async def generate(self, **request):
+        self.requests.append(request)
+        version = {"min_global_steps": len(self.requests), "max_global_steps": len(self.requests)}
+        return SimpleNamespace(token_ids=[3, 5], log_probs=[-0.5, -0.25], stop_reason="completed", extra_fields=version)
+
+
+def talk_job(**changes: Any) -> TreeJob:
+    settings = changes.pop("settings", TreePOSettings(depth=3))
+    standard = {"interaction": Talk, "settings": settings, "eos_token_ids": frozenset({5}), "client": Ending()}
+    return make_job(**{"width": 1, "independent": True, **standard, **changes})
+
+
+@pytest.fixture
+def talks(monkeypatch) -> list[Talk]:
+    """All instances that a test made."""
+    monkeypatch.setattr(Talk, "made", [])
+    return Talk.made
+
+
+def test_the_interaction_is_made_once_for_a_prompt_with_its_options_and_knows_the_loop(talks):
+    settings = TreePOSettings(depth=3, interaction=InteractionSettings(options={"said": "hm"}))
+    loop, outputs = asyncio.run(talk_in_loop(talk_job(settings=settings, width=3)))
+    assert len(outputs) == 3
+    [talk] = talks
+    assert (talk.said, talk.agent) == ("hm", loop)
+    # the prompt and every addition are written with the tools that the model is shown
+    assert loop.shown == [[{"name": "u"}]]
+    assert loop.merged == [([{"role": "user", "content": "hm"}], [{"name": "u"}])] * 6
+
+
+def test_an_interaction_of_the_users_takes_the_place_of_verls_tools(talks):
+    asyncio.run(talk_in_loop(talk_job(replaced_agent="tool_agent")))
+    assert len(talks) == 1
+
+
+def test_its_stop_tokens_end_turns_beside_the_models(talks, searches):
+    job = talk_job()
+    asyncio.run(talk_in_loop(job))
+    [(_, asked)] = searches
+    assert asked["stopping"].eos_token_ids == {5, 88}
+    assert job.client.requests[0]["sampling_params"]["stop_token_ids"] == [5, 88]
+
+
+def test_a_trajectory_with_replies_has_them_masked_and_told(talks):
+    _, [output] = asyncio.run(talk_in_loop(talk_job()))
+    # three turns of 3 and 5, which are as many as depth allows, with two additions between them
+    assert output.response_ids == [3, 5, 30, 31, 3, 5, 30, 31, 3, 5]
+    assert output.response_mask == [1, 1, 0, 0, 1, 1, 0, 0, 1, 1]
+    assert output.response_logprobs == [-0.5, -0.25, 0.0, 0.0, -0.5, -0.25, 0.0, 0.0, -0.5, -0.25]
+    # the prompt, three turns of the model and two of the user
+    assert output.num_turns == 6
+    fields = output.extra_fields
+    assert fields["tree_turns"] == [{"messages": [{"role": "user", "content": "more"}]}] * 2
+    assert (fields["tool_rewards"], fields["turn_scores"]) == ([], [])
+    assert (fields["tree_finish_reason"], fields["tree_finish_detail"]) == ("depth", "")
+    assert (fields["min_global_steps"], fields["max_global_steps"]) == (1, 3)
+
+
+def test_verls_limits_of_turns_hold_for_any_interaction(talks):
+    counts = []
+    for limits in ({}, {"max_assistant_turns": 2}, {"max_user_turns": 2}, {"max_user_turns": 1}):
+        settings = TreePOSettings(depth=9)
+        _, [output] = asyncio.run(talk_in_loop(talk_job(settings=settings), **limits))
+        counts.append((output.num_turns, output.extra_fields["tree_finish_reason"]))
+    assert counts == [(18, "depth"), (4, "turns"), (6, "turns"), (4, "turns")]
+
+
+def test_what_the_interaction_finds_out_about_the_prompt(talks, monkeypatch):
+    seen = []
+
+    async def check(self, context):
+        seen.append(context)
+        return "won"
+
+    monkeypatch.setattr(Talk, "check_finished", check)
+    settings = TreePOSettings(depth=4, interaction=InteractionSettings(turn_length=9))
+    _, [output] = asyncio.run(talk_in_loop(talk_job(settings=settings, validate=True), max_assistant_turns=3))
+    [context] = seen
+    assert context.messages == [{"role": "user", "content": "?"}, {"role": "assistant", "content": "[3, 5]"}]
+    assert (context.turn, context.turns_left, context.tokens_left, context.cut_off) == (1, 2, 68, False)
+    assert (context.validate, context.sample["uid"], context.node) == (True, "u", "0")
+    fields = output.extra_fields
+    assert (fields["tree_finish_reason"], fields["tree_finish_detail"]) == ("interaction", "won")
+    assert (output.num_turns, fields["tree_turns"]) == (2, [])
+
+
+def test_rewards_of_tools_and_what_a_reward_function_is_told_follow_the_path(talks, monkeypatch):
+    async def step(self, context):
+        messages = [{"role": "tool", "content": str(context.turn)}]
+        return Reply(messages=messages, info={"turn": context.turn}, tool_rewards=[context.turn / 2, 0.0])
+
+    monkeypatch.setattr(Talk, "step", step)
+    _, [output] = asyncio.run(talk_in_loop(talk_job()))
+    assert output.extra_fields["tool_rewards"] == [0.5, 0.0, 1.0, 0.0]
+    assert output.extra_fields["tree_turns"] == [
+        {"messages": [{"role": "tool", "content": "1"}], "turn": 1},
+        {"messages": [{"role": "tool", "content": "2"}], "turn": 2},
+    ]
+
+
+def test_what_an_interaction_added_is_dumped_with_its_messages(talks, tmp_path):
+    settings = TreePOSettings(depth=2, dump_dir=str(tmp_path))
+    asyncio.run(talk_in_loop(talk_job(settings=settings)))
+    nodes = json.loads((tmp_path / "step_6" / "u.json").read_text())["nodes"]
+    assert [(node["key"], node["token_ids"], node["messages"]) for node in nodes] == [
+        ("", [], None),
+        ("0", [3, 5], None),
+        ("0+", [30, 31], [{"role": "user", "content": "more"}]),
+        ("0+.0", [3, 5], None),
+    ]
+    assert [node["finish_reason"] for node in nodes] == [None, None, None, "depth"]
+
+
+@pytest.mark.parametrize(("independent", "routes"), [(True, 3), (False, 1)])
+def test_loops_that_share_nothing_are_routed_and_written_apart(independent, routes, talks):
+    job = talk_job(width=3, independent=independent)
+    _, outputs = asyncio.run(talk_in_loop(job))
+    assert len({request["request_id"] for request in job.client.requests}) == routes
+    paths = [tuple(node for node, _ in output.extra_fields["tree_path"]) for output in outputs]
+    shared = set(paths[0]) & set(paths[1]) & set(paths[2])
+    if independent:
+        assert shared == set() and len(job.client.requests) == 9
+        assert [len(path) for path in paths] == [5, 5, 5]
+
+
+def test_the_shape_of_a_conversation_is_that_of_turns(talks, searches):
+    settings = TreePOSettings(depth=5, interaction=InteractionSettings(turn_length=11))
+    for job in (talk_job(settings=settings, independent=False, width=2), talk_job(settings=settings, width=2)):
+        asyncio.run(talk_in_loop(job))
+    [(_, tree), (_, loops)] = searches
+    assert tree["shape"] == settings.shape(width=2, response_length=70, progress=0.0, conversation=True)
+    assert loops["shape"] == settings.independent(2).shape(width=2, response_length=70, progress=0.0, conversation=True)
+    assert tree["shape"].segment_length == loops["shape"].segment_length == 11
+    assert tree["conversation"].rules.turn_length == 11 and tree["conversation"].end_token_id == 5
+
+
 # --- the manager -----------------------------------------------------------------------------------------------
 
 
@@ -393,3 +647,19 @@ def test_the_manager_refuses_trees_that_do_not_fit_before_it_starts_workers(monk
     monkeypatch.setattr(rollout.AgentLoopManagerTQ, "__init__", lambda self, config: setattr(self, "config", config))
     with pytest.raises(ConfigError, match="init_divergence"):
         TreeAgentLoopManager(config)
+
+
+def test_the_manager_refuses_an_interaction_that_cannot_be_made_before_it_starts_workers(monkeypatch, tmp_path):
+    (tmp_path / "talk.py").write_text("Talk = 3")
+    rollout_keys = {"n": 4, "prompt_length": 9, "response_length": 70, "temperature": 1.0, "val_kwargs": {}}
+    config = OmegaConf.create(
+        {
+            "treepo": {"interaction": {"path": str(tmp_path / "talk.py"), "name": "Talk"}},
+            "actor_rollout_ref": {"rollout": rollout_keys},
+        }
+    )
+    monkeypatch.setattr(rollout.AgentLoopManagerTQ, "__init__", lambda self, config: setattr(self, "config", config))
+    with pytest.raises(ConfigError, match=r"treepo\.interaction\.name=Talk: is no subclass"):
+        TreeAgentLoopManager(config)
+    config.treepo = {}
+    assert TreeAgentLoopManager(config).agent_loop_workers_class is TreeAgentLoopWorker

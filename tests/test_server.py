@@ -145,6 +145,25 @@ def test_an_aborted_request_fails_instead_of_ending_the_path():
 # --- ids and seeds ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seed", [None, 171])
+def test_loops_that_share_nothing_are_routed_by_the_child_of_the_root_that_they_go_through(seed):
+    """Whatever the rest of a name says: a later turn, a fallback, a new start, a piece, another attempt."""
+    names = {
+        "0": ["0", "0+.1.0", "0^1", "0@37", "0!", "0?", "0~3", "0+"],
+        "12": ["12", "12~3", "12.0", "12!!"],
+        "1": ["1", "1.12"],
+    }
+    balancer = Balancer(Server())
+    engine = make_engine(balancer, spread=True, seed=seed)
+    asyncio.run(extend(engine, *(name for group in names.values() for name in group)))
+    tree, _, first = balancer.acquired[0].rpartition("-")
+    assert first == "0" and tree
+    assert balancer.acquired == [f"{tree}-{child}" for child, group in names.items() for _ in group]
+    whole = Balancer(Server())
+    asyncio.run(extend(make_engine(whole, seed=seed), "0", "12~3", "0!"))
+    assert len(set(whole.acquired)) == 1
+
+
 @CLIENTS
 @pytest.mark.parametrize("seed", [None, 171])
 def test_requests_of_a_tree_are_routed_by_one_id_and_each_has_a_name_of_its_own(client_class, seed):

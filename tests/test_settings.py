@@ -387,7 +387,11 @@ def test_misspelt_overrides_are_found_before_hydra_sees_them():
 
 def test_every_group_and_key_can_be_given_on_the_command_line():
     arguments = [f"{name}=null" for name in [*GROUPS, *known_keys()]]
-    assert split_arguments(arguments) == (arguments, [], False)
+    rest, problems, dry_run = split_arguments(arguments)
+    assert ([argument.lstrip("+") for argument in rest], problems, dry_run) == (arguments, [], False)
+    # what holds keys of the user's own has to be added to
+    free = ["treepo", "treepo.interaction", "treepo.interaction.options"]
+    assert [argument for argument in rest if argument.startswith("+")] == [f"++{name}=null" for name in free]
     assert GROUPS == [
         "treepo", "treepo.branching", "treepo.fallback", "treepo.repetition", "treepo.interaction", "treepo.advantage",
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.config_values import ConfigError, Problem, all_keys, unknown_key
 from recipe.treepo.settings import FREE_GROUP, KEYS, known_keys
-from recipe.treepo.validation import validate
+from recipe.treepo.validation import is_missing_file, validate
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Problem], bool]:
@@ -42,13 +42,17 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Problem],
         ours = key == "treepo" or key.startswith("treepo.")
         if ours and key not in known and not key.startswith(f"{FREE_GROUP}."):
             problems.append(unknown_key(key, value, groups))
-        elif key.startswith(f"{FREE_GROUP}."):
-            rest.append(argument if argument[0] in "+~" else f"++{argument}")  # no key of it is declared
+        elif argument[0] != "~" and (_holds(key, FREE_GROUP) or _holds(FREE_GROUP, key)):
+            rest.append(f"++{argument.lstrip('+')}")  # no key of it is declared, so Hydra has to add them
         elif key in known and argument.startswith("+"):
             rest.append(argument.lstrip("+"))  # as verl's own entry point needs it; here the key is declared
         else:
             rest.append(argument)
     return rest, problems, "--dry-run" in arguments
+
+
+def _holds(group: str, key: str) -> bool:
+    return f"{key}.".startswith(f"{group}.")
 
 
 def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> None:
@@ -65,7 +69,8 @@ def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> No
         raise ConfigError(problems)
     from recipe.treepo.interaction_loading import interaction_problems
 
-    if problems := interaction_problems(settings.interaction):
+    still_to_be_made = dry_run and is_missing_file(settings.interaction.path)
+    if not still_to_be_made and (problems := interaction_problems(settings.interaction)):
         raise ConfigError(problems)
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
     from verl.trainer.ppo.utils import need_critic, need_reference_policy

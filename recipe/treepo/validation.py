@@ -67,7 +67,7 @@ def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]
     for key, remedy in (*((key, made) for key in data_keys), *others):
         value = OmegaConf.select(config, key)
         paths = value if OmegaConf.is_list(value) else [value]
-        problems += [Problem(key, path, "there is no such file", remedy) for path in paths if _is_missing_file(path)]
+        problems += [Problem(key, path, "there is no such file", remedy) for path in paths if is_missing_file(path)]
     problems += [problem for key in data_keys for problem in _foreign_data(config, key)]
     models = {"actor_rollout_ref.model.path": OmegaConf.select(config, "actor_rollout_ref.model.path")}
     critic = OmegaConf.select(config, "critic.model.path")
@@ -111,7 +111,8 @@ def _has_critic(config: DictConfig) -> bool:
     return config.algorithm.adv_estimator == "gae" if enable is None else bool(enable)
 
 
-def _is_missing_file(path: Any) -> bool:
+def is_missing_file(path: Any) -> bool:
+    """Tell whether ``path`` is that of a local file, and there is none."""
     if path is None or re.match(r"\w+://", str(path)):
         return False
     return not os.path.exists(os.path.expanduser(str(path)))
