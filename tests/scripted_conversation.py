@@ -248,20 +248,31 @@ def talk(
     tokens: Any = None,
     rules: ConversationRules | None = None,
     sample: dict | None = None,
+    messages: list[dict] | None = None,
     **search,
 ) -> Tree:
     """Grow a tree of conversations; see ``start_talk``."""
-    return asyncio.run(start_talk(engine, interaction, tokens=tokens, rules=rules, sample=sample, **search))
+    return asyncio.run(
+        start_talk(engine, interaction, tokens=tokens, rules=rules, sample=sample, messages=messages, **search)
+    )
 
 
 async def start_talk(
-    engine: ScriptedEngine, interaction: Interaction, *, tokens=None, rules=None, sample=None, seed=0, **numbers
+    engine: ScriptedEngine,
+    interaction: Interaction,
+    *,
+    tokens=None,
+    rules=None,
+    sample=None,
+    messages=None,
+    seed=0,
+    **numbers,
 ) -> Tree:
     """Grow a tree; what is no field of the stopping rules, the shape or the conversation's is one of the branching."""
     start = ConversationStart(
         interaction=interaction,
         rules=rules or ConversationRules(),
-        messages=copy.deepcopy(QUESTION),
+        messages=copy.deepcopy(QUESTION) if messages is None else messages,
         sample=sample or {},
         name="prompt 7",
         validate=False,

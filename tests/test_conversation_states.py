@@ -185,17 +185,21 @@ def test_a_path_that_falls_back_to_the_beginning_of_a_turn_steps_again_only_wher
     assert len({node.parent for node in tree.nodes if node.depth == 2 and node.reply is None}) == 2
 
 
-def test_what_the_caller_gave_stays_as_it_was_and_rows_are_read_only():
-    sample, prompt = {"data_source": "x"}, copy.deepcopy(QUESTION)
-    written = []
+def test_rows_are_read_only_and_what_an_interaction_does_to_its_copies_changes_nothing():
+    sample = {"data_source": "x"}
+    messages = copy.deepcopy(QUESTION)
+    seen = []
 
     class Writes(Recorded):
         def decide_step(self, context):
             with pytest.raises(TypeError):
                 context.sample["data_source"] = "y"
-            written.append(dict(context.sample))
+            seen.append((dict(context.sample), context.messages[0]))
+            messages[0]["content"] = "changed"
             return super().decide_step(context)
 
-    talk(Turns(TURN), Writes(), sample=sample, **sizes())
-    assert written and all(entry == {"data_source": "x"} for entry in written)
-    assert (sample, QUESTION) == ({"data_source": "x"}, prompt)
+    interaction = Writes()
+    talk(Turns(TURN), interaction, sample=sample, messages=messages, **sizes())
+    assert sample == {"data_source": "x"} and interaction.faults == []
+    assert {taken.messages[0]["content"] for taken in interaction.contexts.values()} == {"q"}
+    assert all(row == {"data_source": "x"} for row, _ in seen)
