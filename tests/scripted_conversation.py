@@ -241,31 +241,20 @@ class Chancy(Recorded):
             raise context.rng.choice([ValueError, TimeoutError, KeyError])("no luck")
 
 
-def talk(
-    engine: ScriptedEngine,
-    interaction: Interaction,
-    *,
-    tokens: Any = None,
-    rules: ConversationRules | None = None,
-    sample: dict | None = None,
-    messages: list[dict] | None = None,
-    **search,
-) -> Tree:
+def talk(engine: ScriptedEngine, interaction: Interaction, **options) -> Tree:
     """Grow a tree of conversations; see ``start_talk``."""
-    return asyncio.run(
-        start_talk(engine, interaction, tokens=tokens, rules=rules, sample=sample, messages=messages, **search)
-    )
+    return asyncio.run(start_talk(engine, interaction, **options))
 
 
 async def start_talk(
     engine: ScriptedEngine,
     interaction: Interaction,
     *,
-    tokens=None,
-    rules=None,
-    sample=None,
-    messages=None,
-    seed=0,
+    tokens: Any = None,
+    rules: ConversationRules | None = None,
+    sample: dict[str, Any] | None = None,
+    messages: list[dict[str, Any]] | None = None,
+    seed: int = 0,
     **numbers,
 ) -> Tree:
     """Grow a tree; what is no field of the stopping rules, the shape or the conversation's is one of the branching."""
