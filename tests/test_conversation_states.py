@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
 import copy
+import random
 import time
 
 import pytest
@@ -183,6 +184,42 @@ def test_a_path_that_falls_back_to_the_beginning_of_a_turn_steps_again_only_wher
     # Its name says from which path it fell back: the end of the branch that ended.
     assert firsts == ["0.0", "0.0.0+~0"] and tree.counters.fallbacks == 1
     assert len({node.parent for node in tree.nodes if node.depth == 2 and node.reply is None}) == 2
+
+
+@pytest.mark.parametrize("steps", Steps)
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_plain_functions_in_threads_meet_no_other_paths_state_and_make_the_same_tree(budget, steps):
+    def grown():
+        faults = []
+
+        class Plain(Interaction):
+            def start(self, sample):
+                return []
+
+            def check_finished(self, context):
+                time.sleep(random.random() / 500)
+                context.state.append(context.text)
+                return "won" if context.rng.random() < 0.2 else None
+
+            def step(self, context):
+                time.sleep(random.random() / 500)
+                if context.state != [message["content"] for message in context.messages[1:]]:
+                    faults.append(context.node)
+                context.state.append(context.node)
+                return [{"role": "tool", "content": context.node}]
+
+            def copy_state(self, state, messages):
+                time.sleep(random.random() / 500)
+                return list(state)
+
+        tree = talk(
+            ScriptedEngine(end_rate=0.2), Plain(), rules=ConversationRules(steps=steps),
+            **sizes(width=8, depth=5, budget=budget, init_divergence=(2, 2)),
+        )  # fmt: skip
+        assert faults == []
+        return [(node.key, node.parent, node.segment, node.reply, node.finish_reason) for node in tree.nodes]
+
+    assert grown() == grown()
 
 
 def test_rows_are_read_only_and_what_an_interaction_does_to_its_copies_changes_nothing():
