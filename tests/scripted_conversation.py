@@ -128,6 +128,7 @@ class Recorded(Interaction):
 
     async def copy_state(self, state, messages):
         seen = [message["content"] for message in messages[1:]]
+        self._expect(any(held is state for held in self.open), "a copy of a closed state")
         self._expect(self._seen(state) == seen, f"a copy of {self._seen(state)} after {seen}")
         messages[0]["content"] = "changed"
         messages.clear()
@@ -241,27 +242,27 @@ class Chancy(Recorded):
             raise context.rng.choice([ValueError, TimeoutError, KeyError])("no luck")
 
 
-def talk(
+def talk(engine: ScriptedEngine, interaction: Interaction, **options) -> Tree:
+    """Grow a tree of conversations; see ``start_talk``."""
+    return asyncio.run(start_talk(engine, interaction, **options))
+
+
+async def start_talk(
     engine: ScriptedEngine,
     interaction: Interaction,
     *,
     tokens: Any = None,
     rules: ConversationRules | None = None,
-    sample: dict | None = None,
-    **search,
-) -> Tree:
-    """Grow a tree of conversations; see ``start_talk``."""
-    return asyncio.run(start_talk(engine, interaction, tokens=tokens, rules=rules, sample=sample, **search))
-
-
-async def start_talk(
-    engine: ScriptedEngine, interaction: Interaction, *, tokens=None, rules=None, sample=None, seed=0, **numbers
+    sample: dict[str, Any] | None = None,
+    messages: list[dict[str, Any]] | None = None,
+    seed: int = 0,
+    **numbers,
 ) -> Tree:
     """Grow a tree; what is no field of the stopping rules, the shape or the conversation's is one of the branching."""
     start = ConversationStart(
         interaction=interaction,
         rules=rules or ConversationRules(),
-        messages=copy.deepcopy(QUESTION),
+        messages=copy.deepcopy(QUESTION) if messages is None else messages,
         sample=sample or {},
         name="prompt 7",
         validate=False,

@@ -190,6 +190,7 @@ def test_each_end_has_its_reason():
     assert finished(TURN, rules=ConversationRules(max_turns=2)) == (FinishReason.TURNS, "", 2)
     assert finished(TURN, rules=ConversationRules(max_turns=3)) == (FinishReason.DEPTH, "", 3)
     assert finished(TURN, decide=lambda context: "won") == (FinishReason.INTERACTION, "won", 1)
+    assert finished(TURN, decide=lambda context: "") == (FinishReason.INTERACTION, "", 1)
     assert finished(TURN, decide=lambda context: 7) == (FinishReason.INTERACTION, "7", 1)
     assert finished(TURN, response_length=3) == (FinishReason.LENGTH, "", 1)
     assert finished([97] * 9, response_length=6, order=REQUIRED) == (FinishReason.LENGTH, "", 1)
@@ -206,6 +207,23 @@ def test_a_turn_cut_off_at_its_most_length_ends_the_path_by_default():
     tree = talk(Turns([97] * 9), Interaction(), rules=ConversationRules(turn_length=5), **sizes(width=1))
     tokens, _, leaf = only(tree)
     assert (tokens, leaf.finish_reason, leaf.finish_detail) == ([97] * 5, FinishReason.INTERACTION, "cut_off")
+
+
+@pytest.mark.parametrize("steps", Steps)
+def test_a_conversation_that_a_step_ends_ends_by_what_ended_the_turn(steps):
+    class Ends(Chancy):
+        def decide_step(self, context):
+            assert context.cut_off == (context.token_ids == [97] * 5)
+            return None
+
+    def reason(*turns, **more):
+        rules = ConversationRules(turn_length=5, steps=steps)
+        return only(talk(Turns(*turns), Ends(), rules=rules, **sizes(width=1, **more)))[2].finish_reason
+
+    stops = {"order": (FinishReason.STOP, FinishReason.EOS, *REQUIRED), "stop_strings": ("b",)}
+    assert reason(TURN) is FinishReason.EOS
+    assert reason(TURN, **stops) is FinishReason.STOP
+    assert reason([97] * 9) is FinishReason.LENGTH
 
 
 def test_random_numbers_depend_on_seed_and_node_only():

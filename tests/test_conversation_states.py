@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
 import copy
+import random
 import time
 
 import pytest
@@ -185,17 +186,74 @@ def test_a_path_that_falls_back_to_the_beginning_of_a_turn_steps_again_only_wher
     assert len({node.parent for node in tree.nodes if node.depth == 2 and node.reply is None}) == 2
 
 
-def test_what_the_caller_gave_stays_as_it_was_and_rows_are_read_only():
-    sample, prompt = {"data_source": "x"}, copy.deepcopy(QUESTION)
-    written = []
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_state_of_a_path_is_closed_when_the_path_ends_and_not_with_the_tree(fails):
+    opened = []
+
+    class Ends(Recorded):
+        def decide_finished(self, context):
+            opened.append(len(self.open))
+            if fails:
+                raise ValueError("no luck")
+            return "won"
+
+    # The first path ends at once, and what it leaves falls back: 5 more, each from the state of the root.
+    talk(Turns(TURN), Ends(), rules=ConversationRules(on_error=OnError.END), **sizes(width=6))
+    assert opened[0] == 2
+    assert max(opened) == 1 + 5
+
+
+@pytest.mark.parametrize("steps", Steps)
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_plain_functions_in_threads_meet_no_other_paths_state_and_make_the_same_tree(budget, steps):
+    def grown():
+        faults = []
+
+        class Plain(Interaction):
+            def start(self, sample):
+                return []
+
+            def check_finished(self, context):
+                time.sleep(random.random() / 500)
+                context.state.append(context.text)
+                return "won" if context.rng.random() < 0.2 else None
+
+            def step(self, context):
+                time.sleep(random.random() / 500)
+                if context.state != [message["content"] for message in context.messages[1:]]:
+                    faults.append(context.node)
+                context.state.append(context.node)
+                return [{"role": "tool", "content": context.node}]
+
+            def copy_state(self, state, messages):
+                time.sleep(random.random() / 500)
+                return list(state)
+
+        tree = talk(
+            ScriptedEngine(end_rate=0.2), Plain(), rules=ConversationRules(steps=steps),
+            **sizes(width=8, depth=5, budget=budget, init_divergence=(2, 2)),
+        )  # fmt: skip
+        assert faults == []
+        return [(node.key, node.parent, node.segment, node.reply, node.finish_reason) for node in tree.nodes]
+
+    assert grown() == grown()
+
+
+def test_rows_are_read_only_and_what_an_interaction_does_to_its_copies_changes_nothing():
+    sample = {"data_source": "x"}
+    messages = copy.deepcopy(QUESTION)
+    seen = []
 
     class Writes(Recorded):
         def decide_step(self, context):
             with pytest.raises(TypeError):
                 context.sample["data_source"] = "y"
-            written.append(dict(context.sample))
+            seen.append((dict(context.sample), context.messages[0]))
+            messages[0]["content"] = "changed"
             return super().decide_step(context)
 
-    talk(Turns(TURN), Writes(), sample=sample, **sizes())
-    assert written and all(entry == {"data_source": "x"} for entry in written)
-    assert (sample, QUESTION) == ({"data_source": "x"}, prompt)
+    interaction = Writes()
+    talk(Turns(TURN), interaction, sample=sample, messages=messages, **sizes())
+    assert sample == {"data_source": "x"} and interaction.faults == []
+    assert {taken.messages[0]["content"] for taken in interaction.contexts.values()} == {"q"}
+    assert all(row == {"data_source": "x"} for row, _ in seen)
