@@ -78,15 +78,17 @@ CHAT_TEMPLATE = (
 class Settings(ModelSettings):
     """Hold everything that decides the weights; its hash decides whether a cached model is kept."""
 
-    steps1: int = 1250
-    """Optimizer steps on clean conversations of which most are one solution."""
-    steps2: int = 330
+    steps1: int = 1400
+    """Optimizer steps on clean conversations, of which most are one solution."""
+    steps2: int = 260
     """Optimizer steps on sloppy conversations."""
     lr1: float = 3e-3
     lr2: float = 1e-3
     vocab_size: int = 600
-    tool_share1: float = 0.1
-    """Share of the tool kind in phase 1; it teaches no arithmetic."""
+    tool_share1: float = 0.3
+    """Share of the tool kind in phase 1; it teaches no arithmetic, but to find values in other messages."""
+    again_share1: float = 0.3
+    """Share of the problems of phase 1 whose solutions are asked for again; places far from the problem are learnt."""
     tool_share2: float = 0.5
     sloppy_first: float = 0.25
     """Share of the steps marked sloppy in the first solutions of phase 2."""
@@ -121,7 +123,9 @@ def make_chats(settings: Settings) -> tuple[list[Chat], list[Chat], list[tiny_pr
     counts = [settings.steps1 * settings.batch_size, settings.steps2 * settings.batch_size, settings.eval_problems]
     problems = tiny_problems.generate_problems(sum(counts), seed=3_000_000 + settings.seed)
     clean, sloppy = problems[: counts[0]], problems[counts[0] : counts[0] + counts[1]]
-    first = conversations(clean, settings.seed, Sloppiness(), tool_share=settings.tool_share1, max_turns=1)
+    once = round(counts[0] * (1 - settings.again_share1))
+    first = conversations(clean[:once], settings.seed, Sloppiness(), tool_share=settings.tool_share1, max_turns=1)
+    first += conversations(clean[once:], settings.seed + 3, Sloppiness(), tool_share=settings.tool_share1)
     second = conversations(sloppy, settings.seed + 1, settings.sloppiness, tool_share=settings.tool_share2)
     return chats(first), chats(second), problems[counts[0] + counts[1] :]
 
