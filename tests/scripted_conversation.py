@@ -128,6 +128,7 @@ class Recorded(Interaction):
 
     async def copy_state(self, state, messages):
         seen = [message["content"] for message in messages[1:]]
+        self._expect(any(held is state for held in self.open), "a copy of a closed state")
         self._expect(self._seen(state) == seen, f"a copy of {self._seen(state)} after {seen}")
         messages[0]["content"] = "changed"
         messages.clear()

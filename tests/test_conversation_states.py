@@ -186,6 +186,23 @@ def test_a_path_that_falls_back_to_the_beginning_of_a_turn_steps_again_only_wher
     assert len({node.parent for node in tree.nodes if node.depth == 2 and node.reply is None}) == 2
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_state_of_a_path_is_closed_when_the_path_ends_and_not_with_the_tree(fails):
+    opened = []
+
+    class Ends(Recorded):
+        def decide_finished(self, context):
+            opened.append(len(self.open))
+            if fails:
+                raise ValueError("no luck")
+            return "won"
+
+    # The first path ends at once, and what it leaves falls back: 5 more, each from the state of the root.
+    talk(Turns(TURN), Ends(), rules=ConversationRules(on_error=OnError.END), **sizes(width=6))
+    assert opened[0] == 2
+    assert max(opened) <= 1 + 5
+
+
 @pytest.mark.parametrize("steps", Steps)
 @pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
 def test_plain_functions_in_threads_meet_no_other_paths_state_and_make_the_same_tree(budget, steps):
