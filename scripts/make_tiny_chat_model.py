@@ -78,9 +78,9 @@ CHAT_TEMPLATE = (
 class Settings(ModelSettings):
     """Hold everything that decides the weights; its hash decides whether a cached model is kept."""
 
-    steps1: int = 1400
+    steps1: int = 1900
     """Optimizer steps on clean conversations, of which most are one solution."""
-    steps2: int = 260
+    steps2: int = 300
     """Optimizer steps on sloppy conversations."""
     lr1: float = 3e-3
     lr2: float = 1e-3
@@ -88,7 +88,8 @@ class Settings(ModelSettings):
     tool_share1: float = 0.3
     """Share of the tool kind in phase 1; it teaches no arithmetic, but to find values in other messages."""
     again_share1: float = 0.3
-    """Share of the problems of phase 1 whose solutions are asked for again; places far from the problem are learnt."""
+    """Share of the problems of phase 1 whose solutions are asked for again. The first one is sloppy, as in phase 2, and
+    the others are not: from right ones alone the model would learn to copy what it has written."""
     tool_share2: float = 0.5
     sloppy_first: float = 0.25
     """Share of the steps marked sloppy in the first solutions of phase 2."""
@@ -125,7 +126,8 @@ def make_chats(settings: Settings) -> tuple[list[Chat], list[Chat], list[tiny_pr
     clean, sloppy = problems[: counts[0]], problems[counts[0] : counts[0] + counts[1]]
     once = round(counts[0] * (1 - settings.again_share1))
     first = conversations(clean[:once], settings.seed, Sloppiness(), tool_share=settings.tool_share1, max_turns=1)
-    first += conversations(clean[once:], settings.seed + 3, Sloppiness(), tool_share=settings.tool_share1)
+    careful = Sloppiness(first=settings.sloppy_first)
+    first += conversations(clean[once:], settings.seed + 3, careful, tool_share=settings.tool_share1)
     second = conversations(sloppy, settings.seed + 1, settings.sloppiness, tool_share=settings.tool_share2)
     return chats(first), chats(second), problems[counts[0] + counts[1] :]
 

@@ -216,13 +216,17 @@ def test_sampled_turns_end_with_an_end_token_or_at_the_limit(
 
 
 def test_problems_of_the_phases_and_of_the_evaluation_are_apart(script: ModuleType) -> None:
-    settings = script.Settings(steps1=5, steps2=4, eval_problems=9)
+    settings = script.Settings(steps1=20, steps2=4, eval_problems=9)
     clean, sloppy, held_out = script.make_chats(settings)
     texts = [chat["messages"][0]["content"] for chat in clean + sloppy] + [problem.text for problem in held_out]
-    assert (len(clean), len(sloppy), len(held_out)) == (80, 64, 9)
+    assert (len(clean), len(sloppy), len(held_out)) == (320, 64, 9)
     assert len(set(texts)) == len(texts)
-    assert "roughly" not in json.dumps(clean)
-    assert "roughly" in json.dumps(sloppy)
+    # In phase 1 only first solutions that are asked for again are sloppy.
+    assert "roughly" not in json.dumps([chat["messages"][2:] for chat in clean])
+    marked = [len(chat["messages"]) > 2 for chat in clean if "roughly" in json.dumps(chat["messages"][1])]
+    assert sum(marked) > 0.8 * len(marked) > 0
+    assert not any(chat["tools"] for chat in clean if "roughly" in json.dumps(chat))
+    assert "roughly" in json.dumps([chat["messages"][2:] for chat in sloppy])
 
 
 def test_short_training_evaluates_both_kinds_and_is_cached(
