@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from verl.tools.function_tool import load_function_tools_from_path, normalize_function_tool_return
 
 from data_prep.tiny_conversations import CALCULATOR
-from recipe.treepo.limited_pool import GRACE_S, Failure, LimitedPool
+from recipe.treepo.limited_pool import GRACE_S
 
 ROOT = Path(__file__).resolve().parents[1]
 (TOOL,) = load_function_tools_from_path(str(ROOT / "examples/calculator_tool.py"))
@@ -74,6 +74,7 @@ VALUES = [
     ("8**(2/3)", "4"),
     ("(1/8)**(1/3)", "1/2"),
     ("0**(1/3)", "0"),
+    ("0**(1/10**400)", "0"),
     ("0**0", "1"),
     ("0**10**400", "0"),
     ("(-1)**(10**9+1)", "-1"),
@@ -151,6 +152,7 @@ ERRORS = [
     ("10**10**8", "too large"),
     ("factorial(10**9)", "too large"),
     ("comb(10**9, 5*10**8)", "too large"),
+    ("comb(10**9, 10**5)", "too large"),
     ("(1/3)**10**8", "too large"),
     ("2**-10**8", "too large"),
     ("1e99999", "too large"),
@@ -158,7 +160,7 @@ ERRORS = [
     ("1e-99999", "too large"),
     ("1e99999999", "too large"),
     ("1e-99999999", "too large"),
-    ("lcm(" + ",".join(f"{n}**16000" for n in range(101, 140)) + ")", "too large"),
+    ("lcm(101**16000, 102**16000, 103**16000)", "too large"),
     ("*".join(["(7**40000)"] * 40), "too large"),
     ("exp(1000)", "'exp' is not allowed"),
     ("sqrt(10**700+1)", "too large"),
@@ -342,28 +344,6 @@ def load():
     assert ask("after") == "after"
     assert tool_module.shared_pool(task, None).workers() == [worker]
     tool_module.shared_pool(task, None).close()
-
-
-def test_long_results_arrive_whole_and_long_questions_are_not_put(tmp_path: Path) -> None:
-    """More than a pipe holds comes back; what does not fit one is not sent."""
-    task = tmp_path / "task.py"
-    task.write_text("def load():\n    return lambda question: question['text'] * 10\n")
-    pool = LimitedPool(task, workers=1, memory_mb=64)
-    try:
-        assert pool.ask({"text": "ab" * 10_000}, timeout_s=20) == "ab" * 100_000
-        assert pool.ask({"text": "a" * 70_000}, timeout_s=20) is Failure.TOO_LONG
-        assert pool.ask({"text": "c"}, timeout_s=20) == "c" * 10
-    finally:
-        pool.close()
-
-
-def test_a_task_that_cannot_be_loaded_is_an_error_that_names_it(tmp_path: Path) -> None:
-    task = tmp_path / "task.py"
-    task.write_text("import nothing_of_this_name\n")
-    pool = LimitedPool(task, workers=1, memory_mb=64)
-    with pytest.raises(RuntimeError, match="task.py.* did not start: ModuleNotFoundError: .*nothing_of_this_name"):
-        pool.ask({}, timeout_s=1)
-    assert pool.workers() == []
 
 
 def test_many_calls_at_once_get_their_own_answers_from_few_processes() -> None:

@@ -31,11 +31,15 @@ def turn(*responses: str) -> dict:
 
 
 def test_each_call_and_each_error_costs() -> None:
-    """Three calls, one of them failed: 1 - 3 * 0.1 - 1 * 0.25 = 0.45."""
-    turns = [turn("4", "error: division by zero"), {"messages": [{"role": "user", "content": "error"}]}, turn("1/3")]
+    """Four calls in two of three turns, one call failed: 1 - 4 * 0.1 - 1 * 0.25 = 0.35."""
+    turns = [
+        turn("4", "error: division by zero"),
+        {"messages": [{"role": "user", "content": "error"}]},
+        turn("1/3", "5"),
+    ]
     result = compute_score("d", r"\boxed{7}", "7", {"tree_turns": turns}, call_cost=0.1, error_cost=0.25)
-    assert result["score"] == pytest.approx(0.45)
-    assert (result["acc"], result["tool_calls"], result["tool_errors"]) == (1.0, 3.0, 1.0)
+    assert result["score"] == pytest.approx(0.35)
+    assert (result["acc"], result["tool_calls"], result["tool_errors"]) == (1.0, 4.0, 1.0)
 
 
 def test_a_wrong_answer_pays_too() -> None:
