@@ -191,7 +191,6 @@ def test_each_end_has_its_reason():
     assert finished(TURN, rules=ConversationRules(max_turns=3)) == (FinishReason.DEPTH, "", 3)
     assert finished(TURN, decide=lambda context: "won") == (FinishReason.INTERACTION, "won", 1)
     assert finished(TURN, decide=lambda context: "") == (FinishReason.INTERACTION, "", 1)
-    assert finished(TURN, decide=lambda context: 7) == (FinishReason.INTERACTION, "7", 1)
     assert finished(TURN, response_length=3) == (FinishReason.LENGTH, "", 1)
     assert finished([97] * 9, response_length=6, order=REQUIRED) == (FinishReason.LENGTH, "", 1)
 
@@ -237,6 +236,14 @@ def test_random_numbers_depend_on_seed_and_node_only():
     assert all(a != b for a, b in zip(draws(1, 0).values(), draws(2, 0).values(), strict=True))
     checks = [draw for (method, _), draw in draws(1, 0).items() if method == "check_finished"]
     assert len(set(checks)) == len(checks)
+
+
+def test_a_branchs_own_step_draws_other_numbers_than_the_turn_that_has_its_name():
+    interaction = Recorded()
+    talk(Turns(TURN), interaction, rules=ConversationRules(steps=Steps.PER_BRANCH), **sizes(width=4))
+    draws = [taken.draw for taken in interaction.contexts.values()]
+    assert {("step", "0.0"), ("check_finished", "0.0")} <= interaction.contexts.keys()
+    assert len(set(draws)) == len(draws)
 
 
 def test_what_a_tree_tells_reward_functions_can_be_written_as_json():

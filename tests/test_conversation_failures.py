@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
 import logging
+import re
 import threading
 
 import pytest
@@ -120,6 +121,17 @@ def test_a_step_that_returns_something_else_has_failed(answer, says):
             return answer
 
     with pytest.raises(SearchError, match=f"Odd.step failed for prompt 7 at node 0: .*{says}"):
+        talk(Turns(TURN), Odd(), rules=ConversationRules(on_error=OnError.FAIL), **sizes())
+
+
+@pytest.mark.parametrize("answer", [False, True, 0, ["won"]])
+def test_a_reason_that_is_no_text_is_a_failure_and_ends_no_path_in_silence(answer):
+    class Odd(Interaction):
+        def check_finished(self, context):
+            return answer
+
+    says = re.escape(f"Odd.check_finished failed for prompt 7 at node 0: must return a text or None, not {answer!r}")
+    with pytest.raises(SearchError, match=says):
         talk(Turns(TURN), Odd(), rules=ConversationRules(on_error=OnError.FAIL), **sizes())
 
 

@@ -141,10 +141,12 @@ class Conversation:
             turn_ids = [
                 token for index in self._tree.turn(node.index) for token in self._tree.nodes[index].segment.token_ids
             ]
-            context = self._context(node, before, state, turn_ids, ended, name=node.key)
+            context = self._context(node, before, state, turn_ids, ended, name=node.key, draws=f"turn {node.key}")
             detail = await self._call("check_finished", node.key, context)
             if detail is not None:
-                return FinishReason.INTERACTION, str(detail)
+                if not isinstance(detail, str):  # False would end every path
+                    raise self._failure("check_finished", node.key, f"must return a text or None, not {detail!r:.200}")
+                return FinishReason.INTERACTION, detail
             if (limit := self._limit(node, context)) is not None:
                 return limit, ""
             if self.rules.steps is Steps.PER_BRANCH:
@@ -158,7 +160,8 @@ class Conversation:
         before = self._places[self._place_of(node)]
         async with self._copied(after, key) as state:
             # Not what the tree has of the turn now: another branch's template may have taken back its end meanwhile.
-            context = self._context(node, before, state, after.turn_ids, after.ended, name=key)
+            # And a branch has the name of its first node, so its random numbers need one of their own.
+            context = self._context(node, before, state, after.turn_ids, after.ended, name=key, draws=f"branch {key}")
             return await self._step(node, context, before, after.ended)
 
     def end_branch(self, node: Node, key: str) -> Node:
@@ -234,7 +237,15 @@ class Conversation:
         return self._tree.nodes[self._tree.turn(node.index)[0]].parent
 
     def _context(
-        self, node: Node, before: Place, state: Any, turn_ids: Sequence[int], ended: FinishReason, *, name: str
+        self,
+        node: Node,
+        before: Place,
+        state: Any,
+        turn_ids: Sequence[int],
+        ended: FinishReason,
+        *,
+        name: str,
+        draws: str,
     ) -> TurnContext:
         text = self._stopping.decode(list(turn_ids))
         number = 1 + len(self._tree.replies(node.index))
@@ -252,7 +263,7 @@ class Conversation:
             depth=node.depth,
             node=name,
             sample=self._sample,
-            rng=random.Random(f"{self._seed}/turn {name}"),
+            rng=random.Random(f"{self._seed}/{draws}"),
             validate=self._start.validate,
             state=state,
         )
