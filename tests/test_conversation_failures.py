@@ -2,6 +2,7 @@
 import asyncio
 import logging
 import re
+import sys
 import threading
 
 import pytest
@@ -100,6 +101,9 @@ def test_without_a_first_state_there_is_no_search(on_error):
         talk(Turns(TURN), NoStart(), rules=ConversationRules(on_error=on_error), **sizes())
 
 
+ASKED = {"role": "user", "content": "x"}
+
+
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
@@ -110,8 +114,13 @@ def test_without_a_first_state_there_is_no_search(on_error):
         (["x"], "not"),
         ({"role": "user", "content": "x"}, "not"),
         (Reply(messages=()), r"not \(\)"),
-        (Reply(messages=[{"role": "user", "content": "x"}], info=[1]), r"info must be a dict, not \[1\]"),
-        ([{"role": "user", "content": threading.Lock()}], "TypeError: cannot pickle"),
+        (Reply(messages=[ASKED], info=[1]), r"info must be a dict without the key messages, not \[1\]"),
+        (Reply(messages=[ASKED], info={"messages": 1}), "info must be a dict without the key messages"),
+        (Reply(messages=[ASKED], info={"set": {1}}), "TypeError: Object of type set is not JSON serializable"),
+        (Reply(messages=[ASKED], tool_rewards=0.5), r"tool_rewards must be a list of numbers, not 0\.5"),
+        (Reply(messages=[ASKED], tool_rewards=[None]), r"tool_rewards must be a list of numbers, not \[None\]"),
+        (Reply(messages=[ASKED], assistant={"x": threading.Lock()}), "TypeError: cannot pickle"),
+        ([{**ASKED, "at": {1}}], "TypeError: Object of type set is not JSON serializable"),
         ([{"role": "nobody", "content": "x"}], "ValueError"),  # by the chat template
     ],
 )
@@ -196,6 +205,23 @@ def test_a_task_that_was_cancelled_inside_an_interaction_is_a_failure_and_cancel
             return None
 
     tree = talk(Turns(TURN), Cancels(), **sizes(init_divergence=(2, 2), budget=budget))
+    assert (len(tree.leaves), tree.counters.failed_steps) == (2, 1)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_program_that_exits_inside_an_interaction_ends_its_path_and_not_the_process(plain):
+    class Exits(Interaction):
+        def step(self, context):
+            if context.node == "0":
+                sys.exit("usage: ...")
+
+        if not plain:
+
+            async def step(self, context):
+                if context.node == "0":
+                    sys.exit("usage: ...")
+
+    tree = talk(Turns(TURN), Exits(), **sizes(init_divergence=(2, 2)))
     assert (len(tree.leaves), tree.counters.failed_steps) == (2, 1)
 
 

@@ -9,12 +9,14 @@ cannot meet each other's states, and a path that falls back finds the state as i
 import asyncio
 import copy
 import inspect
+import json
 import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -214,12 +216,15 @@ class Conversation:
         if wrong or not all(isinstance(message, dict) and "role" in message for message in reply.messages):
             what = "must return None, or messages with a role, at least one"
             raise self._failure("step", key, f"{what}, not {reply.messages!r:.200}")
-        if not isinstance(reply.info, dict):
-            raise self._failure("step", key, f"info must be a dict, not {reply.info!r:.200}")
+        if not isinstance(reply.info, dict) or "messages" in reply.info:
+            raise self._failure("step", key, f"info must be a dict without the key messages, not {reply.info!r:.200}")
+        if not isinstance(reply.tool_rewards, list) or not all(isinstance(r, Real) for r in reply.tool_rewards):
+            raise self._failure("step", key, f"tool_rewards must be a list of numbers, not {reply.tool_rewards!r:.200}")
         try:
+            json.dumps((reply.messages, reply.info))
             # A caller that changes what it returned must not change the tree.
             return copy.deepcopy(reply)
-        except Exception as error:  # what cannot be copied
+        except Exception as error:  # what cannot be written or copied
             raise self._failure("step", key, error) from error
 
     def _limit(self, node: Node, context: TurnContext) -> FinishReason | None:
@@ -306,7 +311,7 @@ class Conversation:
             if (task := asyncio.current_task()) is None or task.cancelling():
                 raise
             raise self._failure(method, key, error) from error
-        except Exception as error:  # whatever the user's code raises ends this path only
+        except (Exception, SystemExit) as error:  # whatever the user's code raises ends this path only
             raise self._failure(method, key, error) from error
         finally:
             self._tree.counters.interaction_seconds += time.perf_counter() - started
