@@ -75,6 +75,7 @@ class ConversationStart:
         validate: Whether the prompt is one of the validation data.
         tokens: Writes messages as tokens.
         end_token_id: What closes a turn that the model did not close itself.
+        tools: The tools that the prompt shows, None for no tools.
     """
 
     interaction: Interaction
@@ -85,6 +86,7 @@ class ConversationStart:
     validate: bool
     tokens: TurnTokens
     end_token_id: int
+    tools: list[dict[str, Any]] | None = None
 
 
 class Conversation:
@@ -94,7 +96,6 @@ class Conversation:
         self._start, self._tree, self._stopping, self._seed = start, tree, stopping, seed
         self._interaction, self.rules = start.interaction, start.rules
         self._sample = MappingProxyType(dict(start.sample))
-        self._tools = self._interaction.tool_schemas(self._sample)
         self._places: dict[int, Place] = {}
         self._states: list[Any] = []  # those that have to be closed
         self._late: list[asyncio.Task[Any]] = []  # threads that were given up, and may yet return a state
@@ -186,7 +187,7 @@ class Conversation:
         if not self._stopping.at_end_token(token_ids):
             closed = [*token_ids, self._start.end_token_id]
         try:
-            merged = await self._start.tokens.append(conversation, updated, closed, self._tools)
+            merged = await self._start.tokens.append(conversation, updated, closed, self._start.tools)
         except Exception as error:  # what a chat template refuses
             raise self._failure("step", context.node, error) from error
         if len(merged) - len(self._tree.prompt_ids) >= self._stopping.response_length:
