@@ -619,7 +619,7 @@ def test_loops_that_share_nothing_are_routed_and_written_apart(independent, rout
     shared = set(paths[0]) & set(paths[1]) & set(paths[2])
     if independent:
         assert shared == set() and len(job.client.requests) == 9
-        assert [len(path) for path in paths] == [5, 5, 5]
+        assert [len(path) for path in paths] == [3, 3, 3]
 
 
 def test_the_shape_of_a_conversation_is_that_of_turns(talks, searches):
