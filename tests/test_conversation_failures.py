@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,9 +14,11 @@ from recipe.treepo.search import SearchError
 from recipe.treepo.stopping import FinishReason
 from scripted_conversation import (
     TURN,
+    FakeTokens,
     Recorded,
     Turns,
     sizes,
+    start_talk,
     talk,
 )
 
@@ -182,6 +185,34 @@ def test_a_call_that_takes_too_long_has_failed_and_names_the_seconds(method, pla
     with pytest.raises(SearchError, match=f"Interaction.{method} failed for prompt 7 .*: no answer within 0.05 s"):
         talk(Turns(TURN), interaction, rules=rules, **sizes())
     release.set()
+
+
+def test_calls_that_hang_hold_up_neither_other_calls_nor_what_verl_does_in_threads():
+    release = threading.Event()
+
+    class Hangs(Interaction):
+        def step(self, context):
+            if context.node == "0":
+                release.wait(20.0)
+            return [{"role": "user", "content": "x"}]
+
+    class InThread(FakeTokens):
+        async def append(self, *arguments):
+            await asyncio.get_running_loop().run_in_executor(None, int)
+            return await super().append(*arguments)
+
+    async def grown():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        rules = ConversationRules(timeout_seconds=1.0)
+        try:
+            return await start_talk(
+                Turns(TURN), Hangs(), tokens=InThread(), rules=rules, **sizes(init_divergence=(2, 2), depth=2)
+            )
+        finally:
+            release.set()
+
+    tree = asyncio.run(grown())
+    assert (len(tree.leaves), tree.counters.failed_steps) == (2, 1)
 
 
 def test_a_timeout_of_the_interactions_own_is_not_taken_for_ours():

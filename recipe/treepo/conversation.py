@@ -7,6 +7,7 @@ cannot meet each other's states, and a path that falls back finds the state as i
 """
 
 import asyncio
+import contextvars
 import copy
 import inspect
 import json
@@ -14,8 +15,10 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -33,6 +36,10 @@ from recipe.treepo.stopping import FinishReason, StoppingRules
 from recipe.treepo.tree import ROOT, Node, Tree
 
 logger = logging.getLogger(__name__)
+
+# For plain functions, of all prompts of a process. Not the event loop's own, of which there are few: verl tokenises in
+# those, and functions that hang would hold it up for ever.
+_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="interaction")
 
 
 class TurnTokens(Protocol):
@@ -98,7 +105,7 @@ class Conversation:
         self._sample = MappingProxyType(dict(start.sample))
         self._places: dict[int, Place] = {}
         self._states: list[Any] = []  # those that have to be closed
-        self._late: list[asyncio.Task[Any]] = []  # threads that were given up, and may yet return a state
+        self._late: list[asyncio.Future[Any]] = []  # threads that were given up, and may yet return a state
         self._warned = False
 
     async def open(self) -> None:
@@ -319,9 +326,10 @@ class Conversation:
 
     async def _in_thread(self, method: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a plain function off the event loop; keep hold of a state that it returns too late."""
+        call = partial(contextvars.copy_context().run, _without_stop_iteration, function, *arguments)
+        work = asyncio.get_running_loop().run_in_executor(_THREADS, call)
         if method not in ("start", "copy_state"):
-            return await asyncio.to_thread(_without_stop_iteration, function, *arguments)
-        work = asyncio.create_task(asyncio.to_thread(_without_stop_iteration, function, *arguments))
+            return await work
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:

@@ -77,8 +77,8 @@ class Interaction:
     """What the model talks to. One instance serves one prompt, all paths of its tree.
 
     The first three methods are plain functions that are called once, before the search. Each of the others may be a
-    coroutine or a plain function; plain ones run in threads, several at a time. Whatever belongs to one path goes into
-    the state, never into the instance.
+    coroutine or a plain function; plain ones run in threads, up to 64 at a time in a process. Whatever belongs to one
+    path goes into the state, never into the instance.
     """
 
     def setup(self, agent: Any) -> None:
