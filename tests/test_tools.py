@@ -361,6 +361,19 @@ def test_what_a_tool_does_to_the_arguments_of_the_row_reaches_no_other_path():
     assert row["tools_kwargs"] == {NOTE: {"create_kwargs": {"who": 1}}}
 
 
+def test_no_two_turns_of_any_prompt_have_one_request_id():
+    seen = []
+
+    class Sees(Notes):
+        async def execute(self, instance_id, parameters, *, agent_data, **kwargs):
+            seen.append(agent_data.request_id)
+            return ToolResponse(text="ok"), 0.0, {}
+
+    for uid in ("u", "v"):
+        ours([call(NOTE), call(NOTE), "ok"], row=row_of(uid=uid), tools=[Sees()], job={"width": 2})
+    assert len(set(seen)) == len(seen) == 8
+
+
 def test_a_tool_that_returns_an_image_fails_the_path():
     class Draws(Notes):
         async def execute(self, instance_id, parameters, **kwargs):

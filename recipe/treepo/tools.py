@@ -83,7 +83,8 @@ class ToolInteraction(Interaction):
             audio_data=None,
             mm_processor_kwargs=None,
             metrics={},
-            request_id=context.node,
+            # Nodes of other prompts have the same names.
+            request_id=f"{context.sample['uid']}/{context.node}",
             # The row is that of all paths; what a tool does to its arguments must not reach another one.
             tools_kwargs=copy.deepcopy(context.sample.get("tools_kwargs") or {}),
         )
