@@ -104,6 +104,38 @@ def test_without_a_first_state_there_is_no_search(on_error):
         talk(Turns(TURN), NoStart(), rules=ConversationRules(on_error=on_error), **sizes())
 
 
+def test_a_long_message_is_cut_off():
+    class Long(Interaction):
+        def step(self, context):
+            raise ValueError("x" * 5000)
+
+    rules = ConversationRules(on_error=OnError.END)
+    tree = talk(Turns(TURN), Long(), rules=rules, **sizes(width=1))
+    (detail,) = (tree.nodes[leaf].finish_detail for leaf in tree.leaves)
+    assert detail.endswith("xxx...") and len(detail) < 2200
+
+
+def test_states_are_closed_side_by_side():
+    class Slow(Interaction):
+        async def start(self, sample):
+            return [1]
+
+        async def step(self, context):
+            return [{"role": "user", "content": "x"}]
+
+        async def close_state(self, state):
+            self.waiting = getattr(self, "waiting", 0) + 1
+            self.most = max(getattr(self, "most", 0), self.waiting)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            self.waiting -= 1
+
+    interaction = Slow()
+    talk(Turns(TURN), interaction, **sizes())
+    # the root's, and those after the first turn and the two second ones
+    assert interaction.most == 4
+
+
 ASKED = {"role": "user", "content": "x"}
 
 

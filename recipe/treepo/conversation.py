@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 # those, and functions that hang would hold it up for ever.
 _THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="interaction")
 
+# Characters of what went wrong; where failures end paths, each of these trajectories carries it.
+MOST_REASON = 2000
+
 
 class TurnTokens(Protocol):
     """Writes messages as tokens, by the model's chat template."""
@@ -121,8 +124,7 @@ class Conversation:
             self._states += [work.result() for work in done if not work.cancelled() and work.exception() is None]
             for work in running:
                 work.cancel()
-        while self._states:
-            await self._close_state(self._states[-1])
+        await asyncio.gather(*map(self._close_state, self._states))
 
     def turn_room(self, node: int) -> int:
         """Return the most tokens that the turn after ``node``, or of which it is part, may still have."""
@@ -339,6 +341,7 @@ class Conversation:
 
     def _failure(self, method: str, key: str, reason: Any) -> InteractionError:
         reason = reason if isinstance(reason, str) else f"{type(reason).__name__}: {reason}"
+        reason = reason if len(reason) <= MOST_REASON else f"{reason[:MOST_REASON]}..."
         name = type(self._interaction).__qualname__
         return InteractionError(f"{name}.{method} failed for {self._start.name} at node {key}: {reason}")
 
