@@ -61,8 +61,9 @@ class Reply:
 
     Attributes:
         messages: At least one, of a role that the model's chat template can append: user, tool or system.
-        info: For reward functions, which find it in ``tree_turns``; plain data that can be written as JSON.
-        tool_rewards: For verl's field of that name.
+        info: For reward functions, which find it in ``tree_turns``; plain data that can be written as JSON, like the
+            messages, and without the key ``messages``.
+        tool_rewards: Numbers for verl's field of that name.
         assistant: How the model's turn is recorded among the messages, where its text alone does not say it all (tool
             calls); None for ``{"role": "assistant", "content": text}``. Its tokens stay what they are.
     """
