@@ -2,12 +2,15 @@
 import asyncio
 import json
 
+import numpy as np
 import pytest
 
 from recipe.treepo.branching import Budget
+from recipe.treepo.credit import segment_credit, treerpo_credit
+from recipe.treepo.forest import build_forest
 from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Reply, Steps
 from recipe.treepo.search import SearchError, SearchShape
-from recipe.treepo.settings import TreePOSettings
+from recipe.treepo.settings import AdvantageSettings, Aggregation, Chains, TreePOSettings
 from recipe.treepo.stopping import FinishReason
 from recipe.treepo.tree import ROOT
 from scripted_conversation import (
@@ -191,7 +194,6 @@ def test_each_end_has_its_reason():
     assert finished(TURN, rules=ConversationRules(max_turns=3)) == (FinishReason.DEPTH, "", 3)
     assert finished(TURN, decide=lambda context: "won") == (FinishReason.INTERACTION, "won", 1)
     assert finished(TURN, decide=lambda context: "") == (FinishReason.INTERACTION, "", 1)
-    assert finished(TURN, decide=lambda context: 7) == (FinishReason.INTERACTION, "7", 1)
     assert finished(TURN, response_length=3) == (FinishReason.LENGTH, "", 1)
     assert finished([97] * 9, response_length=6, order=REQUIRED) == (FinishReason.LENGTH, "", 1)
 
@@ -239,11 +241,46 @@ def test_random_numbers_depend_on_seed_and_node_only():
     assert len(set(checks)) == len(checks)
 
 
+def test_a_branchs_own_step_draws_other_numbers_than_the_turn_that_has_its_name():
+    interaction = Recorded()
+    talk(Turns(TURN), interaction, rules=ConversationRules(steps=Steps.PER_BRANCH), **sizes(width=4))
+    draws = [taken.draw for taken in interaction.contexts.values()]
+    assert {("step", "0.0"), ("check_finished", "0.0")} <= interaction.contexts.keys()
+    assert len(set(draws)) == len(draws)
+
+
 def test_what_a_tree_tells_reward_functions_can_be_written_as_json():
     tree = talk(Turns(TURN), Chancy(), **sizes())
     for leaf in tree.leaves:
         fields = tree.trajectory_fields(leaf, {})
         assert len(json.loads(json.dumps(fields["tree_turns"]))) == len(tree.replies(leaf)) == 2
+
+
+def test_what_was_added_is_no_node_of_the_path_that_advantages_see_but_where_it_is_the_leaf():
+    class One(Recorded):
+        def decide_step(self, context):
+            return None if context.node == "0.1" else super().decide_step(context)
+
+    def paths(steps):
+        tree = talk(Turns(TURN), One(), rules=ConversationRules(steps=steps), **sizes(depth=2))
+        return [[(tree.nodes[node].key, begin) for node, begin in tree.tree_path(leaf)] for leaf in tree.leaves]
+
+    assert paths(Steps.SHARED) == [[("0", 0), ("0+.0", 9)], [("0", 0), ("0+.1", 9)]]
+    assert paths(Steps.PER_BRANCH) == [[("0", 0), ("0.0", 9)], [("0", 0), ("0.1+", 3)]]
+
+
+@pytest.mark.parametrize("chains", Chains)
+@pytest.mark.parametrize("steps", Steps)
+def test_siblings_are_compared_also_where_each_has_an_addition_of_its_own(steps, chains):
+    tree = talk(Turns(TURN), Recorded(), rules=ConversationRules(steps=steps), **sizes(depth=2))
+    forest = build_forest(["p", "p"], [tree.tree_path(leaf) for leaf in tree.leaves])
+    forest = forest.merge_chains() if chains is Chains.DISTINCT else forest
+    settings = AdvantageSettings(chains=chains, aggregation=Aggregation.GROUP_SIZE)
+    rewards = np.array([0.0, 1.0])
+    # the two paths differ in their second turn only, so all credit is there: half a reward more or less
+    assert treerpo_credit(forest, rewards, divide_by_std=False)[:, 1:].tolist() == [[0.0, -0.5], [0.0, 0.5]]
+    assert segment_credit(forest, rewards, settings)[:, 1:].tolist() == [[0.0, -0.5], [0.0, 0.5]]
+    assert forest.tokens_of_nodes(12).tolist() == [[9, 3], [9, 3]]
 
 
 def test_time_spent_waiting_for_the_interaction_is_counted():

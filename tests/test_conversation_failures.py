@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
 import logging
+import re
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -11,9 +14,11 @@ from recipe.treepo.search import SearchError
 from recipe.treepo.stopping import FinishReason
 from scripted_conversation import (
     TURN,
+    FakeTokens,
     Recorded,
     Turns,
     sizes,
+    start_talk,
     talk,
 )
 
@@ -99,6 +104,41 @@ def test_without_a_first_state_there_is_no_search(on_error):
         talk(Turns(TURN), NoStart(), rules=ConversationRules(on_error=on_error), **sizes())
 
 
+def test_a_long_message_is_cut_off():
+    class Long(Interaction):
+        def step(self, context):
+            raise ValueError("x" * 5000)
+
+    rules = ConversationRules(on_error=OnError.END)
+    tree = talk(Turns(TURN), Long(), rules=rules, **sizes(width=1))
+    (detail,) = (tree.nodes[leaf].finish_detail for leaf in tree.leaves)
+    assert detail.endswith("xxx...") and len(detail) < 2200
+
+
+def test_states_are_closed_side_by_side():
+    class Slow(Interaction):
+        async def start(self, sample):
+            return [1]
+
+        async def step(self, context):
+            return [{"role": "user", "content": "x"}]
+
+        async def close_state(self, state):
+            self.waiting = getattr(self, "waiting", 0) + 1
+            self.most = max(getattr(self, "most", 0), self.waiting)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            self.waiting -= 1
+
+    interaction = Slow()
+    talk(Turns(TURN), interaction, **sizes())
+    # the root's, and those after the first turn and the two second ones
+    assert interaction.most == 4
+
+
+ASKED = {"role": "user", "content": "x"}
+
+
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
@@ -109,8 +149,13 @@ def test_without_a_first_state_there_is_no_search(on_error):
         (["x"], "not"),
         ({"role": "user", "content": "x"}, "not"),
         (Reply(messages=()), r"not \(\)"),
-        (Reply(messages=[{"role": "user", "content": "x"}], info=[1]), r"info must be a dict, not \[1\]"),
-        ([{"role": "user", "content": threading.Lock()}], "TypeError: cannot pickle"),
+        (Reply(messages=[ASKED], info=[1]), r"info must be a dict without the key messages, not \[1\]"),
+        (Reply(messages=[ASKED], info={"messages": 1}), "info must be a dict without the key messages"),
+        (Reply(messages=[ASKED], info={"set": {1}}), "TypeError: Object of type set is not JSON serializable"),
+        (Reply(messages=[ASKED], tool_rewards=0.5), r"tool_rewards must be a list of numbers, not 0\.5"),
+        (Reply(messages=[ASKED], tool_rewards=[None]), r"tool_rewards must be a list of numbers, not \[None\]"),
+        (Reply(messages=[ASKED], assistant={"x": threading.Lock()}), "TypeError: cannot pickle"),
+        ([{**ASKED, "at": {1}}], "TypeError: Object of type set is not JSON serializable"),
         ([{"role": "nobody", "content": "x"}], "ValueError"),  # by the chat template
     ],
 )
@@ -120,6 +165,17 @@ def test_a_step_that_returns_something_else_has_failed(answer, says):
             return answer
 
     with pytest.raises(SearchError, match=f"Odd.step failed for prompt 7 at node 0: .*{says}"):
+        talk(Turns(TURN), Odd(), rules=ConversationRules(on_error=OnError.FAIL), **sizes())
+
+
+@pytest.mark.parametrize("answer", [False, True, 0, ["won"]])
+def test_a_reason_that_is_no_text_is_a_failure_and_ends_no_path_in_silence(answer):
+    class Odd(Interaction):
+        def check_finished(self, context):
+            return answer
+
+    says = re.escape(f"Odd.check_finished failed for prompt 7 at node 0: must return a text or None, not {answer!r}")
+    with pytest.raises(SearchError, match=says):
         talk(Turns(TURN), Odd(), rules=ConversationRules(on_error=OnError.FAIL), **sizes())
 
 
@@ -163,6 +219,34 @@ def test_a_call_that_takes_too_long_has_failed_and_names_the_seconds(method, pla
     release.set()
 
 
+def test_calls_that_hang_hold_up_neither_other_calls_nor_what_verl_does_in_threads():
+    release = threading.Event()
+
+    class Hangs(Interaction):
+        def step(self, context):
+            if context.node == "0":
+                release.wait(20.0)
+            return [{"role": "user", "content": "x"}]
+
+    class InThread(FakeTokens):
+        async def append(self, *arguments):
+            await asyncio.get_running_loop().run_in_executor(None, int)
+            return await super().append(*arguments)
+
+    async def grown():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        rules = ConversationRules(timeout_seconds=1.0)
+        try:
+            return await start_talk(
+                Turns(TURN), Hangs(), tokens=InThread(), rules=rules, **sizes(init_divergence=(2, 2), depth=2)
+            )
+        finally:
+            release.set()
+
+    tree = asyncio.run(grown())
+    assert (len(tree.leaves), tree.counters.failed_steps) == (2, 1)
+
+
 def test_a_timeout_of_the_interactions_own_is_not_taken_for_ours():
     class Own(Interaction):
         async def step(self, context):
@@ -184,6 +268,23 @@ def test_a_task_that_was_cancelled_inside_an_interaction_is_a_failure_and_cancel
             return None
 
     tree = talk(Turns(TURN), Cancels(), **sizes(init_divergence=(2, 2), budget=budget))
+    assert (len(tree.leaves), tree.counters.failed_steps) == (2, 1)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_program_that_exits_inside_an_interaction_ends_its_path_and_not_the_process(plain):
+    class Exits(Interaction):
+        def step(self, context):
+            if context.node == "0":
+                sys.exit("usage: ...")
+
+        if not plain:
+
+            async def step(self, context):
+                if context.node == "0":
+                    sys.exit("usage: ...")
+
+    tree = talk(Turns(TURN), Exits(), **sizes(init_divergence=(2, 2)))
     assert (len(tree.leaves), tree.counters.failed_steps) == (2, 1)
 
 

@@ -12,7 +12,7 @@ from recipe.treepo.interaction import ConversationRules, OnError, Reply, Steps
 from recipe.treepo.search import SearchError
 from recipe.treepo.stopping import MODEL_ENDED, FinishReason, RepetitionUnit
 from recipe.treepo.tree import ROOT, Tree
-from scripted_conversation import CLOSING, PROMPT, QUESTION, Chancy, FakeTokens, encode, talk
+from scripted_conversation import CLOSING, PROMPT, QUESTION, Chancy, FakeTokens, encode, sizes, talk
 from scripted_engine import EOS, ScriptedEngine, decode
 from test_search import brute_force_box, check_width, pieces_of_call, searches
 
@@ -116,6 +116,12 @@ def test_every_conversation_keeps_the_invariants(conversation, text, jitter):
     oracle.check_contexts()
     oracle.check_ends()
     oracle.check_counters()
+
+
+def test_a_level_that_pays_for_no_whole_turn_has_one_all_the_same():
+    budget = {"budget": Budget.LEVEL_TOKENS, "level_tokens": 50}
+    tree = talk(ScriptedEngine(end_rate=0.3), Chancy(), **sizes(width=3, **budget))
+    assert len(tree.leaves) == 3
 
 
 class Oracle:

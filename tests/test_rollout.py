@@ -388,13 +388,14 @@ class Talk(Interaction):
     made: ClassVar[list["Talk"]] = []
 
     def __init__(self, said: str = "more") -> None:
-        self.said, self.agent = said, None
+        self.said, self.agent, self.asked_for_tools = said, None, 0
         self.made.append(self)
 
     def setup(self, agent):
         self.agent = agent
 
     def tool_schemas(self, sample):
+        self.asked_for_tools += 1
         return [{"name": sample["uid"]}]
 
     def stop_token_ids(self):
@@ -520,7 +521,7 @@ def test_the_interaction_is_made_once_for_a_prompt_with_its_options_and_knows_th
     loop, outputs = asyncio.run(talk_in_loop(talk_job(settings=settings, width=3)))
     assert len(outputs) == 3
     [talk] = talks
-    assert (talk.said, talk.agent) == ("hm", loop)
+    assert (talk.said, talk.agent, talk.asked_for_tools) == ("hm", loop, 1)
     # the prompt and every addition are written with the tools that the model is shown
     assert loop.shown == [[{"name": "u"}]]
     assert loop.merged == [([{"role": "user", "content": "hm"}], [{"name": "u"}])] * 6
@@ -618,7 +619,7 @@ def test_loops_that_share_nothing_are_routed_and_written_apart(independent, rout
     shared = set(paths[0]) & set(paths[1]) & set(paths[2])
     if independent:
         assert shared == set() and len(job.client.requests) == 9
-        assert [len(path) for path in paths] == [5, 5, 5]
+        assert [len(path) for path in paths] == [3, 3, 3]
 
 
 def test_the_shape_of_a_conversation_is_that_of_turns(talks, searches):

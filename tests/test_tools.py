@@ -347,6 +347,33 @@ def test_branches_keep_what_tools_keep_for_them_apart_and_instances_are_released
     assert [output.extra_fields["tool_rewards"] for output in outputs] == [[0.25, 0.5]] * 3
 
 
+def test_what_a_tool_does_to_the_arguments_of_the_row_reaches_no_other_path():
+    class Counts(Notes):
+        async def create(self, instance_id=None, **kwargs):
+            kwargs["create_kwargs"]["who"] += 1
+            return await super().create(instance_id, **kwargs)
+
+    notes = Counts()
+    row = row_of(tools_kwargs={NOTE: {"create_kwargs": {"who": 1}}})
+    outputs = ours([call(NOTE, text="x"), "ok"], row=row, tools=[notes], job={"width": 3})
+    assert len(outputs) == 3
+    assert notes.created == [{"who": 2}] * 3
+    assert row["tools_kwargs"] == {NOTE: {"create_kwargs": {"who": 1}}}
+
+
+def test_no_two_turns_of_any_prompt_have_one_request_id():
+    seen = []
+
+    class Sees(Notes):
+        async def execute(self, instance_id, parameters, *, agent_data, **kwargs):
+            seen.append(agent_data.request_id)
+            return ToolResponse(text="ok"), 0.0, {}
+
+    for uid in ("u", "v"):
+        ours([call(NOTE), call(NOTE), "ok"], row=row_of(uid=uid), tools=[Sees()], job={"width": 2})
+    assert len(set(seen)) == len(seen) == 8
+
+
 def test_a_tool_that_returns_an_image_fails_the_path():
     class Draws(Notes):
         async def execute(self, instance_id, parameters, **kwargs):

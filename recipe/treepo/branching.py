@@ -82,7 +82,8 @@ def level_limit(rules: BranchingRules, *, level_size: int, segment_length: int, 
     """
     if rules.budget is Budget.LEVEL_TOKENS:
         assert rules.level_tokens is not None
-        return rules.level_tokens // segment_length
+        # Where single rows ask for conversations, whose segments are longer, the budget need not hold one.
+        return max(1, rules.level_tokens // segment_length)
     return rng.randint(*rules.divergence) * level_size
 
 

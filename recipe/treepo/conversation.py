@@ -7,14 +7,19 @@ cannot meet each other's states, and a path that falls back finds the state as i
 """
 
 import asyncio
+import contextvars
 import copy
 import inspect
+import json
 import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -31,6 +36,13 @@ from recipe.treepo.stopping import FinishReason, StoppingRules
 from recipe.treepo.tree import ROOT, Node, Tree
 
 logger = logging.getLogger(__name__)
+
+# For plain functions, of all prompts of a process. Not the event loop's own, of which there are few: verl tokenises in
+# those, and functions that hang would hold it up for ever.
+_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="interaction")
+
+# Characters of what went wrong; where failures end paths, each of these trajectories carries it.
+MOST_REASON = 2000
 
 
 class TurnTokens(Protocol):
@@ -73,6 +85,7 @@ class ConversationStart:
         validate: Whether the prompt is one of the validation data.
         tokens: Writes messages as tokens.
         end_token_id: What closes a turn that the model did not close itself.
+        tools: The tools that the prompt shows, None for no tools.
     """
 
     interaction: Interaction
@@ -83,6 +96,7 @@ class ConversationStart:
     validate: bool
     tokens: TurnTokens
     end_token_id: int
+    tools: list[dict[str, Any]] | None = None
 
 
 class Conversation:
@@ -92,10 +106,9 @@ class Conversation:
         self._start, self._tree, self._stopping, self._seed = start, tree, stopping, seed
         self._interaction, self.rules = start.interaction, start.rules
         self._sample = MappingProxyType(dict(start.sample))
-        self._tools = self._interaction.tool_schemas(self._sample)
         self._places: dict[int, Place] = {}
         self._states: list[Any] = []  # those that have to be closed
-        self._late: list[asyncio.Task[Any]] = []  # threads that were given up, and may yet return a state
+        self._late: list[asyncio.Future[Any]] = []  # threads that were given up, and may yet return a state
         self._warned = False
 
     async def open(self) -> None:
@@ -111,8 +124,7 @@ class Conversation:
             self._states += [work.result() for work in done if not work.cancelled() and work.exception() is None]
             for work in running:
                 work.cancel()
-        while self._states:
-            await self._close_state(self._states[-1])
+        await asyncio.gather(*map(self._close_state, self._states))
 
     def turn_room(self, node: int) -> int:
         """Return the most tokens that the turn after ``node``, or of which it is part, may still have."""
@@ -141,10 +153,12 @@ class Conversation:
             turn_ids = [
                 token for index in self._tree.turn(node.index) for token in self._tree.nodes[index].segment.token_ids
             ]
-            context = self._context(node, before, state, turn_ids, ended, name=node.key)
+            context = self._context(node, before, state, turn_ids, ended, name=node.key, draws=f"turn {node.key}")
             detail = await self._call("check_finished", node.key, context)
             if detail is not None:
-                return FinishReason.INTERACTION, str(detail)
+                if not isinstance(detail, str):  # False would end every path
+                    raise self._failure("check_finished", node.key, f"must return a text or None, not {detail!r:.200}")
+                return FinishReason.INTERACTION, detail
             if (limit := self._limit(node, context)) is not None:
                 return limit, ""
             if self.rules.steps is Steps.PER_BRANCH:
@@ -158,7 +172,8 @@ class Conversation:
         before = self._places[self._place_of(node)]
         async with self._copied(after, key) as state:
             # Not what the tree has of the turn now: another branch's template may have taken back its end meanwhile.
-            context = self._context(node, before, state, after.turn_ids, after.ended, name=key)
+            # And a branch has the name of its first node, so its random numbers need one of their own.
+            context = self._context(node, before, state, after.turn_ids, after.ended, name=key, draws=f"branch {key}")
             return await self._step(node, context, before, after.ended)
 
     def end_branch(self, node: Node, key: str) -> Node:
@@ -181,7 +196,7 @@ class Conversation:
         if not self._stopping.at_end_token(token_ids):
             closed = [*token_ids, self._start.end_token_id]
         try:
-            merged = await self._start.tokens.append(conversation, updated, closed, self._tools)
+            merged = await self._start.tokens.append(conversation, updated, closed, self._start.tools)
         except Exception as error:  # what a chat template refuses
             raise self._failure("step", context.node, error) from error
         if len(merged) - len(self._tree.prompt_ids) >= self._stopping.response_length:
@@ -211,12 +226,15 @@ class Conversation:
         if wrong or not all(isinstance(message, dict) and "role" in message for message in reply.messages):
             what = "must return None, or messages with a role, at least one"
             raise self._failure("step", key, f"{what}, not {reply.messages!r:.200}")
-        if not isinstance(reply.info, dict):
-            raise self._failure("step", key, f"info must be a dict, not {reply.info!r:.200}")
+        if not isinstance(reply.info, dict) or "messages" in reply.info:
+            raise self._failure("step", key, f"info must be a dict without the key messages, not {reply.info!r:.200}")
+        if not isinstance(reply.tool_rewards, list) or not all(isinstance(r, Real) for r in reply.tool_rewards):
+            raise self._failure("step", key, f"tool_rewards must be a list of numbers, not {reply.tool_rewards!r:.200}")
         try:
+            json.dumps((reply.messages, reply.info))
             # A caller that changes what it returned must not change the tree.
             return copy.deepcopy(reply)
-        except Exception as error:  # what cannot be copied
+        except Exception as error:  # what cannot be written or copied
             raise self._failure("step", key, error) from error
 
     def _limit(self, node: Node, context: TurnContext) -> FinishReason | None:
@@ -234,7 +252,15 @@ class Conversation:
         return self._tree.nodes[self._tree.turn(node.index)[0]].parent
 
     def _context(
-        self, node: Node, before: Place, state: Any, turn_ids: Sequence[int], ended: FinishReason, *, name: str
+        self,
+        node: Node,
+        before: Place,
+        state: Any,
+        turn_ids: Sequence[int],
+        ended: FinishReason,
+        *,
+        name: str,
+        draws: str,
     ) -> TurnContext:
         text = self._stopping.decode(list(turn_ids))
         number = 1 + len(self._tree.replies(node.index))
@@ -252,7 +278,7 @@ class Conversation:
             depth=node.depth,
             node=name,
             sample=self._sample,
-            rng=random.Random(f"{self._seed}/turn {name}"),
+            rng=random.Random(f"{self._seed}/{draws}"),
             validate=self._start.validate,
             state=state,
         )
@@ -295,16 +321,17 @@ class Conversation:
             if (task := asyncio.current_task()) is None or task.cancelling():
                 raise
             raise self._failure(method, key, error) from error
-        except Exception as error:  # whatever the user's code raises ends this path only
+        except (Exception, SystemExit) as error:  # whatever the user's code raises ends this path only
             raise self._failure(method, key, error) from error
         finally:
             self._tree.counters.interaction_seconds += time.perf_counter() - started
 
     async def _in_thread(self, method: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a plain function off the event loop; keep hold of a state that it returns too late."""
+        call = partial(contextvars.copy_context().run, _without_stop_iteration, function, *arguments)
+        work = asyncio.get_running_loop().run_in_executor(_THREADS, call)
         if method not in ("start", "copy_state"):
-            return await asyncio.to_thread(_without_stop_iteration, function, *arguments)
-        work = asyncio.create_task(asyncio.to_thread(_without_stop_iteration, function, *arguments))
+            return await work
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -314,6 +341,7 @@ class Conversation:
 
     def _failure(self, method: str, key: str, reason: Any) -> InteractionError:
         reason = reason if isinstance(reason, str) else f"{type(reason).__name__}: {reason}"
+        reason = reason if len(reason) <= MOST_REASON else f"{reason[:MOST_REASON]}..."
         name = type(self._interaction).__qualname__
         return InteractionError(f"{name}.{method} failed for {self._start.name} at node {key}: {reason}")
 

@@ -61,8 +61,9 @@ class Reply:
 
     Attributes:
         messages: At least one, of a role that the model's chat template can append: user, tool or system.
-        info: For reward functions, which find it in ``tree_turns``; plain data that can be written as JSON.
-        tool_rewards: For verl's field of that name.
+        info: For reward functions, which find it in ``tree_turns``; plain data that can be written as JSON, like the
+            messages, and without the key ``messages``.
+        tool_rewards: Numbers for verl's field of that name.
         assistant: How the model's turn is recorded among the messages, where its text alone does not say it all (tool
             calls); None for ``{"role": "assistant", "content": text}``. Its tokens stay what they are.
     """
@@ -76,8 +77,9 @@ class Reply:
 class Interaction:
     """What the model talks to. One instance serves one prompt, all paths of its tree.
 
-    Every method may be a coroutine or a plain function; plain ones run in threads, several at a time. Whatever belongs
-    to one path goes into the state, never into the instance.
+    The first three methods are plain functions that are called once, before the search. Each of the others may be a
+    coroutine or a plain function; plain ones run in threads, up to 64 at a time in a process. Whatever belongs to one
+    path goes into the state, never into the instance.
     """
 
     def setup(self, agent: Any) -> None:

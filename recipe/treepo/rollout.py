@@ -110,7 +110,9 @@ class TreeAgentLoop(ToolAgentLoop):
             ends |= frozenset(interaction.stop_token_ids())
         prompt_ids = await self.ct_build_initial_tokens(messages, tools=tools)
         engine = self._engine(tree_job, sampling_params, priority, ends)
-        conversation = self._conversation(tree_job, interaction, messages, kwargs) if interaction is not None else None
+        conversation = None
+        if interaction is not None:
+            conversation = self._conversation(tree_job, interaction, messages, kwargs, tools)
         tree = await self._grow(tree_job, prompt_ids, engine, ends, conversation)
         if tree_job.settings.dump_dir is not None:
             name = f"val_step_{kwargs['global_steps']}" if tree_job.validate else f"step_{kwargs['global_steps']}"
@@ -131,7 +133,12 @@ class TreeAgentLoop(ToolAgentLoop):
         return interaction
 
     def _conversation(
-        self, job: TreeJob, interaction: Interaction, messages: list[Message], row: dict[str, Any]
+        self,
+        job: TreeJob,
+        interaction: Interaction,
+        messages: list[Message],
+        row: dict[str, Any],
+        tools: list[dict[str, Any]] | None,
     ) -> ConversationStart:
         limits = self.rollout_config.multi_turn
         return ConversationStart(
@@ -145,6 +152,7 @@ class TreeAgentLoop(ToolAgentLoop):
             validate=job.validate,
             tokens=self,
             end_token_id=self.tokenizer.eos_token_id,
+            tools=tools,
         )
 
     async def append(

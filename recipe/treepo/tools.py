@@ -12,6 +12,7 @@ What verl's tools find in ``agent_data.extra_fields`` is the state of the path: 
 """
 
 import asyncio
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,8 +83,10 @@ class ToolInteraction(Interaction):
             audio_data=None,
             mm_processor_kwargs=None,
             metrics={},
-            request_id=context.node,
-            tools_kwargs=context.sample.get("tools_kwargs") or {},
+            # Nodes of other prompts have the same names.
+            request_id=f"{context.sample['uid']}/{context.node}",
+            # The row is that of all paths; what a tool does to its arguments must not reach another one.
+            tools_kwargs=copy.deepcopy(context.sample.get("tools_kwargs") or {}),
         )
         data.extra_fields = context.state
         data.response_ids = context.token_ids

@@ -323,8 +323,16 @@ class Tree:
         return [reply for reply in replies if reply is not None and reply.messages]
 
     def tree_path(self, leaf: int) -> list[tuple[int, int]]:
-        """Return (node number, response token offset at which it begins) below the root, root side first."""
-        return [(index, self.nodes[index].offset) for index in self.path(leaf)[1:]]
+        """Return (node number, response token offset at which it begins) below the root, root side first.
+
+        What an interaction added is not listed: it is no segment, and an advantage has nothing to compare there. Only
+        where it is the leaf, which tells the trajectory from others.
+        """
+        return [
+            (index, self.nodes[index].offset)
+            for index in self.path(leaf)[1:]
+            if index == leaf or self.nodes[index].reply is None
+        ]
 
     def trajectory_fields(self, leaf: int, statistics: dict[str, Any]) -> dict[str, Any]:
         """Return what trainer and reward function get to know of the tree; ``statistics`` are those of the tree."""
