@@ -7,12 +7,14 @@ cannot meet each other's states, and a path that falls back finds the state as i
 """
 
 import asyncio
+import contextvars
 import copy
 import inspect
 import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -31,6 +33,10 @@ from recipe.treepo.stopping import FinishReason, StoppingRules
 from recipe.treepo.tree import ROOT, Node, Tree
 
 logger = logging.getLogger(__name__)
+
+# For plain functions, which mostly wait. asyncio's own threads are few (CPUs + 4), so that calls would wait for each
+# other until they are too late, and verl's tokenizer needs them: a function that never returns must not take them away.
+_THREADS = ThreadPoolExecutor(max_workers=256, thread_name_prefix="interaction")
 
 
 class TurnTokens(Protocol):
@@ -95,7 +101,7 @@ class Conversation:
         self._tools = self._interaction.tool_schemas(self._sample)
         self._places: dict[int, Place] = {}
         self._states: list[Any] = []  # those that have to be closed
-        self._late: list[asyncio.Task[Any]] = []  # threads that were given up, and may yet return a state
+        self._late: list[asyncio.Future[Any]] = []  # threads that were given up, and may yet return a state
         self._warned = False
 
     async def open(self) -> None:
@@ -143,6 +149,9 @@ class Conversation:
             ]
             context = self._context(node, before, state, turn_ids, ended, name=node.key)
             detail = await self._call("check_finished", node.key, context)
+            if isinstance(detail, bool):
+                # Taken as a reason, False would end every path.
+                raise self._failure("check_finished", node.key, f"must return a reason or None, not {detail}")
             if detail is not None:
                 return FinishReason.INTERACTION, str(detail)
             if (limit := self._limit(node, context)) is not None:
@@ -211,8 +220,10 @@ class Conversation:
         if wrong or not all(isinstance(message, dict) and "role" in message for message in reply.messages):
             what = "must return None, or messages with a role, at least one"
             raise self._failure("step", key, f"{what}, not {reply.messages!r:.200}")
-        if not isinstance(reply.info, dict):
-            raise self._failure("step", key, f"info must be a dict, not {reply.info!r:.200}")
+        if not isinstance(reply.info, dict) or "messages" in reply.info:
+            raise self._failure("step", key, f"info must be a dict without messages, not {reply.info!r:.200}")
+        if not isinstance(reply.tool_rewards, list):
+            raise self._failure("step", key, f"tool_rewards must be a list, not {reply.tool_rewards!r:.200}")
         try:
             # A caller that changes what it returned must not change the tree.
             return copy.deepcopy(reply)
@@ -302,9 +313,12 @@ class Conversation:
 
     async def _in_thread(self, method: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a plain function off the event loop; keep hold of a state that it returns too late."""
+        context = contextvars.copy_context()
+        work = asyncio.get_running_loop().run_in_executor(
+            _THREADS, context.run, _without_stop_iteration, function, *arguments
+        )
         if method not in ("start", "copy_state"):
-            return await asyncio.to_thread(_without_stop_iteration, function, *arguments)
-        work = asyncio.create_task(asyncio.to_thread(_without_stop_iteration, function, *arguments))
+            return await work
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:

@@ -61,7 +61,8 @@ class Reply:
 
     Attributes:
         messages: At least one, of a role that the model's chat template can append: user, tool or system.
-        info: For reward functions, which find it in ``tree_turns``; plain data that can be written as JSON.
+        info: For reward functions, which find it in ``tree_turns``; plain data that can be written as JSON, under any
+            keys but ``messages``.
         tool_rewards: For verl's field of that name.
         assistant: How the model's turn is recorded among the messages, where its text alone does not say it all (tool
             calls); None for ``{"role": "assistant", "content": text}``. Its tokens stay what they are.
@@ -76,8 +77,9 @@ class Reply:
 class Interaction:
     """What the model talks to. One instance serves one prompt, all paths of its tree.
 
-    Every method may be a coroutine or a plain function; plain ones run in threads, several at a time. Whatever belongs
-    to one path goes into the state, never into the instance.
+    ``setup``, ``tool_schemas`` and ``stop_token_ids`` are plain functions that answer at once. Each of the others may
+    be a coroutine or a plain function; plain ones run in threads, several at a time. Whatever belongs to one path goes
+    into the state, never into the instance.
     """
 
     def setup(self, agent: Any) -> None:
@@ -120,7 +122,8 @@ class Interaction:
 
         Args:
             state: Not to be changed: other paths are copied from it, too.
-            messages: The conversation that has led to it.
+            messages: The conversation that has led to it. With ``treepo.interaction.steps=per_branch`` it may end with
+                a turn: ``check_finished`` has seen it, and its step is still to be taken.
         """
         return copy.deepcopy(state)
 
