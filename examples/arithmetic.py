@@ -185,6 +185,13 @@ def _comb(total: Number, chosen: Number) -> int:
     return math.comb(n, k)
 
 
+def _lcm(*values: Number) -> int:
+    multiple = 1
+    for value in _whole(*values):
+        multiple = _bounded(math.lcm(multiple, value)).numerator
+    return multiple
+
+
 def _log(value: Number, base: Number | None = None) -> float:
     if value <= 0 or (base is not None and (base <= 0 or base == 1)):
         raise Refused("log takes a number above 0 and a base above 0 other than 1")
@@ -214,7 +221,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Number | int], int, int]] = {
     "factorial": (_factorial, 1, 1),
     "floor": (math.floor, 1, 1),
     "gcd": (lambda *values: math.gcd(*_whole(*values)), 1, 100),
-    "lcm": (lambda *values: math.lcm(*_whole(*values)), 1, 100),
+    "lcm": (_lcm, 1, 100),
     "log": (_log, 1, 2),
     "max": (lambda *values: max(values), 1, 100),
     "min": (lambda *values: min(values), 1, 100),

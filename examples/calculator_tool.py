@@ -18,8 +18,8 @@ from verl.tools.function_tool import function_tool
 from recipe.treepo.limited_pool import Failure, LimitedPool, shared_pool
 
 TASK_FILE = Path(__file__).resolve().with_name("arithmetic.py")
-# A second line of defence behind arithmetic.py's bounds: what they let through takes milliseconds, so that these
-# limits are far from any ordinary question also on a busy machine.
+# A second line of defence behind arithmetic.py's bounds. An ordinary question takes milliseconds, far from these limits
+# also on a busy machine; what reaches them is many numbers of ten thousands of digits.
 TIMEOUT_S = 2.0  # wall clock for one calculation; CPU time can be no more, since it has one thread
 MEMORY_MB = 256  # address space for one calculation
 WORKERS = 2  # processes for each process that calls the tool, some 10 MB each; the second starts when the first is busy

@@ -80,6 +80,16 @@ def test_where_failures_fail_the_search_says_which(budget):
     assert interaction.open == [] and interaction.closed >= 3
 
 
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_where_every_path_is_dropped_the_search_fails_and_names_the_last_failure(budget):
+    class Never(Recorded):
+        def decide_step(self, context):
+            raise ValueError("no luck")
+
+    with pytest.raises(SearchError, match="no trajectory could be had.*Never.step failed for prompt 7 at node"):
+        talk(Turns(TURN), Never(), **sizes(budget=budget))
+
+
 @pytest.mark.parametrize("on_error", OnError)
 def test_without_a_first_state_there_is_no_search(on_error):
     class NoStart(Interaction):

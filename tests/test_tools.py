@@ -2,6 +2,7 @@
 """verl's tools in trees against verl's own tool agent: the same scripted model, token for token."""
 
 import asyncio
+import copy
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -374,3 +375,22 @@ def test_a_turn_that_was_cut_off_calls_no_tool():
     assert TOKENIZER.decode(output.response_ids) == call(ADD, a=1, b=1)
     fields = output.extra_fields
     assert (fields["tree_finish_reason"], fields["tree_finish_detail"]) == ("interaction", "cut_off")
+
+
+@pytest.mark.parametrize("loop", [verls, ours])
+def test_a_tool_sees_the_conversation_with_its_calls_as_verl_records_them(loop):
+    class Reads(Notes):
+        async def execute(self, instance_id, parameters, *, agent_data, **kwargs):
+            seen.append(copy.deepcopy(agent_data.messages))
+            return ToolResponse(text="read"), 0.0, {}
+
+    seen: list[list[dict]] = []
+    loop([call(NOTE, n=1), "and" + call(NOTE, n=2), "ok"], row=row_of(), tools=[Reads()])
+    first, second = (
+        {"role": "assistant", "content": f"{text}{END}", "tool_calls": [
+            {"type": "function", "function": {"name": NOTE, "arguments": {"n": number}}}
+        ]}
+        for number, text in ((1, ""), (2, "and"))
+    )  # fmt: skip
+    begin = [{"role": "user", "content": "Work."}, first]
+    assert seen == [begin, [*begin, {"role": "tool", "content": "read"}, second]]

@@ -69,8 +69,8 @@ def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> No
         raise ConfigError(problems)
     from recipe.treepo.interaction_loading import interaction_problems
 
-    still_to_be_made = dry_run and is_missing_file(settings.interaction.path)
-    if not still_to_be_made and (problems := interaction_problems(settings.interaction)):
+    # A file that is missing has been refused, or this is a dry run and it is still to be made.
+    if not is_missing_file(settings.interaction.path) and (problems := interaction_problems(settings.interaction)):
         raise ConfigError(problems)
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
     from verl.trainer.ppo.utils import need_critic, need_reference_policy

@@ -303,8 +303,6 @@ class TreeAgentLoopWorker(_WorkerBase):
 
     def _needs_loops(self, validate: bool) -> bool:
         """Tell whether what is no tree goes through the search all the same: verl's sampler knows no interaction."""
-        if self.settings.sampler is Sampler.PLAIN:
-            return False
         return self.interaction is not None or (self.settings.sampler is Sampler.INDEPENDENT and not validate)
 
     def _job(self, prompt: dict[str, Any], validate: bool, number: int, *, independent: bool) -> TreeJob:
