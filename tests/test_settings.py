@@ -71,6 +71,7 @@ EVERY_KEY = {
     "retries": 0,
     "validate_with_tree": True,
     "dump_dir": "trees",
+    "poll_interval": 0.5,
     "interaction": {
         "path": "talk.py",
         "name": "Talk",
@@ -150,6 +151,7 @@ def test_every_key_is_read_into_its_place():
         retries=0,
         validate_with_tree=True,
         dump_dir="trees",
+        poll_interval=0.5,
         interaction=InteractionSettings(
             path="talk.py",
             name="Talk",
