@@ -60,7 +60,7 @@ class FallbackRules:
     Attributes:
         start: When.
         order: Which finished paths first.
-        self_ended_only: Whether paths that were cut (length, depth, repetition) are left out.
+        self_ended_only: Whether paths that were cut (length, depth, turns, repetition, error) are left out.
         min_segments: Segments that a path needs to be fallen back from.
         point: Where on the path.
         window: How many segments may be given up at most, None for no limit.
