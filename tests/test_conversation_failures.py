@@ -114,15 +114,12 @@ SAID = [{"role": "user", "content": "x"}]
         ({"role": "user", "content": "x"}, "not"),
         (Reply(messages=()), r"not \(\)"),
         (Reply(messages=SAID, info=[1]), r"info must be a dict .*, not \[1\]"),
-        (
-            Reply(messages=[{"role": "user", "content": "x"}], info={"messages": 2}),
-            "info must be a dict without messages",
-        ),
-        (
-            Reply(messages=[{"role": "user", "content": "x"}], tool_rewards=None),
-            "tool_rewards must be a list, not None",
-        ),
-        ([{"role": "user", "content": threading.Lock()}], "TypeError: cannot pickle"),
+        (Reply(messages=SAID, info={"messages": 2}), "info must be a dict without messages"),
+        (Reply(messages=SAID, tool_rewards=None), "tool_rewards must be a list, not None"),
+        (Reply(messages=SAID, info={"lock": threading.Lock()}), "TypeError: cannot pickle"),
+        ([{"role": "user"}], "a text as content"),
+        ([{"role": "user", "content": None}], "a text as content"),
+        ([*SAID, {"role": "user", "content": [{"type": "text", "text": "x"}]}], "a text as content"),
         ([{"role": "nobody", "content": "x"}], "ValueError"),  # by the chat template
     ],
 )

@@ -60,7 +60,8 @@ class Reply:
     """What a step adds to a conversation.
 
     Attributes:
-        messages: At least one, of a role that the model's chat template can append: user, tool or system.
+        messages: At least one, with a text as content, of a role that the model's chat template can append: user, tool
+            or system.
         info: For reward functions, which find it in ``tree_turns``; plain data that can be written as JSON, under any
             keys but ``messages``.
         tool_rewards: For verl's field of that name.
