@@ -79,8 +79,8 @@ class Row:
 
 def prepare(options: argparse.Namespace) -> dict[str, str]:
     """Make the problems; return the environment that names their files to the run script."""
-    folder = options.out / "data"
     fewest, most = options.problem_steps
+    folder = options.out / "data" / f"{fewest}_{most}"
     prepared = {"TRAIN_FILE": f"{folder}/train.parquet", "VAL_FILE": f"{folder}/val.parquet"}
     if not all(Path(file).exists() for file in prepared.values()):
         source = folder / "problems.jsonl"
@@ -208,7 +208,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--out", type=Path, help="folder for results and logs; default outputs/reference_table_CONVERSATION"
+        "--out", type=Path, help="folder for results and logs; default outputs/reference_table_CONVERSATION_FEWEST_MOST"
     )
     parser.add_argument("--conversation", choices=CONVERSATIONS, default="recheck")
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 5, 6], choices=[4, 5, 6])

@@ -15,7 +15,7 @@ from typing import Any
 from recipe.treepo import reward
 
 # Reasons for which the search, not the model, ended a path.
-CUT_OFF = frozenset({"length", "depth", "repetition"})
+CUT_OFF = frozenset({"length", "depth", "turns", "repetition"})
 
 
 def compute_score(
@@ -35,7 +35,7 @@ def compute_score(
         extra_info: the row's own `extra_info` and what the search knows about the trajectory: `tree_path`, the
             (node number, response token at which it begins) pairs of its nodes below the root; `tree_finish_reason`;
             `tree_statistics`, numbers about the whole tree. Samples without a tree (`treepo.sampler=plain`, and
-            validations unless `treepo.validate_with_tree=true`) have none of them, and no costs here.
+            validations of single turns unless `treepo.validate_with_tree=true`) have none of them, and no costs here.
         node_cost: taken off for each node on the path.
         cut_off_cost: taken off where the search ended the path.
         options: of the recipe's score; unknown ones raise ValueError.

@@ -323,3 +323,32 @@ def test_plain_functions_run_off_the_event_loop_and_coroutines_on_it():
         "start": False, "check_finished": True, "step": False, "later": True,
     }  # fmt: skip
     assert tree.counters.steps == 1
+
+
+def test_plain_functions_that_wait_do_not_make_each_other_wait():
+    # More than asyncio's own threads on any machine; each waits for all the others.
+    together = threading.Barrier(40)
+
+    class Waits(Interaction):
+        def step(self, context):
+            together.wait(10)
+            return [{"role": "user", "content": "x"}]
+
+    async def all_at_once():
+        rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=20.0)
+        loops = [start_talk(Turns(TURN), Waits(), rules=rules, **sizes(width=1, depth=2)) for _ in range(40)]
+        return await asyncio.gather(*loops)
+
+    assert [tree.counters.steps for tree in asyncio.run(all_at_once())] == [1] * 40
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_truth_value_is_no_reason_to_end(answer):
+    class Says(Interaction):
+        def check_finished(self, context):
+            return answer
+
+    rules = ConversationRules(on_error=OnError.FAIL)
+    match = f"Says.check_finished failed for prompt 7 at node 0: must return a reason or None, not {answer}"
+    with pytest.raises(SearchError, match=match):
+        talk(Turns(TURN), Says(), rules=rules, **sizes())

@@ -14,7 +14,7 @@ from recipe.treepo.config_values import ConfigError
 from recipe.treepo.evaluation.settings import load_evaluation
 from recipe.treepo.fallback import FallbackRules, FallbackStart
 from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Steps
-from recipe.treepo.interaction_loading import interaction_class, interaction_problems
+from recipe.treepo.interaction_loading import interaction_class, interaction_problems, tool_problems
 from recipe.treepo.main_eval import with_group
 from recipe.treepo.main_treepo import prepare, split_arguments
 from recipe.treepo.settings import InteractionSettings, TreePOSettings, leads_conversations, load_settings
@@ -79,11 +79,37 @@ def test_options_need_a_class_that_takes_them(talk):
 @pytest.mark.parametrize(("key", "value"), [("turn_length", 50), ("steps", "per_branch")])
 def test_keys_of_turns_need_turns(key, value, talk):
     assert problems_of(config_of({"interaction": {key: value}})) == [
-        f"{GROUP}.{key}={value}: there are no turns without an interaction. "
-        f"Set {GROUP}.path and name, or leave {GROUP}.{key} out."
+        f"{GROUP}.{key}={value}: there are no turns without an interaction or verl's tools. Set {GROUP}.path and name, "
+        "or actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent, "
+        f"or use {GROUP}.{key}={'null' if key == 'turn_length' else 'shared'}."
     ]
     validate(config_of(talking(talk, **{f"i_{key}": value})))
     validate(config_of({"interaction": {key: value}}, **{AGENT: "tool_agent"}))
+
+
+@pytest.mark.parametrize("name", ["a b", "", 5, "mine.Talk"])
+def test_the_name_is_that_of_a_class(name, talk):
+    [problem] = problems_of(config_of(talking(talk, **{"i_name": name})))
+    assert problem.startswith(f"{GROUP}.name={name}: must be the name of a class.")
+
+
+@pytest.mark.parametrize(
+    ("key", "right", "wrong", "least", "instead"),
+    [
+        ("max_assistant_turns", [None, 0, 1], [-1, 1.5, "abc", True], 0, "null"),
+        ("max_user_turns", [None, 0, 1], [-1, 1.5, "abc", True], 0, "null"),
+        ("max_parallel_calls", [1, 8], [0, -1, None, 2.0], 1, "1"),
+    ],
+)
+def test_verls_limits_of_turns_and_calls_are_whole_numbers(key, right, wrong, least, instead):
+    name = f"actor_rollout_ref.rollout.multi_turn.{key}"
+    change = name.replace(".", "__")
+    for value in right:
+        validate(config_of({}, **{change: value}))
+    for value in wrong:
+        assert problems_of(config_of({}, **{change: value})) == [
+            f"{name}={value}: must be a whole number of at least {least}. Use {name}={instead}."
+        ]
 
 
 def test_a_turn_is_no_longer_than_the_response_and_a_segment_no_longer_than_a_turn(talk):
@@ -343,6 +369,41 @@ def test_what_is_no_interaction_or_refuses_its_options_is_told(talk):
     )
     assert "(TypeError: Talk.__init__() missing 1 required positional argument: 'x')" in told(settings_of(talk))
     assert "Picky does not take them (ValueError: not today)" in told(settings_of(talk, "Picky"))
+
+
+@pytest.mark.parametrize("method", ["setup", "tool_schemas", "stop_token_ids"])
+def test_what_is_asked_at_once_is_no_coroutine(method, tmp_path):
+    lines = "from recipe.treepo.interaction import Interaction\nclass Talk(Interaction):\n    async def "
+    (tmp_path / "talk.py").write_text(f"{lines}{method}(self, *args): ...\n")
+    expected = f"{GROUP}.name=Talk: its {method} is a coroutine. Make it a plain function."
+    assert told(settings_of(str(tmp_path / "talk.py"))) == expected
+
+
+def test_function_tools_and_their_parser_are_tried_before_a_run(tmp_path):
+    group = "actor_rollout_ref.rollout.multi_turn"
+
+    def problems(**keys):
+        return [str(problem) for problem in tool_problems(OmegaConf.create({"actor_rollout_ref": {"rollout": keys}}))]
+
+    def tried(code):
+        file = tmp_path / f"tools{len(list(tmp_path.iterdir()))}.py"  # verl keeps what it has loaded
+        file.write_text(code)
+        found = problems(multi_turn={"function_tool_path": str(file), "format": "hermes"})
+        return [problem.removeprefix(f"{group}.function_tool_path={file}: ") for problem in found]
+
+    remedy = "Name a Python file with tools."
+    assert problems() == problems(multi_turn={"function_tool_path": None, "format": "glm"}) == []
+    assert tried("raise ValueError('two\\nlines')") == [f"cannot be loaded (ValueError: two lines). {remedy}"]
+    assert tried("x = 1") == [f"has no function with verl's @function_tool. {remedy}"]
+    tool = "from verl.tools.function_tool import function_tool\n@function_tool\ndef tried_before_a_run():\n    "
+    assert tried(f'{tool}"""Do nothing."""') == []
+    assert tried(f"{tool}pass")[0].startswith("cannot be loaded (DocstringParsingException: ")
+    assert problems(multi_turn={"function_tool_path": str(tmp_path / "none.py")}) == []  # told by validation.py
+    assert "=['a']: cannot be loaded (TypeError: " in problems(multi_turn={"function_tool_path": ["a"]})[0]
+    [problem] = problems(multi_turn={"format": "xyz"})
+    assert problem.startswith(f"{group}.format=xyz: verl has no parser of that name. Use one of deepseek_v4, ")
+    with pytest.raises(ConfigError, match=r"multi_turn\.format=xyz: verl has no parser"):
+        prepare(composed("preset=tiny", f"{group}.format=xyz"), [], dry_run=True)
 
 
 def test_the_class_is_loaded_before_a_run_and_in_a_dry_run_unless_the_file_is_still_to_be_made(talk):

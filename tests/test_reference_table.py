@@ -3,11 +3,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from benchmarks import reference_table
-from benchmarks.reference_table import REFERENCE, main, parse, saving, summarise, table
+from benchmarks.reference_table import REFERENCE, main, parse, prepare, saving, summarise, table
 
 
 def step(calls: int, seconds: float, gen: float) -> dict[str, float]:
@@ -79,6 +80,25 @@ def test_runs_with_a_result_are_kept_and_others_are_made(tmp_path, monkeypatch, 
     assert "--seed 1" in page and page.count("50.00%") == 6
     assert [(row["depth"], row["divergence"]) for row in results["rows"]] == made[:9]
     assert "original implementation" in capsys.readouterr().out
+
+
+def test_problems_of_other_lengths_are_other_files(tmp_path, monkeypatch):
+    commands = []
+
+    def made(command, **_):
+        commands.append(command)
+        if "--val-size" in command:
+            folder = Path(command[command.index("--out-dir") + 1])
+            folder.mkdir(parents=True)
+            (folder / "train.parquet").touch()
+            (folder / "val.parquet").touch()
+
+    monkeypatch.setattr(reference_table.subprocess, "run", made)
+    first, again, other = (
+        prepare(parse(["--out", str(tmp_path), "--problem-steps", *steps])) for steps in ("67", "67", "23")
+    )
+    assert first == again and not set(first.values()) & set(other.values())
+    assert [command[command.index("--min-steps") + 1] for command in commands[::2]] == ["6", "2"]
 
 
 @pytest.mark.parametrize("wrong", [["--warm-up", "20"], ["--problem-steps", "5", "4"], ["--depths", "3"]])

@@ -171,6 +171,8 @@ def test_format_is_shaped_by_options_and_acc_is_not(solution: str, options: dict
         (tree_fields(tree_finish_reason="length"), 1 - 3 * 0.1 - 0.25, 3.0, 1.0),
         (tree_fields(tree_path=[(2, 0)], tree_finish_reason="depth"), 1 - 0.1 - 0.25, 1.0, 1.0),
         (tree_fields(tree_path=[(2, 0)], tree_finish_reason="eos"), 1 - 0.1, 1.0, 0.0),
+        (tree_fields(tree_path=[(2, 0)], tree_finish_reason="turns"), 1 - 0.1 - 0.25, 1.0, 1.0),
+        (tree_fields(tree_path=[(2, 0)], tree_finish_reason="interaction"), 1 - 0.1, 1.0, 0.0),
         ({}, 1.0, 0.0, 0.0),
         (None, 1.0, 0.0, 0.0),
     ],

@@ -142,7 +142,9 @@ def dispatch(worker, batches: list[tuple[bool, int, int]], monkeypatch, workers:
     remote = SimpleNamespace(generate_sequences=SimpleNamespace(remote=chunks.append))
     manager = object.__new__(TreeAgentLoopManager)
     monkeypatch.setattr(rollout, "validate_trees", lambda config: TreePOSettings())
-    monkeypatch.setattr(rollout.AgentLoopManagerTQ, "__init__", lambda self: setattr(self, "config", None))
+    monkeypatch.setattr(
+        rollout.AgentLoopManagerTQ, "__init__", lambda self: setattr(self, "config", OmegaConf.create())
+    )
     manager.__init__()
     manager.agent_loop_workers = [remote] * workers
     monkeypatch.setattr(agent_loop_tq.ray, "get", list)
@@ -664,3 +666,6 @@ def test_the_manager_refuses_an_interaction_that_cannot_be_made_before_it_starts
         TreeAgentLoopManager(config)
     config.treepo = {}
     assert TreeAgentLoopManager(config).agent_loop_workers_class is TreeAgentLoopWorker
+    config.actor_rollout_ref.rollout.multi_turn = {"format": "xyz"}
+    with pytest.raises(ConfigError, match=r"multi_turn\.format=xyz: verl has no parser of that name"):
+        TreeAgentLoopManager(config)

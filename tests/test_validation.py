@@ -23,6 +23,7 @@ TREES = {
     "paper_best": (14, 512, (2, 2), (2, 8), None, 16, 7168),
     "paper_fixed": (14, 512, (2, 2), (2, 2), None, 16, 7168),
     # equal parts of the response length, 512 tokens unless a preset says otherwise: 4 x 128, 5 x 103, 6 x 86
+    "reference_d4_k2": (4, 128, (2, 2), (1, 1), 2, 8, 512),
     "reference_d4_k3": (4, 128, (3, 3), (1, 1), 3, 8, 512),
     "reference_d5_k2": (5, 103, (2, 2), (1, 1), 2, 8, 512),
     "reference_d5_k3": (5, 103, (3, 3), (1, 1), 3, 8, 512),

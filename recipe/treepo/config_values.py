@@ -94,6 +94,12 @@ def path(value: Any) -> str:
     return value
 
 
+def class_name(value: Any) -> str:
+    if not isinstance(value, str) or not value.isidentifier():
+        raise ValueError("must be the name of a class")
+    return value
+
+
 def texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
         raise ValueError("must be a list of texts that are not empty")

@@ -155,6 +155,9 @@ class Conversation:
             ]
             context = self._context(node, before, state, turn_ids, ended, name=node.key, draws=f"turn {node.key}")
             detail = await self._call("check_finished", node.key, context)
+            if isinstance(detail, bool):
+                # Taken as a reason, False would end every path.
+                raise self._failure("check_finished", node.key, f"must return a reason or None, not {detail}")
             if detail is not None:
                 if not isinstance(detail, str):  # False would end every path
                     raise self._failure("check_finished", node.key, f"must return a text or None, not {detail!r:.200}")
@@ -222,9 +225,9 @@ class Conversation:
         if reply is None:
             return None
         reply = reply if isinstance(reply, Reply) else Reply(messages=reply)
-        wrong = not isinstance(reply.messages, list) or not reply.messages
-        if wrong or not all(isinstance(message, dict) and "role" in message for message in reply.messages):
-            what = "must return None, or messages with a role, at least one"
+        if not isinstance(reply.messages, list) or not reply.messages or not all(map(_has_text, reply.messages)):
+            # A template would write what is no text as Python does, None as "None".
+            what = "must return None, or messages with a role and a text as content, at least one"
             raise self._failure("step", key, f"{what}, not {reply.messages!r:.200}")
         if not isinstance(reply.info, dict) or "messages" in reply.info:
             raise self._failure("step", key, f"info must be a dict without the key messages, not {reply.info!r:.200}")
@@ -357,6 +360,10 @@ def _without_stop_iteration(function: Callable[..., Any], *arguments: Any) -> An
         return function(*arguments)
     except StopIteration as error:
         raise RuntimeError("StopIteration") from error
+
+
+def _has_text(message: Any) -> bool:
+    return isinstance(message, dict) and "role" in message and isinstance(message.get("content"), str)
 
 
 def _assistant(text: str) -> Message:

@@ -122,7 +122,8 @@ class Interaction:
 
         Args:
             state: Not to be changed: other paths are copied from it, too.
-            messages: The conversation that has led to it.
+            messages: The conversation that has led to it. With ``treepo.interaction.steps=per_branch`` it may end with
+                a turn: ``check_finished`` has seen it, and its step is still to be taken.
         """
         return copy.deepcopy(state)
 

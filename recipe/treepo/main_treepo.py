@@ -67,10 +67,12 @@ def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> No
         problems = problems + error.problems
     if problems:
         raise ConfigError(problems)
-    from recipe.treepo.interaction_loading import interaction_problems
+    from recipe.treepo.interaction_loading import interaction_problems, tool_problems
 
-    # A file that is missing has been refused, or this is a dry run and it is still to be made.
-    if not is_missing_file(settings.interaction.path) and (problems := interaction_problems(settings.interaction)):
+    problems = tool_problems(config)
+    if not is_missing_file(settings.interaction.path):  # in a dry run it may be still to be made
+        problems = interaction_problems(settings.interaction) + problems
+    if problems:
         raise ConfigError(problems)
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
     from verl.trainer.ppo.utils import need_critic, need_reference_policy

@@ -31,7 +31,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from recipe.treepo.config_values import ConfigError
 from recipe.treepo.conversation import ConversationStart
 from recipe.treepo.interaction import Interaction, Message
-from recipe.treepo.interaction_loading import interaction_class, interaction_problems
+from recipe.treepo.interaction_loading import interaction_class, interaction_problems, tool_problems
 from recipe.treepo.search import grow_tree
 from recipe.treepo.seeds import derive_seed
 from recipe.treepo.server import ServerEngine, tree_client
@@ -353,7 +353,8 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if problems := interaction_problems(validate_trees(self.config).interaction):
+        problems = interaction_problems(validate_trees(self.config).interaction) + tool_problems(self.config)
+        if problems:
             raise ConfigError(problems)
         self.agent_loop_workers_class = TreeAgentLoopWorker
         self._prompts_of_step: Counter[tuple[bool, int]] = Counter()

@@ -23,6 +23,7 @@ from recipe.treepo.config_values import (
     Problem,
     boolean,
     choice,
+    class_name,
     fraction,
     int_range,
     integer,
@@ -277,7 +278,7 @@ KEYS: Keys = {
     "poll_interval": positive,
     "interaction": {
         "path": optional(path),
-        "name": optional(path),
+        "name": optional(class_name),
         "options": mapping,
         "turn_length": optional(integer(1)),
         "steps": choice(Steps),

@@ -7,7 +7,14 @@ from recipe.treepo.branching import Budget, Share
 from recipe.treepo.config_values import Problem
 from recipe.treepo.fallback import FallbackStart, PathOrder
 from recipe.treepo.interaction import Steps
-from recipe.treepo.settings import REPLACED_AGENTS, InteractionSettings, Sampler, TreePOSettings, leads_conversations
+from recipe.treepo.settings import (
+    REPLACED_AGENTS,
+    TOOL_AGENT,
+    InteractionSettings,
+    Sampler,
+    TreePOSettings,
+    leads_conversations,
+)
 from recipe.treepo.stopping import FinishReason
 
 
@@ -100,8 +107,10 @@ def _interaction_problems(interaction: InteractionSettings, talks: bool) -> list
         problems.append(Problem(f"{group}.options", dict(interaction.options), rule, f"Set {group}.path and name."))
     for key, value in (("turn_length", interaction.turn_length), ("steps", interaction.steps)):
         if not talks and value not in (None, Steps.SHARED):
-            rule = "there are no turns without an interaction"
-            remedy = f"Set {group}.path and name, or leave {group}.{key} out."
+            rule = "there are no turns without an interaction or verl's tools"
+            agent = f"actor_rollout_ref.rollout.agent.default_agent_loop={TOOL_AGENT}"
+            unset = "null" if key == "turn_length" else Steps.SHARED
+            remedy = f"Set {group}.path and name, or {agent}, or use {group}.{key}={unset}."
             problems.append(Problem(f"{group}.{key}", value, rule, remedy))
     return problems
 
@@ -260,7 +269,7 @@ def _rollout_problems(settings: TreePOSettings, rollout: DictConfig, name: str) 
     if settings.validate_with_tree and validation.n > 1 and validation.temperature <= 0:
         remedy = "Use a temperature above 0 (and do_sample), or treepo.validate_with_tree=false."
         problems.append(Problem(f"{name}.val_kwargs.temperature", validation.temperature, greedy, remedy))
-    problems += context_problems(rollout)
+    problems += context_problems(rollout) + _multi_turn_problems(rollout, f"{name}.multi_turn")
     agent = OmegaConf.select(rollout, "agent.default_agent_loop")
     if agent not in (None, *REPLACED_AGENTS):
         rule = f"trees take the place of {' and '.join(REPLACED_AGENTS)} only"
@@ -271,4 +280,21 @@ def _rollout_problems(settings: TreePOSettings, rollout: DictConfig, name: str) 
         problems.append(
             Problem(f"{name}.enable_rollout_routing_replay", True, rule, "Use false, or treepo.sampler=plain.")
         )
+    return problems
+
+
+def _multi_turn_problems(rollout: DictConfig, name: str) -> list[Problem]:
+    """Check verl's limits of conversations, which nobody would until the first turn has ended."""
+    problems = []
+    for key, least, unset in (
+        ("max_assistant_turns", 0, None),
+        ("max_user_turns", 0, None),
+        ("max_parallel_calls", 1, 1),
+    ):
+        value = OmegaConf.select(rollout, f"multi_turn.{key}", default=unset)
+        if value != unset and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            rule = f"must be a whole number of at least {least}"
+            problems.append(
+                Problem(f"{name}.{key}", value, rule, f"Use {name}.{key}={'null' if unset is None else unset}.")
+            )
     return problems
