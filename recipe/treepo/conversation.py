@@ -155,9 +155,6 @@ class Conversation:
             ]
             context = self._context(node, before, state, turn_ids, ended, name=node.key, draws=f"turn {node.key}")
             detail = await self._call("check_finished", node.key, context)
-            if isinstance(detail, bool):
-                # Taken as a reason, False would end every path.
-                raise self._failure("check_finished", node.key, f"must return a reason or None, not {detail}")
             if detail is not None:
                 if not isinstance(detail, str):  # False would end every path
                     raise self._failure("check_finished", node.key, f"must return a text or None, not {detail!r:.200}")
