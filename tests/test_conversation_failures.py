@@ -340,15 +340,3 @@ def test_plain_functions_that_wait_do_not_make_each_other_wait():
         return await asyncio.gather(*loops)
 
     assert [tree.counters.steps for tree in asyncio.run(all_at_once())] == [1] * 40
-
-
-@pytest.mark.parametrize("answer", [True, False])
-def test_a_truth_value_is_no_reason_to_end(answer):
-    class Says(Interaction):
-        def check_finished(self, context):
-            return answer
-
-    rules = ConversationRules(on_error=OnError.FAIL)
-    match = f"Says.check_finished failed for prompt 7 at node 0: must return a reason or None, not {answer}"
-    with pytest.raises(SearchError, match=match):
-        talk(Turns(TURN), Says(), rules=rules, **sizes())
