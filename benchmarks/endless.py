@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A conversation that never ends by itself: every path runs to full depth, so engine calls are known beforehand."""
 
+from data_prep.tiny_conversations import CHECK_AGAIN
 from recipe.treepo.interaction import Interaction, Message, TurnContext
 
 
@@ -11,4 +12,4 @@ class Endless(Interaction):
         return None
 
     async def step(self, context: TurnContext) -> list[Message]:
-        return [{"role": "user", "content": "Check again."}]
+        return [{"role": "user", "content": CHECK_AGAIN}]

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning_curves import read_records
+from benchmarks.learning_study import save
 from benchmarks.process_session import run_session
 from recipe.treepo.machine import machine
 
@@ -248,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             except RuntimeError as error:
                 sys.exit(f"error: {name}: {error}")
             result = {"settings": settings, "machine": machine(), "row": asdict(row)}
-            kept.write_text(json.dumps(result, indent=1))
+            save(kept, result)
         rows.append(Row(**result["row"]))
         if divergence == (None, *options.divergences)[-1]:
             print(table(rows), flush=True)

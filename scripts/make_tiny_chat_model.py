@@ -17,9 +17,8 @@ import json
 import logging
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,20 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from data_prep import tiny_conversations, tiny_problems  # noqa: E402
 from data_prep.tiny_conversations import CHECK_AGAIN, FINAL_ANSWER, Conversation, Sloppiness, conversations  # noqa: E402
-from tiny_supervision import (  # noqa: E402
-    ModelSettings,
-    boxed_answer,
-    build_model,
-    encode_chats,
-    fingerprint,
-    make_unless_cached,
-    parse_arguments,
-    sample_turns,
-    start_clock,
-    train_phase,
-    train_tokenizer,
-    write_directory,
-)
+from tiny_supervision import ModelSettings, Recipe, boxed_answer, sample_turns, train_tokenizer  # noqa: E402
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
@@ -82,8 +68,6 @@ class Settings(ModelSettings):
     """Optimizer steps on clean conversations, of which most are one solution."""
     steps2: int = 300
     """Optimizer steps on sloppy conversations."""
-    lr1: float = 3e-3
-    lr2: float = 1e-3
     vocab_size: int = 600
     tool_share1: float = 0.3
     """Share of the tool kind in phase 1; it teaches no arithmetic, but to find values in other messages."""
@@ -240,30 +224,16 @@ def evaluate(
     return measured
 
 
-def make_model(out: Path, settings: Settings) -> dict[str, Any]:
-    """Train (or only initialise) the model, write it to ``out`` and return the manifest."""
-    made_from = fingerprint(settings, SOURCES)
-    started = start_clock()
-    tokenizer = make_tokenizer(settings)
-    model = build_model(tokenizer, settings)
-    measured: dict[str, Any] = {"parameters": model.num_parameters(), "vocab_size": len(tokenizer)}
-    if not settings.random_weights:
-        clean, sloppy, held_out = make_chats(settings)
-        clean_data, sloppy_data = encode_chats(tokenizer, clean), encode_chats(tokenizer, sloppy)
-        measured["loss1"] = train_phase(model, clean_data, settings, name="clean", peak_lr=settings.lr1)
-        measured["loss2"] = train_phase(model, sloppy_data, settings, name="sloppy", peak_lr=settings.lr2)
-        measured["train_seconds"] = round(time.perf_counter() - started, 1)
-        if held_out:
-            measured |= evaluate(model, tokenizer, held_out, settings)
-    measured["seconds"] = round(time.perf_counter() - started, 1)
-    manifest = {"fingerprint": made_from, "settings": asdict(settings), "measured": measured}
-    return write_directory(out, model, tokenizer, manifest)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the model unless a cached one fits; see ``--help``."""
-    out, force, settings = parse_arguments(argv, Settings(), "Make the tiny chat model for training runs on a CPU.")
-    make_unless_cached(out, fingerprint(settings, SOURCES), lambda: make_model(out, settings), force=force)
+    Recipe(
+        description="Make the tiny chat model for training runs on a CPU.",
+        settings=Settings(),
+        sources=SOURCES,
+        make_tokenizer=make_tokenizer,
+        make_data=make_chats,
+        evaluate=evaluate,
+    ).run(argv)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,8 @@ from __future__ import annotations
 import logging
 import statistics
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,20 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from data_prep import tiny_problems  # noqa: E402
-from tiny_supervision import (  # noqa: E402
-    ModelSettings,
-    boxed_answer,
-    build_model,
-    encode_chats,
-    fingerprint,
-    make_unless_cached,
-    parse_arguments,
-    sample_turns,
-    start_clock,
-    train_phase,
-    train_tokenizer,
-    write_directory,
-)
+from tiny_supervision import ModelSettings, Recipe, boxed_answer, sample_turns, train_tokenizer  # noqa: E402
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
@@ -71,8 +57,6 @@ class Settings(ModelSettings):
     """Optimizer steps on clean solutions."""
     steps2: int = 210
     """Optimizer steps on solutions with sloppy steps."""
-    lr1: float = 3e-3
-    lr2: float = 1e-3
     sloppy_rate: float = 0.23
     """Share of the steps marked sloppy in phase 2."""
     eval_problems: int = 200
@@ -142,34 +126,24 @@ def make_rows(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, 
     return clean, sloppy, held_out
 
 
-def make_model(out: Path, settings: Settings) -> dict[str, Any]:
-    """Train (or only initialise) the model, write it to ``out`` and return the manifest."""
-    started = start_clock()
-    made_from = fingerprint(settings, SOURCES)
-    tokenizer_rows = tiny_problems.generate_rows(2000, seed=3 * settings.seed + 999_999, sloppy_rate=0.25)
+def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
+    """Train the tokenizer on problems and solutions."""
+    rows = tiny_problems.generate_rows(2000, seed=3 * settings.seed + 999_999, sloppy_rate=0.25)
     # The roles stand in no text, and are words that every prompt has.
-    texts = (f"system\nuser\nassistant\n{row['problem']}\n{row['solution']}" for row in tokenizer_rows)
-    tokenizer = train_tokenizer(texts, settings, chat_template=CHAT_TEMPLATE)
-    model = build_model(tokenizer, settings)
-    logger.info("%d parameters, %d tokens", model.num_parameters(), len(tokenizer))
-    measured: dict[str, Any] = {"parameters": model.num_parameters(), "vocab_size": len(tokenizer)}
-    if not settings.random_weights:
-        clean, sloppy, held_out = make_rows(settings)
-        clean_data, sloppy_data = encode_chats(tokenizer, clean), encode_chats(tokenizer, sloppy)
-        measured["loss1"] = train_phase(model, clean_data, settings, name="clean", peak_lr=settings.lr1)
-        measured["loss2"] = train_phase(model, sloppy_data, settings, name="sloppy", peak_lr=settings.lr2)
-        measured["train_seconds"] = round(time.perf_counter() - started, 1)
-        if held_out:
-            measured |= evaluate(model, tokenizer, held_out, settings)
-    measured["seconds"] = round(time.perf_counter() - started, 1)
-    manifest = {"fingerprint": made_from, "settings": asdict(settings), "measured": measured}
-    return write_directory(out, model, tokenizer, manifest)
+    texts = (f"system\nuser\nassistant\n{row['problem']}\n{row['solution']}" for row in rows)
+    return train_tokenizer(texts, settings, chat_template=CHAT_TEMPLATE)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the model unless a cached one fits; see ``--help``."""
-    out, force, settings = parse_arguments(argv, Settings(), "Make the tiny model for training runs on a CPU.")
-    make_unless_cached(out, fingerprint(settings, SOURCES), lambda: make_model(out, settings), force=force)
+    Recipe(
+        description="Make the tiny model for training runs on a CPU.",
+        settings=Settings(),
+        sources=SOURCES,
+        make_tokenizer=make_tokenizer,
+        make_data=make_rows,
+        evaluate=evaluate,
+    ).run(argv)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,10 @@ class ModelSettings:
     """Optimizer steps of the sloppy phase."""
     eval_problems: int
     """Held-out problems sampled at the end; 0 skips the evaluation."""
+    lr1: float = 3e-3
+    """Highest learning rate of the clean phase."""
+    lr2: float = 1e-3
+    """The same of the sloppy phase."""
     seed: int = 0
     random_weights: bool = False
     """Skip the training: for tests that need a model directory and no skill."""
@@ -319,6 +323,46 @@ def start_clock() -> float:
 
     torch.set_num_threads(os.cpu_count() or 1)
     return time.perf_counter()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Generic[Settings]):
+    """Hold what the scripts differ in."""
+
+    description: str
+    settings: Settings
+    """The defaults of the command line."""
+    sources: tuple[str, ...]
+    """The files besides this one whose code decides the weights."""
+    make_tokenizer: Callable[[Settings], PreTrainedTokenizerBase]
+    make_data: Callable[[Settings], tuple[list[Any], list[Any], list[Any]]]
+    """Returns the clean chats, the sloppy chats and what is held out for ``evaluate``."""
+    evaluate: Callable[[Qwen2ForCausalLM, PreTrainedTokenizerBase, list[Any], Settings], dict[str, float]]
+
+    def run(self, argv: Sequence[str] | None) -> None:
+        """Make the model unless a cached one fits; see ``--help``."""
+        out, force, settings = parse_arguments(argv, self.settings, self.description)
+        made_from = fingerprint(settings, self.sources)
+        make_unless_cached(out, made_from, lambda: self._make(out, settings, made_from), force=force)
+
+    def _make(self, out: Path, settings: Settings, made_from: str) -> dict[str, Any]:
+        """Train (or only initialise) the model, write it to ``out`` and return the manifest."""
+        started = start_clock()
+        tokenizer = self.make_tokenizer(settings)
+        model = build_model(tokenizer, settings)
+        logger.info("%d parameters, %d tokens", model.num_parameters(), len(tokenizer))
+        measured: dict[str, Any] = {"parameters": model.num_parameters(), "vocab_size": len(tokenizer)}
+        if not settings.random_weights:
+            clean, sloppy, held_out = self.make_data(settings)
+            clean_data, sloppy_data = encode_chats(tokenizer, clean), encode_chats(tokenizer, sloppy)
+            measured["loss1"] = train_phase(model, clean_data, settings, name="clean", peak_lr=settings.lr1)
+            measured["loss2"] = train_phase(model, sloppy_data, settings, name="sloppy", peak_lr=settings.lr2)
+            measured["train_seconds"] = round(time.perf_counter() - started, 1)
+            if held_out:
+                measured |= self.evaluate(model, tokenizer, held_out, settings)
+        measured["seconds"] = round(time.perf_counter() - started, 1)
+        manifest = {"fingerprint": made_from, "settings": asdict(settings), "measured": measured}
+        return write_directory(out, model, tokenizer, manifest)
 
 
 def parse_arguments(argv: Sequence[str] | None, default: Settings, description: str) -> tuple[Path, bool, Settings]:

@@ -3,7 +3,6 @@
 
 import ast
 import asyncio
-import importlib.util
 import inspect
 import json
 import math
@@ -23,6 +22,7 @@ from hypothesis import strategies as st
 from verl.tools.function_tool import load_function_tools_from_path, normalize_function_tool_return
 
 from data_prep.tiny_conversations import CALCULATOR
+from load_file import load_file
 from recipe.treepo.limited_pool import GRACE_S
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,14 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 tool_module = inspect.getmodule(TOOL.fn)
 
 
-def load_arithmetic():
-    spec = importlib.util.spec_from_file_location("arithmetic", ROOT / "examples/arithmetic.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-arithmetic = load_arithmetic()
+arithmetic = load_file("examples/arithmetic.py")
 
 
 def ask(expression: str) -> str:

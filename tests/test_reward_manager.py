@@ -2,10 +2,8 @@
 """verl's reward managers around a reward function: what it gets to see, and what becomes of its score."""
 
 import asyncio
-import importlib.util
 import math
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +14,15 @@ from tensordict import TensorDict
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 
+from load_file import load_file
 from recipe.treepo.reward import compute_score
 
-ROOT = Path(__file__).parents[1]
 PATH = [(1, 0), (4, 3), (9, 6)]
 
 
 def example() -> Any:
     """Load the example as verl does, from its file."""
-    spec = importlib.util.spec_from_file_location("custom_module", ROOT / "examples/tree_reward.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.compute_score
+    return load_file("examples/tree_reward.py").compute_score
 
 
 class Letters:

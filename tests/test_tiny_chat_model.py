@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -16,11 +15,11 @@ import pytest
 from data_prep import tiny_conversations
 from data_prep.tiny_conversations import CALCULATOR, Sloppiness, conversations
 from data_prep.tiny_problems import generate_problems
+from load_file import load_file
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "make_tiny_chat_model.py"
 SLOPPY = Sloppiness(first=0.3, again=0.2, tool=0.3)
 CALL = {"type": "function", "function": {"name": "calculator", "arguments": {"expression": "4 * 6"}}}
 CALL_TEXT = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "4 * 6"}}\n</tool_call>'
@@ -29,11 +28,13 @@ CALL_TEXT = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "4 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """Load the script by its path: verl installs a package called ``scripts``."""
-    spec = importlib.util.spec_from_file_location("make_tiny_chat_model_under_test", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_file("scripts/make_tiny_chat_model.py", register=True)
+
+
+@pytest.fixture(scope="module")
+def shared(script: ModuleType) -> ModuleType:
+    """Return the module that the scripts share; the script puts its folder on the path."""
+    return sys.modules[script.Recipe.__module__]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def turn_text(message: dict[str, Any]) -> str:
 
 
 def test_verls_builder_gives_the_supervised_tokens_and_marks_the_same_ones(
-    script: ModuleType, tokenizer: Any, builder: Any
+    shared: ModuleType, tokenizer: Any, builder: Any
 ) -> None:
     for conversation in made(1):
         messages, tools = conversation.messages, conversation.tools
@@ -89,7 +90,7 @@ def test_verls_builder_gives_the_supervised_tokens_and_marks_the_same_ones(
                 merged = builder.merge_context_tokens(messages[:at], messages[: at + 1], fed, tools=tools)
             mask, _ = builder.align_response_metadata(merged, mask)
             fed = merged.token_ids
-        [(tokens, trained)] = script.encode_chats(tokenizer, [{"messages": messages, "tools": tools}])
+        [(tokens, trained)] = shared.encode_chats(tokenizer, [{"messages": messages, "tools": tools}])
         assert fed == tokens
         assert [bool(value) for value in mask] == trained
 
@@ -163,10 +164,10 @@ def test_verls_parser_finds_the_calls_and_tags_are_tokens_but_not_special(tokeni
         assert tokenizer.convert_tokens_to_ids(tag) not in tokenizer.all_special_ids
 
 
-def test_turns_prompts_and_conversations_stay_within_their_lengths(script: ModuleType, tokenizer: Any) -> None:
+def test_turns_prompts_and_conversations_stay_within_their_lengths(shared: ModuleType, tokenizer: Any) -> None:
     responses = []
     for conversation in made(3):
-        [(tokens, trained)] = script.encode_chats(
+        [(tokens, trained)] = shared.encode_chats(
             tokenizer, [{"messages": conversation.messages, "tools": conversation.tools}]
         )
         prompt = trained.index(True)

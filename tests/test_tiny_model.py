@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 
 from data_prep import tiny_problems
 from data_prep.prompts import build_prompt
+from load_file import load_file
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -30,17 +30,13 @@ RENDERED = "<|im_start|>user\nHi 12<|im_end|>\n<|im_start|>assistant\nSo 3.<|im_
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """Load the script by its path: verl installs a package called ``scripts``."""
-    spec = importlib.util.spec_from_file_location("make_tiny_model_under_test", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_file("scripts/make_tiny_model.py", register=True)
 
 
 @pytest.fixture(scope="module")
 def shared(script: ModuleType) -> ModuleType:
     """Return the module that the scripts share; the script puts its folder on the path."""
-    return sys.modules[script.build_model.__module__]
+    return sys.modules[script.Recipe.__module__]
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +107,9 @@ def test_chat_template_renders_chatml_exactly(tokenizer: Any) -> None:
     )
 
 
-def test_training_sequences_are_what_verl_feeds_followed_by_the_response(script: ModuleType, tokenizer: Any) -> None:
+def test_training_sequences_are_what_verl_feeds_followed_by_the_response(shared: ModuleType, tokenizer: Any) -> None:
     row = tiny_problems.generate_rows(1, 13)[0]
-    [(tokens, trained)] = script.encode_chats(tokenizer, [row])
+    [(tokens, trained)] = shared.encode_chats(tokenizer, [row])
     prompt_length = trained.index(True)
     assert trained == [False] * prompt_length + [True] * (len(tokens) - prompt_length)
     chat = build_prompt(row["problem"], "plain")
@@ -142,7 +138,7 @@ def test_loss_equals_transformers_own_with_an_attention_mask(
     import torch
 
     rows = tiny_problems.generate_rows(4, 14)
-    [(ids, labels)] = list(shared.batches(script.encode_chats(tokenizer, rows), 4, 0, random.Random(0)))
+    [(ids, labels)] = list(shared.batches(shared.encode_chats(tokenizer, rows), 4, 0, random.Random(0)))
     shifted = torch.cat([torch.full((4, 1), shared.IGNORED), labels[:, :-1]], dim=1)
     # Special token 0 is the padding here; it never occurs in a row.
     expected = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=shifted).loss

@@ -2,26 +2,15 @@
 """The example reward that sees tool calls: scores worked out by hand, samples without a tree, and verl's own texts."""
 
 import asyncio
-import importlib.util
 import logging
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from load_file import load_file
 from recipe.treepo.reward import METRICS
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def load_compute_score():
-    spec = importlib.util.spec_from_file_location("custom_module", ROOT / "examples/tool_reward.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.compute_score
-
-
-compute_score = load_compute_score()
+compute_score = load_file("examples/tool_reward.py").compute_score
 
 
 def turn(*responses: str) -> dict:

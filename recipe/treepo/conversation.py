@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
+from os.path import commonprefix
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -150,9 +151,7 @@ class Conversation:
         node.partial, node.turn_over = False, True
         before = self._places[self._place_of(node)]
         async with self._copied(before, node.key) as state:
-            turn_ids = [
-                token for index in self._tree.turn(node.index) for token in self._tree.nodes[index].segment.token_ids
-            ]
+            turn_ids = self._tree.response_ids(node.index)[self._tree.turn_start(node.index) :]
             context = self._context(node, before, state, turn_ids, ended, name=node.key, draws=f"turn {node.key}")
             detail = await self._call("check_finished", node.key, context)
             if detail is not None:
@@ -203,7 +202,7 @@ class Conversation:
             return FinishReason.LENGTH, ""
         # Another branch from here may have trimmed the turn while this one waited.
         token_ids = self._tree.prompt_ids + self._tree.response_ids(node.index)
-        kept = _common_length(token_ids, merged)
+        kept = len(commonprefix([token_ids, merged]))
         added, cut = merged[kept:], len(token_ids) - kept
         if cut:
             # Some templates write the end of a turn as the beginning of the next message, and it need not be the one
@@ -365,10 +364,3 @@ def _has_text(message: Any) -> bool:
 
 def _assistant(text: str) -> Message:
     return {"role": "assistant", "content": text}
-
-
-def _common_length(old: Sequence[int], new: Sequence[int]) -> int:
-    """Return how many tokens both begin with."""
-    if new[: len(old)] == old:
-        return len(old)
-    return next(place for place, (a, b) in enumerate(zip([*old, None], [*new, None], strict=False)) if a != b)

@@ -4,7 +4,7 @@
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.branching import Budget, Share
-from recipe.treepo.config_values import Problem
+from recipe.treepo.config_values import Problem, integer
 from recipe.treepo.fallback import FallbackStart, PathOrder
 from recipe.treepo.interaction import Steps
 from recipe.treepo.settings import (
@@ -292,9 +292,10 @@ def _multi_turn_problems(rollout: DictConfig, name: str) -> list[Problem]:
         ("max_parallel_calls", 1, 1),
     ):
         value = OmegaConf.select(rollout, f"multi_turn.{key}", default=unset)
-        if value != unset and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            rule = f"must be a whole number of at least {least}"
-            problems.append(
-                Problem(f"{name}.{key}", value, rule, f"Use {name}.{key}={'null' if unset is None else unset}.")
-            )
+        try:
+            if value != unset:
+                integer(least)(value)
+        except ValueError as error:
+            remedy = f"Use {name}.{key}={'null' if unset is None else unset}."
+            problems.append(Problem(f"{name}.{key}", value, str(error), remedy))
     return problems

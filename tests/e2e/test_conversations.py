@@ -7,9 +7,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 from formulas import dumps
-from training_run import BATCH, OUTPUTS, ROOT, WIDTH, train
+from training_run import BATCH, LARGEST_DIFFERENCE, OUTPUTS, ROOT, WIDTH, train
 from transformers import AutoConfig, AutoTokenizer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
@@ -19,7 +18,6 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 from recheck import CHECK_AGAIN, FINAL_ANSWER
 
-LARGEST_DIFFERENCE = 0.1 if torch.cuda.is_available() else 1e-3
 DEPTH, CALL_COST = 4, 0.125
 
 

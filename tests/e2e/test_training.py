@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_run import BATCH, OUTPUTS, RESPONSE, SEGMENT, STEPS, WIDTH, train
+from training_run import BATCH, LARGEST_DIFFERENCE, OUTPUTS, RESPONSE, SEGMENT, STEPS, WIDTH, train
 from transformers import AutoTokenizer
-
-# The tiny preset is float32 on CPU; on a GPU engine and actor round to bfloat16.
-LARGEST_DIFFERENCE = 0.1 if torch.cuda.is_available() else 1e-3
 
 
 @pytest.fixture(scope="module")
