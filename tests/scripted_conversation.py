@@ -60,16 +60,17 @@ class FakeTokens:
         takes_back: How many tokens of the turn it writes anew as the beginning of the next message, where the turn is
             closed.
         jitter: Seed of how long it takes.
+        closes: Whether a turn must have an end.
     """
 
-    def __init__(self, *, takes_back: int = 0, jitter: int = 0) -> None:
-        self.takes_back, self.jitter = takes_back, random.Random(jitter)
+    def __init__(self, *, takes_back: int = 0, jitter: int = 0, closes: bool = True) -> None:
+        self.takes_back, self.jitter, self.closes = takes_back, random.Random(jitter), closes
 
     async def append(self, messages, updated, token_ids, tools):
         for _ in range(self.jitter.randrange(4)):
             await asyncio.sleep(0)
         assert updated[: len(messages)] == messages
-        assert token_ids[-1] in (*EOS, CLOSING)
+        assert token_ids[-1] in (*EOS, CLOSING) or not self.closes
         return token_ids[: len(token_ids) - self.takes_back] + encode(updated[len(messages) :])
 
 
@@ -256,6 +257,7 @@ async def start_talk(
     sample: dict[str, Any] | None = None,
     messages: list[dict[str, Any]] | None = None,
     seed: int = 0,
+    end_token_id: int | None = CLOSING,
     **numbers,
 ) -> Tree:
     """Grow a tree; what is no field of the stopping rules, the shape or the conversation's is one of the branching."""
@@ -267,7 +269,7 @@ async def start_talk(
         name="prompt 7",
         validate=False,
         tokens=tokens or FakeTokens(),
-        end_token_id=CLOSING,
+        end_token_id=end_token_id,
     )
 
     def taken(*names: str) -> dict[str, Any]:

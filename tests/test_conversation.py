@@ -9,10 +9,10 @@ from recipe.treepo.branching import Budget
 from recipe.treepo.credit import segment_credit, treerpo_credit
 from recipe.treepo.forest import build_forest
 from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Reply, Steps
+from recipe.treepo.node import ROOT
 from recipe.treepo.search import SearchError, SearchShape
 from recipe.treepo.settings import AdvantageSettings, Aggregation, Chains, TreePOSettings
 from recipe.treepo.stopping import FinishReason
-from recipe.treepo.tree import ROOT
 from scripted_conversation import (
     AGAIN,
     CLOSING,
@@ -108,6 +108,15 @@ def test_a_turn_that_the_model_did_not_close_gets_the_end_token_as_part_of_what_
     assert tokens == [97] * 4 + [CLOSING, *AGAIN, *TURN]
     assert mask == [1] * 4 + [0] * 7 + [1] * 3
     assert cut.contexts["check_finished", "0"].cut_off and not cut.contexts["check_finished", "0+.0"].cut_off
+
+
+def test_a_turn_is_not_closed_where_the_chat_template_closes_none():
+    cut = Chancy(goes_on=True)
+    cut.decide_step = lambda context: [{"role": "user", "content": "again"}]
+    rules = ConversationRules(turn_length=4)
+    options = {"tokens": FakeTokens(closes=False), "end_token_id": None, **sizes(width=1, depth=2)}
+    tree = talk(Turns([97] * 9, TURN), cut, rules=rules, **options)
+    assert only(tree)[0] == [97] * 4 + [*AGAIN, *TURN]
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3, 4, 5, 6, 7])
@@ -208,7 +217,7 @@ def test_the_last_turn_is_asked_about_too_and_no_step_is_taken_after_it():
 def test_a_turn_cut_off_at_its_most_length_ends_the_path_by_default():
     tree = talk(Turns([97] * 9), Interaction(), rules=ConversationRules(turn_length=5), **sizes(width=1))
     tokens, _, leaf = only(tree)
-    assert (tokens, leaf.finish_reason, leaf.finish_detail) == ([97] * 5, FinishReason.INTERACTION, "cut_off")
+    assert (tokens, leaf.finish_reason, leaf.finish_detail) == ([97] * 5, FinishReason.LENGTH, "cut_off")
 
 
 @pytest.mark.parametrize("steps", Steps)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from recipe.treepo.branching import Budget
 from recipe.treepo.interaction import ConversationRules, OnError, Reply, Steps
+from recipe.treepo.node import ROOT
 from recipe.treepo.search import SearchError
 from recipe.treepo.stopping import MODEL_ENDED, FinishReason, RepetitionUnit
-from recipe.treepo.tree import ROOT, Tree
+from recipe.treepo.tree import Tree
 from scripted_conversation import CLOSING, PROMPT, QUESTION, Chancy, FakeTokens, encode, sizes, talk
 from scripted_engine import EOS, ScriptedEngine, decode
 from test_search import brute_force_box, check_width, pieces_of_call, searches
@@ -291,7 +292,7 @@ class Oracle:
         if isinstance(checked, Exception):
             return FinishReason.ERROR, ""
         if checked is not None:
-            return FinishReason.INTERACTION, checked
+            return (FinishReason.INTERACTION if reason in MODEL_ENDED else FinishReason.LENGTH), checked
         turns = self.turns(written.index)
         if self.length(written) >= self.search["response_length"]:
             return FinishReason.LENGTH, ""

@@ -2,10 +2,12 @@
 import asyncio
 import copy
 import random
+import threading
 import time
 
 import pytest
 
+from recipe.treepo import conversation
 from recipe.treepo.branching import Budget
 from recipe.treepo.engine import Segment
 from recipe.treepo.fallback import FallbackRules, FallbackStart, ResumePoint
@@ -103,6 +105,26 @@ def test_a_state_that_a_thread_returns_too_late_is_closed_all_the_same(method, c
     asyncio.run(grown())
     assert len(states) == (1 if method == "start" else 2)
     assert sorted(map(id, closed)) == sorted(map(id, states))
+
+
+def test_a_thread_that_never_ends_is_not_waited_for_without_end(monkeypatch, caplog):
+    monkeypatch.setattr(conversation, "MOST_WAIT_SECONDS", 0.05)
+    release = threading.Event()
+
+    class Hangs(Interaction):
+        def copy_state(self, state, messages):
+            release.wait(20.0)
+
+    async def cancelled():
+        task = asyncio.create_task(start_talk(Turns(TURN), Hangs(), **sizes()))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, timeout=5.0)
+        release.set()
+
+    asyncio.run(cancelled())
+    assert "Hangs.copy_state failed for prompt 7 at node the end: a thread still runs after 0.05 s" in caplog.text
 
 
 @pytest.mark.parametrize("copies", ["deepcopy", "snapshot", "replay"])

@@ -7,8 +7,9 @@ import pytest
 
 from recipe.treepo.engine import Segment
 from recipe.treepo.fallback import FallbackRules, PathOrder, ResumePoint, Resumption, choose_resumptions
+from recipe.treepo.node import ROOT
 from recipe.treepo.stopping import FinishReason
-from recipe.treepo.tree import ROOT, Tree
+from recipe.treepo.tree import Tree
 
 
 def tree_with(*paths: tuple[list[float], int, FinishReason]) -> tuple[Tree, list[int]]:

@@ -4,8 +4,9 @@ import pytest
 from recipe.treepo.engine import Segment
 from recipe.treepo.interaction import Reply
 from recipe.treepo.metrics import sampling_metrics
+from recipe.treepo.node import ROOT
 from recipe.treepo.stopping import FinishReason
-from recipe.treepo.tree import ROOT, Tree
+from recipe.treepo.tree import Tree
 
 
 def two_leaf_tree() -> Tree:
@@ -93,6 +94,14 @@ def test_conversations_count_steps_time_and_what_the_interaction_said():
     assert metrics["treepo/unique_over_total"] == 15 / 30
     # the roots have 1 child each and the first turns 4 and 1; the additions in between are no branching of their own
     assert metrics["treepo/branching"] == 7 / 4
+
+
+def test_only_the_most_frequent_details_get_a_metric_of_their_own():
+    # 30 texts, each once, but two twice; the first of equals by name are kept.
+    details = [f"d{number:02}" for number in range(30)] + ["d28", "d29"]
+    metrics = sampling_metrics([("a", 5, 6, {"tree_statistics": talking_tree(details).statistics()})])
+    kept = {key.rpartition("/")[2]: round(32 * value) for key, value in metrics.items() if "finish_detail" in key}
+    assert kept == {**{f"d{number:02}": 1 for number in range(18)}, "d28": 2, "d29": 2, "other": 10}
 
 
 def test_without_conversations_no_step_is_taken_and_nothing_said():

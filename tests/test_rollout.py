@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from tensordict import TensorDict
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 from verl.trainer.ppo.v1 import agent_loop_tq
 from verl.utils import tensordict_utils
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
@@ -18,13 +20,21 @@ from recipe.treepo import rollout
 from recipe.treepo.config_values import ConfigError
 from recipe.treepo.engine import Segment
 from recipe.treepo.interaction import Interaction, Reply
-from recipe.treepo.rollout import TreeAgentLoopManager, TreeAgentLoopWorker, TreeJob, eos_token_ids, training_progress
+from recipe.treepo.node import ROOT
+from recipe.treepo.rollout import (
+    TreeAgentLoopManager,
+    TreeAgentLoopWorker,
+    TreeJob,
+    eos_token_ids,
+    training_progress,
+    turn_end,
+)
 from recipe.treepo.search import SearchError
 from recipe.treepo.seeds import derive_seed
 from recipe.treepo.server import TreeRequests
 from recipe.treepo.settings import InteractionSettings, Sampler, TreePOSettings
 from recipe.treepo.stopping import FinishReason
-from recipe.treepo.tree import ROOT, Tree
+from recipe.treepo.tree import Tree
 
 Worker = TreeAgentLoopWorker.__ray_metadata__.modified_class
 Base = Worker.__mro__[1]
@@ -63,6 +73,26 @@ def test_end_tokens_are_gathered_from_tokenizer_config_and_generation_config():
     assert eos_token_ids(model) == {5, 7}
     model.generation_config, model.hf_config = None, SimpleNamespace(eos_token_id=9)
     assert eos_token_ids(model) == {5, 9}
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        ("{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}", "<|im_end|>"),
+        ("{{ '<|' + m['role'] + '|>' + m['content'] }}", None),
+        ("{{ m['role'] + ': ' + m['content'] + '\n' }}", None),
+    ],
+)
+def test_a_turn_ends_as_the_chat_template_says_not_as_the_tokenizer_ends_texts(template, end):
+    vocabulary = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *"asked said:\n<|>rutn"]
+    backend = Tokenizer(models.WordLevel({token: number for number, token in enumerate(dict.fromkeys(vocabulary))}))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    special = ["<|im_start|>", "<|im_end|>"]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|endoftext|>", additional_special_tokens=special
+    )
+    tokenizer.chat_template = "{% for m in messages %}" + template + "{% endfor %}"
+    assert turn_end(tokenizer) == (None if end is None else tokenizer.convert_tokens_to_ids(end))
 
 
 # --- what a worker makes of a prompt ---------------------------------------------------------------------------
@@ -475,7 +505,12 @@ async def talk_in_loop(job: TreeJob, **multi_turn: Any) -> list:
     loop = object.__new__(rollout.TreeAgentLoop)
     limits = SimpleNamespace(**{"max_assistant_turns": None, "max_user_turns": None, **multi_turn})
     loop.rollout_config = SimpleNamespace(name="vllm", full_determinism=False, response_length=70, multi_turn=limits)
-    loop.tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: f"{ids}", eos_token_id=5)
+    loop.tokenizer = SimpleNamespace(
+        decode=lambda ids, skip_special_tokens: f"{ids}",
+        apply_chat_template=lambda chat, tokenize: chat[-1]["content"] + "<end>",
+        encode=lambda text, add_special_tokens: {"<end>": [5]}[text],
+        all_special_ids=[5],
+    )
     loop.loop = asyncio.get_running_loop()
     loop.shown, loop.merged = [], []
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
 from recipe.treepo.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
+from recipe.treepo.node import ROOT
 from recipe.treepo.search import SearchError, SearchShape, grow_tree
 from recipe.treepo.stopping import RULES, FinishReason, Repetition, RepetitionUnit, StoppingRules
-from recipe.treepo.tree import ROOT, Tree
+from recipe.treepo.tree import Tree
 from scripted_engine import EOS, ScriptedEngine, decode
 
 PROMPT = [1000, 1001, 1002]

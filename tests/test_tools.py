@@ -401,7 +401,7 @@ def test_a_turn_that_was_cut_off_calls_no_tool():
     [output] = ours(turns, job={"settings": settings})
     assert TOKENIZER.decode(output.response_ids) == call(ADD, a=1, b=1)
     fields = output.extra_fields
-    assert (fields["tree_finish_reason"], fields["tree_finish_detail"]) == ("interaction", "cut_off")
+    assert (fields["tree_finish_reason"], fields["tree_finish_detail"]) == ("length", "cut_off")
 
 
 @pytest.mark.parametrize("loop", [verls, ours])

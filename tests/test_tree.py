@@ -2,8 +2,9 @@
 import pytest
 
 from recipe.treepo.engine import Segment
+from recipe.treepo.node import ROOT, name_order
 from recipe.treepo.stopping import FinishReason
-from recipe.treepo.tree import ROOT, Tree, name_order
+from recipe.treepo.tree import Tree
 
 
 def small_tree() -> Tree:

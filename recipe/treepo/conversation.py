@@ -33,8 +33,9 @@ from recipe.treepo.interaction import (
     Steps,
     TurnContext,
 )
+from recipe.treepo.node import ROOT, Node
 from recipe.treepo.stopping import FinishReason, StoppingRules
-from recipe.treepo.tree import ROOT, Node, Tree
+from recipe.treepo.tree import Tree
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ _THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="interaction")
 
 # Characters of what went wrong; where failures end paths, each of these trajectories carries it.
 MOST_REASON = 2000
+# How long the end of a search waits for threads that were given up, where treepo.interaction.timeout_seconds is null.
+MOST_WAIT_SECONDS = 60.0
 
 
 class TurnTokens(Protocol):
@@ -85,7 +88,7 @@ class ConversationStart:
         name: Of the prompt, for error messages.
         validate: Whether the prompt is one of the validation data.
         tokens: Writes messages as tokens.
-        end_token_id: What closes a turn that the model did not close itself.
+        end_token_id: What closes a turn that the model did not close itself; None where the chat template closes none.
         tools: The tools that the prompt shows, None for no tools.
     """
 
@@ -96,7 +99,7 @@ class ConversationStart:
     name: str
     validate: bool
     tokens: TurnTokens
-    end_token_id: int
+    end_token_id: int | None
     tools: list[dict[str, Any]] | None = None
 
 
@@ -121,10 +124,12 @@ class Conversation:
     async def close(self) -> None:
         """Give all states back, also where one cannot be."""
         if self._late:
-            done, running = await asyncio.wait(self._late, timeout=self.rules.timeout_seconds)
+            most = self.rules.timeout_seconds or MOST_WAIT_SECONDS
+            done, running = await asyncio.wait(self._late, timeout=most)
             self._states += [work.result() for work in done if not work.cancelled() and work.exception() is None]
             for work in running:
                 work.cancel()
+                self.warn(self._failure("copy_state", "the end", f"a thread still runs after {most:g} s"))
         await asyncio.gather(*map(self._close_state, self._states))
 
     def turn_room(self, node: int) -> int:
@@ -157,7 +162,7 @@ class Conversation:
             if detail is not None:
                 if not isinstance(detail, str):  # False would end every path
                     raise self._failure("check_finished", node.key, f"must return a text or None, not {detail!r:.200}")
-                return FinishReason.INTERACTION, detail
+                return (ended if ended is FinishReason.LENGTH else FinishReason.INTERACTION), detail
             if (limit := self._limit(node, context)) is not None:
                 return limit, ""
             if self.rules.steps is Steps.PER_BRANCH:
@@ -192,7 +197,7 @@ class Conversation:
         updated = [*conversation, *reply.messages]
         token_ids = self._tree.prompt_ids + self._tree.response_ids(node.index)
         closed = token_ids
-        if not self._stopping.at_end_token(token_ids):
+        if self._start.end_token_id is not None and not self._stopping.at_end_token(token_ids):
             closed = [*token_ids, self._start.end_token_id]
         try:
             merged = await self._start.tokens.append(conversation, updated, closed, self._start.tools)

@@ -9,8 +9,9 @@ from enum import StrEnum
 from itertools import cycle, islice
 
 from recipe.treepo.branching import softmax_weights
+from recipe.treepo.node import ROOT, Node
 from recipe.treepo.stopping import SELF_ENDED, FinishReason
-from recipe.treepo.tree import ROOT, Node, Tree
+from recipe.treepo.tree import Tree
 
 
 class FallbackStart(StrEnum):

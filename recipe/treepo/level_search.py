@@ -15,8 +15,8 @@ from recipe.treepo.branching import (
     width_within,
 )
 from recipe.treepo.fallback import FallbackStart, choose_resumptions
+from recipe.treepo.node import ROOT, Node
 from recipe.treepo.sampling import Branch, PathSampler
-from recipe.treepo.tree import ROOT, Node
 
 
 class LevelSearch:

@@ -7,6 +7,9 @@ from typing import Any
 
 from recipe.treepo.stopping import FinishReason
 
+# Details of an interaction that get a metric of their own in a step.
+MOST_DETAILS = 20
+
 _SUMMED = (
     "engine_calls",
     "decoded_tokens",
@@ -40,7 +43,8 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
     the batch of ``search_busy_s`` (seconds in which the searches themselves worked), ``overrun_tokens`` (decoded beyond
     the end of a path and cut off), ``failed_calls``, ``given_up_paths``, ``dropped_paths`` and
     ``missing_trajectories``; of conversations ``steps`` and ``failed_steps`` of the interaction, ``interaction_s``
-    (seconds that paths waited for it) and ``finish_detail/<what check_finished said>`` (share of trajectories). A
+    (seconds that paths waited for it) and ``finish_detail/<what check_finished said>`` (share of
+    trajectories; what is not among the most frequent is counted as ``other``). A
     prompt that failed as a whole is in none of these numbers; verl logs it.
 
     Args:
@@ -93,7 +97,7 @@ def _tree_metrics(trees: list[Mapping[str, Any]]) -> dict[str, float]:
     details: Counter[str] = sum((Counter(tree["finish_details"]) for tree in trees), Counter())
     return {
         **{f"treepo/finish/{reason}": total(f"finish_{reason}") / leaves for reason in FinishReason},
-        **{f"treepo/finish_detail/{detail}": count / leaves for detail, count in sorted(details.items())},
+        **{f"treepo/finish_detail/{detail}": count / leaves for detail, count in _named(details)},
         "treepo/interaction_s": total("interaction_seconds"),
         "treepo/fallbacks_per_prompt": total("fallbacks") / len(trees),
         "treepo/depth/mean": total("depth_sum") / leaves,
@@ -104,3 +108,10 @@ def _tree_metrics(trees: list[Mapping[str, Any]]) -> dict[str, float]:
         "treepo/search_s/max": max(tree["search_seconds"] for tree in trees),
         "treepo/search_busy_s": total("busy_seconds"),
     }
+
+
+def _named(details: Counter[str]) -> list[tuple[str, int]]:
+    """Return the most frequent details by name, and last the others together: texts must not become metrics freely."""
+    frequent = sorted(details.items(), key=lambda item: (-item[1], item[0]))[:MOST_DETAILS]
+    others = details.total() - sum(count for _, count in frequent)
+    return sorted(frequent) + ([("other", others)] if others else [])

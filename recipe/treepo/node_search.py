@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from recipe.treepo.branching import never_branches, share_out
 from recipe.treepo.fallback import FallbackStart, choose_resumptions
+from recipe.treepo.node import ROOT, Node
 from recipe.treepo.sampling import Branch, PathSampler
-from recipe.treepo.tree import ROOT, Node
 
 # How often a branch is sampled anew after it was given up, and after it was dropped as too short, those that it comes
 # from counted: then its width is lost, and the short one kept. A path's own history has to decide, because what becomes

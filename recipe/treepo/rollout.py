@@ -151,7 +151,7 @@ class TreeAgentLoop(ToolAgentLoop):
             name=f"prompt {row['uid']}",
             validate=job.validate,
             tokens=self,
-            end_token_id=self.tokenizer.eos_token_id,
+            end_token_id=turn_end(self.tokenizer),
             tools=tools,
         )
 
@@ -259,6 +259,18 @@ def eos_token_ids(model: HFModelConfig) -> frozenset[int]:
         value = getattr(holder, "eos_token_id", None)
         ids.update([value] if isinstance(value, int) else value or [])
     return frozenset(ids)
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """Return the special token with which the chat template ends what the model says, None if it has none there.
+
+    It need not be the tokenizer's own end token: base models with a chat template have another one.
+    """
+    said = "said"
+    chat = [{"role": "user", "content": "asked"}, {"role": "assistant", "content": said}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    after = tokenizer.encode(text[text.rindex(said) + len(said) :], add_special_tokens=False)
+    return after[0] if after and after[0] in tokenizer.all_special_ids else None
 
 
 def training_progress(config: DictConfig, global_steps: int) -> float:

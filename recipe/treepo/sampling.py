@@ -15,8 +15,9 @@ from recipe.treepo.conversation import Conversation
 from recipe.treepo.engine import Segment, SegmentEngine
 from recipe.treepo.fallback import FallbackRules, Resumption
 from recipe.treepo.interaction import InteractionError, OnError, Steps
+from recipe.treepo.node import ROOT, Node
 from recipe.treepo.stopping import MODEL_ENDED, FinishReason, StoppingRules
-from recipe.treepo.tree import ROOT, Node, Tree
+from recipe.treepo.tree import Tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,7 @@ class FinishReason(StrEnum):
     EOS = "eos"  # the last token is one of the model's end tokens
     STOP = "stop"  # the response holds a stop string
     INTERACTION = "interaction"  # the interaction's check_finished gave a reason
-    LENGTH = "length"  # the response has as many tokens as rollout.response_length allows
+    LENGTH = "length"  # the response, or its last turn, has as many tokens as it may have
     DEPTH = "depth"  # the path has as many segments as treepo.depth allows
     TURNS = "turns"  # the conversation has as many turns as rollout.multi_turn allows
     REPETITION = "repetition"  # the response repeats itself
