@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.learning_curves import Point, at, band, cut, has_reached, mean_accuracy
+from recipe.treepo.machine import described
 
 BEGIN, END = "<!-- learning_study: begin -->", "<!-- learning_study: end -->"
 BASELINE = "grpo_plain"
@@ -96,10 +97,7 @@ def table(results: Sequence[Mapping[str, Any]], tokens: float) -> str:
 def facts(results: Sequence[Mapping[str, Any]]) -> str:
     """Return what the numbers were had with, and what they mean."""
     machines = {json.dumps(result["machine"], sort_keys=True) for result in results}
-    described = "; ".join(
-        f"{machine['cpus']} CPUs, " + ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-        for machine in map(json.loads, sorted(machines))
-    )
+    with_what = "; ".join(map(described, map(json.loads, sorted(machines))))
     arms = {result["label"]: result["overrides"] for result in results}
     shared = os.path.commonprefix(list(arms.values()))
     lines = [f"- {label}: {' '.join(f'`{setting}`' for setting in own[len(shared) :])}" for label, own in arms.items()]
@@ -110,7 +108,7 @@ def facts(results: Sequence[Mapping[str, Any]]) -> str:
             "tokens, divided by the tokens. Everything from `steps` on is what training had cost when the tokens were",
             "spent; tokens computed are decoded tokens and prompt tokens that were not cached. Training time: relative",
             "to plain GRPO of the same seed (and mean seconds); validation and start-up are not in it.",
-            f"{described}.",
+            f"{with_what}.",
             "",
             f"Settings, on top of the preset `tiny`: `{' '.join(shared)}`, and",
             "",

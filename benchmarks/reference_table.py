@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fill the reference table: engine calls and training speed of n independent conversations and of trees.
 
-    python -m benchmarks.reference_table --report docs/reference_table.md
+    python -m benchmarks.reference_table --report docs/reference_table/recheck.md
 
 For each depth one row with n independent multi-turn loops (treepo.sampler=independent, "original implementation") and
 one for each max_divergence with trees; same interaction, model, prompts, batch and n, one training run each.
@@ -13,12 +13,13 @@ Qwen2.5-0.5B in the reference document, whose calls are those of conversations t
 
 Calls and tokens are the engine's own counts over all steps. Speed is training steps per second of verl's timing_s/step,
 the first --warm-up steps left out: sampling, rewards, training and transfer of the weights, without start-up.
-Runs with a result in --out are not repeated.
+Runs with a result in --out of the same settings and machine are not repeated.
 """
 
 import argparse
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from typing import Any
 from benchmarks.learning_curves import read_records
 from benchmarks.learning_study import save
 from benchmarks.process_session import run_session
-from recipe.treepo.machine import machine
+from recipe.treepo.machine import described, machine
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "scripts/run_recheck_qwen0.5b.sh"
@@ -193,8 +194,7 @@ def saving(row: Row, base: Row) -> float:
 def report(rows: Sequence[Row], options: argparse.Namespace) -> str:
     """Return the page: command, machine and table."""
     command = shlex.join(["python", "-m", "benchmarks.reference_table", *words_of(options)])
-    about = ", ".join(f"{key} {value}" for key, value in machine().items())
-    return f"`{command}`\n\n{about}\n\n{table(rows)}\n"
+    return f"`{command}`\n\n{described(machine())}\n\n{table(rows)}\n"
 
 
 def words_of(options: argparse.Namespace) -> list[str]:
@@ -214,7 +214,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--conversation", choices=CONVERSATIONS, default="recheck")
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 5, 6], choices=[4, 5, 6])
     parser.add_argument("--divergences", type=int, nargs="+", default=[2, 3], choices=[2, 3])
-    parser.add_argument("--steps", type=int, default=20, help="training steps of each run")
+    parser.add_argument("--steps", type=int, default=10, help="training steps of each run")
     parser.add_argument("--warm-up", type=int, default=2, help="steps at the beginning that are not timed")
     parser.add_argument("--problem-steps", type=int, nargs=2, default=[6, 7], metavar=("FEWEST", "MOST"))
     parser.add_argument("--seed", type=int, default=0)
@@ -226,6 +226,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     fewest, most = options.problem_steps
     if not 1 <= fewest <= most:
         parser.error(f"--problem-steps {fewest} {most}: must be at least 1, the larger one last")
+    if not options.time_limit > 0:
+        parser.error(f"--time-limit {options.time_limit:g}: must be more than 0 seconds")
     name = f"outputs/reference_table_{options.conversation}_{fewest}_{most}"
     options.out = (options.out or Path(name)).resolve()
     return options
@@ -234,6 +236,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do the runs, print the table after each depth and write the report."""
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the child is ended, too
     options.out.mkdir(parents=True, exist_ok=True)
     wanted = [(depth, divergence) for depth in options.depths for divergence in (None, *options.divergences)]
     rows: list[Row] = []
@@ -242,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kept = options.out / f"{name}.json"
         settings = words_of(options)
         result: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
-        if result.get("settings") != settings:
+        if (result.get("settings"), result.get("machine")) != (settings, machine()):
             print(f"[{number}/{len(wanted)}] {name}: started {time.strftime('%H:%M:%S')}", flush=True)
             try:
                 row = train(depth, divergence, options)
@@ -254,6 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if divergence == (None, *options.divergences)[-1]:
             print(table(rows), flush=True)
     if options.report:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
         options.report.write_text(report(rows, options))
         results = {"machine": machine(), "conversation": options.conversation, "rows": [asdict(row) for row in rows]}
         options.report.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")

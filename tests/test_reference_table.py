@@ -77,6 +77,11 @@ def test_runs_with_a_result_are_kept_and_others_are_made(tmp_path, monkeypatch, 
     main([*arguments, "--seed", "1"])
     assert len(made) == 18
     page, results = (tmp_path / "page.md").read_text(), json.loads((tmp_path / "page.json").read_text())
+    # What another machine measured is measured again: a table has one machine.
+    monkeypatch.setattr(reference_table, "machine", lambda: {"cpus": 64, "python": "3.12.1", "versions": {"ray": "3"}})
+    main([*arguments, "--seed", "1", "--depths", "4", "--report", str(tmp_path / "other.md")])
+    assert made[18:] == made[:3]
+    assert "\n64 CPUs, Python 3.12.1, ray 3\n" in (tmp_path / "other.md").read_text()
     assert "--seed 1" in page and page.count("50.00%") == 6
     assert [(row["depth"], row["divergence"]) for row in results["rows"]] == made[:9]
     assert "original implementation" in capsys.readouterr().out
@@ -101,7 +106,9 @@ def test_problems_of_other_lengths_are_other_files(tmp_path, monkeypatch):
     assert [command[command.index("--min-steps") + 1] for command in commands[::2]] == ["6", "2"]
 
 
-@pytest.mark.parametrize("wrong", [["--warm-up", "20"], ["--problem-steps", "5", "4"], ["--depths", "3"]])
+@pytest.mark.parametrize(
+    "wrong", [["--warm-up", "10"], ["--time-limit", "0"], ["--problem-steps", "5", "4"], ["--depths", "3"]]
+)
 def test_a_table_that_cannot_be_made_is_refused(wrong, capsys):
     with pytest.raises(SystemExit):
         parse(wrong)

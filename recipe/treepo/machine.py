@@ -3,8 +3,15 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+
+def described(found: Mapping[str, Any]) -> str:
+    """Return in one line what :func:`machine` found."""
+    numbers = (f"{name} {number}" for name, number in found["versions"].items())
+    return ", ".join([*found.get("gpus", []), f"{found['cpus']} CPUs", f"Python {found['python']}", *numbers])
 
 
 def machine() -> dict[str, Any]:
