@@ -140,7 +140,7 @@ def test_time_is_compared_seed_by_seed():
 
 def result(arm, seed, points, overrides=()):
     rows = [vars(point) for point in points]
-    machine = {"cpus": 2, "versions": {"verl": "0.9.1"}}
+    machine = {"cpus": 2, "python": "3.11.7", "versions": {"verl": "0.9.1"}}
     return {**{"arm": arm, "label": ARMS[arm].label, "seed": seed, "overrides": list(overrides)}} | {
         "points": rows,
         "machine": machine,
