@@ -406,6 +406,36 @@ def test_function_tools_and_their_parser_are_tried_before_a_run(tmp_path):
         prepare(composed("preset=tiny", f"{group}.format=xyz"), [], dry_run=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("tools:\n- {class_name: verl.tools.base_tool.BaseTool, config: {type: native}}", None),
+        ("tools: []", "has no list of tools under the key tools"),
+        ("- tools", "has no list of tools under the key tools"),
+        ("tools: [", "cannot be loaded (ParserError: "),
+        ("tools:\n- {class_name: verl.tools.base_tool.Nobody, config: {type: native}}", "AttributeError: "),
+        ("tools:\n- {class_name: verl.tools.base_tool.BaseTool}", "cannot be loaded (KeyError: 'config')"),
+        ("tools:\n- {class_name: verl.tools.base_tool.BaseTool, config: {type: x}}", "'x' is not a valid ToolType"),
+        (
+            "tools:\n- {class_name: verl.tools.base_tool.BaseTool, config: {type: native}, tool_schema: {type: 1}}",
+            "cannot be loaded (ValidationError: ",
+        ),
+    ],
+)
+def test_classes_of_tools_are_loaded_before_a_run_and_none_is_made(text, rule, tmp_path):
+    key, file = "actor_rollout_ref.rollout.multi_turn.tool_config_path", tmp_path / "tools.yaml"
+    file.write_text(text)
+    config = OmegaConf.create({})
+    OmegaConf.update(config, key, str(file))
+    problems = list(map(str, tool_problems(config)))
+    if rule is None:
+        assert problems == []
+    else:
+        [problem] = problems
+        assert problem.startswith(f"{key}={file}: ") and rule in problem
+        assert problem.endswith("Name a YAML file with verl's tools.")
+
+
 def test_the_class_is_loaded_before_a_run_and_in_a_dry_run_unless_the_file_is_still_to_be_made(talk):
     def config(path, **options):
         keys = [f"{GROUP}.path={path}", f"{GROUP}.name=Talk", *(f"++{GROUP}.options.{key}=1" for key in options)]

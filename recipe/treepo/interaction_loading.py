@@ -8,6 +8,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from verl.experimental.agent_loop.tool_parser import ToolParser
 from verl.tools.function_tool import load_function_tools_from_path
+from verl.tools.schemas import OpenAIFunctionToolSchema
+from verl.tools.tool_registry import ToolType, get_tool_class
 from verl.utils.import_utils import load_module, resolve_config_path
 
 from recipe.treepo.config_values import Problem
@@ -52,28 +54,50 @@ def interaction_problems(settings: InteractionSettings) -> list[Problem]:
 
 
 def tool_problems(config: DictConfig) -> list[Problem]:
-    """Load verl's function tools and look for the parser of their calls, as each worker does.
+    """Load verl's tools and look for the parser of their calls, as each worker does.
 
-    Not the tools of ``tool_config_path``: some of verl's start Ray as soon as they are made. A file that is missing is
-    told by ``validation.py``.
+    Of ``tool_config_path`` the classes and schemas only: some of verl's tools start Ray as soon as they are made. A
+    file that is missing is told by ``validation.py``.
     """
     problems, group = [], "actor_rollout_ref.rollout.multi_turn"
-    path, format_ = (OmegaConf.select(config, f"{group}.{key}") for key in ("function_tool_path", "format"))
-    if path is not None and not (isinstance(path, str) and is_missing_file(path)):
-        rule = None
+    for name, load, remedy in (
+        ("function_tool_path", _load_functions, "Name a Python file with tools."),
+        ("tool_config_path", _load_classes, "Name a YAML file with verl's tools."),
+    ):
+        path = OmegaConf.select(config, f"{group}.{name}")
+        if path is None or (isinstance(path, str) and is_missing_file(path)):
+            continue
         try:
-            if not load_function_tools_from_path(resolve_config_path(path)):
-                rule = "has no function with verl's @function_tool"
+            rule = load(resolve_config_path(path))
         except Exception as error:  # whatever the user's file raises
             rule = f"cannot be loaded ({_told(error)})"
         if rule is not None:
-            problems.append(Problem(f"{group}.function_tool_path", path, rule, "Name a Python file with tools."))
+            problems.append(Problem(f"{group}.{name}", path, rule, remedy))
+    format_ = OmegaConf.select(config, f"{group}.format")
     if format_ is not None and format_ not in ToolParser._registry:
         formats = ", ".join(sorted(ToolParser._registry))
         problems.append(
             Problem(f"{group}.format", format_, "verl has no parser of that name", f"Use one of {formats}.")
         )
     return problems
+
+
+def _load_functions(path: str) -> str | None:
+    """Load function tools; return what is wrong, if nothing raises."""
+    return None if load_function_tools_from_path(path) else "has no function with verl's @function_tool"
+
+
+def _load_classes(path: str) -> str | None:
+    """Load what ``verl.tools.tool_registry.initialize_tools_from_config`` makes tools of; see ``_load_functions``."""
+    tools = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    if not isinstance(tools, dict) or not tools.get("tools"):
+        return "has no list of tools under the key tools"
+    for tool in tools["tools"]:
+        ToolType(tool["config"]["type"])
+        get_tool_class(tool["class_name"])
+        if tool.get("tool_schema") is not None:
+            OpenAIFunctionToolSchema.model_validate(tool["tool_schema"])
+    return None
 
 
 def _module(path: str) -> Any:
