@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verl's FSDP engines on packed prefix trees: every token that trajectories share goes through the model once.
+
+A micro-batch is folded into prefix trees (``packing.py``), which stand in one row: position ids are depths, and each
+token attends to those above it. The model makes logits for every (token, next token) that is asked about, once;
+log-probs, entropies and values are gathered for each trajectory, and from there on everything is verl's: loss, metrics,
+optimizer. Gradients of shared tokens add up by themselves.
+
+Selected by ``treepo.packed_training``, for actor, reference and critic alike: ``main_treepo`` sets verl's variable
+``VERL_ENGINE_VENDOR``, by which ``EngineRegistry.get_engine_cls`` looks for an engine first.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tensordict import TensorDict
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id
+from verl.workers.engine.base import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.engine.utils import postprocess_batch_func
+
+from recipe.treepo.critic import CriticEngine
+from recipe.treepo.packing import PrefixOrder, divide, pack, prefix_order, split, unique_tokens
+
+VENDOR = "treepo_packed"
+MODEL_TYPES = ("llama", "qwen2", "qwen3")
+# Those that take a mask of tokens against tokens.
+ATTENTIONS = ("eager", "flex_attention", "sdpa")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the model is asked about, and where its answers go.
+
+    Attributes:
+        label_R: (rows,) the token whose log-probability is wanted; None for values, which have none.
+        row_T: (tokens of all sequences,) the row that each token of each sequence reads; ``rows`` for none.
+    """
+
+    label_R: torch.Tensor | None
+    row_T: torch.Tensor
+
+
+def tree_mask(end_U: torch.Tensor, attention: str, dtype: torch.dtype) -> torch.Tensor | BlockMask:
+    """Return the mask of a row of prefix trees, in the form that an attention implementation takes.
+
+    Args:
+        end_U: (unique tokens,) see :class:`recipe.treepo.packing.Packing`.
+        attention: One of ATTENTIONS.
+        dtype: Of the model's computations.
+
+    Returns:
+        For sdpa (1, 1, unique, unique) of booleans, query before key; for eager the same with 0 where a query sees a
+        key and the lowest number where not; for flex_attention blocks.
+    """
+    count = len(end_U)
+    if attention == "flex_attention":
+
+        def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            return (key <= query) & (query < end_U[key])
+
+        return create_block_mask(sees, None, None, count, count, device=end_U.device)
+    place = torch.arange(count, device=end_U.device)
+    mask = (place[None, :] <= place[:, None]) & (place[:, None] < end_U[None, :])
+    if attention == "eager":
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+    return mask[None, None]
+
+
+class PackedEngine(FSDPEngineWithLMHead):
+    """What packing changes in an engine of verl; stands before it among the base classes."""
+
+    scores_tokens = True
+    """Whether the head scores next tokens; a critic's values belong to the tokens themselves."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_model(self.model_config.hf_config)
+        if self.use_ulysses_sp or self.engine_config.use_fused_kernels or self.pad_to_length:
+            raise ValueError(
+                "treepo.packed_training=true cannot work with ulysses_sequence_parallel_size > 1, use_fused_kernels "
+                "or pad_to_length: switch them off, or set treepo.packed_training=false"
+            )
+
+    # --- micro-batches ---------------------------------------------------------------------------------------------
+
+    def forward_backward_batch(
+        self, data: TensorDict, loss_function: Callable, forward_only: bool = False
+    ) -> dict[str, Any]:
+        """Do what ``FSDPEngine.forward_backward_batch`` does, with micro-batches that keep trees together.
+
+        verl divides a batch inside that method, by total tokens and to even out attention, which tears trees apart.
+        """
+        group = self.get_data_parallel_group()
+        return_model_output = tu.get_non_tensor_data(data=data, key="return_model_output", default=False)
+        batch_num_tokens = data["loss_mask"].sum().to(get_device_id())
+        dist.all_reduce(batch_num_tokens, op=dist.ReduceOp.SUM, group=group)
+        tu.assign_non_tensor(
+            data,
+            sp_size=1,
+            batch_num_tokens=batch_num_tokens.item(),
+            dp_size=self.get_data_parallel_size(),
+            use_dynamic_bsz=True,  # so that the order of rows is restored
+        )
+        sequences = [tokens.cpu().numpy() for tokens in data["input_ids"].unbind()]
+        ordered = prefix_order(sequences)
+        runs = self._runs(data, ordered)
+        indices = [ordered.order_S[begin:end].tolist() for begin, end in runs]
+        outputs = []
+        for number, index in enumerate(indices):
+            last = number == len(indices) - 1
+            with (
+                torch.set_grad_enabled(not forward_only),
+                nullcontext() if forward_only else self._gradient_sync_context(is_last_micro_batch=last),
+                torch.profiler.record_function(f"micro_batch{number}"),
+            ):
+                micro_batch = tu.index_select_tensor_dict(data, index)
+                loss, output = self.forward_step(micro_batch, loss_function=loss_function, forward_only=forward_only)
+                if not forward_only:
+                    (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+                    if not return_model_output:
+                        output.pop("model_output", None)
+            outputs.append(output)
+        unique = sum(unique_tokens(ordered, *run) for run in runs)
+        result = postprocess_batch_func(output_lst=outputs, indices=indices, data=data)
+        result["metrics"]["packing/unique_over_total"] = [unique / int(ordered.length_S.sum())]
+        return result
+
+    def _runs(self, data: TensorDict, ordered: PrefixOrder) -> list[tuple[int, int]]:
+        """Return the micro-batches as (begin, end) in the order of ``ordered``, equally many on each rank."""
+        if not tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True):
+            size, count = data["micro_batch_size_per_gpu"], len(ordered.order_S)
+            return [(begin, min(begin + size, count)) for begin in range(0, count, size)]
+        runs = split(ordered, data["max_token_len_per_gpu"])
+        most = torch.tensor(len(runs), device=get_device_id())
+        dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self.get_data_parallel_group())
+        return divide(ordered, runs, int(most))
+
+    # --- one micro-batch -------------------------------------------------------------------------------------------
+
+    def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the packed row as arguments of the model, and what :meth:`prepare_model_outputs` needs."""
+        if micro_batch["position_ids"].dim() == 3 or len(micro_batch.get("multi_modal_inputs", [])):
+            raise ValueError("treepo.packed_training=true is for text only: set treepo.packed_training=false")
+        input_ids = micro_batch["input_ids"]
+        packing = pack([tokens.cpu().numpy() for tokens in input_ids.unbind()])
+        to_device = lambda array: torch.from_numpy(array).to(input_ids.device)  # noqa: E731
+        attention = self.model_config.hf_config._attn_implementation
+        model_inputs = {
+            "input_ids": to_device(packing.token_U)[None],
+            "position_ids": to_device(packing.depth_U)[None],
+            "attention_mask": tree_mask(to_device(packing.end_U), attention, self._autocast_dtype),
+        }
+        if not self.scores_tokens:
+            return model_inputs, {"rows": Rows(None, to_device(packing.unique_T))}
+        # A row for each token of a response (all tokens, where there are no prompts): the token before it is asked.
+        scored_T = self._scored(micro_batch)
+        asked_U = np.zeros(len(packing.token_U), dtype=bool)
+        asked_U[packing.unique_T[scored_T]] = True
+        asked_R = np.flatnonzero(asked_U)
+        row_U = np.full(len(asked_U), len(asked_R))
+        row_U[asked_R] = np.arange(len(asked_R))
+        row_T = np.full(len(packing.unique_T), len(asked_R))
+        # verl has the log-probability of a token at the token before it.
+        row_T[scored_T - 1] = row_U[packing.unique_T[scored_T]]
+        model_inputs["logits_to_keep"] = to_device(packing.parent_U[asked_R])
+        return model_inputs, {"rows": Rows(to_device(packing.token_U[asked_R]), to_device(row_T))}
+
+    @staticmethod
+    def _scored(micro_batch: TensorDict) -> np.ndarray:
+        """Return which tokens, counted over all sequences, have a log-probability that somebody reads."""
+        offsets = micro_batch["input_ids"].offsets().tolist()
+        begins = np.ones(len(offsets) - 1, dtype=np.int64)
+        if "prompts" in micro_batch and micro_batch["prompts"].is_nested:
+            begins = np.maximum(begins, micro_batch["prompts"].offsets().diff().cpu().numpy())
+        return np.concatenate(
+            [np.arange(offset + begin, end) for offset, begin, end in zip(offsets, begins, offsets[1:], strict=False)]
+        )
+
+    def prepare_model_outputs(
+        self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Callable | None
+    ) -> dict[str, torch.Tensor]:
+        """Return verl's outputs of the rows, gathered for each sequence; 0 where nothing was asked."""
+        rows: Rows = output_args["rows"]
+        count = len(rows.label_R) if rows.label_R is not None else output.logits.shape[1]
+        device = rows.row_T.device
+        temperature = micro_batch["temperature"]
+        if isinstance(temperature, torch.Tensor):
+            assert (temperature == temperature[0]).all(), "packed trajectories need one temperature"
+            temperature = temperature[0].item()
+        flags = ("calculate_entropy", "calculate_sum_pi_squared")
+        # To verl the rows are one sequence without padding.
+        in_a_row = tu.get_tensordict(
+            {
+                "input_ids": torch.nested.nested_tensor_from_jagged(
+                    torch.zeros(count, dtype=torch.long, device=device), torch.tensor([0, count], device=device)
+                )
+            },
+            non_tensor_dict={
+                "use_remove_padding": True,
+                **{flag: tu.get_non_tensor_data(data=micro_batch, key=flag, default=False) for flag in flags},
+            },
+        )
+        arguments = {
+            "input_ids_rmpad_rolled": rows.label_R,
+            "temperature_rmpad": torch.full((count,), float(temperature), device=device),
+            "temperature_is_one": float(temperature) == 1.0,
+            "pad_size": 0,
+        }
+        answers = super().prepare_model_outputs(output, arguments, in_a_row, logits_processor_func)
+        offsets = micro_batch["input_ids"].offsets()
+        return {name: _gathered(values.values(), rows.row_T, offsets) for name, values in answers.items()}
+
+
+def _gathered(values_R: torch.Tensor, row_T: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    with_none = torch.cat([values_R, values_R.new_zeros(1)])
+    return torch.nested.nested_tensor_from_jagged(with_none[row_T], offsets)
+
+
+def check_model(config: Any) -> None:
+    """Refuse models and attention implementations with which packing would be wrong.
+
+    Raises:
+        ValueError: naming what is wrong and what to do.
+    """
+    problem = None
+    if config.model_type not in MODEL_TYPES:
+        problem = f"knows {', '.join(MODEL_TYPES)}, not {config.model_type}"
+    elif getattr(config, "use_sliding_window", False):
+        problem = "does not know sliding windows"
+    elif config._attn_implementation not in ATTENTIONS:
+        problem = (
+            f"needs attn_implementation {', '.join(ATTENTIONS)}, not {config._attn_implementation}: "
+            "set override_config.attn_implementation"
+        )
+    if problem is not None:
+        raise ValueError(f"treepo.packed_training=true {problem}; or set treepo.packed_training=false")
+
+
+_REGISTER = {"backend": ["fsdp", "fsdp2"], "device": "cuda", "vendor": VENDOR}
+
+
+@EngineRegistry.register(model_type="language_model", **_REGISTER)
+class PackedActorEngine(PackedEngine):
+    """A language model: actor and reference."""
+
+
+@EngineRegistry.register(model_type="value_model", **_REGISTER)
+class PackedCriticEngine(PackedEngine, CriticEngine):
+    """A critic."""
+
+    scores_tokens = False

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packed engine against verl's own on the same data: log-probabilities, losses, gradients, values."""
+
+import random
+from functools import partial
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch.nn.attention.flex_attention import flex_attention
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from verl.utils import tensordict_utils as tu
+from verl.workers.config import FSDPActorConfig, FSDPCriticConfig, FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
+from verl.workers.engine.fsdp import transformer_impl
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.utils.losses import ppo_loss, value_loss
+
+from recipe.treepo.critic import CriticEngine
+from recipe.treepo.packed_engine import PackedActorEngine, PackedCriticEngine, check_model, tree_mask
+from recipe.treepo.packing import pack
+
+VOCABULARY = 50
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,  # so that a wrong mask or position is seen in every number
+}
+MODELS = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": True}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8, "tie_word_embeddings": False}),
+    "llama": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": False}),
+}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for name, (config, model, options) in MODELS.items():
+        torch.manual_seed(0)
+        model(config(**SIZES, **options)).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_process(tmp_path_factory):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path_factory.mktemp('group') / 'store'}", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def build(engine_class, path, *, strategy="fsdp2", dtype="fp32", attention="sdpa", engine=None, **model):
+    config = HFModelConfig(
+        path=str(path),
+        model_type="value_model" if "Critic" in engine_class.__name__ else "language_model",
+        load_tokenizer=False,
+        override_config={"attn_implementation": attention},
+        **{"use_remove_padding": False, "enable_gradient_checkpointing": False, **model},
+    )
+    precision = {"param_dtype": dtype, "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+    engine = engine_class(
+        model_config=config,
+        engine_config=FSDPEngineConfig(
+            strategy=strategy, model_dtype="fp32", use_torch_compile=False, mixed_precision=precision,
+            **(engine or {}),
+        ),
+        optimizer_config=FSDPOptimizerConfig(lr=1e-3, total_training_steps=10),
+        checkpoint_config=None,
+    )  # fmt: skip
+    engine._build_model_optimizer()
+    return engine
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def tree(rng: random.Random, *, depth: int, width: int) -> list[list[int]]:
+    """Responses that branch at random, some the beginning of another, some the same."""
+    grown = [[rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 4))]]
+    while len(grown) < width:
+        path = rng.choice(grown)
+        kept = path[: rng.randint(0, len(path))]
+        added = [rng.randrange(VOCABULARY) for _ in range(rng.randint(0, 4) * rng.randint(0, depth))]
+        if kept + added:
+            grown.append(kept + added)
+    return grown
+
+
+def batch(seed: int, *, prompts: int = 2, width: int = 6, depth: int = 14, **options) -> TensorDict:
+    """What verl hands to an engine: trees of several prompts, their rows mixed."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(prompts):
+        prompt = [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 9))]
+        rows += [(prompt, response) for response in tree(rng, depth=depth, width=width)]
+    rng.shuffle(rows)
+    generator = torch.Generator().manual_seed(seed)
+
+    def nested(lists, dtype=torch.long):
+        return torch.nested.as_nested_tensor([torch.tensor(row, dtype=dtype) for row in lists], layout=torch.jagged)
+
+    def random_numbers(low, high):
+        numbers = [torch.rand(len(response), generator=generator) * (high - low) + low for _, response in rows]
+        return torch.nested.as_nested_tensor(numbers, layout=torch.jagged)
+
+    masks = [[int(rng.random() < 0.9) or int(at == 0) for at in range(len(response))] for _, response in rows]
+    tensors = {
+        "input_ids": nested([prompt + response for prompt, response in rows]),
+        "position_ids": nested([list(range(len(prompt + response))) for prompt, response in rows]),
+        "prompts": nested([prompt for prompt, _ in rows]),
+        "responses": nested([response for _, response in rows]),
+        "response_mask": nested(masks),
+        "loss_mask": nested([[0] * len(prompt) + mask for (prompt, _), mask in zip(rows, masks, strict=True)]),
+        "old_log_probs": random_numbers(-5.0, -3.0),
+        "ref_log_prob": random_numbers(-5.0, -3.0),
+        "advantages": random_numbers(-1.0, 1.0),
+        "values": random_numbers(-1.0, 1.0),
+        "returns": random_numbers(-1.0, 1.0),
+    }
+    numbers = {
+        "temperature": 0.8,
+        "global_batch_size": len(rows),
+        "use_remove_padding": False,
+        "use_dynamic_bsz": True,
+        "max_token_len_per_gpu": 150,
+        "calculate_entropy": True,
+    }
+    return tu.get_tensordict(tensors, non_tensor_dict={**numbers, **options})
+
+
+def responses(output: dict, data: TensorDict, name: str) -> torch.Tensor:
+    """The numbers of the response tokens, which verl has one token early."""
+    found = []
+    pairs = zip(output["model_output"][name].unbind(), data["responses"].unbind(), strict=True)
+    for numbers, response in pairs:
+        found.append(numbers[-len(response) - 1 : -1])
+    return torch.cat(found)
+
+
+def actor_loss(**options):
+    config = FSDPActorConfig(
+        strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1, use_kl_loss=True, entropy_coeff=0.1, **options
+    )
+    return partial(ppo_loss, config)
+
+
+def gradients(engine) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, parameter in engine.module.named_parameters():
+        if parameter.grad is not None:
+            grad = parameter.grad
+            found[name] = (grad.full_tensor() if hasattr(grad, "full_tensor") else grad).detach().clone()
+    return found
+
+
+def trained(engine, data: TensorDict, loss) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss of one batch and its gradients."""
+    with engine.train_mode():
+        engine.optimizer_zero_grad()
+        output = engine.forward_backward_batch(data.clone(), loss)
+        found = gradients(engine)
+        engine.optimizer_zero_grad()
+    return sum(output["loss"]), found
+
+
+def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """The largest distance of two gradients, relative to the length of the whole."""
+    assert ours.keys() == theirs.keys() and theirs
+    distance = sum(float((ours[name] - theirs[name]).square().sum()) for name in theirs) ** 0.5
+    return distance / sum(float(grad.square().sum()) for grad in theirs.values()) ** 0.5
+
+
+# --- exactness ------------------------------------------------------------------------------------------------------
+
+
+def compared(ours, theirs, data: TensorDict, loss=None) -> None:
+    """Both engines do the same with a batch."""
+    with ours.eval_mode(), theirs.eval_mode():
+        packed, plain = (engine.infer_batch(data.clone()) for engine in (ours, theirs))
+    assert packed["model_output"].keys() == plain["model_output"].keys()
+    for name in plain["model_output"]:
+        torch.testing.assert_close(responses(packed, data, name), responses(plain, data, name), atol=1e-5, rtol=1e-5)
+    total, grads = trained(ours, data, loss or actor_loss())
+    expected, expected_grads = trained(theirs, data, loss or actor_loss())
+    assert total == pytest.approx(expected, abs=1e-6)
+    assert difference(grads, expected_grads) < 1e-5
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", MODELS)
+def test_log_probs_losses_and_gradients_are_those_of_verls_engine(name, attention, models):
+    ours, theirs = (
+        build(engine, models / name, attention=attention) for engine in (PackedActorEngine, FSDPEngineWithLMHead)
+    )
+    for seed in range(4):
+        compared(ours, theirs, batch(seed, calculate_sum_pi_squared=True))
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
+@pytest.mark.parametrize("model", [{"enable_gradient_checkpointing": True}, {"lora_rank": 4}])
+def test_they_are_with_each_way_to_train(strategy, model, models, monkeypatch):
+    # torch refuses to send weights from rank to rank on a CPU; there is one rank.
+    fsdp1 = transformer_impl.FSDP
+    monkeypatch.setattr(
+        transformer_impl, "FSDP", lambda *args, **kwargs: fsdp1(*args, **{**kwargs, "sync_module_states": False})
+    )
+    monkeypatch.setattr(transformer_impl.FSDP, "set_state_dict_type", fsdp1.set_state_dict_type, raising=False)
+    torch.manual_seed(1)
+    ours = build(PackedActorEngine, models / "qwen2", strategy=strategy, **model)
+    torch.manual_seed(1)
+    theirs = build(FSDPEngineWithLMHead, models / "qwen2", strategy=strategy, **model)
+    compared(ours, theirs, batch(5))
+
+
+@pytest.mark.parametrize("options", [{"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 4}, {"temperature": 1.0}])
+def test_they_are_with_each_way_to_divide_a_batch(options, models):
+    ours, theirs = (build(engine, models / "qwen2") for engine in (PackedActorEngine, FSDPEngineWithLMHead))
+    compared(ours, theirs, batch(6, **options))
+    rows = batch(7, prompts=1, width=1)
+    compared(ours, theirs, tu.concat_tensordict([rows] * 4), actor_loss())  # the same trajectory again and again
+
+
+def test_a_critics_values_are_those_of_verls_engine(models):
+    ours, theirs = (build(engine, models / "qwen2") for engine in (PackedCriticEngine, CriticEngine))
+    theirs.module.load_state_dict(ours.module.state_dict())  # the head is drawn at random
+    config = FSDPCriticConfig(strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1)
+    compared(ours, theirs, batch(8), partial(value_loss, config))
+
+
+def test_in_bfloat16_packing_differs_no_more_than_verls_own_two_ways_do(models):
+    exact = build(FSDPEngineWithLMHead, models / "qwen2")
+    ours, theirs = (build(kind, models / "qwen2", dtype="bf16") for kind in (PackedActorEngine, FSDPEngineWithLMHead))
+
+    def log_probs(engine, data):
+        with engine.eval_mode():
+            return responses(engine.infer_batch(data.clone()), data, "log_probs").float()
+
+    squares = {"ours": 0.0, "padded": 0.0, "ours and padded": 0.0, "unpadded and padded": 0.0}
+    for seed in range(6):
+        data, unpadded = batch(seed), batch(seed, use_remove_padding=True)
+        right, packed, padded = (log_probs(engine, data) for engine in (exact, ours, theirs))
+        pairs = {
+            "ours": packed - right,
+            "padded": padded - right,
+            "ours and padded": packed - padded,
+            "unpadded and padded": log_probs(theirs, unpadded) - padded,
+        }
+        for name, error in pairs.items():
+            squares[name] += float(error.square().sum())
+    print(squares)
+    assert squares["ours"] < 1.5 * squares["padded"]
+    assert squares["ours and padded"] < 1.5 * squares["unpadded and padded"]
+
+
+# --- masks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_masks_of_all_kinds_let_a_token_see_those_above_it_and_itself(seed):
+    data = batch(seed, prompts=3)
+    packing = pack([tokens.numpy() for tokens in data["input_ids"].unbind()])
+    end_U, count = torch.from_numpy(packing.end_U), len(packing.end_U)
+    sees = torch.zeros(count, count, dtype=torch.bool)
+    for token in range(count):
+        above = token
+        while above >= 0:
+            sees[token, above] = True
+            above = int(packing.parent_U[above])
+    assert torch.equal(tree_mask(end_U, "sdpa", torch.float32)[0, 0], sees)
+    lowest = torch.finfo(torch.bfloat16).min
+    assert torch.equal(tree_mask(end_U, "eager", torch.bfloat16)[0, 0].float(), (~sees).float() * lowest)
+    blocks = tree_mask(end_U, "flex_attention", torch.float32)
+    place = torch.arange(count)
+    assert torch.equal(blocks.mask_mod(None, None, place[:, None], place[None, :]), sees)
+    # Of the blocks, those without a pair are left out, and those that are full say so.
+    size = blocks.BLOCK_SIZE[0]
+    padded = torch.nn.functional.pad(sees, (0, -count % size, 0, -count % size))
+    some = padded.view(len(padded) // size, size, -1, size).any(dim=3).any(dim=1)
+    assert torch.equal(blocks.to_dense()[0, 0].bool(), some)
+
+
+def test_flex_attention_with_the_blocks_is_attention_with_the_mask():
+    data = batch(3, prompts=3)
+    end_U = torch.from_numpy(pack([tokens.numpy() for tokens in data["input_ids"].unbind()]).end_U)
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, len(end_U), 16) for _ in range(3))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=tree_mask(end_U, "sdpa", torch.float32)
+    )
+    ours = flex_attention(query, key, value, block_mask=tree_mask(end_U, "flex_attention", torch.float32))
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (MistralConfig(), "knows llama, qwen2, qwen3, not mistral"),
+        (Qwen2Config(use_sliding_window=True), "does not know sliding windows"),
+        (Qwen2Config(attn_implementation="flash_attention_2"), "needs attn_implementation eager, flex_attention, sdpa"),
+    ],
+)
+def test_models_that_packing_would_get_wrong_are_refused(config, says):
+    with pytest.raises(ValueError, match=f"treepo.packed_training=true {says}.*set treepo.packed_training=false"):
+        check_model(config)
+    check_model(Qwen2Config(attn_implementation="sdpa"))
+
+
+@pytest.mark.parametrize("engine", [{"pad_to_length": True}, {"use_fused_kernels": True}])
+def test_settings_that_exclude_packing_are_refused(engine, models):
+    with pytest.raises(ValueError, match="cannot work with ulysses_sequence_parallel_size > 1, use_fused_kernels or"):
+        build(PackedActorEngine, models / "qwen2", engine=engine)
+
+
+def test_data_that_cannot_be_packed_are_refused(models):
+    engine = build(PackedActorEngine, models / "qwen2")
+    data = batch(0)
+    positions = [row[None].repeat(3, 1) for row in data["position_ids"].unbind()]
+    data["position_ids"] = torch.nested.as_nested_tensor(positions, layout=torch.jagged)
+    with pytest.raises(ValueError, match="is for text only: set treepo.packed_training=false"):
+        engine.prepare_model_inputs(data)
+    data = batch(0, max_token_len_per_gpu=10)
+    with pytest.raises(ValueError, match=r"a sequence of \d+ tokens does not fit into 10"), engine.eval_mode():
+        engine.infer_batch(data)
