@@ -81,6 +81,7 @@ EVERY_KEY = {
         "on_error": "end",
         "timeout_seconds": 2,
     },
+    "packed_training": True,
     "shared_token_weight": "once",
     "advantage": {
         "aggregation": "group_size",
@@ -161,6 +162,7 @@ def test_every_key_is_read_into_its_place():
             on_error=OnError.END,
             timeout_seconds=2.0,
         ),
+        packed_training=True,
         shared_token_weight=SharedTokenWeight.ONCE,
         advantage=AdvantageSettings(
             aggregation=Aggregation.GROUP_SIZE,

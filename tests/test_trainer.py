@@ -2,6 +2,7 @@
 """What the trainers hand to the estimator and the logger, with TransferQueue and verl's own steps replaced."""
 
 import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from recipe.treepo import advantage, trainer
 from recipe.treepo.config_values import ConfigError
 from recipe.treepo.settings import TREEPO_TRAINERS, SharedTokenWeight, TreePOSettings
-from recipe.treepo.trainer import TreePOTrainer
+from recipe.treepo.trainer import TreePOTrainer, parts_by_prompt
 
 # Rows in an order that verl's balancing could give: two of prompt a, a plain one of b, and a row that verl adds.
 EXTRA = {
@@ -169,3 +170,35 @@ def test_verl_sees_its_own_trainer_mode_and_a_wrong_configuration_stops_before_a
     with pytest.raises(ConfigError, match=r"treepo\.depth=0"):
         get_trainer_cls(mode)(config)
     assert len(started) == 1
+
+
+# --- batches for packed training --------------------------------------------------------------------------------------
+
+
+def test_prompts_stay_whole_where_as_many_fall_to_each_rank_and_tokens_are_shared_out():
+    prompts = list("abcdabcd")
+    # a 8, b 2, c 5, d 5 tokens: a with b, c with d
+    assert sorted(parts_by_prompt(prompts, [4, 1, 2, 3, 4, 1, 3, 2], 2)) == [[0, 4, 1, 5], [2, 6, 3, 7]]
+    assert parts_by_prompt(prompts, [1] * 8, 1) == [[0, 4, 1, 5, 2, 6, 3, 7]]
+
+
+def test_else_rows_of_a_prompt_follow_each_other_and_each_rank_has_equally_many():
+    assert parts_by_prompt(list("abaabb"), [1] * 6, 3) == [[0, 2], [3, 1], [4, 5]]
+    assert parts_by_prompt(list("abac"), [1] * 4, 2) == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_with_packed_training_prompts_are_put_together_after_verl_has_balanced(packed, instance, monkeypatch):
+    instance.treepo = TreePOSettings(packed_training=packed)
+    instance.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": [0, 0, 1, 1]})
+    keys = ["a_0_0", "b_0_0", "a_1_0", "b_1_0"]
+    batch = tq.KVBatchMeta(keys=keys, tags=[{"seq_len": n} for n in (1, 2, 3, 4)], partition_id="train")
+    monkeypatch.setattr(PPOTrainer, "_balance_batch", lambda self, batch, metrics, *_: batch)
+    metrics: dict = {}
+    balanced = instance._balance_batch(batch, metrics)
+    if packed:
+        assert sorted([balanced.keys[:2], balanced.keys[2:]]) == [["a_0_0", "a_1_0"], ["b_0_0", "b_1_0"]]
+        # 1 + 3 tokens on one rank and 2 + 4 on the other
+        assert (metrics["global_seqlen/balanced_min"], metrics["global_seqlen/balanced_max"]) == (4, 6)
+    else:
+        assert (balanced.keys, metrics) == (keys, {})

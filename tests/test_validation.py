@@ -8,9 +8,11 @@ import pytest
 from hydra import compose, initialize_config_module
 from objectives import OBJECTIVES, PENALTY
 from omegaconf import DictConfig, OmegaConf
+from verl.workers.engine import EngineRegistry
 
 from recipe.treepo.config_values import ConfigError
-from recipe.treepo.main_treepo import prepare
+from recipe.treepo.main_treepo import prepare, run
+from recipe.treepo.packed_engine import PackedActorEngine, PackedCriticEngine
 from recipe.treepo.settings import TREE_ESTIMATORS, AdvantageSettings, TreePOSettings
 from recipe.treepo.stopping import FinishReason
 from recipe.treepo.validation import validate, validate_trees
@@ -596,3 +598,63 @@ def test_test_time_scaling_validates_once_with_sampled_trees():
     sampling = config.actor_rollout_ref.rollout.val_kwargs
     assert (sampling.n, sampling.do_sample, sampling.temperature, sampling.top_p) == (16, True, 0.6, 1.0)
     assert config.trainer.val_before_train and config.trainer.val_only
+
+
+# --- packed training ------------------------------------------------------------------------------------------------
+
+PACKED = "treepo.packed_training=true"
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_packed_training_is_one_setting_for_actor_and_critic(platform):
+    for more in ([], ["algorithm.adv_estimator=gae"]):
+        config = composed(f"platform={platform}", "preset=tiny", PACKED, *more)
+        assert validate(config, check_files=False).packed_training
+    config = composed(
+        "preset=tiny", PACKED, "actor_rollout_ref.model.override_config.attn_implementation=flex_attention"
+    )
+    assert validate(config, check_files=False).packed_training
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("actor_rollout_ref.actor.strategy=megatron", "packed training extends verl's FSDP engines"),
+        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "packed training cannot divide a row among ranks"),
+        ("actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2", "cannot divide a row among ranks"),
+        ("critic.fsdp.ulysses_sequence_parallel_size=2", "packed training cannot divide a row among ranks"),
+        ("actor_rollout_ref.actor.pad_to_length=true", "packed rows have no padding"),
+        ("actor_rollout_ref.model.use_fused_kernels=true", "verl's fused kernels know no packed rows"),
+        (
+            "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",
+            "packed training needs attention with a mask",
+        ),
+        ("critic.model.override_config.attn_implementation=flash_attention_2", "needs attention with a mask"),
+    ],
+)
+def test_what_packed_training_cannot_do_is_told_with_the_key_and_both_remedies(override, rule):
+    config = composed("preset=tiny", "algorithm.adv_estimator=gae", override)
+    validate(config, check_files=False)
+    config.treepo.packed_training = True
+    with pytest.raises(ConfigError) as caught:
+        validate(config, check_files=False)
+    key, _, value = override.partition("=")
+    value = {"true": "True"}.get(value, value)
+    (problem,) = [text for text in map(str, caught.value.problems) if text.startswith(f"{key}={value}: ")]
+    assert rule in problem and f"Use {key}=" in problem and problem.endswith("or treepo.packed_training=false.")
+
+
+def test_verl_is_told_to_look_for_the_packed_engines_first(monkeypatch):
+    started = []
+    monkeypatch.setattr("verl.trainer.main_ppo.run_ppo", lambda config, **_: started.append(config))
+    monkeypatch.setattr("recipe.treepo.main_treepo.prepare", lambda *_, **__: None)
+    variables = []
+    for override in (PACKED, "treepo.packed_training=false"):
+        run(composed("platform=cpu", "preset=tiny", override), [], dry_run=False)
+        variables.append(OmegaConf.select(started[-1], "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"))
+    assert variables == ["treepo_packed", None]
+    monkeypatch.setenv("VERL_ENGINE_DEVICE", "cuda")
+    monkeypatch.setenv("VERL_ENGINE_VENDOR", variables[0])
+    for strategy in ("fsdp", "fsdp2"):
+        assert EngineRegistry.get_engine_cls("language_model", strategy) is PackedActorEngine
+        assert EngineRegistry.get_engine_cls("value_model", strategy) is PackedCriticEngine

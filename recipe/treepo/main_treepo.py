@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.config_values import ConfigError, Problem, all_keys, unknown_key
-from recipe.treepo.settings import FREE_GROUP, KEYS, known_keys
+from recipe.treepo.settings import FREE_GROUP, KEYS, PACKED_VENDOR, known_keys, load_settings
 from recipe.treepo.validation import is_missing_file, validate
 
 
@@ -101,6 +101,10 @@ def run(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> None:
         for problem in _files_to_be_made(config):
             print(f"note: {problem}", file=sys.stderr)
         return
+    if load_settings(config).packed_training:
+        # verl asks for an engine of this vendor first, in each of its processes.
+        variable = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
+        OmegaConf.update(config, variable, PACKED_VENDOR, force_add=True)
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
     from verl.utils.device import auto_set_device
 

@@ -28,11 +28,10 @@ from verl.workers.engine.utils import postprocess_batch_func
 
 from recipe.treepo.critic import CriticEngine
 from recipe.treepo.packing import PrefixOrder, divide, pack, prefix_order, split, unique_tokens
+from recipe.treepo.settings import PACKED_VENDOR
+from recipe.treepo.validation_training import PACKED_ATTENTIONS
 
-VENDOR = "treepo_packed"
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
-# Those that take a mask of tokens against tokens.
-ATTENTIONS = ("eager", "flex_attention", "sdpa")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def tree_mask(end_U: torch.Tensor, attention: str, dtype: torch.dtype) -> torch.
 
     Args:
         end_U: (unique tokens,) see :class:`recipe.treepo.packing.Packing`.
-        attention: One of ATTENTIONS.
+        attention: One of PACKED_ATTENTIONS.
         dtype: Of the model's computations.
 
     Returns:
@@ -235,16 +234,16 @@ def check_model(config: Any) -> None:
         problem = f"knows {', '.join(MODEL_TYPES)}, not {config.model_type}"
     elif getattr(config, "use_sliding_window", False):
         problem = "does not know sliding windows"
-    elif config._attn_implementation not in ATTENTIONS:
+    elif config._attn_implementation not in PACKED_ATTENTIONS:
         problem = (
-            f"needs attn_implementation {', '.join(ATTENTIONS)}, not {config._attn_implementation}: "
+            f"needs attn_implementation {', '.join(PACKED_ATTENTIONS)}, not {config._attn_implementation}: "
             "set override_config.attn_implementation"
         )
     if problem is not None:
         raise ValueError(f"treepo.packed_training=true {problem}; or set treepo.packed_training=false")
 
 
-_REGISTER = {"backend": ["fsdp", "fsdp2"], "device": "cuda", "vendor": VENDOR}
+_REGISTER = {"backend": ["fsdp", "fsdp2"], "device": "cuda", "vendor": PACKED_VENDOR}
 
 
 @EngineRegistry.register(model_type="language_model", **_REGISTER)

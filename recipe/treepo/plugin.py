@@ -13,17 +13,17 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-# verl module whose registry is meant -> our module that registers itself there when imported
+# verl module whose registry is meant -> our modules that register themselves there when imported
 REGISTRATIONS = {
-    "verl.trainer.ppo.core_algos": "recipe.treepo.advantage",
-    "verl.trainer.ppo.v1": "recipe.treepo.trainer",
-    "verl.experimental.reward_loop.reward_manager": "recipe.treepo.reward_manager",
-    "verl.workers.engine.fsdp.transformer_impl": "recipe.treepo.critic",
+    "verl.trainer.ppo.core_algos": ("recipe.treepo.advantage",),
+    "verl.trainer.ppo.v1": ("recipe.treepo.trainer",),
+    "verl.experimental.reward_loop.reward_manager": ("recipe.treepo.reward_manager",),
+    "verl.workers.engine.fsdp.transformer_impl": ("recipe.treepo.critic", "recipe.treepo.packed_engine"),
 }
 
 
 class _RegisterAfterImport(importlib.abc.MetaPathFinder):
-    """Import one of our modules right after the verl module that it registers itself with."""
+    """Import our modules right after the verl module that they register themselves with."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None):
         ours = REGISTRATIONS.get(fullname)
@@ -36,7 +36,8 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            importlib.import_module(ours)
+            for name in ours:
+                importlib.import_module(name)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -50,7 +51,8 @@ def _install() -> None:
         sys.meta_path.insert(0, _RegisterAfterImport())
     for verl_module, ours in REGISTRATIONS.items():
         if verl_module in sys.modules:
-            importlib.import_module(ours)
+            for name in ours:
+                importlib.import_module(name)
 
 
 try:

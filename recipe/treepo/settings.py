@@ -52,6 +52,8 @@ TREE_ESTIMATORS = ("treepo", "treepo_segment", "treerl", "treerpo")
 SINGLE_TURN_AGENT, TOOL_AGENT = REPLACED_AGENTS = ("single_turn_agent", "tool_agent")
 # The group whose keys are the user's own.
 FREE_GROUP = "treepo.interaction.options"
+# Name under which packed training registers its engines; verl knows no such vendor, but looks for it where told to.
+PACKED_VENDOR = "treepo_packed"
 OPTIONAL_RULES = (FinishReason.ANSWER, FinishReason.STOP, FinishReason.REPETITION)
 
 
@@ -162,6 +164,7 @@ class TreePOSettings:
     dump_dir: str | None = None
     poll_interval: float = 0.2
     interaction: InteractionSettings = field(default_factory=InteractionSettings)
+    packed_training: bool = False
     shared_token_weight: SharedTokenWeight = SharedTokenWeight.PER_TRAJECTORY
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
 
@@ -285,6 +288,7 @@ KEYS: Keys = {
         "on_error": choice(OnError),
         "timeout_seconds": optional(positive),
     },
+    "packed_training": boolean,
     "shared_token_weight": choice(SharedTokenWeight),
     "advantage": {
         "aggregation": choice(Aggregation),

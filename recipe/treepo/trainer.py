@@ -2,9 +2,11 @@
 """verl's V1 trainers, which hand tree paths to the advantage estimator and log what the trees cost.
 
 Registered under the names that ``trainer.v1.trainer_mode`` chooses, one for each trainer of verl. verl's own trainers
-work with tree rollouts too, without these metrics, our estimators and ``treepo.shared_token_weight``.
+work with tree rollouts too, without these metrics, our estimators, ``treepo.shared_token_weight`` and batches that keep
+prompts together for packed training.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import transfer_queue as tq
@@ -15,6 +17,7 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions, log_seqlen_unbalance
 from verl.workers.utils.padding import response_to_nested
 
 from recipe.treepo.advantage import shared_token_weights, tree_batch
@@ -45,6 +48,19 @@ class TreePOTrainer(PPOTrainer):
         buffer = super()._build_replay_buffer()
         buffer.poll_interval = self.treepo.poll_interval  # verl has no key for it
         return buffer
+
+    def _balance_batch(
+        self, batch: tq.KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = False
+    ) -> tq.KVBatchMeta:
+        batch = super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
+        if self.treepo.packed_training:
+            # verl has spread the rows of a prompt over the ranks; together they cost less.
+            ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+            lengths = [tag["seq_len"] for tag in batch.tags]
+            parts = parts_by_prompt(_prompt_ids(batch), lengths, ranks)
+            metrics.update(log_seqlen_unbalance(seqlen_list=lengths, partitions=parts, prefix=logging_prefix))
+            batch.reorder([row for part in parts for row in part])
+        return batch
 
     def _compute_advantage(self, batch: tq.KVBatchMeta, metrics: dict) -> tq.KVBatchMeta:
         # Rows that verl pads a batch with are copies of a real row's fields with a prompt id of their own.
@@ -92,6 +108,32 @@ class TreePOTrainer(PPOTrainer):
     def _extra_fields(batch: tq.KVBatchMeta) -> list[dict[str, Any]]:
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         return data.pop("extra_fields").tolist()
+
+
+def parts_by_prompt(prompt_ids: Sequence[str], lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Divide rows into equally many for each rank, those of a prompt one after the other.
+
+    Where all prompts have equally many rows, and as many prompts fall to each rank, none is torn apart, and the ranks
+    get about equally many tokens.
+
+    Args:
+        prompt_ids: Of each row.
+        lengths: Tokens of each row.
+        ranks: Data-parallel ranks; they divide the number of rows.
+
+    Returns:
+        The rows of each rank.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompt_ids):
+        rows.setdefault(prompt, []).append(row)
+    groups = list(rows.values())
+    if len({len(group) for group in groups}) == 1 and len(groups) % ranks == 0:
+        tokens = [sum(lengths[row] for row in group) for group in groups]
+        parts = get_seqlen_balanced_partitions(tokens, k_partitions=ranks, equal_size=True)
+        return [[row for group in sorted(part) for row in groups[group]] for part in parts]
+    order, size = [row for group in groups for row in group], len(prompt_ids) // ranks
+    return [order[begin : begin + size] for begin in range(0, len(order), size)]
 
 
 def _prompt_ids(batch: tq.KVBatchMeta) -> list[str]:

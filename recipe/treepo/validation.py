@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.config_values import ConfigError, Problem
 from recipe.treepo.settings import TreePOSettings, parse_settings
-from recipe.treepo.validation_training import objective_problems, trainer_problems
+from recipe.treepo.validation_training import has_critic, objective_problems, trainer_problems
 from recipe.treepo.validation_trees import sampler_problems
 
 
@@ -71,7 +71,7 @@ def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]
     problems += [problem for key in data_keys for problem in _foreign_data(config, key)]
     models = {"actor_rollout_ref.model.path": OmegaConf.select(config, "actor_rollout_ref.model.path")}
     critic = OmegaConf.select(config, "critic.model.path")
-    if _has_critic(config) and critic not in models.values():
+    if has_critic(config) and critic not in models.values():
         models["critic.model.path"] = critic
     for key, model in models.items():
         if model is not None and _is_missing_model(str(model)):
@@ -103,12 +103,6 @@ def _foreign_data(config: DictConfig, key: str) -> list[Problem]:
         if missing:
             problems.append(Problem(key, path, f"has no column {', '.join(missing)}", remedy))
     return problems
-
-
-def _has_critic(config: DictConfig) -> bool:
-    """Say what ``verl.trainer.ppo.utils.need_critic`` says, which cannot be imported without torch."""
-    enable = OmegaConf.select(config, "critic.enable")
-    return config.algorithm.adv_estimator == "gae" if enable is None else bool(enable)
 
 
 def is_missing_file(path: Any) -> bool:

@@ -2,6 +2,7 @@
 """The rules for trainer, estimators and verl's objectives. Called by ``validation.py``."""
 
 import math
+from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,6 +23,11 @@ OVERLONG_MANAGERS = ("treepo", "dapo")
 LOSSES_WITHOUT_TOKEN_WEIGHTS = ("geo_mean", "bypass_mode")
 
 
+# Engines of verl that packed training extends, and attention implementations that take a mask of its kind.
+PACKED_STRATEGIES = ("fsdp", "fsdp2")
+PACKED_ATTENTIONS = ("eager", "flex_attention", "sdpa")
+
+
 def trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
     problems = []
     manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
@@ -30,6 +36,8 @@ def trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[Probl
         rule = f"treepo.sampler={settings.sampler} needs the recipe's rollout manager"
         problems.append(Problem(key, manager, rule, f"Use {key}={TREE_MANAGER}, or treepo.sampler=plain."))
     problems += _mode_problems(settings, config) + _advantage_problems(settings, config)
+    if settings.packed_training:
+        problems += _packing_problems(config)
     if not OmegaConf.select(config, "trainer.use_v1"):
         problems.append(
             Problem("trainer.use_v1", False, "the recipe extends verl's V1 trainer", "Use trainer.use_v1=True.")
@@ -57,6 +65,39 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem
             remedy = f"Use trainer.v1.trainer_mode={ours}, or {instead}."
             problems.append(Problem("trainer.v1.trainer_mode", mode, rule, remedy))
     return problems
+
+
+def _packing_problems(config: DictConfig) -> list[Problem]:
+    """Check what packed training cannot do; the engine looks at the model itself."""
+    instead, problems = "treepo.packed_training=false", []
+    roles, models = ["actor_rollout_ref.actor", "actor_rollout_ref.ref"], ["actor_rollout_ref.model"]
+    if has_critic(config):
+        roles, models = [*roles, "critic"], [*models, "critic.model"]
+
+    def refuse(key: str, allowed: Sequence[object], rule: str) -> None:
+        value = OmegaConf.select(config, key)
+        if value not in allowed:
+            kept = [choice for choice in allowed if choice is not None]
+            remedy = f"Use {key}={' or '.join(map(str, kept))}, or {instead}."
+            problems.append(Problem(key, value, rule, remedy))
+
+    for role in roles:
+        refuse(f"{role}.strategy", PACKED_STRATEGIES, "packed training extends verl's FSDP engines")
+        for group in (role, f"{role}.fsdp_config", f"{role}.fsdp"):  # actor and critic name it differently
+            key = f"{group}.ulysses_sequence_parallel_size"
+            refuse(key, (None, 1), "packed training cannot divide a row among ranks")
+            refuse(f"{group}.pad_to_length", (None, False), "packed rows have no padding")
+    for model in models:
+        refuse(f"{model}.use_fused_kernels", (None, False), "verl's fused kernels know no packed rows")
+        key = f"{model}.override_config.attn_implementation"
+        refuse(key, PACKED_ATTENTIONS, "packed training needs attention with a mask")
+    return problems
+
+
+def has_critic(config: DictConfig) -> bool:
+    """Say what ``verl.trainer.ppo.utils.need_critic`` says, which cannot be imported without torch."""
+    enable = OmegaConf.select(config, "critic.enable")
+    return config.algorithm.adv_estimator == "gae" if enable is None else bool(enable)
 
 
 def _advantage_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
