@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure what packed training saves: the log-prob pass and the update of verl's engine and of ours, in one run.
+
+    python -m benchmarks.packed_speed --report FILE.md
+
+A Qwen2 with random weights, on trees that the search grows with random tokens, and on plain samples, which share their
+prompts only. Either engine gets the same rows; they take turns, and the median of the repetitions counts. Verl's
+micro-batches are bounded by --tokens tokens, ours by as many unique ones. Peak memory is that of a process that does
+nothing else.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from recipe.treepo.branching import BranchingRules
+from recipe.treepo.engine import Segment
+from recipe.treepo.machine import described, machine
+from recipe.treepo.search import SearchShape, grow_tree
+from recipe.treepo.settings import TreePOSettings
+
+ENGINES = ("verl", "packed")
+PASSES = ("log-probs", "update")
+# trajectories, segments of a path, tokens of a segment, children of the root, whether it is a tree
+CASES = {
+    "tree, n 8": (8, 7, 64, 1, True),
+    "tree, n 16": (16, 14, 32, 2, True),
+    "plain samples, n 8": (8, 7, 64, 8, False),
+}
+
+
+class RandomTokens:
+    """An engine that writes random tokens."""
+
+    def __init__(self, seed: int, vocabulary: int) -> None:
+        self._seed, self._vocabulary = seed, vocabulary
+
+    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+        """See :class:`recipe.treepo.engine.SegmentEngine`."""
+        rng = random.Random(f"{self._seed}/{branch}")
+        return Segment([rng.randrange(self._vocabulary) for _ in range(max_tokens)], [-1.0] * max_tokens)
+
+
+def responses(case: str, prompt: list[int], seed: int, vocabulary: int) -> list[list[int]]:
+    """Return the responses of one prompt, in the order of the leaves."""
+    width, depth, segment, roots, is_tree = CASES[case]
+    branching = BranchingRules(
+        init_divergence=(roots, roots), divergence=(2, 2) if is_tree else (1, 1), max_divergence=2 if is_tree else 1
+    )
+    settings = TreePOSettings(depth=depth, segment_length=segment)
+    stopping = settings.stopping_rules(
+        eos_token_ids=frozenset(), response_length=depth * segment, decode=lambda tokens: "x" * len(tokens)
+    )
+    shape = SearchShape(width=width, segment_length=segment, branching=branching)
+    engine = RandomTokens(seed, vocabulary)
+    tree = asyncio.run(grow_tree(prompt, engine=engine, shape=shape, stopping=stopping, seed=seed))
+    return [tree.response_ids(leaf) for leaf in tree.leaves]
+
+
+def make_rows(case: str, options: argparse.Namespace) -> list[tuple[list[int], list[int]]]:
+    """Return (prompt, response) of each row."""
+    rows = []
+    for seed in range(options.prompts):
+        rng = random.Random(f"prompt {seed}")
+        prompt = [rng.randrange(options.vocabulary) for _ in range(options.prompt_length)]
+        rows += [(prompt, response) for response in responses(case, prompt, seed, options.vocabulary)]
+    return rows
+
+
+def make_data(rows: Sequence[tuple[list[int], list[int]]], tokens: int) -> Any:
+    """Return what verl hands to an engine."""
+    import torch
+    from verl.utils import tensordict_utils as tu
+
+    def nested(lists: Sequence[list[Any]], dtype: torch.dtype = torch.long) -> torch.Tensor:
+        return torch.nested.as_nested_tensor([torch.tensor(row, dtype=dtype) for row in lists], layout=torch.jagged)
+
+    tensors = {
+        "input_ids": nested([prompt + response for prompt, response in rows]),
+        "position_ids": nested([list(range(len(prompt) + len(response))) for prompt, response in rows]),
+        "prompts": nested([prompt for prompt, _ in rows]),
+        "responses": nested([response for _, response in rows]),
+        "response_mask": nested([[1] * len(response) for _, response in rows]),
+        "loss_mask": nested([[0] * len(prompt) + [1] * len(response) for prompt, response in rows]),
+        "old_log_probs": nested([[-9.0] * len(response) for _, response in rows], torch.float32),
+        "advantages": nested([[float(row % 2)] * len(rows[row][1]) for row in range(len(rows))], torch.float32),
+    }
+    numbers = {
+        "temperature": 1.0,
+        "global_batch_size": len(rows),
+        "use_remove_padding": False,
+        "use_dynamic_bsz": True,
+        "max_token_len_per_gpu": tokens,
+        "calculate_entropy": False,
+    }
+    return tu.get_tensordict(tensors, non_tensor_dict=numbers)
+
+
+def build(name: str, options: argparse.Namespace) -> Any:
+    """Return an engine with a model of random weights."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+    from recipe.treepo.packed_engine import PackedActorEngine
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=options.vocabulary,
+        hidden_size=options.hidden,
+        intermediate_size=2816 * options.hidden // 1024,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.hidden // 64,
+        num_key_value_heads=max(1, options.hidden // 256),
+        tie_word_embeddings=True,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Qwen2ForCausalLM(config).save_pretrained(folder)
+        precision = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+        engine = {"verl": FSDPEngineWithLMHead, "packed": PackedActorEngine}[name](
+            model_config=HFModelConfig(
+                path=folder,
+                load_tokenizer=False,
+                override_config={"attn_implementation": "sdpa"},
+                use_remove_padding=False,
+                enable_gradient_checkpointing=options.checkpointing,
+            ),
+            engine_config=FSDPEngineConfig(strategy="fsdp2", use_torch_compile=False, mixed_precision=precision),
+            optimizer_config=FSDPOptimizerConfig(lr=1e-6, total_training_steps=1000),
+            checkpoint_config=None,
+        )
+        engine._build_model_optimizer()
+    return engine
+
+
+def seconds_of(engine: Any, name: str, data: Any) -> float:
+    """Return how long one pass over the data takes."""
+    from verl.workers.config import FSDPActorConfig
+    from verl.workers.utils.losses import ppo_loss
+
+    data, started = data.clone(), time.perf_counter()
+    if name == "log-probs":
+        with engine.eval_mode():
+            engine.infer_batch(data)
+    else:
+        config = FSDPActorConfig(strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1)
+        with engine.train_mode():
+            engine.train_batch(data, partial(ppo_loss, config))
+    return time.perf_counter() - started
+
+
+def start_group(folder: str) -> None:
+    """Make the process group of one process that verl's engines need."""
+    import torch
+
+    os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+
+
+def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the seconds of both engines on one case."""
+    import numpy as np
+
+    from recipe.treepo.packing import pack  # numpy only
+
+    rows = make_rows(case, options)
+    sequences = [np.array(prompt + response) for prompt, response in rows]
+    total, unique = sum(map(len, sequences)), len(pack(sequences).token_U)
+    result: dict[str, Any] = {"case": case, "total_tokens": total, "unique_tokens": unique}
+    with tempfile.TemporaryDirectory() as folder:
+        start_group(folder)
+        engines, data = {name: build(name, options) for name in ENGINES}, make_data(rows, options.tokens)
+        result["parameters"] = sum(parameter.numel() for parameter in engines["verl"].module.parameters())
+        for passed in PASSES:
+            seconds: dict[str, list[float]] = {name: [] for name in ENGINES}
+            for repetition in range(options.repetitions + 1):
+                for name in ENGINES:
+                    took = seconds_of(engines[name], passed, data)
+                    if repetition:  # the first is a warm-up
+                        seconds[name].append(took)
+                print(f"{case}, {passed}: {repetition}/{options.repetitions}", file=sys.stderr, flush=True)
+            result[passed] = {name: statistics.median(values) for name, values in seconds.items()}
+    return result
+
+
+def peak_memory(case: str, name: str, options: argparse.Namespace) -> float:
+    """Return the most memory, in GB, of a process that makes one update."""
+    with tempfile.TemporaryDirectory() as folder:
+        start_group(folder)
+        engine, data = build(name, options), make_data(make_rows(case, options), options.tokens)
+        seconds_of(engine, "update", data)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+
+
+def in_own_process(arguments: Sequence[str], job: str) -> Any:
+    """Run one job of this script in a process of its own; return what it prints last."""
+    command = [sys.executable, "-m", "benchmarks.packed_speed", *arguments, "--job", job]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return the results in Markdown."""
+    titles = ["rows", "tokens", "unique", "tokens / unique"]
+    titles += [f"{name}: verl / packed" for name in PASSES] + ["share of tokens / unique", "peak memory verl", "packed"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for result in results:
+        allowed = result["total_tokens"] / result["unique_tokens"]
+        speedups = [result[name]["verl"] / result[name]["packed"] for name in PASSES]
+        cells = [result["case"], f"{result['total_tokens']:,}", f"{result['unique_tokens']:,}", f"{allowed:.2f}"]
+        cells += [f"{speedup:.2f}" for speedup in speedups]
+        cells += [", ".join(f"{speedup / allowed:.2f}" for speedup in speedups)]
+        cells += [f"{result['memory'][name]:.2f} GB" for name in ENGINES]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure all cases, each in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--prompt-length", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=1024, help="most tokens of a micro-batch; unique ones for ours")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--hidden", type=int, default=640)
+    parser.add_argument("--layers", type=int, default=10)
+    parser.add_argument("--vocabulary", type=int, default=16000)
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = parser.parse_args(arguments)
+    if options.job:
+        case, _, engine = options.job.partition("/")
+        print(json.dumps(peak_memory(case, engine, options) if engine else measure(case, options)))
+        return
+    results = []
+    for case in options.cases:
+        result = in_own_process(arguments, case)
+        result["memory"] = {name: in_own_process(arguments, f"{case}/{name}") for name in ENGINES}
+        results.append(result)
+        print(table(results), flush=True)
+    if options.report:
+        command = shlex.join(["python", "-m", "benchmarks.packed_speed", *arguments])
+        about = f"{described(machine())}; {results[0]['parameters'] / 1e6:.0f} M parameters, float32"
+        options.report.write_text(f"`{command}`\n\n{about}\n\n{table(results)}\n")
+        options.report.with_suffix(".json").write_text(json.dumps({"machine": machine(), "cases": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
