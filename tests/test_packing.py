@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.treepo.packing import divide, pack, prefix_order, split, unique_tokens
+from recipe.treepo.packing import chains, divide, pack, prefix_order, split, unique_tokens
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=9)
 
@@ -56,6 +56,31 @@ def test_a_token_is_unique_by_all_that_stands_before_it(rows):
     for i in read:
         for j in read:
             assert (j <= i < packing.end_U[j]) == (read[i][: len(read[j])] == read[j])
+
+
+@given(ROWS)
+def test_chains_are_what_lies_between_two_branches(rows):
+    packing = pack(arrays(rows))
+    sizes, paths = chains(packing)
+    assert sum(sizes) == len(packing.token_U)
+    begins = np.cumsum([0, *sizes]).tolist()
+    children = [packing.parent_U.tolist().count(unique) for unique in range(len(packing.token_U))]
+    for chain, (size, path) in enumerate(zip(sizes, paths, strict=True)):
+        first = begins[chain]
+        above = [token for other in path for token in range(begins[other], begins[other + 1])]
+        # Read back along the parents, what is above the first token is what the chains on its path hold.
+        walked, token = [], int(packing.parent_U[first])
+        while token >= 0:
+            walked.append(token)
+            token = int(packing.parent_U[token])
+        assert walked[::-1] == above
+        assert [packing.parent_U[token] for token in range(first + 1, first + size)] == list(
+            range(first, first + size - 1)
+        )
+        assert all(children[token] == 1 for token in range(first, first + size - 1))
+        # As long as can be: it begins at a root, or below a token with several children.
+        before = packing.parent_U[first]
+        assert before < 0 or children[before] > 1
 
 
 def ways(count):

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from tensordict import TensorDict
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.workers.engine.base import EngineRegistry
@@ -29,6 +28,7 @@ from verl.workers.engine.utils import postprocess_batch_func
 from recipe.treepo.critic import CriticEngine
 from recipe.treepo.packing import PrefixOrder, divide, pack, prefix_order, split, unique_tokens
 from recipe.treepo.settings import PACKED_VENDOR
+from recipe.treepo.tree_attention import CHAIN_ATTENTION, Chains, block_mask, token_mask
 from recipe.treepo.validation_training import PACKED_ATTENTIONS
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
@@ -47,32 +47,6 @@ class Rows:
     row_T: torch.Tensor
 
 
-def tree_mask(end_U: torch.Tensor, attention: str, dtype: torch.dtype) -> torch.Tensor | BlockMask:
-    """Return the mask of a row of prefix trees, in the form that an attention implementation takes.
-
-    Args:
-        end_U: (unique tokens,) see :class:`recipe.treepo.packing.Packing`.
-        attention: One of PACKED_ATTENTIONS.
-        dtype: Of the model's computations.
-
-    Returns:
-        For sdpa (1, 1, unique, unique) of booleans, query before key; for eager the same with 0 where a query sees a
-        key and the lowest number where not; for flex_attention blocks.
-    """
-    count = len(end_U)
-    if attention == "flex_attention":
-
-        def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-            return (key <= query) & (query < end_U[key])
-
-        return create_block_mask(sees, None, None, count, count, device=end_U.device)
-    place = torch.arange(count, device=end_U.device)
-    mask = (place[None, :] <= place[:, None]) & (place[:, None] < end_U[None, :])
-    if attention == "eager":
-        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-    return mask[None, None]
-
-
 class PackedEngine(FSDPEngineWithLMHead):
     """What packing changes in an engine of verl; stands before it among the base classes."""
 
@@ -87,6 +61,12 @@ class PackedEngine(FSDPEngineWithLMHead):
                 "treepo.packed_training=true cannot work with ulysses_sequence_parallel_size > 1, use_fused_kernels "
                 "or pad_to_length: switch them off, or set treepo.packed_training=false"
             )
+
+    def _build_module(self) -> torch.nn.Module:
+        module = super()._build_module()
+        if module.config._attn_implementation == "sdpa":
+            module.set_attn_implementation(CHAIN_ATTENTION)
+        return module
 
     # --- micro-batches ---------------------------------------------------------------------------------------------
 
@@ -151,12 +131,17 @@ class PackedEngine(FSDPEngineWithLMHead):
         input_ids = micro_batch["input_ids"]
         packing = pack([tokens.cpu().numpy() for tokens in input_ids.unbind()])
         to_device = lambda array: torch.from_numpy(array).to(input_ids.device)  # noqa: E731
-        attention = self.model_config.hf_config._attn_implementation
         model_inputs = {
             "input_ids": to_device(packing.token_U)[None],
             "position_ids": to_device(packing.depth_U)[None],
-            "attention_mask": tree_mask(to_device(packing.end_U), attention, self._autocast_dtype),
         }
+        match self.model_config.hf_config._attn_implementation:
+            case "flex_attention":
+                model_inputs["attention_mask"] = block_mask(to_device(packing.end_U))
+            case "eager":
+                model_inputs["attention_mask"] = token_mask(to_device(packing.end_U), self._autocast_dtype)
+            case _:
+                model_inputs |= {"attention_mask": None, "chains": Chains(packing, input_ids.device)}
         if not self.scores_tokens:
             return model_inputs, {"rows": Rows(None, to_device(packing.unique_T))}
         # A row for each token of a response (all tokens, where there are no prompts): the token before it is asked.

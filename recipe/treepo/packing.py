@@ -90,6 +90,27 @@ def pack(sequences: Sequence[np.ndarray]) -> Packing:
     return Packing(token, depth, parent, end, np.concatenate([paths[number] for number in range(len(sequences))]))
 
 
+def chains(packing: Packing) -> tuple[list[int], list[list[int]]]:
+    """Divide unique tokens into chains, in which each token but the first has the one before it as its only parent.
+
+    Returns:
+        The tokens of each chain, in the order of the unique tokens; and the chains above each, the first token's side
+        first.
+    """
+    count, parent_U = len(packing.token_U), packing.parent_U
+    children_U = np.bincount(parent_U[parent_U >= 0], minlength=count)
+    # A token goes on with the chain of the one before it if that is its parent, and has no other child.
+    goes_on_U = (parent_U == np.arange(count) - 1) & (parent_U >= 0)
+    goes_on_U[1:] &= children_U[:-1] == 1
+    begins = np.flatnonzero(~goes_on_U)
+    chain_U = np.cumsum(~goes_on_U) - 1
+    paths: list[list[int]] = []
+    for begin in begins.tolist():
+        above = int(parent_U[begin])
+        paths.append([] if above < 0 else [*paths[chain_U[above]], int(chain_U[above])])
+    return np.diff([*begins.tolist(), count]).tolist(), paths
+
+
 def split(ordered: PrefixOrder, most_tokens: int) -> list[tuple[int, int]]:
     """Divide sorted sequences into runs that have at most ``most_tokens`` unique tokens each.
 
