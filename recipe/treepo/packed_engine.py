@@ -55,6 +55,8 @@ class PackedEngine(FSDPEngineWithLMHead):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Of the last pass without an update, whose own metrics verl drops.
+        self._forward_share: float | None = None
         check_model(self.model_config.hf_config)
         if self.use_ulysses_sp or self.engine_config.use_fused_kernels or self.pad_to_length:
             raise ValueError(
@@ -107,9 +109,15 @@ class PackedEngine(FSDPEngineWithLMHead):
                     if not return_model_output:
                         output.pop("model_output", None)
             outputs.append(output)
-        unique = sum(unique_tokens(ordered, *run) for run in runs)
         result = postprocess_batch_func(output_lst=outputs, indices=indices, data=data)
-        result["metrics"]["packing/unique_over_total"] = [unique / int(ordered.length_S.sum())]
+        share = sum(unique_tokens(ordered, *run) for run in runs) / int(ordered.length_S.sum())
+        if forward_only:
+            self._forward_share = share
+        else:
+            result["metrics"]["packing/unique_over_total"] = [share]
+            if self._forward_share is not None:
+                result["metrics"]["packing/forward_unique_over_total"] = [self._forward_share]
+                self._forward_share = None
         return result
 
     def _runs(self, data: TensorDict, ordered: PrefixOrder) -> list[tuple[int, int]]:
