@@ -228,12 +228,31 @@ def test_they_are_with_each_way_to_train(strategy, model, models, monkeypatch):
     compared(ours, theirs, batch(5))
 
 
-@pytest.mark.parametrize("options", [{"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 4}, {"temperature": 1.0}])
-def test_they_are_with_each_way_to_divide_a_batch(options, models):
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 4}, [4, 4, 4]),
+        ({"max_token_len_per_gpu": 10_000}, [12]),
+        ({"temperature": 1.0}, None),
+    ],
+)
+def test_they_are_with_each_way_to_divide_a_batch(options, sizes, models):
     ours, theirs = (build(engine, models / "qwen2") for engine in (PackedActorEngine, FSDPEngineWithLMHead))
     compared(ours, theirs, batch(6, **options))
-    rows = batch(7, prompts=1, width=1)
-    compared(ours, theirs, tu.concat_tensordict([rows] * 4), actor_loss())  # the same trajectory again and again
+    rows, step = [], ours.forward_step
+    ours.forward_step = lambda part, **more: (rows.append(len(part)), step(part, **more))[1]
+    with ours.eval_mode():
+        ours.infer_batch(batch(6, **options))
+    assert sum(rows) == 12 and sizes in (None, rows)
+
+
+def test_the_same_trajectory_again_and_again_is_computed_once(models):
+    ours, theirs = (build(engine, models / "qwen2") for engine in (PackedActorEngine, FSDPEngineWithLMHead))
+    data = tu.concat_tensordict([batch(7, prompts=1, width=1)] * 4)
+    compared(ours, theirs, data)
+    with ours.train_mode():
+        metrics = ours.train_batch(data.clone(), actor_loss())["metrics"]
+    assert metrics["packing/unique_over_total"] == metrics["packing/forward_unique_over_total"] == [0.25]
 
 
 def test_a_critics_values_are_those_of_verls_engine(models):

@@ -79,6 +79,8 @@ class PackedEngine(FSDPEngineWithLMHead):
 
         verl divides a batch inside that method, by total tokens and to even out attention, which tears trees apart.
         """
+        ordered = prefix_order([tokens.cpu().numpy() for tokens in data["input_ids"].unbind()])
+        runs = self._runs(data, ordered)
         group = self.get_data_parallel_group()
         return_model_output = tu.get_non_tensor_data(data=data, key="return_model_output", default=False)
         batch_num_tokens = data["loss_mask"].sum().to(get_device_id())
@@ -90,9 +92,6 @@ class PackedEngine(FSDPEngineWithLMHead):
             dp_size=self.get_data_parallel_size(),
             use_dynamic_bsz=True,  # so that the order of rows is restored
         )
-        sequences = [tokens.cpu().numpy() for tokens in data["input_ids"].unbind()]
-        ordered = prefix_order(sequences)
-        runs = self._runs(data, ordered)
         indices = [ordered.order_S[begin:end].tolist() for begin, end in runs]
         outputs = []
         for number, index in enumerate(indices):
