@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure what a step of training costs with and without trees, and with and without packed training.
+
+    python -m benchmarks.step_speed --report FILE.md
+
+A Qwen2 with random weights, large enough that tokens and not overheads take the time, whose end tokens are ignored, so
+that every response has all its tokens. Arms: GRPO on plain samples, which is what verl does, the same with packed
+training (shared prompts), trees without and with packed training; equal prompts, trajectories and tokens per
+trajectory. One run of verl's trainer each; parts of a step from verl's timers, the first step left out.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.learning_curves import read_records
+from benchmarks.process_session import run_session
+from recipe.treepo.machine import described, machine
+
+ROOT = Path(__file__).parents[1]
+ARMS = {
+    "plain samples": ("treepo.sampler=plain", "algorithm.adv_estimator=grpo"),
+    "plain samples, packed": ("treepo.sampler=plain", "algorithm.adv_estimator=grpo", "treepo.packed_training=true"),
+    "trees": (),
+    "trees, packed": ("treepo.packed_training=true",),
+}
+PARTS = ("gen", "old_log_prob", "update_actor", "step")
+COUNTS = ("decoded_tokens", "unique_over_total")
+
+
+def make_model(folder: Path, options: argparse.Namespace) -> int:
+    """Write a model with random weights and the tiny model's tokenizer; return its parameters."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=options.hidden,
+        intermediate_size=2816 * options.hidden // 1024,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.hidden // 64,
+        num_key_value_heads=max(1, options.hidden // 256),
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen2ForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model.num_parameters()
+
+
+def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run one arm; return the median of each part of a step in seconds, and what was counted.
+
+    Raises:
+        RuntimeError: if it failed, or did not end in time.
+    """
+    metrics = folder / "metrics.jsonl"
+    length = options.depth * options.segment
+    command = [
+        *("bash", "scripts/run_treepo_qwen0.5b.sh"),
+        f"data.train_batch_size={options.prompts}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={options.prompts}",
+        f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={options.tokens}",
+        f"actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu={options.tokens}",
+        f"actor_rollout_ref.rollout.n={options.n}",
+        "actor_rollout_ref.rollout.ignore_eos=true",
+        f"data.max_response_length={length}",
+        f"actor_rollout_ref.rollout.max_model_len={length + 192}",
+        *(f"treepo.depth={options.depth}", f"treepo.segment_length={options.segment}", "treepo.init_divergence=1"),
+        "treepo.stopping=[length,depth]",
+        f"trainer.total_training_steps={options.steps}",
+        *("trainer.logger=[console,file]", "trainer.val_before_train=false", "trainer.test_freq=-1"),
+        *("trainer.save_freq=-1", f"trainer.default_local_dir={folder}/checkpoints", f"hydra.run.dir={folder}/hydra"),
+        *ARMS[arm],
+    ]
+    environment = {
+        "PRESET": "tiny",
+        "MODEL_PATH": str(model),
+        "EXPERIMENT": folder.name,
+        "VERL_FILE_LOGGER_PATH": str(metrics),
+    }
+    ended = run_session(
+        command, folder=ROOT, environment=environment, log=folder / "log.txt", time_limit=options.time_limit
+    )
+    steps = [record["data"] for record in read_records(metrics) if record["step"] > 0]
+    if len(steps) < options.steps:
+        raise RuntimeError(f"{len(steps)} of {options.steps} steps ({ended}); see {folder}/log.txt")
+    timed = steps[1:]
+    return {
+        "arm": arm,
+        **{part: median(step[f"timing_s/{part}"] for step in timed) for part in PARTS},
+        **{count: median(step[f"treepo/{count}"] for step in timed) for count in COUNTS},
+        "computed_in_update": median(step.get("actor/packing/unique_over_total", 1.0) for step in timed),
+        "difference": max(step["training/rollout_probs_diff_max"] for step in steps),
+    }
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return the results in Markdown; times are relative to the first arm's."""
+    titles = ["", "sampling", "old log-probs", "update", "step", "steps per second"]
+    titles += ["decoded tokens", "unique over total, sampled", "computed in the update"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    base = results[0]
+    for result in results:
+        cells = [result["arm"], *(f"{result[part] / base[part]:.2f}" for part in PARTS)]
+        cells += [f"{base['step'] / result['step']:.2f}", f"{result['decoded_tokens']:,.0f}"]
+        cells += [f"{result['unique_over_total']:.2f}", f"{result['computed_in_update']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all arms."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--n", type=int, default=8)
+    parser.add_argument("--depth", type=int, default=7)
+    parser.add_argument("--segment", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=4096, help="most tokens of a micro-batch; packed: unique ones")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=640)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--tokenizer", type=Path, default=ROOT / "outputs/tiny_model")
+    parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds of one run, start-up included")
+    parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
+    options = parser.parse_args(arguments)
+    if options.steps < 2:
+        parser.error(f"--steps {options.steps}: must be at least 2, the first is not timed")
+    results = []
+    with tempfile.TemporaryDirectory() as name:
+        parameters = make_model(Path(name) / "model", options)
+        for number, arm in enumerate(options.arms, start=1):
+            print(f"[{number}/{len(options.arms)}] {arm}: started {time.strftime('%H:%M:%S')}", flush=True)
+            folder = Path(name) / f"arm{number}"
+            folder.mkdir()
+            try:
+                results.append(train(arm, Path(name) / "model", options, folder))
+            except RuntimeError as error:
+                sys.exit(f"error: {arm}: {error}")
+            print(table(results), flush=True)
+    if options.report:
+        words = sys.argv[1:] if arguments is None else arguments
+        about = f"{described(machine())}; {parameters / 1e6:.0f} M parameters, float32"
+        command = shlex.join(["python", "-m", "benchmarks.step_speed", *words])
+        options.report.write_text(f"`{command}`\n\n{about}\n\n{table(results)}\n")
+        options.report.with_suffix(".json").write_text(
+            json.dumps({"machine": machine(), "parameters": parameters, "arms": results}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
