@@ -21,6 +21,7 @@ import torch.distributed as dist
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
+from verl.utils.model import extract_multi_modal_inputs
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine.utils import postprocess_batch_func
@@ -79,7 +80,7 @@ class PackedEngine(FSDPEngineWithLMHead):
 
         verl divides a batch inside that method, by total tokens and to even out attention, which tears trees apart.
         """
-        ordered = prefix_order([tokens.cpu().numpy() for tokens in data["input_ids"].unbind()])
+        ordered = prefix_order(_sequences(data["input_ids"]))
         runs = self._runs(data, ordered)
         group = self.get_data_parallel_group()
         return_model_output = tu.get_non_tensor_data(data=data, key="return_model_output", default=False)
@@ -133,10 +134,11 @@ class PackedEngine(FSDPEngineWithLMHead):
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the packed row as arguments of the model, and what :meth:`prepare_model_outputs` needs."""
-        if micro_batch["position_ids"].dim() == 3 or len(micro_batch.get("multi_modal_inputs", [])):
+        media = extract_multi_modal_inputs(micro_batch.get("multi_modal_inputs", []))
+        if micro_batch["position_ids"].dim() == 3 or media:
             raise ValueError("treepo.packed_training=true is for text only: set treepo.packed_training=false")
         input_ids = micro_batch["input_ids"]
-        packing = pack([tokens.cpu().numpy() for tokens in input_ids.unbind()])
+        packing = pack(_sequences(input_ids))
         to_device = lambda array: torch.from_numpy(array).to(input_ids.device)  # noqa: E731
         model_inputs = {
             "input_ids": to_device(packing.token_U)[None],
@@ -210,6 +212,12 @@ class PackedEngine(FSDPEngineWithLMHead):
         return {name: _gathered(values.values(), rows.row_T, offsets) for name, values in answers.items()}
 
 
+def _sequences(input_ids: torch.Tensor) -> list[np.ndarray]:
+    """Return the tokens of each row of a nested tensor."""
+    offsets = input_ids.offsets().cpu().numpy()
+    return np.split(input_ids.values().cpu().numpy(), offsets[1:-1])
+
+
 def _gathered(values_R: torch.Tensor, row_T: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     with_none = torch.cat([values_R, values_R.new_zeros(1)])
     return torch.nested.nested_tensor_from_jagged(with_none[row_T], offsets)
@@ -226,7 +234,8 @@ def check_model(config: Any) -> None:
         problem = f"knows {', '.join(MODEL_TYPES)}, not {config.model_type}"
     elif getattr(config, "use_sliding_window", False):
         problem = "does not know sliding windows"
-    elif config._attn_implementation not in PACKED_ATTENTIONS:
+    elif config._attn_implementation not in (*PACKED_ATTENTIONS, CHAIN_ATTENTION):
+        # The actor may get the configuration that the reference's engine has got before.
         problem = (
             f"needs attn_implementation {', '.join(PACKED_ATTENTIONS)}, not {config._attn_implementation}: "
             "set override_config.attn_implementation"
