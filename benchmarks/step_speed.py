@@ -96,12 +96,12 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> d
     steps = [record["data"] for record in read_records(metrics) if record["step"] > 0]
     if len(steps) < options.steps:
         raise RuntimeError(f"{len(steps)} of {options.steps} steps ({ended}); see {folder}/log.txt")
-    timed = steps[1:]
+    timed, packed = steps[1:], "treepo.packed_training=true" in ARMS[arm]
     return {
         "arm": arm,
         **{part: median(step[f"timing_s/{part}"] for step in timed) for part in PARTS},
         **{count: median(step[f"treepo/{count}"] for step in timed) for count in COUNTS},
-        "computed_in_update": median(step.get("actor/packing/unique_over_total", 1.0) for step in timed),
+        "computed_in_update": median(step["actor/packing/unique_over_total"] for step in timed) if packed else 1.0,
         "difference": max(step["training/rollout_probs_diff_max"] for step in steps),
     }
 
@@ -109,13 +109,19 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> d
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Return the results in Markdown; times are relative to the first arm's."""
     titles = ["", "sampling", "old log-probs", "update", "step", "steps per second"]
-    titles += ["decoded tokens", "unique over total, sampled", "computed in the update"]
+    titles += [
+        "decoded tokens",
+        "unique over total, sampled",
+        "computed in the update",
+        "largest difference of probabilities",
+    ]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     base = results[0]
     for result in results:
         cells = [result["arm"], *(f"{result[part] / base[part]:.2f}" for part in PARTS)]
         cells += [f"{base['step'] / result['step']:.2f}", f"{result['decoded_tokens']:,.0f}"]
         cells += [f"{result['unique_over_total']:.2f}", f"{result['computed_in_update']:.2f}"]
+        cells += [f"{result['difference']:.1e}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 """The packed engine against verl's own on the same data: log-probabilities, losses, gradients, values."""
 
 import random
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -47,7 +48,7 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for name, (config, model, options) in MODELS.items():
@@ -56,7 +57,7 @@ def models(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_process(tmp_path_factory):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path_factory.mktemp('group') / 'store'}", rank=0, world_size=1
@@ -250,6 +251,8 @@ def test_the_same_trajectory_again_and_again_is_computed_once(models):
     ours, theirs = (build(engine, models / "qwen2") for engine in (PackedActorEngine, FSDPEngineWithLMHead))
     data = tu.concat_tensordict([batch(7, prompts=1, width=1)] * 4)
     compared(ours, theirs, data)
+    with ours.eval_mode():
+        ours.infer_batch(data.clone())
     with ours.train_mode():
         metrics = ours.train_batch(data.clone(), actor_loss())["metrics"]
     assert metrics["packing/unique_over_total"] == metrics["packing/forward_unique_over_total"] == [0.25]
@@ -288,6 +291,34 @@ def test_in_bfloat16_packing_is_as_near_to_float32_as_verls_engine(attention, mo
         assert sizes["between"] <= sizes["between their two"] + 1e-6
 
 
+def test_in_bfloat16_gradients_are_as_near_to_float32_as_verls(models):
+    data = batch(2, width=12)
+    _, right = trained(build(FSDPEngineWithLMHead, models / "qwen2"), data, actor_loss())
+    distances = []
+    for kind in (PackedActorEngine, FSDPEngineWithLMHead):
+        _, grads = trained(build(kind, models / "qwen2", dtype="bf16"), data, actor_loss())
+        distances.append(difference(grads, right))
+    assert 1e-4 < distances[1] and distances[0] < 1.1 * distances[1]
+
+
+def test_rows_without_a_token_that_is_asked_about_pass_through(models):
+    engine = build(PackedActorEngine, models / "qwen2")
+    data = batch(0, prompts=1, width=2)
+    empty = torch.nested.as_nested_tensor([torch.zeros(0, dtype=torch.long)] * 2, layout=torch.jagged)
+    data["input_ids"], data["responses"] = data["prompts"], empty
+    with engine.eval_mode():
+        output = engine.infer_batch(data)["model_output"]
+    assert not output["log_probs"].values().any()
+
+
+def test_the_callers_batch_stays_as_it_is(models):
+    engine = build(PackedActorEngine, models / "qwen2")
+    data = batch(0, use_dynamic_bsz=False, micro_batch_size_per_gpu=4)
+    with engine.eval_mode():
+        engine.infer_batch(data)
+    assert data["use_dynamic_bsz"] is False and "batch_num_tokens" not in data.keys()
+
+
 # --- masks ----------------------------------------------------------------------------------------------------------
 
 
@@ -304,7 +335,7 @@ def test_masks_of_all_kinds_let_a_token_see_those_above_it_and_itself(seed):
             above = int(packing.parent_U[above])
     lowest = torch.finfo(torch.bfloat16).min
     assert torch.equal(token_mask(end_U, torch.bfloat16)[0, 0].float(), (~sees).float() * lowest)
-    blocks = block_mask(end_U)
+    blocks = block_mask(packing, end_U.device)
     place = torch.arange(count)
     assert torch.equal(blocks.mask_mod(None, None, place[:, None], place[None, :]), sees)
     # Of the blocks, those without a pair are left out, and those that are full say so.
@@ -327,7 +358,7 @@ def test_attention_by_blocks_and_by_chains_is_attention_with_the_mask(seed):
     expected = torch.nn.functional.scaled_dot_product_attention(
         query, *repeated, attn_mask=token_mask(end_U, torch.float32), scale=0.3
     )
-    flex = flex_attention(query, *repeated, block_mask=block_mask(end_U), scale=0.3)
+    flex = flex_attention(query, *repeated, block_mask=block_mask(packing, end_U.device), scale=0.3)
     torch.testing.assert_close(flex, expected, atol=1e-5, rtol=1e-5)
     layer = SimpleNamespace(num_key_value_groups=2)
     chains, _ = chain_attention(layer, query, key, value, None, chains=Chains(packing, end_U.device), scaling=0.3)
@@ -351,6 +382,18 @@ def test_models_that_packing_would_get_wrong_are_refused(config, says):
     check_model(Qwen2Config(attn_implementation="sdpa"))
 
 
+def test_flex_attention_is_refused_where_it_cannot_train(models):
+    with pytest.raises(ValueError, match="FlexAttention trains on GPUs only: set override_config.attn_implementation"):
+        build(PackedActorEngine, models / "qwen2", attention="flex_attention")
+
+
+def test_code_of_a_models_own_is_refused(models, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers_modules.theirs", sys.modules[Qwen2ForCausalLM.__module__])
+    monkeypatch.setattr(Qwen2ForCausalLM, "__module__", "transformers_modules.theirs")
+    with pytest.raises(ValueError, match="knows transformers' own models, not Qwen2ForCausalLM"):
+        build(PackedActorEngine, models / "qwen2")
+
+
 @pytest.mark.parametrize("engine", [{"pad_to_length": True}, {"use_fused_kernels": True}])
 def test_settings_that_exclude_packing_are_refused(engine, models):
     with pytest.raises(ValueError, match="cannot work with ulysses_sequence_parallel_size > 1, use_fused_kernels or"):
@@ -364,6 +407,16 @@ def test_data_that_cannot_be_packed_are_refused(models):
     data["position_ids"] = torch.nested.as_nested_tensor(positions, layout=torch.jagged)
     with pytest.raises(ValueError, match="is for text only: set treepo.packed_training=false"):
         engine.prepare_model_inputs(data)
+    for key in ("distillation_use_topk", "distillation_only"):
+        with pytest.raises(ValueError, match="knows no distillation: set treepo.packed_training=false"):
+            engine.prepare_model_inputs(batch(0, **{key: True}))
+    data = batch(0)
+    images = [{"pixel_values": torch.zeros(1, 3)}] + [{}] * (len(data) - 1)
+    tu.assign_non_tensor_stack(data, "multi_modal_inputs", images)
+    with pytest.raises(ValueError, match="is for text only"):
+        engine.prepare_model_inputs(data)
+    tu.assign_non_tensor_stack(data, "multi_modal_inputs", [{}] * len(data))  # as verl has it for text
+    engine.prepare_model_inputs(data)
     data = batch(0, max_token_len_per_gpu=10)
     with pytest.raises(ValueError, match=r"a sequence of \d+ tokens does not fit into 10"), engine.eval_mode():
         engine.infer_batch(data)

@@ -9,6 +9,7 @@ from test_packed_engine import MODELS, SIZES, actor_loss, batch, build, differen
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from recipe.treepo.packed_engine import PackedActorEngine
+from recipe.treepo.packing import prefix_order, split
 
 
 def one_rank(rank: int, folder: str) -> None:
@@ -30,7 +31,8 @@ def one_rank(rank: int, folder: str) -> None:
         engine = build(engine_class, f"{folder}/qwen2")
         results.append(trained(engine, data, actor_loss()))
     (loss, ours), (expected, theirs) = results
-    torch.save((loss, expected, difference(ours, theirs), counts[0]), f"{folder}/{rank}.pt")
+    alone = len(split(prefix_order([tokens.numpy() for tokens in data["input_ids"].unbind()]), 90))
+    torch.save((loss, expected, difference(ours, theirs), alone, counts[0]), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -41,8 +43,8 @@ def test_ranks_make_equally_many_micro_batches_and_the_gradients_of_verls_engine
         model(config(**SIZES, **options)).save_pretrained(f"{folder}/qwen2")
         torch.multiprocessing.spawn(one_rank, (folder,), nprocs=2)
         results = [torch.load(f"{folder}/{rank}.pt") for rank in range(2)]
-    for loss, expected, distance, _ in results:
+    for loss, expected, distance, *_ in results:
         assert abs(loss - expected) < 1e-6
         assert distance < 1e-5
-    (*_, first), (*_, second) = results
-    assert first == second > 1
+    (*_, alone, first), (*_, other_alone, second) = results
+    assert first == second == max(alone, other_alone) and alone != other_alone

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.treepo.packing import chains, divide, pack, prefix_order, split, unique_tokens
+from recipe.treepo.packing import blocks, chains, divide, pack, prefix_order, question_rows, split, unique_tokens
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=9)
 
@@ -81,6 +81,43 @@ def test_chains_are_what_lies_between_two_branches(rows):
         # As long as can be: it begins at a root, or below a token with several children.
         before = packing.parent_U[first]
         assert before < 0 or children[before] > 1
+
+
+@given(ROWS, st.data())
+def test_each_question_is_asked_once_and_answered_where_verl_looks(rows, data):
+    packing = pack(arrays(rows))
+    begins = np.cumsum([0, *map(len, rows)]).tolist()
+    tokens = [(number, at) for number, row in enumerate(rows) for at in range(1, len(row))]
+    scored = data.draw(st.lists(st.sampled_from(tokens), unique=True) if tokens else st.just([]))
+    scored_T = np.array(sorted(begins[number] + at for number, at in scored), dtype=np.int64)
+    before_R, label_R, row_T = question_rows(packing, scored_T)
+    # The question about a token is all that stands before it, and the token.
+    questions = {tuple(rows[number][: at + 1]) for number, at in scored}
+    assert len(before_R) == len(label_R) == max(1, len(questions))
+    asked = set()
+    for number, row in enumerate(rows):
+        for at in range(len(row)):
+            answer = row_T[begins[number] + at]
+            if (number, at + 1) in scored:
+                assert before_R[answer] == packing.unique_T[begins[number] + at] and label_R[answer] == row[at + 1]
+                asked.add(int(answer))
+            else:
+                assert answer == len(before_R)
+    assert asked == set(range(len(questions)))
+
+
+@given(ROWS, st.integers(1, 5))
+def test_blocks_say_whether_some_or_all_pairs_are_seen(rows, size):
+    packing = pack(arrays(rows))
+    count = len(packing.token_U)
+    place = np.arange(count)
+    sees = (place[None, :] <= place[:, None]) & (place[:, None] < packing.end_U[None, :])
+    some, full = blocks(packing.end_U, size)
+    for query in range(len(some)):
+        for key in range(len(some)):
+            pairs = sees[query * size : (query + 1) * size, key * size : (key + 1) * size]
+            assert some[query, key] == pairs.any()
+            assert full[query, key] == (pairs.all() and query != key)
 
 
 def ways(count):

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 import transfer_queue as tq
+from hydra import compose, initialize_config_module
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import get_trainer_cls
@@ -175,30 +178,51 @@ def test_verl_sees_its_own_trainer_mode_and_a_wrong_configuration_stops_before_a
 # --- batches for packed training --------------------------------------------------------------------------------------
 
 
-def test_prompts_stay_whole_where_as_many_fall_to_each_rank_and_tokens_are_shared_out():
+def test_prompts_stay_whole_and_tokens_are_shared_out():
     prompts = list("abcdabcd")
-    # a 8, b 2, c 5, d 5 tokens: a with b, c with d
-    assert sorted(parts_by_prompt(prompts, [4, 1, 2, 3, 4, 1, 3, 2], 2)) == [[0, 4, 1, 5], [2, 6, 3, 7]]
+    # a 8, b 2, c 5, d 5 tokens: a, then c and d to the rank with the fewest tokens that has room, then b
+    assert parts_by_prompt(prompts, [4, 1, 2, 3, 4, 1, 3, 2], 2) == [[0, 4, 1, 5], [2, 6, 3, 7]]
     assert parts_by_prompt(prompts, [1] * 8, 1) == [[0, 4, 1, 5, 2, 6, 3, 7]]
 
 
-def test_else_rows_of_a_prompt_follow_each_other_and_each_rank_has_equally_many():
-    assert parts_by_prompt(list("abaabb"), [1] * 6, 3) == [[0, 2], [3, 1], [4, 5]]
-    assert parts_by_prompt(list("abac"), [1] * 4, 2) == [[0, 2], [1, 3]]
+def test_prompts_of_unequal_size_are_torn_only_where_no_rank_has_room():
+    # a 4 rows, b 2, c 2: a fills one rank, b and c the other
+    assert parts_by_prompt(list("abacacab"), [1] * 8, 2) == [[0, 2, 4, 6], [1, 7, 3, 5]]
+    # two ranks of 3 rows for three prompts of 2: the last is torn
+    assert parts_by_prompt(list("aabbcc"), [3, 3, 2, 2, 1, 1], 2) == [[0, 1, 4], [2, 3, 5]]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(1, 9)), min_size=1, max_size=8), st.integers(1, 3))
+def test_every_row_falls_to_one_rank_and_each_rank_has_equally_many(rows, ranks):
+    rows = rows * ranks
+    parts = parts_by_prompt([prompt for prompt, _ in rows], [length for _, length in rows], ranks)
+    assert sorted(row for part in parts for row in part) == list(range(len(rows)))
+    assert {len(part) for part in parts} == {len(rows) // ranks}
+
+
+def test_a_packed_run_whose_workers_would_find_verls_engines_stops(monkeypatch):
+    with initialize_config_module("recipe.treepo.config", version_base=None):
+        config = compose("treepo_trainer", ["preset=tiny", "platform=cpu", "treepo.packed_training=true"])
+    monkeypatch.delenv("VERL_ENGINE_VENDOR", raising=False)
+    with pytest.raises(ConfigError, match=r"VERL_ENGINE_VENDOR.*needs engines that verl finds by this variable"):
+        get_trainer_cls("treepo_sync")(config)
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_with_packed_training_prompts_are_put_together_after_verl_has_balanced(packed, instance, monkeypatch):
     instance.treepo = TreePOSettings(packed_training=packed)
     instance.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": [0, 0, 1, 1]})
-    keys = ["a_0_0", "b_0_0", "a_1_0", "b_1_0"]
-    batch = tq.KVBatchMeta(keys=keys, tags=[{"seq_len": n} for n in (1, 2, 3, 4)], partition_id="train")
+    keys = ["a_0_0", "b_0_0", "a_1_0", "pad_0_0", "pad_0_1", "b_1_0"]
+    tags = [
+        {"seq_len": n, "is_padding": key.startswith("pad")} for key, n in zip(keys, (1, 2, 3, 1, 1, 4), strict=True)
+    ]
+    batch = tq.KVBatchMeta(keys=keys, tags=tags, partition_id="train")
     monkeypatch.setattr(PPOTrainer, "_balance_batch", lambda self, batch, metrics, *_: batch)
     metrics: dict = {}
     balanced = instance._balance_batch(batch, metrics)
     if packed:
-        assert sorted([balanced.keys[:2], balanced.keys[2:]]) == [["a_0_0", "a_1_0"], ["b_0_0", "b_1_0"]]
-        # 1 + 3 tokens on one rank and 2 + 4 on the other
-        assert (metrics["global_seqlen/balanced_min"], metrics["global_seqlen/balanced_max"]) == (4, 6)
+        # What verl pads with falls to either, although it is all of one prompt.
+        assert balanced.keys == ["b_0_0", "b_1_0", "pad_0_1", "a_0_0", "a_1_0", "pad_0_0"]
+        assert (metrics["global_seqlen/balanced_min"], metrics["global_seqlen/balanced_max"]) == (5, 7)
     else:
         assert (balanced.keys, metrics) == (keys, {})

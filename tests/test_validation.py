@@ -623,6 +623,8 @@ def test_packed_training_is_one_setting_for_actor_and_critic(platform):
         ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "packed training cannot divide a row among ranks"),
         ("actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2", "cannot divide a row among ranks"),
         ("critic.fsdp.ulysses_sequence_parallel_size=2", "packed training cannot divide a row among ranks"),
+        ("trainer.device=npu", "packed training has no engine for this device"),
+        ("distillation.enabled=true", "packed training knows no distillation"),
         ("actor_rollout_ref.actor.pad_to_length=true", "packed rows have no padding"),
         ("actor_rollout_ref.model.use_fused_kernels=true", "verl's fused kernels know no packed rows"),
         (

@@ -20,14 +20,14 @@ import torch
 import torch.distributed as dist
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id
+from verl.utils.device import get_device_id, get_device_name
 from verl.utils.model import extract_multi_modal_inputs
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine.utils import postprocess_batch_func
 
 from recipe.treepo.critic import CriticEngine
-from recipe.treepo.packing import PrefixOrder, divide, pack, prefix_order, split, unique_tokens
+from recipe.treepo.packing import PrefixOrder, divide, pack, prefix_order, question_rows, split, unique_tokens
 from recipe.treepo.settings import PACKED_VENDOR
 from recipe.treepo.tree_attention import CHAIN_ATTENTION, Chains, block_mask, token_mask
 from recipe.treepo.validation_training import PACKED_ATTENTIONS
@@ -64,9 +64,16 @@ class PackedEngine(FSDPEngineWithLMHead):
                 "treepo.packed_training=true cannot work with ulysses_sequence_parallel_size > 1, use_fused_kernels "
                 "or pad_to_length: switch them off, or set treepo.packed_training=false"
             )
+        if self.model_config.hf_config._attn_implementation == "flex_attention" and get_device_name() == "cpu":
+            raise ValueError("FlexAttention trains on GPUs only: set override_config.attn_implementation=sdpa")
 
     def _build_module(self) -> torch.nn.Module:
         module = super()._build_module()
+        if not type(module).__module__.startswith("transformers.models."):
+            raise ValueError(
+                f"treepo.packed_training=true knows transformers' own models, not {type(module).__name__}, whose code "
+                "may ignore what it is told about attention: set treepo.packed_training=false"
+            )
         if module.config._attn_implementation == "sdpa":
             module.set_attn_implementation(CHAIN_ATTENTION)
         return module
@@ -86,6 +93,7 @@ class PackedEngine(FSDPEngineWithLMHead):
         return_model_output = tu.get_non_tensor_data(data=data, key="return_model_output", default=False)
         batch_num_tokens = data["loss_mask"].sum().to(get_device_id())
         dist.all_reduce(batch_num_tokens, op=dist.ReduceOp.SUM, group=group)
+        data = data.copy()  # what is added is ours alone
         tu.assign_non_tensor(
             data,
             sp_size=1,
@@ -137,6 +145,8 @@ class PackedEngine(FSDPEngineWithLMHead):
         media = extract_multi_modal_inputs(micro_batch.get("multi_modal_inputs", []))
         if micro_batch["position_ids"].dim() == 3 or media:
             raise ValueError("treepo.packed_training=true is for text only: set treepo.packed_training=false")
+        if any(tu.get_non_tensor_data(micro_batch, f"distillation_{key}", False) for key in ("use_topk", "only")):
+            raise ValueError("treepo.packed_training=true knows no distillation: set treepo.packed_training=false")
         input_ids = micro_batch["input_ids"]
         packing = pack(_sequences(input_ids))
         to_device = lambda array: torch.from_numpy(array).to(input_ids.device)  # noqa: E731
@@ -146,25 +156,17 @@ class PackedEngine(FSDPEngineWithLMHead):
         }
         match self.model_config.hf_config._attn_implementation:
             case "flex_attention":
-                model_inputs["attention_mask"] = block_mask(to_device(packing.end_U))
+                model_inputs["attention_mask"] = block_mask(packing, input_ids.device)
             case "eager":
                 model_inputs["attention_mask"] = token_mask(to_device(packing.end_U), self._autocast_dtype)
             case _:
                 model_inputs |= {"attention_mask": None, "chains": Chains(packing, input_ids.device)}
         if not self.scores_tokens:
             return model_inputs, {"rows": Rows(None, to_device(packing.unique_T))}
-        # A row for each token of a response (all tokens, where there are no prompts): the token before it is asked.
-        scored_T = self._scored(micro_batch)
-        asked_U = np.zeros(len(packing.token_U), dtype=bool)
-        asked_U[packing.unique_T[scored_T]] = True
-        asked_R = np.flatnonzero(asked_U)
-        row_U = np.full(len(asked_U), len(asked_R))
-        row_U[asked_R] = np.arange(len(asked_R))
-        row_T = np.full(len(packing.unique_T), len(asked_R))
-        # verl has the log-probability of a token at the token before it.
-        row_T[scored_T - 1] = row_U[packing.unique_T[scored_T]]
-        model_inputs["logits_to_keep"] = to_device(packing.parent_U[asked_R])
-        return model_inputs, {"rows": Rows(to_device(packing.token_U[asked_R]), to_device(row_T))}
+        # For each token of a response; of all tokens, where there are no prompts.
+        before_R, label_R, row_T = question_rows(packing, self._scored(micro_batch))
+        model_inputs["logits_to_keep"] = to_device(before_R)
+        return model_inputs, {"rows": Rows(to_device(label_R), to_device(row_T))}
 
     @staticmethod
     def _scored(micro_batch: TensorDict) -> np.ndarray:
@@ -219,7 +221,8 @@ def _sequences(input_ids: torch.Tensor) -> list[np.ndarray]:
 
 
 def _gathered(values_R: torch.Tensor, row_T: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    with_none = torch.cat([values_R, values_R.new_zeros(1)])
+    # In float32, so that gradients of a row that many sequences read add up in it.
+    with_none = torch.cat([values_R.float(), values_R.new_zeros(1, dtype=torch.float32)])
     return torch.nested.nested_tensor_from_jagged(with_none[row_T], offsets)
 
 
@@ -234,8 +237,7 @@ def check_model(config: Any) -> None:
         problem = f"knows {', '.join(MODEL_TYPES)}, not {config.model_type}"
     elif getattr(config, "use_sliding_window", False):
         problem = "does not know sliding windows"
-    elif config._attn_implementation not in (*PACKED_ATTENTIONS, CHAIN_ATTENTION):
-        # The actor may get the configuration that the reference's engine has got before.
+    elif config._attn_implementation not in PACKED_ATTENTIONS:
         problem = (
             f"needs attn_implementation {', '.join(PACKED_ATTENTIONS)}, not {config._attn_implementation}: "
             "set override_config.attn_implementation"

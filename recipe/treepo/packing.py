@@ -111,6 +111,47 @@ def chains(packing: Packing) -> tuple[list[int], list[list[int]]]:
     return np.diff([*begins.tolist(), count]).tolist(), paths
 
 
+def question_rows(packing: Packing, scored_T: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ask once for each unique token among ``scored_T`` how likely it was after the one before it.
+
+    Args:
+        scored_T: Numbers of tokens (all sequences, one after the other), none the first of its sequence.
+
+    Returns:
+        The unique token whose output is asked, for each row; the token asked about; and for each token of all sequences
+        the row with the answer about the token *after* it, where verl has it, or the number of rows where nothing is
+        asked. There is at least one row, which nobody reads where nothing is asked at all.
+    """
+    asked_U = np.zeros(len(packing.token_U), dtype=bool)
+    asked_U[packing.unique_T[scored_T]] = True
+    asked_R = np.flatnonzero(asked_U)
+    row_U = np.cumsum(asked_U) - 1
+    before_R, label_R = packing.parent_U[asked_R], packing.token_U[asked_R]
+    if not len(asked_R):
+        before_R, label_R = np.zeros(1, dtype=np.int64), packing.token_U[:1]
+    row_T = np.full(len(packing.unique_T), len(before_R))
+    row_T[scored_T - 1] = row_U[packing.unique_T[scored_T]]
+    return before_R, label_R, row_T
+
+
+def blocks(end_U: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Say which blocks of ``size`` queries see something of which blocks of keys, and which see all of it.
+
+    Args:
+        end_U: See :class:`Packing`.
+
+    Returns:
+        (blocks of queries, blocks of keys) of booleans, twice.
+    """
+    count = -(-len(end_U) // size)
+    begins = np.arange(count) * size
+    farthest, nearest = (function.reduceat(end_U, begins) for function in (np.maximum, np.minimum))
+    before = begins[None, :] < begins[:, None]  # keys in an earlier block: all of them stand before all queries
+    some = (before & (farthest[None, :] > begins[:, None])) | np.eye(count, dtype=bool)
+    last = np.minimum(begins + size, len(end_U))
+    return some, before & (nearest[None, :] >= last[:, None])
+
+
 def split(ordered: PrefixOrder, most_tokens: int) -> list[tuple[int, int]]:
     """Divide sorted sequences into runs that have at most ``most_tokens`` unique tokens each.
 

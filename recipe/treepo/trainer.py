@@ -6,6 +6,7 @@ work with tree rollouts too, without these metrics, our estimators, ``treepo.sha
 prompts together for packed training.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,13 +18,14 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
-from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions, log_seqlen_unbalance
+from verl.utils.seqlen_balancing import log_seqlen_unbalance
 from verl.workers.utils.padding import response_to_nested
 
 from recipe.treepo.advantage import shared_token_weights, tree_batch
+from recipe.treepo.config_values import ConfigError, Problem
 from recipe.treepo.forest import TreePath
 from recipe.treepo.metrics import sampling_metrics
-from recipe.treepo.settings import SharedTokenWeight
+from recipe.treepo.settings import PACKED_VENDOR, SharedTokenWeight
 from recipe.treepo.validation import validate
 
 
@@ -38,6 +40,13 @@ class TreePOTrainer(PPOTrainer):
 
     def __init__(self, config: DictConfig) -> None:
         self.treepo = validate(config, check_files=False)
+        if self.treepo.packed_training and os.environ.get("VERL_ENGINE_VENDOR") != PACKED_VENDOR:
+            key = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
+            rule = "treepo.packed_training=true needs engines that verl finds by this variable of its workers"
+            remedy = (
+                f"Start with recipe.treepo.main_treepo, where Ray is not running yet, or use +{key}={PACKED_VENDOR}."
+            )
+            raise ConfigError([Problem(key, os.environ.get("VERL_ENGINE_VENDOR"), rule, remedy)])
         # verl compares the mode with its own names (which replay buffer, which loader, which of its groups of keys),
         # so it sees the one we extend.
         with open_dict(config):
@@ -57,7 +66,13 @@ class TreePOTrainer(PPOTrainer):
             # verl has spread the rows of a prompt over the ranks; together they cost less.
             ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
             lengths = [tag["seq_len"] for tag in batch.tags]
-            parts = parts_by_prompt(_prompt_ids(batch), lengths, ranks)
+            # Rows that verl pads a batch with belong to nobody, and fill the ranks up.
+            paddings = [tag.get("is_padding", False) for tag in batch.tags]
+            prompts = [
+                f"padding {row}" if padding else prompt
+                for row, (prompt, padding) in enumerate(zip(_prompt_ids(batch), paddings, strict=True))
+            ]
+            parts = parts_by_prompt(prompts, lengths, ranks)
             metrics.update(log_seqlen_unbalance(seqlen_list=lengths, partitions=parts, prefix=logging_prefix))
             batch.reorder([row for part in parts for row in part])
         return batch
@@ -111,10 +126,10 @@ class TreePOTrainer(PPOTrainer):
 
 
 def parts_by_prompt(prompt_ids: Sequence[str], lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Divide rows into equally many for each rank, those of a prompt one after the other.
+    """Divide rows into equally many for each rank, with the rows of a prompt together where they fit.
 
-    Where all prompts have equally many rows, and as many prompts fall to each rank, none is torn apart, and the ranks
-    get about equally many tokens.
+    The prompts with the most tokens come first, each to the rank with the fewest tokens that has room for all its rows;
+    where none has, it is torn apart.
 
     Args:
         prompt_ids: Of each row.
@@ -122,18 +137,22 @@ def parts_by_prompt(prompt_ids: Sequence[str], lengths: Sequence[int], ranks: in
         ranks: Data-parallel ranks; they divide the number of rows.
 
     Returns:
-        The rows of each rank.
+        The rows of each rank, those of a prompt one after the other, prompts in the order in which they came.
     """
     rows: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompt_ids):
         rows.setdefault(prompt, []).append(row)
-    groups = list(rows.values())
-    if len({len(group) for group in groups}) == 1 and len(groups) % ranks == 0:
-        tokens = [sum(lengths[row] for row in group) for group in groups]
-        parts = get_seqlen_balanced_partitions(tokens, k_partitions=ranks, equal_size=True)
-        return [[row for group in sorted(part) for row in groups[group]] for part in parts]
-    order, size = [row for group in groups for row in group], len(prompt_ids) // ranks
-    return [order[begin : begin + size] for begin in range(0, len(order), size)]
+    room, tokens = [len(prompt_ids) // ranks] * ranks, [0] * ranks
+    parts: list[list[list[int]]] = [[] for _ in range(ranks)]
+    for group in sorted(rows.values(), key=lambda group: -sum(lengths[row] for row in group)):
+        while group:
+            fits = [rank for rank in range(ranks) if room[rank] >= len(group)]
+            rank = min(fits, key=tokens.__getitem__) if fits else max(range(ranks), key=room.__getitem__)
+            taken, group = group[: room[rank]], group[room[rank] :]
+            parts[rank].append(taken)
+            room[rank] -= len(taken)
+            tokens[rank] += sum(lengths[row] for row in taken)
+    return [[row for group in sorted(part) for row in group] for part in parts]
 
 
 def _prompt_ids(batch: tq.KVBatchMeta) -> list[str]:

@@ -5,6 +5,7 @@ Three ways, by the ``attn_implementation`` that the configuration names:
 
 - ``sdpa``: chain by chain, with the keys on the path to the chain. That computes what attention over single sequences
   would, once, however many tokens are in the row; a mask of tokens against tokens would grow with the square of them.
+  Keys and values on the path are held once for each chain.
 - ``flex_attention``: one call with a mask of blocks, for GPUs.
 - ``eager``: one call with a mask of tokens against tokens, for looking closely at small inputs.
 """
@@ -12,15 +13,17 @@ Three ways, by the ``attn_implementation`` that the configuration names:
 from typing import Any
 
 import torch
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from recipe.treepo.packing import Packing, chains
+from recipe.treepo.packing import Packing, blocks, chains
 
 CHAIN_ATTENTION = "treepo_chains"
 """Name under which transformers knows :func:`chain_attention`."""
+BLOCK = 128
+"""Tokens of a block of FlexAttention, its own default."""
 
 
 class Chains:
@@ -70,7 +73,7 @@ def chain_attention(
         (1, tokens, heads, size of a head), and no weights.
     """
     assert attention_mask is None
-    key, value = (repeat_kv(states, module.num_key_value_groups) for states in (key, value))
+    groups = module.num_key_value_groups
     queries, keys, values = (states.split(chains.sizes, dim=2) for states in (query, key, value))
     outputs = []
     for chain, (path, mask) in enumerate(zip(chains.paths, chains.masks, strict=True)):
@@ -78,8 +81,8 @@ def chain_attention(
         outputs.append(
             scaled_dot_product_attention(
                 queries[chain],
-                torch.cat([keys[other] for other in seen], dim=2),
-                torch.cat([values[other] for other in seen], dim=2),
+                repeat_kv(torch.cat([keys[other] for other in seen], dim=2), groups),
+                repeat_kv(torch.cat([values[other] for other in seen], dim=2), groups),
                 attn_mask=mask,
                 is_causal=mask is None,
                 dropout_p=dropout,
@@ -101,10 +104,18 @@ def token_mask(end_U: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     ]
 
 
-def block_mask(end_U: torch.Tensor) -> BlockMask:
-    """Return the same for FlexAttention."""
+def block_mask(packing: Packing, device: torch.device) -> BlockMask:
+    """Return the same for FlexAttention; ``create_block_mask`` would first write down every pair of tokens."""
+    end_U = torch.from_numpy(packing.end_U).to(device)
 
     def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         return (key <= query) & (query < end_U[key])
 
-    return create_block_mask(sees, None, None, len(end_U), len(end_U), device=end_U.device)
+    some, full = (torch.from_numpy(found).to(device)[None, None] for found in blocks(packing.end_U, BLOCK))
+    partial = some & ~full
+    kinds = [
+        (found.sum(dim=-1, dtype=torch.int32), found.int().argsort(dim=-1, descending=True, stable=True).int())
+        for found in (partial, full)
+    ]
+    length = len(packing.end_U)
+    return BlockMask.from_kv_blocks(*kinds[0], *kinds[1], BLOCK, sees, seq_lengths=(length, length))

@@ -81,6 +81,8 @@ def _packing_problems(config: DictConfig) -> list[Problem]:
             remedy = f"Use {key}={' or '.join(map(str, kept))}, or {instead}."
             problems.append(Problem(key, value, rule, remedy))
 
+    refuse("trainer.device", ("cuda", "cpu"), "packed training has no engine for this device")
+    refuse("distillation.enabled", (None, False), "packed training knows no distillation")
     for role in roles:
         refuse(f"{role}.strategy", PACKED_STRATEGIES, "packed training extends verl's FSDP engines")
         for group in (role, f"{role}.fsdp_config", f"{role}.fsdp"):  # actor and critic name it differently
@@ -89,8 +91,11 @@ def _packing_problems(config: DictConfig) -> list[Problem]:
             refuse(f"{group}.pad_to_length", (None, False), "packed rows have no padding")
     for model in models:
         refuse(f"{model}.use_fused_kernels", (None, False), "verl's fused kernels know no packed rows")
+        on_cpu = OmegaConf.select(config, "trainer.device") == "cpu"
+        attentions = [name for name in PACKED_ATTENTIONS if not (on_cpu and name == "flex_attention")]
+        where = " that trains on a CPU" if on_cpu else ""
         key = f"{model}.override_config.attn_implementation"
-        refuse(key, PACKED_ATTENTIONS, "packed training needs attention with a mask")
+        refuse(key, attentions, f"packed training needs attention with a mask{where}")
     return problems
 
 
