@@ -5,7 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from training_run import BATCH, WIDTH, train
+from training_run import BATCH, LARGEST_DIFFERENCE, WIDTH, train
 
 
 def sampled(folder: Path) -> dict[str, list]:
@@ -41,7 +41,7 @@ def test_with_full_determinism_two_runs_sample_the_same_trajectories():
     assert any(one != other for one, other in beginnings)
 
 
-def test_trees_train_in_verls_asynchronous_trainer():
+def test_trees_train_in_verls_asynchronous_trainer_also_packed():
     with tempfile.TemporaryDirectory() as name:
         metrics = train(
             "run_treepo_qwen0.5b.sh",
@@ -49,7 +49,11 @@ def test_trees_train_in_verls_asynchronous_trainer():
             "trainer.total_training_steps=3",
             "trainer.save_freq=-1",
             "trainer.v1.trainer_mode=treepo_colocate_async",
+            "treepo.packed_training=true",
         )
     assert [step["treepo/trajectories"] for step in metrics] == [BATCH * WIDTH] * 3
     assert all(step["actor/grad_norm"] > 0 for step in metrics)
     assert all(step["treepo/decoded_tokens"] < step["treepo/total_tokens"] for step in metrics)
+    assert all(step["actor/packing/unique_over_total"] < 0.9 for step in metrics)
+    # The packed pass computes the probabilities that the engine sampled with.
+    assert metrics[0]["training/rollout_probs_diff_max"] < LARGEST_DIFFERENCE

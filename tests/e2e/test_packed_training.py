@@ -16,6 +16,7 @@ def weights(folder: str, step: int) -> dict[str, torch.Tensor]:
     return {name: getattr(weight, "full_tensor", lambda weight=weight: weight)() for name, weight in saved.items()}
 
 
+@pytest.mark.slow
 def test_packed_training_computes_each_token_once_and_trains_actor_and_critic():
     with tempfile.TemporaryDirectory() as name:
         metrics = train(
