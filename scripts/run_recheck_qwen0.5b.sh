@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on conversations: a wrong answer is asked to be checked again, and before the last turn for the final answer
-# (examples/recheck.py); one tree of turns per prompt, as in the reference table (benchmarks/reference_table.py).
+# (examples/recheck.py); one tree of turns per prompt, as in docs/reference_table/.
 #
 #   bash scripts/run_recheck_qwen0.5b.sh [--dry-run] [VERL_KEY=VALUE ...]
 #   bash scripts/run_recheck_qwen0.5b.sh treepo.sampler=independent      the same with n independent conversations
