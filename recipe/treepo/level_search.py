@@ -15,6 +15,7 @@ from recipe.treepo.branching import (
     width_within,
 )
 from recipe.treepo.fallback import FallbackStart, choose_resumptions
+from recipe.treepo.lock_step import LockStep
 from recipe.treepo.node import ROOT, Node
 from recipe.treepo.sampling import Branch, PathSampler
 
@@ -23,11 +24,12 @@ class LevelSearch:
     """Samples all branches of a level at once, then decides about the next.
 
     A level is what is sampled together; paths that fell back may be deeper or less deep in the tree than the others.
-    Once nothing can branch any more, each path runs on to its end, waiting for no other.
+    Once nothing can branch any more, each path runs on to its end, waiting for no other; in lock step with other trees
+    it stops at each level.
     """
 
-    def __init__(self, sampler: PathSampler, seed: int) -> None:
-        self._sampler, self._rng = sampler, random.Random(seed)
+    def __init__(self, sampler: PathSampler, seed: int, lock_step: LockStep | None) -> None:
+        self._sampler, self._rng, self._lock_step = sampler, random.Random(seed), lock_step
         # Its own, because the number of levels depends on where requests stop, and nothing else may.
         self._divergence_rng = random.Random(f"{seed}/divergence")
         self._tree, self._shape = sampler.tree, sampler.shape
@@ -38,6 +40,8 @@ class LevelSearch:
         children = min(self._width(), self._rng.randint(*self._rules.init_divergence))
         branches = self._sampler.children(ROOT, [1] * children)
         while branches:
+            if self._lock_step is not None:
+                await self._lock_step.next_level()
             run_out, may_drop = self._nothing_can_branch(branches), self._may_drop()
             async with asyncio.TaskGroup() as group:
                 paths = [
@@ -72,6 +76,8 @@ class LevelSearch:
 
     def _nothing_can_branch(self, branches: list[Branch]) -> bool:
         """Tell whether no decision is due until the branches end: the width is used up for good, or none ever is."""
+        if self._lock_step is not None:
+            return False
         if never_branches(self._rules) and self._shape.fallback.start is FallbackStart.DRY:
             return True
         missing = self._tree.counters.missing_trajectories

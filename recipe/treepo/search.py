@@ -22,6 +22,7 @@ from recipe.treepo.conversation import Conversation, ConversationStart
 from recipe.treepo.engine import SegmentEngine
 from recipe.treepo.interaction import InteractionError
 from recipe.treepo.level_search import LevelSearch
+from recipe.treepo.lock_step import LockStep
 from recipe.treepo.node_search import NodeSearch
 from recipe.treepo.sampling import PathSampler, SearchError, SearchShape
 from recipe.treepo.stopping import StoppingRules
@@ -38,6 +39,7 @@ async def grow_tree(
     stopping: StoppingRules,
     seed: int,
     conversation: ConversationStart | None = None,
+    lock_step: LockStep | None = None,
 ) -> Tree:
     """Grow one prompt's tree until it has as many leaves as ``shape`` asks for.
 
@@ -46,8 +48,10 @@ async def grow_tree(
 
     Args:
         conversation: None where a response is one turn.
+        lock_step: Shared by the trees that are to wait for each other before each level; None for no waiting.
 
     Raises:
+        ValueError: if a tree is to grow in lock step that has no levels.
         SearchError: if not one trajectory could be had; its cause is the last failure of the engine or the interaction.
     """
     started = time.perf_counter()
@@ -55,7 +59,9 @@ async def grow_tree(
     talk = Conversation(conversation, tree, stopping, seed) if conversation is not None else None
     sampler = PathSampler(tree, engine, shape, stopping, talk)
     by_node = shape.branching.budget is Budget.NODE
-    search = NodeSearch(sampler, seed) if by_node else LevelSearch(sampler, seed)
+    if by_node and lock_step is not None:
+        raise ValueError(f"branching.budget={Budget.NODE} knows no levels, so that trees cannot grow in lock step")
+    search = NodeSearch(sampler, seed) if by_node else LevelSearch(sampler, seed, lock_step)
     try:
         if talk is not None:
             await talk.open()
@@ -68,6 +74,8 @@ async def grow_tree(
             raise
         raise SearchError(str(failure)) from failure
     finally:
+        if lock_step is not None:
+            lock_step.leave()
         if talk is not None:
             await talk.close()
     counters = tree.counters
