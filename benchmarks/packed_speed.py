@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import random_model
 from recipe.treepo.branching import BranchingRules
 from recipe.treepo.engine import Segment
 from recipe.treepo.machine import described, machine
@@ -112,24 +113,16 @@ def make_data(rows: Sequence[tuple[list[int], list[int]]], tokens: int) -> Any:
 def build(name: str, options: argparse.Namespace) -> Any:
     """Return an engine with a model of random weights."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2ForCausalLM
     from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
     from recipe.treepo.packed_engine import PackedActorEngine
 
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=options.vocabulary,
-        hidden_size=options.hidden,
-        intermediate_size=2816 * options.hidden // 1024,
-        num_hidden_layers=options.layers,
-        num_attention_heads=options.hidden // 64,
-        num_key_value_heads=max(1, options.hidden // 256),
-        tie_word_embeddings=True,
-    )
+    shape = {"hidden": options.hidden, "layers": options.layers, "vocabulary": options.vocabulary}
     with tempfile.TemporaryDirectory() as folder:
-        Qwen2ForCausalLM(config).save_pretrained(folder)
+        Qwen2ForCausalLM(random_model.config(**shape)).save_pretrained(folder)
         precision = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
         engine = {"verl": FSDPEngineWithLMHead, "packed": PackedActorEngine}[name](
             model_config=HFModelConfig(

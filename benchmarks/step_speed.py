@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.learning_curves import read_records
 from benchmarks.process_session import run_session
+from benchmarks.random_model import make_model
 from recipe.treepo.machine import described, machine
 
 ROOT = Path(__file__).parents[1]
@@ -33,30 +34,6 @@ ARMS = {
 }
 PARTS = ("gen", "old_log_prob", "update_actor", "step")
 COUNTS = ("decoded_tokens", "unique_over_total")
-
-
-def make_model(folder: Path, options: argparse.Namespace) -> int:
-    """Write a model with random weights and the tiny model's tokenizer; return its parameters."""
-    import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=options.hidden,
-        intermediate_size=2816 * options.hidden // 1024,
-        num_hidden_layers=options.layers,
-        num_attention_heads=options.hidden // 64,
-        num_key_value_heads=max(1, options.hidden // 256),
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = Qwen2ForCausalLM(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return model.num_parameters()
 
 
 def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -146,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--steps {options.steps}: must be at least 2, the first is not timed")
     results = []
     with tempfile.TemporaryDirectory() as name:
-        parameters = make_model(Path(name) / "model", options)
+        size = {"hidden": options.hidden, "layers": options.layers, "tokenizer": options.tokenizer}
+        parameters = make_model(Path(name) / "model", **size)
         for number, arm in enumerate(options.arms, start=1):
             print(f"[{number}/{len(options.arms)}] {arm}: started {time.strftime('%H:%M:%S')}", flush=True)
             folder = Path(name) / f"arm{number}"

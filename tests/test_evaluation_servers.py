@@ -31,7 +31,7 @@ def asked(run: Run, problem: EvaluationProblem, seed: int | None, *overrides: st
             return SimpleNamespace(token_ids=[7], log_probs=[-0.1], stop_reason="completed", extra_fields={})
 
     servers = Servers(config, frozenset({9, 5}))
-    servers._client = Client()
+    servers.client = Client()
     engine = servers.engine(run, problem, seed)
     for branch in ("0", "1", "0.0"):
         asyncio.run(engine.extend([1, 2], max_tokens=3, branch=branch))

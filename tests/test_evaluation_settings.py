@@ -18,6 +18,7 @@ from recipe.treepo.evaluation.fingerprint import fingerprints
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.settings import EvaluationSettings, load_evaluation, powers_of_two
 from recipe.treepo.main_eval import locked, open_records, with_group
+from recipe.treepo.settings import KEYS
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "recipe/treepo/config"
@@ -109,10 +110,8 @@ def test_all_problems_are_told_at_once_with_the_keys_as_they_were_written(base, 
         "means.",
         "evaluation.confidence=1.5: must be a number above 0 and at most 1. See "
         "recipe/treepo/config/evaluation/compare.yaml for what the key means.",
-        "evaluation.arms.deep.dept=3: there is no such key. Did you mean treepo.depth? Keys of treepo: sampler, width, "
-        "depth, segment_length, divergence, init_divergence, max_divergence, branching, fallback, run_on, stopping, "
-        "answer_needs_eos, stop_strings, repetition, min_response_length, retries, validate_with_tree, dump_dir, "
-        "poll_interval, interaction, packed_training, shared_token_weight, advantage.",
+        "evaluation.arms.deep.dept=3: there is no such key. Did you mean treepo.depth? Keys of treepo: "
+        f"{', '.join(KEYS)}.",
         "evaluation.arms.wide.init_divergence=8: the root has up to 8 children, and the largest number of trajectories "
         "is 4. Raise evaluation.n, or lower init_divergence.",
         "treepo.fallback.min_segments=9: no path has more than treepo.depth=4 segments, so all would start again at "

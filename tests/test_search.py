@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
+import bisect
+import itertools
 from collections import Counter
 
 import pytest
@@ -34,7 +36,7 @@ async def start(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **numbers) ->
     rules = StoppingRules(order=order, eos_token_ids=frozenset(eos), decode=decode, **stopping)
     shape = {
         name: numbers.pop(name)
-        for name in ("width", "segment_length", "fallback", "run_on", "retries")
+        for name in ("width", "segment_length", "fallback", "run_on", "cache_block", "retries")
         if name in numbers
     }
     divergence = numbers.pop("divergence", 2)
@@ -439,6 +441,26 @@ def test_cancelling_a_search_leaves_no_request_running(budget):
     assert asyncio.run(cancelled()) == (0, 2)
 
 
+def test_with_a_cache_block_paths_branch_where_whole_blocks_and_one_token_are_behind_them():
+    # The prompt has 3 tokens, a block 4: after 3 + 2, 3 + 6 and 3 + 10 tokens one is left over; 4 is as near to 2 as to
+    # 6, and the lower is taken.
+    tree = grow(
+        ScriptedEngine(), order=REQUIRED, depth=4, response_length=16, width=8, segment_length=4,
+        init_divergence=(1, 1), cache_block=4, run_on=1,
+    )  # fmt: skip
+    assert {node.end for node in tree.nodes[1:]} == {2, 6, 10, 16}
+    assert [tree.nodes[leaf].depth for leaf in tree.leaves] == [4] * 8
+    # 1 x 2 + 2 x 4 + 4 x 4 + 8 x 6
+    assert tree.counters.decoded_tokens == 74
+    # Segments that are no multiple of a block: 6 is nearest to 5, and 10 to 10; requests run on over the boundaries.
+    tree = grow(
+        ScriptedEngine(), order=REQUIRED, depth=3, response_length=15, width=4, segment_length=5,
+        init_divergence=(4, 4), cache_block=4,
+    )  # fmt: skip
+    assert {node.end for node in tree.nodes[1:]} == {6, 10, 15}
+    assert tree.counters.engine_calls == 4
+
+
 # --- waiting --------------------------------------------------------------------------------------------------------
 
 
@@ -475,7 +497,10 @@ def searches(draw):
     lowest = draw(st.integers(1, 3))
     optional = draw(st.sets(st.sampled_from(sorted(set(RULES) - set(REQUIRED)))))
     rules = draw(st.permutations([*sorted(optional), *REQUIRED]))
+    cache_block = draw(st.one_of(st.none(), st.integers(1, segment)))
+    longest = segment + (cache_block or 1) - 1
     search = {
+        "cache_block": cache_block,
         "width": width,
         "segment_length": segment,
         "depth": depth,
@@ -510,7 +535,7 @@ def searches(draw):
         "seed": draw(st.integers(0, 2**32)),
     }
     if budget is Budget.LEVEL_TOKENS:
-        search["level_tokens"] = draw(st.integers(segment * search["init_divergence"][1], segment * 15))
+        search["level_tokens"] = draw(st.integers(longest * search["init_divergence"][1], longest * 15))
     if budget is Budget.TOTAL_TOKENS:
         search["min_width"] = draw(st.integers(1, width))
         search["total_tokens"] = draw(st.integers(search["min_width"] * response_length, 15 * response_length))
@@ -555,7 +580,8 @@ def test_every_search_keeps_the_invariants(search, text, jitter):
 def check_width(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
     assert engine.most_running <= search["width"]
     if search["budget"] is Budget.LEVEL_TOKENS:
-        assert engine.most_running <= search["level_tokens"] // search["segment_length"]
+        longest = max(end - begin for begin, end in itertools.pairwise([0, *boundaries(search)]))
+        assert engine.most_running * longest <= search["level_tokens"]
     missing = tree.counters.missing_trajectories
     assert missing == 0 or tree.counters.given_up_paths > 0
     if search["budget"] is not Budget.TOTAL_TOKENS:
@@ -584,9 +610,9 @@ def check_calls(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
         stored, cut = stored + len(kept), cut + len(output) - len(kept)
         # Boundaries are where they would be without requests that run on and without splits.
         for piece in pieces:
-            inside = piece.end % search["segment_length"] != 0
+            inside = piece.end not in boundaries(search)
             assert piece.partial == (inside and piece.finish_reason is None) or piece.finish_reason is not None
-            assert piece.depth == -(-piece.end // search["segment_length"])
+            assert piece.depth == 1 + bisect.bisect_left(boundaries(search), piece.end)
     counters = tree.counters
     assert stored == sum(len(node.segment.token_ids) for node in tree.nodes)
     assert (counters.decoded_tokens, counters.overrun_tokens) == (stored + cut, cut)
@@ -595,6 +621,14 @@ def check_calls(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
     assert counters.failed_calls == sum(engine.attempts.values()) - len(engine.calls)
     statistics = tree.statistics()
     assert statistics["trajectories"] == len(tree.leaves) == sum(statistics[f"finish_{r}"] for r in FinishReason)
+
+
+def boundaries(search: dict) -> list[int]:
+    """Where the segments of a path end; a brute force over all places."""
+    segment, depth, block = search["segment_length"], search["depth"], search["cache_block"] or 1
+    places = [end for end in range(1, segment * depth + block) if (len(PROMPT) + end) % block == 1 % block]
+    nearest = [min(places, key=lambda end: abs(end - level * segment)) for level in range(1, depth)]
+    return [*nearest, segment * depth]
 
 
 def pieces_of_call(node_of: dict, branch: str, calls: set[str]) -> list:
@@ -632,8 +666,7 @@ def reasons_of(tree: Tree, node: int, search: dict) -> list[FinishReason]:
         FinishReason.EOS: tokens[-1] in EOS,
         FinishReason.STOP: any(string in text for string in search["stop_strings"]),
         FinishReason.LENGTH: len(tokens) == search["response_length"],
-        FinishReason.DEPTH: -(-len(tokens) // search["segment_length"]) == search["depth"]
-        and len(tokens) % search["segment_length"] == 0,
+        FinishReason.DEPTH: len(tokens) == boundaries(search)[-1],
         FinishReason.REPETITION: bool(grams) and max(grams.values()) >= search["repetition"].count,
     }
     return [reason for reason in search["order"] if applies[reason]]

@@ -63,6 +63,7 @@ EVERY_KEY = {
         "block_length": 32,
     },
     "run_on": 1,
+    "cache_block": 16,
     "stopping": ["repetition", "eos", "stop", "answer", "depth", "length"],
     "answer_needs_eos": True,
     "stop_strings": ["\n\n", "###"],
@@ -137,6 +138,7 @@ def test_every_key_is_read_into_its_place():
             block_length=32,
         ),
         run_on=1,
+        cache_block=16,
         stopping=(
             FinishReason.REPETITION,
             FinishReason.EOS,
@@ -209,6 +211,7 @@ def test_the_search_gets_the_shape_that_was_set():
         branching=dataclasses.replace(settings.branching, temperature=1.5),
         fallback=settings.fallback,
         run_on=1,
+        cache_block=16,
         retries=0,
     )
     # 300 tokens in 7 segments

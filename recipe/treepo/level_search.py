@@ -89,7 +89,7 @@ class LevelSearch:
         if missing <= 0:
             return []
         limit = level_limit(
-            self._rules, level_size=level_size, segment_length=self._shape.segment_length, rng=self._divergence_rng
+            self._rules, level_size=level_size, segment_length=self._shape.longest_segment, rng=self._divergence_rng
         )
         open_paths = [node for node in level if node.finish_reason is None]
         # An engine may stop inside a segment for reasons of its own: such a path first goes on to the boundary.
@@ -139,4 +139,4 @@ class LevelSearch:
             return 0
         nodes, depth = self._tree.nodes, self._sampler.stopping.depth
         levels_left = [depth - nodes[b.parent].depth - (not nodes[b.parent].partial) for b in branches]
-        return max(0, missing - reachable_leaves(self._rules, levels_left, segment_length=self._shape.segment_length))
+        return max(0, missing - reachable_leaves(self._rules, levels_left, segment_length=self._shape.longest_segment))

@@ -30,6 +30,8 @@ class SearchShape:
         branching: How the tree branches.
         fallback: How it falls back.
         run_on: Most segments that one request may run over where nothing can branch, None for no limit.
+        cache_block: Tokens of a block of the engine's prefix cache, with which segments are to end; None for segments
+            of equal length. For responses of one turn.
         retries: How often a failed request is repeated before its path is given up.
         retry_seconds: Pause before the first repetition; it doubles each time.
     """
@@ -39,8 +41,14 @@ class SearchShape:
     branching: BranchingRules = field(default_factory=BranchingRules)
     fallback: FallbackRules = field(default_factory=FallbackRules)
     run_on: int | None = None
+    cache_block: int | None = None
     retries: int = 0
     retry_seconds: float = 0.5
+
+    @property
+    def longest_segment(self) -> int:
+        """Most tokens of a segment, wherever its boundaries are moved to."""
+        return self.segment_length + (self.cache_block or 1) - 1
 
 
 class SearchError(RuntimeError):
@@ -199,18 +207,32 @@ class PathSampler:
         node = self.tree.nodes[parent]
         segments_left = self.stopping.depth - node.depth + node.partial
         count = segments_left if segments is None else min(segments, segments_left)
-        room = self._rest_of_segment(node) + (count - 1) * self.shape.segment_length
+        room = self._tokens_of_segments(node, count)
         if self._conversation is not None:
             room = min(room, self._conversation.turn_room(parent))
         return min(room, self.stopping.response_length - node.end)
 
-    def _rest_of_segment(self, node: Node) -> int:
-        """Return the tokens to the next boundary after ``node``."""
+    def _tokens_of_segments(self, node: Node, count: int) -> int:
+        """Return the tokens after ``node`` to the ``count``-th boundary."""
+        if self.shape.cache_block is not None:
+            return self._boundary(node.depth - node.partial + count) - node.end
         used = 0
         while node.partial:
             used += len(node.segment.token_ids)
             node = self.tree.nodes[node.parent]
-        return self.shape.segment_length - used
+        return count * self.shape.segment_length - used
+
+    def _boundary(self, segments: int) -> int:
+        """Return after how many response tokens a path has so many segments.
+
+        As near to segments of equal length as can be such that the engine finds all tokens before in whole blocks of
+        its cache but the last, which it has not computed yet when it samples it.
+        """
+        end, block = segments * self.shape.segment_length, self.shape.cache_block
+        if block is None or segments >= self.stopping.depth:
+            return end
+        beyond = (len(self.tree.prompt_ids) + end - 1) % block
+        return end - beyond + (block if 2 * beyond > block else 0)
 
     def _count(self, answer: Segment, input_tokens: int) -> None:
         counters = self.tree.counters
@@ -234,8 +256,8 @@ class PathSampler:
         while taken < len(answer.token_ids) and reason is None:
             if taken:
                 key = node.new_child_key()
-            room = self._rest_of_segment(node)
-            length = min(room, len(answer.token_ids) - taken, self._length_to_stop(turn, node.end - start, text))
+            room = self._tokens_of_segments(node, 1)
+            length = min(room, len(answer.token_ids) - taken, self._length_to_stop(turn, node.end - start, text, room))
             before, end = node.end - start, node.end - start + length
             added = self.stopping.added_text(turn[:end], before) if self.stopping.needs_text else ""
             text += added
@@ -256,11 +278,11 @@ class PathSampler:
         self.tree.counters.dropped_paths += dropped
         return node
 
-    def _length_to_stop(self, turn: list[int], start: int, text: str) -> int:
-        """Return how many tokens from ``start`` on reach the end of the first stop string."""
+    def _length_to_stop(self, turn: list[int], start: int, text: str, room: int) -> int:
+        """Return how many tokens from ``start`` on reach the end of the first stop string within ``room`` tokens."""
         if FinishReason.STOP not in self.stopping.order:
             return len(turn)
-        end = min(len(turn), start + self.shape.segment_length)
+        end = min(len(turn), start + room)
         return self.stopping.tokens_to_stop(turn[:end], start, text) or len(turn)
 
     def can_be_dropped(self, branch: Branch) -> bool:

@@ -149,6 +149,7 @@ class TreePOSettings:
     temperature: tuple[float, float] = (1.0, 1.0)
     fallback: FallbackRules = field(default_factory=FallbackRules)
     run_on: int | None = None
+    cache_block: int | None = None
     stopping: tuple[FinishReason, ...] = (
         FinishReason.ANSWER,
         FinishReason.EOS,
@@ -195,6 +196,8 @@ class TreePOSettings:
             branching=replace(self.branching, temperature=temperature),
             fallback=self.fallback,
             run_on=self.run_on,
+            # The segments of a conversation are turns, whose lengths nobody sets.
+            cache_block=None if conversation else self.cache_block,
             retries=self.retries,
         )
 
@@ -266,6 +269,7 @@ KEYS: Keys = {
         "block_length": integer(1),
     },
     "run_on": optional(integer(1)),
+    "cache_block": optional(integer(1)),
     "stopping": _rules,
     "answer_needs_eos": boolean,
     "stop_strings": texts,

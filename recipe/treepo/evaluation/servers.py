@@ -19,7 +19,11 @@ from recipe.treepo.server import ServerEngine, tree_client
 
 
 class Servers:
-    """Servers that stand alone: as many replicas as the machine's GPUs hold, with the model's own weights."""
+    """Servers that stand alone: as many replicas as the machine's GPUs hold, with the model's own weights.
+
+    Attributes:
+        client: Of all trees, once they have started.
+    """
 
     def __init__(self, config: DictConfig, eos_token_ids: frozenset[int]) -> None:
         rollout = {
@@ -30,7 +34,7 @@ class Servers:
         }
         self._config = OmegaConf.merge(config, {"actor_rollout_ref": {"rollout": rollout}})
         self._eos_token_ids = eos_token_ids
-        self._client: LLMServerClient | None = None
+        self.client: LLMServerClient | None = None
         self._manager: LLMServerManager | None = None
 
     async def start(self) -> None:
@@ -39,9 +43,9 @@ class Servers:
         environment = OmegaConf.merge(get_ppo_ray_runtime_env(self._config), init.pop("runtime_env", {}))
         ray.init(**init, runtime_env=OmegaConf.to_container(environment))
         self._manager = await LLMServerManager.create(self._config)
-        self._client = tree_client(self._manager.get_client())
+        self.client = tree_client(self._manager.get_client())
         # The first request of a client starts processes, which is not to be measured.
-        await ServerEngine(self._client, {}, seed=None, priority=0).extend([0], max_tokens=1, branch="0")
+        await ServerEngine(self.client, {}, seed=None, priority=0).extend([0], max_tokens=1, branch="0")
 
     async def empty_cache(self) -> None:
         """Forget all prefixes, so that no run finds what another has computed."""
@@ -54,7 +58,7 @@ class Servers:
         # verl's own sampler knows none, and only vLLM's servers have a tokenizer to see them.
         stop_strings = run.settings.stop_strings if rollout.name == "vllm" and not run.is_plain else ()
         return ServerEngine(
-            self._client,
+            self.client,
             {
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,

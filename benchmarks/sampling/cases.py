@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the sampling benchmark measures: samplers, shapes of trees, settings of the engine, and the two plans."""
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from recipe.treepo.branching import BranchingRules
+from recipe.treepo.evaluation.sampling import independent
+from recipe.treepo.fallback import FallbackRules, FallbackStart
+from recipe.treepo.settings import TreePOSettings
+from recipe.treepo.stopping import FinishReason
+
+
+class Arm(StrEnum):
+    """How the trajectories of a prompt are sampled."""
+
+    PLAIN = "plain"  # one request for each trajectory, as verl does
+    LOOPS = "loops"  # one loop for each trajectory, which stops at every boundary
+    LOCK_STEP = "lock step"  # trees, all prompts level by level, as published
+    TREES = "trees"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """Settings of the inference servers.
+
+    Attributes:
+        model: ``tiny``, which was trained and ends its responses; or ``random``, weights as they come, to whose end
+            tokens nobody listens.
+        hidden: Width of the random model.
+        layers: Layers of the random model.
+        block_size: Tokens of a block of the prefix cache.
+        max_num_seqs: Most sequences that the engine decodes at once.
+        chunked_prefill: Whether prompts may be computed in pieces beside the decoding of others.
+        replicas: Inference servers.
+        scheduling: ``fcfs``, first come first served; or ``priority``, where deeper paths go first.
+    """
+
+    model: str = "random"
+    hidden: int = 512
+    layers: int = 8
+    block_size: int = 32
+    max_num_seqs: int = 256
+    chunked_prefill: bool = True
+    replicas: int = 1
+    scheduling: str = "fcfs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One thing to measure.
+
+    Attributes:
+        part: Of the report.
+        arm: Sampler.
+        width: Trajectories of a prompt.
+        depth: Most segments of a path.
+        segment: Tokens of a segment.
+        roots: Children of the root.
+        divergence: Children of a path.
+        prompts: Prompts in all.
+        in_flight: Most of them at the same time.
+        spread: Whether the requests of a tree may go to different replicas.
+    """
+
+    part: str
+    arm: Arm = Arm.TREES
+    width: int = 8
+    depth: int = 7
+    segment: int = 64
+    roots: int = 1
+    divergence: int = 2
+    prompts: int = 8
+    in_flight: int = 64
+    spread: bool = False
+    engine: Engine = field(default_factory=Engine)
+
+    @property
+    def response_length(self) -> int:
+        """Most tokens of a response."""
+        return self.depth * self.segment
+
+    @property
+    def shape(self) -> str:
+        """Return the tree in words."""
+        return f"{self.depth} x {self.segment}, n {self.width}, root {self.roots}, divergence {self.divergence}"
+
+    def settings(self) -> TreePOSettings:
+        """Return how to search.
+
+        Raises:
+            ValueError: if a tree that is to be in lock step has prompts that begin later than others.
+        """
+        ends = (FinishReason.ANSWER, FinishReason.EOS) if self.engine.model == "tiny" else ()
+        stopping = (*ends, FinishReason.LENGTH, FinishReason.DEPTH)
+        tree = TreePOSettings(
+            depth=self.depth,
+            segment_length=self.segment,
+            branching=BranchingRules(
+                init_divergence=(self.roots, self.roots), divergence=(self.divergence, self.divergence)
+            ),
+            stopping=stopping,
+        )
+        match self.arm:
+            case Arm.PLAIN:
+                return independent(self.width, tree.retries)
+            case Arm.LOOPS:
+                return tree.independent(self.width)
+            case Arm.LOCK_STEP:
+                if self.in_flight < self.prompts:
+                    raise ValueError(f"{self.prompts} prompts in lock step have to be in flight together")
+                return replace(tree, run_on=1, fallback=FallbackRules(start=FallbackStart.DRY))
+            case Arm.TREES:
+                return tree
+
+
+# Depth, width and children of the root, and the segments of a tree without early ends over those of plain samples:
+# 39 of 56, 190 of 224, 190 of 448.
+SHAPES = ((7, 8, 1), (14, 16, 2), (7, 64, 2))
+SMALL = Engine(hidden=256, layers=4)
+TINY = Engine(model="tiny")
+
+
+def quick() -> list[Case]:
+    """Return what is measured in a few minutes."""
+    arms = [
+        Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=4, engine=SMALL)
+        for depth, width, roots in SHAPES[:1]
+        for arm in Arm
+    ]
+    ends = [Case(part="ends", arm=arm, depth=4, segment=32, prompts=64, engine=TINY) for arm in Arm]
+    return arms + ends
+
+
+def full() -> list[Case]:
+    """Return everything."""
+    cases = [
+        Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=4)
+        for depth, width, roots in SHAPES
+        for arm in Arm
+    ]
+    cases += [Case(part="ends", arm=arm, depth=4, segment=32, prompts=64, engine=TINY) for arm in Arm]
+    both = (Arm.PLAIN, Arm.TREES)
+    cases += [
+        Case(part="depth", arm=arm, depth=depth, segment=448 // depth, engine=SMALL)
+        for depth in (2, 4, 7, 14, 28)
+        for arm in (*both, Arm.LOOPS)
+    ]
+    cases += [
+        Case(part="width", arm=arm, width=width, prompts=4, engine=SMALL)
+        for width in (4, 8, 16, 32, 64)
+        for arm in both
+    ]
+    cases += [
+        Case(part="prompts", arm=arm, depth=4, segment=32, prompts=prompts, in_flight=prompts, engine=SMALL)
+        for prompts in (4, 16, 64, 256)
+        for arm in both
+    ]
+    settings = [replace(SMALL, block_size=size) for size in (32, 64, 128)]
+    settings += [replace(SMALL, max_num_seqs=number) for number in (16, 64)]
+    settings += [replace(SMALL, chunked_prefill=False)]
+    cases += [Case(part="engine", engine=engine, prompts=16) for engine in settings]
+    crowded = replace(SMALL, max_num_seqs=16)
+    cases += [
+        Case(part="priority", prompts=16, engine=replace(crowded, scheduling=scheduling))
+        for scheduling in ("fcfs", "priority")
+    ]
+    cases += [Case(part="replicas", prompts=16, spread=spread, engine=replace(SMALL, replicas=2)) for spread in (0, 1)]
+    return cases
+
+
+PLANS = {"quick": quick, "full": full}

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare two result files of the sampling benchmark, and say what got worse.
+
+    python -m benchmarks.sampling.compare OLD.json NEW.json
+
+Counts of the engine may grow by --counts. Speeds may fall by --speeds; they are compared over those of plain samples of
+the same run, because two runs seldom have the same machine to themselves.
+Exit status 1 where something got worse.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.sampling.cases import Arm
+from benchmarks.sampling.results import Result, partner, read_results
+
+COSTS: dict[str, Callable[[Result], float]] = {
+    "engine calls": lambda result: result.counts["engine_calls"],
+    "decoded tokens": lambda result: result.counts["decoded_tokens"],
+    "waste": lambda result: result.waste,
+}
+
+
+def speed_over_plain(result: Result, results: Sequence[Result]) -> float | None:
+    """Return trajectories per second over those of plain samples in the same run, None for those themselves."""
+    plain = partner(result, results, Arm.PLAIN)
+    if plain is None or plain is result:
+        return None
+    return result.trajectories_per_second / plain.trajectories_per_second
+
+
+def worse(old: Sequence[Result], new: Sequence[Result], *, counts: float, speeds: float) -> list[str]:
+    """Return a line for everything that got worse, and for each case that is no longer measured."""
+    lines = []
+    for before in old:
+        name = f"{before.case.part}, {before.case.arm}, {before.case.shape}"
+        after = next((result for result in new if asdict(result.case) == asdict(before.case)), None)
+        if after is None:
+            lines.append(f"{name}: not measured any more")
+            continue
+        for cost, value in COSTS.items():
+            if value(after) > value(before) * (1 + counts):
+                lines.append(f"{name}: {cost} {value(before):.6g} -> {value(after):.6g}")
+        speed_before, speed_after = speed_over_plain(before, old), speed_over_plain(after, new)
+        if speed_before is not None and speed_after is not None and speed_after < speed_before * (1 - speeds):
+            lines.append(f"{name}: speed over plain samples {speed_before:.2f} -> {speed_after:.2f}")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument("--counts", type=float, default=0.05, help="growth of counts that is let pass")
+    parser.add_argument("--speeds", type=float, default=0.15, help="fall of speeds that is let pass")
+    options = parser.parse_args(arguments)
+    (old, _), (new, _) = read_results(options.old), read_results(options.new)
+    lines = worse(old, new, counts=options.counts, speeds=options.speeds)
+    print("\n".join(lines) or f"nothing got worse in {len(old)} cases")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

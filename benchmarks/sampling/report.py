@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables and plots of the sampling benchmark."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.sampling.cases import Arm, Case
+from benchmarks.sampling.results import Result, partner
+
+# Parts of the report: title, what distinguishes the rows, and for a plot what goes along the bottom.
+PARTS: dict[str, tuple[str, Callable[[Case], str], Callable[[Case], float] | None]] = {
+    "samplers": ("Samplers, no early ends", lambda case: case.shape, None),
+    "ends": ("Samplers, responses end by themselves", lambda case: case.shape, None),
+    "depth": ("Depth x segment length, 448 tokens", lambda case: case.shape, lambda case: case.depth),
+    "width": ("Trajectories per prompt", lambda case: case.shape, lambda case: case.width),
+    "prompts": ("Prompts in flight", lambda case: f"{case.in_flight} prompts", lambda case: case.in_flight),
+    "engine": ("Engine settings", lambda case: engine_words(case), None),
+    "priority": ("Order of requests, 16 sequences at once", lambda case: case.engine.scheduling, None),
+    "replicas": ("Two replicas", lambda case: "spread" if case.spread else "each tree on one", None),
+}
+
+
+def engine_words(case: Case) -> str:
+    """Return the settings of the engine in words."""
+    chunked = "" if case.engine.chunked_prefill else ", no chunked prefill"
+    return f"blocks of {case.engine.block_size}, {case.engine.max_num_seqs} sequences{chunked}"
+
+
+def against(value: float, base: float | None, form: str = "{:.2f}") -> str:
+    """Return a value over another, an empty cell where there is none."""
+    return form.format(value / base) if base else ""
+
+
+def cells_of(result: Result, results: Sequence[Result]) -> list[str]:
+    """Return one row of a table."""
+    plain, loops, lock_step = (partner(result, results, arm) for arm in (Arm.PLAIN, Arm.LOOPS, Arm.LOCK_STEP))
+    counts, calls = result.counts, result.counts["engine_calls"]
+    speed = result.trajectories_per_second
+    allowed = plain.counts["decoded_tokens"] / counts["decoded_tokens"] if plain else None
+    gained = speed / plain.trajectories_per_second if plain else None
+    return [
+        f"{calls:,.0f}",
+        against(calls, loops and loops.counts["engine_calls"]),
+        f"{counts['decoded_tokens']:,.0f}",
+        f"{counts['unique_tokens']:,.0f}",
+        f"{counts['computed_prompt_tokens']:,.0f}",
+        f"{counts['cached_prompt_tokens']:,.0f}",
+        f"{result.waste:.3f}",
+        f"{speed:.2f}",
+        f"{gained:.2f} of {allowed:.2f}" if gained and allowed else "",
+        against(speed, lock_step and lock_step.trajectories_per_second),
+        f"{result.tokens_per_second:,.0f}",
+        f"{result.in_flight:.1f}",
+        f"{result.idle:.1%}",
+        f"{result.overhead:.2%}",
+    ]
+
+
+TITLES = (
+    *("calls", "of loops", "decoded", "unique", "prompt computed", "prompt cached", "waste"),
+    *("trajectories/s", "over plain, and what tokens allow", "over lock step", "tokens/s"),
+    *("in flight", "idle", "search"),
+)
+
+
+def tables(results: Sequence[Result]) -> str:
+    """Return a table for each part, in Markdown."""
+    pages = []
+    for part, (title, words, _) in PARTS.items():
+        rows = [result for result in results if result.case.part == part]
+        if not rows:
+            continue
+        model = rows[0].case.engine
+        size = "the tiny model" if model.model == "tiny" else f"random weights, {model.layers} layers of {model.hidden}"
+        lines = [f"## {title}", "", f"{rows[0].case.prompts} prompts at least, {size}.", ""]
+        lines += [f"| | sampler | {' | '.join(TITLES)} |", "|---" * (len(TITLES) + 2) + "|"]
+        lines += [f"| {words(row.case)} | {row.case.arm} | {' | '.join(cells_of(row, results))} |" for row in rows]
+        pages.append("\n".join(lines))
+    return "\n\n".join(pages)
+
+
+def draw(results: Sequence[Result], path: Path) -> bool:
+    """Draw cost and speed over depth, width and prompts; return whether there was anything to draw."""
+    from matplotlib.figure import Figure
+
+    curves = {
+        part: (title, bottom, [result for result in results if result.case.part == part])
+        for part, (title, _, bottom) in PARTS.items()
+        if bottom is not None
+    }
+    curves = {part: curve for part, curve in curves.items() if curve[2]}
+    if not curves:
+        return False
+    quantities: dict[str, Callable[[Result], float]] = {
+        "tokens computed per trajectory": lambda result: (
+            (result.counts["computed_prompt_tokens"] + result.counts["decoded_tokens"]) / result.counts["trajectories"]
+        ),
+        "trajectories per second": lambda result: result.trajectories_per_second,
+        "memory of the searches, GB": lambda result: result.counts["searches_gb"],
+    }
+    figure = Figure(figsize=(4 * len(quantities), 3.4 * len(curves)), layout="constrained")
+    axes = figure.subplots(len(curves), len(quantities), squeeze=False)
+    for row, (title, bottom, found) in zip(axes, curves.values(), strict=True):
+        for panel, (label, quantity) in zip(row, quantities.items(), strict=True):
+            for arm, mark in zip(Arm, "os^D", strict=True):
+                points = sorted((bottom(r.case), quantity(r)) for r in found if r.case.arm is arm)
+                if points:
+                    panel.plot(*zip(*points, strict=True), marker=mark, label=arm.value)
+            panel.set(xscale="log", xlabel=title, ylabel=label, ylim=(0, None))
+            ticks = sorted({bottom(result.case) for result in found})
+            panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+            panel.minorticks_off()
+            panel.grid(alpha=0.3)
+    axes[0][0].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    return True

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure cases with one setting of verl's servers, in a process of its own (see ``benchmarks/sampling_speed.py``).
+
+    python -m benchmarks.sampling.session JOB.json
+
+Each case is sampled as often as the job says, the cases taking turns, and the prefix cache is emptied before each.
+Results are written line by line, so that what there is can be kept.
+"""
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.sampling.cases import Arm, Case, Engine
+from recipe.treepo.engine import Segment, SegmentEngine
+from recipe.treepo.lock_step import LockStep
+from recipe.treepo.search import grow_tree
+from recipe.treepo.tree import Tree
+
+COUNTS = (
+    "engine_calls",
+    "decoded_tokens",
+    "computed_prompt_tokens",
+    "cached_prompt_tokens",
+    "unique_tokens",
+    "total_tokens",
+    "trajectories",
+    "fallbacks",
+    "overrun_tokens",
+    "busy_seconds",
+)
+
+
+class Meter:
+    """How many requests are in flight, for how long."""
+
+    def __init__(self) -> None:
+        self._in_flight, self._since = 0, time.perf_counter()
+        self.idle_seconds = self.request_seconds = 0.0
+
+    def change(self, by: int) -> None:
+        """Count a request that begins (1) or ends (-1)."""
+        now = time.perf_counter()
+        passed = now - self._since
+        self.idle_seconds += passed if self._in_flight == 0 else 0.0
+        self.request_seconds += passed * self._in_flight
+        self._in_flight, self._since = self._in_flight + by, now
+
+
+class MeteredEngine:
+    """An engine whose requests are counted while they are in flight."""
+
+    def __init__(self, engine: SegmentEngine, meter: Meter) -> None:
+        self._engine, self._meter = engine, meter
+
+    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+        """See :class:`recipe.treepo.engine.SegmentEngine`."""
+        self._meter.change(1)
+        try:
+            return await self._engine.extend(input_ids, max_tokens=max_tokens, branch=branch)
+        finally:
+            self._meter.change(-1)
+
+
+async def sample(
+    case: Case, prompts: Sequence[list[int]], engine_of: Any, *, ends: frozenset[int], decode: Any, seed: int
+) -> dict[str, float]:
+    """Sample the prompts of a case once; return what it cost."""
+    settings, meter, room = case.settings(), Meter(), asyncio.Semaphore(case.in_flight)
+    lock_step = LockStep(len(prompts)) if case.arm is Arm.LOCK_STEP else None
+    shape = settings.shape(width=case.width, response_length=case.response_length, progress=1.0)
+    stopping = settings.stopping_rules(eos_token_ids=ends, response_length=case.response_length, decode=decode)
+
+    async def one(number: int, prompt: list[int]) -> Tree:
+        async with room:
+            engine = MeteredEngine(engine_of(case), meter)
+            return await grow_tree(
+                prompt,
+                engine=engine,
+                shape=shape,
+                stopping=stopping,
+                seed=seed * len(prompts) + number,
+                lock_step=lock_step,
+            )
+
+    started = time.perf_counter()
+    trees = await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(prompts)))
+    meter.change(0)
+    statistics = [tree.statistics() for tree in trees]
+    found = {name: sum(numbers[name] for numbers in statistics) for name in COUNTS}
+    assert found["trajectories"] == case.width * len(prompts), "not all trajectories could be had"
+    return {
+        **found,
+        "prompt_tokens": sum(map(len, prompts)),
+        "seconds": time.perf_counter() - started,
+        "idle_seconds": meter.idle_seconds,
+        "request_seconds": meter.request_seconds,
+    }
+
+
+def memory() -> dict[str, float]:
+    """Return the memory in GB of this process, where the trees are, and of the largest engine."""
+    engines = [0]
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
+                engines.append(process.memory_info().rss)
+        except psutil.Error:
+            continue
+    return {"searches_gb": psutil.Process().memory_info().rss / 1e9, "engine_gb": max(engines) / 1e9}
+
+
+# --- servers ---------------------------------------------------------------------------------------------------
+
+
+def overrides(engine: Engine, model: Path, longest: int, data: Path) -> list[str]:
+    """Return the configuration of the servers."""
+    rollout = "actor_rollout_ref.rollout"
+    return [
+        *("platform=cpu", "preset=tiny", f"actor_rollout_ref.model.path={model}"),
+        f"{rollout}.max_model_len={longest}",
+        f"{rollout}.max_num_batched_tokens={max(longest, 8192)}",
+        f"{rollout}.max_num_seqs={engine.max_num_seqs}",
+        f"{rollout}.enable_chunked_prefill={engine.chunked_prefill}",
+        f"{rollout}.scheduling_policy={engine.scheduling}",
+        f"{rollout}.engine_kwargs.vllm.block_size={engine.block_size}",
+        f"trainer.n_gpus_per_node={engine.replicas}",
+        f"ray_kwargs.ray_init.num_gpus={engine.replicas}",
+        f"data.val_files={data}",
+    ]
+
+
+def random_prompts(count: int, vocabulary: int) -> list[list[int]]:
+    """Return prompts of 64 to 128 random tokens."""
+    rng = random.Random(0)
+    return [[rng.randrange(vocabulary) for _ in range(rng.randint(64, 128))] for _ in range(count)]
+
+
+async def measure(job: dict[str, Any], out: Path) -> None:
+    """Start the servers and measure all cases of a job."""
+    from hydra import compose, initialize_config_module
+    from transformers import AutoTokenizer
+
+    from recipe.treepo.evaluation.problems import load_problems
+    from recipe.treepo.evaluation.servers import Servers
+    from recipe.treepo.machine import machine
+    from recipe.treepo.main_eval import load_model
+    from recipe.treepo.main_treepo import use_plugin
+    from recipe.treepo.rollout import eos_token_ids
+    from recipe.treepo.server import ServerEngine
+
+    use_plugin()
+    engine = Engine(**job["engine"])
+    cases = [Case(**{**case, "arm": Arm(case["arm"]), "engine": engine}) for case in job["cases"]]
+    longest = 192 + max(case.response_length for case in cases)
+    with initialize_config_module("recipe.treepo.config", version_base=None):
+        config = compose("treepo_trainer", overrides(engine, job["model"], longest, job["data"]))
+    model = load_model(config)
+    ends = eos_token_ids(model) if engine.model == "tiny" else frozenset()
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    most = max(case.prompts for case in cases)
+    if engine.model == "tiny":
+        problems = load_problems(config, model.tokenizer, model.hf_config.model_type)
+        prompts = [problem.prompt_ids for problem in problems][:most]
+    else:
+        prompts = random_prompts(most, len(tokenizer))
+    servers = Servers(config, ends)
+    await servers.start()
+    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
+    sampling |= {"stop_token_ids": sorted(ends), "ignore_eos": not ends}
+
+    class DepthFirst(ServerEngine):
+        async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+            self._priority = -len(input_ids)  # vLLM takes lower numbers first
+            return await super().extend(input_ids, max_tokens=max_tokens, branch=branch)
+
+    def engine_of(case: Case) -> ServerEngine:
+        kind = DepthFirst if engine.scheduling == "priority" else ServerEngine
+        spread = case.spread or case.arm in (Arm.PLAIN, Arm.LOOPS)
+        return kind(servers.client, sampling, seed=None, priority=0, spread=spread)
+
+    decode = partial(tokenizer.decode, skip_special_tokens=True)
+    with out.open("w") as stream:
+        stream.write(json.dumps({"machine": machine()}) + "\n")
+        # The first repetition warms up, and is not written.
+        for repetition in range(job["repetitions"] + 1):
+            for number, case in enumerate(cases):
+                await servers.empty_cache()
+                few = prompts[: case.prompts if repetition else min(case.prompts, 2)]
+                found = await sample(case, few, engine_of, ends=ends, decode=decode, seed=repetition)
+                if repetition:
+                    stream.write(json.dumps({"case": number, **found, **memory()}) + "\n")
+                    stream.flush()
+                print(f"{repetition}/{job['repetitions']} {case.part}, {case.arm}, {case.shape}", flush=True)
+    servers.stop()
+
+
+def main() -> None:
+    """Read the job's file."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    asyncio.run(measure(job, Path(job["out"])))
+
+
+def as_job(cases: Sequence[Case]) -> dict[str, Any]:
+    """Return cases with one engine in JSON."""
+    (engine,) = {case.engine for case in cases}
+    return {"engine": asdict(engine), "cases": [asdict(case) for case in cases]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure what trees cost in engine calls, tokens and time, against what people use today, in one run.
+
+    python -m benchmarks.sampling_speed quick|full [--out FOLDER] [--parts PART ...]
+
+Samplers: plain samples, one request each, as verl has them; n loops that stop at every segment; trees in lock step over
+all prompts, as published; and trees as this recipe grows them. Same prompts, model, servers (verl's own, with vLLM) and
+response length; all counts are the engine's. A part with other settings of the engine is a process of its own. Medians
+of the repetitions count, and the samplers take turns. Writes results.json, report.md and, where something is swept,
+report.png.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from benchmarks.process_session import run_session
+from benchmarks.random_model import make_model
+from benchmarks.sampling.cases import PLANS, Case, Engine
+from benchmarks.sampling.report import PARTS, draw, tables
+from benchmarks.sampling.results import Result, result_of, write_results
+from benchmarks.sampling.session import as_job
+from recipe.treepo.machine import described
+
+ROOT = Path(__file__).parents[1]
+
+
+def model_of(engine: Engine, options: argparse.Namespace) -> Path:
+    """Return the folder of an engine's model; random weights are made where they are not there yet."""
+    if engine.model == "tiny":
+        return options.tiny_model
+    folder = options.out / f"models/random_{engine.hidden}x{engine.layers}"
+    if not (folder / "config.json").exists():
+        make_model(folder, hidden=engine.hidden, layers=engine.layers, tokenizer=options.tiny_model)
+    return folder
+
+
+def measure(cases: Sequence[Case], options: argparse.Namespace) -> tuple[list[Result], dict]:
+    """Measure cases that have one engine, in a process of their own; return results and machine.
+
+    Raises:
+        RuntimeError: if it failed, or did not end in time.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        job, out = Path(name) / "job.json", Path(name) / "results.jsonl"
+        model = model_of(cases[0].engine, options)
+        job.write_text(
+            json.dumps(
+                {
+                    **as_job(cases),
+                    "model": str(model),
+                    "data": str(options.data),
+                    "repetitions": options.repetitions,
+                    "out": str(out),
+                }
+            )
+        )
+        log = options.out / "log.txt"
+        command = [sys.executable, "-m", "benchmarks.sampling.session", str(job)]
+        ended = run_session(command, folder=ROOT, environment={}, log=log, time_limit=options.time_limit)
+        about, *rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else [{}]
+    found: list[list[dict]] = [[] for _ in cases]
+    for row in rows:
+        found[row.pop("case")].append(row)
+    if not all(found):
+        raise RuntimeError(f"not everything was measured ({ended}); see {log}")
+    return [result_of(case, repetitions) for case, repetitions in zip(cases, found, strict=True)], about["machine"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure a plan."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", choices=PLANS)
+    parser.add_argument("--out", type=Path, help="folder of the results; default outputs/benchmarks/PLAN")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--tiny-model", type=Path, default=ROOT / "outputs/tiny_model")
+    parser.add_argument("--data", type=Path, default=ROOT / "outputs/data/tiny/val.parquet")
+    parser.add_argument("--time-limit", type=float, default=3600.0, help="seconds of one setting of the engine")
+    options = parser.parse_args(arguments)
+    for path in (options.tiny_model, options.data):
+        if not path.exists():
+            parser.error(f"{path}: there is no such file. bash scripts/bench/quick.sh makes it")
+    options.out = (options.out or ROOT / "outputs/benchmarks" / options.plan).resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    cases = [case for case in PLANS[options.plan]() if case.part in options.parts]
+    groups = [list(group) for _, group in groupby(sorted(cases, key=_by_engine), key=_by_engine)]
+    results: list[Result] = []
+    command = shlex.join(["python", "-m", "benchmarks.sampling_speed", *(arguments or sys.argv[1:])])
+    for number, group in enumerate(groups, start=1):
+        parts = ", ".join(dict.fromkeys(case.part for case in group))
+        print(f"[{number}/{len(groups)}] {time.strftime('%H:%M:%S')} {parts}: {group[0].engine}", flush=True)
+        try:
+            found, machine = measure(group, options)
+        except RuntimeError as error:
+            sys.exit(f"error: {error}")
+        results += found
+        about = {"command": command, "machine": machine, "repetitions": options.repetitions}
+        write_results(options.out / "results.json", results, about)
+    page = f"`{command}`\n\n{described(machine)}; medians of {options.repetitions}\n\n{tables(results)}\n"
+    (options.out / "report.md").write_text(page)
+    draw(results, options.out / "report.png")
+    print(f"{page}\nwritten: {options.out}/results.json, report.md")
+
+
+def _by_engine(case: Case) -> str:
+    return repr(case.engine)
+
+
+if __name__ == "__main__":
+    main()
