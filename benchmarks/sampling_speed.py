@@ -54,6 +54,7 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> tuple[list[Re
             json.dumps(
                 {
                     **as_job(cases),
+                    "platform": options.platform,
                     "model": str(model),
                     "data": str(options.data),
                     "repetitions": options.repetitions,
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder of the results; default outputs/benchmarks/PLAN")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--tiny-model", type=Path, default=ROOT / "outputs/tiny_model")
     parser.add_argument("--data", type=Path, default=ROOT / "outputs/data/tiny/val.parquet")
     parser.add_argument("--time-limit", type=float, default=3600.0, help="seconds of one setting of the engine")

@@ -1,4 +1,4 @@
-# Sourced by the other scripts: messages, and what machine this is.
+# Sourced by the other scripts: messages, what machine this is, and the tiny preset's data.
 # Sets REPOSITORY, PLATFORM, PLATFORM_REASON and VENV (absolute).
 
 say() { echo "[treepo] $*"; }
@@ -21,3 +21,10 @@ fi
 REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$(absolute "${VENV:-$REPOSITORY/.venv}")"
 export VENV
+
+# Makes the word problems of the tiny preset in folder $1.
+make_tiny_data() {
+    "$VENV/bin/python" -m data_prep.tiny_problems --out "$1/problems.jsonl" --count 2100 --seed 1
+    "$VENV/bin/python" -m data_prep.numina_math --source "$1/problems.jsonl" --out-dir "$1" \
+        --data-source tiny_problems --template plain --val-size 100
+}

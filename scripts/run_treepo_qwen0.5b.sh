@@ -83,9 +83,7 @@ say "=================================================================="
 
 prepare_data() {
     if [[ "$PRESET" == tiny ]]; then
-        "$python" -m data_prep.tiny_problems --out "$DATA/problems.jsonl" --count 2100 --seed 1
-        "$python" -m data_prep.numina_math --source "$DATA/problems.jsonl" --out-dir "$DATA" \
-            --data-source tiny_problems --template plain --val-size 100
+        make_tiny_data "$DATA"
     else
         "$python" -m data_prep.numina_math --out-dir "$DATA" --subset-size 1000 --val-size 100 \
             --template boxed --tokenizer "$MODEL_PATH" --max-prompt-tokens 512

@@ -18,6 +18,7 @@ class Arm(StrEnum):
     LOOPS = "loops"  # one loop for each trajectory, which stops at every boundary
     LOCK_STEP = "lock step"  # trees, all prompts level by level, as published
     TREES = "trees"
+    ALIGNED = "trees, cache blocks"  # trees whose segments end with whole blocks of the prefix cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,8 @@ class Case:
                 return replace(tree, run_on=1, fallback=FallbackRules(start=FallbackStart.DRY))
             case Arm.TREES:
                 return tree
+            case Arm.ALIGNED:
+                return replace(tree, cache_block=self.engine.block_size)
 
 
 # Depth, width and children of the root, and the segments of a tree without early ends over those of plain samples:

@@ -102,7 +102,7 @@ def draw(results: Sequence[Result], path: Path) -> bool:
     axes = figure.subplots(len(curves), len(quantities), squeeze=False)
     for row, (title, bottom, found) in zip(axes, curves.values(), strict=True):
         for panel, (label, quantity) in zip(row, quantities.items(), strict=True):
-            for arm, mark in zip(Arm, "os^D", strict=True):
+            for arm, mark in zip(Arm, "os^Dv", strict=True):
                 points = sorted((bottom(r.case), quantity(r)) for r in found if r.case.arm is arm)
                 if points:
                     panel.plot(*zip(*points, strict=True), marker=mark, label=arm.value)

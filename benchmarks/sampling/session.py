@@ -122,11 +122,11 @@ def memory() -> dict[str, float]:
 # --- servers ---------------------------------------------------------------------------------------------------
 
 
-def overrides(engine: Engine, model: Path, longest: int, data: Path) -> list[str]:
+def overrides(engine: Engine, job: dict[str, Any], longest: int) -> list[str]:
     """Return the configuration of the servers."""
     rollout = "actor_rollout_ref.rollout"
     return [
-        *("platform=cpu", "preset=tiny", f"actor_rollout_ref.model.path={model}"),
+        *(f"platform={job['platform']}", "preset=tiny", f"actor_rollout_ref.model.path={job['model']}"),
         f"{rollout}.max_model_len={longest}",
         f"{rollout}.max_num_batched_tokens={max(longest, 8192)}",
         f"{rollout}.max_num_seqs={engine.max_num_seqs}",
@@ -135,7 +135,7 @@ def overrides(engine: Engine, model: Path, longest: int, data: Path) -> list[str
         f"{rollout}.engine_kwargs.vllm.block_size={engine.block_size}",
         f"trainer.n_gpus_per_node={engine.replicas}",
         f"ray_kwargs.ray_init.num_gpus={engine.replicas}",
-        f"data.val_files={data}",
+        f"data.val_files={job['data']}",
     ]
 
 
@@ -163,7 +163,7 @@ async def measure(job: dict[str, Any], out: Path) -> None:
     cases = [Case(**{**case, "arm": Arm(case["arm"]), "engine": engine}) for case in job["cases"]]
     longest = 192 + max(case.response_length for case in cases)
     with initialize_config_module("recipe.treepo.config", version_base=None):
-        config = compose("treepo_trainer", overrides(engine, job["model"], longest, job["data"]))
+        config = compose("treepo_trainer", overrides(engine, job, longest))
     model = load_model(config)
     ends = eos_token_ids(model) if engine.model == "tiny" else frozenset()
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
