@@ -32,7 +32,15 @@ ARMS = {
     "trees": (),
     "trees, packed": ("treepo.packed_training=true",),
 }
-PARTS = ("gen", "old_log_prob", "update_actor", "step")
+# verl's names; it scores trajectories while others are still sampled.
+PARTS = {
+    "gen": "sampling and rewards",
+    "old_log_prob": "old log-probs",
+    "adv": "advantages",
+    "update_actor": "update",
+    "update_weights": "weight sync",
+    "step": "step",
+}
 COUNTS = ("decoded_tokens", "unique_over_total")
 
 
@@ -84,8 +92,8 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> d
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Return the results in Markdown; times are relative to the first arm's."""
-    titles = ["", "sampling", "old log-probs", "update", "step", "steps per second"]
+    """Return the results in Markdown; times are in percent of the first arm's step."""
+    titles = ["", *PARTS.values(), "steps per second, of the first arm's"]
     titles += [
         "decoded tokens",
         "unique over total, sampled",
@@ -95,7 +103,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     base = results[0]
     for result in results:
-        cells = [result["arm"], *(f"{result[part] / base[part]:.2f}" for part in PARTS)]
+        cells = [result["arm"], *(f"{result[part] / base['step']:.1%}" for part in PARTS)]
         cells += [f"{base['step'] / result['step']:.2f}", f"{result['decoded_tokens']:,.0f}"]
         cells += [f"{result['unique_over_total']:.2f}", f"{result['computed_in_update']:.2f}"]
         cells += [f"{result['difference']:.1e}"]

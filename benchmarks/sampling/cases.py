@@ -168,7 +168,9 @@ def full() -> list[Case]:
         Case(part="priority", prompts=16, engine=replace(crowded, scheduling=scheduling))
         for scheduling in ("fcfs", "priority")
     ]
-    cases += [Case(part="replicas", prompts=16, spread=spread, engine=replace(SMALL, replicas=2)) for spread in (0, 1)]
+    cases += [
+        Case(part="replicas", prompts=16, spread=spread, engine=replace(SMALL, replicas=2)) for spread in (False, True)
+    ]
     return cases
 
 
