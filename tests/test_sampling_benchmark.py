@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark of samplers, with an engine without a model."""
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.sampling import session
+from benchmarks.sampling.cases import PLANS, Arm, Case, Engine
+from benchmarks.sampling.compare import main, worse
+from benchmarks.sampling.report import tables
+from benchmarks.sampling.results import Result, partner, read_results, result_of, write_results
+from recipe.treepo.engine import Segment
+
+COUNTS = {
+    "engine_calls": 15, "decoded_tokens": 200, "computed_prompt_tokens": 50, "cached_prompt_tokens": 10,
+    "prompt_tokens": 20, "unique_tokens": 180, "total_tokens": 400, "trajectories": 8, "seconds": 4.0,
+    "idle_seconds": 1.0, "request_seconds": 12.0, "busy_seconds": 0.1, "searches_gb": 0.5, "engine_gb": 1.0,
+}  # fmt: skip
+
+
+def measured(case: Case, **counts: float) -> Result:
+    return result_of(case, [{**COUNTS, **counts}])
+
+
+class RandomEngine:
+    """Writes as many random tokens as it may; a request takes one turn of the loop for each 64 of them."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
+
+    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+        for _ in range(0, max_tokens, 64):
+            await asyncio.sleep(0)
+        return Segment([self._rng.randrange(1000) for _ in range(max_tokens)], [-1.0] * max_tokens)
+
+
+def run(case: Case, prompts: int = 2) -> dict[str, float]:
+    return asyncio.run(
+        session.sample(
+            case, [[7] * 65] * prompts, lambda _: RandomEngine(0), ends=frozenset(), decode=lambda _: "", seed=1
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "roots", "segments", "calls"),
+    [(7, 8, 1, 39, 15), (14, 16, 2, 190, 30), (7, 64, 2, 190, 126)],
+)
+def test_the_samplers_cost_without_ends_what_their_shapes_say(depth, width, roots, segments, calls):
+    costs = {arm: run(Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots)) for arm in Arm}
+    found = {arm: (cost["engine_calls"], cost["decoded_tokens"]) for arm, cost in costs.items()}
+    # Prompts of 65 tokens: whole blocks and one token, so that the blocks move no boundary.
+    assert found == {
+        Arm.PLAIN: (2 * width, 2 * width * depth * 64),
+        Arm.LOOPS: (2 * width * depth, 2 * width * depth * 64),
+        Arm.LOCK_STEP: (2 * segments, 2 * segments * 64),
+        Arm.TREES: (2 * calls, 2 * segments * 64),
+        Arm.ALIGNED: (2 * calls, 2 * segments * 64),
+    }
+    assert all(cost["unique_tokens"] == cost["decoded_tokens"] for cost in costs.values())
+    assert all(cost["total_tokens"] == 2 * width * depth * 64 for cost in costs.values())
+    assert all(cost["prompt_tokens"] == 130 for cost in costs.values())
+
+
+def test_aligned_trees_know_the_engines_blocks():
+    case = Case(part="samplers", arm=Arm.ALIGNED, engine=Engine(block_size=64))
+    assert case.settings().cache_block == 64
+    assert replace(case, arm=Arm.TREES).settings().cache_block is None
+
+
+def test_prompts_that_begin_later_cannot_be_in_lock_step():
+    with pytest.raises(ValueError, match="5 prompts in lock step have to be in flight together"):
+        run(Case(part="samplers", arm=Arm.LOCK_STEP, prompts=5, in_flight=4))
+
+
+def test_no_more_prompts_are_in_flight_than_may_be():
+    active = most = 0
+
+    class Counting(RandomEngine):
+        async def extend(self, input_ids: list[int], **request) -> Segment:
+            nonlocal active, most
+            active += 1
+            most = max(most, active)
+            try:
+                return await super().extend(input_ids, **request)
+            finally:
+                active -= 1
+
+    case = Case(part="prompts", arm=Arm.TREES, width=2, in_flight=3)
+    prompts = [[7] * 65] * 9
+    asyncio.run(session.sample(case, prompts, lambda _: Counting(0), ends=frozenset(), decode=lambda _: "", seed=1))
+    assert most == 3 * 2
+
+
+def test_the_meter_adds_up_the_time_without_requests_and_the_time_of_each(monkeypatch):
+    now = 10.0
+    monkeypatch.setattr(session.time, "perf_counter", lambda: now)
+    meter = session.Meter()
+    for now, change in ((12.0, 1), (15.0, 1), (16.0, -1), (20.0, -1), (21.0, 0)):  # noqa: B007
+        meter.change(change)
+    # none from 10 to 12 and from 20 to 21; one from 12 to 15 and from 16 to 20, two from 15 to 16
+    assert (meter.idle_seconds, meter.request_seconds) == (3.0, 9.0)
+
+
+def test_every_case_of_a_plan_can_be_measured_and_samplers_are_compared_with_all_else_equal():
+    for plan in PLANS.values():
+        cases = plan()
+        assert len(set(cases)) == len(cases)
+        for case in cases:
+            case.settings()
+            assert case.segment >= case.engine.block_size or case.arm is not Arm.ALIGNED
+        results = [measured(case) for case in cases]
+        for result in results:
+            if result.case.part in ("samplers", "ends", "depth", "width", "prompts"):
+                assert partner(result, results, Arm.PLAIN) is not None
+
+
+def test_what_follows_from_the_counts():
+    result = result_of(Case(part="samplers"), [{**COUNTS, "seconds": s} for s in (9.0, 4.0, 1.0)])
+    assert result.counts["seconds"] == 4.0
+    assert result.waste == (50 + 200) / (20 + 180)
+    assert result.trajectories_per_second == 8 / 4
+    assert result.tokens_per_second == 400 / 4
+    assert (result.idle, result.in_flight, result.overhead) == (0.25, 3.0, 0.025)
+
+
+def test_a_table_says_what_is_gained_over_plain_samples_and_what_the_tokens_allow():
+    tree = measured(Case(part="samplers"))
+    plain = measured(Case(part="samplers", arm=Arm.PLAIN), decoded_tokens=400, seconds=6.0)
+    loops = measured(Case(part="samplers", arm=Arm.LOOPS), engine_calls=60)
+    row = tables([plain, loops, tree]).splitlines()[-1]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:3] == ["7 x 64, n 8, root 1, divergence 2", "trees", "15"]
+    # a quarter of the loops' calls; 8/4 over 8/6 trajectories per second, 400/200 tokens
+    assert cells[3] == "0.25"
+    assert "1.50 of 2.00" in cells
+
+
+def test_a_result_file_holds_all_that_was_measured(tmp_path):
+    results = [measured(Case(part="engine", engine=Engine(model="tiny", chunked_prefill=False)))]
+    write_results(tmp_path / "r.json", results, {"command": "x"})
+    assert read_results(tmp_path / "r.json") == (results, {"command": "x"})
+
+
+def test_a_comparison_names_everything_that_got_worse_and_nothing_else(tmp_path, capsys):
+    tree, plain = Case(part="samplers"), Case(part="samplers", arm=Arm.PLAIN)
+    gone = Case(part="width", width=4)
+    old = [measured(tree), measured(plain, seconds=8.0), measured(gone)]
+    # A slower machine: both take twice as long, and trees another 10 %. 16 calls of 15 and 2 % more tokens.
+    same = [
+        measured(tree, seconds=8.8, engine_calls=15.5, decoded_tokens=204),
+        measured(plain, seconds=16.0),
+        measured(gone),
+    ]
+    assert worse(old, same, counts=0.05, speeds=0.15) == []
+    name = "samplers, trees, 7 x 64, n 8, root 1, divergence 2"
+    new = [measured(tree, seconds=10.0, engine_calls=16, decoded_tokens=220), measured(plain, seconds=16.0)]
+    expected = [
+        f"{name}: engine calls 15 -> 16",
+        f"{name}: decoded tokens 200 -> 220",
+        f"{name}: waste 1.25 -> 1.35",
+        f"{name}: speed over plain samples 2.00 -> 1.60",
+        "width, trees, 7 x 64, n 4, root 1, divergence 2: not measured any more",
+    ]
+    assert worse(old, new, counts=0.05, speeds=0.15) == expected
+    files = [tmp_path / "old.json", tmp_path / "new.json"]
+    for path, results in zip(files, (old, new), strict=True):
+        write_results(path, results, {})
+    assert main([str(path) for path in files]) == 1
+    assert capsys.readouterr().out.splitlines() == expected
+    assert main([str(files[0]), str(files[0])]) == 0
