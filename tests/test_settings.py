@@ -214,6 +214,10 @@ def test_the_search_gets_the_shape_that_was_set():
         cache_block=16,
         retries=0,
     )
+    # not where a block does not fit into a segment, or turns are the segments
+    for length, talks, expected in ((448, False, 64), (441, False, None), (448, True, None)):
+        shape = TreePOSettings(cache_block=64).shape(width=8, response_length=length, progress=0.0, conversation=talks)
+        assert shape.cache_block == expected
     # 300 tokens in 7 segments
     default = TreePOSettings().shape(width=8, response_length=300, progress=0.0)
     assert default == SearchShape(width=8, segment_length=43, retries=2)

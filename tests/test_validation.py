@@ -182,11 +182,6 @@ LAST = "or use treepo.answer_needs_eos=false."
             "Use at least treepo.branching.level_tokens=96, or a lower treepo.init_divergence.",
         ),
         (
-            {"cache_block": 26},
-            "treepo.cache_block=26: a segment has 25 tokens, fewer than a block, so boundaries at blocks would meet. "
-            "Use null, a smaller block of the engine's cache, or longer segments (a smaller treepo.depth).",
-        ),
-        (
             {"branching": {"level_tokens": 200}},
             "treepo.branching.level_tokens=200: is read with treepo.branching.budget=level_tokens only, and the budget "
             "is transfer. Use treepo.branching.budget=level_tokens, or treepo.branching.level_tokens=null.",

@@ -188,16 +188,18 @@ class TreePOSettings:
     def shape(self, *, width: int, response_length: int, progress: float, conversation: bool = False) -> SearchShape:
         """Return how the tree of one prompt grows; ``progress`` is how far training is, 0 to 1."""
         first, last = self.temperature
+        segment_length = self.resolved_segment_length(response_length, conversation=conversation)
+        # Boundaries at blocks would meet where segments are shorter, and those of conversations are where turns end.
+        blocks = self.cache_block is not None and self.cache_block <= segment_length and not conversation
         # A half cosine: slow at the beginning and at the end.
         temperature = first + (last - first) * (1 - math.cos(math.pi * progress)) / 2
         return SearchShape(
             width=width,
-            segment_length=self.resolved_segment_length(response_length, conversation=conversation),
+            segment_length=segment_length,
             branching=replace(self.branching, temperature=temperature),
             fallback=self.fallback,
             run_on=self.run_on,
-            # The segments of a conversation are turns, whose lengths nobody sets.
-            cache_block=None if conversation else self.cache_block,
+            cache_block=self.cache_block if blocks else None,
             retries=self.retries,
         )
 

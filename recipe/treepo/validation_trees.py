@@ -40,15 +40,14 @@ def tree_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]
     if problems:
         return problems
     talks = leads_conversations(settings, config)
-    segment = settings.resolved_segment_length(rollout.response_length, conversation=talks)
+    shape = settings.shape(width=rollout.n, response_length=rollout.response_length, progress=0.0, conversation=talks)
     lengths = _turn_problems if talks else _segment_problems
     return (
         lengths(settings, rollout.response_length)
         + _interaction_problems(settings.interaction, talks)
         + _width_problems(settings, rollout.n)
         + _branching_problems(settings)
-        + ([] if talks else _block_problems(settings, segment))
-        + _level_budget_problems(settings, segment, 0 if talks else (settings.cache_block or 1) - 1)
+        + _level_budget_problems(settings, shape.longest_segment)
         + _total_budget_problems(settings, rollout.n, rollout.response_length)
         + _fallback_problems(settings)
         + _stopping_problems(settings, rollout.response_length)
@@ -79,14 +78,6 @@ def _segment_problems(settings: TreePOSettings, response_length: int) -> list[Pr
     if settings.segment_length is None:
         return [Problem("treepo.depth", depth, rule, remedy)]
     return [Problem("treepo.segment_length", segment, rule, remedy)]
-
-
-def _block_problems(settings: TreePOSettings, segment: int) -> list[Problem]:
-    if settings.cache_block is None or settings.cache_block <= segment:
-        return []
-    rule = f"a segment has {segment} tokens, fewer than a block, so boundaries at blocks would meet"
-    remedy = "Use null, a smaller block of the engine's cache, or longer segments (a smaller treepo.depth)."
-    return [Problem("treepo.cache_block", settings.cache_block, rule, remedy)]
 
 
 def _turn_problems(settings: TreePOSettings, response_length: int) -> list[Problem]:
@@ -166,14 +157,13 @@ def _budget_key(settings: TreePOSettings, key: str, owner: Budget, meaning: str,
     return []
 
 
-def _level_budget_problems(settings: TreePOSettings, segment: int, longer: int) -> list[Problem]:
-    """Check the budget of a level; a segment may be ``longer`` by that many tokens."""
+def _level_budget_problems(settings: TreePOSettings, longest_segment: int) -> list[Problem]:
     rules = settings.branching
     children = rules.init_divergence[1]
-    least = children * (segment + longer)
+    least = children * longest_segment
     problems = _budget_key(settings, "level_tokens", Budget.LEVEL_TOKENS, "the most tokens of a level", least)
     if not problems and rules.level_tokens is not None and rules.level_tokens < least:
-        rule = f"must hold the first level, {children} segments of {segment + longer} tokens"
+        rule = f"must hold the first level, {children} segments of {longest_segment} tokens"
         remedy = f"Use at least treepo.branching.level_tokens={least}, or a lower treepo.init_divergence."
         problems.append(Problem("treepo.branching.level_tokens", rules.level_tokens, rule, remedy))
     return problems

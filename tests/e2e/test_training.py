@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_run import BATCH, LARGEST_DIFFERENCE, OUTPUTS, RESPONSE, SEGMENT, STEPS, WIDTH, train
+from training_run import BATCH, BLOCK, LARGEST_DIFFERENCE, OUTPUTS, RESPONSE, SEGMENT, STEPS, WIDTH, train
 from transformers import AutoTokenizer
 
 
@@ -83,7 +83,11 @@ def test_the_engine_was_given_the_tokens_on_the_path_and_the_tree_holds_what_it_
                 held += len(nodes)
             assert held == len(tree["nodes"]) - 1
             for node in tree["nodes"][1:]:
-                assert len(node["token_ids"]) == SEGMENT or node["token_ids"][-1] in ends
+                # Whole blocks of the engine's cache and one token, or the end of the path.
+                end = node["offset"] + len(node["token_ids"])
+                aligned = (len(tree["prompt_ids"]) + end) % BLOCK == 1
+                assert aligned or end == RESPONSE or node["token_ids"][-1] in ends
+                assert len(node["token_ids"]) < SEGMENT + BLOCK
             for leaf in tree["leaves"]:
                 assert tree["nodes"][leaf]["finish_reason"] is not None
                 assert len(response_of(tree, leaf)) <= RESPONSE

@@ -14,6 +14,8 @@ OUTPUTS = Path(os.environ.get("OUTPUTS", ROOT / "outputs")).resolve()
 # The tiny preset is float32 on CPU; on a GPU engine and actor round to bfloat16.
 LARGEST_DIFFERENCE = 0.1 if torch.cuda.is_available() else 1e-3
 BATCH, WIDTH, STEPS, SEGMENT, RESPONSE = 8, 8, 3, 32, 128
+# The preset's treepo.cache_block, and the engine's.
+BLOCK = 32
 
 
 LENGTHS = (
