@@ -114,7 +114,7 @@ def test_every_case_of_a_plan_can_be_measured_and_samplers_are_compared_with_all
             assert case.segment >= case.engine.block_size or case.arm is not Arm.ALIGNED
         results = [measured(case) for case in cases]
         for result in results:
-            if result.case.part in ("samplers", "ends", "depth", "width", "prompts"):
+            if result.case.part in ("samplers", "ends", "tiny", "depth", "width", "prompts"):
                 assert partner(result, results, Arm.PLAIN) is not None
 
 

@@ -26,8 +26,9 @@ class Engine:
     """Settings of the inference servers.
 
     Attributes:
-        model: ``tiny``, which was trained and ends its responses; or ``random``, weights as they come, to whose end
-            tokens nobody listens.
+        model: ``tiny``, which was trained and ends its responses; or ``random``, weights as they come, which write all
+            tokens about equally often.
+        ends: Share of the random model's vocabulary that ends a response.
         hidden: Width of the random model.
         layers: Layers of the random model.
         block_size: Tokens of a block of the prefix cache.
@@ -38,6 +39,7 @@ class Engine:
     """
 
     model: str = "random"
+    ends: float = 0.0
     hidden: int = 512
     layers: int = 8
     block_size: int = 32
@@ -92,8 +94,8 @@ class Case:
         Raises:
             ValueError: if a tree that is to be in lock step has prompts that begin later than others.
         """
-        ends = (FinishReason.ANSWER, FinishReason.EOS) if self.engine.model == "tiny" else ()
-        stopping = (*ends, FinishReason.LENGTH, FinishReason.DEPTH)
+        ends = (FinishReason.ANSWER,) if self.engine.model == "tiny" else ()
+        stopping = (*ends, FinishReason.EOS, FinishReason.LENGTH, FinishReason.DEPTH)
         tree = TreePOSettings(
             depth=self.depth,
             segment_length=self.segment,
@@ -122,6 +124,8 @@ class Case:
 SHAPES = ((7, 8, 1), (14, 16, 2), (7, 64, 2))
 SMALL = Engine(hidden=256, layers=4)
 TINY = Engine(model="tiny")
+# Half of the responses have ended after about 150 tokens.
+ENDING = replace(SMALL, ends=1 / 224)
 
 
 def quick() -> list[Case]:
@@ -131,18 +135,19 @@ def quick() -> list[Case]:
         for depth, width, roots in SHAPES[:1]
         for arm in Arm
     ]
-    ends = [Case(part="ends", arm=arm, depth=4, segment=32, prompts=64, engine=TINY) for arm in Arm]
-    return arms + ends
+    return arms + [Case(part="ends", arm=arm, prompts=64, engine=ENDING) for arm in Arm]
 
 
 def full() -> list[Case]:
     """Return everything."""
+    # The fewer trajectories a prompt has, the more prompts: engines are to have enough to do.
     cases = [
-        Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=4)
+        Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=128 // width)
         for depth, width, roots in SHAPES
         for arm in Arm
     ]
-    cases += [Case(part="ends", arm=arm, depth=4, segment=32, prompts=64, engine=TINY) for arm in Arm]
+    cases += [Case(part="ends", arm=arm, prompts=64, engine=ENDING) for arm in Arm]
+    cases += [Case(part="tiny", arm=arm, depth=4, segment=32, prompts=64, engine=TINY) for arm in Arm]
     both = (Arm.PLAIN, Arm.TREES)
     cases += [
         Case(part="depth", arm=arm, depth=depth, segment=448 // depth, engine=SMALL)

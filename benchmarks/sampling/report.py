@@ -11,6 +11,7 @@ from benchmarks.sampling.results import Result, partner
 PARTS: dict[str, tuple[str, Callable[[Case], str], Callable[[Case], float] | None]] = {
     "samplers": ("Samplers, no early ends", lambda case: case.shape, None),
     "ends": ("Samplers, responses end by themselves", lambda case: case.shape, None),
+    "tiny": ("Samplers, short responses of the tiny model", lambda case: case.shape, None),
     "depth": ("Depth x segment length, 448 tokens", lambda case: case.shape, lambda case: case.depth),
     "width": ("Trajectories per prompt", lambda case: case.shape, lambda case: case.width),
     "prompts": ("Prompts in flight", lambda case: f"{case.in_flight} prompts", lambda case: case.in_flight),

@@ -165,8 +165,8 @@ async def measure(job: dict[str, Any], out: Path) -> None:
     with initialize_config_module("recipe.treepo.config", version_base=None):
         config = compose("treepo_trainer", overrides(engine, job, longest))
     model = load_model(config)
-    ends = eos_token_ids(model) if engine.model == "tiny" else frozenset()
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    ends = eos_token_ids(model) if engine.model == "tiny" else frozenset(range(round(engine.ends * len(tokenizer))))
     most = max(case.prompts for case in cases)
     if engine.model == "tiny":
         problems = load_problems(config, model.tokenizer, model.hf_config.model_type)
@@ -176,7 +176,7 @@ async def measure(job: dict[str, Any], out: Path) -> None:
     servers = Servers(config, ends)
     await servers.start()
     sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
-    sampling |= {"stop_token_ids": sorted(ends), "ignore_eos": not ends}
+    sampling |= {"stop_token_ids": sorted(ends), "ignore_eos": engine.model == "random"}
 
     class DepthFirst(ServerEngine):
         async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
