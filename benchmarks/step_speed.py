@@ -63,7 +63,7 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> d
         f"data.max_response_length={length}",
         f"actor_rollout_ref.rollout.max_model_len={length + 192}",
         *(f"treepo.depth={options.depth}", f"treepo.segment_length={options.segment}", "treepo.init_divergence=1"),
-        "treepo.stopping=[length,depth]",
+        "treepo.stopping=[eos,length,depth]",
         f"trainer.total_training_steps={options.steps}",
         *("trainer.logger=[console,file]", "trainer.val_before_train=false", "trainer.test_freq=-1"),
         *("trainer.save_freq=-1", f"trainer.default_local_dir={folder}/checkpoints", f"hydra.run.dir={folder}/hydra"),
