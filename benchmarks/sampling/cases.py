@@ -119,9 +119,9 @@ class Case:
                 return replace(tree, cache_block=self.engine.block_size)
 
 
-# Depth, width and children of the root, and the segments of a tree without early ends over those of plain samples:
-# 39 of 56, 190 of 224, 190 of 448.
-SHAPES = ((7, 8, 1), (14, 16, 2), (7, 64, 2))
+# Depth, width, children of the root, and as many prompts as keep the engine busy. Segments of a tree without early ends
+# over those of plain samples: 39 of 56, 190 of 224, 190 of 448.
+SHAPES = ((7, 8, 1, 16), (14, 16, 2, 4), (7, 64, 2, 2))
 SMALL = Engine(hidden=256, layers=4)
 TINY = Engine(model="tiny")
 # Half of the responses have ended after about 150 tokens.
@@ -131,8 +131,8 @@ ENDING = replace(SMALL, ends=1 / 224)
 def quick() -> list[Case]:
     """Return what is measured in a few minutes."""
     arms = [
-        Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=4, engine=SMALL)
-        for depth, width, roots in SHAPES[:1]
+        Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=prompts, engine=SMALL)
+        for depth, width, roots, prompts in SHAPES[:1]
         for arm in Arm
     ]
     return arms + [Case(part="ends", arm=arm, prompts=64, engine=ENDING) for arm in Arm]
@@ -140,10 +140,9 @@ def quick() -> list[Case]:
 
 def full() -> list[Case]:
     """Return everything."""
-    # The fewer trajectories a prompt has, the more prompts: engines are to have enough to do.
     cases = [
-        Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=128 // width)
-        for depth, width, roots in SHAPES
+        Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=prompts)
+        for depth, width, roots, prompts in SHAPES
         for arm in Arm
     ]
     cases += [Case(part="ends", arm=arm, prompts=64, engine=ENDING) for arm in Arm]
