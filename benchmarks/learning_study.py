@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ from typing import Any
 
 from benchmarks.learning_curves import Point, accumulate, has_reached, read_records
 from benchmarks.learning_report import check_report, write_report
-from benchmarks.process_session import run_session
+from benchmarks.process_session import exit_on_signals, run_session
 from recipe.treepo.machine import machine
 
 ROOT = Path(__file__).parents[1]
@@ -263,8 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Do the runs and report them."""
     options, arms = parse(arguments)
     runs = order_of_runs(arms, options.seeds)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the child is ended, too
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it otherwise
+    exit_on_signals()
     failed = 0 if options.no_runs else run_all(runs, options)
     if options.report:
         paths = [path for path in (result_path(options.out, *run) for run in runs) if path.exists()]

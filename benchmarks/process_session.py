@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,12 @@ import psutil
 
 PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 1.0
+
+
+def exit_on_signals() -> None:
+    """Have this process end its sessions when it is told to end, also where it runs in the background of a shell."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 
 
 def run_session(

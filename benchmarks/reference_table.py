@@ -19,7 +19,6 @@ Runs with a result in --out of the same settings and machine are not repeated.
 import argparse
 import json
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -30,7 +29,7 @@ from typing import Any
 
 from benchmarks.learning_curves import read_records
 from benchmarks.learning_study import save
-from benchmarks.process_session import run_session
+from benchmarks.process_session import exit_on_signals, run_session
 from recipe.treepo.machine import described, machine
 
 ROOT = Path(__file__).parents[1]
@@ -236,7 +235,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do the runs, print the table after each depth and write the report."""
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the child is ended, too
+    exit_on_signals()
     options.out.mkdir(parents=True, exist_ok=True)
     wanted = [(depth, divergence) for depth in options.depths for divergence in (None, *options.divergences)]
     rows: list[Row] = []

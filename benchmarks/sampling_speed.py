@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks.process_session import run_session
+from benchmarks.process_session import exit_on_signals, run_session
 from benchmarks.random_model import make_model
 from benchmarks.sampling.cases import PLANS, Case, Engine
 from benchmarks.sampling.report import PARTS, draw, tables
@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for path in (options.tiny_model, options.data):
         if not path.exists():
             parser.error(f"{path}: there is no such file. bash scripts/bench/quick.sh makes it")
+    exit_on_signals()
     options.out = (options.out or ROOT / "outputs/benchmarks" / options.plan).resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     cases = [case for case in PLANS[options.plan]() if case.part in options.parts]

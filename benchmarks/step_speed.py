@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.learning_curves import read_records
-from benchmarks.process_session import run_session
+from benchmarks.process_session import exit_on_signals, run_session
 from benchmarks.random_model import make_model
 from recipe.treepo.machine import described, machine
 
@@ -129,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.steps < 2:
         parser.error(f"--steps {options.steps}: must be at least 2, the first is not timed")
+    exit_on_signals()
     results = []
     with tempfile.TemporaryDirectory() as name:
         size = {"hidden": options.hidden, "layers": options.layers, "tokenizer": options.tokenizer}

@@ -40,8 +40,8 @@ class Engine:
 
     model: str = "random"
     ends: float = 0.0
-    hidden: int = 512
-    layers: int = 8
+    hidden: int = 384
+    layers: int = 4
     block_size: int = 32
     max_num_seqs: int = 256
     chunked_prefill: bool = True

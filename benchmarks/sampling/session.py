@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def memory() -> dict[str, float]:
     engines = [0]
     for process in psutil.Process().children(recursive=True):
         try:
-            if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
+            if "VLLM::" in " ".join([process.name(), *process.cmdline()]):
                 engines.append(process.memory_info().rss)
         except psutil.Error:
             continue
@@ -191,15 +191,15 @@ async def measure(job: dict[str, Any], out: Path) -> None:
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     with out.open("w") as stream:
         stream.write(json.dumps({"machine": machine()}) + "\n")
-        # The first repetition warms up, and is not written.
-        for repetition in range(job["repetitions"] + 1):
+        # A few prompts to warm up.
+        await sample(replace(cases[0], prompts=2), prompts[:2], engine_of, ends=ends, decode=decode, seed=0)
+        for repetition in range(1, job["repetitions"] + 1):
             for number, case in enumerate(cases):
                 await servers.empty_cache()
-                few = prompts[: case.prompts if repetition else min(case.prompts, 2)]
-                found = await sample(case, few, engine_of, ends=ends, decode=decode, seed=repetition)
-                if repetition:
-                    stream.write(json.dumps({"case": number, **found, **memory()}) + "\n")
-                    stream.flush()
+                own = prompts[: case.prompts]
+                found = await sample(case, own, engine_of, ends=ends, decode=decode, seed=repetition)
+                stream.write(json.dumps({"case": number, **found, **memory()}) + "\n")
+                stream.flush()
                 print(f"{repetition}/{job['repetitions']} {case.part}, {case.arm}, {case.shape}", flush=True)
     servers.stop()
 
