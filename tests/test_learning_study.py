@@ -289,7 +289,7 @@ def test_the_command_that_repeats_a_study_asks_for_the_same(tmp_path, monkeypatc
 
 def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(learning_study, "check_settings", lambda arm, out: None)
-    monkeypatch.setattr(learning_study.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(learning_study, "exit_on_signals", lambda: None)
     done = []
 
     def train(arm, seed, folder, **limits):
