@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure what trees cost in engine calls, tokens and time, against what people use today, in one run.
 
-    python -m benchmarks.sampling_speed quick|full [--out FOLDER] [--parts PART ...]
+    python -m benchmarks.sampling_speed quick|full [--out FOLDER] [--parts PART ...] [--width N] [--keep]
 
 Samplers: plain samples, one request each, as verl has them; n loops that stop at every segment; trees in lock step over
 all prompts, as published; and trees as this recipe grows them. Same prompts, model, servers (verl's own, with vLLM) and
 response length; all counts are the engine's. A part with other settings of the engine is a process of its own. Medians
 of the repetitions count, and the samplers take turns. Writes results.json, report.md and, where something is swept,
-report.png.
+report.png. With --keep, results that are there already are kept and not measured again.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from benchmarks.process_session import exit_on_signals, run_session
 from benchmarks.random_model import make_model
 from benchmarks.sampling.cases import PLANS, Case, Engine
 from benchmarks.sampling.report import PARTS, draw, tables
-from benchmarks.sampling.results import Result, result_of, write_results
+from benchmarks.sampling.results import Result, read_results, result_of, write_results
 from benchmarks.sampling.session import as_job
 from recipe.treepo.machine import described
 
@@ -80,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("plan", choices=PLANS)
     parser.add_argument("--out", type=Path, help="folder of the results; default outputs/benchmarks/PLAN")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--width", type=int, help="only cases with so many trajectories of a prompt")
+    parser.add_argument("--keep", action="store_true", help="measure only what is not in results.json yet")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--tiny-model", type=Path, default=ROOT / "outputs/tiny_model")
@@ -92,9 +95,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exit_on_signals()
     options.out = (options.out or ROOT / "outputs/benchmarks" / options.plan).resolve()
     options.out.mkdir(parents=True, exist_ok=True)
-    cases = [case for case in PLANS[options.plan]() if case.part in options.parts]
-    groups = [list(group) for _, group in groupby(sorted(cases, key=_by_engine), key=_by_engine)]
+    cases = [
+        case for case in PLANS[options.plan]() if case.part in options.parts and options.width in (None, case.width)
+    ]
+    file, machine = options.out / "results.json", None
     results: list[Result] = []
+    if options.keep and file.exists():
+        results, about = read_results(file)
+        machine = about["machine"]
+        cases = [case for case in cases if not any(asdict(case) == asdict(result.case) for result in results)]
+    groups = [list(group) for _, group in groupby(sorted(cases, key=_by_engine), key=_by_engine)]
     command = shlex.join(["python", "-m", "benchmarks.sampling_speed", *(arguments or sys.argv[1:])])
     for number, group in enumerate(groups, start=1):
         parts = ", ".join(dict.fromkeys(case.part for case in group))
@@ -105,7 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(f"error: {error}")
         results += found
         about = {"command": command, "machine": machine, "repetitions": options.repetitions}
-        write_results(options.out / "results.json", results, about)
+        write_results(file, results, about)
+    if machine is None:
+        parser.error("no case of the plan is of these parts and this width")
     page = f"`{command}`\n\n{described(machine)}; medians of {options.repetitions}\n\n{tables(results)}\n"
     (options.out / "report.md").write_text(page)
     draw(results, options.out / "report.png")
