@@ -25,7 +25,7 @@ from benchmarks.process_session import exit_on_signals, run_session
 from benchmarks.random_model import make_model
 from benchmarks.sampling.cases import PLANS, Case, Engine
 from benchmarks.sampling.report import PARTS, draw, tables
-from benchmarks.sampling.results import Result, read_results, result_of, write_results
+from benchmarks.sampling.results import Result, read_results, write_results
 from benchmarks.sampling.session import as_job
 from recipe.treepo.machine import described
 
@@ -72,7 +72,7 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> tuple[list[Re
         found[row.pop("case")].append(row)
     if not all(found):
         raise RuntimeError(f"not everything was measured ({ended}); see {log}")
-    return [result_of(case, repetitions) for case, repetitions in zip(cases, found, strict=True)], about["machine"]
+    return [Result(case, repetitions) for case, repetitions in zip(cases, found, strict=True)], about["machine"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

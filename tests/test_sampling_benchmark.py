@@ -11,7 +11,7 @@ from benchmarks.sampling import session
 from benchmarks.sampling.cases import PLANS, Arm, Case, Engine
 from benchmarks.sampling.compare import main, worse
 from benchmarks.sampling.report import tables
-from benchmarks.sampling.results import Result, partner, read_results, result_of, write_results
+from benchmarks.sampling.results import Result, partner, read_results, write_results
 from recipe.treepo.engine import Segment
 
 COUNTS = {
@@ -22,7 +22,7 @@ COUNTS = {
 
 
 def measured(case: Case, **counts: float) -> Result:
-    return result_of(case, [{**COUNTS, **counts}])
+    return Result(case, [{**COUNTS, **counts}])
 
 
 class RandomEngine:
@@ -119,8 +119,9 @@ def test_every_case_of_a_plan_can_be_measured_and_samplers_are_compared_with_all
 
 
 def test_what_follows_from_the_counts():
-    result = result_of(Case(part="samplers"), [{**COUNTS, "seconds": s} for s in (9.0, 4.0, 1.0)])
+    result = Result(Case(part="samplers"), [{**COUNTS, "seconds": s} for s in (9.0, 4.0, 1.0)])
     assert result.counts["seconds"] == 4.0
+    assert result.spread == 8.0
     assert result.waste == (50 + 200) / (20 + 180)
     assert result.trajectories_per_second == 8 / 4
     assert result.tokens_per_second == 400 / 4

@@ -48,6 +48,7 @@ def cells_of(result: Result, results: Sequence[Result]) -> list[str]:
         f"{counts['cached_prompt_tokens']:,.0f}",
         f"{result.waste:.3f}",
         f"{speed:.2f}",
+        f"{result.spread:.0%}",
         f"{gained:.2f} of {allowed:.2f}" if gained and allowed else "",
         against(speed, lock_step and lock_step.trajectories_per_second),
         f"{result.tokens_per_second:,.0f}",
@@ -59,7 +60,7 @@ def cells_of(result: Result, results: Sequence[Result]) -> list[str]:
 
 TITLES = (
     *("calls", "of loops", "decoded", "unique", "prompt computed", "prompt cached", "waste"),
-    *("trajectories/s", "over plain, and what tokens allow", "over lock step", "tokens/s"),
+    *("trajectories/s", "spread", "over plain, and what tokens allow", "over lock step", "tokens/s"),
     *("in flight", "idle", "search"),
 )
 

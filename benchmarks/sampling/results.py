@@ -4,6 +4,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,17 +12,28 @@ from typing import Any
 from benchmarks.sampling.cases import Arm, Case, Engine
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Result:
-    """A case, and the medians of its repetitions.
+    """A case, and what its repetitions cost.
 
     Attributes:
         case: What was measured.
-        counts: As ``benchmarks/sampling/session.py`` counts, for one repetition.
+        repetitions: What ``benchmarks/sampling/session.py`` counted, at least once.
     """
 
     case: Case
-    counts: Mapping[str, float]
+    repetitions: Sequence[Mapping[str, float]]
+
+    @cached_property
+    def counts(self) -> dict[str, float]:
+        """Medians of the repetitions."""
+        return {name: median(one[name] for one in self.repetitions) for name in self.repetitions[0]}
+
+    @property
+    def spread(self) -> float:
+        """Longest over shortest time of the repetitions, less 1."""
+        seconds = [one["seconds"] for one in self.repetitions]
+        return max(seconds) / min(seconds) - 1
 
     @property
     def waste(self) -> float:
@@ -55,11 +67,6 @@ class Result:
         return self.counts["busy_seconds"] / self.counts["seconds"]
 
 
-def result_of(case: Case, repetitions: Sequence[Mapping[str, float]]) -> Result:
-    """Return the medians; a case needs at least one repetition."""
-    return Result(case, {name: median(one[name] for one in repetitions) for name in repetitions[0]})
-
-
 def partner(result: Result, results: Sequence[Result], arm: Arm) -> Result | None:
     """Return the result of another sampler with all else the same, None where it was not measured."""
     wanted = {**asdict(result.case), "arm": arm}
@@ -67,8 +74,8 @@ def partner(result: Result, results: Sequence[Result], arm: Arm) -> Result | Non
 
 
 def write_results(path: Path, results: Sequence[Result], about: Mapping[str, Any]) -> None:
-    """Write machine, versions, settings and medians as JSON."""
-    rows = [{"case": asdict(result.case), "counts": dict(result.counts)} for result in results]
+    """Write machine, versions, settings and all repetitions as JSON."""
+    rows = [{"case": asdict(result.case), "repetitions": list(result.repetitions)} for result in results]
     path.write_text(json.dumps({**about, "results": rows}, indent=1) + "\n")
 
 
@@ -76,7 +83,7 @@ def read_results(path: Path) -> tuple[list[Result], dict[str, Any]]:
     """Return what :func:`write_results` wrote."""
     about = json.loads(path.read_text())
     rows = about.pop("results")
-    return [Result(case_of(row["case"]), row["counts"]) for row in rows], about
+    return [Result(case_of(row["case"]), row["repetitions"]) for row in rows], about
 
 
 def case_of(fields: Mapping[str, Any]) -> Case:
