@@ -26,7 +26,6 @@ from recipe.treepo.config_values import ConfigError, Problem
 from recipe.treepo.forest import TreePath
 from recipe.treepo.metrics import sampling_metrics
 from recipe.treepo.settings import PACKED_VENDOR, SharedTokenWeight
-from recipe.treepo.start_up import import_early
 from recipe.treepo.validation import validate
 
 
@@ -53,10 +52,6 @@ class TreePOTrainer(PPOTrainer):
         with open_dict(config):
             config.trainer.v1.trainer_mode = self.verl_mode
         super().__init__(config)
-
-    def _setup(self) -> None:
-        import_early(1 + self.config.actor_rollout_ref.rollout.agent.num_workers)
-        super()._setup()
 
     def _build_replay_buffer(self) -> ReplayBuffer:
         buffer = super()._build_replay_buffer()
