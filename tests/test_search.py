@@ -459,6 +459,30 @@ def test_with_a_cache_block_paths_branch_where_whole_blocks_and_one_token_are_be
     )  # fmt: skip
     assert {node.end for node in tree.nodes[1:]} == {6, 10, 15}
     assert tree.counters.engine_calls == 4
+    # 9 is nearest to 10, the end of the response: the last level would never be reached.
+    tree = grow(
+        ScriptedEngine(), order=REQUIRED, depth=2, response_length=10, width=4, segment_length=9,
+        init_divergence=(2, 2), cache_block=4,
+    )  # fmt: skip
+    assert {node.end for node in tree.nodes[1:]} == {9, 10}
+
+
+def test_the_longest_segment_is_the_longest_that_any_prompt_has():
+    for segment, block in ((4, 4), (8, 4), (6, 3), (5, 4), (7, 3), (4, None), (6, 6)):
+        shape = SearchShape(width=1, segment_length=segment, cache_block=block)
+        searches = [
+            {
+                "segment_length": segment,
+                "depth": 12,
+                "response_length": 12 * segment,
+                "cache_block": block,
+                "prompt": prompt,
+            }
+            for prompt in range(1, 20)
+        ]
+        longest = max(map(longest_segment, searches))
+        assert longest <= shape.longest_segment
+        assert longest == shape.longest_segment or segment % (block or 1)
 
 
 # --- waiting --------------------------------------------------------------------------------------------------------
@@ -580,8 +604,7 @@ def test_every_search_keeps_the_invariants(search, text, jitter):
 def check_width(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
     assert engine.most_running <= search["width"]
     if search["budget"] is Budget.LEVEL_TOKENS:
-        longest = max(end - begin for begin, end in itertools.pairwise([0, *boundaries(search)]))
-        assert engine.most_running * longest <= search["level_tokens"]
+        assert engine.most_running * longest_segment(search) <= search["level_tokens"]
     missing = tree.counters.missing_trajectories
     assert missing == 0 or tree.counters.given_up_paths > 0
     if search["budget"] is not Budget.TOTAL_TOKENS:
@@ -623,11 +646,20 @@ def check_calls(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
     assert statistics["trajectories"] == len(tree.leaves) == sum(statistics[f"finish_{r}"] for r in FinishReason)
 
 
+def longest_segment(search: dict) -> int:
+    return max(end - begin for begin, end in itertools.pairwise([0, *boundaries(search)]))
+
+
 def boundaries(search: dict) -> list[int]:
     """Where the segments of a path end; a brute force over all places."""
     segment, depth, block = search["segment_length"], search["depth"], search["cache_block"] or 1
-    places = [end for end in range(1, segment * depth + block) if (len(PROMPT) + end) % block == 1 % block]
+    prompt = search.get("prompt", len(PROMPT))
+    places = [end for end in range(1, segment * depth + block) if (prompt + end) % block == 1 % block]
     nearest = [min(places, key=lambda end: abs(end - level * segment)) for level in range(1, depth)]
+    # The last level is to be reached.
+    nearest = [
+        end if end < search["response_length"] else level * segment for level, end in enumerate(nearest, start=1)
+    ]
     return [*nearest, segment * depth]
 
 

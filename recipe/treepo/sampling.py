@@ -26,7 +26,7 @@ class SearchShape:
 
     Attributes:
         width: Trajectories wanted for the prompt; the most, where the budget is a number of response tokens.
-        segment_length: Most tokens of a segment.
+        segment_length: Most tokens of a segment; see ``cache_block``.
         branching: How the tree branches.
         fallback: How it falls back.
         run_on: Most segments that one request may run over where nothing can branch, None for no limit.
@@ -48,7 +48,9 @@ class SearchShape:
     @property
     def longest_segment(self) -> int:
         """Most tokens of a segment, wherever its boundaries are moved to."""
-        return self.segment_length + (self.cache_block or 1) - 1
+        block = self.cache_block or 1
+        # Where blocks fill segments, all boundaries are moved alike, by half a block at most.
+        return self.segment_length + (block // 2 if self.segment_length % block == 0 else block - 1)
 
 
 class SearchError(RuntimeError):
@@ -232,7 +234,8 @@ class PathSampler:
         if block is None or segments >= self.stopping.depth:
             return end
         beyond = (len(self.tree.prompt_ids) + end - 1) % block
-        return end - beyond + (block if 2 * beyond > block else 0)
+        moved = end - beyond + (block if 2 * beyond > block else 0)
+        return moved if moved < self.stopping.response_length else end
 
     def _count(self, answer: Segment, input_tokens: int) -> None:
         counters = self.tree.counters

@@ -59,10 +59,10 @@ async def grow_tree(
     talk = Conversation(conversation, tree, stopping, seed) if conversation is not None else None
     sampler = PathSampler(tree, engine, shape, stopping, talk)
     by_node = shape.branching.budget is Budget.NODE
-    if by_node and lock_step is not None:
-        raise ValueError(f"branching.budget={Budget.NODE} knows no levels, so that trees cannot grow in lock step")
-    search = NodeSearch(sampler, seed) if by_node else LevelSearch(sampler, seed, lock_step)
     try:
+        if by_node and lock_step is not None:
+            raise ValueError(f"branching.budget={Budget.NODE} knows no levels, so that trees cannot grow in lock step")
+        search = NodeSearch(sampler, seed) if by_node else LevelSearch(sampler, seed, lock_step)
         if talk is not None:
             await talk.open()
         await search.run()
