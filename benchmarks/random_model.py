@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Qwen2 models with random weights, large enough that tokens and not overheads take the time."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def config(*, hidden: int, layers: int, vocabulary: int, **others: Any) -> Any:
 
 
 def make_model(folder: Path, *, hidden: int, layers: int, tokenizer: Path) -> int:
-    """Write a model with the tokenizer of another; return its number of parameters."""
+    """Write a model with the tokenizer of another, whole or not at all; return its number of parameters."""
     import torch
     from transformers import AutoTokenizer, Qwen2ForCausalLM
 
@@ -30,6 +31,9 @@ def make_model(folder: Path, *, hidden: int, layers: int, tokenizer: Path) -> in
     torch.manual_seed(0)
     ends = {"eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
     model = Qwen2ForCausalLM(config(hidden=hidden, layers=layers, vocabulary=len(words), **ends))
-    model.save_pretrained(folder)
-    words.save_pretrained(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        model.save_pretrained(f"{name}/model")
+        words.save_pretrained(f"{name}/model")
+        Path(f"{name}/model").rename(folder)
     return model.num_parameters()

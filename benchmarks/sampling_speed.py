@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure what trees cost in engine calls, tokens and time, against what people use today, in one run.
 
-    python -m benchmarks.sampling_speed quick|full [--out FOLDER] [--parts PART ...] [--width N] [--keep]
+    python -m benchmarks.sampling_speed quick|full [--out FOLDER] [--parts PART ...]
 
 Samplers: plain samples, one request each, as verl has them; n loops that stop at every segment; trees in lock step over
 all prompts, as published; and trees as this recipe grows them. Same prompts, model, servers (verl's own, with vLLM) and
 response length; all counts are the engine's. A part with other settings of the engine is a process of its own. Medians
 of the repetitions count, and the samplers take turns. Writes results.json, report.md and, where something is swept,
-report.png. With --keep, results that are there already are kept and not measured again.
+report.png.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from benchmarks.process_session import exit_on_signals, run_session
 from benchmarks.random_model import make_model
 from benchmarks.sampling.cases import PLANS, Case, Engine
 from benchmarks.sampling.report import PARTS, draw, tables
-from benchmarks.sampling.results import Result, read_results, write_results
+from benchmarks.sampling.results import Result, write_results
 from benchmarks.sampling.session import as_job
 from recipe.treepo.machine import described
 
@@ -66,13 +65,13 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> tuple[list[Re
         log = options.out / "log.txt"
         command = [sys.executable, "-m", "benchmarks.sampling.session", str(job)]
         ended = run_session(command, folder=ROOT, environment={}, log=log, time_limit=options.time_limit)
-        about, *rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else [{}]
+        lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     found: list[list[dict]] = [[] for _ in cases]
-    for row in rows:
+    for row in lines[1:]:
         found[row.pop("case")].append(row)
-    if not all(found):
-        raise RuntimeError(f"not everything was measured ({ended}); see {log}")
-    return [Result(case, repetitions) for case, repetitions in zip(cases, found, strict=True)], about["machine"]
+    if any(len(repetitions) < options.repetitions for repetitions in found):
+        raise RuntimeError(f"{len(lines[1:])} of {options.repetitions * len(cases)} measurements ({ended}); see {log}")
+    return [Result(case, repetitions) for case, repetitions in zip(cases, found, strict=True)], lines[0]["machine"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,8 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("plan", choices=PLANS)
     parser.add_argument("--out", type=Path, help="folder of the results; default outputs/benchmarks/PLAN")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--width", type=int, help="only cases with so many trajectories of a prompt")
-    parser.add_argument("--keep", action="store_true", help="measure only what is not in results.json yet")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--tiny-model", type=Path, default=ROOT / "outputs/tiny_model")
@@ -95,15 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exit_on_signals()
     options.out = (options.out or ROOT / "outputs/benchmarks" / options.plan).resolve()
     options.out.mkdir(parents=True, exist_ok=True)
-    cases = [
-        case for case in PLANS[options.plan]() if case.part in options.parts and options.width in (None, case.width)
-    ]
-    file, machine = options.out / "results.json", None
+    cases = [case for case in PLANS[options.plan]() if case.part in options.parts]
+    if not cases:
+        parser.error(f"--parts {' '.join(options.parts)}: the plan {options.plan} has none of these")
     results: list[Result] = []
-    if options.keep and file.exists():
-        results, about = read_results(file)
-        machine = about["machine"]
-        cases = [case for case in cases if not any(asdict(case) == asdict(result.case) for result in results)]
     groups = [list(group) for _, group in groupby(sorted(cases, key=_by_engine), key=_by_engine)]
     command = shlex.join(["python", "-m", "benchmarks.sampling_speed", *(arguments or sys.argv[1:])])
     for number, group in enumerate(groups, start=1):
@@ -115,13 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(f"error: {error}")
         results += found
         about = {"command": command, "machine": machine, "repetitions": options.repetitions}
-        write_results(file, results, about)
-    if machine is None:
-        parser.error("no case of the plan is of these parts and this width")
+        write_results(options.out / "results.json", results, about)
     page = f"`{command}`\n\n{described(machine)}; medians of {options.repetitions}\n\n{tables(results)}\n"
     (options.out / "report.md").write_text(page)
-    draw(results, options.out / "report.png")
-    print(f"{page}\nwritten: {options.out}/results.json, report.md")
+    drawn = ", report.png" if draw(results, options.out / "report.png") else ""
+    print(f"{page}\nwritten: {options.out}/results.json, report.md{drawn}")
 
 
 def _by_engine(case: Case) -> str:

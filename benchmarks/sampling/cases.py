@@ -63,7 +63,7 @@ class Case:
         divergence: Children of a path.
         prompts: Prompts in all.
         in_flight: Most of them at the same time.
-        spread: Whether the requests of a tree may go to different replicas.
+        spread: Whether the requests of a tree may go to different replicas; those of other samplers always do.
     """
 
     part: str
@@ -77,6 +77,11 @@ class Case:
     in_flight: int = 64
     spread: bool = False
     engine: Engine = field(default_factory=Engine)
+
+    @property
+    def ends(self) -> bool:
+        """Whether responses end by themselves, so that their lengths are random."""
+        return self.engine.model == "tiny" or self.engine.ends > 0
 
     @property
     def response_length(self) -> int:
@@ -166,15 +171,11 @@ def full() -> list[Case]:
     settings = [replace(SMALL, block_size=size) for size in (32, 64, 128)]
     settings += [replace(SMALL, max_num_seqs=number) for number in (16, 64)]
     settings += [replace(SMALL, chunked_prefill=False)]
-    cases += [Case(part="engine", engine=engine, prompts=16) for engine in settings]
-    crowded = replace(SMALL, max_num_seqs=16)
-    cases += [
-        Case(part="priority", prompts=16, engine=replace(crowded, scheduling=scheduling))
-        for scheduling in ("fcfs", "priority")
-    ]
-    cases += [
-        Case(part="replicas", prompts=16, spread=spread, engine=replace(SMALL, replicas=2)) for spread in (False, True)
-    ]
+    cases += [Case(part="engine", arm=arm, engine=engine, prompts=16) for engine in settings for arm in both]
+    crowded = [replace(SMALL, max_num_seqs=16, scheduling=scheduling) for scheduling in ("fcfs", "priority")]
+    cases += [Case(part="priority", arm=arm, prompts=16, engine=engine) for engine in crowded for arm in both]
+    two = Case(part="replicas", prompts=16, engine=replace(SMALL, replicas=2))
+    cases += [replace(two, arm=Arm.PLAIN), two, replace(two, spread=True)]
     return cases
 
 

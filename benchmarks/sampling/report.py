@@ -74,7 +74,8 @@ def tables(results: Sequence[Result]) -> str:
             continue
         model = rows[0].case.engine
         size = "the tiny model" if model.model == "tiny" else f"random weights, {model.layers} layers of {model.hidden}"
-        lines = [f"## {title}", "", f"{rows[0].case.prompts} prompts at least, {size}.", ""]
+        prompts = sorted({row.case.prompts for row in rows})
+        lines = [f"## {title}", "", f"Prompts: {', '.join(map(str, prompts))}; {size}.", ""]
         lines += [f"| | sampler | {' | '.join(TITLES)} |", "|---" * (len(TITLES) + 2) + "|"]
         lines += [f"| {words(row.case)} | {row.case.arm} | {' | '.join(cells_of(row, results))} |" for row in rows]
         pages.append("\n".join(lines))
@@ -82,7 +83,7 @@ def tables(results: Sequence[Result]) -> str:
 
 
 def draw(results: Sequence[Result], path: Path) -> bool:
-    """Draw cost and speed over depth, width and prompts; return whether there was anything to draw."""
+    """Draw cost and speed over depth, width and prompts; return whether there was anything to draw, and was drawn."""
     from matplotlib.figure import Figure
 
     curves = {
@@ -98,7 +99,7 @@ def draw(results: Sequence[Result], path: Path) -> bool:
             (result.counts["computed_prompt_tokens"] + result.counts["decoded_tokens"]) / result.counts["trajectories"]
         ),
         "trajectories per second": lambda result: result.trajectories_per_second,
-        "memory of the searches, GB": lambda result: result.counts["searches_gb"],
+        "memory that the searches took, MB": lambda result: 1000 * result.counts["searches_gb"],
     }
     figure = Figure(figsize=(4 * len(quantities), 3.4 * len(curves)), layout="constrained")
     axes = figure.subplots(len(curves), len(quantities), squeeze=False)

@@ -69,7 +69,8 @@ class Result:
 
 def partner(result: Result, results: Sequence[Result], arm: Arm) -> Result | None:
     """Return the result of another sampler with all else the same, None where it was not measured."""
-    wanted = {**asdict(result.case), "arm": arm}
+    tree = arm not in (Arm.PLAIN, Arm.LOOPS)
+    wanted = {**asdict(result.case), "arm": arm, "spread": tree and result.case.spread}
     return next((other for other in results if asdict(other.case) == wanted), None)
 
 

@@ -8,6 +8,8 @@ Results are written line by line, so that what there is can be kept.
 """
 
 import asyncio
+import ctypes
+import gc
 import json
 import random
 import sys
@@ -107,16 +109,35 @@ async def sample(
     }
 
 
-def memory() -> dict[str, float]:
-    """Return the memory in GB of this process, where the trees are, and of the largest engine."""
-    engines = [0]
+class PeakMemory:
+    """The most memory that this process takes, from now on, beyond what it has now; Linux only."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that it is counted when it is taken again
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): sets the peak back
+        self._before = self._read("VmRSS")
+
+    def gb(self) -> float:
+        """Return it in GB."""
+        return max(0, self._read("VmHWM") - self._before) * 1024 / 1e9
+
+    @staticmethod
+    def _read(name: str) -> int:
+        (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
+        return int(line.split()[1])
+
+
+def engine_memory() -> float:
+    """Return the memory in GB of the largest process of an engine."""
+    found = [0]
     for process in psutil.Process().children(recursive=True):
         try:
             if "VLLM::" in " ".join([process.name(), *process.cmdline()]):
-                engines.append(process.memory_info().rss)
+                found.append(process.memory_info().rss)
         except psutil.Error:
             continue
-    return {"searches_gb": psutil.Process().memory_info().rss / 1e9, "engine_gb": max(engines) / 1e9}
+    return max(found) / 1e9
 
 
 # --- servers ---------------------------------------------------------------------------------------------------
@@ -171,6 +192,7 @@ async def measure(job: dict[str, Any], out: Path) -> None:
     if engine.model == "tiny":
         problems = load_problems(config, model.tokenizer, model.hf_config.model_type)
         prompts = [problem.prompt_ids for problem in problems][:most]
+        assert len(prompts) == most, f"{job['data']} has {len(prompts)} problems, {most} are needed"
     else:
         prompts = random_prompts(most, len(tokenizer))
     servers = Servers(config, ends)
@@ -191,14 +213,17 @@ async def measure(job: dict[str, Any], out: Path) -> None:
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     with out.open("w") as stream:
         stream.write(json.dumps({"machine": machine()}) + "\n")
+        stream.flush()
         # A few prompts to warm up.
         await sample(replace(cases[0], prompts=2), prompts[:2], engine_of, ends=ends, decode=decode, seed=0)
         for repetition in range(1, job["repetitions"] + 1):
             for number, case in enumerate(cases):
                 await servers.empty_cache()
+                memory = PeakMemory()
                 own = prompts[: case.prompts]
                 found = await sample(case, own, engine_of, ends=ends, decode=decode, seed=repetition)
-                stream.write(json.dumps({"case": number, **found, **memory()}) + "\n")
+                found |= {"searches_gb": memory.gb(), "engine_gb": engine_memory()}
+                stream.write(json.dumps({"case": number, **found}) + "\n")
                 stream.flush()
                 print(f"{repetition}/{job['repetitions']} {case.part}, {case.arm}, {case.shape}", flush=True)
     servers.stop()
