@@ -2,10 +2,10 @@
 """The tree that a search grows: nodes, paths, statistics, invariants.
 
 Words: a *segment* is what a path is continued by, ``segment_length`` tokens or about as many, and the boundaries of a
-path's segments are where it may branch; a *node* is a segment, or a piece of one where a path resumed inside it; node 0,
-the root, is the prompt and has no response tokens; a *path* runs from the root to a node; a *leaf* is a node whose path
-has ended, and its path is a *trajectory*. Every token is stored once, in the node that added it. In a conversation what
-is added between the model's turns is a node of its own, which counts as no segment.
+path's segments are where it may branch; a *node* is a segment, or a piece of one where a path resumed inside it; node
+0, the root, is the prompt and has no response tokens; a *path* runs from the root to a node; a *leaf* is a node whose
+path has ended, and its path is a *trajectory*. Every token is stored once, in the node that added it. In a conversation
+what is added between the model's turns is a node of its own, which counts as no segment.
 """
 
 from collections import Counter
