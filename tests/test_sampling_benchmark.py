@@ -2,15 +2,19 @@
 """The benchmark of samplers, with an engine without a model."""
 
 import asyncio
+import json
 import random
+from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from benchmarks import sampling_speed
 from benchmarks.sampling import session
 from benchmarks.sampling.cases import PLANS, Arm, Case, Engine
 from benchmarks.sampling.compare import main, worse
-from benchmarks.sampling.report import tables
+from benchmarks.sampling.report import draw, tables
 from benchmarks.sampling.results import Result, partner, read_results, write_results
 from recipe.treepo.engine import Segment
 
@@ -113,9 +117,11 @@ def test_every_case_of_a_plan_can_be_measured_and_samplers_are_compared_with_all
             case.settings()
             assert case.segment >= case.engine.block_size or case.arm is not Arm.ALIGNED
         results = [measured(case) for case in cases]
+        # Every speed has that of plain samples beside it.
         for result in results:
-            if result.case.part in ("samplers", "ends", "tiny", "depth", "width", "prompts"):
-                assert partner(result, results, Arm.PLAIN) is not None
+            plain = partner(result, results, Arm.PLAIN)
+            assert plain is not None
+            assert plain.case.engine == result.case.engine
 
 
 def test_what_follows_from_the_counts():
@@ -173,3 +179,44 @@ def test_a_comparison_names_everything_that_got_worse_and_nothing_else(tmp_path,
     assert main([str(path) for path in files]) == 1
     assert capsys.readouterr().out.splitlines() == expected
     assert main([str(files[0]), str(files[0])]) == 0
+
+
+def test_a_session_that_measured_less_than_asked_fails_and_names_its_log(tmp_path, monkeypatch):
+    cases = [Case(part="ends", arm=arm, engine=Engine(model="tiny")) for arm in (Arm.PLAIN, Arm.TREES)]
+    written: list[dict] = []
+
+    def run_session(command, *, log, time_limit, **_):
+        job = json.loads(Path(command[-1]).read_text())
+        assert time_limit == 7.0
+        assert [case["arm"] for case in job["cases"]] == ["plain", "trees"]
+        Path(job["out"]).write_text("".join(json.dumps(line) + "\n" for line in written))
+        return "time limit"
+
+    monkeypatch.setattr(sampling_speed, "run_session", run_session)
+    options = Namespace(
+        out=tmp_path, tiny_model="model", data="data", platform="cpu", repetitions=2, time_limit=7.0
+    )  # fmt: skip
+    for count in (0, 1, 4):
+        written[:] = [{"machine": {"cpus": 2}}, *({"case": n % 2, **COUNTS} for n in range(4))][:count]
+        with pytest.raises(RuntimeError, match=rf"{max(0, count - 1)} of 4 measurements \(time limit\); see .*log.txt"):
+            sampling_speed.measure(cases, options)
+    written[:] = [{"machine": {"cpus": 2}}, *({"case": n % 2, **COUNTS, "seconds": n} for n in range(4))]
+    results, machine = sampling_speed.measure(cases, options)
+    assert [[one["seconds"] for one in result.repetitions] for result in results] == [[0, 2], [1, 3]]
+    assert machine == {"cpus": 2}
+
+
+def test_what_is_swept_is_drawn(tmp_path):
+    swept = [measured(case) for case in PLANS["full"]() if case.part in ("width", "samplers")]
+    assert draw(swept, tmp_path / "report.png")
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert not draw([measured(Case(part="samplers"))], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_memory_is_what_is_taken_at_the_most_and_given_back():
+    memory = session.PeakMemory()
+    block = bytearray(200_000_000)
+    del block
+    assert 0.19 <= memory.gb() < 0.3
+    assert session.PeakMemory().gb() < 0.1
