@@ -281,7 +281,7 @@ async def start_talk(
         decode=decode,
         **taken("response_length", "depth", "answer_needs_eos", "stop_strings", "repetition", "min_length"),
     )
-    shape = taken("width", "segment_length", "fallback", "run_on", "retries")
+    shape = taken("width", "segment_length", "fallback", "run_on", "cache_block", "retries")
     divergence = numbers.pop("divergence", 2)
     spread = divergence if isinstance(divergence, tuple) else (divergence, divergence)
     shape = SearchShape(**shape, branching=BranchingRules(divergence=spread, **numbers), retry_seconds=0.0)

@@ -20,7 +20,7 @@ from test_search import brute_force_box, check_width, pieces_of_call, searches
 
 @st.composite
 def conversations(draw):
-    search = draw(searches())
+    search = {**draw(searches()), "cache_block": None}  # which conversations do not have
     more = draw(st.integers(0, 60))
     search["response_length"] += more
     if search["budget"] is Budget.TOTAL_TOKENS:
