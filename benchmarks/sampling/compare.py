@@ -4,19 +4,18 @@
     python -m benchmarks.sampling.compare OLD.json NEW.json
 
 Counts of the engine may grow by --counts, and by three times that where responses end by themselves, because their
-lengths are random. Speeds may fall by --speeds; they are compared over those of plain samples of
-the same run, because two runs seldom have the same machine to themselves.
+lengths are random. Speeds may fall by --speeds; they are compared over those of plain samples of the same run, because
+two runs seldom have the same machine to themselves.
 Exit status 1 where something got worse.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.sampling.cases import Arm
-from benchmarks.sampling.results import Result, partner, read_results
+from benchmarks.sampling.results import Result, find, read_results, speed_over
 
 COSTS: dict[str, Callable[[Result], float]] = {
     "engine calls": lambda result: result.counts["engine_calls"],
@@ -25,20 +24,12 @@ COSTS: dict[str, Callable[[Result], float]] = {
 }
 
 
-def speed_over_plain(result: Result, results: Sequence[Result]) -> float | None:
-    """Return trajectories per second over those of plain samples in the same run, None for those themselves."""
-    plain = partner(result, results, Arm.PLAIN)
-    if plain is None or plain is result:
-        return None
-    return result.trajectories_per_second / plain.trajectories_per_second
-
-
 def worse(old: Sequence[Result], new: Sequence[Result], *, counts: float, speeds: float) -> list[str]:
     """Return a line for everything that got worse, and for each case that is no longer measured."""
     lines = []
     for before in old:
         name = f"{before.case.part}, {before.case.arm}, {before.case.shape}"
-        after = next((result for result in new if asdict(result.case) == asdict(before.case)), None)
+        after = find(before.case, new)
         if after is None:
             lines.append(f"{name}: not measured any more")
             continue
@@ -46,7 +37,7 @@ def worse(old: Sequence[Result], new: Sequence[Result], *, counts: float, speeds
         for cost, value in COSTS.items():
             if value(after) > value(before) * (1 + tolerance):
                 lines.append(f"{name}: {cost} {value(before):.6g} -> {value(after):.6g}")
-        speed_before, speed_after = speed_over_plain(before, old), speed_over_plain(after, new)
+        speed_before, speed_after = speed_over(before, old, Arm.PLAIN), speed_over(after, new, Arm.PLAIN)
         if speed_before is not None and speed_after is not None and speed_after < speed_before * (1 - speeds):
             lines.append(f"{name}: speed over plain samples {speed_before:.2f} -> {speed_after:.2f}")
     return lines

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.sampling.cases import Arm, Case
-from benchmarks.sampling.results import Result, partner
+from benchmarks.sampling.results import Result, partner, speed_over
 
 # Parts of the report: title, what distinguishes the rows, and for a plot what goes along the bottom.
 PARTS: dict[str, tuple[str, Callable[[Case], str], Callable[[Case], float] | None]] = {
@@ -27,30 +27,29 @@ def engine_words(case: Case) -> str:
     return f"blocks of {case.engine.block_size}, {case.engine.max_num_seqs} sequences{chunked}"
 
 
-def against(value: float, base: float | None, form: str = "{:.2f}") -> str:
-    """Return a value over another, an empty cell where there is none."""
-    return form.format(value / base) if base else ""
-
-
 def cells_of(result: Result, results: Sequence[Result]) -> list[str]:
     """Return one row of a table."""
-    plain, loops, lock_step = (partner(result, results, arm) for arm in (Arm.PLAIN, Arm.LOOPS, Arm.LOCK_STEP))
-    counts, calls = result.counts, result.counts["engine_calls"]
-    speed = result.trajectories_per_second
-    allowed = plain.counts["decoded_tokens"] / counts["decoded_tokens"] if plain else None
-    gained = speed / plain.trajectories_per_second if plain else None
+    plain, loops = (partner(result, results, arm) for arm in (Arm.PLAIN, Arm.LOOPS))
+    counts, of_loops, over_plain, over_lock_step = result.counts, "", "", ""
+    if loops:
+        of_loops = f"{counts['engine_calls'] / loops.counts['engine_calls']:.2f}"
+    if plain:
+        allowed = plain.counts["decoded_tokens"] / counts["decoded_tokens"]
+        over_plain = f"{speed_over(result, results, Arm.PLAIN):.2f} of {allowed:.2f}"
+    if (gained := speed_over(result, results, Arm.LOCK_STEP)) is not None:
+        over_lock_step = f"{gained:.2f}"
     return [
-        f"{calls:,.0f}",
-        against(calls, loops and loops.counts["engine_calls"]),
+        f"{counts['engine_calls']:,.0f}",
+        of_loops,
         f"{counts['decoded_tokens']:,.0f}",
         f"{counts['unique_tokens']:,.0f}",
         f"{counts['computed_prompt_tokens']:,.0f}",
         f"{counts['cached_prompt_tokens']:,.0f}",
         f"{result.waste:.3f}",
-        f"{speed:.2f}",
+        f"{result.trajectories_per_second:.2f}",
         f"{result.spread:.0%}",
-        f"{gained:.2f} of {allowed:.2f}" if gained and allowed else "",
-        against(speed, lock_step and lock_step.trajectories_per_second),
+        over_plain,
+        over_lock_step,
         f"{result.tokens_per_second:,.0f}",
         f"{result.in_flight:.1f}",
         f"{result.idle:.1%}",
@@ -86,24 +85,21 @@ def draw(results: Sequence[Result], path: Path) -> bool:
     """Draw cost and speed over depth, width and prompts; return whether there was anything to draw, and was drawn."""
     from matplotlib.figure import Figure
 
-    curves = {
-        part: (title, bottom, [result for result in results if result.case.part == part])
+    curves = [
+        (title, bottom, found)
         for part, (title, _, bottom) in PARTS.items()
-        if bottom is not None
-    }
-    curves = {part: curve for part, curve in curves.items() if curve[2]}
+        if bottom is not None and (found := [result for result in results if result.case.part == part])
+    ]
     if not curves:
         return False
     quantities: dict[str, Callable[[Result], float]] = {
-        "tokens computed per trajectory": lambda result: (
-            (result.counts["computed_prompt_tokens"] + result.counts["decoded_tokens"]) / result.counts["trajectories"]
-        ),
+        "tokens computed per trajectory": lambda result: result.computed_tokens / result.counts["trajectories"],
         "trajectories per second": lambda result: result.trajectories_per_second,
         "memory that the searches took, MB": lambda result: 1000 * result.counts["searches_gb"],
     }
     figure = Figure(figsize=(4 * len(quantities), 3.4 * len(curves)), layout="constrained")
     axes = figure.subplots(len(curves), len(quantities), squeeze=False)
-    for row, (title, bottom, found) in zip(axes, curves.values(), strict=True):
+    for row, (title, bottom, found) in zip(axes, curves, strict=True):
         for panel, (label, quantity) in zip(row, quantities.items(), strict=True):
             for arm, mark in zip(Arm, "os^Dv", strict=True):
                 points = sorted((bottom(r.case), quantity(r)) for r in found if r.case.arm is arm)

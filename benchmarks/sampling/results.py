@@ -3,7 +3,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -36,10 +36,14 @@ class Result:
         return max(seconds) / min(seconds) - 1
 
     @property
+    def computed_tokens(self) -> float:
+        """Tokens that the engine computed, of prompts and by decoding."""
+        return self.counts["computed_prompt_tokens"] + self.counts["decoded_tokens"]
+
+    @property
     def waste(self) -> float:
         """Tokens that the engine computed over those of the trees, prompts included; 1 is the limit."""
-        computed = self.counts["computed_prompt_tokens"] + self.counts["decoded_tokens"]
-        return computed / (self.counts["prompt_tokens"] + self.counts["unique_tokens"])
+        return self.computed_tokens / (self.counts["prompt_tokens"] + self.counts["unique_tokens"])
 
     @property
     def trajectories_per_second(self) -> float:
@@ -70,8 +74,18 @@ class Result:
 def partner(result: Result, results: Sequence[Result], arm: Arm) -> Result | None:
     """Return the result of another sampler with all else the same, None where it was not measured."""
     tree = arm not in (Arm.PLAIN, Arm.LOOPS)
-    wanted = {**asdict(result.case), "arm": arm, "spread": tree and result.case.spread}
-    return next((other for other in results if asdict(other.case) == wanted), None)
+    return find(replace(result.case, arm=arm, spread=tree and result.case.spread), results)
+
+
+def find(case: Case, results: Sequence[Result]) -> Result | None:
+    """Return the result of a case, None where it was not measured."""
+    return next((result for result in results if result.case == case), None)
+
+
+def speed_over(result: Result, results: Sequence[Result], arm: Arm) -> float | None:
+    """Return trajectories per second over those of another sampler, None where that was not measured."""
+    other = partner(result, results, arm)
+    return result.trajectories_per_second / other.trajectories_per_second if other else None
 
 
 def write_results(path: Path, results: Sequence[Result], about: Mapping[str, Any]) -> None:

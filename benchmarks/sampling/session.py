@@ -4,7 +4,7 @@
     python -m benchmarks.sampling.session JOB.json
 
 Each case is sampled as often as the job says, the cases taking turns, and the prefix cache is emptied before each.
-Results are written line by line, so that what there is can be kept.
+Results are written line by line, so that a session that ends early tells how far it came.
 """
 
 import asyncio
@@ -25,21 +25,11 @@ import psutil
 from benchmarks.sampling.cases import Arm, Case, Engine
 from recipe.treepo.engine import Segment, SegmentEngine
 from recipe.treepo.lock_step import LockStep
+from recipe.treepo.metrics import SUMMED
 from recipe.treepo.search import grow_tree
 from recipe.treepo.tree import Tree
 
-COUNTS = (
-    "engine_calls",
-    "decoded_tokens",
-    "computed_prompt_tokens",
-    "cached_prompt_tokens",
-    "unique_tokens",
-    "total_tokens",
-    "trajectories",
-    "fallbacks",
-    "overrun_tokens",
-    "busy_seconds",
-)
+COUNTS = (*SUMMED, "fallbacks", "overrun_tokens", "busy_seconds")
 
 
 class Meter:
@@ -166,10 +156,9 @@ def random_prompts(count: int, vocabulary: int) -> list[list[int]]:
     return [[rng.randrange(vocabulary) for _ in range(rng.randint(64, 128))] for _ in range(count)]
 
 
-async def measure(job: dict[str, Any], out: Path) -> None:
+async def measure(job: dict[str, Any]) -> None:
     """Start the servers and measure all cases of a job."""
     from hydra import compose, initialize_config_module
-    from transformers import AutoTokenizer
 
     from recipe.treepo.evaluation.problems import load_problems
     from recipe.treepo.evaluation.servers import Servers
@@ -186,11 +175,11 @@ async def measure(job: dict[str, Any], out: Path) -> None:
     with initialize_config_module("recipe.treepo.config", version_base=None):
         config = compose("treepo_trainer", overrides(engine, job, longest))
     model = load_model(config)
-    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    tokenizer = model.tokenizer
     ends = eos_token_ids(model) if engine.model == "tiny" else frozenset(range(round(engine.ends * len(tokenizer))))
     most = max(case.prompts for case in cases)
     if engine.model == "tiny":
-        problems = load_problems(config, model.tokenizer, model.hf_config.model_type)
+        problems = load_problems(config, tokenizer, model.hf_config.model_type)
         prompts = [problem.prompt_ids for problem in problems][:most]
         assert len(prompts) == most, f"{job['data']} has {len(prompts)} problems, {most} are needed"
     else:
@@ -211,7 +200,7 @@ async def measure(job: dict[str, Any], out: Path) -> None:
         return kind(servers.client, sampling, seed=None, priority=0, spread=spread)
 
     decode = partial(tokenizer.decode, skip_special_tokens=True)
-    with out.open("w") as stream:
+    with Path(job["out"]).open("w") as stream:
         stream.write(json.dumps({"machine": machine()}) + "\n")
         stream.flush()
         # A few prompts to warm up.
@@ -231,8 +220,7 @@ async def measure(job: dict[str, Any], out: Path) -> None:
 
 def main() -> None:
     """Read the job's file."""
-    job = json.loads(Path(sys.argv[1]).read_text())
-    asyncio.run(measure(job, Path(job["out"])))
+    asyncio.run(measure(json.loads(Path(sys.argv[1]).read_text())))
 
 
 def as_job(cases: Sequence[Case]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from recipe.treepo.stopping import FinishReason
 # Details of an interaction that get a metric of their own in a step.
 MOST_DETAILS = 20
 
-_SUMMED = (
+# Of the statistics of trees and plain samples, what is added up over a batch.
+SUMMED = (
     "engine_calls",
     "decoded_tokens",
     "computed_prompt_tokens",
@@ -52,7 +53,7 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
             sample counts as one call, also where verl's tool agent made several.
     """
     trees: dict[str, Mapping[str, Any]] = {}
-    sums = dict.fromkeys(_SUMMED, 0)
+    sums = dict.fromkeys(SUMMED, 0)
     prompt_tokens: dict[str, int] = {}
     for prompt_id, prompt_length, response_length, extra in rows:
         prompt_tokens[prompt_id] = prompt_length
@@ -72,7 +73,7 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
 
 
 def _add(sums: dict[str, int], numbers: Mapping[str, Any]) -> None:
-    for name in _SUMMED:
+    for name in SUMMED:
         sums[name] += numbers[name]
 
 

@@ -216,22 +216,22 @@ class PathSampler:
 
     def _tokens_of_segments(self, node: Node, count: int) -> int:
         """Return the tokens after ``node`` to the ``count``-th boundary."""
-        if self.shape.cache_block is not None:
-            return self._boundary(node.depth - node.partial + count) - node.end
+        if (block := self.shape.cache_block) is not None:
+            return self._boundary(node.depth - node.partial + count, block) - node.end
         used = 0
         while node.partial:
             used += len(node.segment.token_ids)
             node = self.tree.nodes[node.parent]
         return count * self.shape.segment_length - used
 
-    def _boundary(self, segments: int) -> int:
+    def _boundary(self, segments: int, block: int) -> int:
         """Return after how many response tokens a path has so many segments.
 
         As near to segments of equal length as can be such that the engine finds all tokens before in whole blocks of
         its cache but the last, which it has not computed yet when it samples it.
         """
-        end, block = segments * self.shape.segment_length, self.shape.cache_block
-        if block is None or segments >= self.stopping.depth:
+        end = segments * self.shape.segment_length
+        if segments >= self.stopping.depth:
             return end
         beyond = (len(self.tree.prompt_ids) + end - 1) % block
         moved = end - beyond + (block if 2 * beyond > block else 0)

@@ -7,20 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_run import BATCH, LARGEST_DIFFERENCE, WIDTH, train
+from training_run import BATCH, LARGEST_DIFFERENCE, WIDTH, response_of, train
 
 
 def trajectories(folder: Path) -> list[list[int]]:
     """Return prompt and response of each trajectory of a step."""
-    rows = []
-    for tree in (json.loads(path.read_text()) for path in folder.glob("*.json")):
-        for node in tree["leaves"]:
-            tokens: list[int] = []
-            while node > 0:
-                tokens = tree["nodes"][node]["token_ids"] + tokens
-                node = tree["nodes"][node]["parent"]
-            rows.append(tree["prompt_ids"] + tokens)
-    return rows
+    trees = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    return [tree["prompt_ids"] + response_of(tree, leaf) for tree in trees for leaf in tree["leaves"]]
 
 
 def unique_over_total(rows: list[list[int]]) -> float:

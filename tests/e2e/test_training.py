@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_run import BATCH, BLOCK, LARGEST_DIFFERENCE, OUTPUTS, RESPONSE, SEGMENT, STEPS, WIDTH, train
+from training_run import (
+    BATCH,
+    BLOCK,
+    LARGEST_DIFFERENCE,
+    OUTPUTS,
+    RESPONSE,
+    SEGMENT,
+    STEPS,
+    WIDTH,
+    response_of,
+    train,
+)
 from transformers import AutoTokenizer
 
 
@@ -35,14 +46,6 @@ def trees_of(folder: Path) -> dict[int, list[dict]]:
         step: [json.loads(path.read_text()) for path in (folder / f"trees/step_{step}").glob("*.json")]
         for step in range(1, STEPS + 1)
     }
-
-
-def response_of(tree: dict, node: int) -> list[int]:
-    tokens = []
-    while node > 0:
-        tokens = tree["nodes"][node]["token_ids"] + tokens
-        node = tree["nodes"][node]["parent"]
-    return tokens
 
 
 def nodes_of_call(tree: dict, branch: str) -> list[dict]:

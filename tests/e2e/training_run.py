@@ -61,3 +61,12 @@ def metrics_of(line: str) -> dict[str, float]:
     """Return what verl's console logger printed for a step (``verl.utils.logger.aggregate_logger``)."""
     number = r"([\w/@.-]+):(?:np\.\w+\()?(-?[\d.]+(?:e[+-]?\d+)?|-?inf|nan)\b"
     return {key: float(value) for key, value in re.findall(number, line)}
+
+
+def response_of(tree: dict, node: int) -> list[int]:
+    """Return the response tokens on the path to a node of a dumped tree."""
+    tokens: list[int] = []
+    while node > 0:
+        tokens = tree["nodes"][node]["token_ids"] + tokens
+        node = tree["nodes"][node]["parent"]
+    return tokens
