@@ -31,9 +31,10 @@ from recipe.treepo.packing import pack
 from recipe.treepo.tree_attention import Chains, block_mask, chain_attention, token_mask
 
 VOCABULARY = 50
+GPU = torch.cuda.is_available()
 SIZES = {
     "vocab_size": VOCABULARY,
-    "hidden_size": 32,
+    "hidden_size": 64 if GPU else 32,  # FlexAttention needs 16 for each head
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -43,7 +44,7 @@ SIZES = {
 }
 MODELS = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": True}),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8, "tie_word_embeddings": False}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 16 if GPU else 8, "tie_word_embeddings": False}),
     "llama": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": False}),
 }
 
@@ -60,7 +61,10 @@ def models(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def one_process(tmp_path_factory):
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path_factory.mktemp('group') / 'store'}", rank=0, world_size=1
+        "cpu:gloo,cuda:nccl" if GPU else "gloo",
+        init_method=f"file://{tmp_path_factory.mktemp('group') / 'store'}",
+        rank=0,
+        world_size=1,
     )
     yield
     torch.distributed.destroy_process_group()
@@ -190,17 +194,17 @@ def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -
 # --- exactness ------------------------------------------------------------------------------------------------------
 
 
-def compared(ours, theirs, data: TensorDict, loss=None) -> None:
+def compared(ours, theirs, data: TensorDict, loss=None, near: float = 1e-5) -> None:
     """Both engines do the same with a batch."""
     with ours.eval_mode(), theirs.eval_mode():
         packed, plain = (engine.infer_batch(data.clone()) for engine in (ours, theirs))
     assert packed["model_output"].keys() == plain["model_output"].keys()
     for name in plain["model_output"]:
-        torch.testing.assert_close(responses(packed, data, name), responses(plain, data, name), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(responses(packed, data, name), responses(plain, data, name), atol=near, rtol=near)
     total, grads = trained(ours, data, loss or actor_loss())
     expected, expected_grads = trained(theirs, data, loss or actor_loss())
-    assert total == pytest.approx(expected, abs=1e-6)
-    assert difference(grads, expected_grads) < 1e-5
+    assert total == pytest.approx(expected, abs=near / 10)
+    assert difference(grads, expected_grads) < near
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -211,6 +215,17 @@ def test_log_probs_losses_and_gradients_are_those_of_verls_engine(name, attentio
     )
     for seed in range(4):
         compared(ours, theirs, batch(seed, calculate_sum_pi_squared=True))
+
+
+@pytest.mark.skipif(not GPU, reason="FlexAttention trains on GPUs only")
+@pytest.mark.parametrize("name", MODELS)
+def test_they_are_with_flex_attention(name, models, monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    ours = build(PackedActorEngine, models / name, attention="flex_attention")
+    theirs = build(FSDPEngineWithLMHead, models / name)
+    for seed in range(12):  # more lengths than torch compiles a function for
+        # Seen on an H200: log-probabilities to 2.4e-5, gradients to 2e-5.
+        compared(ours, theirs, batch(seed, prompts=1 + seed % 3), near=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
@@ -382,6 +397,7 @@ def test_models_that_packing_would_get_wrong_are_refused(config, says):
     check_model(Qwen2Config(attn_implementation="sdpa"))
 
 
+@pytest.mark.skipif(GPU, reason="for machines without a GPU")
 def test_flex_attention_is_refused_where_it_cannot_train(models):
     with pytest.raises(ValueError, match="FlexAttention trains on GPUs only: set override_config.attn_implementation"):
         build(PackedActorEngine, models / "qwen2", attention="flex_attention")

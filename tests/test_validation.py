@@ -399,6 +399,31 @@ def test_weights_of_shared_tokens_need_our_trainer_and_a_loss_that_reads_them():
     ]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "gpus", "mode", "fits"),
+    [
+        ((2, 1, 1), (1, 8), "treepo_sync", True),
+        ((2, 1, 1), (1, 1), "treepo_sync", False),
+        ((2, 1, 1), (1, 1), "treepo_separate_async", True),
+        ((2, 3, 1), (2, 4), "sync", False),
+        ((2, 3, 2), (3, 4), "treepo_colocate_async", True),
+    ],
+)
+def test_servers_have_to_divide_the_gpus(sizes, gpus, mode, fits):
+    config = config_of()
+    names = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
+    config.actor_rollout_ref.rollout.update(zip(names, sizes, strict=True))
+    config.trainer.update(zip(("nnodes", "n_gpus_per_node"), gpus, strict=True))
+    config.trainer.v1.trainer_mode = mode
+    config.algorithm.adv_estimator = "grpo"
+    if fits:
+        validate(config)
+        return
+    count = sizes[0] * sizes[1] * sizes[2]
+    with pytest.raises(ConfigError, match=f"servers of {count} GPUs each do not divide {gpus[0] * gpus[1]} GPUs"):
+        validate(config)
+
+
 @pytest.mark.parametrize("flat", [{"sampler": "plain"}, {"depth": 1}])
 @pytest.mark.parametrize("estimator", ["treepo", "treepo_segment"])
 def test_without_the_root_group_there_must_be_other_groups(estimator, flat):

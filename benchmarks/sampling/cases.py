@@ -63,7 +63,7 @@ class Case:
         divergence: Children of a path.
         prompts: Prompts in all.
         in_flight: Most of them at the same time.
-        spread: Whether the requests of a tree may go to different replicas; those of other samplers always do.
+        spread: Whether each request of a tree may go to another replica.
     """
 
     part: str
@@ -177,4 +177,15 @@ def full() -> list[Case]:
     return cases
 
 
-PLANS = {"quick": quick, "full": full}
+def gpu() -> list[Case]:
+    """Return what is measured on one GPU, with a model of 300 M parameters."""
+    large = Engine(hidden=1024, layers=24, block_size=16, max_num_seqs=1024)
+    arms = (Arm.PLAIN, Arm.LOOPS, Arm.TREES, Arm.ALIGNED)
+    return [
+        Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=prompts * 4, engine=large)
+        for depth, width, roots, prompts in SHAPES
+        for arm in arms
+    ]
+
+
+PLANS = {"quick": quick, "full": full, "gpu": gpu}

@@ -17,7 +17,7 @@ PARTS: dict[str, tuple[str, Callable[[Case], str], Callable[[Case], float] | Non
     "prompts": ("Prompts in flight", lambda case: f"{case.in_flight} prompts", lambda case: case.in_flight),
     "engine": ("Engine settings", lambda case: engine_words(case), None),
     "priority": ("Order of requests, 16 sequences at once", lambda case: case.engine.scheduling, None),
-    "replicas": ("Two replicas", lambda case: "spread" if case.spread else "each tree on one", None),
+    "replicas": ("Two replicas", lambda case: "each request anywhere" if case.spread else "each tree on one", None),
 }
 
 

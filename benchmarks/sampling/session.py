@@ -19,6 +19,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 
@@ -194,10 +195,13 @@ async def measure(job: dict[str, Any]) -> None:
             self._priority = -len(input_ids)  # vLLM takes lower numbers first
             return await super().extend(input_ids, max_tokens=max_tokens, branch=branch)
 
+    class Scattered(ServerEngine):
+        def _routing_id(self, branch: str) -> str:
+            return uuid4().hex
+
     def engine_of(case: Case) -> ServerEngine:
-        kind = DepthFirst if engine.scheduling == "priority" else ServerEngine
-        spread = case.spread or case.arm in (Arm.PLAIN, Arm.LOOPS)
-        return kind(servers.client, sampling, seed=None, priority=0, spread=spread)
+        kind = Scattered if case.spread else DepthFirst if engine.scheduling == "priority" else ServerEngine
+        return kind(servers.client, sampling, seed=None, priority=0, spread=case.arm in (Arm.PLAIN, Arm.LOOPS))
 
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     with Path(job["out"]).open("w") as stream:

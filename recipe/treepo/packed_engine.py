@@ -64,8 +64,12 @@ class PackedEngine(FSDPEngineWithLMHead):
                 "treepo.packed_training=true cannot work with ulysses_sequence_parallel_size > 1, use_fused_kernels "
                 "or pad_to_length: switch them off, or set treepo.packed_training=false"
             )
-        if self.model_config.hf_config._attn_implementation == "flex_attention" and get_device_name() == "cpu":
-            raise ValueError("FlexAttention trains on GPUs only: set override_config.attn_implementation=sdpa")
+        if self.model_config.hf_config._attn_implementation == "flex_attention":
+            if get_device_name() == "cpu":
+                raise ValueError("FlexAttention trains on GPUs only: set override_config.attn_implementation=sdpa")
+            # One model takes 6 of torch's 8: with and without gradients, for one length, for any, and for one block. A
+            # critic takes as many, and beyond the limit torch computes every pair of tokens and only warns.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
 
     def _build_module(self) -> torch.nn.Module:
         module = super()._build_module()
@@ -156,7 +160,9 @@ class PackedEngine(FSDPEngineWithLMHead):
         }
         match self.model_config.hf_config._attn_implementation:
             case "flex_attention":
-                model_inputs["attention_mask"] = block_mask(packing, input_ids.device)
+                # Named, because the kernel that torch takes for rows below 128 tokens cannot compile with these blocks.
+                kernel = {"BACKEND": "TRITON"}
+                model_inputs |= {"attention_mask": block_mask(packing, input_ids.device), "kernel_options": kernel}
             case "eager":
                 model_inputs["attention_mask"] = token_mask(to_device(packing.end_U), self._autocast_dtype)
             case _:

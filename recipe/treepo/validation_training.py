@@ -35,7 +35,7 @@ def trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[Probl
         key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
         rule = f"treepo.sampler={settings.sampler} needs the recipe's rollout manager"
         problems.append(Problem(key, manager, rule, f"Use {key}={TREE_MANAGER}, or treepo.sampler=plain."))
-    problems += _mode_problems(settings, config) + _advantage_problems(settings, config)
+    problems += _mode_problems(settings, config) + _advantage_problems(settings, config) + _server_problems(config)
     if settings.packed_training:
         problems += _packing_problems(config)
     if not OmegaConf.select(config, "trainer.use_v1"):
@@ -65,6 +65,21 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem
             remedy = f"Use trainer.v1.trainer_mode={ours}, or {instead}."
             problems.append(Problem("trainer.v1.trainer_mode", mode, rule, remedy))
     return problems
+
+
+def _server_problems(config: DictConfig) -> list[Problem]:
+    """Check what verl asserts when it has loaded the model (``engine_workers.py``, ``init_model``)."""
+    if "separate" in (OmegaConf.select(config, "trainer.v1.trainer_mode") or ""):  # servers have GPUs of their own
+        return []
+    rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
+    sizes = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
+    server = math.prod(rollout.get(size) or 1 for size in sizes)
+    gpus = (trainer.get("nnodes") or 1) * (trainer.get("n_gpus_per_node") or server)
+    if gpus % server == 0:
+        return []
+    key, rule = f"actor_rollout_ref.rollout.{sizes[0]}", f"servers of {server} GPUs each do not divide {gpus} GPUs"
+    remedy = f"Use {key}=1, or as many GPUs in trainer.nnodes and trainer.n_gpus_per_node as servers take."
+    return [Problem(key, rollout.get(sizes[0]), rule, remedy)]
 
 
 def _packing_problems(config: DictConfig) -> list[Problem]:
