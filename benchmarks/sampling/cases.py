@@ -126,7 +126,7 @@ class Case:
 
 # Depth, width, children of the root, and as many prompts as keep the engine busy. Segments of a tree without early ends
 # over those of plain samples: 39 of 56, 190 of 224, 190 of 448.
-SHAPES = ((7, 8, 1, 16), (14, 16, 2, 4), (7, 64, 2, 4))
+SHAPES = ((7, 8, 1, 16), (14, 16, 2, 4), (7, 64, 2, 8))
 SMALL = Engine(hidden=256, layers=4)
 TINY = Engine(model="tiny")
 # Half of the responses have ended after about 150 tokens.

@@ -54,13 +54,15 @@ def cells_of(result: Result, results: Sequence[Result]) -> list[str]:
         f"{result.in_flight:.1f}",
         f"{result.idle:.1%}",
         f"{result.overhead:.2%}",
+        f"{1000 * counts['searches_gb']:.0f} MB",
+        f"{counts['engine_gb']:.2f} GB",
     ]
 
 
 TITLES = (
     *("calls", "of loops", "decoded", "unique", "prompt computed", "prompt cached", "waste"),
     *("trajectories/s", "spread", "over plain, and what tokens allow", "over lock step", "tokens/s"),
-    *("in flight", "idle", "search"),
+    *("in flight", "idle", "search", "memory of searches", "of engine"),
 )
 
 

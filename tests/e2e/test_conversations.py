@@ -169,6 +169,7 @@ def test_tools_are_called_once_for_all_branches_and_the_reward_sees_the_calls(to
     assert len(scores) > 2
 
 
+@pytest.mark.slow
 def test_independent_loops_are_one_flag_away_and_share_nothing():
     for loops in run_of("run_recheck_qwen0.5b.sh", "treepo.sampler=independent"):
         turns = 0

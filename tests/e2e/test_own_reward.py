@@ -16,6 +16,7 @@ NODE_COST, CUT_OFF_COST, BUFFER, FACTOR = 0.0625, 0.25, 64, 0.5
 CUT_OFF = ("length", "depth", "repetition")
 
 
+@pytest.mark.slow
 def test_the_example_scores_by_the_tree_path_and_length():
     penalty, options = "reward.reward_kwargs.overlong_buffer_cfg", "+reward.custom_reward_function.reward_kwargs"
     with tempfile.TemporaryDirectory() as name:
