@@ -98,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results: list[Result] = []
     groups = [list(group) for _, group in groupby(sorted(cases, key=_by_engine), key=_by_engine)]
     command = shlex.join(["python", "-m", "benchmarks.sampling_speed", *(arguments or sys.argv[1:])])
+    command = command.replace(f"{ROOT}/", "")
     for number, group in enumerate(groups, start=1):
         parts = ", ".join(dict.fromkeys(case.part for case in group))
         print(f"[{number}/{len(groups)}] {time.strftime('%H:%M:%S')} {parts}: {group[0].engine}", flush=True)

@@ -103,10 +103,10 @@ def draw(results: Sequence[Result], path: Path) -> bool:
     axes = figure.subplots(len(curves), len(quantities), squeeze=False)
     for row, (title, bottom, found) in zip(axes, curves, strict=True):
         for panel, (label, quantity) in zip(row, quantities.items(), strict=True):
-            for arm, mark in zip(Arm, "os^Dv", strict=True):
+            for number, (arm, mark) in enumerate(zip(Arm, "os^Dv", strict=True)):
                 points = sorted((bottom(r.case), quantity(r)) for r in found if r.case.arm is arm)
                 if points:
-                    panel.plot(*zip(*points, strict=True), marker=mark, label=arm.value)
+                    panel.plot(*zip(*points, strict=True), marker=mark, color=f"C{number}", label=arm.value)
             panel.set(xscale="log", xlabel=title, ylabel=label, ylim=(0, None))
             ticks = sorted({bottom(result.case) for result in found})
             panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
