@@ -200,7 +200,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def peak_memory(case: str, name: str, options: argparse.Namespace) -> float:
-    """Return the most memory, in GB, of a process that makes one update; on a GPU, of the device."""
+    """Return the most memory, in GiB, of a process that makes one update; on a GPU, of the device."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
@@ -230,7 +230,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         cells = [result["case"], f"{result['total_tokens']:,}", f"{result['unique_tokens']:,}", f"{allowed:.2f}"]
         cells += [f"{speedup:.2f}" for speedup in speedups]
         cells += [", ".join(f"{speedup / allowed:.2f}" for speedup in speedups)]
-        cells += [f"{result['memory'][name]:.2f} GB" for name in ENGINES]
+        cells += [f"{result['memory'][name]:.2f} GiB" for name in ENGINES]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -268,7 +268,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = [result.pop("machine") for result in results][0]
         about = f"{described(found)}; {results[0]['parameters'] / 1e6:.0f} M parameters, {options.dtype}"
         options.report.write_text(f"`{command}`\n\n{about}\n\n{table(results)}\n")
-        options.report.with_suffix(".json").write_text(json.dumps({"machine": found, "cases": results}, indent=1))
+        options.report.with_suffix(".json").write_text(
+            json.dumps({"command": command, "machine": found, "cases": results}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure what trees cost in engine calls, tokens and time, against what people use today, in one run.
 
-    python -m benchmarks.sampling_speed quick|full [--out FOLDER] [--parts PART ...]
+    python -m benchmarks.sampling_speed quick|full|gpu [--out FOLDER] [--parts PART ...]
 
 Samplers: plain samples, one request each, as verl has them; n loops that stop at every segment; trees in lock step over
 all prompts, as published; and trees as this recipe grows them. Same prompts, model, servers (verl's own, with vLLM) and
@@ -41,8 +41,11 @@ def model_of(engine: Engine, options: argparse.Namespace) -> Path:
     return folder
 
 
-def measure(cases: Sequence[Case], options: argparse.Namespace) -> tuple[list[Result], dict]:
-    """Measure cases that have one engine, in a process of their own; return results and machine.
+def measure(cases: Sequence[Case], options: argparse.Namespace, number: int) -> tuple[list[Result], dict]:
+    """Measure cases that have one engine, in a process of their own; return results, and machine and settings.
+
+    Args:
+        number: Of the log.
 
     Raises:
         RuntimeError: if it failed, or did not end in time.
@@ -62,7 +65,7 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> tuple[list[Re
                 }
             )
         )
-        log = options.out / "log.txt"
+        log = options.out / f"log{number}.txt"
         command = [sys.executable, "-m", "benchmarks.sampling.session", str(job)]
         ended = run_session(command, folder=ROOT, environment={}, log=log, time_limit=options.time_limit)
         lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
@@ -71,7 +74,7 @@ def measure(cases: Sequence[Case], options: argparse.Namespace) -> tuple[list[Re
         found[row.pop("case")].append(row)
     if any(len(repetitions) < options.repetitions for repetitions in found):
         raise RuntimeError(f"{len(lines[1:])} of {options.repetitions * len(cases)} measurements ({ended}); see {log}")
-    return [Result(case, repetitions) for case, repetitions in zip(cases, found, strict=True)], lines[0]["machine"]
+    return [Result(case, repetitions) for case, repetitions in zip(cases, found, strict=True)], lines[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -96,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not cases:
         parser.error(f"--parts {' '.join(options.parts)}: the plan {options.plan} has none of these")
     results: list[Result] = []
+    servers: list[dict] = []
     groups = [list(group) for _, group in groupby(sorted(cases, key=_by_engine), key=_by_engine)]
     command = shlex.join(["python", "-m", "benchmarks.sampling_speed", *(arguments or sys.argv[1:])])
     command = command.replace(f"{ROOT}/", "")
@@ -103,11 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parts = ", ".join(dict.fromkeys(case.part for case in group))
         print(f"[{number}/{len(groups)}] {time.strftime('%H:%M:%S')} {parts}: {group[0].engine}", flush=True)
         try:
-            found, machine = measure(group, options)
+            found, had = measure(group, options, number)
         except RuntimeError as error:
             sys.exit(f"error: {error}")
-        results += found
-        about = {"command": command, "machine": machine, "repetitions": options.repetitions}
+        results = sorted([*results, *found], key=lambda result: cases.index(result.case))
+        servers.append({"parts": parts, "settings": had["servers"]})
+        machine = had["machine"]
+        about = {"command": command, "machine": machine, "repetitions": options.repetitions, "servers": servers}
         write_results(options.out / "results.json", results, about)
     page = f"`{command}`\n\n{described(machine)}; medians of {options.repetitions}\n\n{tables(results)}\n"
     (options.out / "report.md").write_text(page)

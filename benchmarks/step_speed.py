@@ -149,7 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = shlex.join(["python", "-m", "benchmarks.step_speed", *words])
         options.report.write_text(f"`{command}`\n\n{about}\n\n{table(results)}\n")
         options.report.with_suffix(".json").write_text(
-            json.dumps({"machine": machine(), "parameters": parameters, "arms": results}, indent=1) + "\n"
+            json.dumps({"command": command, "machine": machine(), "parameters": parameters, "arms": results}, indent=1)
+            + "\n"
         )
 
 

@@ -3,12 +3,14 @@
 
 import asyncio
 import json
+import os
 import random
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 
 from benchmarks import sampling_speed
 from benchmarks.sampling import session
@@ -44,7 +46,7 @@ class RandomEngine:
 def run(case: Case, prompts: int = 2) -> dict[str, float]:
     return asyncio.run(
         session.sample(
-            case, [[7] * 65] * prompts, lambda _: RandomEngine(0), ends=frozenset(), decode=lambda _: "", seed=1
+            case, [[7] * 65] * prompts, lambda *_: RandomEngine(0), ends=frozenset(), decode=lambda _: "", seed=1
         )
     )
 
@@ -95,7 +97,7 @@ def test_no_more_prompts_are_in_flight_than_may_be():
 
     case = Case(part="prompts", arm=Arm.TREES, width=2, in_flight=3)
     prompts = [[7] * 65] * 9
-    asyncio.run(session.sample(case, prompts, lambda _: Counting(0), ends=frozenset(), decode=lambda _: "", seed=1))
+    asyncio.run(session.sample(case, prompts, lambda *_: Counting(0), ends=frozenset(), decode=lambda _: "", seed=1))
     assert most == 3 * 2
 
 
@@ -181,6 +183,24 @@ def test_a_comparison_names_everything_that_got_worse_and_nothing_else(tmp_path,
     assert main([str(files[0]), str(files[0])]) == 0
 
 
+def test_a_comparison_names_other_machines_and_where_they_are_the_same_speeds_and_the_searches_share(tmp_path, capsys):
+    case = Case(part="samplers", arm=Arm.PLAIN)
+    files = [tmp_path / "old.json", tmp_path / "new.json"]
+    slower = {"seconds": 5.0, "busy_seconds": 0.2, "computed_prompt_tokens": 60, "unique_tokens": 200}
+    for path, counts, cpus, torch in zip(files, ({}, slower), (2, 4), ("1", "2"), strict=True):
+        about = {"machine": {"cpus": cpus, "versions": {"torch": torch, "verl": "3"}}}
+        write_results(path, [measured(case, **counts)], about)
+    name = "samplers, plain, 7 x 64, n 8, root 1, divergence 2"
+    assert main([*map(str, files), "--absolute"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "not the same machine: cpus 2 -> 4",
+        "not the same machine: torch 1 -> 2",
+        f"{name}: computed prompt tokens 50 -> 60",
+        f"{name}: trajectories per second 2 -> 1.6",
+        f"{name}: share of the searches 2.50% -> 4.00%",
+    ]
+
+
 def test_a_session_that_measured_less_than_asked_fails_and_names_its_log(tmp_path, monkeypatch):
     cases = [Case(part="ends", arm=arm, engine=Engine(model="tiny")) for arm in (Arm.PLAIN, Arm.TREES)]
     written: list[dict] = []
@@ -198,12 +218,14 @@ def test_a_session_that_measured_less_than_asked_fails_and_names_its_log(tmp_pat
     )  # fmt: skip
     for count in (0, 1, 4):
         written[:] = [{"machine": {"cpus": 2}}, *({"case": n % 2, **COUNTS} for n in range(4))][:count]
-        with pytest.raises(RuntimeError, match=rf"{max(0, count - 1)} of 4 measurements \(time limit\); see .*log.txt"):
-            sampling_speed.measure(cases, options)
+        with pytest.raises(
+            RuntimeError, match=rf"{max(0, count - 1)} of 4 measurements \(time limit\); see .*log3.txt"
+        ):
+            sampling_speed.measure(cases, options, 3)
     written[:] = [{"machine": {"cpus": 2}}, *({"case": n % 2, **COUNTS, "seconds": n} for n in range(4))]
-    results, machine = sampling_speed.measure(cases, options)
+    results, about = sampling_speed.measure(cases, options, 3)
     assert [[one["seconds"] for one in result.repetitions] for result in results] == [[0, 2], [1, 3]]
-    assert machine == {"cpus": 2}
+    assert about == {"machine": {"cpus": 2}}
 
 
 def test_what_is_swept_is_drawn(tmp_path):
@@ -215,8 +237,43 @@ def test_what_is_swept_is_drawn(tmp_path):
 
 
 def test_memory_is_what_is_taken_at_the_most_and_given_back():
-    memory = session.PeakMemory()
+    memory = session.own_memory()
     block = bytearray(200_000_000)
     del block
-    assert 0.19 <= memory.gb() < 0.3
-    assert session.PeakMemory().gb() < 0.1
+    assert 0.19 <= memory.gb() - memory.before < 0.3
+    memory = session.own_memory()
+    assert memory.gb() - memory.before < 0.1
+    other = session.PeakMemory(os.getppid())
+    assert 0 < other.before <= other.gb()
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_every_setting_of_the_engine_is_one_that_verls_configuration_takes(platform):
+    engine = Engine(block_size=64, max_num_seqs=7, chunked_prefill=False, replicas=2, scheduling="priority")
+    settings = session.overrides(engine, {"platform": platform, "model": "/m", "data": "/d"}, 9000)
+    with initialize_config_module("recipe.treepo.config", version_base=None):
+        config = compose("treepo_trainer", settings)
+    rollout = config.actor_rollout_ref.rollout
+    assert (rollout.engine_kwargs.vllm.block_size, rollout.max_num_seqs, rollout.scheduling_policy) == (
+        64,
+        7,
+        "priority",
+    )
+    assert (rollout.enable_chunked_prefill, rollout.max_num_batched_tokens) == (False, 9000)
+    assert config.trainer.n_gpus_per_node == config.ray_kwargs.ray_init.num_gpus == 2
+
+
+def test_requests_that_go_anywhere_are_not_ordered():
+    case = Case(part="replicas", spread=True, engine=Engine(replicas=2, scheduling="priority"))
+    with pytest.raises(ValueError, match="cannot be ordered by depth"):
+        case.settings()
+
+
+def test_the_table_of_replicas_says_what_goes_where_and_leaves_out_what_nobody_has():
+    two = Case(part="replicas", engine=Engine(replicas=2))
+    page = tables([measured(case) for case in (replace(two, arm=Arm.PLAIN), two, replace(two, spread=True))])
+    head, _, *rows = page.splitlines()[4:]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        "each sample on one", "each tree on one", "each request anywhere",
+    ]  # fmt: skip
+    assert "over plain" in head and "lock step" not in head and "of loops" not in head

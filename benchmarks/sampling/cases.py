@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the sampling benchmark measures: samplers, shapes of trees, settings of the engine, and the two plans."""
+"""What the sampling benchmark measures: samplers, shapes of trees, settings of the engine, and the plans."""
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -34,6 +34,7 @@ class Engine:
         block_size: Tokens of a block of the prefix cache.
         max_num_seqs: Most sequences that the engine decodes at once.
         chunked_prefill: Whether prompts may be computed in pieces beside the decoding of others.
+        step_tokens: Most tokens that the engine computes in a step, of prompts and of sequences that are decoded.
         replicas: Inference servers.
         scheduling: ``fcfs``, first come first served; or ``priority``, where deeper paths go first.
     """
@@ -45,6 +46,7 @@ class Engine:
     block_size: int = 32
     max_num_seqs: int = 256
     chunked_prefill: bool = True
+    step_tokens: int = 8192
     replicas: int = 1
     scheduling: str = "fcfs"
 
@@ -62,6 +64,7 @@ class Case:
         roots: Children of the root.
         divergence: Children of a path.
         prompts: Prompts in all.
+        prompt_length: Most tokens of a random prompt, which has half as many at least.
         in_flight: Most of them at the same time.
         spread: Whether each request of a tree may go to another replica.
     """
@@ -74,6 +77,7 @@ class Case:
     roots: int = 1
     divergence: int = 2
     prompts: int = 8
+    prompt_length: int = 128
     in_flight: int = 64
     spread: bool = False
     engine: Engine = field(default_factory=Engine)
@@ -97,8 +101,11 @@ class Case:
         """Return how to search.
 
         Raises:
-            ValueError: if a tree that is to be in lock step has prompts that begin later than others.
+            ValueError: if a tree that is to be in lock step has prompts that begin later than others, or if requests
+                are to go anywhere and to be ordered, too.
         """
+        if self.spread and self.engine.scheduling == "priority":
+            raise ValueError("requests that may go to any replica cannot be ordered by depth")
         ends = (FinishReason.ANSWER,) if self.engine.model == "tiny" else ()
         stopping = (*ends, FinishReason.EOS, FinishReason.LENGTH, FinishReason.DEPTH)
         tree = TreePOSettings(
@@ -159,17 +166,24 @@ def full() -> list[Case]:
     cases += [
         Case(part="width", arm=arm, width=width, prompts=4, engine=SMALL)
         for width in (4, 8, 16, 32, 64)
-        for arm in both
+        for arm in (*both, Arm.LOCK_STEP)
     ]
     cases += [
-        Case(part="prompts", arm=arm, depth=4, segment=32, prompts=prompts, in_flight=prompts, engine=SMALL)
-        for prompts in (4, 16, 64, 256)
+        Case(part="prompts", arm=arm, depth=4, segment=32, prompts=max(64, number), in_flight=number, engine=SMALL)
+        for number in (4, 16, 64, 256)
         for arm in both
     ]
-    settings = [replace(SMALL, block_size=size) for size in (32, 64, 128)]
-    settings += [replace(SMALL, max_num_seqs=number) for number in (16, 64)]
-    settings += [replace(SMALL, chunked_prefill=False)]
-    cases += [Case(part="engine", arm=arm, engine=engine, prompts=16) for engine in settings for arm in both]
+    settings = [replace(SMALL, block_size=size) for size in (32, 64, 128)] + [replace(SMALL, max_num_seqs=64)]
+    cases += [
+        Case(part="engine", arm=arm, engine=engine, prompts=16)
+        for engine in settings
+        for arm in (*both, Arm.ALIGNED)
+        if arm is not Arm.ALIGNED or engine.block_size <= 64
+    ]
+    # A step holds the prompts of one or two requests.
+    pieces = [replace(SMALL, chunked_prefill=chunked, step_tokens=1600) for chunked in (True, False)]
+    long = Case(part="chunked prefill", prompts=16, prompt_length=1024)
+    cases += [replace(long, arm=arm, engine=engine) for engine in pieces for arm in both]
     crowded = [replace(SMALL, max_num_seqs=16, scheduling=scheduling) for scheduling in ("fcfs", "priority")]
     cases += [Case(part="priority", arm=arm, prompts=16, engine=engine) for engine in crowded for arm in both]
     two = Case(part="replicas", prompts=16, engine=replace(SMALL, replicas=2))
@@ -180,11 +194,10 @@ def full() -> list[Case]:
 def gpu() -> list[Case]:
     """Return what is measured on one GPU, with a model of 300 M parameters."""
     large = Engine(hidden=1024, layers=24, block_size=16, max_num_seqs=1024)
-    arms = (Arm.PLAIN, Arm.LOOPS, Arm.TREES, Arm.ALIGNED)
     return [
         Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=prompts * 4, engine=large)
         for depth, width, roots, prompts in SHAPES
-        for arm in arms
+        for arm in Arm
     ]
 
 

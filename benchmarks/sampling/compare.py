@@ -5,14 +5,17 @@
 
 Counts of the engine may grow by --counts, and by three times that where responses end by themselves, because their
 lengths are random. Speeds may fall by --speeds; they are compared over those of plain samples of the same run, because
-two runs seldom have the same machine to themselves.
+two runs seldom have the same machine to themselves; where they had, --absolute compares the speeds themselves. The
+share of the time in which the searches work may grow by --speeds, and to 1 % in any case. What differs between the
+machines and versions is said first.
 Exit status 1 where something got worse.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.sampling.cases import Arm
 from benchmarks.sampling.results import Result, find, read_results, speed_over
@@ -20,11 +23,14 @@ from benchmarks.sampling.results import Result, find, read_results, speed_over
 COSTS: dict[str, Callable[[Result], float]] = {
     "engine calls": lambda result: result.counts["engine_calls"],
     "decoded tokens": lambda result: result.counts["decoded_tokens"],
+    "computed prompt tokens": lambda result: result.counts["computed_prompt_tokens"],
     "waste": lambda result: result.waste,
 }
 
 
-def worse(old: Sequence[Result], new: Sequence[Result], *, counts: float, speeds: float) -> list[str]:
+def worse(
+    old: Sequence[Result], new: Sequence[Result], *, counts: float, speeds: float, absolute: bool = False
+) -> list[str]:
     """Return a line for everything that got worse, and for each case that is no longer measured."""
     lines = []
     for before in old:
@@ -40,7 +46,20 @@ def worse(old: Sequence[Result], new: Sequence[Result], *, counts: float, speeds
         speed_before, speed_after = speed_over(before, old, Arm.PLAIN), speed_over(after, new, Arm.PLAIN)
         if speed_before is not None and speed_after is not None and speed_after < speed_before * (1 - speeds):
             lines.append(f"{name}: speed over plain samples {speed_before:.2f} -> {speed_after:.2f}")
+        rate_before, rate_after = before.trajectories_per_second, after.trajectories_per_second
+        if absolute and rate_after < rate_before * (1 - speeds):
+            lines.append(f"{name}: trajectories per second {rate_before:.3g} -> {rate_after:.3g}")
+        if after.overhead > max(0.01, before.overhead * (1 + speeds)):
+            lines.append(f"{name}: share of the searches {before.overhead:.2%} -> {after.overhead:.2%}")
     return lines
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return a line for everything that two machines do not have in common, versions included."""
+    flat = [{**about, **about.get("versions", {})} for about in (old, new)]
+    names = sorted({*flat[0], *flat[1]} - {"versions"})
+    pairs = [(name, *(one.get(name) for one in flat)) for name in names]
+    return [f"not the same machine: {name} {before} -> {after}" for name, before, after in pairs if before != after]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,9 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("new", type=Path)
     parser.add_argument("--counts", type=float, default=0.05, help="growth of counts that is let pass")
     parser.add_argument("--speeds", type=float, default=0.15, help="fall of speeds that is let pass")
+    parser.add_argument("--absolute", action="store_true", help="compare trajectories per second, too")
     options = parser.parse_args(arguments)
-    (old, _), (new, _) = read_results(options.old), read_results(options.new)
-    lines = worse(old, new, counts=options.counts, speeds=options.speeds)
+    (old, old_about), (new, new_about) = read_results(options.old), read_results(options.new)
+    lines = worse(old, new, counts=options.counts, speeds=options.speeds, absolute=options.absolute)
+    for line in differences(old_about.get("machine", {}), new_about.get("machine", {})):
+        print(line)
     print("\n".join(lines) or f"nothing got worse in {len(old)} cases")
     return 1 if lines else 0
 

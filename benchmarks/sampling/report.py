@@ -16,15 +16,27 @@ PARTS: dict[str, tuple[str, Callable[[Case], str], Callable[[Case], float] | Non
     "width": ("Trajectories per prompt", lambda case: case.shape, lambda case: case.width),
     "prompts": ("Prompts in flight", lambda case: f"{case.in_flight} prompts", lambda case: case.in_flight),
     "engine": ("Engine settings", lambda case: engine_words(case), None),
+    "chunked prefill": ("Prompts of 512 to 1,024 tokens, 1,600 tokens a step", lambda case: chunked_words(case), None),
     "priority": ("Order of requests, 16 sequences at once", lambda case: case.engine.scheduling, None),
-    "replicas": ("Two replicas", lambda case: "each request anywhere" if case.spread else "each tree on one", None),
+    "replicas": ("Two replicas", lambda case: routing_words(case), None),
 }
 
 
 def engine_words(case: Case) -> str:
     """Return the settings of the engine in words."""
-    chunked = "" if case.engine.chunked_prefill else ", no chunked prefill"
-    return f"blocks of {case.engine.block_size}, {case.engine.max_num_seqs} sequences{chunked}"
+    return f"blocks of {case.engine.block_size}, {case.engine.max_num_seqs} sequences"
+
+
+def chunked_words(case: Case) -> str:
+    """Return how prompts are computed."""
+    return "in pieces" if case.engine.chunked_prefill else "whole"
+
+
+def routing_words(case: Case) -> str:
+    """Return which requests go to one replica."""
+    if case.arm in (Arm.PLAIN, Arm.LOOPS):
+        return "each sample on one"
+    return "each request anywhere" if case.spread else "each tree on one"
 
 
 def cells_of(result: Result, results: Sequence[Result]) -> list[str]:
@@ -77,8 +89,11 @@ def tables(results: Sequence[Result]) -> str:
         size = "the tiny model" if model.model == "tiny" else f"random weights, {model.layers} layers of {model.hidden}"
         prompts = sorted({row.case.prompts for row in rows})
         lines = [f"## {title}", "", f"Prompts: {', '.join(map(str, prompts))}; {size}.", ""]
-        lines += [f"| | sampler | {' | '.join(TITLES)} |", "|---" * (len(TITLES) + 2) + "|"]
-        lines += [f"| {words(row.case)} | {row.case.arm} | {' | '.join(cells_of(row, results))} |" for row in rows]
+        columns = [("", *(words(row.case) for row in rows)), ("sampler", *(row.case.arm for row in rows))]
+        columns += zip(TITLES, *(cells_of(row, results) for row in rows), strict=True)
+        head, *body = zip(*(column for column in columns if any(column[1:])), strict=True)
+        lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        lines += [f"| {' | '.join(cells)} |" for cells in body]
         pages.append("\n".join(lines))
     return "\n\n".join(pages)
 

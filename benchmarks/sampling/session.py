@@ -30,7 +30,7 @@ from recipe.treepo.metrics import SUMMED
 from recipe.treepo.search import grow_tree
 from recipe.treepo.tree import Tree
 
-COUNTS = (*SUMMED, "fallbacks", "overrun_tokens", "busy_seconds")
+COUNTS = (*SUMMED, "fallbacks", "overrun_tokens", "failed_calls", "busy_seconds")
 
 
 class Meter:
@@ -75,7 +75,7 @@ async def sample(
 
     async def one(number: int, prompt: list[int]) -> Tree:
         async with room:
-            engine = MeteredEngine(engine_of(case), meter)
+            engine = MeteredEngine(engine_of(case, prompt), meter)
             return await grow_tree(
                 prompt,
                 engine=engine,
@@ -88,47 +88,59 @@ async def sample(
     started = time.perf_counter()
     trees = await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(prompts)))
     meter.change(0)
+    seconds = time.perf_counter() - started
     statistics = [tree.statistics() for tree in trees]
     found = {name: sum(numbers[name] for numbers in statistics) for name in COUNTS}
     assert found["trajectories"] == case.width * len(prompts), "not all trajectories could be had"
+    assert found["failed_calls"] == 0, "requests were repeated, which takes time"
     return {
         **found,
         "prompt_tokens": sum(map(len, prompts)),
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds,
         "idle_seconds": meter.idle_seconds,
         "request_seconds": meter.request_seconds,
     }
 
 
 class PeakMemory:
-    """The most memory that this process takes, from now on, beyond what it has now; Linux only."""
+    """The most memory that a process takes from now on; Linux only.
 
-    def __init__(self) -> None:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that it is counted when it is taken again
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): sets the peak back
-        self._before = self._read("VmRSS")
+    Attributes:
+        before: What it has now, in GB.
+    """
+
+    def __init__(self, process: int | str = "self") -> None:
+        self._folder = Path(f"/proc/{process}")
+        (self._folder / "clear_refs").write_text("5")  # proc(5): sets the peak back
+        self.before = self._read("VmRSS")
 
     def gb(self) -> float:
         """Return it in GB."""
-        return max(0, self._read("VmHWM") - self._before) * 1024 / 1e9
+        return self._read("VmHWM")
 
-    @staticmethod
-    def _read(name: str) -> int:
-        (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
-        return int(line.split()[1])
+    def _read(self, name: str) -> float:
+        lines = (self._folder / "status").read_text().splitlines()
+        (line,) = [line for line in lines if line.startswith(f"{name}:")]
+        return int(line.split()[1]) * 1024 / 1e9
 
 
-def engine_memory() -> float:
-    """Return the memory in GB of the largest process of an engine."""
-    found = [0]
+def own_memory() -> PeakMemory:
+    """Return the memory of this process, what was freed given back, so that it is counted when it is taken again."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return PeakMemory()
+
+
+def engine_memories() -> list[PeakMemory]:
+    """Return the memory of each process of the engines; on a GPU, that of the host."""
+    found = []
     for process in psutil.Process().children(recursive=True):
         try:
             if "VLLM::" in " ".join([process.name(), *process.cmdline()]):
-                found.append(process.memory_info().rss)
-        except psutil.Error:
+                found.append(PeakMemory(process.pid))
+        except (psutil.Error, OSError):  # ended meanwhile
             continue
-    return max(found) / 1e9
+    return found
 
 
 # --- servers ---------------------------------------------------------------------------------------------------
@@ -140,21 +152,21 @@ def overrides(engine: Engine, job: dict[str, Any], longest: int) -> list[str]:
     return [
         *(f"platform={job['platform']}", "preset=tiny", f"actor_rollout_ref.model.path={job['model']}"),
         f"{rollout}.max_model_len={longest}",
-        f"{rollout}.max_num_batched_tokens={max(longest, 8192)}",
+        f"{rollout}.max_num_batched_tokens={max(longest, engine.step_tokens)}",
         f"{rollout}.max_num_seqs={engine.max_num_seqs}",
         f"{rollout}.enable_chunked_prefill={engine.chunked_prefill}",
         f"{rollout}.scheduling_policy={engine.scheduling}",
-        f"{rollout}.engine_kwargs.vllm.block_size={engine.block_size}",
+        f"++{rollout}.engine_kwargs.vllm.block_size={engine.block_size}",
         f"trainer.n_gpus_per_node={engine.replicas}",
-        f"ray_kwargs.ray_init.num_gpus={engine.replicas}",
+        f"++ray_kwargs.ray_init.num_gpus={engine.replicas}",
         f"data.val_files={job['data']}",
     ]
 
 
-def random_prompts(count: int, vocabulary: int) -> list[list[int]]:
-    """Return prompts of 64 to 128 random tokens."""
+def random_prompts(count: int, longest: int, vocabulary: int) -> list[list[int]]:
+    """Return prompts of random tokens, the shortest half as long as the longest."""
     rng = random.Random(0)
-    return [[rng.randrange(vocabulary) for _ in range(rng.randint(64, 128))] for _ in range(count)]
+    return [[rng.randrange(vocabulary) for _ in range(rng.randint(longest // 2, longest))] for _ in range(count)]
 
 
 async def measure(job: dict[str, Any]) -> None:
@@ -172,9 +184,10 @@ async def measure(job: dict[str, Any]) -> None:
     use_plugin()
     engine = Engine(**job["engine"])
     cases = [Case(**{**case, "arm": Arm(case["arm"]), "engine": engine}) for case in job["cases"]]
-    longest = 192 + max(case.response_length for case in cases)
+    longest = max(192, *(case.prompt_length for case in cases)) + max(case.response_length for case in cases)
     with initialize_config_module("recipe.treepo.config", version_base=None):
-        config = compose("treepo_trainer", overrides(engine, job, longest))
+        settings = overrides(engine, job, longest)
+        config = compose("treepo_trainer", settings)
     model = load_model(config)
     tokenizer = model.tokenizer
     ends = eos_token_ids(model) if engine.model == "tiny" else frozenset(range(round(engine.ends * len(tokenizer))))
@@ -184,38 +197,46 @@ async def measure(job: dict[str, Any]) -> None:
         prompts = [problem.prompt_ids for problem in problems][:most]
         assert len(prompts) == most, f"{job['data']} has {len(prompts)} problems, {most} are needed"
     else:
-        prompts = random_prompts(most, len(tokenizer))
+        (length,) = {case.prompt_length for case in cases}
+        prompts = random_prompts(most, length, len(tokenizer))
     servers = Servers(config, ends)
     await servers.start()
     sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
     sampling |= {"stop_token_ids": sorted(ends), "ignore_eos": engine.model == "random"}
 
     class DepthFirst(ServerEngine):
+        def __init__(self, prompt: list[int], *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self._prompt_length = len(prompt)
+
         async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
-            self._priority = -len(input_ids)  # vLLM takes lower numbers first
+            self._priority = self._prompt_length - len(input_ids)  # vLLM takes lower numbers first
             return await super().extend(input_ids, max_tokens=max_tokens, branch=branch)
 
     class Scattered(ServerEngine):
         def _routing_id(self, branch: str) -> str:
             return uuid4().hex
 
-    def engine_of(case: Case) -> ServerEngine:
-        kind = Scattered if case.spread else DepthFirst if engine.scheduling == "priority" else ServerEngine
+    def engine_of(case: Case, prompt: list[int]) -> ServerEngine:
+        kind = Scattered if case.spread else ServerEngine
+        kind = partial(DepthFirst, prompt) if engine.scheduling == "priority" else kind
         return kind(servers.client, sampling, seed=None, priority=0, spread=case.arm in (Arm.PLAIN, Arm.LOOPS))
 
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     with Path(job["out"]).open("w") as stream:
-        stream.write(json.dumps({"machine": machine()}) + "\n")
+        about = {"machine": machine(), "servers": [setting for setting in settings if "/" not in setting]}
+        stream.write(json.dumps(about) + "\n")
         stream.flush()
         # A few prompts to warm up.
         await sample(replace(cases[0], prompts=2), prompts[:2], engine_of, ends=ends, decode=decode, seed=0)
         for repetition in range(1, job["repetitions"] + 1):
             for number, case in enumerate(cases):
                 await servers.empty_cache()
-                memory = PeakMemory()
+                memory, engines = own_memory(), engine_memories()
                 own = prompts[: case.prompts]
                 found = await sample(case, own, engine_of, ends=ends, decode=decode, seed=repetition)
-                found |= {"searches_gb": memory.gb(), "engine_gb": engine_memory()}
+                found["searches_gb"] = max(0.0, memory.gb() - memory.before)
+                found["engine_gb"] = sum(engine.gb() for engine in engines)
                 stream.write(json.dumps({"case": number, **found}) + "\n")
                 stream.flush()
                 print(f"{repetition}/{job['repetitions']} {case.part}, {case.arm}, {case.shape}", flush=True)
