@@ -22,6 +22,7 @@ from pathlib import Path
 
 from benchmarks.process_session import exit_on_signals, run_session
 from benchmarks.random_model import make_model
+from benchmarks.sampling import step_cost
 from benchmarks.sampling.cases import PLANS, Case, Engine
 from benchmarks.sampling.report import PARTS, draw, tables
 from benchmarks.sampling.results import Result, write_results
@@ -113,9 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = sorted([*results, *found], key=lambda result: cases.index(result.case))
         servers.append({"parts": parts, "settings": had["servers"]})
         machine = had["machine"]
-        about = {"command": command, "machine": machine, "repetitions": options.repetitions, "servers": servers}
-        write_results(options.out / "results.json", results, about)
-    page = f"`{command}`\n\n{described(machine)}; medians of {options.repetitions}\n\n{tables(results)}\n"
+        settings = {"command": command, "machine": machine, "repetitions": options.repetitions, "servers": servers}
+        write_results(options.out / "results.json", results, settings)
+    about = f"`{command}`\n\n{described(machine)}; medians of {options.repetitions}"
+    page = "\n\n".join(filter(None, [about, tables(results), step_cost.page(results)])) + "\n"
     (options.out / "report.md").write_text(page)
     drawn = ", report.png" if draw(results, options.out / "report.png") else ""
     print(f"{page}\nwritten: {options.out}/results.json, report.md{drawn}")

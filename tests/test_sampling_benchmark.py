@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from benchmarks import sampling_speed
-from benchmarks.sampling import session
+from benchmarks.sampling import session, step_cost
 from benchmarks.sampling.cases import PLANS, Arm, Case, Engine
 from benchmarks.sampling.compare import main, worse
 from benchmarks.sampling.report import draw, tables
@@ -277,3 +277,20 @@ def test_the_table_of_replicas_says_what_goes_where_and_leaves_out_what_nobody_h
         "each sample on one", "each tree on one", "each request anywhere",
     ]  # fmt: skip
     assert "over plain" in head and "lock step" not in head and "of loops" not in head
+
+
+def test_what_a_step_costs_is_found_and_says_what_few_sequences_can_gain():
+    def took(arm: Arm, width: int, seconds: float, decoded: int, computed: int) -> Result:
+        case = Case(part="width", arm=arm, width=width, depth=10, segment=10)
+        return measured(case, seconds=seconds, decoded_tokens=decoded, computed_prompt_tokens=computed)
+
+    # 100 steps of 10 ms, and 1 ms for each token
+    plain = [took(Arm.PLAIN, n, 1 + (100 * n + 20) / 1000, 100 * n, 20) for n in (4, 8, 16)]
+    tree = took(Arm.TREES, 8, 2 * (1 + 0.5), 450, 50)  # twice as long as it should
+    cost = step_cost.fit([*plain, tree])
+    assert (cost.step, cost.token) == (pytest.approx(0.01), pytest.approx(0.001))
+    rows = step_cost.page([*plain, tree]).splitlines()[6:]
+    assert rows[1] == "| 8 | plain | 1.00 | 1.00 | 1.00 | 1.00 |"
+    # (1 + 0.82) / (1 + 0.5), half of it, and 800 / 450
+    assert rows[3] == "| 8 | trees | 2.00 | 1.21 | 0.61 | 1.78 |"
+    assert step_cost.page([plain[0], tree]) == ""
