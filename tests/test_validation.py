@@ -407,6 +407,7 @@ def test_weights_of_shared_tokens_need_our_trainer_and_a_loss_that_reads_them():
         ((2, 1, 1), (1, 1), "treepo_separate_async", True),
         ((2, 3, 1), (2, 4), "sync", False),
         ((2, 3, 2), (3, 4), "treepo_colocate_async", True),
+        ((2, 1, 1), (1, "two"), "treepo_sync", True),
     ],
 )
 def test_servers_have_to_divide_the_gpus(sizes, gpus, mode, fits):

@@ -73,8 +73,11 @@ def _server_problems(config: DictConfig) -> list[Problem]:
         return []
     rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
     sizes = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
-    server = math.prod(rollout.get(size) or 1 for size in sizes)
-    gpus = (trainer.get("nnodes") or 1) * (trainer.get("n_gpus_per_node") or server)
+    parts = [rollout.get(size) or 1 for size in sizes]
+    machines, each = trainer.get("nnodes") or 1, trainer.get("n_gpus_per_node")
+    if not all(isinstance(number, int) for number in (*parts, machines, each)):  # verl says so
+        return []
+    server, gpus = math.prod(parts), machines * each
     if gpus % server == 0:
         return []
     key, rule = f"actor_rollout_ref.rollout.{sizes[0]}", f"servers of {server} GPUs each do not divide {gpus} GPUs"
