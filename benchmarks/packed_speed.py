@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import random
-import resource
 import shlex
 import statistics
 import subprocess
@@ -146,7 +145,7 @@ def build(name: str, options: argparse.Namespace) -> Any:
 
 def seconds_of(engine: Any, name: str, data: Any) -> float:
     """Return how long one pass over the data takes."""
-    import torch
+    from verl.utils.device import get_torch_device
     from verl.workers.config import FSDPActorConfig
     from verl.workers.utils.losses import ppo_loss
 
@@ -158,18 +157,17 @@ def seconds_of(engine: Any, name: str, data: Any) -> float:
         config = FSDPActorConfig(strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1)
         with engine.train_mode():
             engine.train_batch(data, partial(ppo_loss, config))
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    get_torch_device().synchronize()
     return time.perf_counter() - started
 
 
 def start_group(folder: str) -> None:
     """Make the process group of one process that verl's engines need."""
-    import torch
+    from verl.utils.distributed import initialize_global_process_group_ray
 
     os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
+    os.environ["DIST_INIT_METHOD"] = f"file://{folder}/store"
+    initialize_global_process_group_ray()
 
 
 def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -185,7 +183,6 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         start_group(folder)
         engines, data = {name: build(name, options) for name in ENGINES}, make_data(rows, options.tokens)
-        result["machine"] = machine()
         result["parameters"] = sum(parameter.numel() for parameter in engines["verl"].module.parameters())
         for passed in PASSES:
             seconds: dict[str, list[float]] = {name: [] for name in ENGINES}
@@ -201,15 +198,13 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def peak_memory(case: str, name: str, options: argparse.Namespace) -> float:
     """Return the most memory, in GiB, of a process that makes one update; on a GPU, of the device."""
-    import torch
+    from verl.utils.device import get_torch_device
 
     with tempfile.TemporaryDirectory() as folder:
         start_group(folder)
         engine, data = build(name, options), make_data(make_rows(case, options), options.tokens)
         seconds_of(engine, "update", data)
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1024**3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    return get_torch_device().max_memory_allocated() / 1024**3
 
 
 def in_own_process(arguments: Sequence[str], job: str) -> Any:
@@ -264,8 +259,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results.append(result)
         print(table(results), flush=True)
     if options.report:
-        command = shlex.join(["python", "-m", "benchmarks.packed_speed", *arguments])
-        found = [result.pop("machine") for result in results][0]
+        import torch  # noqa: F401  machine() names its GPUs
+
+        command, found = shlex.join(["python", "-m", "benchmarks.packed_speed", *arguments]), machine()
         about = f"{described(found)}; {results[0]['parameters'] / 1e6:.0f} M parameters, {options.dtype}"
         options.report.write_text(f"`{command}`\n\n{about}\n\n{table(results)}\n")
         options.report.with_suffix(".json").write_text(

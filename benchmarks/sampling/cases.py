@@ -140,6 +140,15 @@ TINY = Engine(model="tiny")
 ENDING = replace(SMALL, ends=1 / 224)
 
 
+def shapes(engine: Engine, times: int = 1) -> list[Case]:
+    """Return all samplers on all shapes, with so many times as many prompts."""
+    return [
+        Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=times * prompts, engine=engine)
+        for depth, width, roots, prompts in SHAPES
+        for arm in Arm
+    ]
+
+
 def quick() -> list[Case]:
     """Return what is measured in less than five minutes on two cores."""
     depth, width, roots, _ = SHAPES[0]
@@ -150,11 +159,7 @@ def quick() -> list[Case]:
 
 def full() -> list[Case]:
     """Return everything."""
-    cases = [
-        Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=prompts)
-        for depth, width, roots, prompts in SHAPES
-        for arm in Arm
-    ]
+    cases = shapes(Engine())
     cases += [Case(part="ends", arm=arm, prompts=64, engine=ENDING) for arm in Arm]
     cases += [Case(part="tiny", arm=arm, depth=4, segment=32, prompts=64, engine=TINY) for arm in Arm]
     both = (Arm.PLAIN, Arm.TREES)
@@ -193,12 +198,7 @@ def full() -> list[Case]:
 
 def gpu() -> list[Case]:
     """Return what is measured on one GPU, with a model of 300 M parameters."""
-    large = Engine(hidden=1024, layers=24, block_size=16, max_num_seqs=1024)
-    return [
-        Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=prompts * 4, engine=large)
-        for depth, width, roots, prompts in SHAPES
-        for arm in Arm
-    ]
+    return shapes(Engine(hidden=1024, layers=24, block_size=16, max_num_seqs=1024), times=4)
 
 
 PLANS = {"quick": quick, "full": full, "gpu": gpu}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.sampling.cases import Arm, Case
-from benchmarks.sampling.results import Result, partner, speed_over
+from benchmarks.sampling.results import Result, allowed_over_plain, partner, speed_over
 
 # Parts of the report: title, what distinguishes the rows, and for a plot what goes along the bottom.
 PARTS: dict[str, tuple[str, Callable[[Case], str], Callable[[Case], float] | None]] = {
@@ -41,12 +41,11 @@ def routing_words(case: Case) -> str:
 
 def cells_of(result: Result, results: Sequence[Result]) -> list[str]:
     """Return one row of a table."""
-    plain, loops = (partner(result, results, arm) for arm in (Arm.PLAIN, Arm.LOOPS))
+    loops = partner(result, results, Arm.LOOPS)
     counts, of_loops, over_plain, over_lock_step = result.counts, "", "", ""
     if loops:
         of_loops = f"{counts['engine_calls'] / loops.counts['engine_calls']:.2f}"
-    if plain:
-        allowed = plain.counts["decoded_tokens"] / counts["decoded_tokens"]
+    if (allowed := allowed_over_plain(result, results)) is not None:
         over_plain = f"{speed_over(result, results, Arm.PLAIN):.2f} of {allowed:.2f}"
     if (gained := speed_over(result, results, Arm.LOCK_STEP)) is not None:
         over_lock_step = f"{gained:.2f}"

@@ -88,6 +88,12 @@ def speed_over(result: Result, results: Sequence[Result], arm: Arm) -> float | N
     return result.trajectories_per_second / other.trajectories_per_second if other else None
 
 
+def allowed_over_plain(result: Result, results: Sequence[Result]) -> float | None:
+    """Return the speed over plain samples that the decoded tokens allow, None where those were not measured."""
+    plain = partner(result, results, Arm.PLAIN)
+    return plain.counts["decoded_tokens"] / result.counts["decoded_tokens"] if plain else None
+
+
 def write_results(path: Path, results: Sequence[Result], about: Mapping[str, Any]) -> None:
     """Write machine, versions, settings and all repetitions as JSON."""
     rows = [{"case": asdict(result.case), "repetitions": list(result.repetitions)} for result in results]

@@ -218,8 +218,12 @@ async def measure(job: dict[str, Any]) -> None:
             return uuid4().hex
 
     def engine_of(case: Case, prompt: list[int]) -> ServerEngine:
-        kind = Scattered if case.spread else ServerEngine
-        kind = partial(DepthFirst, prompt) if engine.scheduling == "priority" else kind
+        if case.spread:
+            kind = Scattered
+        elif engine.scheduling == "priority":
+            kind = partial(DepthFirst, prompt)
+        else:
+            kind = ServerEngine
         return kind(servers.client, sampling, seed=None, priority=0, spread=case.arm in (Arm.PLAIN, Arm.LOOPS))
 
     decode = partial(tokenizer.decode, skip_special_tokens=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.sampling.cases import Arm
-from benchmarks.sampling.results import Result, partner, speed_over
+from benchmarks.sampling.results import Result, allowed_over_plain, partner, speed_over
 
 PART = "width"
 """No early ends, and all sequences at once: every sampler takes as many steps as a response has tokens."""
@@ -67,7 +67,7 @@ def page(results: Sequence[Result]) -> str:
             result.counts["seconds"] / cost.seconds(result),
             cost.seconds(plain) / cost.seconds(result),
             speed_over(result, results, Arm.PLAIN),
-            plain.counts["decoded_tokens"] / result.counts["decoded_tokens"],
+            allowed_over_plain(result, results),
         )
         lines.append(f"| {result.case.width} | {result.case.arm} | {' | '.join(f'{n:.2f}' for n in numbers)} |")
     return "\n".join(lines)
