@@ -158,6 +158,7 @@ def test_verl_sees_its_own_trainer_mode_and_a_wrong_configuration_stops_before_a
         {
             "treepo": {"sampler": "plain"},
             "algorithm": {"adv_estimator": "grpo"},
+            "actor_rollout_ref": {"rollout": {}},
             "trainer": {"use_v1": True, "v1": {"trainer_mode": mode}},
         }
     )
