@@ -6,7 +6,8 @@
 A Qwen2 with random weights, large enough that tokens and not overheads take the time, whose end tokens are ignored, so
 that every response has all its tokens. Arms: GRPO on plain samples, which is what verl does, the same with packed
 training (shared prompts), trees without and with packed training; equal prompts, trajectories and tokens per
-trajectory. One run of verl's trainer each; parts of a step from verl's timers, the first step left out.
+trajectory. A run of verl's trainer for each arm in each round, because processes differ in speed, too; parts of a step
+from verl's timers, medians over the steps of all rounds, the first of each run left out.
 """
 
 import argparse
@@ -44,8 +45,8 @@ PARTS = {
 COUNTS = ("decoded_tokens", "unique_over_total")
 
 
-def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run one arm; return the median of each part of a step in seconds, and what was counted.
+def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> list[dict[str, float]]:
+    """Run one arm once; return what verl reports of each step.
 
     Raises:
         RuntimeError: if it failed, or did not end in time.
@@ -81,10 +82,18 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> d
     steps = [record["data"] for record in read_records(metrics) if record["step"] > 0]
     if len(steps) < options.steps:
         raise RuntimeError(f"{len(steps)} of {options.steps} steps ({ended}); see {folder}/log.txt")
-    timed, packed = steps[1:], "treepo.packed_training=true" in ARMS[arm]
+    return steps
+
+
+def summary(arm: str, rounds: Sequence[Sequence[dict[str, float]]]) -> dict[str, Any]:
+    """Return the median of each part of a step in seconds, and what was counted, from the steps of each round."""
+    steps = [step for steps in rounds for step in steps]
+    timed, packed = [step for steps in rounds for step in steps[1:]], "treepo.packed_training=true" in ARMS[arm]
     return {
         "arm": arm,
+        "timed_steps": len(timed),
         **{part: median(step[f"timing_s/{part}"] for step in timed) for part in PARTS},
+        "updates_of_rounds": [median(step["timing_s/update_actor"] for step in steps[1:]) for steps in rounds],
         **{count: median(step[f"treepo/{count}"] for step in timed) for count in COUNTS},
         "computed_in_update": median(step["actor/packing/unique_over_total"] for step in timed) if packed else 1.0,
         "difference": max(step["training/rollout_probs_diff_max"] for step in steps),
@@ -120,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--depth", type=int, default=7)
     parser.add_argument("--segment", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=4096, help="most tokens of a micro-batch; packed: unique ones")
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3, help="of each run; the first is not timed")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each arm; the arms take turns")
     parser.add_argument("--hidden", type=int, default=640)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--tokenizer", type=Path, default=ROOT / "outputs/tiny_model")
@@ -129,19 +139,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.steps < 2:
         parser.error(f"--steps {options.steps}: must be at least 2, the first is not timed")
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}: must be at least 1")
     exit_on_signals()
-    results = []
+    seen: dict[str, list[list[dict[str, float]]]] = {arm: [] for arm in options.arms}
+    runs = [(number, arm) for number in range(1, options.rounds + 1) for arm in options.arms]
     with tempfile.TemporaryDirectory() as name:
         size = {"hidden": options.hidden, "layers": options.layers, "tokenizer": options.tokenizer}
         parameters = make_model(Path(name) / "model", **size)
-        for number, arm in enumerate(options.arms, start=1):
-            print(f"[{number}/{len(options.arms)}] {arm}: started {time.strftime('%H:%M:%S')}", flush=True)
-            folder = Path(name) / f"arm{number}"
+        for run, (number, arm) in enumerate(runs, start=1):
+            print(f"[{run}/{len(runs)}] round {number}, {arm}: started {time.strftime('%H:%M:%S')}", flush=True)
+            folder = Path(name) / f"run{run}"
             folder.mkdir()
             try:
-                results.append(train(arm, Path(name) / "model", options, folder))
+                seen[arm].append(train(arm, Path(name) / "model", options, folder))
             except RuntimeError as error:
                 sys.exit(f"error: {arm}: {error}")
+            results = [summary(arm, rounds) for arm, rounds in seen.items() if rounds]
             print(table(results), flush=True)
     if options.report:
         words = sys.argv[1:] if arguments is None else arguments
