@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the tiny model that the CPU training runs start from.
 
-A Qwen2 of 0.85 M parameters with a tokenizer of its own is supervised on the word problems of
+A Qwen2 of 0.84 M parameters with a tokenizer of its own is supervised on the word problems of
 ``data_prep.tiny_problems`` in two phases: first on clean solutions until it can do the arithmetic, then
 on solutions in which some steps carry a marker word and are mostly wrong. What comes out can do the
 arithmetic but is often sloppy, so at temperature 1 it solves a part of the problems, and reinforcement

@@ -4,7 +4,7 @@
 #   bash scripts/run_treepo_qwen0.5b.sh [--dry-run] [VERL_KEY=VALUE ...]
 #
 # Preset gpu:  Qwen/Qwen2.5-0.5B on 1,000 problems of NuminaMath-TIR, batch 8, n 8. One CUDA GPU of 24 GB or more.
-# Preset tiny: a model of 0.85 M parameters and word problems, both made here. Two CPU cores, 10 GB of memory,
+# Preset tiny: a model of 0.84 M parameters and word problems, both made here. Two CPU cores, 10 GB of memory,
 #              about 15 minutes the first time.
 #
 # Knobs (environment); any verl or treepo override on the command line wins over them:

@@ -197,7 +197,7 @@ def full() -> list[Case]:
 
 
 def gpu() -> list[Case]:
-    """Return what is measured on one GPU, with a model of 300 M parameters."""
+    """Return what is measured on one GPU, with a model of 270 M parameters."""
     return shapes(Engine(hidden=1024, layers=24, block_size=16, max_num_seqs=1024), times=4)
 
 
