@@ -86,19 +86,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--tiny-model", type=Path, default=ROOT / "outputs/tiny_model")
-    parser.add_argument("--data", type=Path, default=ROOT / "outputs/data/tiny/val.parquet")
+    parser.add_argument(
+        "--tiny-model",
+        type=Path,
+        default=ROOT / "outputs/tiny_model",
+        help="for part tiny; the others take its tokenizer",
+    )
+    parser.add_argument("--data", type=Path, default=ROOT / "outputs/data/tiny/val.parquet", help="for part tiny")
     parser.add_argument("--time-limit", type=float, default=3600.0, help="seconds of one setting of the engine")
     options = parser.parse_args(arguments)
-    for path in (options.tiny_model, options.data):
-        if not path.exists():
-            parser.error(f"{path}: there is no such file. bash scripts/bench/quick.sh makes it")
-    exit_on_signals()
-    options.out = (options.out or ROOT / "outputs/benchmarks" / options.plan).resolve()
-    options.out.mkdir(parents=True, exist_ok=True)
     cases = [case for case in PLANS[options.plan]() if case.part in options.parts]
     if not cases:
         parser.error(f"--parts {' '.join(options.parts)}: the plan {options.plan} has none of these")
+    trained = any(case.engine.model == "tiny" for case in cases)
+    for path in (options.tiny_model, *([options.data] if trained else [])):
+        if not path.exists():
+            remedy = f"bash scripts/bench/sampling.sh {options.plan} makes what it needs"
+            parser.error(f"{path}: there is no such file. {remedy}")
+    exit_on_signals()
+    options.out = (options.out or ROOT / "outputs/benchmarks" / options.plan).resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
     servers: list[dict] = []
     groups = [list(group) for _, group in groupby(sorted(cases, key=_by_engine), key=_by_engine)]

@@ -8,6 +8,7 @@ import random
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -226,6 +227,34 @@ def test_a_session_that_measured_less_than_asked_fails_and_names_its_log(tmp_pat
     results, about = sampling_speed.measure(cases, options, 3)
     assert [[one["seconds"] for one in result.repetitions] for result in results] == [[0, 2], [1, 3]]
     assert about == {"machine": {"cpus": 2}}
+
+
+@pytest.mark.parametrize(
+    ("plan", "present", "absent"),
+    [
+        (["quick"], [], "tokenizer"),
+        (["quick"], ["tokenizer"], None),  # random weights and prompts need no data
+        (["full", "--parts", "ends"], ["tokenizer"], None),
+        (["full", "--parts", "ends", "tiny"], ["tokenizer"], "val.parquet"),
+    ],
+)
+def test_only_files_that_the_chosen_parts_need_have_to_be_there(plan, present, absent, tmp_path, monkeypatch, capsys):
+    for name in present:
+        (tmp_path / name).mkdir()
+    stopped = RuntimeError("stopped before a server starts")
+    monkeypatch.setattr(sampling_speed, "measure", Mock(side_effect=stopped))
+    monkeypatch.setattr(sampling_speed, "exit_on_signals", lambda: None)
+    files = ["--tiny-model", f"{tmp_path}/tokenizer", "--data", f"{tmp_path}/val.parquet", "--out", f"{tmp_path}/out"]
+    with pytest.raises(SystemExit) as ended:
+        sampling_speed.main([*plan, *files])
+    if absent is None:
+        assert str(ended.value) == f"error: {stopped}"
+    else:
+        said = (
+            f"{tmp_path}/{absent}: there is no such file. bash scripts/bench/sampling.sh {plan[0]} makes what it needs"
+        )
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 def test_what_is_swept_is_drawn(tmp_path):

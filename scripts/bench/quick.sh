@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures what trees cost in engine calls, tokens and time against plain samples, segment loops and trees in lock step:
-# sets everything up, makes the tiny model, and runs the plan `quick` in a few minutes.
+# sets everything up, and runs the plan `quick` in less than five minutes.
 #
 #   bash scripts/bench/quick.sh [--parts PART ...] [--out FOLDER] [--repetitions N]
 #
