@@ -152,8 +152,8 @@ def shapes(engine: Engine, times: int = 1) -> list[Case]:
 def quick() -> list[Case]:
     """Return what is measured in less than five minutes on two cores."""
     depth, width, roots, _ = SHAPES[0]
-    shape = Case(part="samplers", depth=depth, width=width, roots=roots, prompts=4, engine=SMALL)
-    ends = replace(shape, part="ends", prompts=8, engine=ENDING)
+    shape = Case(part="samplers", depth=depth, width=width, roots=roots, prompts=3, engine=SMALL)
+    ends = replace(shape, part="ends", prompts=6, engine=ENDING)
     return [replace(case, arm=arm) for case in (shape, ends) for arm in Arm]
 
 
