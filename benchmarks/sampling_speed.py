@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trained = any(case.engine.model == "tiny" for case in cases)
     for path in (options.tiny_model, *([options.data] if trained else [])):
         if not path.exists():
-            remedy = f"bash scripts/bench/sampling.sh {options.plan} makes what it needs"
+            remedy = f"bash scripts/bench/sampling.sh {options.plan} makes what it needs, and measures"
             parser.error(f"{path}: there is no such file. {remedy}")
     exit_on_signals()
     options.out = (options.out or ROOT / "outputs/benchmarks" / options.plan).resolve()

@@ -87,8 +87,8 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> l
 
 def summary(arm: str, rounds: Sequence[Sequence[dict[str, float]]]) -> dict[str, Any]:
     """Return the median of each part of a step in seconds, and what was counted, from the steps of each round."""
-    steps = [step for steps in rounds for step in steps]
-    timed, packed = [step for steps in rounds for step in steps[1:]], "treepo.packed_training=true" in ARMS[arm]
+    timed = [step for steps in rounds for step in steps[1:]]
+    packed = "treepo.packed_training=true" in ARMS[arm]
     return {
         "arm": arm,
         "timed_steps": len(timed),
@@ -96,7 +96,7 @@ def summary(arm: str, rounds: Sequence[Sequence[dict[str, float]]]) -> dict[str,
         "updates_of_rounds": [median(step["timing_s/update_actor"] for step in steps[1:]) for steps in rounds],
         **{count: median(step[f"treepo/{count}"] for step in timed) for count in COUNTS},
         "computed_in_update": median(step["actor/packing/unique_over_total"] for step in timed) if packed else 1.0,
-        "difference": max(step["training/rollout_probs_diff_max"] for step in steps),
+        "difference": max(step["training/rollout_probs_diff_max"] for steps in rounds for step in steps),
     }
 
 

@@ -10,14 +10,13 @@ shift
 
 bash scripts/setup.sh
 if [ "$plan" = full ]; then
-    model="$OUTPUTS/tiny_model"
-    "$VENV/bin/python" scripts/make_tiny_model.py --out "$model"
+    files=(--tiny-model "$OUTPUTS/tiny_model" --data "$OUTPUTS/data/tiny/val.parquet")
+    "$VENV/bin/python" scripts/make_tiny_model.py --out "$OUTPUTS/tiny_model"
     make_tiny_data "$OUTPUTS/data/tiny"
 else
     # the other plans need the tokenizer alone, which does not take minutes
-    model="$OUTPUTS/tiny_model_random"
-    "$VENV/bin/python" scripts/make_tiny_model.py --random-weights --out "$model"
+    files=(--tiny-model "$OUTPUTS/tiny_model_random")
+    "$VENV/bin/python" scripts/make_tiny_model.py --random-weights --out "$OUTPUTS/tiny_model_random"
 fi
 exec "$VENV/bin/python" -m benchmarks.sampling_speed "$plan" \
-    --platform "$PLATFORM" --tiny-model "$model" --data "$OUTPUTS/data/tiny/val.parquet" \
-    --out "$OUTPUTS/benchmarks/$plan" "$@"
+    --platform "$PLATFORM" "${files[@]}" --out "$OUTPUTS/benchmarks/$plan" "$@"
