@@ -32,9 +32,12 @@ class Recheck(Interaction):
         self._check_again, self._final_answer = check_again, final_answer
 
     def check_finished(self, context: TurnContext) -> str | None:
-        """Return "right" for a right answer. A plain function: it runs in a thread, and may take its time."""
+        """Return "right" for a right answer. A plain function: it runs in a thread, and may take its time.
+
+        The reward reads the whole response, in which the box of an earlier turn counts more than a number without one.
+        """
         truth = context.sample["reward_model"]["ground_truth"]
-        score = compute_score(context.sample["data_source"], context.text, truth, context.sample.get("extra_info"))
+        score = compute_score(context.sample["data_source"], context.response, truth, context.sample.get("extra_info"))
         return "right" if score["acc"] else None
 
     async def step(self, context: TurnContext) -> list[Message]:

@@ -203,7 +203,7 @@ class Taken:
         self.draw = random.Random()
         self.draw.setstate(context.rng.getstate())
         self.draw = self.draw.random()
-        for name in ("text", "turn", "turns_left", "tokens_left", "cut_off", "depth", "node", "validate"):
+        for name in ("text", "response", "turn", "turns_left", "tokens_left", "cut_off", "depth", "node", "validate"):
             setattr(self, name, getattr(context, name))
         self.sample = dict(context.sample)
 

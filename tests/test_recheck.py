@@ -36,4 +36,7 @@ def test_a_wrong_answer_is_asked_about_again_and_the_last_turn_is_for_the_final_
     assert conversation(right) == ([], FinishReason.INTERACTION, "right", 1)
     assert conversation(wrong, wrong, right) == ([again, again], FinishReason.INTERACTION, "right", 3)
     assert conversation(wrong, wrong, wrong, right) == ([again, again, final], FinishReason.INTERACTION, "right", 4)
+    # The reward of the whole response takes the last box, and a number only where there is none.
+    assert conversation(wrong, "it is 5", right) == ([again, again], FinishReason.INTERACTION, "right", 3)
+    assert conversation("it is 4", "it is 5") == ([again], FinishReason.INTERACTION, "right", 2)
     assert conversation(wrong, check_again="no", final_answer="last")[0] == ["no", "no", "last"]

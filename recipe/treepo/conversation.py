@@ -267,6 +267,7 @@ class Conversation:
         draws: str,
     ) -> TurnContext:
         text = self._stopping.decode(list(turn_ids))
+        begin = self._tree.turn_start(node.index)
         number = 1 + len(self._tree.replies(node.index))
         turns_left = self._stopping.depth - node.depth
         if self.rules.max_turns is not None:
@@ -274,10 +275,11 @@ class Conversation:
         return TurnContext(
             messages=copy.deepcopy([*before.messages, _assistant(text)]),
             text=text,
+            response=self._stopping.decode([*self._tree.response_ids(node.index)[:begin], *turn_ids]),
             token_ids=list(turn_ids),
             turn=number,
             turns_left=turns_left,
-            tokens_left=max(0, self._stopping.response_length - self._tree.turn_start(node.index) - len(turn_ids)),
+            tokens_left=max(0, self._stopping.response_length - begin - len(turn_ids)),
             cut_off=ended is FinishReason.LENGTH,
             depth=node.depth,
             node=name,

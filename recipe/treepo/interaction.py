@@ -25,6 +25,8 @@ class TurnContext:
         messages: The conversation up to this turn and with it, as the data set and the interaction wrote it and as the
             model's tokens read. Changes to it change nothing.
         text: The turn, special tokens left out.
+        response: The response up to this turn and with it, what was added to it included: what a reward function would
+            be given if the path ended here.
         token_ids: Its tokens, an end token included.
         turn: Its number on the path, 1 for the first.
         turns_left: Most turns that may follow it; fewer where turns take several segments.
@@ -42,6 +44,7 @@ class TurnContext:
 
     messages: list[Message]
     text: str
+    response: str
     token_ids: list[int]
     turn: int
     turns_left: int
