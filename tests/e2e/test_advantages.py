@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from formulas import check_step, dumps
-from training_run import BATCH, WIDTH, train
+from training_run import BATCH, STEPS, WIDTH, train
 
 
 def test_the_actor_is_trained_with_segment_credit_and_each_unique_token_once():
@@ -14,14 +14,15 @@ def test_the_actor_is_trained_with_segment_credit_and_each_unique_token_once():
         metrics = train(
             "run_treepo_qwen0.5b.sh",
             folder,
-            "trainer.total_training_steps=2",
+            f"trainer.total_training_steps={STEPS}",
             "trainer.save_freq=-1",
             "algorithm.adv_estimator=treepo_segment",
             "treepo.shared_token_weight=once",
             *dumps(folder),
         )
-        assert [step["treepo/trajectories"] for step in metrics] == [BATCH * WIDTH] * 2
-        # Without the weights the losses of whitened advantages would be 0; with them one may be near it by chance.
-        assert max(abs(step["actor/pg_loss"]) for step in metrics) > 1e-3
+        assert [step["treepo/trajectories"] for step in metrics] == [BATCH * WIDTH] * STEPS
+        # Without the weights the losses of whitened advantages would be 0; with them one may be near it by chance, but
+        # hardly all of them as near as ten times what check_step allows.
+        assert max(abs(step["actor/pg_loss"]) for step in metrics) > 1e-4
         for step in metrics:
             check_step(folder, step, "treepo_segment", "whiten", "once")
