@@ -21,8 +21,8 @@ def test_the_actor_is_trained_with_segment_credit_and_each_unique_token_once():
             *dumps(folder),
         )
         assert [step["treepo/trajectories"] for step in metrics] == [BATCH * WIDTH] * STEPS
+        for step in metrics:
+            check_step(folder, step, "treepo_segment", "whiten", "once")
         # Without the weights the losses of whitened advantages would be 0; with them one may be near it by chance, but
         # hardly all of them as near as ten times what check_step allows.
         assert max(abs(step["actor/pg_loss"]) for step in metrics) > 1e-4
-        for step in metrics:
-            check_step(folder, step, "treepo_segment", "whiten", "once")
