@@ -132,11 +132,12 @@ def test_answers_are_scored_against_the_row_they_were_sampled_for(evaluation):
     for run in ("plain", "tree"):
         for result in results(folder, run):
             for trajectory in result["trajectories"]:
-                boxes = re.findall(r"\\boxed\{(\d+)\}", trajectory["response"])
-                expected = bool(boxes) and boxes[-1] == golds[result["data_source"], result["row"]]
-                if boxes:
+                boxes = re.findall(r"\\boxed\{([1-9]\d*)\}", trajectory["response"])
+                # Several boxes, or one that was cut off, are for the tests of the reward.
+                if len(boxes) == 1 == trajectory["response"].count("boxed"):
+                    expected = boxes == [golds[result["data_source"], result["row"]]]
                     assert trajectory["acc"] == float(expected)
-                right[expected] += 1
+                    right[expected] += 1
     assert right[True] > 5 and right[False] > 5
 
 
