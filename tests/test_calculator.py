@@ -354,6 +354,7 @@ def test_the_event_loop_goes_on_while_a_calculation_runs(monkeypatch: pytest.Mon
     task = tmp_path / "task.py"
     task.write_text("import time\ndef load():\n    return lambda question: time.sleep(1) or 'done'\n")
     monkeypatch.setattr(tool_module, "TASK_FILE", task)
+    monkeypatch.setattr(tool_module, "TIMEOUT_S", 20.0)
 
     async def beat() -> tuple[str, int]:
         call = asyncio.ensure_future(TOOL.call({"expression": "1"}))
@@ -364,7 +365,7 @@ def test_the_event_loop_goes_on_while_a_calculation_runs(monkeypatch: pytest.Mon
         return call.result(), beats
 
     result, beats = asyncio.run(beat())
-    assert result == "done" and beats >= 5
+    assert result == "done" and beats >= 2
     tool_module.shared_pool(task, None).close()
 
 

@@ -235,7 +235,7 @@ def test_calls_that_hang_hold_up_neither_other_calls_nor_what_verl_does_in_threa
 
     async def grown():
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-        rules = ConversationRules(timeout_seconds=1.0)
+        rules = ConversationRules(timeout_seconds=5.0)
         try:
             return await start_talk(
                 Turns(TURN), Hangs(), tokens=InThread(), rules=rules, **sizes(init_divergence=(2, 2), depth=2)

@@ -76,6 +76,7 @@ def test_a_cancelled_search_closes_every_state_and_leaves_nothing_running(budget
 @pytest.mark.parametrize("cancel", [True, False])
 def test_a_state_that_a_thread_returns_too_late_is_closed_all_the_same(method, cancel):
     states, closed = [], []
+    asked, answer = threading.Event(), threading.Event()
 
     class Late(Interaction):
         def start(self, sample):
@@ -89,16 +90,18 @@ def test_a_state_that_a_thread_returns_too_late_is_closed_all_the_same(method, c
 
         def _state(self, name):
             if name == method:
-                time.sleep(0.15)
+                asked.set()
+                answer.wait(30.0)
             states.append(object())
             return states[-1]
 
     async def grown():
-        rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=5.0 if cancel else 0.1)
+        rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=60.0 if cancel else 1.0)
         task = asyncio.create_task(start_talk(Turns(TURN), Late(), rules=rules, **sizes()))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(asked.wait, 30.0)
         if cancel:
             task.cancel()
+        asyncio.get_running_loop().call_later(0.1 if cancel else 1.5, answer.set)
         with pytest.raises(asyncio.CancelledError if cancel else SearchError):
             await task
 

@@ -298,7 +298,7 @@ def test_votes_are_compared_by_meaning_and_within_bounds(tmp_path):
     bench = Bench(script=[list(answer.encode()) for answer in answers])
     records = Records(tmp_path / "run.jsonl", {})
     started = time.monotonic()
-    sample(bench.scored_by(lambda **_: 0.0, timeout_s=0.5), PLAIN, 1, records)
+    sample(bench.scored_by(lambda **_: 0.0, timeout_s=3.0), PLAIN, 1, records)
     votes = {trajectory.answer: trajectory.vote for trajectory in records.results[0].trajectories}
     assert votes == {"x+1": 0, "1+x": 0, "x-1": 1, "9^{9^{9^{9}}}+x": 2}
     assert time.monotonic() - started < 60

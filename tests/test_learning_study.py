@@ -336,7 +336,7 @@ with open(os.environ["VERL_FILE_LOGGER_PATH"], "w") as stream:
     ("code", "time_limit", "ended"),
     [
         (FAKE_RUN.replace("PAUSE", "0.02 if step < 8 else 60"), 60, "tokens"),
-        (FAKE_RUN.replace("PAUSE", "0.02 if step < 3 else 60"), 2, "time limit"),
+        (FAKE_RUN.replace("PAUSE", "0.02 if step < 3 else 60"), 10, "time limit"),
         (FAKE_RUN.replace("PAUSE", "0").replace("100)", "4)"), 60, "steps"),
     ],
 )

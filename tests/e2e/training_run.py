@@ -47,7 +47,7 @@ def train(script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] =
     log = folder / "log.txt"
     with log.open("w") as stream:
         result = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, timeout=1500, check=False
+            command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, timeout=3600, check=False
         )
     text = log.read_text(errors="replace")
     assert result.returncode == 0, text[-6000:]
