@@ -86,8 +86,8 @@ def test_at_depth_one_the_estimators_are_verls_own(rows, seed, with_paths, pair)
     ours, theirs, options = pair
     rng = np.random.default_rng(seed)
     prompts = [str(name) for name in rng.integers(0, 4, rows)]
-    # Whole numbers: where rewards hardly differ, what verl adds to a deviation of any size shows.
-    rewards, mask = outcome(rng.integers(-3, 4, rows).astype(float).tolist(), rng.integers(2, 9, rows).tolist(), 8)
+    # Quarters: where rewards hardly differ, what verl adds to a deviation of any size shows.
+    rewards, mask = outcome((rng.integers(-12, 13, rows) / 4).tolist(), rng.integers(2, 9, rows).tolist(), 8)
     # One node of its own per trajectory, or none at all as for verl's plain samples.
     paths = [[(row + 1, 0)] if with_paths else [] for row in range(rows)]
     expected, _ = get_adv_estimator_fn(theirs)(

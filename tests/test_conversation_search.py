@@ -225,11 +225,8 @@ class Oracle:
                 messages += self.tree.nodes[index].reply.messages
             assert taken.messages == [*messages, {"role": "assistant", "content": decode(turns[-1])}]
             assert (taken.token_ids, taken.text, taken.turn) == (turns[-1], decode(turns[-1]), len(turns))
-            path = [self.tree.nodes[index] for index in self.tree.path(node.index)]
-            added = [place for place, on_path in enumerate(path) if on_path.reply]
-            before = path[: added[-1] + 1] if added else []
-            response = [token for on_path in before for token in on_path.segment.token_ids]
-            assert taken.response == decode([*response, *turns[-1]])
+            before = self.tree.response_ids(node.index)[: self.tree.turn_start(node.index)]
+            assert taken.response == decode([*before, *turns[-1]])
             depth = self.started_segments(node.index)
             limits = [self.search["depth"] - depth]
             if self.rules.max_turns is not None:

@@ -68,11 +68,11 @@ class TurnTokens(Protocol):
 
 @dataclass(slots=True)
 class Place:
-    """A state, the conversation that led to it, and the turn before it, where branches take steps after that."""
+    """A state, the conversation that led to it, and the response so far, where branches take steps after a turn."""
 
     messages: list[Message]
     state: Any
-    turn_ids: Sequence[int] = ()
+    response_ids: Sequence[int] = ()
     ended: FinishReason = FinishReason.EOS
 
 
@@ -156,8 +156,8 @@ class Conversation:
         node.partial, node.turn_over = False, True
         before = self._places[self._place_of(node)]
         async with self._copied(before, node.key) as state:
-            turn_ids = self._tree.response_ids(node.index)[self._tree.turn_start(node.index) :]
-            context = self._context(node, before, state, turn_ids, ended, name=node.key, draws=f"turn {node.key}")
+            response_ids = self._tree.response_ids(node.index)
+            context = self._context(node, before, state, response_ids, ended, name=node.key, draws=f"turn {node.key}")
             detail = await self._call("check_finished", node.key, context)
             if detail is not None:
                 if not isinstance(detail, str):  # False would end every path
@@ -166,7 +166,9 @@ class Conversation:
             if (limit := self._limit(node, context)) is not None:
                 return limit, ""
             if self.rules.steps is Steps.PER_BRANCH:
-                self._places[node.index] = Place([*before.messages, _assistant(context.text)], state, turn_ids, ended)
+                self._places[node.index] = Place(
+                    [*before.messages, _assistant(context.text)], state, response_ids, ended
+                )
                 return node
             return await self._step(node, context, before, ended)
 
@@ -177,8 +179,9 @@ class Conversation:
         async with self._copied(after, key) as state:
             # Not what the tree has of the turn now: another branch's template may have taken back its end meanwhile.
             # And a branch has the name of its first node, so its random numbers need one of their own.
-            context = self._context(node, before, state, after.turn_ids, after.ended, name=key, draws=f"branch {key}")
-            return await self._step(node, context, before, after.ended)
+            response_ids, ended = after.response_ids, after.ended
+            context = self._context(node, before, state, response_ids, ended, name=key, draws=f"branch {key}")
+            return await self._step(node, context, before, ended)
 
     def end_branch(self, node: Node, key: str) -> Node:
         """Return a node without tokens, the end of a branch from ``node`` that has none of its own."""
@@ -260,14 +263,14 @@ class Conversation:
         node: Node,
         before: Place,
         state: Any,
-        turn_ids: Sequence[int],
+        response_ids: Sequence[int],
         ended: FinishReason,
         *,
         name: str,
         draws: str,
     ) -> TurnContext:
-        text = self._stopping.decode(list(turn_ids))
-        begin = self._tree.turn_start(node.index)
+        turn_ids = list(response_ids[self._tree.turn_start(node.index) :])
+        text = self._stopping.decode(turn_ids)
         number = 1 + len(self._tree.replies(node.index))
         turns_left = self._stopping.depth - node.depth
         if self.rules.max_turns is not None:
@@ -275,11 +278,11 @@ class Conversation:
         return TurnContext(
             messages=copy.deepcopy([*before.messages, _assistant(text)]),
             text=text,
-            response=self._stopping.decode([*self._tree.response_ids(node.index)[:begin], *turn_ids]),
-            token_ids=list(turn_ids),
+            response=self._stopping.decode(list(response_ids)),
+            token_ids=turn_ids,
             turn=number,
             turns_left=turns_left,
-            tokens_left=max(0, self._stopping.response_length - begin - len(turn_ids)),
+            tokens_left=max(0, self._stopping.response_length - len(response_ids)),
             cut_off=ended is FinishReason.LENGTH,
             depth=node.depth,
             node=name,
