@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--tiny-model",
         type=Path,
-        default=ROOT / "outputs/tiny_model",
+        default=ROOT / "tiny/model",
         help="for part tiny; the others take its tokenizer",
     )
     parser.add_argument("--data", type=Path, default=ROOT / "outputs/data/tiny/val.parquet", help="for part tiny")

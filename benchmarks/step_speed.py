@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each arm; the arms take turns")
     parser.add_argument("--hidden", type=int, default=640)
     parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--tokenizer", type=Path, default=ROOT / "outputs/tiny_model")
+    parser.add_argument("--tokenizer", type=Path, default=ROOT / "tiny/model")
     parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds of one run, start-up included")
     parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
     options = parser.parse_args(arguments)

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Trains with TreePO: sets everything up, gets model and data, then runs verl with tree rollouts and tree advantages.
+# Trains with TreePO: sets everything up, makes the data, then runs verl with tree rollouts and tree advantages.
 #
 #   bash scripts/run_treepo_qwen0.5b.sh [--dry-run] [VERL_KEY=VALUE ...]
 #
 # Preset gpu:  Qwen/Qwen2.5-0.5B on 1,000 problems of NuminaMath-TIR, batch 8, n 8. One CUDA GPU of 24 GB or more.
-# Preset tiny: a model of 0.84 M parameters and word problems, both made here. Two CPU cores, 10 GB of memory,
-#              about 15 minutes the first time.
+# Preset tiny: the embedded model of 0.84 M parameters (tiny/model) on word problems. Two CPU cores, 10 GB of memory,
+#              about 6 minutes the first time.
 #
 # Knobs (environment); any verl or treepo override on the command line wins over them:
 #   PRESET      gpu or tiny; default: gpu where there is a GPU, else tiny
-#   CHAT        1 for a preset of conversations, which tiny has a model of its own for: see run_recheck_qwen0.5b.sh
+#   CHAT        1 for a preset of conversations, for which there is a second embedded model (tiny/chat_model): see
+#               run_recheck_qwen0.5b.sh
 #   MODEL_PATH  folder or hub name of a Hugging Face model instead of the preset's
 #   TRAIN_FILE  parquet file with training prompts in verl's schema; VAL_FILE likewise for validation
-#   OUTPUTS     where models, data and runs go; default outputs/ in the repository
+#   OUTPUTS     where data and runs go; default outputs/ in the repository
 #   EXPERIMENT  name of the run; default: a new name with the date. The name of an earlier run resumes it from its
 #               last checkpoint
 #   SEED        of the order of the data and of sampling; default 0
@@ -42,8 +43,6 @@ if [[ -z "${PRESET:-}" ]]; then
     PRESET=tiny
     [[ "$PLATFORM" != gpu ]] || PRESET=gpu
 fi
-TINY_MODEL=tiny_model
-[[ -z "${CHAT:-}" ]] || TINY_MODEL=tiny_chat_model
 case "$PRESET" in
     gpu)
         MODEL_PATH="${MODEL_PATH:-Qwen/Qwen2.5-0.5B}"
@@ -55,6 +54,7 @@ case "$PRESET" in
         fi
         ;;
     tiny)
+        MODEL_PATH="${MODEL_PATH:-$REPOSITORY/tiny/${CHAT:+chat_}model}"
         DATA="$OUTPUTS/data/tiny"
         ;;
     *) die "PRESET=$PRESET: must be gpu or tiny" ;;
@@ -72,10 +72,10 @@ python="$VENV/bin/python"
 say "=================================================================="
 say "preset:   $PRESET    platform: $PLATFORM ($PLATFORM_REASON)"
 if [[ "$PRESET" == tiny ]]; then
-    say "          The embedded tiny model and word problems, made on this machine. It shows that everything works"
-    say "          and learns; it is not Qwen2.5-0.5B on NuminaMath-TIR. For that: PRESET=gpu on a machine with a GPU."
+    say "          An embedded model and word problems. It shows that everything works and learns; it is not"
+    say "          Qwen2.5-0.5B on NuminaMath-TIR. For that: PRESET=gpu on a machine with a GPU."
 fi
-say "model:    ${MODEL_PATH:-the tiny model, in $OUTPUTS/$TINY_MODEL}"
+say "model:    $MODEL_PATH"
 [[ "$TASK" == evaluate ]] || say "training: ${TRAIN_FILE:-$DATA/train.parquet}"
 say "held out: ${VAL_FILE:-$DATA/val.parquet}"
 say "run:      $RUN"
@@ -91,7 +91,6 @@ prepare_data() {
 }
 
 if [[ -z "$DRY_RUN" ]]; then
-    [[ -n "${MODEL_PATH:-}" ]] || "$python" "scripts/make_$TINY_MODEL.py" --out "$OUTPUTS/$TINY_MODEL"
     needed=("${VAL_FILE:-}")
     [[ "$TASK" == evaluate ]] || needed+=("${TRAIN_FILE:-}")
     for file in "${needed[@]}"; do
@@ -104,7 +103,7 @@ fi
 
 run=(
     "platform=$PLATFORM" "preset=$PRESET${CHAT:+_chat}"
-    "actor_rollout_ref.model.path=${MODEL_PATH:-$OUTPUTS/$TINY_MODEL}"
+    "actor_rollout_ref.model.path=$MODEL_PATH"
     "data.val_files=${VAL_FILE:-$DATA/val.parquet}"
 )
 if [[ "$TASK" == evaluate ]]; then

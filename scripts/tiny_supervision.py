@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hold what the scripts that make tiny models share: settings, tokenizer, model, training, cache, directory."""
+"""Shared parts of the scripts that make tiny models: settings, tokenizer, model, training, directory."""
 
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
 import json
 import logging
@@ -17,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -55,8 +55,6 @@ class ModelSettings:
     lr2: float = 1e-3
     """The same of the sloppy phase."""
     seed: int = 0
-    random_weights: bool = False
-    """Skip the training: for tests that need a model directory and no skill."""
     warmup: int = 40
     """Steps over which the learning rate of each phase rises from 0."""
     batch_size: int = 16
@@ -70,34 +68,6 @@ class ModelSettings:
     max_position_embeddings: int = 2048
     initializer_range: float = 0.06
     """Standard deviation of the random weights. 0.02, the default for large models, learns several times slower."""
-
-
-def code_fingerprint(path: Path) -> str:
-    """Hash a source file without its comments and docstrings, whose changes need no new model."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def fingerprint(settings: ModelSettings, sources: Iterable[str]) -> str:
-    """Hash the settings and the code of this module and of the files ``sources``."""
-    parts = [json.dumps(asdict(settings), sort_keys=True)]
-    parts += [code_fingerprint(Path(path)) for path in (__file__, *sources)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def cached_manifest(out: Path, made_from: str) -> dict[str, Any] | None:
-    """Return the manifest of a complete model in ``out`` made from this fingerprint, else None."""
-    try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
-    files = manifest.get("files", {})
-    complete = bool(files) and all((out / f).is_file() and (out / f).stat().st_size == n for f, n in files.items())
-    return manifest if complete and manifest.get("fingerprint") == made_from else None
 
 
 def train_tokenizer(
@@ -295,33 +265,37 @@ def sample_turns(
     return turns
 
 
+def checksums(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a model directory but the manifest, which holds them."""
+    files = sorted(path for path in directory.iterdir() if path.name != MANIFEST)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def write_directory(
     out: Path, model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, manifest: dict[str, Any]
-) -> dict[str, Any]:
+) -> None:
     """Write model, tokenizer and manifest beside ``out``, then rename the directory into place."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     replaced = out.with_name(f".{out.name}.{os.getpid()}.old")
     temporary.mkdir(parents=True)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-    manifest = {"files": files, **manifest}
+    manifest = {**manifest, "sha256": checksums(temporary)}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     if out.exists():
         out.rename(replaced)
     temporary.rename(out)
     shutil.rmtree(replaced, ignore_errors=True)
-    return manifest
 
 
 def start_clock() -> float:
-    """Set torch up for all cores, before its first use, and return the time."""
+    """Set torch up for OMP_NUM_THREADS threads (default: all cores), before its first use, and return the time."""
     # Read when torch loads OpenMP. Threads that spin at barriers cost a factor of ten and more as soon as
     # another process wants a core; threads that sleep cost next to nothing.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     return time.perf_counter()
 
 
@@ -329,68 +303,50 @@ def start_clock() -> float:
 class Recipe(Generic[Settings]):
     """Hold what the scripts differ in."""
 
+    command: str
+    """The command that made the model, for its manifest."""
     description: str
     settings: Settings
     """The defaults of the command line."""
-    sources: tuple[str, ...]
-    """The files besides this one whose code decides the weights."""
     make_tokenizer: Callable[[Settings], PreTrainedTokenizerBase]
     make_data: Callable[[Settings], tuple[list[Any], list[Any], list[Any]]]
     """Returns the clean chats, the sloppy chats and what is held out for ``evaluate``."""
     evaluate: Callable[[Qwen2ForCausalLM, PreTrainedTokenizerBase, list[Any], Settings], dict[str, float]]
 
     def run(self, argv: Sequence[str] | None) -> None:
-        """Make the model unless a cached one fits; see ``--help``."""
-        out, force, settings = parse_arguments(argv, self.settings, self.description)
-        made_from = fingerprint(settings, self.sources)
-        make_unless_cached(out, made_from, lambda: self._make(out, settings, made_from), force=force)
-
-    def _make(self, out: Path, settings: Settings, made_from: str) -> dict[str, Any]:
-        """Train (or only initialise) the model, write it to ``out`` and return the manifest."""
+        """Train the model, write it to ``--out`` and log the measurements; see ``--help``."""
+        out, settings = parse_arguments(argv, self.settings, self.description)
         started = start_clock()
         tokenizer = self.make_tokenizer(settings)
         model = build_model(tokenizer, settings)
         logger.info("%d parameters, %d tokens", model.num_parameters(), len(tokenizer))
         measured: dict[str, Any] = {"parameters": model.num_parameters(), "vocab_size": len(tokenizer)}
-        if not settings.random_weights:
-            clean, sloppy, held_out = self.make_data(settings)
-            clean_data, sloppy_data = encode_chats(tokenizer, clean), encode_chats(tokenizer, sloppy)
-            measured["loss1"] = train_phase(model, clean_data, settings, name="clean", peak_lr=settings.lr1)
-            measured["loss2"] = train_phase(model, sloppy_data, settings, name="sloppy", peak_lr=settings.lr2)
-            measured["train_seconds"] = round(time.perf_counter() - started, 1)
-            if held_out:
-                measured |= self.evaluate(model, tokenizer, held_out, settings)
+        clean, sloppy, held_out = self.make_data(settings)
+        clean_data, sloppy_data = encode_chats(tokenizer, clean), encode_chats(tokenizer, sloppy)
+        measured["loss1"] = train_phase(model, clean_data, settings, name="clean", peak_lr=settings.lr1)
+        measured["loss2"] = train_phase(model, sloppy_data, settings, name="sloppy", peak_lr=settings.lr2)
+        if held_out:
+            measured |= self.evaluate(model, tokenizer, held_out, settings)
         measured["seconds"] = round(time.perf_counter() - started, 1)
-        manifest = {"fingerprint": made_from, "settings": asdict(settings), "measured": measured}
-        return write_directory(out, model, tokenizer, manifest)
+        versions = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
+        manifest = {"command": self.command, "versions": versions, "settings": asdict(settings), "measured": measured}
+        write_directory(out, model, tokenizer, manifest)
+        logger.info("wrote the model to %s", out)
+        for key, value in measured.items():
+            logger.info("%-24s %s", key, f"{value:.3f}" if isinstance(value, float) else value)
 
 
-def parse_arguments(argv: Sequence[str] | None, default: Settings, description: str) -> tuple[Path, bool, Settings]:
-    """Return the output directory, whether to ignore a cached model, and the settings."""
+def parse_arguments(argv: Sequence[str] | None, default: Settings, description: str) -> tuple[Path, Settings]:
+    """Return the output directory and the settings."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, required=True, help="model directory to write")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--steps1", type=int, default=default.steps1, help="steps of the clean phase")
     parser.add_argument("--steps2", type=int, default=default.steps2, help="steps of the sloppy phase")
     parser.add_argument("--eval-problems", type=int, default=default.eval_problems, help="0 skips the evaluation")
-    parser.add_argument("--random-weights", action="store_true", help="skip the training (for quick tests)")
-    parser.add_argument("--force", action="store_true", help="make the model even if a cached one fits")
     args = parser.parse_args(argv)
     for name in ("steps1", "steps2", "eval_problems"):
         if getattr(args, name) < 0:
             parser.error(f"--{name.replace('_', '-')} must not be negative, got {getattr(args, name)}")
-    names = ("seed", "steps1", "steps2", "eval_problems", "random_weights")
-    settings = replace(default, **{name: getattr(args, name) for name in names})
-    return args.out.absolute(), args.force, settings
-
-
-def make_unless_cached(out: Path, made_from: str, make: Callable[[], dict[str, Any]], *, force: bool) -> None:
-    """Call ``make``, which returns a manifest, unless ``out`` holds a complete model that fits; log the numbers."""
-    manifest = None if force else cached_manifest(out, made_from)
-    if manifest:
-        logger.info("kept the model in %s: made with the same settings and code", out)
-    else:
-        manifest = make()
-        logger.info("wrote the model to %s", out)
-    for key, value in manifest["measured"].items():
-        logger.info("%-24s %s", key, f"{value:.3f}" if isinstance(value, float) else value)
+    names = ("seed", "steps1", "steps2", "eval_problems")
+    return args.out.absolute(), replace(default, **{name: getattr(args, name) for name in names})

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims about the tiny model's directory; all but one hold for random weights, which take seconds to make."""
+"""The embedded model ``tiny/model`` and the script that made it."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import time
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +20,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "scripts" / "make_tiny_model.py"
+MODEL = ROOT / "tiny/model"
 # What Qwen2.5 renders for these messages, without the system message that it adds by itself.
 CHAT = [{"role": "user", "content": "Hi 12"}, {"role": "assistant", "content": "So 3."}]
 RENDERED = "<|im_start|>user\nHi 12<|im_end|>\n<|im_start|>assistant\nSo 3.<|im_end|>\n"
@@ -40,27 +39,53 @@ def shared(script: ModuleType) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def model_dir(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a model with random weights once."""
-    out = tmp_path_factory.mktemp("tiny") / "model"
-    script.main(["--out", str(out), "--random-weights"])
-    return out
-
-
-@pytest.fixture(scope="module")
-def tokenizer(model_dir: Path) -> Any:
+def tokenizer() -> Any:
     """Load the tokenizer as verl and vLLM do."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model_dir)
+    return AutoTokenizer.from_pretrained(MODEL)
 
 
 @pytest.fixture(scope="module")
-def model(model_dir: Path) -> Any:
+def model() -> Any:
     """Load the model as verl does."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(model_dir)
+    return AutoModelForCausalLM.from_pretrained(MODEL)
+
+
+@pytest.mark.parametrize("name", ["model", "chat_model"])
+def test_shipped_files_are_those_of_the_manifest_made_with_the_scripts_settings(
+    name: str, shared: ModuleType, tmp_path: Path
+) -> None:
+    script = load_file(f"scripts/make_tiny_{name}.py", register=True)
+    folder = ROOT / "tiny" / name
+    manifest = json.loads((folder / shared.MANIFEST).read_text(encoding="utf-8"))
+    assert manifest["sha256"] == shared.checksums(folder)
+    assert manifest["settings"] == asdict(script.Settings())
+    assert manifest["command"] == f"python scripts/make_tiny_{name}.py --out tiny/{name}"
+    # The tokenizer depends on the words of the problems: it comes out the same as long as they do.
+    script.make_tokenizer(script.Settings()).save_pretrained(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "accuracies"), [("model", ["accuracy"]), ("chat_model", ["recheck_accuracy_first", "tool_accuracy"])]
+)
+def test_the_models_made_again_are_as_accurate_as_the_shipped_ones(
+    name: str, accuracies: list[str], shared: ModuleType, tmp_path: Path
+) -> None:
+    script = load_file(f"scripts/make_tiny_{name}.py", register=True)
+    script.main(["--out", str(tmp_path / "model"), "--eval-problems", "200"])
+    made, shipped = (
+        json.loads((folder / shared.MANIFEST).read_text(encoding="utf-8"))["measured"]
+        for folder in (tmp_path / "model", ROOT / "tiny" / name)
+    )
+    for key in accuracies:
+        # Rounding differs between processors and leads to other weights: 0.30 and 0.41 were seen for one seed.
+        assert made[key] == pytest.approx(shipped[key], abs=0.25)
+        assert 0.05 < made[key] < 0.75
 
 
 def test_tokenizer_round_trips_problems_solutions_and_unseen_text(tokenizer: Any) -> None:
@@ -78,12 +103,12 @@ def test_every_digit_is_a_token_of_its_own(tokenizer: Any) -> None:
     assert [token for token in tokenizer.tokenize("7 + 1024 = 60") if token.isdigit()] == list("7102460")
 
 
-def test_tokenizer_file_and_transformers_agree(model_dir: Path, tokenizer: Any) -> None:
+def test_tokenizer_file_and_transformers_agree(tokenizer: Any) -> None:
     # transformers loads the Qwen2 tokenizer class for this model and brings its own way to cut words; the
     # supervised training goes by what is in the file.
     from tokenizers import Tokenizer
 
-    raw = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+    raw = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     rows = tiny_problems.generate_rows(50, 15, sloppy_rate=0.5)
     for text in [f"{row['problem']}\n{row['solution']}<|im_end|>\n" for row in rows] + ["it's 1024, 60\n\n  x"]:
         assert raw.encode(text).ids == tokenizer(text)["input_ids"]
@@ -158,54 +183,12 @@ def test_model_loads_with_the_tokenizers_vocabulary_tied_embeddings_and_float32(
     assert (model.config.num_attention_heads, model.config.num_key_value_heads) == (4, 2)
 
 
-def test_generation_config_names_two_ends_of_sequence_and_sets_no_sampling_filter(
-    model_dir: Path, tokenizer: Any
-) -> None:
-    config = json.loads((model_dir / "generation_config.json").read_text(encoding="utf-8"))
+def test_generation_config_names_two_ends_of_sequence_and_sets_no_sampling_filter(tokenizer: Any) -> None:
+    config = json.loads((MODEL / "generation_config.json").read_text(encoding="utf-8"))
     turn_end, end_of_text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert config["eos_token_id"] == [turn_end, end_of_text]
     assert config["pad_token_id"] == end_of_text
     assert not {"temperature", "top_k", "top_p", "repetition_penalty"} & set(config)
-
-
-def test_cached_model_is_kept_in_less_than_two_seconds_without_importing_torch(model_dir: Path) -> None:
-    before = (model_dir / "model.safetensors").stat().st_mtime_ns
-    code = (
-        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
-        "assert not {'torch', 'transformers', 'tokenizers'} & set(sys.modules)"
-    )
-    started = time.perf_counter()
-    command = [sys.executable, "-c", code, str(SCRIPT), "--out", str(model_dir), "--random-weights"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert time.perf_counter() - started < 2.0
-    assert "kept the model" in done.stdout
-    assert (model_dir / "model.safetensors").stat().st_mtime_ns == before
-
-
-def test_cache_is_missed_for_other_settings_and_for_an_incomplete_directory(
-    script: ModuleType, shared: ModuleType, model_dir: Path
-) -> None:
-    def cached(directory: Path, **fields: Any) -> dict[str, Any] | None:
-        made_from = shared.fingerprint(script.Settings(**fields), script.SOURCES)
-        return shared.cached_manifest(directory, made_from)
-
-    assert cached(model_dir, random_weights=True)
-    assert cached(model_dir, random_weights=True, seed=1) is None
-    assert cached(model_dir) is None
-    assert cached(model_dir.with_name("absent"), random_weights=True) is None
-    config = model_dir / "generation_config.json"
-    moved = config.rename(config.with_suffix(".moved"))
-    assert cached(model_dir, random_weights=True) is None
-    moved.rename(config)
-
-
-def test_code_fingerprint_sees_code_and_not_comments(shared: ModuleType, tmp_path: Path) -> None:
-    variants = ["x = 1\n", '"""Doc."""\nx = 1  # one\n', "x = 2\n"]
-    paths = [tmp_path / f"{index}.py" for index in range(3)]
-    for path, text in zip(paths, variants, strict=True):
-        path.write_text(text, encoding="utf-8")
-    same, commented, other = (shared.code_fingerprint(path) for path in paths)
-    assert same == commented != other
 
 
 def test_short_training_lowers_the_loss_and_replaces_the_directory(

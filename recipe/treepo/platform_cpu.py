@@ -224,7 +224,7 @@ class CpuPlatformMethods:
         return False
 
     def rollout_env_vars(self) -> dict[str, str]:
-        names = {"VLLM_CPU_KVCACHE_SPACE": str(DEFAULT_KV_CACHE_GIB)}
+        names = {"VLLM_CPU_KVCACHE_SPACE": str(DEFAULT_KV_CACHE_GIB), "TORCH_COMPILE_DISABLE": "1"}
         return {name: os.environ.get(name, default) for name, default in names.items()}
 
     def cudart(self) -> None:

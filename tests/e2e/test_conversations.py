@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from formulas import dumps
-from training_run import BATCH, LARGEST_DIFFERENCE, OUTPUTS, ROOT, WIDTH, train
+from training_run import BATCH, LARGEST_DIFFERENCE, ROOT, WIDTH, train
 from transformers import AutoConfig, AutoTokenizer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
@@ -58,7 +58,7 @@ def path_of(tree: dict, node: int) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(OUTPUTS / "tiny_chat_model")
+    return AutoTokenizer.from_pretrained(ROOT / "tiny/chat_model")
 
 
 def run_of(script: str, *overrides: str):
@@ -117,9 +117,9 @@ def test_actor_and_engine_agree_about_what_was_sampled_after_what_was_added(run)
 
 
 def test_what_was_added_is_what_the_chat_template_makes_of_its_messages(run, tokenizer):
-    config = AutoConfig.from_pretrained(OUTPUTS / "tiny_chat_model")
+    config = AutoConfig.from_pretrained(ROOT / "tiny/chat_model")
     builder = create_continuous_token_builder(tokenizer, hf_model_type=config.model_type)
-    ends = json.loads((OUTPUTS / "tiny_chat_model/generation_config.json").read_text())["eos_token_id"]
+    ends = json.loads((ROOT / "tiny/chat_model/generation_config.json").read_text())["eos_token_id"]
     added = 0
     for tree in run.trees.values():
         for node in tree["nodes"]:

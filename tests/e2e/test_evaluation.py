@@ -14,16 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from training_run import OUTPUTS, ROOT
+from training_run import ROOT
 
 N, PROBLEMS = 4, 10
 
 
 def make_data(folder: Path) -> list[Path]:
     """Write two data sets, whose rows have different fields."""
-    if not (OUTPUTS / "tiny_model").exists():
-        command = [sys.executable, "scripts/make_tiny_model.py", "--out", str(OUTPUTS / "tiny_model")]
-        subprocess.run(command, cwd=ROOT, check=True)
     lines = folder / "problems.jsonl"
     for module, *arguments in (
         ("data_prep.tiny_problems", "--out", lines, "--count", "40", "--seed", "9"),
@@ -46,7 +43,7 @@ def start(folder: Path, files: list[Path], log: Path) -> subprocess.Popen:
     """Start an evaluation as a shell starts it: in a process group of its own."""
     command = [
         *(sys.executable, "-m", "recipe.treepo.main_eval", "platform=cpu", "preset=tiny"),
-        f"actor_rollout_ref.model.path={OUTPUTS}/tiny_model",
+        f"actor_rollout_ref.model.path={ROOT}/tiny/model",
         f"data.val_files=[{','.join(map(str, files))}]",
         *(f"evaluation.out_dir={folder}/out", f"evaluation.n={N}", "evaluation.prompts_in_flight=2"),
     ]

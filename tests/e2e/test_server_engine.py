@@ -2,14 +2,12 @@
 """What the search asks of a server, with Ray, verl's client and a vLLM engine, all real."""
 
 import asyncio
-import subprocess
-import sys
 import time
 
 import pytest
 import ray
 from omegaconf import OmegaConf
-from training_run import OUTPUTS, ROOT
+from training_run import ROOT
 from transformers import AutoTokenizer
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
@@ -64,11 +62,8 @@ class OneServer(LLMServerClient):
 
 @pytest.fixture(scope="module")
 def server():
-    if not (OUTPUTS / "tiny_model").exists():
-        command = [sys.executable, "scripts/make_tiny_model.py", "--out", str(OUTPUTS / "tiny_model")]
-        subprocess.run(command, cwd=ROOT, check=True)
     ray.init(num_cpus=4, num_gpus=0, include_dashboard=False, runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": "1"}})
-    yield Server.remote(str(OUTPUTS / "tiny_model"))
+    yield Server.remote(str(ROOT / "tiny/model"))
     ray.shutdown()
 
 
@@ -97,7 +92,7 @@ def test_cancelled_requests_end_on_the_server_and_with_verls_client_they_do_not(
 
 
 def test_a_stop_string_ends_a_request_and_its_tokens_come_back(server):
-    tokenizer = AutoTokenizer.from_pretrained(OUTPUTS / "tiny_model")
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "tiny/model")
     messages = [{"role": "user", "content": "Tom has 4 pens. Tom buys 3 pens. How many pens does Tom have?"}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
     engine = ServerEngine(

@@ -13,8 +13,8 @@ from training_run import (
     BATCH,
     BLOCK,
     LARGEST_DIFFERENCE,
-    OUTPUTS,
     RESPONSE,
+    ROOT,
     SEGMENT,
     STEPS,
     WIDTH,
@@ -68,7 +68,7 @@ def test_each_step_trains_every_prompt_with_exactly_n_trajectories(run):
 
 def test_the_engine_was_given_the_tokens_on_the_path_and_the_tree_holds_what_it_returned(run):
     folder, metrics = run
-    model = json.loads((OUTPUTS / "tiny_model/generation_config.json").read_text())
+    model = json.loads((ROOT / "tiny/model/generation_config.json").read_text())
     ends = set(model["eos_token_id"])
     assert len(ends) == 2
     for step, trees in trees_of(folder).items():
@@ -103,7 +103,7 @@ def test_the_engine_was_given_the_tokens_on_the_path_and_the_tree_holds_what_it_
 
 def test_what_was_trained_are_the_trajectories_of_the_trees(run):
     folder, _ = run
-    tokenizer = AutoTokenizer.from_pretrained(OUTPUTS / "tiny_model")
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "tiny/model")
     for step, trees in trees_of(folder).items():
         rows = [json.loads(line) for line in (folder / f"rollouts/{step}.jsonl").read_text().splitlines()]
         trained = Counter((row["input"], row["output"]) for row in rows)
@@ -135,7 +135,7 @@ def test_the_engine_samples_from_the_actors_weights_after_every_update(run):
 
 def test_the_weights_changed(run):
     folder, _ = run
-    before = load_file(OUTPUTS / "tiny_model/model.safetensors")
+    before = load_file(ROOT / "tiny/model/model.safetensors")
     path = folder / f"checkpoints/global_step_{STEPS}/actor/model_world_size_1_rank_0.pt"
     after = torch.load(path, weights_only=False)
     for name in ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"):
