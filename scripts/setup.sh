@@ -41,11 +41,15 @@ fingerprint() {
     } | sha256sum
 }
 
+# Ends with the path of a package that hides ours, which a run would fail at minutes later.
+check_recipe() { "$VENV/bin/python" -m treepo_verl_plugin || exit 2; }
+
 python="$(find_python)"
 stamp="$VENV/.treepo-setup" # first line: what the environment is for; then what has been installed completely
 identity="platform $PLATFORM, $("$python" -V)"
 if [[ -x "$VENV/bin/python" ]] && grep -qsF "$(fingerprint "${SETUP_TEST:-0}")" "$stamp"; then
     say "set-up: $VENV is up to date ($identity)"
+    check_recipe
     exit 0
 fi
 say "set-up: installing for $identity into $VENV ($PLATFORM_REASON; PLATFORM=gpu or cpu overrides)"
@@ -59,6 +63,7 @@ fi
 echo "$identity" >"$stamp"
 install_tools "$VENV/bin/python"
 install_packages
+check_recipe
 "$VENV/bin/python" -c "import torch, vllm, verl" || die "what was installed does not import; delete $VENV and try again"
 fingerprint 0 >>"$stamp"
 # An environment with the test tools serves a run, too.
