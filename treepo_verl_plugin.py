@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load ``recipe.treepo.plugin`` into verl (entry point group ``verl.plugins``), or end the process if it is hidden.
 
-``recipe`` is a namespace package, so a regular package or module of that name anywhere on ``sys.path`` takes precedence.
+``recipe`` is a namespace package: a regular package or module of that name anywhere on ``sys.path`` takes precedence.
 verl logs a plugin that fails to import at debug level and goes on; the run then stops minutes later with ``No module
 named 'recipe.treepo'``. This module lies outside ``recipe`` and raises ``SystemExit``, which verl does not catch.
 
@@ -28,12 +28,13 @@ def require_recipe() -> None:
         hidden_by = spec.origin
     else:
         return
-    package = os.path.basename(hidden_by) == "__init__.py"
-    folder = os.path.dirname(os.path.dirname(hidden_by) if package else hidden_by)
+    kind, remedy, folder = "module", "Rename it", os.path.dirname(hidden_by)
+    if os.path.basename(hidden_by) == "__init__.py":
+        kind, remedy, folder = "regular package", "Rename it, delete its __init__.py", os.path.dirname(folder)
     raise SystemExit(
-        f"error: recipe={hidden_by}: a {'package with __init__.py' if package else 'module'} named recipe hides TreePO's "
-        f"package recipe.treepo. Rename it{', delete its __init__.py' if package else ''}, or keep {folder} off Python's "
-        "path (working directory, PYTHONPATH, site-packages). VERL_USE_EXTERNAL_PLUGINS=none runs verl without TreePO."
+        f"error: recipe={hidden_by}: this {kind} hides TreePO's package recipe.treepo. {remedy}, or keep {folder} off "
+        "Python's path (working directory, PYTHONPATH, site-packages). "
+        "VERL_USE_EXTERNAL_PLUGINS=none runs verl without TreePO."
     )
 
 
