@@ -41,7 +41,7 @@ fingerprint() {
     } | sha256sum
 }
 
-# Ends with the path of a package that hides ours, which a run would fail at minutes later.
+# Another package named recipe would fail a run minutes later; this prints its path and ends.
 check_recipe() { "$VENV/bin/python" -m treepo_verl_plugin || exit 2; }
 
 python="$(find_python)"
