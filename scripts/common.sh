@@ -1,4 +1,4 @@
-# Sourced by the other scripts: messages, what machine this is, and the tiny preset's data.
+# Sourced by the other scripts: messages, what machine this is, package sources, and the tiny preset's data.
 # Sets REPOSITORY, PLATFORM, PLATFORM_REASON and VENV (absolute).
 
 say() { echo "[treepo] $*"; }
@@ -21,6 +21,41 @@ fi
 REPOSITORY="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$(absolute "${VENV:-$REPOSITORY/.venv}")"
 export VENV
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    die "no Python 3.11 or 3.12 among: ${PYTHON:-python3.11 python3.12 python3}. Install one, or name it: PYTHON=/path/to/python"
+}
+
+# Sets uv's options (array SOURCES) for the places where pip, run by interpreter $1, finds packages. uv does not read
+# pip's settings. TORCH_ON_DISK: the folder among them with a wheel of torch's CPU build, else empty.
+find_package_sources() {
+    local index link
+    SOURCES=() TORCH_ON_DISK=""
+    index="$(pip_setting "$1" index-url)"
+    [[ -z "$index" ]] || SOURCES+=(--default-index "$index")
+    for link in $(pip_setting "$1" find-links); do
+        SOURCES+=(--find-links "$link")
+        ! compgen -G "${link#file://}/torch-*+cpu-*.whl" >/dev/null || TORCH_ON_DISK="$link"
+    done
+}
+
+pip_setting() {
+    local variable="PIP_${2^^}"
+    variable="${variable//-/_}"
+    echo "${!variable:-$("$1" -m pip config get "global.$2" 2>/dev/null || true)}"
+}
+
+# Installs uv and the other set-up tools with pip, by interpreter $1.
+install_tools() {
+    "$1" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/tools.txt
+}
 
 # Makes the word problems of the tiny preset in folder $1.
 make_tiny_data() {

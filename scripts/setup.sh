@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the virtual environment and installs everything the recipe needs. Quick when nothing changed.
+# Makes the virtual environment and installs exactly the packages locked in requirements/ (scripts/lock.sh).
+# Quick when nothing changed. Packages that you added to the environment stay.
 #
 #   bash scripts/setup.sh
 #
@@ -7,65 +8,48 @@
 #   PLATFORM  gpu or cpu; default: gpu where `nvidia-smi -L` lists a GPU, else cpu
 #   VENV      folder of the virtual environment; default .venv in the repository
 #   PYTHON    interpreter to make it with, 3.11 or 3.12; default python3.11, else python3.12, else python3
-#   SETUP_TEST=1  also installs requirements-test.txt
+#   SETUP_TEST=1  also installs the test tools, requirements/test.txt
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$REPOSITORY"
 
-find_python() {
-    local candidate
-    for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
-            echo "$candidate"
-            return
-        fi
-    done
-    die "no Python 3.11 or 3.12 among: ${PYTHON:-python3.11 python3.12 python3}. Install one, or name it: PYTHON=/path/to/python"
-}
-
-# Where pip has been told to find packages, uv is told too (uv does not read pip's settings).
-pip_setting() {
-    local variable="PIP_${1^^}"
-    variable="${variable//-/_}"
-    echo "${!variable:-$("$VENV/bin/python" -m pip config get "global.$1" 2>/dev/null || true)}"
-}
-
-install_requirements() {
-    local options=(--python "$VENV/bin/python") link index
-    index="$(pip_setting index-url)"
-    [[ -z "$index" ]] || options+=(--default-index "$index")
-    local cpu_torch_on_disk=""
-    for link in $(pip_setting find-links); do
-        options+=(--find-links "$link")
-        compgen -G "${link#file://}/torch-*+cpu-*.whl" >/dev/null && cpu_torch_on_disk="$link"
-    done
+install_packages() {
+    local options=(--python "$VENV/bin/python" --no-deps --compile-bytecode) torch=()
+    find_package_sources "$VENV/bin/python"
+    # verl and vLLM are imported by a dozen processes at every start: bytecode is compiled here, once.
     if [[ "$PLATFORM" == cpu ]]; then
-        options+=(--overrides requirements-cpu-overrides.txt -r requirements-cpu.txt)
-        if [[ -n "$cpu_torch_on_disk" ]]; then
-            say "torch's CPU build: from a wheel in $cpu_torch_on_disk"
+        if [[ -n "$TORCH_ON_DISK" ]]; then
+            say "torch's CPU build: from a wheel in $TORCH_ON_DISK"
         else
             say "torch's CPU build: from PyTorch's CPU index"
-            options+=(--torch-backend cpu)
+            torch=(--torch-backend cpu)
         fi
-    else
-        options+=(-r requirements.txt)
+        "$VENV/bin/python" -m uv pip install "${options[@]}" "${SOURCES[@]}" "${torch[@]}" -r requirements/cpu-torch.txt
     fi
-    [[ "${SETUP_TEST:-0}" == 0 ]] || options+=(-r requirements-test.txt)
-    # Compiled here, once: verl and vLLM are imported by a dozen processes at every start.
-    "$VENV/bin/python" -m uv pip install --compile-bytecode "${options[@]}"
+    options+=(--require-hashes --build-constraints requirements/tools.txt
+        --require-build-hashes --preview-features build-dependency-hashes)
+    [[ "${SETUP_TEST:-0}" == 0 ]] || options+=(-r requirements/test.txt)
+    "$VENV/bin/python" -m uv pip install "${options[@]}" "${SOURCES[@]}" -r "requirements/$PLATFORM.txt"
     "$VENV/bin/python" -m uv pip install --python "$VENV/bin/python" --no-deps --no-build-isolation --editable .
 }
 
 # What an installation depends on; $1 says whether the test tools are in it.
 fingerprint() {
-    { echo "$PLATFORM $1 $("$python" -V)" && cat requirements*.txt pyproject.toml scripts/setup.sh; } | sha256sum
+    {
+        echo "$PLATFORM $1 $("$python" -V)"
+        cat requirements/*.txt pyproject.toml scripts/setup.sh scripts/common.sh
+    } | sha256sum
 }
+
+# Another package named recipe would fail a run minutes later; this prints its path and ends.
+check_recipe() { "$VENV/bin/python" -m treepo_verl_plugin || exit 2; }
 
 python="$(find_python)"
 stamp="$VENV/.treepo-setup" # first line: what the environment is for; then what has been installed completely
 identity="platform $PLATFORM, $("$python" -V)"
 if [[ -x "$VENV/bin/python" ]] && grep -qsF "$(fingerprint "${SETUP_TEST:-0}")" "$stamp"; then
     say "set-up: $VENV is up to date ($identity)"
+    check_recipe
     exit 0
 fi
 say "set-up: installing for $identity into $VENV ($PLATFORM_REASON; PLATFORM=gpu or cpu overrides)"
@@ -77,8 +61,9 @@ elif [[ ! -x "$VENV/bin/python" ]]; then
 fi
 "$VENV/bin/python" -m pip --version >/dev/null || die "$VENV is damaged; delete it and try again"
 echo "$identity" >"$stamp"
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check uv==0.13.9 hatchling==1.33.0 editables==0.6
-install_requirements
+install_tools "$VENV/bin/python"
+install_packages
+check_recipe
 "$VENV/bin/python" -c "import torch, vllm, verl" || die "what was installed does not import; delete $VENV and try again"
 fingerprint 0 >>"$stamp"
 # An environment with the test tools serves a run, too.

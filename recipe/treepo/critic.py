@@ -3,7 +3,7 @@
 
 ``verl.utils.model.load_valuehead_model`` loads every critic with ``attn_implementation="flash_attention_2"``, whatever
 ``critic.model.override_config.attn_implementation`` says, so no critic starts where flash-attn is not installed: on a
-CPU, and in the environment that ``requirements.txt`` makes. With flash_attention_2 configured, as it is by default,
+CPU, and in the environment that ``requirements/gpu.txt`` makes. With flash_attention_2 configured, as it is by default,
 nothing changes.
 
 Registered for the vendors of our machines, before which ``EngineRegistry.get_engine_cls`` finds no other engine.

@@ -122,10 +122,9 @@ def _files_to_be_made(config: DictConfig) -> list[Problem]:
 
 def use_plugin() -> None:
     """Have verl load our plugin where the recipe is a folder of a checkout, not an installed package."""
-    plugin = "recipe.treepo.plugin"
-    if not any(entry.value == plugin for entry in entry_points(group="verl.plugins")):
+    if not any(entry.value == "treepo_verl_plugin" for entry in entry_points(group="verl.plugins")):
         modules = os.environ.get("VERL_USE_EXTERNAL_MODULES", "")
-        os.environ["VERL_USE_EXTERNAL_MODULES"] = ",".join(filter(None, [modules, plugin]))
+        os.environ["VERL_USE_EXTERNAL_MODULES"] = ",".join(filter(None, [modules, "recipe.treepo.plugin"]))
 
 
 def main() -> None:

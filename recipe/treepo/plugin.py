@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What verl loads from us in every process (entry point group ``verl.plugins``, see ``verl/__init__.py``).
+"""The plugin that verl loads in every process, through ``treepo_verl_plugin`` (see the end of ``verl/__init__.py``).
 
 verl loads plugins at the end of ``import verl``, in each of its many processes. So this module stays cheap:
 it selects the CPU platform where there is no accelerator, and otherwise only leaves a note to register our
