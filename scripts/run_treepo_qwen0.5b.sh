@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # Trains with TreePO: sets everything up, gets model and data, then runs verl with tree rollouts and tree advantages.
 #
-#   bash scripts/run_treepo_qwen0.5b.sh [--dry-run] [VERL_KEY=VALUE ...]
+#   bash scripts/run_treepo_qwen0.5b.sh [--dry-run [--full]] [KEY=VALUE ...]
+#
+# KEY is any key of verl or treepo; python -m recipe.treepo.main_treepo --help lists the latter. --dry-run checks the
+# configuration and prints the keys that differ from the defaults (--full: all keys); it trains nothing, and makes
+# neither model, data nor run.
 #
 # Preset gpu:  Qwen/Qwen2.5-0.5B on 1,000 problems of NuminaMath-TIR, batch 8, n 8. One CUDA GPU of 24 GB or more.
 # Preset tiny: a model of 0.84 M parameters and word problems, both made here. Two CPU cores, 10 GB of memory,
@@ -16,7 +20,12 @@
 #   EXPERIMENT  name of the run; default: a new name with the date. The name of an earlier run resumes it from its
 #               last checkpoint
 #   SEED        of the order of the data and of sampling; default 0
-#   PLATFORM, VENV, PYTHON: see scripts/setup.sh
+#   PLATFORM, VENV, PYTHON: see bash scripts/setup.sh --help
+#
+# Examples:
+#   bash scripts/run_treepo_qwen0.5b.sh                                      the preset for this machine
+#   bash scripts/run_treepo_qwen0.5b.sh tree=reference_d5_k3 algorithm.adv_estimator=grpo
+#   EXPERIMENT=first MODEL_PATH=~/model TRAIN_FILE=train.parquet VAL_FILE=val.parquet bash scripts/run_treepo_qwen0.5b.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

@@ -2,6 +2,7 @@
 # Makes the virtual environment and installs everything the recipe needs. Quick when nothing changed.
 #
 #   bash scripts/setup.sh
+#   PLATFORM=cpu VENV=/tmp/venv bash scripts/setup.sh
 #
 # Knobs (environment):
 #   PLATFORM  gpu or cpu; default: gpu where `nvidia-smi -L` lists a GPU, else cpu

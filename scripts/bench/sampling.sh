@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# What quick.sh and full.sh share: sets everything up, makes the tiny model and its data where the plan $1 has them, and
-# measures the plan (plan gpu: for a machine with a GPU).
+# Measures samplers against each other: sets everything up, makes the files that the plan needs, and runs the plan.
+#
+#   bash scripts/bench/sampling.sh PLAN [--parts PART ...] [--out FOLDER] [--repetitions N]
+#
+# PLAN is quick, full (see scripts/bench/quick.sh, full.sh) or gpu (for a machine with a GPU).
+# Options and knobs: bash scripts/bench/quick.sh --help
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 OUTPUTS="$(absolute "${OUTPUTS:-$REPOSITORY/outputs}")"
