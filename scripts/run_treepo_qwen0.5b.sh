@@ -43,9 +43,10 @@ cd "$REPOSITORY"
 TASK="${TASK:-train}" # or evaluate: scripts/evaluate_qwen0.5b.sh
 MACHINE="$PLATFORM" # what the environment is made for, also where a dry run composes for another platform
 MACHINE_REASON="$PLATFORM_REASON"
-DRY_RUN=""
+DRY_RUN="" FLAGS=""
 for argument in "$@"; do
     [[ "$argument" != --dry-run ]] || DRY_RUN=1
+    [[ "$argument" != -* ]] || FLAGS=1 # Hydra's, too
 done
 if [[ -z "${PRESET:-}" ]]; then
     PRESET=tiny
@@ -99,6 +100,34 @@ prepare_data() {
     fi
 }
 
+run=(
+    "platform=$PLATFORM" "preset=$PRESET${CHAT:+_chat}"
+    "actor_rollout_ref.model.path=${MODEL_PATH:-$OUTPUTS/$TINY_MODEL}"
+    "data.val_files=${VAL_FILE:-$DATA/val.parquet}"
+)
+if [[ "$TASK" == evaluate ]]; then
+    run=("$python" -m recipe.treepo.main_eval "${run[@]}"
+        "evaluation.out_dir=$RUN"
+        "evaluation.seed=${SEED:-0}"
+    )
+else
+    export TENSORBOARD_DIR="${TENSORBOARD_DIR:-$RUN/tensorboard}"
+    run=("$python" -m recipe.treepo.main_treepo "${run[@]}"
+        "data.train_files=${TRAIN_FILE:-$DATA/train.parquet}"
+        "data.seed=${SEED:-0}"
+        "actor_rollout_ref.rollout.seed=${SEED:-0}"
+        "trainer.experiment_name=$EXPERIMENT"
+        "trainer.default_local_dir=$RUN/checkpoints"
+        "hydra.run.dir=$RUN/hydra"
+    )
+fi
+
+# A wrong key is reported before minutes are spent on model and data.
+made=""
+[[ (-z "${MODEL_PATH:-}" && ! -d "$OUTPUTS/$TINY_MODEL") || ! -f "${VAL_FILE:-$DATA/val.parquet}" ]] || made=1
+if [[ -z "$made$FLAGS" ]]; then
+    problems="$("${run[@]}" "$@" --dry-run 2>&1 >/dev/null)" || { echo "$problems" >&2 && exit 1; }
+fi
 if [[ -z "$DRY_RUN" ]]; then
     [[ -n "${MODEL_PATH:-}" ]] || "$python" "scripts/make_$TINY_MODEL.py" --out "$OUTPUTS/$TINY_MODEL"
     needed=("${VAL_FILE:-}")
@@ -111,23 +140,4 @@ if [[ -z "$DRY_RUN" ]]; then
     done
 fi
 
-run=(
-    "platform=$PLATFORM" "preset=$PRESET${CHAT:+_chat}"
-    "actor_rollout_ref.model.path=${MODEL_PATH:-$OUTPUTS/$TINY_MODEL}"
-    "data.val_files=${VAL_FILE:-$DATA/val.parquet}"
-)
-if [[ "$TASK" == evaluate ]]; then
-    exec "$python" -m recipe.treepo.main_eval "${run[@]}" \
-        "evaluation.out_dir=$RUN" \
-        "evaluation.seed=${SEED:-0}" \
-        "$@"
-fi
-export TENSORBOARD_DIR="${TENSORBOARD_DIR:-$RUN/tensorboard}"
-exec "$python" -m recipe.treepo.main_treepo "${run[@]}" \
-    "data.train_files=${TRAIN_FILE:-$DATA/train.parquet}" \
-    "data.seed=${SEED:-0}" \
-    "actor_rollout_ref.rollout.seed=${SEED:-0}" \
-    "trainer.experiment_name=$EXPERIMENT" \
-    "trainer.default_local_dir=$RUN/checkpoints" \
-    "hydra.run.dir=$RUN/hydra" \
-    "$@"
+exec "${run[@]}" "$@"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``--help`` of the shell scripts: the header of each, and nothing else happens."""
+"""The shell scripts: ``--help`` prints the header of each and does nothing; wrong keys are found before long work."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -73,3 +74,55 @@ def test_an_argument_that_only_contains_help_is_no_request_for_it(tmp_path):
     done = run_script("scripts/setup.sh", ["x=--help"], tmp_path)
     assert done.returncode == 2 and "no Python 3.11 or 3.12" in done.stderr
     assert {"called_python3.11", "called_nvidia-smi"} <= set(os.listdir(tmp_path))
+
+
+# --- order of work ---------------------------------------------------------------------------------------------
+
+
+def calls_of(script: str, arguments: list[str], folder: Path, valid: bool = True) -> tuple[int, list[str]]:
+    """Run a copy of a script, without set-up and with a python that records its calls; return exit status and calls.
+
+    Args:
+        valid: Whether the configuration passes the check of a dry run.
+    """
+    (folder / "scripts").mkdir(exist_ok=True)
+    for name in (*SOURCED, "run_treepo_qwen0.5b.sh", Path(script).name):
+        shutil.copy(ROOT / "scripts" / name, folder / "scripts")
+    (folder / "scripts/setup.sh").write_text("")
+    python, log = folder / "venv/bin/python", folder / "calls"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    fails = "" if valid else 'for x in "$@"; do [[ "$x" != --dry-run ]] || { echo "error: wrong" >&2; exit 1; }; done'
+    python.write_text(f'#!/bin/bash\necho "$*" >>"{log}"\n{fails}\n')
+    python.chmod(0o755)
+    log.unlink(missing_ok=True)
+    environment = {"PATH": "/usr/bin:/bin", "PLATFORM": "cpu", "PRESET": "tiny", "VENV": str(folder / "venv")}
+    done = subprocess.run(
+        ["bash", str(folder / "scripts" / Path(script).name), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ("error: wrong" in done.stderr) is not valid
+    words = [call.removeprefix("-m ").split() for call in log.read_text().splitlines()]
+    return done.returncode, [f"{call[0]}{' --dry-run' if '--dry-run' in call else ''}" for call in words]
+
+
+@pytest.mark.parametrize(
+    ("script", "module"), [("run_treepo_qwen0.5b.sh", "main_treepo"), ("evaluate_qwen0.5b.sh", "main_eval")]
+)
+def test_the_configuration_is_checked_before_model_and_data_are_made(script, module, tmp_path):
+    module = f"recipe.treepo.{module}"
+    made = ["scripts/make_tiny_model.py", "data_prep.tiny_problems", "data_prep.numina_math"]
+    assert calls_of(script, ["treepo.dept=3"], tmp_path, valid=False) == (1, [f"{module} --dry-run"])
+    assert calls_of(script, ["treepo.depth=3"], tmp_path) == (0, [f"{module} --dry-run", *made, module])
+    # Hydra's flags do not go with a dry run
+    assert calls_of(script, ["--cfg", "job"], tmp_path) == (0, [*made, module])
+    assert calls_of(script, ["--dry-run"], tmp_path) == (0, [f"{module} --dry-run"])
+    assert sorted(os.listdir(tmp_path)) == ["calls", "scripts", "venv"]
+    # nothing to make, so the run's own check comes soon enough
+    (tmp_path / "outputs/tiny_model").mkdir(parents=True)
+    (tmp_path / "outputs/data/tiny").mkdir(parents=True)
+    (tmp_path / "outputs/data/tiny/val.parquet").touch()
+    assert calls_of(script, ["treepo.depth=3"], tmp_path) == (0, [*made, module])
