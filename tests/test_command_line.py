@@ -164,6 +164,7 @@ def test_our_flags_are_taken_out_and_those_of_hydra_are_left():
     for flag in ("--hydra-help", "--cfg=job", "-c", "--multirun", "-m", "--info", "--version"):
         line = read_command_line([flag, "treepo.depth=3"])
         assert line.for_hydra_only and line.arguments == [flag, "treepo.depth=3"]
+    assert read_command_line(["hydra.mode=MULTIRUN"]).for_hydra_only
 
 
 @pytest.mark.parametrize(
@@ -240,6 +241,7 @@ def test_wrong_values_are_known_without_a_composed_configuration():
 def test_overrides_are_added_next_to_the_others():
     assert add_overrides(["--config-dir", "a=b", "x=1", "-m"], ["y=2"]) == ["--config-dir", "a=b", "y=2", "x=1", "-m"]
     assert add_overrides(["x=1", "--config-dir", "here"], ["y=2"]) == ["y=2", "x=1", "--config-dir", "here"]
+    assert add_overrides(["--info", "all", "x=1"], ["y=2"]) == ["--info", "all", "y=2", "x=1"]
     assert add_overrides(["--resolve"], ["y=2"]) == ["--resolve", "y=2"]
     assert add_overrides([], ["y=2"]) == ["y=2"]
 
@@ -257,7 +259,7 @@ def test_hydra_writes_nothing_whatever_the_arguments_say():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--config-name=mine"], ["-cn", "mine"], ["--config-dir", "here"], ["hydra.searchpath=[pkg://a]"]]
+    "arguments", [["--config-name=mine"], ["-cn", "mine"], ["--config-dir", "here"], ["++hydra.searchpath=[pkg://a]"]]
 )
 def test_other_configurations_of_the_user_are_searched_as_named(arguments):
     assert without_importing_verl(arguments) == arguments

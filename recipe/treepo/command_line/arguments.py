@@ -67,6 +67,8 @@ def read_command_line(arguments: Sequence[str], groups: Sequence[OwnGroup] = (TR
     """Take our flags and our unknown keys out of the command line; Hydra would stop at the first of them."""
     ours = {"--dry-run", "--full", *HELP_FLAGS}
     flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
+    if "hydra.mode=MULTIRUN" in arguments:
+        flags.add("--multirun")
     rest: list[str] = []
     problems = _flag_problems(flags)
     values: dict[str, Any] = {}

@@ -18,7 +18,7 @@ WRITE_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_loggi
 LOG_TO_STDERR = "hydra.job_logging.handlers.console.stream=ext://sys.stderr"
 _OUTPUT_KEYS = ("hydra.run.dir", "hydra.output_subdir", "hydra/job_logging", "hydra.job_logging")
 _OTHER_CONFIG_FLAGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
-_FLAGS_WITH_VALUE = (*_OTHER_CONFIG_FLAGS, "--package", "-p", "--cfg", "-c")
+_FLAGS_WITH_VALUE = (*_OTHER_CONFIG_FLAGS, "--package", "-p", "--cfg", "-c", "--info", "-i", "--experimental-rerun")
 
 
 def call_with_config(line: CommandLine, arguments: Sequence[str], task: Callable[[DictConfig], None]) -> None:
@@ -60,8 +60,8 @@ def without_importing_verl(arguments: Sequence[str]) -> list[str]:
     Arguments that name other configurations or another search path are left as they are.
     """
     folder = verl_config_folder()
-    named = any(argument.partition("=")[0] in (*_OTHER_CONFIG_FLAGS, "hydra.searchpath") for argument in arguments)
-    if folder is None or named:
+    other = (*_OTHER_CONFIG_FLAGS, "hydra.searchpath")
+    if folder is None or any(argument.lstrip("+").partition("=")[0] in other for argument in arguments):
         return list(arguments)
     quoted = f"file://{folder}".replace("'", "\\'")
     return add_overrides(arguments, [f"hydra.searchpath=['{quoted}']"])
