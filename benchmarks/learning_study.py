@@ -158,13 +158,13 @@ def check_results(options: argparse.Namespace, runs: Sequence[tuple[Arm, int]]) 
                 raise StudyError(f"{path}: had with {name} {found[name]}, not {value}. Use another --out, or ARM+NAME")
 
 
-def check_settings(arm: Arm, out: Path) -> None:
+def check_settings(arm: Arm) -> None:
     """Have the recipe check an arm's settings, without starting anything.
 
     Raises:
         StudyError: with what the recipe says.
     """
-    command = ["bash", SCRIPT, "--dry-run", *COMMON, *arm.overrides, f"hydra.run.dir={out}/dry_run"]
+    command = ["bash", SCRIPT, "--dry-run", *COMMON, *arm.overrides]
     environment = {**os.environ, "PRESET": "tiny"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
@@ -244,7 +244,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Arm
             check_report(options.report)
         for arm in () if options.no_runs else arms:
             if not all(result_path(options.out, arm, seed).exists() for seed in options.seeds):
-                check_settings(arm, options.out)
+                check_settings(arm)
     except ValueError as error:
         parser.error(str(error))
     return options, arms

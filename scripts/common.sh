@@ -1,5 +1,8 @@
 # Sourced by the other scripts: messages, what machine this is, package sources, and the tiny preset's data.
-# Sets REPOSITORY, PLATFORM, PLATFORM_REASON and VENV (absolute).
+# Sets REPOSITORY, PLATFORM, PLATFORM_REASON and VENV (absolute). Answers --help first.
+
+source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
+show_help_if_asked "$0" "$@"
 
 say() { echo "[treepo] $*"; }
 die() {

@@ -1,11 +1,23 @@
 #!/usr/bin/env bash
-# Evaluates the model of run_treepo_qwen0.5b.sh without training: plain samples against trees on the held-out problems.
+# Evaluates a model without training: plain samples against trees on held-out problems. The script sets everything up and
+# gets model and data of the preset first.
 #
-#   bash scripts/evaluate_qwen0.5b.sh [--dry-run] [KEY=VALUE ...]         e.g. evaluation.n=16, evaluation=scaling
+#   bash scripts/evaluate_qwen0.5b.sh [--dry-run [--full]] [KEY=VALUE ...]
 #
-# Same presets and knobs (MODEL_PATH: another model; VAL_FILE: other problems, or data.val_files=[FILE,FILE]). It says
-# first what it chose. Samples and report go to outputs/evaluations/EXPERIMENT (default: the preset's name); what was
-# interrupted there goes on.
+# Samples and report go to outputs/evaluations/EXPERIMENT (default: the preset's name). The same command resumes an
+# interrupted evaluation.
+#
+# Knobs (environment) and presets: bash scripts/run_treepo_qwen0.5b.sh --help. The most useful here:
+#   MODEL_PATH  folder or hub name of the model, for instance a checkpoint in the Hugging Face format
+#   VAL_FILE    parquet file with the problems; several: data.val_files=[FILE,FILE]
+# Keys: python -m recipe.treepo.main_eval --help
+#
+# Examples:
+#   bash scripts/evaluate_qwen0.5b.sh                            8 samples per problem
+#   bash scripts/evaluate_qwen0.5b.sh evaluation=scaling         accuracy against decoded tokens
+#   MODEL_PATH=Qwen/Qwen2.5-0.5B bash scripts/evaluate_qwen0.5b.sh evaluation.n=16
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
+show_help_if_asked "$0" "$@"
 TASK=evaluate exec bash "$(dirname "${BASH_SOURCE[0]}")/run_treepo_qwen0.5b.sh" \
     actor_rollout_ref.rollout.val_kwargs.n=8 actor_rollout_ref.rollout.val_kwargs.temperature=1.0 "$@"

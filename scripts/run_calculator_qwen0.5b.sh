@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# Trains a model that may call a calculator (examples/calculator_tool.py) through verl's tools; one tree of turns per
-# prompt, in which branches share the calls before them. The reward sees the calls (examples/tool_reward.py).
+# Trains a model that may call a calculator (examples/calculator_tool.py) through verl's tools, with one tree of turns per
+# prompt: branches share the calls before them. The reward function sees the calls (examples/tool_reward.py).
 #
-#   bash scripts/run_calculator_qwen0.5b.sh [--dry-run] [VERL_KEY=VALUE ...]
-#   bash scripts/run_calculator_qwen0.5b.sh treepo.sampler=independent      the same with n independent conversations
-#   bash scripts/run_calculator_qwen0.5b.sh treepo.sampler=plain            the same with verl's own tool agent
+#   bash scripts/run_calculator_qwen0.5b.sh [--dry-run [--full]] [KEY=VALUE ...]
 #
-# Knobs: those of scripts/run_treepo_qwen0.5b.sh.
+# Knobs (environment) and presets: bash scripts/run_treepo_qwen0.5b.sh --help
+#
+# Examples:
+#   bash scripts/run_calculator_qwen0.5b.sh                                 one tree of turns per prompt
+#   bash scripts/run_calculator_qwen0.5b.sh treepo.sampler=independent      n independent conversations per prompt
+#   bash scripts/run_calculator_qwen0.5b.sh treepo.sampler=plain            verl's own tool agent
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
+show_help_if_asked "$0" "$@"
 CHAT=1 exec bash "$(dirname "${BASH_SOURCE[0]}")/run_treepo_qwen0.5b.sh" \
     tree=reference_d6_k2 \
     actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent \

@@ -4,6 +4,8 @@
 #   bash scripts/run_tests.sh              everything but the tests marked slow
 #   bash scripts/run_tests.sh --slow       those, too
 #   bash scripts/run_tests.sh ARGS...      ARGS go to pytest
+#
+# Knobs (environment): OUTPUTS as for scripts/run_treepo_qwen0.5b.sh; PLATFORM, VENV, PYTHON as for scripts/setup.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$REPOSITORY"

@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # Trains with TreePO: sets everything up, makes the data, then runs verl with tree rollouts and tree advantages.
 #
-#   bash scripts/run_treepo_qwen0.5b.sh [--dry-run] [VERL_KEY=VALUE ...]
+#   bash scripts/run_treepo_qwen0.5b.sh [--dry-run [--full]] [KEY=VALUE ...]
+#
+# KEY is any key of verl or treepo; python -m recipe.treepo.main_treepo --help lists the latter. --dry-run checks the
+# configuration and prints the keys that differ from the defaults (--full: all keys); it trains nothing, and makes
+# neither data nor run.
 #
 # Preset gpu:  Qwen/Qwen2.5-0.5B on 1,000 problems of NuminaMath-TIR, batch 8, n 8. One CUDA GPU of 24 GB or more.
 # Preset tiny: the embedded model of 0.84 M parameters (tiny/model) on word problems. Two CPU cores, 10 GB of memory,
@@ -17,7 +21,12 @@
 #   EXPERIMENT  name of the run; default: a new name with the date. The name of an earlier run resumes it from its
 #               last checkpoint
 #   SEED        of the order of the data and of sampling; default 0
-#   PLATFORM, VENV, PYTHON: see scripts/setup.sh
+#   PLATFORM, VENV, PYTHON: see bash scripts/setup.sh --help
+#
+# Examples:
+#   bash scripts/run_treepo_qwen0.5b.sh                                      the preset for this machine
+#   bash scripts/run_treepo_qwen0.5b.sh tree=reference_d5_k3 algorithm.adv_estimator=grpo
+#   EXPERIMENT=first MODEL_PATH=~/model TRAIN_FILE=train.parquet VAL_FILE=val.parquet bash scripts/run_treepo_qwen0.5b.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -35,9 +44,10 @@ cd "$REPOSITORY"
 TASK="${TASK:-train}" # or evaluate: scripts/evaluate_qwen0.5b.sh
 MACHINE="$PLATFORM" # what the environment is made for, also where a dry run composes for another platform
 MACHINE_REASON="$PLATFORM_REASON"
-DRY_RUN=""
+DRY_RUN="" FLAGS=""
 for argument in "$@"; do
     [[ "$argument" != --dry-run ]] || DRY_RUN=1
+    [[ "$argument" != -* ]] || FLAGS=1 # Hydra's, too
 done
 if [[ -z "${PRESET:-}" ]]; then
     PRESET=tiny
@@ -90,6 +100,32 @@ prepare_data() {
     fi
 }
 
+run=(
+    "platform=$PLATFORM" "preset=$PRESET${CHAT:+_chat}"
+    "actor_rollout_ref.model.path=$MODEL_PATH"
+    "data.val_files=${VAL_FILE:-$DATA/val.parquet}"
+)
+if [[ "$TASK" == evaluate ]]; then
+    run=("$python" -m recipe.treepo.main_eval "${run[@]}"
+        "evaluation.out_dir=$RUN"
+        "evaluation.seed=${SEED:-0}"
+    )
+else
+    export TENSORBOARD_DIR="${TENSORBOARD_DIR:-$RUN/tensorboard}"
+    run=("$python" -m recipe.treepo.main_treepo "${run[@]}"
+        "data.train_files=${TRAIN_FILE:-$DATA/train.parquet}"
+        "data.seed=${SEED:-0}"
+        "actor_rollout_ref.rollout.seed=${SEED:-0}"
+        "trainer.experiment_name=$EXPERIMENT"
+        "trainer.default_local_dir=$RUN/checkpoints"
+        "hydra.run.dir=$RUN/hydra"
+    )
+fi
+
+# A wrong key is reported before time is spent on data.
+if [[ -z "$FLAGS" && ! -f "${VAL_FILE:-$DATA/val.parquet}" ]]; then
+    problems="$("${run[@]}" "$@" --dry-run 2>&1 >/dev/null)" || { echo "$problems" >&2 && exit 1; }
+fi
 if [[ -z "$DRY_RUN" ]]; then
     needed=("${VAL_FILE:-}")
     [[ "$TASK" == evaluate ]] || needed+=("${TRAIN_FILE:-}")
@@ -101,23 +137,4 @@ if [[ -z "$DRY_RUN" ]]; then
     done
 fi
 
-run=(
-    "platform=$PLATFORM" "preset=$PRESET${CHAT:+_chat}"
-    "actor_rollout_ref.model.path=$MODEL_PATH"
-    "data.val_files=${VAL_FILE:-$DATA/val.parquet}"
-)
-if [[ "$TASK" == evaluate ]]; then
-    exec "$python" -m recipe.treepo.main_eval "${run[@]}" \
-        "evaluation.out_dir=$RUN" \
-        "evaluation.seed=${SEED:-0}" \
-        "$@"
-fi
-export TENSORBOARD_DIR="${TENSORBOARD_DIR:-$RUN/tensorboard}"
-exec "$python" -m recipe.treepo.main_treepo "${run[@]}" \
-    "data.train_files=${TRAIN_FILE:-$DATA/train.parquet}" \
-    "data.seed=${SEED:-0}" \
-    "actor_rollout_ref.rollout.seed=${SEED:-0}" \
-    "trainer.experiment_name=$EXPERIMENT" \
-    "trainer.default_local_dir=$RUN/checkpoints" \
-    "hydra.run.dir=$RUN/hydra" \
-    "$@"
+exec "${run[@]}" "$@"

@@ -3,6 +3,7 @@
 # Quick when nothing changed. Packages that you added to the environment stay.
 #
 #   bash scripts/setup.sh
+#   PLATFORM=cpu VENV=/tmp/venv bash scripts/setup.sh
 #
 # Knobs (environment):
 #   PLATFORM  gpu or cpu; default: gpu where `nvidia-smi -L` lists a GPU, else cpu

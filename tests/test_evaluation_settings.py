@@ -306,12 +306,6 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_dry_run_says_what_would_be_sampled_and_makes_nothing(base, tmp_path):
-    done = command(*base, "--dry-run")
-    assert (done.returncode, done.stdout) == (0, "plain, n 4: independent samples\ntree, n 4: trees\n")
-    assert not (tmp_path / "out").exists()
-
-
 def test_wrong_keys_are_told_together_before_anything_is_started(base):
     done = command(*base, "treepo.dept=3", "evaluation.n=0")
     assert done.returncode == 1 and "2 problem(s)" in done.stderr

@@ -10,13 +10,14 @@ from omegaconf import OmegaConf
 from test_validation import composed, config_of, problems_of
 
 from recipe.treepo.branching import BranchingRules, Budget
+from recipe.treepo.command_line.arguments import read_command_line
 from recipe.treepo.config_values import ConfigError
 from recipe.treepo.evaluation.settings import load_evaluation
 from recipe.treepo.fallback import FallbackRules, FallbackStart
 from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Steps
 from recipe.treepo.interaction_loading import interaction_class, interaction_problems, tool_problems
 from recipe.treepo.main_eval import with_group
-from recipe.treepo.main_treepo import prepare, split_arguments
+from recipe.treepo.main_treepo import prepare
 from recipe.treepo.settings import InteractionSettings, TreePOSettings, leads_conversations, load_settings
 from recipe.treepo.validation import validate, validate_trees
 
@@ -291,10 +292,10 @@ def test_options_are_the_users_own_keys_with_a_plus_sign_or_without(talk):
         f"+{GROUP}.options.y.deep=[1,a]",
         f"++{GROUP}.options.z=${{data.max_prompt_length}}",
     ]
-    rest, problems, _ = split_arguments(arguments)
-    assert problems == []
-    assert rest == [*arguments[:2], *(f"++{argument.lstrip('+')}" for argument in arguments[2:])]
-    config = composed("preset=tiny", *rest)
+    line = read_command_line(arguments)
+    assert line.name_problems == []
+    assert line.arguments == [*arguments[:2], *(f"++{argument.lstrip('+')}" for argument in arguments[2:])]
+    config = composed("preset=tiny", *line.arguments)
     options = load_settings(config).interaction.options
     assert options == {"x": 1, "y": {"deep": [1, "a"]}, "z": config.data.max_prompt_length}
     assert type(options["y"]) is dict  # what a user's class gets is plain
@@ -303,11 +304,11 @@ def test_options_are_the_users_own_keys_with_a_plus_sign_or_without(talk):
 def test_options_as_one_group_and_misspelt_neighbours():
     whole = [f"{GROUP}.options={{x: 1}}", f"+{GROUP}.options={{x: 1}}", f"{GROUP}={{name: Talk, options: {{x: 1}}}}"]
     for argument in whole:
-        rest, problems, _ = split_arguments([argument, f"{GROUP}.optionsx=1", f"{GROUP}.option.x=1"])
-        assert [problem.key for problem in problems] == [f"{GROUP}.optionsx", f"{GROUP}.option.x"]
-        assert load_settings(composed("preset=tiny", *rest)).interaction.options == {"x": 1}
-    rest, problems, _ = split_arguments([f"{GROUP}.options.x=1", f"~{GROUP}.options.x"])
-    assert problems == [] and rest[1] == f"~{GROUP}.options.x"
+        line = read_command_line([argument, f"{GROUP}.optionsx=1", f"{GROUP}.option.x=1"])
+        assert [problem.key for problem in line.name_problems] == [f"{GROUP}.optionsx", f"{GROUP}.option.x"]
+        assert load_settings(composed("preset=tiny", *line.arguments)).interaction.options == {"x": 1}
+    line = read_command_line([f"{GROUP}.options.x=1", f"~{GROUP}.options.x"])
+    assert line.name_problems == [] and line.arguments[1] == f"~{GROUP}.options.x"
 
 
 # --- loading ---------------------------------------------------------------------------------------------------

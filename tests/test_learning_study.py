@@ -277,7 +277,7 @@ def test_all_that_a_child_has_started_is_ended(monkeypatch):
 
 
 def test_the_command_that_repeats_a_study_asks_for_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(learning_study, "check_settings", lambda arm, out: None)
+    monkeypatch.setattr(learning_study, "check_settings", lambda arm: None)
     asked = ["--seeds", "3", "4", "--arms", "treepo+wide", "--set", "treepo+wide:treepo.divergence=[2, 3]"]
     options, arms = parse(["--out", str(tmp_path), "--tokens", "500", *asked])
     words = shlex.split(repeat(options))
@@ -288,7 +288,7 @@ def test_the_command_that_repeats_a_study_asks_for_the_same(tmp_path, monkeypatc
 
 
 def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(learning_study, "check_settings", lambda arm, out: None)
+    monkeypatch.setattr(learning_study, "check_settings", lambda arm: None)
     monkeypatch.setattr(learning_study, "exit_on_signals", lambda: None)
     done = []
 

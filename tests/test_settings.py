@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 
 from recipe.treepo import main_treepo
 from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
+from recipe.treepo.command_line.arguments import read_command_line
 from recipe.treepo.config_values import ConfigError, all_keys
 from recipe.treepo.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
 from recipe.treepo.interaction import OnError, Steps
-from recipe.treepo.main_treepo import split_arguments
 from recipe.treepo.search import SearchShape
 from recipe.treepo.settings import (
     FREE_GROUP,
@@ -378,28 +378,29 @@ def test_misspelt_overrides_are_found_before_hydra_sees_them():
         "tree=paper_best",
         "trainer.nnodes=1",
     ]
-    rest, problems, dry_run = split_arguments(arguments)
+    line = read_command_line(arguments)
     # verl's own entry point needs the plus sign, ours declares the key: the same overrides serve both
-    assert rest == [
+    assert line.arguments == [
         "treepo.depth=3",
         "treepo.fallback.order=random",
         "treepo.repetition={unit: tokens}",
         "tree=paper_best",
         "trainer.nnodes=1",
     ]
-    assert [(problem.key, problem.value) for problem in problems] == [
+    assert [(problem.key, problem.value) for problem in line.name_problems] == [
         ("treepo.depht", 3),
         ("treepo.advantage.kind", "a"),
         ("treepo.fallbak.order", "random"),
     ]
-    assert "Did you mean treepo.fallback.order?" in problems[2].remedy
-    assert dry_run
+    assert "Did you mean treepo.fallback.order?" in line.name_problems[2].remedy
+    assert line.dry_run and not line.full
 
 
 def test_every_group_and_key_can_be_given_on_the_command_line():
     arguments = [f"{name}=null" for name in [*GROUPS, *known_keys()]]
-    rest, problems, dry_run = split_arguments(arguments)
-    assert ([argument.lstrip("+") for argument in rest], problems, dry_run) == (arguments, [], False)
+    line = read_command_line(arguments)
+    rest = line.arguments
+    assert ([argument.lstrip("+") for argument in rest], line.name_problems, line.dry_run) == (arguments, [], False)
     # what holds keys of the user's own has to be added to
     free = ["treepo", "treepo.interaction", "treepo.interaction.options"]
     assert [argument for argument in rest if argument.startswith("+")] == [f"++{name}=null" for name in free]

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl.workers.engine import EngineRegistry
 
 from recipe.treepo.config_values import ConfigError
-from recipe.treepo.main_treepo import prepare, run
+from recipe.treepo.main_treepo import prepare, train
 from recipe.treepo.packed_engine import PackedActorEngine, PackedCriticEngine
 from recipe.treepo.settings import TREE_ESTIMATORS, AdvantageSettings, TreePOSettings
 from recipe.treepo.stopping import FinishReason
@@ -681,10 +681,9 @@ def test_what_packed_training_cannot_do_is_told_with_the_key_and_both_remedies(o
 def test_verl_is_told_to_look_for_the_packed_engines_first(monkeypatch):
     started = []
     monkeypatch.setattr("verl.trainer.main_ppo.run_ppo", lambda config, **_: started.append(config))
-    monkeypatch.setattr("recipe.treepo.main_treepo.prepare", lambda *_, **__: None)
     variables = []
     for override in (PACKED, "treepo.packed_training=false"):
-        run(composed("platform=cpu", "preset=tiny", override), [], dry_run=False)
+        train(composed("platform=cpu", "preset=tiny", override))
         variables.append(OmegaConf.select(started[-1], "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"))
     assert variables == ["treepo_packed", None]
     monkeypatch.setenv("VERL_ENGINE_DEVICE", "cuda")

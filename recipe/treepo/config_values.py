@@ -166,6 +166,14 @@ def all_keys(groups: Mapping[str, Keys]) -> dict[str, list[str]]:
     return found
 
 
+def leaf_keys(name: str, keys: Keys) -> list[str]:
+    """Return the full names of the keys of the group ``name`` that are no groups themselves, in their order."""
+    names = []
+    for key, inner in keys.items():
+        names += leaf_keys(f"{name}.{key}", inner) if isinstance(inner, Mapping) else [f"{name}.{key}"]
+    return names
+
+
 def unknown_key(key: str, value: Any, groups: Mapping[str, Keys]) -> Problem:
     """Return the problem of a key that none of ``groups`` (name of an outermost group: its keys) has."""
     known = all_keys(groups)

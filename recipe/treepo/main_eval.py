@@ -3,8 +3,8 @@
 
 Takes the configuration of a training run (``main_treepo``) and the group ``evaluation``, which
 ``evaluation=NAME`` chooses (``config/evaluation/``). The whole configuration is checked before Ray or a model is
-started. ``--dry-run`` says what would be sampled and stops. Exit status: 0 done, 1 wrong configuration or problems that
-could not be sampled, 130 interrupted; the same command goes on where it stopped.
+started. ``--dry-run`` prints the runs and the keys that differ from the defaults, and stops. Exit status: 0 done, 1
+wrong configuration or problems that could not be sampled, 130 interrupted; the same command goes on where it stopped.
 """
 
 import asyncio
@@ -16,10 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from recipe.treepo.command_line.arguments import TREEPO, read_command_line
+from recipe.treepo.command_line.composition import (
+    WRITE_NOTHING,
+    add_overrides,
+    call_with_config,
+    without_importing_verl,
+    without_output,
+)
+from recipe.treepo.command_line.differences import dry_run_report
+from recipe.treepo.command_line.help_text import help_text
+from recipe.treepo.command_line.pages import EVALUATION, EVALUATION_PAGE
 from recipe.treepo.config_values import ConfigError, Problem
 from recipe.treepo.evaluation.fingerprint import fingerprints
 from recipe.treepo.evaluation.problems import EvaluationProblem, load_problems
@@ -29,7 +39,7 @@ from recipe.treepo.evaluation.sampling import ProblemSampler
 from recipe.treepo.evaluation.scoring import Scorer
 from recipe.treepo.evaluation.settings import EvaluationSettings, Run, load_evaluation
 from recipe.treepo.evaluation.summary import summarise
-from recipe.treepo.main_treepo import split_arguments, use_plugin
+from recipe.treepo.main_treepo import use_plugin
 from recipe.treepo.validation_training import is_our_reward
 
 
@@ -220,8 +230,8 @@ def notes(settings: EvaluationSettings, missing: Mapping[str, int]) -> list[str]
 # --- command line ----------------------------------------------------------------------------------------------
 
 
-def run(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> int:
-    """Check the configuration and evaluate, or say what would be sampled; return the exit status."""
+def run(config: DictConfig, problems: list[Problem], *, dry_run: bool, full: bool = False) -> int:
+    """Check the configuration and evaluate, or print what would be sampled and with what; return the exit status."""
     restart = False
     try:
         try:
@@ -231,8 +241,8 @@ def run(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> int:
         if problems:
             raise ConfigError(problems)
         if dry_run:
-            for run in settings.runs:
-                print(f"{run.name}: {'independent samples' if run.is_plain else 'trees'}")
+            runs = [f"{run.name}: {'independent samples' if run.is_plain else 'trees'}" for run in settings.runs]
+            print(dry_run_report(config, full=full, comments=runs), end="")
             return 0
         restart = settings.restart
         return evaluate(config, settings)
@@ -247,22 +257,20 @@ def run(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> int:
 
 def main() -> None:
     """Run with the command line's arguments."""
+    line = read_command_line(sys.argv[1:], (TREEPO, EVALUATION))
+    if line.asks_help:
+        print(help_text(EVALUATION_PAGE))
+        return
     use_plugin()
-    arguments, problems, dry_run = split_arguments(sys.argv[1:])
+    arguments = without_importing_verl(with_group(line.arguments))
     # Hydra would make a folder with the date and log there; the evaluation has a folder of its own.
-    quiet = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout"]
-    sys.argv[1:] = [*quiet, *with_group(arguments)]
+    arguments = without_output(arguments) if line.dry_run else add_overrides(arguments, WRITE_NOTHING)
     status = []
 
-    @hydra.main(config_path="config", config_name="treepo_trainer", version_base=None)
-    def hydra_main(config: DictConfig) -> None:
-        status.append(run(config, problems, dry_run=dry_run))
+    def evaluate_config(config: DictConfig) -> None:
+        status.append(run(config, line.name_problems, dry_run=line.dry_run, full=line.full))
 
-    try:
-        hydra_main()
-    finally:
-        if problems and not status:  # Hydra stopped at another override
-            print(f"error: {ConfigError(problems)}", file=sys.stderr)
+    call_with_config(line, arguments, evaluate_config)
     sys.exit(max(status, default=0))  # none where Hydra only shows the configuration
 
 

@@ -1,58 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry point: ``python -m recipe.treepo.main_treepo KEY=VALUE ...``, verl's ``main_ppo`` with trees.
+"""Entry point: ``python -m recipe.treepo.main_treepo KEY=VALUE ...``, verl's ``main_ppo`` with trees; see ``--help``.
 
-The whole configuration is checked before Ray or a model is started. ``--dry-run`` prints it, resolved, and stops;
-files that are still to be made are then only named.
+The whole configuration is checked before Ray or a model is started, our own rules before verl is imported.
+``--dry-run`` prints the keys that differ from the defaults, and stops; files that do not exist yet are only named.
 """
 
 import os
 import sys
-from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import entry_points
 
-import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.config_values import ConfigError, Problem, all_keys, unknown_key
-from recipe.treepo.settings import FREE_GROUP, KEYS, PACKED_VENDOR, known_keys, load_settings
+from recipe.treepo.command_line.arguments import CommandLine, read_command_line
+from recipe.treepo.command_line.composition import call_with_config, without_importing_verl, without_output
+from recipe.treepo.command_line.differences import dry_run_report
+from recipe.treepo.command_line.help_text import help_text
+from recipe.treepo.command_line.pages import TRAINING_PAGE
+from recipe.treepo.config_values import ConfigError, Problem
+from recipe.treepo.settings import PACKED_VENDOR, load_settings
 from recipe.treepo.validation import is_missing_file, validate
-
-
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Problem], bool]:
-    """Take what Hydra cannot handle well out of the command line.
-
-    Returns:
-        The arguments for Hydra; a problem for each override of a ``treepo`` key that does not exist (Hydra would
-        stop at the first, with the advice to add it); whether ``--dry-run`` was given.
-    """
-    rest, problems, groups = [], [], {"treepo": KEYS}
-    parser = OverridesParser.create()
-    known = {*known_keys(), *all_keys(groups)}
-    for argument in arguments:
-        if argument == "--dry-run":
-            continue
-        key, value = argument.lstrip("+~"), None
-        try:
-            override = parser.parse_override(argument)
-            key, value = override.key_or_group, override.value()
-        except HydraException:
-            key = key.partition("=")[0]
-        ours = key == "treepo" or key.startswith("treepo.")
-        if ours and key not in known and not key.startswith(f"{FREE_GROUP}."):
-            problems.append(unknown_key(key, value, groups))
-        elif argument[0] != "~" and (_holds(key, FREE_GROUP) or _holds(FREE_GROUP, key)):
-            rest.append(f"++{argument.lstrip('+')}")  # no key of it is declared, so Hydra has to add them
-        elif key in known and argument.startswith("+"):
-            rest.append(argument.lstrip("+"))  # as verl's own entry point needs it; here the key is declared
-        else:
-            rest.append(argument)
-    return rest, problems, "--dry-run" in arguments
-
-
-def _holds(group: str, key: str) -> bool:
-    return f"{key}.".startswith(f"{group}.")
 
 
 def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> None:
@@ -90,17 +57,24 @@ def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> No
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
 
 
-def run(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> None:
-    """Check the configuration and train, or print it if ``dry_run``."""
+def check(config: DictConfig, line: CommandLine) -> None:
+    """Check the configuration; report all problems and leave if there are any."""
     try:
-        prepare(config, problems, dry_run=dry_run)
+        with redirect_stdout(sys.stderr):  # verl prints, and stdout is for the configuration
+            prepare(config, line.name_problems, dry_run=line.dry_run)
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    if dry_run:
-        print(OmegaConf.to_yaml(config, resolve=True))
-        for problem in _files_to_be_made(config):
-            print(f"note: {problem}", file=sys.stderr)
-        return
+
+
+def show(config: DictConfig, *, full: bool) -> None:
+    """Print the configuration, and on stderr the files that are still to be made."""
+    print(dry_run_report(config, full=full), end="")
+    for problem in _files_to_be_made(config):
+        print(f"note: {problem}", file=sys.stderr)
+
+
+def train(config: DictConfig) -> None:
+    """Train with a configuration that has been checked."""
     if load_settings(config).packed_training:
         # verl asks for an engine of this vendor first, in each of its processes.
         variable = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
@@ -129,21 +103,27 @@ def use_plugin() -> None:
 
 def main() -> None:
     """Run with the command line's arguments."""
+    line = read_command_line(sys.argv[1:])
+    if line.asks_help:
+        print(help_text(TRAINING_PAGE))
+        return
     use_plugin()
-    arguments, problems, dry_run = split_arguments(sys.argv[1:])
-    sys.argv[1:] = arguments
 
-    @hydra.main(config_path="config", config_name="treepo_trainer", version_base=None)
-    def hydra_main(config: DictConfig) -> None:
-        reported.append(True)
-        run(config, problems, dry_run=dry_run)
+    def check_and_show(config: DictConfig) -> None:
+        check(config, line)
+        if line.dry_run:
+            show(config, full=line.full)
 
-    reported: list[bool] = []
-    try:
-        hydra_main()
-    finally:
-        if problems and not reported:  # Hydra stopped at another override
-            print(f"error: {ConfigError(problems)}", file=sys.stderr)
+    def start(config: DictConfig) -> None:
+        if line.for_hydra_only:  # several configurations, each checked when its turn comes
+            check(config, line)
+        train(config)
+
+    if line.dry_run or not line.for_hydra_only:
+        # Composed and checked first without importing verl and without Hydra's output folder.
+        call_with_config(line, without_output(without_importing_verl(line.arguments)), check_and_show)
+    if not line.dry_run:
+        call_with_config(line, line.arguments, start)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from recipe.treepo.config_values import (
     fraction,
     int_range,
     integer,
+    leaf_keys,
     mapping,
     optional,
     parse_group,
@@ -50,6 +51,8 @@ TREEPO_TRAINERS = {
 TREE_ESTIMATORS = ("treepo", "treepo_segment", "treerl", "treerpo")
 # verl's agents that a tree takes the place of.
 SINGLE_TURN_AGENT, TOOL_AGENT = REPLACED_AGENTS = ("single_turn_agent", "tool_agent")
+# The file that explains the keys.
+SEE = "recipe/treepo/config/treepo_trainer.yaml"
 # The group whose keys are the user's own.
 FREE_GROUP = "treepo.interaction.options"
 # Name under which packed training registers its engines; verl knows no such vendor, but looks for it where told to.
@@ -315,7 +318,7 @@ def parse_settings(config: DictConfig) -> tuple[TreePOSettings | None, list[Prob
         raw = OmegaConf.to_container(group, resolve=True) if OmegaConf.is_config(group) else group
     except OmegaConfBaseException as error:
         return None, [Problem("treepo", "...", f"cannot be resolved ({error})", "Correct the interpolation.")]
-    values = parse_group("treepo", raw, KEYS, problems, see="recipe/treepo/config/treepo_trainer.yaml")
+    values = parse_group("treepo", raw, KEYS, problems, see=SEE)
     return (None, problems) if problems else (_build(values), [])
 
 
@@ -344,7 +347,4 @@ def leads_conversations(settings: TreePOSettings, config: DictConfig) -> bool:
 
 def known_keys() -> list[str]:
     """Return the full names of all keys of the recipe."""
-    names = []
-    for key, parser in KEYS.items():
-        names += [f"treepo.{key}.{inner}" for inner in parser] if isinstance(parser, Mapping) else [f"treepo.{key}"]
-    return names
+    return leaf_keys("treepo", KEYS)

@@ -1,11 +1,19 @@
 #!/usr/bin/env bash
-# Measures what trees cost in engine calls, tokens and time against plain samples, segment loops and trees in lock step:
-# sets everything up, and runs the plan `quick` in less than five minutes.
+# Measures engine calls, tokens and time of trees against plain samples, segment loops and trees in lock step: sets
+# everything up, and runs the plan `quick` in less than five minutes.
 #
 #   bash scripts/bench/quick.sh [--parts PART ...] [--out FOLDER] [--repetitions N]
 #
-# Results (results.json, report.md) go to outputs/benchmarks/quick; a relative FOLDER is one in the repository. Two
-# result files are compared by
-#   python -m benchmarks.sampling.compare OLD.json NEW.json
+#   --parts        parts of the plan, of samplers, ends; default all
+#   --out          folder for results.json and report.md; default outputs/benchmarks/quick; relative to the repository
+#   --repetitions  measurements of each case; default 3
+#
 # Knobs (environment): OUTPUTS, PLATFORM, VENV, PYTHON as for scripts/run_treepo_qwen0.5b.sh
+#
+# Examples:
+#   bash scripts/bench/quick.sh
+#   bash scripts/bench/quick.sh --parts ends --out /tmp/before
+#   python -m benchmarks.sampling.compare OLD.json NEW.json       compares two results
+source "$(dirname "${BASH_SOURCE[0]}")/../help.sh"
+show_help_if_asked "$0" "$@"
 exec bash "$(dirname "${BASH_SOURCE[0]}")/sampling.sh" quick "$@"

@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# Shared by quick.sh and full.sh: sets everything up, makes the tiny preset's data for the plan that needs them, and
-# measures the plan $1 (plan gpu: for a machine with a GPU).
+# Measures samplers against each other: sets everything up, makes the files that the plan needs, and runs the plan.
+#
+#   bash scripts/bench/sampling.sh PLAN [--parts PART ...] [--out FOLDER] [--repetitions N]
+#
+# PLAN is quick, full (see scripts/bench/quick.sh, full.sh) or gpu (for a machine with a GPU).
+# Options and knobs: bash scripts/bench/quick.sh --help
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 OUTPUTS="$(absolute "${OUTPUTS:-$REPOSITORY/outputs}")"

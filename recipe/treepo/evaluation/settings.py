@@ -79,7 +79,7 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
     """
     problems: list[Problem] = []
     raw = OmegaConf.to_container(config.evaluation, resolve=True)
-    values = parse_group("evaluation", raw, _KEYS, problems, see=SEE)
+    values = parse_group("evaluation", raw, KEYS, problems, see=SEE)
     numbers = values.get("n") or _validation_n(config, problems)
     arms = _parse_arms(config, values.get("arms") or {}, problems)
     runs = _runs(arms, numbers)
@@ -130,7 +130,7 @@ def file_name(arm: str) -> str:
     return arm.replace(" ", "_")
 
 
-_KEYS = {
+KEYS = {
     "out_dir": path,
     "n": optional(_numbers),
     "k": optional(_numbers),

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Split a command line into our own flags, problems with our own keys, and the arguments for Hydra."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from recipe.treepo.config_values import Keys, Problem, all_keys, leaf_keys, parse_group, unknown_key
+from recipe.treepo.settings import FREE_GROUP, KEYS
+from recipe.treepo.settings import SEE as SEE_TREEPO
+
+HELP_FLAGS = ("--help", "-h")
+# Flags with which Hydra shows something, or composes several configurations.
+HYDRA_ONLY_FLAGS = (
+    *("--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"),
+    *("--experimental-rerun", "--multirun", "-m"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnGroup:
+    """A group of keys of this recipe.
+
+    Attributes:
+        free: Full names of the groups in it whose keys the user names.
+        see: File that explains the keys, relative to the repository.
+    """
+
+    name: str
+    keys: Keys
+    free: tuple[str, ...]
+    see: str
+
+    def is_free(self, key: str) -> bool:
+        """Tell whether the user has named ``key``."""
+        return any(key != group and holds(group, key) for group in self.free)
+
+
+TREEPO = OwnGroup("treepo", KEYS, (FREE_GROUP,), SEE_TREEPO)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandLine:
+    """A command line, read.
+
+    Attributes:
+        arguments: Arguments for Hydra.
+        name_problems: Unknown keys of our groups, which ``arguments`` do not contain, and flags that do not fit.
+        value_problems: Wrong values of our groups; for the case that Hydra cannot compose, since composing finds them.
+        for_hydra_only: Whether Hydra shows something, or composes several configurations.
+    """
+
+    arguments: list[str]
+    name_problems: list[Problem]
+    value_problems: list[Problem]
+    asks_help: bool
+    dry_run: bool
+    full: bool
+    for_hydra_only: bool
+
+
+def read_command_line(arguments: Sequence[str], groups: Sequence[OwnGroup] = (TREEPO,)) -> CommandLine:
+    """Take our flags and our unknown keys out of the command line; Hydra would stop at the first of them."""
+    ours = {"--dry-run", "--full", *HELP_FLAGS}
+    flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
+    if "hydra.mode=MULTIRUN" in arguments:
+        flags.add("--multirun")
+    rest: list[str] = []
+    problems = _flag_problems(flags)
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        if argument in ours:
+            continue
+        override = _parsed(argument)
+        key, value = (override.key_or_group, override.value()) if override else (_key(argument), None)
+        group = next((group for group in groups if holds(group.name, key)), None)
+        if group is None:
+            rest.append(argument)
+        elif not _is_known(key, group):
+            problems.append(unknown_key(key, value, {group.name: group.keys for group in groups}))
+        else:
+            rest.append(_as_hydra_needs_it(argument, key))
+            if _is_plain_value(override, group):
+                _put(values, key, value)
+    return CommandLine(
+        arguments=rest,
+        name_problems=problems,
+        value_problems=_value_problems(values, groups),
+        asks_help=not flags.isdisjoint(HELP_FLAGS),
+        dry_run="--dry-run" in flags,
+        full="--full" in flags,
+        for_hydra_only=not flags.isdisjoint(HYDRA_ONLY_FLAGS),
+    )
+
+
+def holds(group: str, key: str) -> bool:
+    """Tell whether ``key`` is ``group`` or in it."""
+    return f"{key}.".startswith(f"{group}.")
+
+
+def _flag_problems(flags: set[str]) -> list[Problem]:
+    problems = []
+    if "--full" in flags and "--dry-run" not in flags:
+        problems.append(Problem("--full", True, "prints the configuration of a dry run", "Add --dry-run."))
+    if "--dry-run" in flags and (others := sorted(flags.intersection(HYDRA_ONLY_FLAGS))):
+        rule = f"checks a single configuration, and {others[0]} has Hydra do something else"
+        problems.append(Problem("--dry-run", True, rule, "Leave one of them out."))
+    return problems
+
+
+def _parsed(argument: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None  # a flag of Hydra or its value, or an override that Hydra will report
+
+
+def _key(argument: str) -> str:
+    return argument.lstrip("+~").partition("=")[0]
+
+
+def _is_known(key: str, group: OwnGroup) -> bool:
+    return key in all_keys({group.name: group.keys}) or key in leaf_keys(group.name, group.keys) or group.is_free(key)
+
+
+def _as_hydra_needs_it(argument: str, key: str) -> str:
+    """Return the override with the plus signs that fit the declared keys of ``treepo``."""
+    if argument[0] == "~" or not holds(TREEPO.name, key):
+        return argument
+    if holds(key, FREE_GROUP) or holds(FREE_GROUP, key):
+        return f"++{argument.lstrip('+')}"  # no key of it is declared, so Hydra has to add them
+    return argument.lstrip("+")  # verl's own entry point needs the plus sign; here the key is declared
+
+
+# --- values without a composed configuration -------------------------------------------------------------------
+
+
+def _is_plain_value(override: Override | None, group: OwnGroup) -> bool:
+    """Tell whether the value can be checked by itself: no interpolation, sweep or name of a file of the group."""
+    if override is None or override.is_delete() or override.is_sweep_override() or "${" in (override.input_line or ""):
+        return False
+    key = override.key_or_group
+    if any(holds(free, key) for free in group.free):
+        return False
+    return isinstance(override.value(), Mapping) or key not in all_keys({group.name: group.keys})
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *groups, last = key.split(".")
+    for group in groups:
+        if not isinstance(values.get(group), dict):
+            values[group] = {}
+        values = values[group]
+    values[last] = value
+
+
+def _value_problems(values: Mapping[str, Any], groups: Sequence[OwnGroup]) -> list[Problem]:
+    problems: list[Problem] = []
+    for group in groups:
+        parse_group(group.name, values.get(group.name), group.keys, problems, see=group.see)
+    return problems

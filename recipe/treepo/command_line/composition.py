@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Have Hydra compose the configuration: without importing verl where it can, without writing where it must not."""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from recipe.treepo.command_line.arguments import CommandLine
+from recipe.treepo.config_values import ConfigError
+
+# Hydra writes no folder with the date, no copy of the configuration and no log.
+WRITE_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout")
+LOG_TO_STDERR = "hydra.job_logging.handlers.console.stream=ext://sys.stderr"
+_OUTPUT_KEYS = ("hydra.run.dir", "hydra.output_subdir", "hydra/job_logging", "hydra.job_logging")
+_OTHER_CONFIG_FLAGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+_FLAGS_WITH_VALUE = (*_OTHER_CONFIG_FLAGS, "--package", "-p", "--cfg", "-c", "--info", "-i", "--experimental-rerun")
+
+
+def call_with_config(line: CommandLine, arguments: Sequence[str], task: Callable[[DictConfig], None]) -> None:
+    """Compose the configuration from ``arguments`` and call ``task`` with it.
+
+    Where Hydra stops before, which it reports itself, the problems with our own keys are reported, too.
+
+    Args:
+        task: A plain function of the entry point; Hydra names the job after its file.
+    """
+    problems = line.name_problems + line.value_problems
+    if line.dry_run and line.for_hydra_only:
+        sys.exit(f"error: {ConfigError(problems)}")
+    composed = []
+
+    @functools.wraps(task)
+    def hydra_main(config: DictConfig) -> None:
+        composed.append(True)
+        task(config)
+
+    sys.argv[1:] = arguments
+    main = hydra.main(config_path="pkg://recipe.treepo.config", config_name="treepo_trainer", version_base=None)
+    try:
+        main(hydra_main)()
+    finally:
+        if problems and not composed:
+            print(f"error: {ConfigError(problems)}", file=sys.stderr)
+
+
+def without_output(arguments: Sequence[str]) -> list[str]:
+    """Have Hydra write nothing and log to stderr, whatever the arguments say about it."""
+    kept = [argument for argument in arguments if not argument.lstrip("+~").startswith(_OUTPUT_KEYS)]
+    return add_overrides(kept, [*WRITE_NOTHING, LOG_TO_STDERR])
+
+
+def without_importing_verl(arguments: Sequence[str]) -> list[str]:
+    """Have Hydra read verl's yaml files from their folder: as ``pkg://verl.trainer.config`` they import verl.
+
+    Arguments that name other configurations or another search path are left as they are.
+    """
+    folder = verl_config_folder()
+    other = (*_OTHER_CONFIG_FLAGS, "hydra.searchpath")
+    if folder is None or any(argument.lstrip("+").partition("=")[0] in other for argument in arguments):
+        return list(arguments)
+    quoted = f"file://{folder}".replace("'", "\\'")
+    return add_overrides(arguments, [f"hydra.searchpath=['{quoted}']"])
+
+
+def add_overrides(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Insert overrides before the others: Hydra's parser takes them in one piece only."""
+    place = len(arguments)
+    for number, argument in enumerate(arguments):
+        if not argument.startswith("-") and (number == 0 or arguments[number - 1] not in _FLAGS_WITH_VALUE):
+            place = number
+            break
+    return [*arguments[:place], *overrides, *arguments[place:]]
+
+
+def verl_config_folder() -> Path | None:
+    """Return the folder of verl's yaml files without importing verl, None where verl is not a plain folder."""
+    spec = find_spec("verl")
+    folder = Path(spec.origin).parent / "trainer/config" if spec is not None and spec.origin else None
+    return folder if folder is not None and (folder / "ppo_trainer.yaml").is_file() else None

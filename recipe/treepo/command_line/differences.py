@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A configuration compared with the defaults of verl and of this recipe, for the dry run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.treepo.command_line.composition import verl_config_folder
+
+CONFIG = Path(__file__).parents[1] / "config"
+
+
+@dataclass(slots=True)
+class Differences:
+    """The keys of a configuration that are not as in the defaults.
+
+    Attributes:
+        values: The differing keys with their resolved values, nested like the configuration.
+        changed: Number of keys in ``values``.
+        same: Number of keys that are as in the defaults. An interpolation that is written as there counts as the same,
+            also where it gives another value.
+        removed: Full names of the keys and groups of the defaults that the configuration does not have.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    changed: int = 0
+    same: int = 0
+    removed: list[str] = field(default_factory=list)
+
+
+def defaults_for(config: DictConfig) -> dict[str, Any]:
+    """Return verl's ``ppo_trainer`` and the defaults of our groups in ``config``, with interpolations as written."""
+    own = {
+        "treepo": OmegaConf.load(CONFIG / "treepo_trainer.yaml").treepo,
+        "evaluation": OmegaConf.load(CONFIG / "evaluation/compare.yaml"),
+    }
+    return OmegaConf.to_container(_verls_defaults()) | {
+        group: OmegaConf.to_container(keys) for group, keys in own.items() if group in config
+    }
+
+
+def _verls_defaults() -> DictConfig:
+    folder = verl_config_folder()
+    running = GlobalHydra.instance().hydra  # a dry run is itself called by Hydra, of which there is one at a time
+    GlobalHydra.instance().clear()
+    try:
+        if folder is None:
+            source = initialize_config_module("verl.trainer.config", version_base=None)
+        else:
+            source = initialize_config_dir(str(folder), version_base=None)
+        with source:
+            return compose("ppo_trainer")
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def compare(config: DictConfig, defaults: Mapping[str, Any]) -> Differences:
+    """Find the keys of ``config`` that are not written as in ``defaults``."""
+    found = Differences()
+    written, resolved = OmegaConf.to_container(config), OmegaConf.to_container(config, resolve=True)
+    found.values = _compare_groups(written, resolved, defaults, "", found)
+    return found
+
+
+def dry_run_report(config: DictConfig, *, full: bool, comments: Sequence[str] = ()) -> str:
+    """Return the configuration, resolved, as YAML: the keys that differ from the defaults, or all of them.
+
+    Args:
+        comments: Lines to add at the top.
+    """
+    if full:
+        lines, text = [*comments], OmegaConf.to_yaml(config, resolve=True)
+    else:
+        found = compare(config, defaults_for(config))
+        same = f"{found.same} keys are as in verl or the recipe (--full prints all), {found.changed} differ:"
+        lines = [f"The configuration is valid. {same}", *comments, *(f"removed: {key}" for key in found.removed)]
+        text = OmegaConf.to_yaml(OmegaConf.create(found.values))
+    return "".join(f"# {line}\n" for line in lines) + text
+
+
+def _compare_groups(
+    written: Mapping[str, Any], resolved: Mapping[str, Any], base: Mapping[str, Any], name: str, found: Differences
+) -> dict[str, Any]:
+    values = {}
+    for key, value in written.items():
+        default = base.get(key)
+        if isinstance(value, Mapping) and value:
+            inner = default if isinstance(default, Mapping) else {}
+            if below := _compare_groups(value, resolved[key], inner, f"{name}{key}.", found):
+                values[key] = below
+        elif key in base and repr(value) == repr(default):
+            found.same += 1
+        else:
+            found.changed += 1
+            values[key] = resolved[key]
+    found.removed += [f"{name}{key}" for key in base if key not in written]
+    return values
