@@ -1,6 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-from hypothesis import settings
+"""Settings of all tests: how many examples the property tests try, threads, and which tests start an engine."""
 
-# Wall-clock deadlines per example say nothing on shared cores.
-settings.register_profile("treepo", deadline=None)
-settings.load_profile("treepo")
+import gc
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+END_TO_END = Path(__file__).with_name("e2e")
+
+# Deadlines and `too_slow` depend on the load of the machine.
+PROFILE = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+# The same examples in each run, so that a run fails for a change and not by chance. Tests with an explicit number of
+# examples take it from `example_counts.examples`, which knows both profiles.
+settings.register_profile("short", max_examples=30, derandomize=True, **PROFILE)
+# New examples in each run (`--hypothesis-profile long`, or `bash scripts/run_tests.sh --slow`).
+settings.register_profile("long", max_examples=100, print_blob=True, **PROFILE)
+settings.load_profile("short")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the end-to-end tests, and assign each test to a group that one worker of pytest-xdist runs in order."""
+    for item in items:
+        if END_TO_END in item.path.parents:
+            item.add_marker("engine")
+        if item.get_closest_marker("engine"):
+            item.add_marker(pytest.mark.xdist_group("engine"), append=False)  # one real run at a time
+        elif not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_finish() -> None:
+    """Make what follows cheaper: the tests' tensors are small, and what is imported stays."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)  # threads that wait for each other starve on shared cores
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else some extension modules print at exit that they leak

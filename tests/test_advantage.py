@@ -4,13 +4,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tree_oracle import forests, token_credits
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 from verl.utils.torch_functional import masked_whiten
 
+from example_counts import examples
 from recipe.treepo.advantage import shared_token_weights, tree_batch
 from recipe.treepo.settings import TREE_ESTIMATORS, AdvantageSettings, Aggregation, Chains, Normalization
 
@@ -46,7 +47,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200)
+@examples(short=60, long=200)
 @given(forests(), st.sampled_from(TREE_ESTIMATORS), OPTIONS, st.randoms(use_true_random=False))
 def test_every_token_of_random_trees_has_the_credit_of_the_formulas(forest, estimator, options, random):
     prompts, paths, rewards, lengths = forest
@@ -66,7 +67,7 @@ def test_every_token_of_random_trees_has_the_credit_of_the_formulas(forest, esti
     torch.testing.assert_close(scaled, (expected / (deviation**2 + 1e-8).sqrt()).float(), atol=2e-4, rtol=1e-4)
 
 
-@settings(max_examples=100)
+@examples(short=40, long=100)
 @given(
     st.integers(2, 20),
     st.integers(0, 10**6),
@@ -202,7 +203,7 @@ def test_shared_tokens_weigh_one_over_the_rows_that_hold_them():
     torch.testing.assert_close(weights, torch.tensor(expected))
 
 
-@settings(max_examples=50)
+@examples(short=30, long=50)
 @given(forests())
 def test_each_unique_token_weighs_one_in_all(forest):
     prompts, paths, _, lengths = forest

@@ -8,9 +8,10 @@ import time
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from example_counts import examples
 from recipe.treepo.answer import (
     BoxState,
     has_complete_box,
@@ -126,7 +127,7 @@ def has_complete_box_from_the_start(text: str) -> bool:
     return False
 
 
-@settings(max_examples=2000)
+@examples(short=400, long=2000)
 @given(
     st.lists(st.sampled_from(["\\", "{", "}", "boxed", "\\boxed", "\\boxed{", "\\boxed {", " ", "7"]), max_size=25).map(
         "".join
@@ -231,7 +232,7 @@ pieces = st.lists(
 )
 
 
-@settings(max_examples=500)
+@examples(short=150, long=500)
 @given(st.one_of(st.text(max_size=40), pieces.map("".join)))
 def test_normalise_is_idempotent(text: str) -> None:
     once = normalise(text)
@@ -379,7 +380,7 @@ def spelt(draw: st.DrawFn) -> tuple[Fraction, str]:
     return value, ("-" if value < 0 else "") + draw(st.sampled_from(ways))
 
 
-@settings(max_examples=500)
+@examples(short=150, long=500)
 @given(spelt(), spelt())
 def test_plain_numbers_agree_as_their_values_do(one: tuple[Fraction, str], other: tuple[Fraction, str]) -> None:
     assert compare_text(one[1], other[1]) is (one[0] == other[0])

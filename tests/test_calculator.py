@@ -17,11 +17,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from verl.tools.function_tool import load_function_tools_from_path, normalize_function_tool_return
 
 from data_prep.tiny_conversations import CALCULATOR
+from example_counts import examples
 from load_file import load_file
 from recipe.treepo.limited_pool import GRACE_S
 
@@ -230,7 +231,7 @@ def by_python(text: str) -> Fraction:
     return eval(compile(tree, "", "eval"), {"F": Fraction} | rounding)
 
 
-@settings(max_examples=1_000)
+@examples(short=200, long=1_000)
 @given(EXPRESSIONS)
 @example("2-3-4")
 @example("2/3/4*5")
@@ -272,7 +273,7 @@ CODE = [
 ]
 
 
-@pytest.mark.parametrize("code", CODE)
+@pytest.mark.parametrize("code", CODE, ids=lambda code: code.replace(str(CANARY), "CANARY"))
 def test_code_is_refused_and_never_run(code: str) -> None:
     assert ask(code).startswith("error: ")
     assert not CANARY.exists()
@@ -290,7 +291,7 @@ HOSTILE = st.one_of(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@examples(short=60, long=300)
 @given(HOSTILE)
 def test_random_text_never_raises_and_is_answered_in_time(text: str) -> None:
     started = time.monotonic()

@@ -4,9 +4,10 @@
 from contextlib import contextmanager
 from unittest.mock import patch
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from example_counts import examples
 from recipe.treepo.branching import Budget
 from recipe.treepo.interaction import ConversationRules, OnError, Reply, Steps
 from recipe.treepo.node import ROOT
@@ -88,7 +89,7 @@ def grown(engine, interaction, tokens, search, rules) -> Tree | None:
     return tree
 
 
-@settings(max_examples=300)
+@examples(short=80, long=300)
 @given(conversations(), engines, st.integers(1, 100))
 def test_every_conversation_keeps_the_invariants(conversation, text, jitter):
     search, rules, takes_back, chances = conversation

@@ -3,10 +3,11 @@
 
 import datasets
 import pyarrow as pa
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_prep.check_types import field_type, type_conflicts
+from example_counts import examples
 
 TEXT, NUMBER, NOTHING = pa.string(), pa.int64(), pa.null()
 few_types = st.recursive(
@@ -37,7 +38,7 @@ def goes_together(there: pa.DataType, here: pa.DataType) -> bool:
 MESSAGE = [("role", TEXT), ("content", TEXT)]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(short=40, long=150)
 @given(few_types, few_types)
 @example(pa.list_(pa.struct(MESSAGE)), pa.list_(pa.struct(MESSAGE[::-1])))
 @example(pa.list_(pa.struct(MESSAGE)), pa.list_(pa.struct([*MESSAGE, ("name", TEXT)])))

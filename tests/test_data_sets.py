@@ -9,7 +9,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import prepare
@@ -24,6 +24,7 @@ from data_prep.sets.competitions import aime_row, amc_row
 from data_prep.sets.dapo import AFTER, BEFORE, dapo_row
 from data_prep.sets.hendrycks_math import hard_math_row
 from data_samples import AOPS, SAMPLES
+from example_counts import examples
 from recipe.treepo.answer_compare import compare_text
 from recipe.treepo.reward import compute_score
 
@@ -134,7 +135,7 @@ damage = st.recursive(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60)
+@examples(short=15, long=60)
 @given(data=st.data())
 def test_damaged_rows_never_raise_and_what_is_kept_can_be_stored_and_scored(name: str, data: st.DataObject) -> None:
     data_set = DATA_SETS[name]

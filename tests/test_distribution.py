@@ -8,11 +8,12 @@ from collections import Counter
 import pytest
 
 from benchmarks.known_model import END, PROMPT, KnownModel
+from example_counts import is_long
 from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
 from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.stopping import FinishReason, StoppingRules
 
-LENGTH, WIDTH, TREES = 6, 8, 6500
+LENGTH, WIDTH, TREES = 6, 8, 6500 if is_long() else 1500
 STOPPING = StoppingRules(
     order=(FinishReason.EOS, FinishReason.LENGTH, FinishReason.DEPTH),
     eos_token_ids=frozenset({END}),
@@ -51,7 +52,7 @@ def test_every_leaf_of_an_evenly_branching_tree_is_a_plain_sample(budget, init):
     assert sum(truth.values()) == pytest.approx(1.0)
     assert len(truth) == 2**LENGTH
     found = responses_by_leaf(budget=budget, init_divergence=(init, init))
-    assert sum(leaf.total() for leaf in found) == 52_000
+    assert sum(leaf.total() for leaf in found) == TREES * WIDTH
     # The seeds are fixed, so this is no matter of luck; of 8 right leaves one beyond 4 would be had in 1 of 4,000.
     assert [chi_square(leaf, truth) < 4 for leaf in found] == [True] * WIDTH
 

@@ -5,9 +5,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from example_counts import examples
 from recipe.treepo.evaluation.scores import Interval, bootstrap, majority_at_k, pass_at_k
 from recipe.treepo.evaluation.votes import count_votes
 
@@ -71,7 +72,7 @@ def majority_by_enumeration(votes, values, k):
     return sum(results) / len(results)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(short=80, long=300)
 @given(
     st.lists(st.tuples(st.sampled_from([None, 0, 1, 2, 3]), st.sampled_from([0.0, 1.0])), min_size=1, max_size=9),
     st.data(),

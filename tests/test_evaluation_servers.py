@@ -5,8 +5,8 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from hydra import compose, initialize_config_module
 
+from composition import composed
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.servers import Servers
 from recipe.treepo.evaluation.settings import Run
@@ -19,10 +19,9 @@ PROBLEM = EvaluationProblem(data_source="a", row=0, prompt_ids=[1], fields={})
 
 def asked(run: Run, problem: EvaluationProblem, seed: int | None, *overrides: str) -> list[SimpleNamespace]:
     """Return the requests for the branches 0, 1 and 0.0 of a problem."""
-    with initialize_config_module("recipe.treepo.config", version_base=None):
-        sampling = "actor_rollout_ref.rollout.val_kwargs"
-        own = [f"{sampling}.temperature=0.6", f"{sampling}.top_p=0.9", f"{sampling}.top_k=50"]
-        config = compose("treepo_trainer", ["platform=cpu", "preset=tiny", *own, *overrides])
+    sampling = "actor_rollout_ref.rollout.val_kwargs"
+    own = [f"{sampling}.temperature=0.6", f"{sampling}.top_p=0.9", f"{sampling}.top_k=50"]
+    config = composed("platform=cpu", "preset=tiny", *own, *overrides)
     requests = []
 
     class Client:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
+from composition import composed as composed_for_training
 from recipe.treepo import main_eval
 from recipe.treepo.config_values import ConfigError
 from recipe.treepo.evaluation.fingerprint import fingerprints
@@ -36,8 +36,7 @@ def base(tmp_path: Path) -> list[str]:
 
 
 def composed(*overrides: str) -> DictConfig:
-    with initialize_config_module("recipe.treepo.config", version_base=None):
-        return compose("treepo_trainer", with_group(overrides))
+    return composed_for_training(*with_group(overrides))
 
 
 def problems_of(*overrides: str) -> list[str]:

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -336,7 +337,7 @@ with open(os.environ["VERL_FILE_LOGGER_PATH"], "w") as stream:
     ("code", "time_limit", "ended"),
     [
         (FAKE_RUN.replace("PAUSE", "0.02 if step < 8 else 60"), 60, "tokens"),
-        (FAKE_RUN.replace("PAUSE", "0.02 if step < 3 else 60"), 10, "time limit"),
+        (FAKE_RUN.replace("PAUSE", "0.02 if step < 3 else 60"), 60, "time limit"),
         (FAKE_RUN.replace("PAUSE", "0").replace("100)", "4)"), 60, "steps"),
     ],
 )
@@ -345,6 +346,14 @@ def test_why_a_run_ends(code, time_limit, ended, tmp_path, monkeypatch):
     script.write_text(f"exec {sys.executable} -c '{code}'")
     monkeypatch.setattr(learning_study, "SCRIPT", str(script))
     monkeypatch.setattr(process_session, "POLL_SECONDS", 0.05)
+    if ended == "time limit":  # It passes once the run has written its steps, on a machine of any speed.
+        metrics = tmp_path / "run/metrics.jsonl"
+
+        def later() -> float:
+            written = metrics.exists() and metrics.read_text().count("\n") > 3
+            return time.monotonic() + (time_limit if written else 0)
+
+        monkeypatch.setattr(process_session, "time", SimpleNamespace(monotonic=later, sleep=time.sleep))
     found, points = learning_study.train(
         ARMS["treepo"], 0, tmp_path / "run", tokens=600, test_every=2, time_limit=time_limit
     )

@@ -4,9 +4,10 @@
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from example_counts import examples
 from recipe.treepo.branching import BranchingRules, Budget
 from recipe.treepo.engine import Segment
 from recipe.treepo.fallback import FallbackRules, FallbackStart
@@ -86,7 +87,7 @@ def record(tree: Tree | Exception) -> list[tuple]:
     return [(node.key, node.parent, node.segment, node.finish_reason) for node in tree.nodes]
 
 
-@settings(max_examples=200)
+@examples(short=50, long=200)
 @given(
     st.lists(
         st.fixed_dictionaries(

@@ -41,7 +41,9 @@ def test_ranks_make_equally_many_micro_batches_and_the_gradients_of_verls_engine
         config, model, options = MODELS["qwen2"]
         torch.manual_seed(0)
         model(config(**SIZES, **options)).save_pretrained(f"{folder}/qwen2")
-        torch.multiprocessing.spawn(one_rank, (folder,), nprocs=2)
+        # Both ranks are copies of a process that has imported verl, which takes longest.
+        torch.multiprocessing.get_context("forkserver").set_forkserver_preload([FSDPEngineWithLMHead.__module__])
+        torch.multiprocessing.start_processes(one_rank, (folder,), nprocs=2, start_method="forkserver")
         results = [torch.load(f"{folder}/{rank}.pt") for rank in range(2)]
     for loss, expected, distance, *_ in results:
         assert abs(loss - expected) < 1e-6

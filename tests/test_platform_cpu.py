@@ -133,10 +133,12 @@ def test_the_platform_answers_what_verl_asks(pristine):
 
 
 def test_users_kv_cache_size_is_kept(pristine):
+    pristine.delenv("TORCH_COMPILE_DISABLE", raising=False)
     pristine.setenv("VLLM_CPU_KVCACHE_SPACE", "3")
-    assert platform_cpu.CpuPlatformMethods().rollout_env_vars() == {"VLLM_CPU_KVCACHE_SPACE": "3"}
+    expected = {"VLLM_CPU_KVCACHE_SPACE": "3", "TORCH_COMPILE_DISABLE": "1"}
+    assert platform_cpu.CpuPlatformMethods().rollout_env_vars() == expected
     pristine.delenv("VLLM_CPU_KVCACHE_SPACE")
-    assert platform_cpu.CpuPlatformMethods().rollout_env_vars() == {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    assert platform_cpu.CpuPlatformMethods().rollout_env_vars() == {**expected, "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 @needs_cpu_stack
@@ -149,6 +151,7 @@ def test_a_fresh_process_chooses_the_cpu_platform_through_the_entry_point():
 
 
 @needs_cpu_stack
+@pytest.mark.engine
 def test_reloaded_weights_are_the_ones_that_vllm_samples_from(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
     done = subprocess.run(

@@ -10,7 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -114,7 +117,22 @@ PAIRS = [
 @pytest.fixture(scope="module", autouse=True)
 def warm_worker() -> None:
     """Start the first worker, so that time limits below do not include its imports."""
-    assert compute_score("test", r"\boxed{\sqrt{4}}", "2")["score"] == 1.0
+    assert compute_score("test", r"\boxed{\sqrt{4}}", "2", timeout_s=60)["score"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def shared_verifier() -> Iterator[VerifierPool]:
+    """A pool of one worker for tests that ask it about answers of their own; its start takes longest."""
+    pool = VerifierPool(workers=1, memory_mb=256)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def verifier(shared_verifier: VerifierPool, monkeypatch: pytest.MonkeyPatch) -> VerifierPool:
+    """That pool, with no verdict known."""
+    monkeypatch.setattr(shared_verifier, "_known", OrderedDict())
+    return shared_verifier
 
 
 @pytest.mark.parametrize(("answer", "gold", "correct"), PAIRS)
@@ -165,11 +183,11 @@ POISON = {
 def test_poisoned_answer_is_wrong_within_5_s_and_the_next_is_scored(name: str) -> None:
     started = time.monotonic()
     # The default limit once; the others need not all wait as long.
-    options = {} if name == "power tower" else {"timeout_s": 1.0}
+    options = {} if name == "power tower" else {"timeout_s": 0.5}
     result = compute_score("test", POISON[name], "5", **options)
     assert time.monotonic() - started < 5.0
     assert result["score"] == 0.0 and set(result) == set(METRICS) == KEYS
-    assert compute_score("test", r"\boxed{\sqrt{\frac{1}{4}}}", "0.5")["score"] == 1.0
+    assert compute_score("test", r"\boxed{\sqrt{\frac{1}{4}}}", "0.5", timeout_s=60)["score"] == 1.0
 
 
 def children_of(pid: int) -> list[int]:
@@ -184,10 +202,12 @@ def test_a_timeout_is_counted_and_the_worker_goes_on() -> None:
     assert result["reward_timeout"] == 1.0 and result["reward_crash"] == 0.0
     assert {worker.process.pid for worker in pool.workers()} == before
     assert [children_of(pid) for pid in before] == [[]] * len(before)  # its copy is gone and reaped
-    assert compute_score("test", r"\boxed{\sqrt{4}}", "2")["acc"] == 1.0
+    assert compute_score("test", r"\boxed{\sqrt{4}}", "2", timeout_s=60)["acc"] == 1.0
 
 
-def test_verdicts_do_not_depend_on_what_was_asked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdicts_do_not_depend_on_what_was_asked_before(
+    verifier: VerifierPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One worker; poisons of all kinds between the same questions, honest ones and near misses."""
     questions = [
         (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}", Verdict.EQUAL),
@@ -204,17 +224,13 @@ def test_verdicts_do_not_depend_on_what_was_asked_before(monkeypatch: pytest.Mon
         r"\sqrt{" * 100 + "2" + "}" * 100,
         r"\sqrt{2+" * 40 + "x" + "}" * 40,
     ]
-    pool = VerifierPool(workers=1, memory_mb=256)
     monkeypatch.setattr(reward_pool, "MAX_KNOWN", 0)
-    try:
-        for poison in ["1", *poisons]:
-            pool.verify("5", poison, timeout_s=0.3)
-            pool.verify(r"\sqrt{2}", poison, timeout_s=0.3)
-            for gold, answer, expected in questions:
-                assert pool.verify(gold, answer, timeout_s=20) is expected, (poison, answer, gold)
-        assert len(pool.workers()) == 1
-    finally:
-        pool.close()
+    for poison in ["1", *poisons]:
+        verifier.verify("5", poison, timeout_s=0.2)
+        verifier.verify(r"\sqrt{2}", poison, timeout_s=0.2)
+        for gold, answer, expected in questions:
+            assert verifier.verify(gold, answer, timeout_s=60) is expected, (poison, answer, gold)
+    assert len(verifier.workers()) == 1
 
 
 def test_wrong_and_correct_scores_are_options_and_acc_stays_a_share() -> None:
@@ -227,7 +243,7 @@ def test_wrong_and_correct_scores_are_options_and_acc_stays_a_share() -> None:
 def test_answer_over_the_limit_is_wrong_without_being_parsed() -> None:
     result = compute_score("test", r"\boxed{" + "x+" * 20 + "0}", "20x", max_answer_chars=40)
     assert result["reward_too_long"] == 1.0 and result["score"] == 0.0
-    assert compute_score("test", r"\boxed{" + "x+" * 19 + "0}", "19x", max_answer_chars=40)["score"] == 1.0
+    assert compute_score("test", r"\boxed{" + "x+" * 19 + "0}", "19x", max_answer_chars=40, timeout_s=60)["score"] == 1
 
 
 def test_a_longer_answer_is_right_if_it_is_the_same_text() -> None:
@@ -313,8 +329,9 @@ def test_it_runs_in_an_event_loop_outside_the_main_thread() -> None:
     async def score() -> None:
         loop = asyncio.get_running_loop()
         assert threading.current_thread() is not threading.main_thread()
-        results.append(compute_score("test", r"\boxed{\sqrt{16}}", "4")["score"])
-        result = await loop.run_in_executor(None, lambda: compute_score("test", r"\boxed{\sqrt{25}}", "5"))
+        results.append(compute_score("test", r"\boxed{\sqrt{16}}", "4", timeout_s=60)["score"])
+        other = partial(compute_score, "test", r"\boxed{\sqrt{25}}", "5", timeout_s=60)
+        result = await loop.run_in_executor(None, other)
         results.append(result["score"])
 
     thread = threading.Thread(target=lambda: asyncio.run(score()))
@@ -404,7 +421,7 @@ def test_a_worker_that_no_longer_replies_is_given_up(monkeypatch: pytest.MonkeyP
         pool.close()
 
 
-def test_a_verdict_is_kept_and_a_timeout_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verdict_is_kept_and_a_timeout_is_not(verifier: VerifierPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward_pool, "MAX_KNOWN", 2)
     asked: list[str] = []
     ask = Worker.ask
@@ -414,26 +431,18 @@ def test_a_verdict_is_kept_and_a_timeout_is_not(monkeypatch: pytest.MonkeyPatch)
         return ask(worker, question, timeout_s)
 
     monkeypatch.setattr(Worker, "ask", counted)
-    pool = VerifierPool(workers=1, memory_mb=256)
-    try:
-        questions = ["0.5", "3", "0.5", "3", "4", "3", "0.5"]  # the oldest of three, 0.5, is forgotten
-        verdicts = [pool.verify("1/2", answer, timeout_s=20) for answer in questions]
-        assert [verdict is Verdict.EQUAL for verdict in verdicts] == [answer == "0.5" for answer in questions]
-        assert asked == ["0.5", "3", "4", "0.5"]
-        assert pool.verify("1/2", "9^{9^{9^9}}", timeout_s=0.05) is Verdict.TIMEOUT
-        assert pool.verify("1/2", "9^{9^{9^9}}", timeout_s=0.05) is Verdict.TIMEOUT
-        assert len(asked) == 6
-    finally:
-        pool.close()
+    questions = ["0.5", "3", "0.5", "3", "4", "3", "0.5"]  # the oldest of three, 0.5, is forgotten
+    verdicts = [verifier.verify("1/2", answer, timeout_s=60) for answer in questions]
+    assert [verdict is Verdict.EQUAL for verdict in verdicts] == [answer == "0.5" for answer in questions]
+    assert asked == ["0.5", "3", "4", "0.5"]
+    assert verifier.verify("1/2", "9^{9^{9^9}}", timeout_s=0.05) is Verdict.TIMEOUT
+    assert verifier.verify("1/2", "9^{9^{9^9}}", timeout_s=0.05) is Verdict.TIMEOUT
+    assert len(asked) == 6
 
 
-def test_what_does_not_fit_a_pipe_is_different() -> None:
-    pool = VerifierPool(workers=1, memory_mb=256)
-    try:
-        assert pool.verify("1/2", "0.5" + " " * 60_000, timeout_s=20) is Verdict.EQUAL
-        assert pool.verify("1/2", "0.5" + " " * 70_000, timeout_s=20) is Verdict.DIFFERENT
-    finally:
-        pool.close()
+def test_what_does_not_fit_a_pipe_is_different(verifier: VerifierPool) -> None:
+    assert verifier.verify("1/2", "0.5" + " " * 60_000, timeout_s=60) is Verdict.EQUAL
+    assert verifier.verify("1/2", "0.5" + " " * 70_000, timeout_s=60) is Verdict.DIFFERENT
 
 
 def test_a_worker_that_cannot_start_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -503,7 +512,7 @@ def test_a_forked_child_leaves_the_workers_to_its_parent() -> None:
     if child == 0:
         os._exit(0 if not limited_pool._pools else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert compute_score("test", r"\boxed{\sqrt{4}}", "2")["score"] == 1.0
+    assert compute_score("test", r"\boxed{\sqrt{4}}", "2", timeout_s=60)["score"] == 1.0
     assert {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()} == before
 
 
@@ -518,14 +527,10 @@ def test_worker_and_caller_import_nothing_heavy() -> None:
         assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_a_worker_is_small() -> None:
+def test_a_worker_is_small(verifier: VerifierPool) -> None:
     """Under 200 MB of resident memory after a question: 75 MB seen."""
-    worker = Worker(TASK_FILE, 256)
-    try:
-        worker.wait_ready()
-        assert worker.ask({"gold": "1/2", "answer": "0.5"}, 3.0) is True
-        status = Path(f"/proc/{worker.process.pid}/status").read_text()
-        kilobytes = int(status.split("VmRSS:")[1].split()[0])
-        assert 10_000 < kilobytes < 200_000
-    finally:
-        worker.close()
+    assert verifier.verify("1/2", "0.5", timeout_s=60) is Verdict.EQUAL
+    (worker,) = verifier.workers()
+    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    kilobytes = int(status.split("VmRSS:")[1].split()[0])
+    assert 10_000 < kilobytes < 200_000

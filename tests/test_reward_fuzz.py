@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from example_counts import examples
 from recipe.treepo.answer_compare import LONGEST, compare_text
 from recipe.treepo.answer_text import normalise
 from recipe.treepo.limited_pool import GRACE_S
@@ -120,7 +121,7 @@ def check_bounded(solution: str, gold: str, pool) -> None:
     assert children_of(worker.process.pid) == set()
 
 
-fuzz = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+fuzz = examples(short=25, long=120, suppress_health_check=list(HealthCheck))
 
 
 @fuzz
@@ -140,7 +141,7 @@ def test_a_hostile_ground_truth_is_bounded_too(pool, gold: str, answer: str) -> 
     check_bounded(answer, gold, pool)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(short=60, long=300)
 @given(hostile(), hostile())
 def test_text_neither_fails_nor_takes_long(answer: str, gold: str) -> None:
     answer, gold = answer[:LONGEST], gold[:LONGEST]
@@ -152,7 +153,7 @@ def test_text_neither_fails_nor_takes_long(answer: str, gold: str) -> None:
     assert normalise(once) == once
 
 
-@pytest.mark.parametrize("code", CODE)
+@pytest.mark.parametrize("code", CODE, ids=lambda code: code.replace(str(CANARY), "CANARY"))
 def test_code_is_text(code: str) -> None:
     for solution in (f"\\boxed{{{code}}}", code, f"\\boxed{{5 {code}}}"):
         assert compute_score("test", solution, "25", **OPTIONS)["acc"] == 0.0

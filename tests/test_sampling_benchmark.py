@@ -11,7 +11,6 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from hydra import compose, initialize_config_module
 
 from benchmarks import sampling_speed
 from benchmarks.sampling import session, step_cost
@@ -19,6 +18,7 @@ from benchmarks.sampling.cases import PLANS, Arm, Case, Engine
 from benchmarks.sampling.compare import main, worse
 from benchmarks.sampling.report import draw, tables
 from benchmarks.sampling.results import Result, partner, read_results, write_results
+from composition import composed
 from recipe.treepo.engine import Segment
 
 COUNTS = {
@@ -280,8 +280,7 @@ def test_memory_is_what_is_taken_at_the_most_and_given_back():
 def test_every_setting_of_the_engine_is_one_that_verls_configuration_takes(platform):
     engine = Engine(block_size=64, max_num_seqs=7, chunked_prefill=False, replicas=2, scheduling="priority")
     settings = session.overrides(engine, {"platform": platform, "model": "/m", "data": "/d"}, 9000)
-    with initialize_config_module("recipe.treepo.config", version_base=None):
-        config = compose("treepo_trainer", settings)
+    config = composed(*settings)
     rollout = config.actor_rollout_ref.rollout
     assert (rollout.engine_kwargs.vllm.block_size, rollout.max_num_seqs, rollout.scheduling_policy) == (
         64,

@@ -5,9 +5,10 @@ import itertools
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from example_counts import examples
 from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
 from recipe.treepo.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
 from recipe.treepo.node import ROOT
@@ -580,7 +581,7 @@ def record(tree: Tree) -> list[tuple]:
     return [(node.key, node.parent, node.segment, node.finish_reason, node.dropped) for node in tree.nodes]
 
 
-@settings(max_examples=2000)
+@examples(short=300, long=2000)
 @given(searches(), engines, st.integers(1, 100))
 def test_every_search_keeps_the_invariants(search, text, jitter):
     engine = ScriptedEngine(**text)
@@ -715,7 +716,7 @@ def brute_force_box(text: str) -> bool:
     return False
 
 
-@settings(max_examples=500)
+@examples(short=100, long=500)
 @given(searches(), engines)
 def test_running_on_changes_the_number_of_requests_and_nothing_else(search, text):
     text["fail_rate"] = 0.0

@@ -222,7 +222,10 @@ def test_problems_of_the_phases_and_of_the_evaluation_are_apart(script: ModuleTy
     assert "roughly" in json.dumps([chat["messages"][2:] for chat in sloppy])
 
 
-def test_short_training_evaluates_both_kinds(script: ModuleType, tmp_path: Path) -> None:
+def test_short_training_evaluates_both_kinds(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "model"
     arguments = ["--out", str(out), "--steps1", "10", "--steps2", "4", "--eval-problems", "2"]
     script.main(arguments)

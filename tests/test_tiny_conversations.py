@@ -9,12 +9,13 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import tiny_conversations
 from data_prep.tiny_conversations import CHECK_AGAIN, FINAL_ANSWER, Conversation, Sloppiness, conversations
 from data_prep.tiny_problems import Problem, Step, generate_problems
+from example_counts import examples
 from test_tiny_problems import LINE, answer_from_story, boxed, calculate
 
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
@@ -31,7 +32,7 @@ def assistant_turns(conversation: Conversation) -> list[dict]:
     return [message for message in conversation.messages if message["role"] == "assistant"]
 
 
-@settings(max_examples=30)
+@examples(short=10, long=30)
 @given(seed=SEEDS)
 def test_clean_conversations_state_the_answer_of_the_story_in_every_solution(seed: int) -> None:
     for conversation in made(seed, sloppiness=Sloppiness()):
@@ -45,7 +46,7 @@ def test_clean_conversations_state_the_answer_of_the_story_in_every_solution(see
             assert len(turns) == steps + 1
 
 
-@settings(max_examples=30)
+@examples(short=10, long=30)
 @given(seed=SEEDS)
 def test_recheck_conversations_alternate_and_are_asked_on_while_wrong(seed: int) -> None:
     for conversation in made(seed, tool_share=0.0):
@@ -84,7 +85,7 @@ def test_some_right_solutions_are_checked_and_checks_help() -> None:
     assert sum(2 <= length <= 4 for length in lengths) > len(lengths) / 2
 
 
-@settings(max_examples=30)
+@examples(short=10, long=30)
 @given(seed=SEEDS)
 def test_tool_results_follow_from_the_calls_and_values_are_carried_on(seed: int) -> None:
     for conversation in made(seed, tool_share=1.0):

@@ -192,8 +192,9 @@ def test_generation_config_names_two_ends_of_sequence_and_sets_no_sampling_filte
 
 
 def test_short_training_lowers_the_loss_and_replaces_the_directory(
-    script: ModuleType, shared: ModuleType, tmp_path: Path
+    script: ModuleType, shared: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "model"
     out.mkdir()
     (out / "stale.txt").write_text("old")

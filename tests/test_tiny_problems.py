@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import tiny_problems
+from example_counts import examples
 
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
 LINE = re.compile(r"^[A-Z][a-z]+ .*?\bgives (?P<marker>roughly )?(\d+) ([-+*]) (\d+) = (\d+)\.$")
@@ -53,7 +54,7 @@ def answer_from_story(problem: str) -> int:
     return value
 
 
-@settings(max_examples=40)
+@examples(short=10, long=40)
 @given(seed=SEEDS)
 def test_clean_solutions_box_the_answer_that_the_story_has(seed: int) -> None:
     for row in tiny_problems.generate_rows(20, seed):
@@ -64,7 +65,7 @@ def test_clean_solutions_box_the_answer_that_the_story_has(seed: int) -> None:
         assert boxed(row["solution"]) == lines[-1][4] == answer_from_story(row["problem"])
 
 
-@settings(max_examples=40)
+@examples(short=10, long=40)
 @given(seed=SEEDS, rate=st.sampled_from([0.0, 0.25, 1.0]))
 def test_values_operands_and_step_counts_stay_within_their_bounds(seed: int, rate: float) -> None:
     for row in tiny_problems.generate_rows(20, seed, sloppy_rate=rate):

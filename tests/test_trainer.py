@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transfer_queue as tq
-from hydra import compose, initialize_config_module
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -16,6 +15,7 @@ from tensordict import TensorDict
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
+from composition import composed
 from recipe.treepo import advantage, trainer
 from recipe.treepo.config_values import ConfigError
 from recipe.treepo.settings import TREEPO_TRAINERS, SharedTokenWeight, TreePOSettings
@@ -202,8 +202,7 @@ def test_every_row_falls_to_one_rank_and_each_rank_has_equally_many(rows, ranks)
 
 
 def test_a_packed_run_whose_workers_would_find_verls_engines_stops(monkeypatch):
-    with initialize_config_module("recipe.treepo.config", version_base=None):
-        config = compose("treepo_trainer", ["preset=tiny", "platform=cpu", "treepo.packed_training=true"])
+    config = composed("preset=tiny", "platform=cpu", "treepo.packed_training=true")
     monkeypatch.delenv("VERL_ENGINE_VENDOR", raising=False)
     with pytest.raises(ConfigError, match=r"VERL_ENGINE_VENDOR.*needs engines that verl finds by this variable"):
         get_trainer_cls("treepo_sync")(config)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_module
 from objectives import OBJECTIVES, PENALTY
 from omegaconf import DictConfig, OmegaConf
 from verl.workers.engine import EngineRegistry
 
+from composition import composed
 from recipe.treepo.config_values import ConfigError
 from recipe.treepo.main_treepo import prepare, train
 from recipe.treepo.packed_engine import PackedActorEngine, PackedCriticEngine
@@ -69,11 +69,6 @@ def problems_of(config: DictConfig) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         validate(config)
     return [str(problem) for problem in caught.value.problems]
-
-
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_module("recipe.treepo.config", version_base=None):
-        return compose("treepo_trainer", list(overrides))
 
 
 def shape_of(settings: TreePOSettings, config: DictConfig) -> tuple:

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The number of examples of a test, few by default and many in a long run (see ``conftest.py``)."""
+
+from typing import Any
+
+from hypothesis import settings
+
+
+def is_long() -> bool:
+    """Whether this is a long run: ``bash scripts/run_tests.sh --slow`` or ``pytest --hypothesis-profile long``."""
+    return settings.get_current_profile_name() == "long"
+
+
+def examples(*, short: int, long: int, **options: Any) -> settings:
+    """Set the number of examples that a property test tries in a short and in a long run.
+
+    Args:
+        short: Number of examples by default.
+        long: Number of examples in a long run.
+        options: Other settings of Hypothesis.
+    """
+    return settings(max_examples=long if is_long() else short, **options)
