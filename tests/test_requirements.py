@@ -125,6 +125,7 @@ def checkout(tmp_path):
     for name in (
         "scripts/setup.sh",
         "scripts/common.sh",
+        "scripts/help.sh",
         "pyproject.toml",
         "treepo_verl_plugin.py",
         "recipe/treepo/__init__.py",

@@ -57,7 +57,7 @@ def test_help_prints_the_header_and_does_nothing(script, arguments, tmp_path):
 @pytest.mark.parametrize("script", NAMES)
 def test_the_header_has_the_purpose_and_the_usage(script):
     purpose, *rest = header(script)
-    assert purpose.split()[0] in ("Trains", "Evaluates", "Makes", "Measures", "Sets")
+    assert purpose.split()[0] in ("Trains", "Evaluates", "Makes", "Measures", "Locks", "Sets")
     assert any(line.startswith(f"  bash {script}") for line in rest)
     assert max(map(len, [purpose, *rest])) <= 120
 
