@@ -20,6 +20,7 @@ settings.register_profile("long", max_examples=100, print_blob=True, **PROFILE)
 settings.load_profile("short")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the end-to-end tests, and assign each test to a group that one worker of pytest-xdist runs in order."""
     for item in items:
