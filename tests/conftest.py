@@ -21,14 +21,10 @@ settings.load_profile("short")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the end-to-end tests, and assign each test to a group that one worker of pytest-xdist runs in order."""
+    """Mark the end-to-end tests: all of them start an engine."""
     for item in items:
         if END_TO_END in item.path.parents:
             item.add_marker("engine")
-        if item.get_closest_marker("engine"):
-            item.add_marker(pytest.mark.xdist_group("engine"), append=False)  # one real run at a time
-        elif not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_collection_finish() -> None:

@@ -32,10 +32,26 @@ tool_module = inspect.getmodule(TOOL.fn)
 
 
 arithmetic = load_file("examples/arithmetic.py")
+LIMIT_S = tool_module.TIMEOUT_S
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the wall clock end no calculation only because the machine is busy."""
+    monkeypatch.setattr(tool_module, "TIMEOUT_S", 60.0)
 
 
 def ask(expression: str) -> str:
     return asyncio.run(TOOL.call({"expression": expression}))
+
+
+def cpu_seconds() -> float:
+    """CPU time of the calculator's workers, with that of their copies that have ended."""
+    times = []
+    for worker in tool_module.shared_pool(tool_module.TASK_FILE, None).workers():
+        fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rpartition(")")[2].split()
+        times += map(int, fields[11:15])
+    return sum(times) / os.sysconf("SC_CLK_TCK")
 
 
 VALUES = [
@@ -171,11 +187,12 @@ def test_hand_worked_values(expression: str, value: str) -> None:
 
 @pytest.mark.parametrize(("expression", "part"), ERRORS, ids=lambda text: ascii(text)[:40])
 def test_anything_else_is_one_line_that_says_what_is_wrong(expression: str, part: str) -> None:
-    started = time.monotonic()
+    ask("1")  # so that there is a worker
+    started = cpu_seconds()
     text = ask(expression)
     assert text.startswith("error: ") and part in text
     assert "\n" not in text and len(text) <= 256  # verl's default max_tool_response_length
-    assert time.monotonic() - started < tool_module.TIMEOUT_S + GRACE_S
+    assert cpu_seconds() - started < LIMIT_S
     assert ask("1/3") == "1/3"
 
 
@@ -294,9 +311,10 @@ HOSTILE = st.one_of(
 @examples(short=60, long=300)
 @given(HOSTILE)
 def test_random_text_never_raises_and_is_answered_in_time(text: str) -> None:
-    started = time.monotonic()
+    ask("1")
+    started = cpu_seconds()
     result = ask(text)
-    assert time.monotonic() - started < tool_module.TIMEOUT_S + GRACE_S
+    assert cpu_seconds() - started < LIMIT_S
     assert result and "\n" not in result and len(result) <= 256
     assert re.fullmatch(r"(about )?-?\d[\d./]*(e[+-]\d+)?", result) or result.startswith("error: ")
     assert "takes longer" not in result and "memory" not in result  # arithmetic.py's bounds come first
@@ -306,8 +324,8 @@ def test_random_text_never_raises_and_is_answered_in_time(text: str) -> None:
 # --- the limits, with tasks that keep none themselves
 
 BOMBS = {
-    "time": ("while True: pass", f"error: this takes longer than {tool_module.TIMEOUT_S:g} seconds"),
-    "one long C call": ("return str(3 ** 10**9)", f"error: this takes longer than {tool_module.TIMEOUT_S:g} seconds"),
+    "time": ("while True: pass", f"error: this takes longer than {LIMIT_S:g} seconds"),
+    "one long C call": ("return str(3 ** 10**9)", f"error: this takes longer than {LIMIT_S:g} seconds"),
     "memory": ("return str(len(bytearray(2**30)))", "error: this takes too much memory"),
     "exception": ("raise SystemExit(0)", "error: this takes too much memory"),
     "stack": ("return (lambda f: f(f))(lambda f: f(f))", "error: this takes too much memory"),
@@ -332,9 +350,12 @@ def load():
     monkeypatch.setattr(tool_module, "TASK_FILE", task)
     assert ask("before") == "before"
     (worker,) = tool_module.shared_pool(task, None).workers()
-    started = time.monotonic()
-    assert ask("bomb") == expected
-    assert time.monotonic() - started < tool_module.TIMEOUT_S + GRACE_S
+    with monkeypatch.context() as patch:
+        if "longer" in expected:
+            patch.setattr(tool_module, "TIMEOUT_S", LIMIT_S)
+        started = time.monotonic()
+        assert ask("bomb") == expected
+        assert time.monotonic() - started < LIMIT_S + GRACE_S
     assert ask("after") == "after"
     assert tool_module.shared_pool(task, None).workers() == [worker]
     tool_module.shared_pool(task, None).close()
@@ -352,16 +373,25 @@ def test_many_calls_at_once_get_their_own_answers_from_few_processes() -> None:
 
 
 def test_the_event_loop_goes_on_while_a_calculation_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    task = tmp_path / "task.py"
-    task.write_text("import time\ndef load():\n    return lambda question: time.sleep(1) or 'done'\n")
+    task, enough = tmp_path / "task.py", tmp_path / "enough"
+    task.write_text(f"""
+import os, time
+def run(question):
+    while not os.path.exists({str(enough)!r}):
+        time.sleep(0.01)
+    return "done"
+def load():
+    return run
+""")
     monkeypatch.setattr(tool_module, "TASK_FILE", task)
-    monkeypatch.setattr(tool_module, "TIMEOUT_S", 20.0)
 
     async def beat() -> tuple[str, int]:
         call = asyncio.ensure_future(TOOL.call({"expression": "1"}))
         beats = 0
         while not call.done():
             beats += 1
+            if beats == 5:
+                enough.touch()
             await asyncio.sleep(0.05)
         return call.result(), beats
 

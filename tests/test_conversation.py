@@ -297,4 +297,4 @@ def test_time_spent_waiting_for_the_interaction_is_counted():
         async def start(self, sample):
             await asyncio.sleep(0.05)
 
-    assert 0.05 <= talk(Turns(TURN), Slow(), **sizes()).counters.interaction_seconds
+    assert 0.04 < talk(Turns(TURN), Slow(), **sizes()).counters.interaction_seconds

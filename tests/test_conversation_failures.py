@@ -331,11 +331,11 @@ def test_plain_functions_that_wait_do_not_make_each_other_wait():
 
     class Waits(Interaction):
         def step(self, context):
-            together.wait(10)
+            together.wait(30)
             return [{"role": "user", "content": "x"}]
 
     async def all_at_once():
-        rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=20.0)
+        rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=60.0)
         loops = [start_talk(Turns(TURN), Waits(), rules=rules, **sizes(width=1, depth=2)) for _ in range(40)]
         return await asyncio.gather(*loops)
 

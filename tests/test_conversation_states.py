@@ -96,12 +96,12 @@ def test_a_state_that_a_thread_returns_too_late_is_closed_all_the_same(method, c
             return states[-1]
 
     async def grown():
-        rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=60.0 if cancel else 1.0)
+        rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=60.0 if cancel else 2.0)
         task = asyncio.create_task(start_talk(Turns(TURN), Late(), rules=rules, **sizes()))
         assert await asyncio.to_thread(asked.wait, 30.0)
         if cancel:
             task.cancel()
-        asyncio.get_running_loop().call_later(0.1 if cancel else 1.5, answer.set)
+        asyncio.get_running_loop().call_later(0.1 if cancel else 2.5, answer.set)
         with pytest.raises(asyncio.CancelledError if cancel else SearchError):
             await task
 
@@ -112,18 +112,19 @@ def test_a_state_that_a_thread_returns_too_late_is_closed_all_the_same(method, c
 
 def test_a_thread_that_never_ends_is_not_waited_for_without_end(monkeypatch, caplog):
     monkeypatch.setattr(conversation, "MOST_WAIT_SECONDS", 0.05)
-    release = threading.Event()
+    asked, release = threading.Event(), threading.Event()
 
     class Hangs(Interaction):
         def copy_state(self, state, messages):
-            release.wait(20.0)
+            asked.set()
+            release.wait(60.0)
 
     async def cancelled():
         task = asyncio.create_task(start_talk(Turns(TURN), Hangs(), **sizes()))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(asked.wait, 30.0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(task, timeout=5.0)
+            await asyncio.wait_for(task, timeout=20.0)
         release.set()
 
     asyncio.run(cancelled())

@@ -306,7 +306,7 @@ def test_votes_are_compared_by_meaning_and_within_bounds(tmp_path):
 
 def test_when_mathematics_has_taken_too_long_text_decides(tmp_path, monkeypatch):
     answers = ["\\boxed{x+1}", "\\boxed{1+x}", "\\boxed{2}", "\\boxed{2.0}"]
-    for seconds, expected in ((10.0, [0, 0, 1, 1]), (-1.0, [0, 1, 2, 2])):
+    for seconds, expected in ((600.0, [0, 0, 1, 1]), (-1.0, [0, 1, 2, 2])):
         monkeypatch.setattr(scoring, "MATHEMATICS_SECONDS", seconds)
         records = Records(tmp_path / f"{seconds}.jsonl", {})
         bench = Bench(script=[list(answer.encode()) for answer in answers])

@@ -2,6 +2,7 @@
 r"""The reward function: hand-labelled answers, hostile answers, worker processes, and how verl calls it."""
 
 import asyncio
+import gc
 import importlib.util
 import inspect
 import os
@@ -387,6 +388,12 @@ def test_running_out_of_memory_is_a_crash_and_the_worker_goes_on(tmp_path: Path)
     assert replies == {64: [b'{"failure": "crash"}'] * 2, 1_024: [b'{"result": true}'] * 2}
 
 
+def kill_when_busy(worker: Worker) -> None:
+    while not children_of(worker.process.pid):
+        time.sleep(0.01)
+    worker.process.kill()
+
+
 def test_a_worker_that_died_is_a_crash_when_busy_and_replaced_when_idle() -> None:
     pool = VerifierPool(workers=1, memory_mb=256)
     try:
@@ -396,7 +403,7 @@ def test_a_worker_that_died_is_a_crash_when_busy_and_replaced_when_idle() -> Non
         worker.process.wait()
         assert pool.verify("1/4", "0.25", timeout_s=60) is Verdict.EQUAL
         (worker,) = pool.workers()
-        threading.Timer(0.3, worker.process.kill).start()
+        threading.Thread(target=kill_when_busy, args=(worker,), daemon=True).start()
         started = time.monotonic()
         assert pool.verify("5", "9^{9^{9^9}}", timeout_s=60) is Verdict.CRASH
         assert time.monotonic() - started < 30  # told by the end of the pipe, which the copy does not keep open
@@ -458,6 +465,7 @@ def test_a_worker_that_cannot_start_is_an_error_with_a_remedy(monkeypatch: pytes
 def test_no_process_or_pipe_is_left_behind() -> None:
     pool = VerifierPool(workers=1, memory_mb=256)
     assert pool.verify("1/2", "0.5", timeout_s=60) is Verdict.EQUAL
+    gc.collect()  # what other tests have left open
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         assert pool.verify("5", "9^{9^{9^9}}", timeout_s=0.05) is Verdict.TIMEOUT
