@@ -25,12 +25,16 @@ def dumps(folder: Path) -> tuple[str, str]:
 
 
 def sampled(folder: Path, step: int) -> tuple[list[str], list[list], list[float], list[int]]:
-    """Return prompt id, tree path, score and number of tokens of each trajectory of a step."""
+    """Return prompt id, tree path, score and number of tokens of each trajectory trained in a step.
+
+    An asynchronous trainer may have sampled its tree in an earlier step.
+    """
     prompts, paths, scores, lengths = [], [], [], []
     for line in (folder / f"rollouts/{step}.jsonl").read_text().splitlines():
         row = json.loads(line)
         prompt, session, _ = row["uid"].rsplit("_", 2)
-        tree = json.loads((folder / f"trees/step_{step}/{prompt}.json").read_text())
+        [file] = folder.glob(f"trees/step_*/{prompt}.json")
+        tree = json.loads(file.read_text())
         node = tree["leaves"][int(session)]
         path, length = [], tree["nodes"][node]["offset"] + len(tree["nodes"][node]["token_ids"])
         while node > 0:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from formulas import check_step
 from safetensors.torch import load_file
 from training_run import (
     BATCH,
@@ -25,19 +26,8 @@ from transformers import AutoTokenizer
 
 
 @pytest.fixture(scope="module")
-def run():
-    """Train with trees once; give the folder with everything that the run wrote, and the metrics of its steps."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        metrics = train(
-            "run_treepo_qwen0.5b.sh",
-            folder,
-            f"trainer.total_training_steps={STEPS}",
-            f"trainer.save_freq={STEPS}",
-            f"trainer.rollout_data_dir={folder}/rollouts",
-            f"treepo.dump_dir={folder}/trees",
-        )
-        yield folder, metrics
+def run(main_run):
+    return main_run.folder, main_run.metrics
 
 
 def trees_of(folder: Path) -> dict[int, list[dict]]:
@@ -142,6 +132,12 @@ def test_the_weights_changed(run):
         weight = getattr(after[name], "full_tensor", lambda name=name: after[name])()
         assert torch.isfinite(weight).all()
         assert 1e-6 < (weight - before[name]).abs().max() < 1e-2
+
+
+def test_the_actor_is_trained_with_the_sub_group_advantages_of_the_trees(run):
+    folder, metrics = run
+    for step in metrics:
+        check_step(folder, step, "treepo", "whiten", "per_trajectory")
 
 
 def test_the_plain_partner_samples_independently_and_costs_a_call_per_trajectory():

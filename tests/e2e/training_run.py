@@ -25,10 +25,15 @@ LENGTHS = (
 )
 
 
-def train(script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] = LENGTHS) -> list[dict[str, float]]:
+def train(
+    script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] = LENGTHS, prepare: bool = False
+) -> list[dict[str, float]]:
     """Run a script for a few steps; return the metrics that verl's console logger printed for each.
 
     Fails if the run does, or if one of its metrics is not a finite number.
+
+    Args:
+        prepare: Whether the script has to prepare the data even if an earlier run has done so.
     """
     command = [
         "bash",
@@ -44,6 +49,9 @@ def train(script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] =
         *overrides,
     ]
     environment = {**os.environ, "PRESET": "tiny", "OUTPUTS": str(OUTPUTS), "TENSORBOARD_DIR": f"{folder}/tensorboard"}
+    files = {"TRAIN_FILE": OUTPUTS / "data/tiny/train.parquet", "VAL_FILE": OUTPUTS / "data/tiny/val.parquet"}
+    if not prepare and all(file.exists() for file in files.values()):
+        environment |= {name: str(file) for name, file in files.items()}
     log = folder / "log.txt"
     with log.open("w") as stream:
         result = subprocess.run(

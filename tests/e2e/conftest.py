@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job, trained once for all tests that read its results."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from formulas import dumps
+from training_run import STEPS, train
+
+DETERMINISTIC = "actor_rollout_ref.rollout.full_determinism=True"
+
+
+@dataclass(frozen=True)
+class MainRun:
+    """The folder with all files of a run (checkpoint, rollouts, trees), and the metrics of its steps."""
+
+    folder: Path
+    metrics: list[dict[str, float]]
+
+
+@pytest.fixture(scope="session")
+def main_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainRun]:
+    """Train with trees: the run script and its preset. Deterministic, so that a second run can be compared with it."""
+    folder = tmp_path_factory.mktemp("main_run")
+    steps = (f"trainer.total_training_steps={STEPS}", f"trainer.save_freq={STEPS}", DETERMINISTIC)
+    yield MainRun(folder, train("run_treepo_qwen0.5b.sh", folder, *steps, *dumps(folder), prepare=True))
