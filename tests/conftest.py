@@ -14,9 +14,9 @@ END_TO_END = Path(__file__).with_name("e2e")
 PROFILE = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 # The same examples in each run, so that a run fails for a change and not by chance. Tests with an explicit number of
 # examples take it from `example_counts.examples`, which knows both profiles.
-settings.register_profile("short", max_examples=30, derandomize=True, **PROFILE)
+settings.register_profile("short", max_examples=100, derandomize=True, **PROFILE)
 # New examples in each run (`--hypothesis-profile long`, or `bash scripts/run_tests.sh --slow`).
-settings.register_profile("long", max_examples=100, print_blob=True, **PROFILE)
+settings.register_profile("long", max_examples=500, print_blob=True, **PROFILE)
 settings.load_profile("short")
 
 

@@ -47,7 +47,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@examples(short=60, long=200)
+@examples(short=80, long=200)
 @given(forests(), st.sampled_from(TREE_ESTIMATORS), OPTIONS, st.randoms(use_true_random=False))
 def test_every_token_of_random_trees_has_the_credit_of_the_formulas(forest, estimator, options, random):
     prompts, paths, rewards, lengths = forest
@@ -67,7 +67,7 @@ def test_every_token_of_random_trees_has_the_credit_of_the_formulas(forest, esti
     torch.testing.assert_close(scaled, (expected / (deviation**2 + 1e-8).sqrt()).float(), atol=2e-4, rtol=1e-4)
 
 
-@examples(short=40, long=100)
+@examples(short=50, long=100)
 @given(
     st.integers(2, 20),
     st.integers(0, 10**6),

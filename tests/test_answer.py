@@ -127,7 +127,7 @@ def has_complete_box_from_the_start(text: str) -> bool:
     return False
 
 
-@examples(short=400, long=2000)
+@examples(short=1000, long=2000)
 @given(
     st.lists(st.sampled_from(["\\", "{", "}", "boxed", "\\boxed", "\\boxed{", "\\boxed {", " ", "7"]), max_size=25).map(
         "".join
@@ -237,7 +237,7 @@ pieces = st.lists(
 )
 
 
-@examples(short=150, long=500)
+@examples(short=250, long=500)
 @given(st.one_of(st.text(max_size=40), pieces.map("".join)))
 def test_normalise_is_idempotent(text: str) -> None:
     once = normalise(text)
@@ -385,7 +385,7 @@ def spelt(draw: st.DrawFn) -> tuple[Fraction, str]:
     return value, ("-" if value < 0 else "") + draw(st.sampled_from(ways))
 
 
-@examples(short=150, long=500)
+@examples(short=250, long=500)
 @given(spelt(), spelt())
 def test_plain_numbers_agree_as_their_values_do(one: tuple[Fraction, str], other: tuple[Fraction, str]) -> None:
     assert compare_text(one[1], other[1]) is (one[0] == other[0])

@@ -248,7 +248,7 @@ def by_python(text: str) -> Fraction:
     return eval(compile(tree, "", "eval"), {"F": Fraction} | rounding)
 
 
-@examples(short=200, long=1_000)
+@examples(short=400, long=1_000)
 @given(EXPRESSIONS)
 @example("2-3-4")
 @example("2/3/4*5")

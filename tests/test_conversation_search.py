@@ -89,7 +89,7 @@ def grown(engine, interaction, tokens, search, rules) -> Tree | None:
     return tree
 
 
-@examples(short=80, long=300)
+@examples(short=120, long=300)
 @given(conversations(), engines, st.integers(1, 100))
 def test_every_conversation_keeps_the_invariants(conversation, text, jitter):
     search, rules, takes_back, chances = conversation

@@ -38,7 +38,7 @@ def goes_together(there: pa.DataType, here: pa.DataType) -> bool:
 MESSAGE = [("role", TEXT), ("content", TEXT)]
 
 
-@examples(short=40, long=150)
+@examples(short=80, long=150)
 @given(few_types, few_types)
 @example(pa.list_(pa.struct(MESSAGE)), pa.list_(pa.struct(MESSAGE[::-1])))
 @example(pa.list_(pa.struct(MESSAGE)), pa.list_(pa.struct([*MESSAGE, ("name", TEXT)])))

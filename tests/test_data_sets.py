@@ -135,7 +135,7 @@ damage = st.recursive(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@examples(short=15, long=60)
+@examples(short=25, long=60)
 @given(data=st.data())
 def test_damaged_rows_never_raise_and_what_is_kept_can_be_stored_and_scored(name: str, data: st.DataObject) -> None:
     data_set = DATA_SETS[name]

@@ -72,7 +72,7 @@ def majority_by_enumeration(votes, values, k):
     return sum(results) / len(results)
 
 
-@examples(short=80, long=300)
+@examples(short=300, long=1000)
 @given(
     st.lists(st.tuples(st.sampled_from([None, 0, 1, 2, 3]), st.sampled_from([0.0, 1.0])), min_size=1, max_size=9),
     st.data(),

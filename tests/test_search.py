@@ -581,7 +581,7 @@ def record(tree: Tree) -> list[tuple]:
     return [(node.key, node.parent, node.segment, node.finish_reason, node.dropped) for node in tree.nodes]
 
 
-@examples(short=300, long=2000)
+@examples(short=500, long=2000)
 @given(searches(), engines, st.integers(1, 100))
 def test_every_search_keeps_the_invariants(search, text, jitter):
     engine = ScriptedEngine(**text)
@@ -716,7 +716,7 @@ def brute_force_box(text: str) -> bool:
     return False
 
 
-@examples(short=100, long=500)
+@examples(short=150, long=500)
 @given(searches(), engines)
 def test_running_on_changes_the_number_of_requests_and_nothing_else(search, text):
     text["fail_rate"] = 0.0

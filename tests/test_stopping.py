@@ -125,14 +125,14 @@ def repeats_by_trying(sequence: Sequence, window: int, count: int) -> bool:
     return any(sum(other == one for other in windows) >= count for one in windows)
 
 
-@examples(short=120, long=500)
+@examples(short=250, long=500)
 @given(st.lists(st.sampled_from([0, 1, 256, 65_536]), max_size=40), st.integers(1, 5), st.integers(2, 5))
 def test_repeated_tokens_are_those_found_by_comparing_all_windows(token_ids, window, count):
     found = Repetition(RepetitionUnit.TOKENS, window, count).found_in(token_ids, "")
     assert found == repeats_by_trying(token_ids, window, count)
 
 
-@examples(short=120, long=500)
+@examples(short=250, long=500)
 @given(st.text(st.sampled_from("ab\u00e9\U0001f600"), max_size=40), st.integers(1, 5), st.integers(2, 5))
 def test_repeated_characters_are_those_found_by_comparing_all_windows(text, window, count):
     found = Repetition(RepetitionUnit.CHARACTERS, window, count).found_in([], text)
@@ -206,7 +206,7 @@ def texts_at_boundaries(stopping: StoppingRules, token_ids: list[int], cuts: lis
 
 
 @tokenizers
-@examples(short=80, long=300)
+@examples(short=150, long=300)
 @given(text=st.one_of(ascii_text, any_text), cuts=cuts, every_token=st.booleans())
 def test_the_pieces_of_a_text_are_the_text(tokenizer, text, cuts, every_token):
     token_ids = tokenizer.encode(text).ids
@@ -217,7 +217,7 @@ def test_the_pieces_of_a_text_are_the_text(tokenizer, text, cuts, every_token):
     assert all(whole.startswith(part) for part in texts)  # what was written is never taken back
 
 
-@examples(short=80, long=300)
+@examples(short=150, long=300)
 @given(st.lists(st.integers(0, TOKENIZERS["byte level"].get_vocab_size() - 1), max_size=40), cuts)
 def test_of_bytes_that_are_no_text_only_replacement_characters_get_lost(token_ids, cuts):
     decode = TOKENIZERS["byte level"].decode
@@ -288,7 +288,7 @@ def test_stop_strings_are_left_alone_where_the_rule_is_not_asked():
     assert stopping.reason([7, 8], "\n\nx", length=2, depth=1) is None
 
 
-@examples(short=80, long=300)
+@examples(short=150, long=300)
 @given(
     any_text,
     st.integers(0, 10**6),
