@@ -35,6 +35,7 @@ SCRIPT = "scripts/run_treepo_qwen0.5b.sh"
 FEWEST_TOKENS_PER_STEP = 1000
 COMMON = (
     "actor_rollout_ref.actor.optim.lr=2e-4",
+    "treepo.packed_training=false",
     "trainer.save_freq=-1",
     "trainer.val_before_train=true",
     # verl's JSON lines: all digits, each step on disk as it ends. TensorBoard keeps float32 and buffers

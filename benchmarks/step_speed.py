@@ -68,6 +68,7 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> l
         f"trainer.total_training_steps={options.steps}",
         *("trainer.logger=[console,file]", "trainer.val_before_train=false", "trainer.test_freq=-1"),
         *("trainer.save_freq=-1", f"trainer.default_local_dir={folder}/checkpoints", f"hydra.run.dir={folder}/hydra"),
+        "treepo.packed_training=false",  # the run script packs
         *ARMS[arm],
     ]
     environment = {

@@ -112,16 +112,11 @@ def calls_of(script: str, arguments: list[str], folder: Path, valid: bool = True
 @pytest.mark.parametrize(
     ("script", "module"), [("run_treepo_qwen0.5b.sh", "main_treepo"), ("evaluate_qwen0.5b.sh", "main_eval")]
 )
-def test_the_configuration_is_checked_before_data_are_made(script, module, tmp_path):
+def test_data_are_made_for_a_run_and_not_for_a_dry_run(script, module, tmp_path):
     module = f"recipe.treepo.{module}"
     made = ["data_prep.tiny_problems", "data_prep.numina_math"]
-    assert calls_of(script, ["treepo.dept=3"], tmp_path, valid=False) == (1, [f"{module} --dry-run"])
-    assert calls_of(script, ["treepo.depth=3"], tmp_path) == (0, [f"{module} --dry-run", *made, module])
-    # Hydra's flags do not go with a dry run
+    assert calls_of(script, ["treepo.depth=3"], tmp_path) == (0, [*made, module])
     assert calls_of(script, ["--cfg", "job"], tmp_path) == (0, [*made, module])
     assert calls_of(script, ["--dry-run"], tmp_path) == (0, [f"{module} --dry-run"])
     assert sorted(os.listdir(tmp_path)) == ["calls", "scripts", "venv"]
-    # nothing to make, so the run's own check comes soon enough
-    (tmp_path / "outputs/data/tiny").mkdir(parents=True)
-    (tmp_path / "outputs/data/tiny/val.parquet").touch()
-    assert calls_of(script, ["treepo.depth=3"], tmp_path) == (0, [*made, module])
+    assert calls_of(script, ["treepo.dept=3", "--dry-run"], tmp_path, valid=False) == (1, [f"{module} --dry-run"])
