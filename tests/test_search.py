@@ -91,6 +91,21 @@ def test_without_early_ends_a_tree_costs_what_its_levels_add_up_to(
         assert [tree.nodes[leaf].depth for leaf in tree.leaves] == [depth] * width
 
 
+def test_a_long_path_is_given_to_the_engine_from_its_first_token_on():
+    engine = ScriptedEngine()
+    tree = grow(
+        engine, order=REQUIRED, depth=3, response_length=1200, width=2, segment_length=400, divergence=1, run_on=1
+    )
+    for leaf in tree.leaves:
+        path = tree.path(leaf)[1:]
+        assert len(path) == 3
+        for number, node in enumerate(path):
+            given, _, _ = engine.calls[tree.nodes[node].key]
+            before = [token for above in path[:number] for token in tree.nodes[above].segment.token_ids]
+            assert given == PROMPT + before
+            assert len(before) == 400 * number
+
+
 def test_a_request_runs_on_over_as_many_segments_as_it_may():
     # Width 4 is used up when the root has its 4 children: each of the 5 segments is due in ceil(5 / 2) requests.
     tree = grow(
