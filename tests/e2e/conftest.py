@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from formulas import dumps
-from training_run import STEPS, train
+from training_run import STEPS, dumps, train
 
 DETERMINISTIC = "actor_rollout_ref.rollout.full_determinism=True"
 
@@ -24,5 +23,6 @@ class MainRun:
 def main_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainRun]:
     """Train with trees: the run script and its preset. Deterministic, so that a second run can be compared with it."""
     folder = tmp_path_factory.mktemp("main_run")
-    steps = (f"trainer.total_training_steps={STEPS}", f"trainer.save_freq={STEPS}", DETERMINISTIC)
-    yield MainRun(folder, train("run_treepo_qwen0.5b.sh", folder, *steps, *dumps(folder), prepare=True))
+    steps = [f"trainer.{key}={STEPS}" for key in ("total_training_steps", "save_freq", "test_freq")]
+    steps.append("data.val_max_samples=8")
+    yield MainRun(folder, train("run_treepo_qwen0.5b.sh", folder, *steps, DETERMINISTIC, *dumps(folder)))

@@ -17,6 +17,8 @@ import pytest
 from training_run import ROOT
 
 N, PROBLEMS = 4, 10
+# Seconds after which a start hangs; a minute is usual.
+LIMIT = 1800
 
 
 def make_data(folder: Path) -> list[Path]:
@@ -71,15 +73,15 @@ def evaluation(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation")
     files, samples = make_data(folder), folder / "out/samples"
     first = start(folder, files, folder / "first.txt")
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + LIMIT
     while len(lines_of(samples / "plain_n4.jsonl")) < 3 and first.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGINT)
-    status = first.wait(timeout=120)
+    status = first.wait(timeout=LIMIT)
     kept = lines_of(samples / "plain_n4.jsonl")
     second = start(folder, files, folder / "second.txt")
-    assert second.wait(timeout=600) == 0, (folder / "second.txt").read_text()[-5000:]
+    assert second.wait(timeout=LIMIT) == 0, (folder / "second.txt").read_text()[-5000:]
     return folder, status, kept
 
 

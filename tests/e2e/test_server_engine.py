@@ -2,7 +2,8 @@
 """What the search asks of a server, with Ray, verl's client and a vLLM engine, all real."""
 
 import asyncio
-import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import ray
@@ -24,9 +25,10 @@ class Server:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.engine = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(model=model, dtype="float32", max_model_len=1024, enforce_eager=True, block_size=32)
+            AsyncEngineArgs(model=model, dtype="float32", max_model_len=2048, enforce_eager=True, block_size=32)
         )
-        self.finished = 0  # requests that were decoded to their last token
+        # Of all requests so far: begun to decode; over; decoded to the last token.
+        self.begun = self.over = self.complete = 0
 
     async def generate(self, request_id: str, prompt_ids: list[int], sampling_params: dict, **_) -> TokenOutput:
         from vllm import SamplingParams, TokensPrompt
@@ -34,16 +36,21 @@ class Server:
         sampling_params["logprobs"] = 0
         params = SamplingParams(ignore_eos=True, **sampling_params)
         prompt = TokensPrompt(prompt_token_ids=prompt_ids)
-        async for output in self.engine.generate(prompt, params, request_id=request_id):
-            final = output
-        self.finished += final.outputs[0].finish_reason == "length"
+        final = None
+        try:
+            async for output in self.engine.generate(prompt, params, request_id=request_id):
+                self.begun += final is None
+                final = output
+        finally:
+            self.over += 1
+        self.complete += final.outputs[0].finish_reason == "length"
         return TokenOutput(token_ids=final.outputs[0].token_ids)
+
+    async def counts(self) -> tuple[int, int, int]:
+        return self.begun, self.over, self.complete
 
     async def running(self) -> int:
         return len(self.engine.output_processor.request_states)
-
-    async def decoded_to_the_end(self) -> int:
-        return self.finished
 
 
 class OneServer(LLMServerClient):
@@ -62,33 +69,38 @@ class OneServer(LLMServerClient):
 
 @pytest.fixture(scope="module")
 def server():
-    ray.init(num_cpus=4, num_gpus=0, include_dashboard=False, runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": "1"}})
+    # As recipe.treepo.platform_cpu sets them for verl's servers.
+    variables = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
+    ray.init(num_cpus=4, num_gpus=0, include_dashboard=False, runtime_env={"env_vars": variables})
     yield Server.remote(str(ROOT / "tiny/model"))
     ray.shutdown()
 
 
-async def decoded_after_cancelling(client: LLMServerClient, server: ray.actor.ActorHandle) -> int:
-    """Start four long requests and cancel them; return how many of them were decoded to their last token."""
-    before = await server.decoded_to_the_end.remote()
+async def decoded_after_cancelling(client: LLMServerClient, server: ray.actor.ActorHandle, tokens: int) -> int:
+    """Cancel four requests while they are decoded; return how many of them were decoded to their last token."""
+    begun, over, complete = await server.counts.remote()
     engine = ServerEngine(client, {"temperature": 1.0}, seed=None, priority=0)
-    tasks = [asyncio.create_task(engine.extend([5, 6, 7], max_tokens=1000, branch=str(n))) for n in range(4)]
-    deadline = time.monotonic() + 300
-    while await server.running.remote() < 4:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+    tasks = [asyncio.create_task(engine.extend([5, 6, 7], max_tokens=tokens, branch=str(n))) for n in range(4)]
+    await until(lambda: server.counts.remote(), lambda counts: counts[0] == begun + 4)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    while await server.running.remote() > 0:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)
-    await asyncio.sleep(0.5)  # the last ones are counted after they no longer run
-    return await server.decoded_to_the_end.remote() - before
+    await until(lambda: server.counts.remote(), lambda counts: counts[1] == over + 4)
+    await until(lambda: server.running.remote(), lambda running: running == 0)
+    return (await server.counts.remote())[2] - complete
+
+
+async def until(ask: Callable[[], Awaitable[Any]], is_so: Callable[[Any], bool]) -> None:
+    """Ask again and again; the limit is for requests that never end."""
+    async with asyncio.timeout(1800):
+        while not is_so(await ask()):
+            await asyncio.sleep(0.02)
 
 
 def test_cancelled_requests_end_on_the_server_and_with_verls_client_they_do_not(server):
-    assert asyncio.run(decoded_after_cancelling(OneServer(server), server)) == 4
-    assert asyncio.run(decoded_after_cancelling(tree_client(OneServer(server)), server)) == 0
+    assert asyncio.run(decoded_after_cancelling(OneServer(server), server, tokens=500)) == 4
+    # Four times as many, so that they cannot be complete before they are cancelled.
+    assert asyncio.run(decoded_after_cancelling(tree_client(OneServer(server)), server, tokens=2000)) == 0
 
 
 def test_a_stop_string_ends_a_request_and_its_tokens_come_back(server):

@@ -2,12 +2,14 @@
 """The main job through the run scripts: verl's V1 trainer, Ray, FSDP and a real vLLM engine, tiny preset."""
 
 import json
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import DETERMINISTIC
 from formulas import check_step
 from safetensors.torch import load_file
 from training_run import (
@@ -19,6 +21,7 @@ from training_run import (
     SEGMENT,
     STEPS,
     WIDTH,
+    dumps,
     response_of,
     train,
 )
@@ -138,6 +141,38 @@ def test_the_actor_is_trained_with_the_sub_group_advantages_of_the_trees(run):
     folder, metrics = run
     for step in metrics:
         check_step(folder, step, "treepo", "whiten", "per_trajectory")
+
+
+def test_the_validation_after_the_last_step_scores_plain_samples(run):
+    _, (*before, last) = run
+    assert not any(key.startswith("val-") for step in before for key in step)
+    [accuracy] = [value for key, value in last.items() if re.fullmatch(r"val-core/.*/acc/mean@4", key)]
+    assert 0 <= accuracy <= 1
+
+
+def sampled(folder: Path, step: int) -> list:
+    """Return the tokens of all trees of a step; the names of the files are random."""
+    return [
+        [(node["key"], node["token_ids"], node["finish_reason"]) for node in json.loads(path.read_text())["nodes"]]
+        for path in (folder / f"trees/step_{step}").glob("*.json")
+    ]
+
+
+def test_with_full_determinism_two_runs_sample_the_same_trajectories(run):
+    first, _ = run
+    with tempfile.TemporaryDirectory() as name:
+        second = Path(name)
+        steps = ("trainer.total_training_steps=2", "trainer.save_freq=-1")
+        train("run_treepo_qwen0.5b.sh", second, *steps, DETERMINISTIC, *dumps(second))
+        # The second step samples from weights that were trained on the first, so training has to agree, too. It adds
+        # rows in the order in which they were finished: rounding may change a token in one of about 10,000 runs.
+        for step, allowed in ((1, 0), (2, 1)):
+            ours, others = sampled(first, step), sampled(second, step)
+            assert len(ours) == len(others) == BATCH
+            assert sum(tree not in others for tree in ours) <= allowed
+    # Siblings have seeds of their own: no two children of the root begin alike in every tree.
+    beginnings = [[tokens for key, tokens, _ in tree if key in ("0", "1")] for tree in sampled(first, 1)]
+    assert any(one != other for one, other in beginnings)
 
 
 def test_the_plain_partner_samples_independently_and_costs_a_call_per_trajectory():

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the run scripts for a few steps, for the tests of this folder."""
 
+import json
 import math
 import os
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,15 +28,10 @@ LENGTHS = (
 )
 
 
-def train(
-    script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] = LENGTHS, prepare: bool = False
-) -> list[dict[str, float]]:
+def train(script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] = LENGTHS) -> list[dict[str, float]]:
     """Run a script for a few steps; return the metrics that verl's console logger printed for each.
 
     Fails if the run does, or if one of its metrics is not a finite number.
-
-    Args:
-        prepare: Whether the script has to prepare the data even if an earlier run has done so.
     """
     command = [
         "bash",
@@ -49,9 +47,6 @@ def train(
         *overrides,
     ]
     environment = {**os.environ, "PRESET": "tiny", "OUTPUTS": str(OUTPUTS), "TENSORBOARD_DIR": f"{folder}/tensorboard"}
-    files = {"TRAIN_FILE": OUTPUTS / "data/tiny/train.parquet", "VAL_FILE": OUTPUTS / "data/tiny/val.parquet"}
-    if not prepare and all(file.exists() for file in files.values()):
-        environment |= {name: str(file) for name, file in files.items()}
     log = folder / "log.txt"
     with log.open("w") as stream:
         result = subprocess.run(
@@ -71,10 +66,57 @@ def metrics_of(line: str) -> dict[str, float]:
     return {key: float(value) for key, value in re.findall(number, line)}
 
 
+def dumps(folder: Path) -> tuple[str, str]:
+    """Return the overrides with which a run writes its rows and trees to a folder."""
+    return f"trainer.rollout_data_dir={folder}/rollouts", f"treepo.dump_dir={folder}/trees"
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A trained row, the tree that it is from, and the nodes of its path below the root, as dumped."""
+
+    row: dict[str, Any]
+    tree: dict[str, Any]
+    nodes: list[dict[str, Any]]
+
+    @property
+    def prompt(self) -> str:
+        return self.row["uid"].rsplit("_", 2)[0]
+
+    @property
+    def path(self) -> list[tuple[int, int]]:
+        """Number and offset of each node; added messages count only at the end, as in ``Tree.tree_path``."""
+        kept = [node for node in self.nodes if node["messages"] is None or node is self.nodes[-1]]
+        return [(node["index"], node["offset"]) for node in kept]
+
+    @property
+    def length(self) -> int:
+        return sum(len(node["token_ids"]) for node in self.nodes)
+
+
+def trajectories(folder: Path, step: int) -> list[Trajectory]:
+    """Return what a step trained on; an asynchronous trainer may have begun the trees in an earlier step."""
+    found, trees = [], {}
+    for line in (folder / f"rollouts/{step}.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        prompt, session, _ = row["uid"].rsplit("_", 2)
+        if prompt not in trees:
+            [file] = folder.glob(f"trees/step_*/{prompt}.json")
+            trees[prompt] = json.loads(file.read_text())
+        tree = trees[prompt]
+        found.append(Trajectory(row, tree, path_of(tree, tree["leaves"][int(session)])))
+    return found
+
+
+def path_of(tree: dict, node: int) -> list[dict]:
+    """Return the nodes from below the root to a node of a dumped tree."""
+    path = []
+    while node > 0:
+        path.insert(0, tree["nodes"][node])
+        node = tree["nodes"][node]["parent"]
+    return path
+
+
 def response_of(tree: dict, node: int) -> list[int]:
     """Return the response tokens on the path to a node of a dumped tree."""
-    tokens: list[int] = []
-    while node > 0:
-        tokens = tree["nodes"][node]["token_ids"] + tokens
-        node = tree["nodes"][node]["parent"]
-    return tokens
+    return [token for above in path_of(tree, node) for token in above["token_ids"]]
