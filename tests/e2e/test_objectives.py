@@ -145,6 +145,7 @@ def test_an_estimator_or_objective_trains_on_trees(name):
             "trainer.save_freq=-1",
             *dumps(Path(folder)),
             "actor_rollout_ref.actor.optim.lr=3e-4",
+            "treepo.packed_training=false",  # packed training has tests of its own
             *OBJECTIVES[name],
             *EXTRA.get(name, ()),
         )
