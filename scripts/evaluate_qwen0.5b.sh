@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Evaluates a model without training: plain samples against trees on held-out problems. The script sets everything up and
-# gets model and data of the preset first.
+# makes the data of the preset first.
 #
 #   bash scripts/evaluate_qwen0.5b.sh [--dry-run [--full]] [KEY=VALUE ...]
 #

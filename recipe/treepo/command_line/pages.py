@@ -13,7 +13,7 @@ TRAINING_PAGE = HelpPage(
     usage=f"{TRAIN} [--dry-run [--full]] [GROUP=NAME ...] [KEY=VALUE ...]",
     about="""\
 KEY is any key of verl's ppo_trainer or one of those below. All are checked before Ray or a model is started.
-bash scripts/run_treepo_qwen0.5b.sh makes environment, model and data first, and takes the same arguments.""",
+bash scripts/run_treepo_qwen0.5b.sh makes environment and data first, and takes the same arguments.""",
     group=TREEPO,
     choices={"platform": "gpu", "preset": "none", "tree": "none"},
     columns=2,
@@ -38,7 +38,7 @@ EVALUATION_PAGE = HelpPage(
     about=f"""\
 KEY is any key of a training run ({TRAIN} --help) or one of those below: the model is
 actor_rollout_ref.model.path, the problems are data.val_files. All keys are checked before Ray or a model is started.
-The same command resumes an interrupted evaluation. bash scripts/evaluate_qwen0.5b.sh makes environment, model and
+The same command resumes an interrupted evaluation. bash scripts/evaluate_qwen0.5b.sh makes environment and
 data first, and takes the same arguments.""",
     group=EVALUATION,
     choices={"evaluation": "compare", "platform": "gpu", "preset": "none", "tree": "none"},
