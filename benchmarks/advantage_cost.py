@@ -21,10 +21,10 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 
 from benchmarks.search_cost import grow
-from recipe.treepo.advantage import shared_token_weights, tree_batch
-from recipe.treepo.forest import TreePath
-from recipe.treepo.search import SearchShape
-from recipe.treepo.settings import TREE_ESTIMATORS, AdvantageSettings, TreePOSettings
+from recipe.treepo.advantages.forest import TreePath
+from recipe.treepo.search.grow import SearchShape
+from recipe.treepo.settings.schema import TREE_ESTIMATORS, AdvantageSettings, TreePOSettings
+from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_batch
 
 ALGORITHM = OmegaConf.create({"norm_adv_by_std_in_grpo": True})
 

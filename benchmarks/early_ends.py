@@ -13,10 +13,10 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from recipe.treepo.branching import BranchingRules
-from recipe.treepo.engine import Segment
-from recipe.treepo.search import SearchShape, grow_tree
-from recipe.treepo.settings import TreePOSettings
+from recipe.treepo.search.branching import BranchingRules
+from recipe.treepo.search.engine import Segment
+from recipe.treepo.search.grow import SearchShape, grow_tree
+from recipe.treepo.settings.schema import TreePOSettings
 
 WIDTH, END = 8, 2
 SHAPES = ((4, 2), (4, 3), (5, 2), (5, 3), (6, 2), (6, 3))
@@ -29,7 +29,7 @@ class Turns:
         self._seed, self._ends = seed, ends
 
     async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
-        """See :class:`recipe.treepo.engine.SegmentEngine`."""
+        """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
         ended = random.Random(f"{self._seed}/{branch}").random() < self._ends
         return Segment([END if ended else 1], [-0.5])
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A conversation that never ends by itself: every path runs to full depth, so engine calls are known beforehand."""
 
-from data_prep.tiny_conversations import CHECK_AGAIN
 from recipe.treepo.interaction import Interaction, Message, TurnContext
+from tiny.conversations import CHECK_AGAIN
 
 
 class Endless(Interaction):

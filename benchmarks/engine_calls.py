@@ -18,11 +18,11 @@ from typing import Any
 
 import pandas as pd
 
-from recipe.treepo.branching import BranchingRules
-from recipe.treepo.engine import Segment
-from recipe.treepo.search import SearchShape, grow_tree
-from recipe.treepo.settings import TreePOSettings
-from recipe.treepo.stopping import StoppingRules
+from recipe.treepo.search.branching import BranchingRules
+from recipe.treepo.search.engine import Segment
+from recipe.treepo.search.grow import SearchShape, grow_tree
+from recipe.treepo.search.stopping import StoppingRules
+from recipe.treepo.settings.schema import TreePOSettings
 
 COLUMNS = ("engine_calls", "decoded_tokens", "overrun_tokens", "computed_prompt_tokens", "cached_prompt_tokens")
 
@@ -34,7 +34,7 @@ class VllmEngine:
         self._engine, self._stop_token_ids, self._number = engine, stop_token_ids, 0
 
     async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
-        """See :class:`recipe.treepo.engine.SegmentEngine`."""
+        """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 

@@ -5,7 +5,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from recipe.treepo.engine import Segment
+from recipe.treepo.search.engine import Segment
 
 END = 2
 PROMPT = [0]
@@ -29,7 +29,7 @@ class KnownModel:
         return [(1 - self.end_rate) * (1 - ones), (1 - self.end_rate) * ones, self.end_rate]
 
     async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
-        """See :class:`recipe.treepo.engine.SegmentEngine`."""
+        """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
         rng = random.Random(f"{self.seed}/{branch}")
         last, tokens, logprobs = input_ids[-1], [], []
         while len(tokens) < max_tokens and last != END:

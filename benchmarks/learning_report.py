@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.learning_curves import Point, at, band, cut, has_reached, mean_accuracy
-from recipe.treepo.machine import described
+from recipe.treepo.evaluation.machine import described
 
 BEGIN, END = "<!-- learning_study: begin -->", "<!-- learning_study: end -->"
 BASELINE = "grpo_plain"

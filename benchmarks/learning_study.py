@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.learning_curves import Point, accumulate, has_reached, read_records
 from benchmarks.learning_report import check_report, write_report
 from benchmarks.process_session import exit_on_signals, run_session
-from recipe.treepo.machine import machine
+from recipe.treepo.evaluation.machine import machine
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "scripts/run_treepo_qwen0.5b.sh"

@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import random_model
-from recipe.treepo.branching import BranchingRules
-from recipe.treepo.engine import Segment
-from recipe.treepo.machine import described, machine
-from recipe.treepo.search import SearchShape, grow_tree
-from recipe.treepo.settings import TreePOSettings
+from recipe.treepo.evaluation.machine import described, machine
+from recipe.treepo.search.branching import BranchingRules
+from recipe.treepo.search.engine import Segment
+from recipe.treepo.search.grow import SearchShape, grow_tree
+from recipe.treepo.settings.schema import TreePOSettings
 
 ENGINES = ("verl", "packed")
 PASSES = ("log-probs", "update")
@@ -51,7 +51,7 @@ class RandomTokens:
         self._seed, self._vocabulary = seed, vocabulary
 
     async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
-        """See :class:`recipe.treepo.engine.SegmentEngine`."""
+        """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
         rng = random.Random(f"{self._seed}/{branch}")
         return Segment([rng.randrange(self._vocabulary) for _ in range(max_tokens)], [-1.0] * max_tokens)
 
@@ -118,7 +118,7 @@ def build(name: str, options: argparse.Namespace) -> Any:
     from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-    from recipe.treepo.packed_engine import PackedActorEngine
+    from recipe.treepo.verl_adapters.packed_engine import PackedActorEngine
 
     torch.manual_seed(0)
     shape = {"hidden": options.hidden, "layers": options.layers, "vocabulary": options.vocabulary}
@@ -174,7 +174,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return the seconds of both engines on one case."""
     import numpy as np
 
-    from recipe.treepo.packing import pack  # numpy only
+    from recipe.treepo.packed.prefix_tree import pack  # numpy only
 
     rows = make_rows(case, options)
     sequences = [np.array(prompt + response) for prompt, response in rows]

@@ -30,7 +30,7 @@ from typing import Any
 from benchmarks.learning_curves import read_records
 from benchmarks.learning_study import save
 from benchmarks.process_session import exit_on_signals, run_session
-from recipe.treepo.machine import described, machine
+from recipe.treepo.evaluation.machine import described, machine
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "scripts/run_recheck_qwen0.5b.sh"

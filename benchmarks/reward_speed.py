@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from recipe.treepo.answer import last_boxed
-from recipe.treepo.answer_compare import Question, compare_text
+from recipe.treepo.answers.boxes import last_boxed
+from recipe.treepo.answers.compare import Question, compare_text
 from recipe.treepo.reward import compute_score
 
 Pair = tuple[str, str]

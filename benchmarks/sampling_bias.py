@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from benchmarks.known_model import END, PROMPT, KnownModel
-from recipe.treepo.branching import BranchingRules, Budget, Favour, Share
-from recipe.treepo.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
-from recipe.treepo.search import SearchShape, grow_tree
-from recipe.treepo.stopping import FinishReason, StoppingRules
+from recipe.treepo.search.branching import BranchingRules, Budget, Favour, Share
+from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
+from recipe.treepo.search.grow import SearchShape, grow_tree
+from recipe.treepo.search.stopping import FinishReason, StoppingRules
 
 LENGTH, SEGMENT, WIDTH = 8, 2, 8
 

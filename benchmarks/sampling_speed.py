@@ -27,7 +27,7 @@ from benchmarks.sampling.cases import PLANS, Case, Engine
 from benchmarks.sampling.report import PARTS, draw, tables
 from benchmarks.sampling.results import Result, write_results
 from benchmarks.sampling.session import as_job
-from recipe.treepo.machine import described
+from recipe.treepo.evaluation.machine import described
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,11 +15,11 @@ import time
 import tracemalloc
 from collections.abc import Sequence
 
-from recipe.treepo.branching import BranchingRules, Budget
-from recipe.treepo.engine import Segment
-from recipe.treepo.search import SearchShape, grow_tree
-from recipe.treepo.settings import TreePOSettings
-from recipe.treepo.tree import Tree
+from recipe.treepo.search.branching import BranchingRules, Budget
+from recipe.treepo.search.engine import Segment
+from recipe.treepo.search.grow import SearchShape, grow_tree
+from recipe.treepo.search.tree import Tree
+from recipe.treepo.settings.schema import TreePOSettings
 
 
 class InstantEngine:
@@ -29,7 +29,7 @@ class InstantEngine:
         self._token_ids, self._logprobs = [1000] * longest, [-0.5] * longest
 
     async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
-        """See :class:`recipe.treepo.engine.SegmentEngine`."""
+        """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
         return Segment(self._token_ids[:max_tokens], self._logprobs[:max_tokens])
 
 

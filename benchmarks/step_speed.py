@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.learning_curves import read_records
 from benchmarks.process_session import exit_on_signals, run_session
 from benchmarks.random_model import make_model
-from recipe.treepo.machine import described, machine
+from recipe.treepo.evaluation.machine import described, machine
 
 ROOT = Path(__file__).parents[1]
 ARMS = {

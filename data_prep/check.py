@@ -30,7 +30,7 @@ from data_prep.errors import PrepError
 from data_prep.problems import MAX_ANSWER_CHARS
 from data_prep.reading import UNREADABLE, exists, text_of
 from data_prep.tokens import TokenCounter, token_counter
-from recipe.treepo.answer import unboxed
+from recipe.treepo.answers.boxes import unboxed
 
 BATCH_ROWS = 1_024  # read at a time, which bounds the memory
 WORKERS = 2  # processes of math-verify
@@ -97,7 +97,7 @@ def math_verify_reads(truth: str) -> bool:
 
     What it cannot read it compares as text, so the question is put with an answer that is spelt otherwise.
     """
-    from recipe.treepo.reward_pool import Verdict, get_pool
+    from recipe.treepo.sandbox.verifier import Verdict, get_pool
 
     assert len(truth) <= MAX_ANSWER_CHARS
     otherwise = "\\," + truth.replace("$", "")  # a thin space in front

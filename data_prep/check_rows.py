@@ -13,10 +13,10 @@ from enum import Enum
 from typing import Any
 
 from data_prep.problems import MAX_ANSWER_CHARS
-from recipe.treepo.answer import unboxed
-from recipe.treepo.answer_compare import Question, compare_text
-from recipe.treepo.answer_text import normalise, read_number
-from recipe.treepo.settings import REPLACED_AGENTS
+from recipe.treepo.answers.boxes import unboxed
+from recipe.treepo.answers.compare import Question, compare_text
+from recipe.treepo.answers.spelling import normalise, read_number
+from recipe.treepo.settings.schema import REPLACED_AGENTS
 
 NEEDED = ("prompt", "data_source", "reward_model")
 MEDIA = ("images", "videos", "audios")

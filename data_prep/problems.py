@@ -12,8 +12,8 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from recipe.treepo.answer import BoxState, scan_boxes
-from recipe.treepo.answer_text import normalise
+from recipe.treepo.answers.boxes import BoxState, scan_boxes
+from recipe.treepo.answers.spelling import normalise
 
 MAX_ANSWER_CHARS = 1_000  # what recipe.treepo.reward parses by default
 

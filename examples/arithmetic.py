@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compute an arithmetic expression: the task of `calculator_tool.py`, see `recipe/treepo/limited_worker.py`.
+"""Compute an arithmetic expression: the task of `calculator_tool.py`, see `recipe/treepo/sandbox/worker.py`.
 
 The text is parsed, never run: a walk over its syntax tree computes what is on the lists below and refuses the rest.
 Numbers are exact (whole numbers, fractions, decimals as written) until a root, logarithm or angle makes them floats.

@@ -7,7 +7,7 @@
         actor_rollout_ref.rollout.multi_turn.format=hermes
 
 What a model writes is never evaluated: `arithmetic.py` parses it and computes what is on its list, in a process of its
-own under a time and a memory limit (`recipe/treepo/limited_pool.py`). Copy both files and change them for another tool.
+own under a time and a memory limit (`recipe/treepo/sandbox/pool.py`). Copy both files and change them for another tool.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from verl.tools.function_tool import function_tool
 
-from recipe.treepo.limited_pool import Failure, LimitedPool, shared_pool
+from recipe.treepo.sandbox.pool import Failure, LimitedPool, shared_pool
 
 TASK_FILE = Path(__file__).resolve().with_name("arithmetic.py")
 # A second line of defence behind arithmetic.py's bounds. An ordinary question takes milliseconds, far from these limits

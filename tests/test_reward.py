@@ -19,12 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from recipe.treepo import limited_pool, reward, reward_pool
-from recipe.treepo.limited_pool import Failure, Worker
+from helpers.paths import ROOT
+from recipe.treepo import reward
 from recipe.treepo.reward import METRICS, compute_score, option_problems
-from recipe.treepo.reward_pool import TASK_FILE, Verdict, VerifierPool, get_pool
+from recipe.treepo.sandbox import pool as limited_pool
+from recipe.treepo.sandbox import verifier as reward_pool
+from recipe.treepo.sandbox.pool import Failure, Worker
+from recipe.treepo.sandbox.verifier import TASK_FILE, Verdict, VerifierPool, get_pool
 
-ROOT = Path(__file__).resolve().parents[1]
 KEYS = {"score", "acc", "reward_boxed", "reward_too_long", "reward_timeout", "reward_crash"}
 TOWER = r"\boxed{9^{9^{9^9}}}"
 
@@ -493,8 +495,8 @@ def test_a_worker_does_not_outlive_a_parent_that_was_killed(busy: bool) -> None:
     """Idle, it reads end of file; busy in one long C call it reads nothing, and the kernel's timer ends it."""
     code = """
 import sys, threading, time
-from recipe.treepo.limited_pool import Worker
-from recipe.treepo.reward_pool import TASK_FILE
+from recipe.treepo.sandbox.pool import Worker
+from recipe.treepo.sandbox.verifier import TASK_FILE
 worker = Worker(TASK_FILE, 256)
 worker.wait_ready()
 if sys.argv[1] == "True":

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from example_counts import examples
-from recipe.treepo.answer_compare import LONGEST, compare_text
-from recipe.treepo.answer_text import normalise
-from recipe.treepo.limited_pool import GRACE_S
+from helpers.example_counts import examples
+from recipe.treepo.answers.compare import LONGEST, compare_text
+from recipe.treepo.answers.spelling import normalise
 from recipe.treepo.reward import METRICS, compute_score
-from recipe.treepo.reward_pool import get_pool
+from recipe.treepo.sandbox.pool import GRACE_S
+from recipe.treepo.sandbox.verifier import get_pool
 
 CANARY = Path(tempfile.gettempdir()) / f"treepo_canary_{os.getpid()}"
 OPTIONS = {"workers": 1, "memory_mb": 256, "timeout_s": 0.25}

@@ -4,11 +4,11 @@
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from recipe.treepo.branching import BranchingRules
 from recipe.treepo.evaluation.sampling import independent
-from recipe.treepo.fallback import FallbackRules, FallbackStart
-from recipe.treepo.settings import TreePOSettings
-from recipe.treepo.stopping import FinishReason
+from recipe.treepo.search.branching import BranchingRules
+from recipe.treepo.search.fallback import FallbackRules, FallbackStart
+from recipe.treepo.search.stopping import FinishReason
+from recipe.treepo.settings.schema import TreePOSettings
 
 
 class Arm(StrEnum):

@@ -24,11 +24,11 @@ from uuid import uuid4
 import psutil
 
 from benchmarks.sampling.cases import Arm, Case, Engine
-from recipe.treepo.engine import Segment, SegmentEngine
-from recipe.treepo.lock_step import LockStep
-from recipe.treepo.metrics import SUMMED
-from recipe.treepo.search import grow_tree
-from recipe.treepo.tree import Tree
+from recipe.treepo.search.engine import Segment, SegmentEngine
+from recipe.treepo.search.grow import grow_tree
+from recipe.treepo.search.lock_step import LockStep
+from recipe.treepo.search.tree import Tree
+from recipe.treepo.verl_adapters.metrics import SUMMED
 
 COUNTS = (*SUMMED, "fallbacks", "overrun_tokens", "failed_calls", "busy_seconds")
 
@@ -56,7 +56,7 @@ class MeteredEngine:
         self._engine, self._meter = engine, meter
 
     async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
-        """See :class:`recipe.treepo.engine.SegmentEngine`."""
+        """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
         self._meter.change(1)
         try:
             return await self._engine.extend(input_ids, max_tokens=max_tokens, branch=branch)
@@ -173,13 +173,13 @@ async def measure(job: dict[str, Any]) -> None:
     """Start the servers and measure all cases of a job."""
     from hydra import compose, initialize_config_module
 
+    from recipe.treepo.evaluation.machine import machine
     from recipe.treepo.evaluation.problems import load_problems
     from recipe.treepo.evaluation.servers import Servers
-    from recipe.treepo.machine import machine
     from recipe.treepo.main_eval import load_model
     from recipe.treepo.main_treepo import use_plugin
-    from recipe.treepo.rollout import eos_token_ids
-    from recipe.treepo.server import ServerEngine
+    from recipe.treepo.verl_adapters.agent_loop import eos_token_ids
+    from recipe.treepo.verl_adapters.server_engine import ServerEngine
 
     use_plugin()
     engine = Engine(**job["engine"])

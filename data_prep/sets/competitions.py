@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from data_prep.problems import DataSet, Drop, Problem, Purpose, boxed_answer, first_of, make_problem, number_as_text
-from recipe.treepo.answer import last_boxed
+from recipe.treepo.answers.boxes import last_boxed
 
 _AIME_ANSWER = re.compile(r"\$?\s*(\d{1,3})(?:\s*\^\s*(?:\\circ|\{\s*\\circ\s*\}))?\s*\$?", re.ASCII)
 _PROBLEM = ("problem", "Problem", "question")

@@ -30,7 +30,6 @@ from recipe.treepo.command_line.composition import (
 from recipe.treepo.command_line.differences import dry_run_report
 from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import EVALUATION, EVALUATION_PAGE
-from recipe.treepo.config_values import ConfigError, Problem
 from recipe.treepo.evaluation.fingerprint import fingerprints
 from recipe.treepo.evaluation.problems import EvaluationProblem, load_problems
 from recipe.treepo.evaluation.records import ProblemResult, Records, RecordsError
@@ -40,7 +39,8 @@ from recipe.treepo.evaluation.scoring import Scorer
 from recipe.treepo.evaluation.settings import EvaluationSettings, Run, load_evaluation
 from recipe.treepo.evaluation.summary import summarise
 from recipe.treepo.main_treepo import use_plugin
-from recipe.treepo.validation_training import is_our_reward
+from recipe.treepo.settings.training_rules import is_our_reward
+from recipe.treepo.settings.values import ConfigError, Problem
 
 
 def with_group(arguments: Sequence[str]) -> list[str]:
@@ -137,7 +137,7 @@ async def sample_all(
 
 def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
     """Sample what is missing, report, and return the exit status."""
-    from recipe.treepo.rollout import eos_token_ids
+    from recipe.treepo.verl_adapters.agent_loop import eos_token_ids
 
     with locked(settings.out_dir) as folder:
         model = load_model(config)

@@ -17,9 +17,9 @@ from recipe.treepo.command_line.composition import call_with_config, without_imp
 from recipe.treepo.command_line.differences import dry_run_report
 from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import TRAINING_PAGE
-from recipe.treepo.config_values import ConfigError, Problem
-from recipe.treepo.settings import PACKED_VENDOR, load_settings
-from recipe.treepo.validation import is_missing_file, validate
+from recipe.treepo.settings.schema import PACKED_VENDOR, load_settings
+from recipe.treepo.settings.validate import is_missing_file, validate
+from recipe.treepo.settings.values import ConfigError, Problem
 
 
 def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> None:
@@ -34,7 +34,7 @@ def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> No
         problems = problems + error.problems
     if problems:
         raise ConfigError(problems)
-    from recipe.treepo.interaction_loading import interaction_problems, tool_problems
+    from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
 
     problems = tool_problems(config)
     if not is_missing_file(settings.interaction.path):  # in a dry run it may be still to be made

@@ -15,10 +15,13 @@ from types import ModuleType
 
 # verl module whose registry is meant -> our modules that register themselves there when imported
 REGISTRATIONS = {
-    "verl.trainer.ppo.core_algos": ("recipe.treepo.advantage",),
-    "verl.trainer.ppo.v1": ("recipe.treepo.trainer",),
-    "verl.experimental.reward_loop.reward_manager": ("recipe.treepo.reward_manager",),
-    "verl.workers.engine.fsdp.transformer_impl": ("recipe.treepo.critic", "recipe.treepo.packed_engine"),
+    "verl.trainer.ppo.core_algos": ("recipe.treepo.verl_adapters.estimators",),
+    "verl.trainer.ppo.v1": ("recipe.treepo.verl_adapters.trainer",),
+    "verl.experimental.reward_loop.reward_manager": ("recipe.treepo.verl_adapters.reward_manager",),
+    "verl.workers.engine.fsdp.transformer_impl": (
+        "recipe.treepo.verl_adapters.critic",
+        "recipe.treepo.verl_adapters.packed_engine",
+    ),
 }
 
 
@@ -44,7 +47,7 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
 
 
 def _install() -> None:
-    from recipe.treepo import platform_cpu
+    from recipe.treepo.verl_adapters.cpu import platform as platform_cpu
 
     platform_cpu.activate()
     if not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):

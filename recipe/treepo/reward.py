@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from recipe.treepo.answer import BoxState, last_number, scan_boxes, unboxed
-    from recipe.treepo.answer_compare import Question, compare_text
-    from recipe.treepo.reward_pool import Verdict, get_pool
+    from recipe.treepo.answers.boxes import BoxState, last_number, scan_boxes, unboxed
+    from recipe.treepo.answers.compare import Question, compare_text
+    from recipe.treepo.sandbox.verifier import Verdict, get_pool
 except ModuleNotFoundError:
     # verl loads this file by its path, also in processes that were started outside the repository.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
-    from recipe.treepo.answer import BoxState, last_number, scan_boxes, unboxed
-    from recipe.treepo.answer_compare import Question, compare_text
-    from recipe.treepo.reward_pool import Verdict, get_pool
+    from recipe.treepo.answers.boxes import BoxState, last_number, scan_boxes, unboxed
+    from recipe.treepo.answers.compare import Question, compare_text
+    from recipe.treepo.sandbox.verifier import Verdict, get_pool
 
 # What verl's reward managers and loaders pass to every reward function; of no use here.
 _VERL_KEYS = frozenset(

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from training_run import STEPS, dumps, train
 
-DETERMINISTIC = "actor_rollout_ref.rollout.full_determinism=True"
+from helpers.training_run import DETERMINISTIC, STEPS, dumps, train
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from training_run import OUTPUTS, ROOT
 
 from benchmarks.sampling.cases import Arm, quick
 from benchmarks.sampling.results import read_results
+from helpers.training_run import OUTPUTS, ROOT
 
 
 @pytest.mark.slow

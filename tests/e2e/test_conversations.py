@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from formulas import check_step
-from training_run import BATCH, LARGEST_DIFFERENCE, ROOT, WIDTH, dumps, path_of, train, trajectories
 from transformers import AutoConfig, AutoTokenizer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
+from helpers.formulas import check_step
+from helpers.training_run import BATCH, LARGEST_DIFFERENCE, ROOT, WIDTH, dumps, path_of, train, trajectories
 from recipe.treepo.reward import compute_score
 
 sys.path.insert(0, str(ROOT / "examples"))

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from training_run import ROOT
+
+from helpers.training_run import ROOT
 
 N, PROBLEMS = 4, 10
 # Seconds after which a start hangs; a minute is usual.
@@ -25,7 +26,7 @@ def make_data(folder: Path) -> list[Path]:
     """Write two data sets, whose rows have different fields."""
     lines = folder / "problems.jsonl"
     for module, *arguments in (
-        ("data_prep.tiny_problems", "--out", lines, "--count", "40", "--seed", "9"),
+        ("tiny.problems", "--out", lines, "--count", "40", "--seed", "9"),
         ("data_prep.numina_math", "--source", lines, "--out-dir", folder, "--template", "plain", "--val-size", "10"),
     ):
         subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, check=True)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from formulas import check_step
-from objectives import OBJECTIVES
-from training_run import BATCH, RESPONSE, WIDTH, dumps, metrics_of, train
+
+from helpers.formulas import check_step
+from helpers.objectives import OBJECTIVES
+from helpers.training_run import BATCH, RESPONSE, WIDTH, dumps, metrics_of, train
 
 STEPS = 5
 Metrics = dict[str, float]

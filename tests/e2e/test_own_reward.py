@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from training_run import BATCH, RESPONSE, WIDTH, dumps, train, trajectories
 
+from helpers.training_run import BATCH, RESPONSE, WIDTH, dumps, train, trajectories
 from recipe.treepo.reward import compute_score
 
 NODE_COST, CUT_OFF_COST, BUFFER, FACTOR = 0.0625, 0.25, 64, 0.5

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_run import BATCH, LARGEST_DIFFERENCE, WIDTH, response_of, train
+
+from helpers.training_run import BATCH, LARGEST_DIFFERENCE, WIDTH, response_of, train
 
 
 def trajectories(folder: Path) -> list[list[int]]:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import ray
 from omegaconf import OmegaConf
-from training_run import ROOT
 from transformers import AutoTokenizer
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
-from recipe.treepo.server import ServerEngine, tree_client
+from helpers.training_run import ROOT
+from recipe.treepo.verl_adapters.server_engine import ServerEngine, tree_client
 
 
 @ray.remote
@@ -69,7 +69,7 @@ class OneServer(LLMServerClient):
 
 @pytest.fixture(scope="module")
 def server():
-    # As recipe.treepo.platform_cpu sets them for verl's servers.
+    # As recipe.treepo.verl_adapters.cpu.platform sets them for verl's servers.
     variables = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
     ray.init(num_cpus=4, num_gpus=0, include_dashboard=False, runtime_env={"env_vars": variables})
     yield Server.remote(str(ROOT / "tiny/model"))

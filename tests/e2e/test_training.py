@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DETERMINISTIC
-from formulas import check_step
 from safetensors.torch import load_file
-from training_run import (
+from transformers import AutoTokenizer
+
+from helpers.formulas import check_step
+from helpers.training_run import (
     BATCH,
     BLOCK,
+    DETERMINISTIC,
     LARGEST_DIFFERENCE,
     RESPONSE,
     ROOT,
@@ -25,7 +27,6 @@ from training_run import (
     response_of,
     train,
 )
-from transformers import AutoTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from recipe.treepo.config_values import Keys, Problem, all_keys, leaf_keys, parse_group, unknown_key
-from recipe.treepo.settings import FREE_GROUP, KEYS
-from recipe.treepo.settings import SEE as SEE_TREEPO
+from recipe.treepo.settings.schema import FREE_GROUP, KEYS
+from recipe.treepo.settings.schema import SEE as SEE_TREEPO
+from recipe.treepo.settings.values import Keys, Problem, all_keys, leaf_keys, parse_group, unknown_key
 
 HELP_FLAGS = ("--help", "-h")
 # Flags with which Hydra shows something, or composes several configurations.

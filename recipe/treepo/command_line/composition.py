@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from recipe.treepo.command_line.arguments import CommandLine
-from recipe.treepo.config_values import ConfigError
+from recipe.treepo.settings.values import ConfigError
 
 # Hydra writes no folder with the date, no copy of the configuration and no log.
 WRITE_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout")

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from recipe.treepo.command_line.arguments import OwnGroup
-from recipe.treepo.config_values import all_keys
+from recipe.treepo.settings.values import all_keys
 
 ROOT = Path(__file__).parents[3]
 CONFIG = Path(__file__).parents[1] / "config"

@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.config_values import ConfigError, Problem
-from recipe.treepo.settings import SINGLE_TURN_AGENT
-from recipe.treepo.validation_training import is_our_reward
+from recipe.treepo.settings.schema import SINGLE_TURN_AGENT
+from recipe.treepo.settings.training_rules import is_our_reward
+from recipe.treepo.settings.values import ConfigError, Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

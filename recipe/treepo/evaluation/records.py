@@ -19,7 +19,7 @@ class Trajectory:
 
     Attributes:
         tokens: Response tokens, shared ones included.
-        finish_reason: Why it ended (:class:`recipe.treepo.stopping.FinishReason`).
+        finish_reason: Why it ended (:class:`recipe.treepo.search.stopping.FinishReason`).
         score: What the reward function gave.
         acc: 0.0 to 1.0: the reward function's "acc" where it returns one, else its score.
         vote: Number of its answer among the problem's, None without an answer.
@@ -51,7 +51,7 @@ class ProblemResult:
         data_source: Name of its data set.
         row: Its place among the problems of that data set.
         started, ended: Seconds since the epoch.
-        statistics: What sampling cost (:meth:`recipe.treepo.tree.Tree.statistics`).
+        statistics: What sampling cost (:meth:`recipe.treepo.search.tree.Tree.statistics`).
         trajectories: Those that could be had.
     """
 

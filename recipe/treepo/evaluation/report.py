@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from recipe.treepo.evaluation.machine import machine
 from recipe.treepo.evaluation.plot import draw
 from recipe.treepo.evaluation.scores import OVERALL, Interval
 from recipe.treepo.evaluation.settings import Run
 from recipe.treepo.evaluation.summary import Point, Summary, scaling_points
-from recipe.treepo.machine import machine
 
 COSTS = {
     "decoded": "decoded_tokens",

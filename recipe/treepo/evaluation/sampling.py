@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from recipe.treepo.branching import BranchingRules
-from recipe.treepo.engine import SegmentEngine
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.records import ProblemResult, Records
 from recipe.treepo.evaluation.scoring import Scorer, ScoringError
 from recipe.treepo.evaluation.settings import Run
-from recipe.treepo.search import SearchError, grow_tree
-from recipe.treepo.seeds import derive_seed
-from recipe.treepo.settings import TreePOSettings
-from recipe.treepo.stopping import FinishReason
+from recipe.treepo.search.branching import BranchingRules
+from recipe.treepo.search.engine import SegmentEngine
+from recipe.treepo.search.grow import SearchError, grow_tree
+from recipe.treepo.search.seeds import derive_seed
+from recipe.treepo.search.stopping import FinishReason
+from recipe.treepo.settings.schema import TreePOSettings
 
 # Problems that fail one after the other until a run is given up: the engine has gone, or no reward can be had.
 GIVE_UP_AFTER = 20

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipe.treepo.answer_compare import compare_text
+from recipe.treepo.answers.compare import compare_text
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.records import Trajectory
 from recipe.treepo.evaluation.votes import count_votes
 from recipe.treepo.reward import answers_agree, find_answer
-from recipe.treepo.tree import Tree
+from recipe.treepo.search.tree import Tree
 
 # Seconds that math-verify may spend on the votes of one problem; from then on text alone decides. Comparing each answer
 # with all others would take hours where dozens of them are hostile.

@@ -14,8 +14,8 @@ from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
 
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.settings import Run
-from recipe.treepo.seeds import derive_seed
-from recipe.treepo.server import ServerEngine, tree_client
+from recipe.treepo.search.seeds import derive_seed
+from recipe.treepo.verl_adapters.server_engine import ServerEngine, tree_client
 
 
 class Servers:

@@ -12,8 +12,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.branching import Budget
-from recipe.treepo.config_values import (
+from recipe.treepo.search.branching import Budget
+from recipe.treepo.settings.schema import TOOL_AGENT, Sampler, TreePOSettings, leads_conversations, parse_settings
+from recipe.treepo.settings.training_rules import reward_problems
+from recipe.treepo.settings.tree_rules import context_problems, tree_problems
+from recipe.treepo.settings.validate import file_problems
+from recipe.treepo.settings.values import (
     ConfigError,
     Problem,
     boolean,
@@ -23,10 +27,6 @@ from recipe.treepo.config_values import (
     parse_group,
     path,
 )
-from recipe.treepo.settings import TOOL_AGENT, Sampler, TreePOSettings, leads_conversations, parse_settings
-from recipe.treepo.validation import file_problems
-from recipe.treepo.validation_training import reward_problems
-from recipe.treepo.validation_trees import context_problems, tree_problems
 
 SEE = "recipe/treepo/config/evaluation/compare.yaml"
 VAL_KWARGS = "actor_rollout_ref.rollout.val_kwargs"

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Sequence
 
-from recipe.treepo.answer_text import normalise
+from recipe.treepo.answers.spelling import normalise
 
 # More characters than this are compared as they are: normalising takes quadratic time at worst.
 MAX_NORMALISED_CHARS = 1_000

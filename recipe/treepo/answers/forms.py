@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Write two answers in the same form where that changes no meaning; pure text, standard library only.
+
+Handled are set-builder notation, approximations, thousands commas inside an expression, and inequalities for a union
+of intervals. The texts are as `tidy` leaves them.
+"""
+
+import re
+
+from recipe.treepo.answers.spelling import normalise, read_number
+
+RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])")
+# What may stand on the left of an equation as the name of the value.
+NAME = re.compile(
+    r"(?:\\text\s*\{[^{}]*\}|[A-Za-z]'*(?:_\w|_\{\w+\})?(?:\((?:[a-z]|-?\d+)\))?|\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|"
+    r"\\frac\{d[A-Za-z]\}\{d[A-Za-z]\}|(?:\\(?:angle|triangle|overline)(?![A-Za-z]))?[A-Za-z{} ]+)"
+)
+
+
+def same_form(answer: str, gold: str) -> tuple[str, str]:
+    """Return both texts, each rewritten where the other one allows it."""
+    answer, gold = _without_builder(answer), _without_builder(gold)
+    answer, gold = _exact_side(answer, gold), _exact_side(gold, answer)
+    answer, gold = _without_thousands(answer, gold), _without_thousands(gold, answer)
+    return _as_union(answer, gold), _as_union(gold, answer)
+
+
+_BUILDER = re.compile(r"\\\{ ?[a-z] ?(?:[|:]|\\(?:mid|vert)(?![A-Za-z]))(.+)\\\}")
+
+
+def _without_builder(text: str) -> str:
+    r"""Take `\{x \mid x<2\}` for its condition, an inequality."""
+    match = _BUILDER.fullmatch(text)
+    return match.group(1).strip() if match and RELATION.search(match.group(1)) and "=" not in text else text
+
+
+def _exact_side(text: str, other: str) -> str:
+    r"""Drop `\approx` where it does not matter which side is meant.
+
+    Of an exact value with its decimal, `\frac{2}{3} \approx 0.667`, the value counts. Behind nothing or a name a
+    decimal stays if the other answer is a decimal, too: that one has been rounded in the same way.
+    """
+    left, sign, right = (part.strip() for part in text.partition("\\approx"))
+    if not sign or "." not in right or read_number(normalise(right)) is None:
+        return text
+    if left and not NAME.fullmatch(left):
+        return left
+    return right if "." in other and read_number(normalise(other)) is not None else text
+
+
+_THOUSANDS = re.compile(r"(?<![\d,.])(\d{1,3}(?:,\d{3})+(?:\.\d+)?)(?= ?(?:\\[A-Za-z]|[A-Za-z]))", re.ASCII)
+
+
+def _without_thousands(text: str, other: str) -> str:
+    r"""Drop the commas of `1,000\pi`; not where brackets or the other answer may mean a list."""
+    if "," not in text or "," in other or text.startswith(("(", "[", "\\{")):
+        return text
+    rewritten = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
+    return text if "," in rewritten else rewritten
+
+
+_OR = re.compile(r"\\text\s*\{\s*or\s*\}|\sor\s")
+_ORDER = re.compile(r"(<|>|\\(?:le|ge|lt|gt)(?![A-Za-z]))")
+_OTHER_WAY = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "\\lt": ">", "\\gt": "<"}
+
+
+def _as_union(text: str, other: str) -> str:
+    """Write inequalities of one variable, joined by "or", as a union of intervals if the other answer is one."""
+    if "\\cup" not in other or RELATION.search(other) or not _OR.search(text):
+        return text
+    found = [_interval(part) for part in _OR.split(text)]
+    if None in found or len({name for name, _ in found}) != 1:
+        return text
+    return "\\cup".join(interval for _, interval in found)
+
+
+def _interval(relation: str) -> tuple[str, str] | None:
+    """Return variable and interval of x < b, a < x or a < x < b; None for anything else."""
+    parts = [part.strip() for part in _ORDER.split(relation)]
+    if len(parts) == 3 and _is_variable(parts[0]):
+        parts = [parts[2], _OTHER_WAY[parts[1]], parts[0]]
+    if len(parts) == 3 and _is_variable(parts[2]):
+        bound, sign, name = parts
+        ends = (bound, sign, "\\infty", "<") if sign in ("<", "\\le", "\\lt") else ("-\\infty", "<", bound, sign)
+    elif len(parts) == 5 and _is_variable(parts[2]) and {parts[1], parts[3]} <= {"<", "\\le", "\\lt"}:
+        name, ends = parts[2], (parts[0], parts[1], parts[4], parts[3])
+    else:
+        return None
+    low, low_sign, high, high_sign = ends
+    if any("," in end or "=" in end or re.search(r"(?<![\\A-Za-z])[A-Za-z]", end) for end in (low, high)):
+        return None
+    closed = ("\\le", "\\ge")
+    return name, f"{'[' if low_sign in closed else '('}{low},{high}{']' if high_sign in closed else ')'}"
+
+
+def _is_variable(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z]", text) is not None

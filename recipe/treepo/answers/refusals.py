@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Refuse answers that a mathematics parser would take for right; pure text, standard library only.
+
+The parser solves and computes, so that a problem, copied into the box, would be right; and it leaves out what it
+does not know. Each rule gets answer and ground truth as `tidy` leaves them, without units and without the name on the
+left of an equation, and returns False, or None where it has nothing to say.
+"""
+
+import re
+from collections.abc import Callable
+
+from recipe.treepo.answers.forms import RELATION
+from recipe.treepo.answers.lists import split_list
+from recipe.treepo.answers.spelling import normalise, read_number
+
+# What may stand on the left of a solved equation beside letters: subscripts, f^{-1} and arguments.
+_ARGUMENT = re.compile(r"_(?:\{[^{}]*\}|\w)|\^\{-1\}(?=\()|(?<=[A-Za-z}])\([^()]*\)")
+_ARITHMETIC = re.compile(r"[-\d+*/^!]|\\(?:frac|sqrt|cdot|times)(?![A-Za-z])")
+
+
+def _unsolved_equation(answer: str, gold: str) -> bool | None:
+    """For a value, an equation that is still to be solved (2x = 5 for 5) is no answer, nor is a false one (2 = 5)."""
+    if "=" not in answer or "=" in gold or "\\in" in gold or RELATION.search(gold):
+        return None
+    left = answer.partition("=")[0] if len(split_list(answer)[1]) > 1 else answer.rpartition("=")[0]
+    return False if _ARITHMETIC.search(_ARGUMENT.sub("", left)) else None
+
+
+_UNREAD = re.compile(
+    r"(?<=[\d)]) ?_ ?(?:\{([^{}]*)\}|(\w))|(['\"])|(\\l?dots(?![A-Za-z]))|(!!)"
+    r"|(?<=\d) ?([A-Za-z]) ?(?=\d)"  # a remainder, 7 R 2
+    r"|(\\(?:approx|equiv|sim|simeq|cong|propto|to|mapsto|pmod)(?![A-Za-z]))"
+)
+
+
+def _unread_marks(answer: str, gold: str) -> bool | None:
+    """Require the same marks that the parser leaves out: subscripts of numbers, primes, dots, relations such as ~."""
+    marks, gold_marks = (["".join(found).strip() for found in _UNREAD.findall(text)] for text in (answer, gold))
+    return False if marks != gold_marks else None
+
+
+_OPERATIONS = re.compile(
+    r"\\(?:i*int|oint|sum|prod|lim|gcd|bmod|pmod|mod|det)(?![A-Za-z])|\\begin ?\{vmatrix\}"
+    r"|\\text ?\{ ?(?:gcd|lcm|mod|lim|det) ?\}|\\frac ?\{ ?d(?: ?\^ ?\{?\d\}?)? ?\} ?\{ ?d ?[A-Za-z]"
+)
+_TERM = r"(?:\\frac(?:\{\d+\}|\d)(?:\{\d+\}|\d)|\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?)"
+_SIGN = r"[)} ]*(?:[-+*]|\\(?:times|cdot|div)(?![A-Za-z]))(?:\\\$|[-({ ])*"
+# Neither exponents nor subscripts, nor what has one or a factorial behind it.
+_CHAIN = re.compile(
+    rf"(?<![\d.^_])(?<![\^_]\{{){_TERM}(?:{_SIGN}{_TERM}(?![\d.]|[)}} ]*[\^!_]))+", re.ASCII
+)  # fmt: skip
+
+
+def _uncomputed(answer: str, gold: str) -> bool | None:
+    r"""Refuse a computation that is still to be done: the problem is not its result.
+
+    That is a sum, an integral, a limit, a greatest common divisor and so on, where the ground truth has none; and for
+    a ground truth of plain numbers three of them joined by signs, or two of at least two digits. `2^{10}`, `10!` and
+    `3 \cdot 2^5` are ways to write a number.
+    """
+    if _OPERATIONS.search(answer) and not _OPERATIONS.search(gold):
+        return False
+    if any(read_number(normalise(item)) is None for item in split_list(gold)[1]):
+        return None
+    for chain in _CHAIN.finditer(answer):
+        long = [len(re.findall(r"\d", term)) > 1 for term in re.findall(_TERM, chain.group(), re.ASCII)]
+        if len(long) > 2 or all(long):
+            return False
+    return None
+
+
+REFUSALS: tuple[Callable[[str, str], bool | None], ...] = (_unsolved_equation, _unread_marks, _uncomputed)

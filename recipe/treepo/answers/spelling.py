@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Rewrite answers into a common spelling and read plain numbers; pure text, standard library only.
+
+Runs on untrusted text: nothing is evaluated, numbers are exact fractions of bounded size. Time is quadratic in the
+length at worst, so callers bound the length first.
+"""
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+
+from recipe.treepo.answers.boxes import scan_boxes
+
+_UNICODE = {
+    "\u2212": "-",
+    "\u00d7": "\\times ",
+    "\u00b7": "\\cdot ",
+    "\u22c5": "\\cdot ",
+    "\u03c0": "\\pi ",
+    "\u00b0": "^\\circ ",
+    "\u2264": "\\le ",
+    "\u2265": "\\ge ",
+    "\u2260": "\\ne ",
+    "\u221e": "\\infty ",
+    "\u222a": "\\cup ",
+    "\u2229": "\\cap ",
+    "\u2208": "\\in ",
+    "\u2205": "\\emptyset ",
+    "\u00b2": "^2",
+    "\u00b3": "^3",
+}
+_SYNONYMS = {
+    "dfrac": "frac",
+    "tfrac": "frac",
+    "cfrac": "frac",
+    "dbinom": "binom",
+    "tbinom": "binom",
+    "leq": "le",
+    "leqslant": "le",
+    "geq": "ge",
+    "geqslant": "ge",
+    "neq": "ne",
+    "varnothing": "emptyset",
+    "lbrace": "{",
+    "rbrace": "}",
+}
+_SYNONYM = re.compile(r"\\(" + "|".join(sorted(_SYNONYMS, key=len, reverse=True)) + r")(?![A-Za-z])")
+_WRAPPERS = "text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mathit|boldsymbol|mbox|operatorname"
+_WRAPPED = re.compile(r"\\(?:" + _WRAPPERS + r")\s*\{([^{}]*)\}")
+_SIZES = re.compile(
+    r"\\(?:(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|tiny|small|large|Large|LARGE|huge|Huge|underline)(?![A-Za-z])"
+    r"|(?:text)?color ?\{[A-Za-z]*\})"
+)
+_ASTERISKS = re.compile(r"\*\*([^*]*)\*\*")
+# Arguments of one character without braces, and a quotient of units.
+_ARGUMENTS = re.compile(r"(\\pmod|\\sqrt ?\[[^][]*\]) ?(\w)(?!\w)", re.ASCII)
+_PER = re.compile(r"\\text\{([^{}]*)\} ?/ ?\\text\{([^{}]*)\}")
+# Both match line breaks and escapes, too, so that their second character is not taken for the beginning of something.
+_DELIMITERS = re.compile(r"\\\\|\\\$|\$|\\[()\[\]]")
+_SPACES = re.compile(r"\\\\|\\[!,;:> ]|~|\\q?quad(?![A-Za-z])")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?", re.ASCII)
+_CHOICE = re.compile(r"\(?([A-Za-z])(?:\)[.:]?|[.:])?")
+_UNIT_LETTERS = tuple("mgshlLNJWVK")
+# A group of digits prints like the digits: {7} is 7, and {1}{2} is 12.
+_BRACED_DIGITS = re.compile(r"[-+]?[\d{}.,]*", re.ASCII)
+
+
+def tidy(answer: str) -> str:
+    r"""Drop LaTeX markup that does not change the meaning, and write synonyms alike.
+
+    Words stay apart from mathematics: what stood in `\text{}`, `\mathrm{}` and their kin comes back in `\text{}`,
+    but for numbers and for single characters that are no unit, which only had their font changed.
+    """
+    for character, macro in _UNICODE.items():
+        answer = answer.replace(character, macro)
+    if bold := _ASTERISKS.fullmatch(answer.strip()):  # as Markdown has it
+        answer = bold.group(1)
+    answer = _DELIMITERS.sub(_keep_escapes, answer)
+    answer = _SYNONYM.sub(lambda match: "\\" + _SYNONYMS[match.group(1)], answer)
+    answer = re.sub(r"\^?\\degree(?![A-Za-z])", r"^\\circ", answer).replace("{\\circ}", "\\circ")
+    answer = re.sub(r"\\colon(?![A-Za-z])", ":", answer)
+    answer = _SIZES.sub("", answer).replace("\\%", "%").replace("{,}", ",").replace("{:}", ":")
+    # Thin and negative spaces stand between the digits of one number, as in 1\,000 and 1,\!000.
+    answer = re.sub(r"(?<=[\d,])\\!(?=\d)|(?<=\d)\\[,;:>](?=\d)", "", answer)
+    answer = _SPACES.sub(lambda match: match.group() if match.group() == "\\\\" else " ", answer)
+    # Single spaces: patterns that allow for white space at several places stay linear.
+    answer = re.sub(r"\s+", " ", _WRAPPED.sub(_unwrap, answer)).strip()
+    answer = _PER.sub(r"\\text{\1/\2}", _ARGUMENTS.sub(r"\1{\2}", answer))
+    if _BRACED_DIGITS.fullmatch(answer):
+        answer = answer.replace("{", "").replace("}", "")
+    return answer if answer.endswith("..") else answer.removesuffix(".").rstrip()
+
+
+def _keep_escapes(match: re.Match) -> str:
+    return match.group() if match.group() in ("\\\\", "\\$") else ""
+
+
+def _unwrap(match: re.Match) -> str:
+    content = match.group(1)
+    if content.strip() in _UNIT_LETTERS and match.group().startswith(("\\text{", "\\mathrm")):
+        return f"\\text{{{content}}}"
+    if len(content.strip()) <= 1 or re.fullmatch(r"[-+\d.,/() ]*|\s*\(\w\)\s*|\s*\\\$\s*", content):
+        return content
+    return f"\\text{{{content}}}"
+
+
+def _canonical_number(answer: str) -> str:
+    """Rewrite a plain decimal ("+007.50" becomes "7.5"); anything else comes back unchanged."""
+    match = _DECIMAL.fullmatch(answer)
+    if match is None or not any(character.isdigit() for character in answer):
+        return answer
+    sign, whole, fraction = match.group(1), match.group(2).lstrip("0") or "0", (match.group(3) or "").rstrip("0")
+    number = f"{whole}.{fraction}" if fraction else whole
+    return f"-{number}" if sign == "-" and number != "0" else number
+
+
+def _normalise_once(answer: str) -> str:
+    answer = _WRAPPED.sub(r"\1", tidy(answer))
+    box = scan_boxes(answer) if answer.startswith("\\boxed") and answer.endswith("}") else None
+    if box is not None and answer == f"\\boxed{{{box.content}}}":
+        answer = box.content
+    if _THOUSANDS.fullmatch(answer):
+        answer = answer.replace(",", "")
+    # White space between two digits stays: "2 3" is not 23. A list keeps ", ", so that "1, 234" is not 1234.
+    answer = re.sub(r"(?<=\d)\s+(?=\d)", "\0", answer)
+    answer = re.sub(r",\s*", ", ", re.sub(r"\s+", "", answer)).replace("\0", " ").strip()
+    choice = _CHOICE.fullmatch(answer)
+    return choice.group(1) if choice is not None else _canonical_number(answer)
+
+
+@lru_cache(maxsize=128)
+def normalise(answer: str) -> str:
+    r"""Rewrite an answer so that spellings of the same thing become equal; idempotent.
+
+    Drops `$`, `\(`, `\text{}` and its kin, `\left`, spacing and one trailing period; `\dfrac` becomes `\frac`, and
+    characters such as the degree sign their macro; thousands commas go where the whole answer is one number; plain
+    decimals lose redundant zeros and a plus; "(A)", "A." and "A:" become "A". Letters keep their case.
+    """
+    # Removing one piece of markup may join others into a new one. Each round that changes anything beyond
+    # separators shortens the text or turns one spelling into its only other one, so this ends.
+    previous = None
+    while answer != previous:
+        previous, answer = answer, _normalise_once(answer)
+    return answer
+
+
+_UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)"
+_SIGNED = rf"[-+]?{_UNSIGNED}"
+_FRACTION = rf"(?:\\frac(?:\{{({_SIGNED})\}}|(\d))(?:\{{({_SIGNED})\}}|(\d))|({_SIGNED})/({_SIGNED}))"
+_PLAIN = re.compile(_UNSIGNED, re.ASCII)
+_QUOTIENT = re.compile(_FRACTION, re.ASCII)
+_MIXED = re.compile(r"(\d+)(?:\\frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))| (\d+)/(\d+))", re.ASCII)
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\overline(?:\{(\d+)\}|(\d))", re.ASCII)
+_POWER_OF_TEN = re.compile(rf"({_UNSIGNED})\\(?:times|cdot)10\^(?:\{{([-+]?\d{{1,2}})\}}|(\d))", re.ASCII)
+
+
+def read_number(answer: str) -> Fraction | None:
+    r"""Return the exact value of a normalised answer that is one plain number, else None.
+
+    Integers, decimals (also with `\overline{}` over what repeats), a/b, `\frac{a}{b}`, mixed numbers, and a decimal
+    times a power of ten with at most two digits in the exponent; each with a sign. Longer than 1,000 characters: None.
+    """
+    if len(answer) > 1_000 or not re.search(r"\d", answer, re.ASCII):
+        return None
+    sign = -1 if answer.startswith("-") else 1
+    value = _read_unsigned(answer[1:] if answer[:1] in ("-", "+") else answer)
+    return None if value is None else sign * value
+
+
+def _read_unsigned(answer: str) -> Fraction | None:
+    if _PLAIN.fullmatch(answer):
+        return Fraction(answer)
+    if match := _MIXED.fullmatch(answer):
+        whole, top, bottom = (int(group) for group in match.groups() if group is not None)
+        return whole + Fraction(top, bottom) if 0 < top < bottom else None
+    if match := _QUOTIENT.fullmatch(answer):
+        top, bottom = (Fraction(group) for group in match.groups() if group is not None)
+        return top / bottom if bottom else None
+    if match := _REPEATING.fullmatch(answer):
+        whole, first = match.group(1) or "0", match.group(2)
+        repeated = match.group(3) or match.group(4)
+        period = Fraction(int(repeated), 10 ** len(repeated) - 1)
+        return Fraction(f"{whole}.{first}0") + period / 10 ** len(first)
+    if match := _POWER_OF_TEN.fullmatch(answer):
+        return Fraction(match.group(1)) * Fraction(10) ** int(match.group(2) or match.group(3))
+    return None

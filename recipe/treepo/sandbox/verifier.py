@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare answers with math-verify in `limited_pool`'s processes, and remember the verdicts."""
+
+import threading
+from collections import OrderedDict
+from enum import Enum
+from pathlib import Path
+
+from recipe.treepo.sandbox.pool import Failure, LimitedPool, shared_pool
+
+TASK_FILE = Path(__file__).with_name("verifier_task.py")
+MAX_KNOWN = 2_000  # verdicts that a pool keeps, the latest ones; at most some 20 MB of text
+_REMEDY = "install math-verify (pip install math-verify) into the environment that runs the reward function"
+
+
+class Verdict(Enum):
+    """What a worker said about a pair of answers."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    TIMEOUT = "timeout"  # no verdict within the limit
+    CRASH = "crash"  # out of memory, or an error of math-verify, or the worker died
+
+
+# What does not fit a pipe is not parsed, and different.
+_VERDICTS = {
+    True: Verdict.EQUAL,
+    False: Verdict.DIFFERENT,
+    Failure.TIMEOUT: Verdict.TIMEOUT,
+    Failure.CRASH: Verdict.CRASH,
+    Failure.TOO_LONG: Verdict.DIFFERENT,
+}
+
+
+class VerifierPool(LimitedPool):
+    """A pool that compares answers."""
+
+    def __init__(self, *, workers: int, memory_mb: int) -> None:
+        super().__init__(TASK_FILE, workers=workers, memory_mb=memory_mb)
+        self._known_lock = threading.Lock()
+        # The samples of a prompt often agree in their answer; a verdict does not depend on what was asked before it.
+        self._known: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+
+    def verify(self, gold: str, answer: str, *, timeout_s: float) -> Verdict:
+        """Compare two answers; waits for a free worker and its start, then `timeout_s` seconds."""
+        with self._known_lock:
+            if (gold, answer) in self._known:
+                return self._known[gold, answer]
+        try:
+            verdict = _VERDICTS[self.ask({"gold": gold, "answer": answer}, timeout_s=timeout_s)]
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}; {_REMEDY}") from error
+        if verdict in (Verdict.EQUAL, Verdict.DIFFERENT):
+            self._remember(gold, answer, verdict)
+        return verdict
+
+    def _remember(self, gold: str, answer: str, verdict: Verdict) -> None:
+        with self._known_lock:
+            self._known[gold, answer] = verdict
+            if len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
+
+
+def get_pool(*, workers: int, memory_mb: int) -> VerifierPool:
+    """Return this process's pool with these settings, the same one to every thread."""
+    return shared_pool((TASK_FILE, workers, memory_mb), lambda: VerifierPool(workers=workers, memory_mb=memory_mb))

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where to resume when paths have ended and width is left over (TreePO, section 2, fallback)."""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import cycle, islice
+
+from recipe.treepo.search.branching import softmax_weights
+from recipe.treepo.search.node import ROOT, Node
+from recipe.treepo.search.stopping import SELF_ENDED, FinishReason
+from recipe.treepo.search.tree import Tree
+
+
+class FallbackStart(StrEnum):
+    """When width that is left over starts again from finished paths."""
+
+    EARLY = "early"  # as soon as the open paths cannot fill the width any more
+    DRY = "dry"  # when no path of the prompt is open (published)
+
+
+class PathOrder(StrEnum):
+    """Which finished paths are fallen back from first."""
+
+    RANDOM = "random"
+    ANSWERED_FIRST = "answered_first"  # by the reason why they ended, best reason first
+    ANSWERED_FIRST_SOFT = "answered_first_soft"  # drawn without replacement, better reasons more likely (Gumbel top-k)
+    LONGER_FIRST = "longer_first"
+
+
+class ResumePoint(StrEnum):
+    """Where on the path sampling resumes."""
+
+    BOUNDARY = "boundary"  # a segment boundary, drawn at random
+    LEAST_LIKELY_TOKEN = "least_likely_token"  # before the token with the lowest log-probability
+    LIKELY_BLOCK = "likely_block"  # before a block of tokens, drawn by softmax of its mean log-probability
+    UNLIKELY_BLOCK = "unlikely_block"  # the same, favouring low log-probability
+    ROOT = "root"  # the end of the prompt
+
+
+# What a reason to end is worth for answered_first and as a weight for answered_first_soft.
+GOODNESS = {
+    FinishReason.ANSWER: 6,
+    FinishReason.EOS: 5,
+    FinishReason.STOP: 4,
+    FinishReason.INTERACTION: 4,
+    FinishReason.LENGTH: 3,
+    FinishReason.DEPTH: 2,
+    FinishReason.TURNS: 2,
+    FinishReason.REPETITION: 1,
+    FinishReason.ERROR: 1,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackRules:
+    """How a tree falls back.
+
+    Attributes:
+        start: When.
+        order: Which finished paths first.
+        self_ended_only: Whether paths that were cut or failed (length, depth, turns, repetition, error) are left out.
+        min_segments: Segments that a path needs to be fallen back from.
+        point: Where on the path.
+        window: How many segments may be given up at most, None for no limit.
+        block_length: Tokens of a block.
+    """
+
+    start: FallbackStart = FallbackStart.EARLY
+    order: PathOrder = PathOrder.RANDOM
+    self_ended_only: bool = False
+    min_segments: int = 1
+    point: ResumePoint = ResumePoint.BOUNDARY
+    window: int | None = None
+    block_length: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """One path to resume: from ``leaf`` at response token ``offset``, or from the root if ``leaf`` is None."""
+
+    leaf: int | None
+    offset: int
+
+
+def choose_resumptions(
+    tree: Tree, leaves: Sequence[int], count: int, rules: FallbackRules, rng: random.Random
+) -> list[Resumption]:
+    """Choose ``count`` points to resume at.
+
+    The finished paths are put in order and taken in turn, over again where there are fewer than ``count``; the point on
+    each is drawn on its own. Where no path may be chosen, all start again at the root.
+
+    Args:
+        tree: For the paths.
+        leaves: Finished paths to choose from, in an order that does not depend on chance.
+        count: Trajectories that are missing.
+        rules: How to choose.
+        rng: For everything that is drawn.
+    """
+    eligible = [leaf for leaf in leaves if _may_be_chosen(tree.nodes[leaf], rules)]
+    if not eligible:
+        return [Resumption(None, 0)] * count
+    ordered = _order(tree, eligible, rules.order, rng)
+    return [Resumption(leaf, _resume_offset(tree, leaf, rules, rng)) for leaf in islice(cycle(ordered), count)]
+
+
+def _may_be_chosen(leaf: Node, rules: FallbackRules) -> bool:
+    if rules.self_ended_only and leaf.finish_reason not in SELF_ENDED:
+        return False
+    return leaf.depth >= rules.min_segments
+
+
+def _order(tree: Tree, leaves: list[int], order: PathOrder, rng: random.Random) -> list[int]:
+    shuffled = rng.sample(leaves, len(leaves))
+
+    def goodness(leaf: int) -> int:
+        return GOODNESS[tree.nodes[leaf].finish_reason]
+
+    match order:
+        case PathOrder.RANDOM:
+            return shuffled
+        case PathOrder.ANSWERED_FIRST:
+            return sorted(shuffled, key=goodness, reverse=True)
+        case PathOrder.ANSWERED_FIRST_SOFT:
+            return sorted(shuffled, key=lambda leaf: math.log(goodness(leaf)) + _gumbel(rng), reverse=True)
+        case PathOrder.LONGER_FIRST:
+            return sorted(shuffled, key=lambda leaf: tree.nodes[leaf].end, reverse=True)
+
+
+def _gumbel(rng: random.Random) -> float:
+    """Draw from the standard Gumbel distribution: the largest of log-weights plus these is a draw by the weights."""
+    return -math.log(-math.log(1.0 - rng.random()) or math.ulp(0.0))
+
+
+def _resume_offset(tree: Tree, leaf: int, rules: FallbackRules, rng: random.Random) -> int:
+    """Draw the response token of a path at which sampling resumes; the tokens before it are kept."""
+    if rules.point is ResumePoint.ROOT:
+        return 0
+    boundaries = _boundaries(tree, leaf, rules.window)
+    if rules.point is ResumePoint.BOUNDARY:
+        return rng.choice(boundaries)
+    first, logprobs = boundaries[0], tree.response_logprobs(leaf)
+    written = [token for token, mask in enumerate(tree.response_mask(leaf)) if mask]
+    if rules.point is ResumePoint.LEAST_LIKELY_TOKEN:
+        return min((token for token in written if token >= first), key=logprobs.__getitem__)
+    blocks = [written[start : start + rules.block_length] for start in range(0, len(written), rules.block_length)]
+    blocks = [block for block in blocks if block[0] >= first] or [[token for token in written if token >= first]]
+    sign = 1.0 if rules.point is ResumePoint.LIKELY_BLOCK else -1.0
+    means = [sum(logprobs[token] for token in block) / len(block) for block in blocks]
+    return rng.choices(blocks, softmax_weights([sign * mean for mean in means]))[0][0]
+
+
+def _boundaries(tree: Tree, leaf: int, window: int | None) -> list[int]:
+    """Return the offsets at which the segments of a path begin, of its last ``window`` ones only if that is set."""
+    lowest = 0 if window is None else tree.nodes[leaf].depth - window
+    return [
+        tree.nodes[node].offset
+        for node in tree.path(leaf)
+        if node != ROOT
+        and tree.nodes[node].reply is None
+        and not (above := tree.nodes[tree.nodes[node].parent]).partial
+        and above.depth >= lowest
+    ]

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules that the settings must keep among each other, with verl's own keys, and with the files that they name.
+
+Imports no torch, ray or vllm: everything is checked before any of them is started, and all problems are told at once.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.treepo.settings.schema import TreePOSettings, parse_settings
+from recipe.treepo.settings.training_rules import has_critic, objective_problems, trainer_problems
+from recipe.treepo.settings.tree_rules import sampler_problems
+from recipe.treepo.settings.values import ConfigError, Problem
+
+
+def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
+    """Check the ``treepo`` group, how it fits verl's own keys, and that the files exist.
+
+    Raises:
+        ConfigError: listing all problems found.
+    """
+    settings, problems = parse_settings(config)
+    if settings is not None:
+        problems += trainer_problems(settings, config) + objective_problems(config)
+        problems += sampler_problems(settings, config)
+    if check_files:
+        problems += file_problems(config, ("data.train_files", "data.val_files"))
+    if problems:
+        raise ConfigError(problems)
+    assert settings is not None
+    return settings
+
+
+def validate_trees(config: DictConfig) -> TreePOSettings:
+    """Check the ``treepo`` group and that the trees fit the rollout; for runs of verl's own entry point.
+
+    Raises:
+        ConfigError: listing all problems found.
+    """
+    settings, problems = parse_settings(config)
+    if settings is not None:
+        problems += sampler_problems(settings, config)
+    if problems:
+        raise ConfigError(problems)
+    assert settings is not None
+    return settings
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]:
+    """Return a problem for each file that is not there, data, reward function or model, or no data for verl."""
+    made = "Make it with `python -m data_prep`, or name another file."
+    reward = "Name a Python file, or leave it out for the recipe's reward."
+    problems = []
+    others = (
+        ("reward.custom_reward_function.path", reward),
+        ("treepo.interaction.path", "Name a Python file or pkg://module, or leave it out."),
+        ("actor_rollout_ref.rollout.multi_turn.function_tool_path", "Name a Python file with tools."),
+        ("actor_rollout_ref.rollout.multi_turn.tool_config_path", "Name a YAML file with tools."),
+    )
+    for key, remedy in (*((key, made) for key in data_keys), *others):
+        value = OmegaConf.select(config, key)
+        paths = value if OmegaConf.is_list(value) else [value]
+        problems += [Problem(key, path, "there is no such file", remedy) for path in paths if is_missing_file(path)]
+    problems += [problem for key in data_keys for problem in _foreign_data(config, key)]
+    models = {"actor_rollout_ref.model.path": OmegaConf.select(config, "actor_rollout_ref.model.path")}
+    critic = OmegaConf.select(config, "critic.model.path")
+    if has_critic(config) and critic not in models.values():
+        models["critic.model.path"] = critic
+    for key, model in models.items():
+        if model is not None and _is_missing_model(str(model)):
+            remedy = "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
+            problems.append(Problem(key, model, "there is no such folder", remedy))
+    return problems
+
+
+def _foreign_data(config: DictConfig, key: str) -> list[Problem]:
+    """Look at the columns of local parquet files, which verl would do after everything has been started."""
+    if OmegaConf.select(config, "data.custom_cls.path") is not None:
+        return []  # a data set class of the user's own has columns of its own
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    value, problems = OmegaConf.select(config, key), []
+    needed = [config.data.get("prompt_key", "prompt"), "data_source", "reward_model"]
+    for path in value if OmegaConf.is_list(value) else [value]:
+        file = os.path.expanduser(str(path))
+        if not file.endswith(".parquet") or not os.path.isfile(file):
+            continue
+        remedy = f"Prepare it again; `python -m data_prep.check {path}` tells more."
+        try:
+            missing = [name for name in needed if name not in pq.read_schema(file).names]
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            problems.append(Problem(key, path, f"is damaged, or no parquet file ({reason})", remedy))
+            continue
+        if missing:
+            problems.append(Problem(key, path, f"has no column {', '.join(missing)}", remedy))
+    return problems
+
+
+def is_missing_file(path: Any) -> bool:
+    """Tell whether ``path`` is that of a local file, and there is none."""
+    if path is None or re.match(r"\w+://", str(path)):
+        return False
+    return not os.path.exists(os.path.expanduser(str(path)))
+
+
+def _is_missing_model(path: str) -> bool:
+    """Tell whether ``path`` is neither a folder nor possibly a model of the hub (``organisation/name``)."""
+    if re.match(r"\w+://", path) or os.path.isdir(os.path.expanduser(path)):
+        return False
+    is_hub_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path) is not None
+    return not is_hub_name or os.path.isdir(path.split("/")[0])

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verl's FSDP engines on packed prefix trees: every token that trajectories share goes through the model once.
+
+A micro-batch is folded into prefix trees (``packing.py``), which stand in one row: position ids are depths, and each
+token attends to those above it. The model makes logits for every (token, next token) that is asked about, once;
+log-probs, entropies and values are gathered for each trajectory, and from there on everything is verl's: loss, metrics,
+optimizer. Gradients of shared tokens add up by themselves.
+
+Selected by ``treepo.packed_training``, for actor, reference and critic alike: ``main_treepo`` sets verl's variable
+``VERL_ENGINE_VENDOR``, by which ``EngineRegistry.get_engine_cls`` looks for an engine first.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id, get_device_name
+from verl.utils.model import extract_multi_modal_inputs
+from verl.workers.engine.base import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.engine.utils import postprocess_batch_func
+
+from recipe.treepo.packed.attention import CHAIN_ATTENTION, Chains, block_mask, token_mask
+from recipe.treepo.packed.prefix_tree import (
+    PrefixOrder,
+    divide,
+    pack,
+    prefix_order,
+    question_rows,
+    split,
+    unique_tokens,
+)
+from recipe.treepo.settings.schema import PACKED_VENDOR
+from recipe.treepo.settings.training_rules import PACKED_ATTENTIONS
+from recipe.treepo.verl_adapters.critic import CriticEngine
+
+MODEL_TYPES = ("llama", "qwen2", "qwen3")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the model is asked about, and where its answers go.
+
+    Attributes:
+        label_R: (rows,) the token whose log-probability is wanted; None for values, which have none.
+        row_T: (tokens of all sequences,) the row that each token of each sequence reads; ``rows`` for none.
+    """
+
+    label_R: torch.Tensor | None
+    row_T: torch.Tensor
+
+
+class PackedEngine(FSDPEngineWithLMHead):
+    """What packing changes in an engine of verl; stands before it among the base classes."""
+
+    scores_tokens = True
+    """Whether the head scores next tokens; a critic's values belong to the tokens themselves."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Of the last pass without an update, whose own metrics verl drops.
+        self._forward_share: float | None = None
+        check_model(self.model_config.hf_config)
+        if self.use_ulysses_sp or self.engine_config.use_fused_kernels or self.pad_to_length:
+            raise ValueError(
+                "treepo.packed_training=true cannot work with ulysses_sequence_parallel_size > 1, use_fused_kernels "
+                "or pad_to_length: switch them off, or set treepo.packed_training=false"
+            )
+        if self.model_config.hf_config._attn_implementation == "flex_attention":
+            if get_device_name() == "cpu":
+                raise ValueError("FlexAttention trains on GPUs only: set override_config.attn_implementation=sdpa")
+            # One model takes 6 of torch's 8: with and without gradients, for one length, for any, and for one block. A
+            # critic takes as many, and beyond the limit torch computes every pair of tokens and only warns.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
+
+    def _build_module(self) -> torch.nn.Module:
+        module = super()._build_module()
+        if not type(module).__module__.startswith("transformers.models."):
+            raise ValueError(
+                f"treepo.packed_training=true knows transformers' own models, not {type(module).__name__}, whose code "
+                "may ignore what it is told about attention: set treepo.packed_training=false"
+            )
+        if module.config._attn_implementation == "sdpa":
+            module.set_attn_implementation(CHAIN_ATTENTION)
+        return module
+
+    # --- micro-batches ---------------------------------------------------------------------------------------------
+
+    def forward_backward_batch(
+        self, data: TensorDict, loss_function: Callable, forward_only: bool = False
+    ) -> dict[str, Any]:
+        """Do what ``FSDPEngine.forward_backward_batch`` does, with micro-batches that keep trees together.
+
+        verl divides a batch inside that method, by total tokens and to even out attention, which tears trees apart.
+        """
+        ordered = prefix_order(_sequences(data["input_ids"]))
+        runs = self._runs(data, ordered)
+        group = self.get_data_parallel_group()
+        return_model_output = tu.get_non_tensor_data(data=data, key="return_model_output", default=False)
+        batch_num_tokens = data["loss_mask"].sum().to(get_device_id())
+        dist.all_reduce(batch_num_tokens, op=dist.ReduceOp.SUM, group=group)
+        data = data.copy()  # what is added is ours alone
+        tu.assign_non_tensor(
+            data,
+            sp_size=1,
+            batch_num_tokens=batch_num_tokens.item(),
+            dp_size=self.get_data_parallel_size(),
+            use_dynamic_bsz=True,  # so that the order of rows is restored
+        )
+        indices = [ordered.order_S[begin:end].tolist() for begin, end in runs]
+        outputs = []
+        for number, index in enumerate(indices):
+            last = number == len(indices) - 1
+            with (
+                torch.set_grad_enabled(not forward_only),
+                nullcontext() if forward_only else self._gradient_sync_context(is_last_micro_batch=last),
+                torch.profiler.record_function(f"micro_batch{number}"),
+            ):
+                micro_batch = tu.index_select_tensor_dict(data, index)
+                loss, output = self.forward_step(micro_batch, loss_function=loss_function, forward_only=forward_only)
+                if not forward_only:
+                    (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+                    if not return_model_output:
+                        output.pop("model_output", None)
+            outputs.append(output)
+        result = postprocess_batch_func(output_lst=outputs, indices=indices, data=data)
+        share = sum(unique_tokens(ordered, *run) for run in runs) / int(ordered.length_S.sum())
+        if forward_only:
+            self._forward_share = share
+        else:
+            result["metrics"]["packing/unique_over_total"] = [share]
+            if self._forward_share is not None:
+                result["metrics"]["packing/forward_unique_over_total"] = [self._forward_share]
+                self._forward_share = None
+        return result
+
+    def _runs(self, data: TensorDict, ordered: PrefixOrder) -> list[tuple[int, int]]:
+        """Return the micro-batches as (begin, end) in the order of ``ordered``, equally many on each rank."""
+        if not tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True):
+            size, count = data["micro_batch_size_per_gpu"], len(ordered.order_S)
+            return [(begin, min(begin + size, count)) for begin in range(0, count, size)]
+        runs = split(ordered, data["max_token_len_per_gpu"])
+        most = torch.tensor(len(runs), device=get_device_id())
+        dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self.get_data_parallel_group())
+        return divide(ordered, runs, int(most))
+
+    # --- one micro-batch -------------------------------------------------------------------------------------------
+
+    def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the packed row as arguments of the model, and what :meth:`prepare_model_outputs` needs."""
+        media = extract_multi_modal_inputs(micro_batch.get("multi_modal_inputs", []))
+        if micro_batch["position_ids"].dim() == 3 or media:
+            raise ValueError("treepo.packed_training=true is for text only: set treepo.packed_training=false")
+        if any(tu.get_non_tensor_data(micro_batch, f"distillation_{key}", False) for key in ("use_topk", "only")):
+            raise ValueError("treepo.packed_training=true knows no distillation: set treepo.packed_training=false")
+        input_ids = micro_batch["input_ids"]
+        packing = pack(_sequences(input_ids))
+        to_device = lambda array: torch.from_numpy(array).to(input_ids.device)  # noqa: E731
+        model_inputs = {
+            "input_ids": to_device(packing.token_U)[None],
+            "position_ids": to_device(packing.depth_U)[None],
+        }
+        match self.model_config.hf_config._attn_implementation:
+            case "flex_attention":
+                # Named, because the kernel that torch takes for rows below 128 tokens cannot compile with these blocks.
+                kernel = {"BACKEND": "TRITON"}
+                model_inputs |= {"attention_mask": block_mask(packing, input_ids.device), "kernel_options": kernel}
+            case "eager":
+                model_inputs["attention_mask"] = token_mask(to_device(packing.end_U), self._autocast_dtype)
+            case _:
+                model_inputs |= {"attention_mask": None, "chains": Chains(packing, input_ids.device)}
+        if not self.scores_tokens:
+            return model_inputs, {"rows": Rows(None, to_device(packing.unique_T))}
+        # For each token of a response; of all tokens, where there are no prompts.
+        before_R, label_R, row_T = question_rows(packing, self._scored(micro_batch))
+        model_inputs["logits_to_keep"] = to_device(before_R)
+        return model_inputs, {"rows": Rows(to_device(label_R), to_device(row_T))}
+
+    @staticmethod
+    def _scored(micro_batch: TensorDict) -> np.ndarray:
+        """Return which tokens, counted over all sequences, have a log-probability that somebody reads."""
+        offsets = micro_batch["input_ids"].offsets().tolist()
+        begins = np.ones(len(offsets) - 1, dtype=np.int64)
+        if "prompts" in micro_batch and micro_batch["prompts"].is_nested:
+            begins = np.maximum(begins, micro_batch["prompts"].offsets().diff().cpu().numpy())
+        return np.concatenate(
+            [np.arange(offset + begin, end) for offset, begin, end in zip(offsets, begins, offsets[1:], strict=False)]
+        )
+
+    def prepare_model_outputs(
+        self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Callable | None
+    ) -> dict[str, torch.Tensor]:
+        """Return verl's outputs of the rows, gathered for each sequence; 0 where nothing was asked."""
+        rows: Rows = output_args["rows"]
+        count = len(rows.label_R) if rows.label_R is not None else output.logits.shape[1]
+        device = rows.row_T.device
+        temperature = micro_batch["temperature"]
+        if isinstance(temperature, torch.Tensor):
+            assert (temperature == temperature[0]).all(), "packed trajectories need one temperature"
+            temperature = temperature[0].item()
+        flags = ("calculate_entropy", "calculate_sum_pi_squared")
+        # To verl the rows are one sequence without padding.
+        in_a_row = tu.get_tensordict(
+            {
+                "input_ids": torch.nested.nested_tensor_from_jagged(
+                    torch.zeros(count, dtype=torch.long, device=device), torch.tensor([0, count], device=device)
+                )
+            },
+            non_tensor_dict={
+                "use_remove_padding": True,
+                **{flag: tu.get_non_tensor_data(data=micro_batch, key=flag, default=False) for flag in flags},
+            },
+        )
+        arguments = {
+            "input_ids_rmpad_rolled": rows.label_R,
+            "temperature_rmpad": torch.full((count,), float(temperature), device=device),
+            "temperature_is_one": float(temperature) == 1.0,
+            "pad_size": 0,
+        }
+        answers = super().prepare_model_outputs(output, arguments, in_a_row, logits_processor_func)
+        offsets = micro_batch["input_ids"].offsets()
+        return {name: _gathered(values.values(), rows.row_T, offsets) for name, values in answers.items()}
+
+
+def _sequences(input_ids: torch.Tensor) -> list[np.ndarray]:
+    """Return the tokens of each row of a nested tensor."""
+    offsets = input_ids.offsets().cpu().numpy()
+    return np.split(input_ids.values().cpu().numpy(), offsets[1:-1])
+
+
+def _gathered(values_R: torch.Tensor, row_T: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    # In float32, so that gradients of a row that many sequences read add up in it.
+    with_none = torch.cat([values_R.float(), values_R.new_zeros(1, dtype=torch.float32)])
+    return torch.nested.nested_tensor_from_jagged(with_none[row_T], offsets)
+
+
+def check_model(config: Any) -> None:
+    """Refuse models and attention implementations with which packing would be wrong.
+
+    Raises:
+        ValueError: naming what is wrong and what to do.
+    """
+    problem = None
+    if config.model_type not in MODEL_TYPES:
+        problem = f"knows {', '.join(MODEL_TYPES)}, not {config.model_type}"
+    elif getattr(config, "use_sliding_window", False):
+        problem = "does not know sliding windows"
+    elif config._attn_implementation not in PACKED_ATTENTIONS:
+        problem = (
+            f"needs attn_implementation {', '.join(PACKED_ATTENTIONS)}, not {config._attn_implementation}: "
+            "set override_config.attn_implementation"
+        )
+    if problem is not None:
+        raise ValueError(f"treepo.packed_training=true {problem}; or set treepo.packed_training=false")
+
+
+_REGISTER = {"backend": ["fsdp", "fsdp2"], "device": "cuda", "vendor": PACKED_VENDOR}
+
+
+@EngineRegistry.register(model_type="language_model", **_REGISTER)
+class PackedActorEngine(PackedEngine):
+    """A language model: actor and reference."""
+
+
+@EngineRegistry.register(model_type="value_model", **_REGISTER)
+class PackedCriticEngine(PackedEngine, CriticEngine):
+    """A critic."""
+
+    scores_tokens = False

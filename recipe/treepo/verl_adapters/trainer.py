@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verl's V1 trainers, which hand tree paths to the advantage estimator and log what the trees cost.
+
+Registered under the names that ``trainer.v1.trainer_mode`` chooses, one for each trainer of verl. verl's own trainers
+work with tree rollouts too, without these metrics, our estimators, ``treepo.shared_token_weight`` and batches that keep
+prompts together for packed training.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import transfer_queue as tq
+from omegaconf import DictConfig, open_dict
+from tensordict import TensorDict
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.seqlen_balancing import log_seqlen_unbalance
+from verl.workers.utils.padding import response_to_nested
+
+from recipe.treepo.advantages.forest import TreePath
+from recipe.treepo.settings.schema import PACKED_VENDOR, SharedTokenWeight
+from recipe.treepo.settings.validate import validate
+from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_batch
+from recipe.treepo.verl_adapters.metrics import sampling_metrics
+
+
+class TreePOTrainer(PPOTrainer):
+    """What TreePO adds to a trainer of verl; stands before it among the base classes.
+
+    Attributes:
+        verl_mode: The name of that trainer in verl.
+    """
+
+    verl_mode: str
+
+    def __init__(self, config: DictConfig) -> None:
+        self.treepo = validate(config, check_files=False)
+        if self.treepo.packed_training and os.environ.get("VERL_ENGINE_VENDOR") != PACKED_VENDOR:
+            key = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
+            rule = "treepo.packed_training=true needs engines that verl finds by this variable of its workers"
+            remedy = (
+                f"Start with recipe.treepo.main_treepo, where Ray is not running yet, or use +{key}={PACKED_VENDOR}."
+            )
+            raise ConfigError([Problem(key, os.environ.get("VERL_ENGINE_VENDOR"), rule, remedy)])
+        # verl compares the mode with its own names (which replay buffer, which loader, which of its groups of keys),
+        # so it sees the one we extend.
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = self.verl_mode
+        super().__init__(config)
+
+    def _build_replay_buffer(self) -> ReplayBuffer:
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = self.treepo.poll_interval  # verl has no key for it
+        return buffer
+
+    def _balance_batch(
+        self, batch: tq.KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = False
+    ) -> tq.KVBatchMeta:
+        batch = super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
+        if self.treepo.packed_training:
+            # verl has spread the rows of a prompt over the ranks; together they cost less.
+            ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+            lengths = [tag["seq_len"] for tag in batch.tags]
+            # Rows that verl pads a batch with belong to nobody, and fill the ranks up.
+            paddings = [tag.get("is_padding", False) for tag in batch.tags]
+            prompts = [
+                f"padding {row}" if padding else prompt
+                for row, (prompt, padding) in enumerate(zip(_prompt_ids(batch), paddings, strict=True))
+            ]
+            parts = parts_by_prompt(prompts, lengths, ranks)
+            metrics.update(log_seqlen_unbalance(seqlen_list=lengths, partitions=parts, prefix=logging_prefix))
+            batch.reorder([row for part in parts for row in part])
+        return batch
+
+    def _compute_advantage(self, batch: tq.KVBatchMeta, metrics: dict) -> tq.KVBatchMeta:
+        # Rows that verl pads a batch with are copies of a real row's fields with a prompt id of their own.
+        paths = [
+            [] if tag.get("is_padding", False) else extra.get("tree_path", [])
+            for extra, tag in zip(self._extra_fields(batch), batch.tags, strict=True)
+        ]
+        with tree_batch(paths, self.treepo.advantage):
+            batch = super()._compute_advantage(batch, metrics)
+        if self.treepo.shared_token_weight is SharedTokenWeight.ONCE:
+            batch = self._weight_shared_tokens(batch, paths)
+        return batch
+
+    def _weight_shared_tokens(self, batch: tq.KVBatchMeta, paths: list[TreePath]) -> tq.KVBatchMeta:
+        """Store the weights of shared tokens where verl's ``ppo_loss`` looks for a weight of each token.
+
+        That field, ``rollout_is_weights``, is otherwise written by verl's rollout correction only; what it wrote is
+        multiplied.
+        """
+        data = tq.kv_batch_get(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            select_fields=["response_mask", "rollout_is_weights"],
+        )
+        mask = data["response_mask"]
+        padded = data.to_padded_tensor()
+        weights = shared_token_weights(_prompt_ids(batch), paths, padded["response_mask"].shape[1])
+        if "rollout_is_weights" in padded:
+            weights = weights * padded["rollout_is_weights"]
+        fields = TensorDict({"rollout_is_weights": response_to_nested(weights, mask)}, batch_size=len(batch))
+        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+
+    def _compute_metrics(
+        self, batch: tq.KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
+        rows = [
+            (prompt_id, tag["prompt_len"], tag["response_len"], extra)
+            for prompt_id, tag, extra in zip(_prompt_ids(batch), batch.tags, self._extra_fields(batch), strict=True)
+            if not tag.get("is_padding", False)
+        ]
+        metrics.update(sampling_metrics(rows))
+
+    @staticmethod
+    def _extra_fields(batch: tq.KVBatchMeta) -> list[dict[str, Any]]:
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        return data.pop("extra_fields").tolist()
+
+
+def parts_by_prompt(prompt_ids: Sequence[str], lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Divide rows into equally many for each rank, with the rows of a prompt together where they fit.
+
+    The prompts with the most tokens come first, each to the rank with the fewest tokens that has room for all its rows;
+    where none has, it is torn apart.
+
+    Args:
+        prompt_ids: Of each row.
+        lengths: Tokens of each row.
+        ranks: Data-parallel ranks; they divide the number of rows.
+
+    Returns:
+        The rows of each rank, those of a prompt one after the other, prompts in the order in which they came.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompt_ids):
+        rows.setdefault(prompt, []).append(row)
+    room, tokens = [len(prompt_ids) // ranks] * ranks, [0] * ranks
+    parts: list[list[list[int]]] = [[] for _ in range(ranks)]
+    for group in sorted(rows.values(), key=lambda group: -sum(lengths[row] for row in group)):
+        while group:
+            fits = [rank for rank in range(ranks) if room[rank] >= len(group)]
+            rank = min(fits, key=tokens.__getitem__) if fits else max(range(ranks), key=room.__getitem__)
+            taken, group = group[: room[rank]], group[room[rank] :]
+            parts[rank].append(taken)
+            room[rank] -= len(taken)
+            tokens[rank] += sum(lengths[row] for row in taken)
+    return [[row for group in sorted(part) for row in group] for part in parts]
+
+
+def _prompt_ids(batch: tq.KVBatchMeta) -> list[str]:
+    """Return verl's uid of each row; keys are ``{uid}_{session}_{index}``."""
+    return [key.rsplit("_", 2)[0] for key in batch.keys]
+
+
+@register_trainer("treepo_sync")
+class TreePOTrainerSync(TreePOTrainer, PPOTrainerSync):
+    """Rollout and training take turns on the same devices."""
+
+    verl_mode = "sync"
+
+
+@register_trainer("treepo_colocate_async")
+class TreePOTrainerColocateAsync(TreePOTrainer, PPOTrainerColocateAsync):
+    """The same, but what is being generated when training begins is cut off and continued with the new weights."""
+
+    verl_mode = "colocate_async"
+
+
+@register_trainer("treepo_separate_async")
+class TreePOTrainerSeparateAsync(TreePOTrainer, PPOTrainerSeparateAsync):
+    """Rollout and training run at the same time on different devices."""
+
+    verl_mode = "separate_async"

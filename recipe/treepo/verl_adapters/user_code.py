@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load the class that ``treepo.interaction`` names, and function tools, with verl's own loaders."""
+
+import inspect
+import os
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from verl.experimental.agent_loop.tool_parser import ToolParser
+from verl.tools.function_tool import load_function_tools_from_path
+from verl.tools.schemas import OpenAIFunctionToolSchema
+from verl.tools.tool_registry import ToolType, get_tool_class
+from verl.utils.import_utils import load_module, resolve_config_path
+
+from recipe.treepo.interaction import Interaction
+from recipe.treepo.settings.schema import FREE_GROUP, InteractionSettings
+from recipe.treepo.settings.validate import is_missing_file
+from recipe.treepo.settings.values import Problem
+
+
+def interaction_class(settings: InteractionSettings) -> type[Interaction] | None:
+    """Return the class, None where none is named; raises whatever loading it raises."""
+    if settings.path is None:
+        return None
+    return getattr(_module(settings.path), settings.name)
+
+
+def interaction_problems(settings: InteractionSettings) -> list[Problem]:
+    """Load the class and make an instance of it, as each prompt does."""
+    if settings.path is None:
+        return []
+    path, name = "treepo.interaction.path", "treepo.interaction.name"
+    try:
+        module = _module(settings.path)
+    except Exception as error:  # whatever the user's module raises
+        # verl's loader wraps what a file raises.
+        rule = f"cannot be loaded ({_told(error.__cause__ or error)})"
+        return [Problem(path, settings.path, rule, "Name a Python file or pkg://module that can be imported.")]
+    if not hasattr(module, settings.name):
+        return [Problem(name, settings.name, f"{settings.path} has nothing of that name", "Name a class in it.")]
+    found = getattr(module, settings.name)
+    if not isinstance(found, type) or not issubclass(found, Interaction):
+        rule = "is no subclass of recipe.treepo.interaction.Interaction"
+        return [Problem(name, settings.name, rule, "Derive the class from it.")]
+    for method in ("setup", "tool_schemas", "stop_token_ids"):
+        if inspect.iscoroutinefunction(getattr(found, method)):
+            return [Problem(name, settings.name, f"its {method} is a coroutine", "Make it a plain function.")]
+    try:
+        found(**settings.options)
+    except Exception as error:  # whatever the user's constructor raises
+        rule = f"{settings.name} does not take them ({_told(error)})"
+        return [Problem(FREE_GROUP, dict(settings.options), rule, f"Give the arguments of {settings.name}.")]
+    return []
+
+
+def tool_problems(config: DictConfig) -> list[Problem]:
+    """Load verl's tools and look for the parser of their calls, as each worker does.
+
+    Of ``tool_config_path`` the classes and schemas only: some of verl's tools start Ray as soon as they are made. A
+    file that is missing is told by ``validation.py``.
+    """
+    problems, group = [], "actor_rollout_ref.rollout.multi_turn"
+    for name, load, remedy in (
+        ("function_tool_path", _load_functions, "Name a Python file with tools."),
+        ("tool_config_path", _load_classes, "Name a YAML file with verl's tools."),
+    ):
+        path = OmegaConf.select(config, f"{group}.{name}")
+        if path is None or (isinstance(path, str) and is_missing_file(path)):
+            continue
+        try:
+            rule = load(resolve_config_path(path))
+        except Exception as error:  # whatever the user's file raises
+            rule = f"cannot be loaded ({_told(error)})"
+        if rule is not None:
+            problems.append(Problem(f"{group}.{name}", path, rule, remedy))
+    format_ = OmegaConf.select(config, f"{group}.format")
+    if format_ is not None and format_ not in ToolParser._registry:
+        formats = ", ".join(sorted(ToolParser._registry))
+        problems.append(
+            Problem(f"{group}.format", format_, "verl has no parser of that name", f"Use one of {formats}.")
+        )
+    return problems
+
+
+def _load_functions(path: str) -> str | None:
+    """Load function tools; return what is wrong, if nothing raises."""
+    return None if load_function_tools_from_path(path) else "has no function with verl's @function_tool"
+
+
+def _load_classes(path: str) -> str | None:
+    """Load what ``verl.tools.tool_registry.initialize_tools_from_config`` makes tools of; see ``_load_functions``."""
+    tools = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    if not isinstance(tools, dict) or not tools.get("tools"):
+        return "has no list of tools under the key tools"
+    for tool in tools["tools"]:
+        ToolType(tool["config"]["type"])
+        get_tool_class(tool["class_name"])
+        if tool.get("tool_schema") is not None:
+            OpenAIFunctionToolSchema.model_validate(tool["tool_schema"])
+    return None
+
+
+def _module(path: str) -> Any:
+    return load_module(os.path.expanduser(path))
+
+
+def _told(error: BaseException) -> str:
+    """Return an error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

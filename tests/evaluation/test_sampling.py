@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sampling and scoring of an evaluation with a scripted engine: what is asked, kept, resumed and counted."""
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from helpers.scripted_engine import EOS, ScriptedEngine, decode
+from recipe.treepo.evaluation import scoring
+from recipe.treepo.evaluation.problems import EvaluationProblem
+from recipe.treepo.evaluation.records import ProblemResult, Records, Trajectory
+from recipe.treepo.evaluation.sampling import GIVE_UP_AFTER, ProblemSampler
+from recipe.treepo.evaluation.scoring import Scorer
+from recipe.treepo.evaluation.settings import Run
+from recipe.treepo.search.branching import BranchingRules
+from recipe.treepo.settings.schema import Sampler, TreePOSettings
+
+PLAIN = Run("plain", TreePOSettings(sampler=Sampler.PLAIN), 4)
+TREE = Run(
+    "tree", TreePOSettings(depth=4, segment_length=8, branching=BranchingRules(init_divergence=(1, 1)), retries=0), 4
+)
+LENGTH = 32
+
+
+def problems(number: int) -> list[EvaluationProblem]:
+    return [
+        EvaluationProblem(
+            data_source="ab"[row % 2],
+            row=row // 2,
+            prompt_ids=[1000, row],
+            fields={"reward_model": {"ground_truth": f"gold {row}"}, "extra_info": {"index": row}},
+        )
+        for row in range(number)
+    ]
+
+
+class Bench:
+    """Engines and a reward function that keep what they were asked."""
+
+    def __init__(self, **engine: Any) -> None:
+        self.engine = {"end_rate": 0.05, **engine}
+        self.engines: dict[tuple[str, int], ScriptedEngine] = {}
+        self.scored: list[dict[str, Any]] = []
+        self.running = self.most_running = 0
+
+    def engine_of(self, run: Run, problem: EvaluationProblem) -> ScriptedEngine:
+        own = ScriptedEngine(seed=problem.row, **self.engine)
+        own.prompt_length = len(problem.prompt_ids)
+        self.engines[problem.data_source, problem.row] = own
+        return own
+
+    def score(self, **arguments: Any) -> dict[str, Any]:
+        self.scored.append(arguments)
+        return {"score": -1.0, "acc": float("a" in arguments["solution_str"]), "pred": arguments["solution_str"][:1]}
+
+    def sampler(self, **changes: Any) -> ProblemSampler:
+        sampler = ProblemSampler(
+            engine_of=self.engine_of,
+            scorer=Scorer(function=self.score, decode=decode, keep_responses=True),
+            eos_token_ids=frozenset(EOS),
+            response_length=LENGTH,
+            seed=0,
+            prompts_in_flight=3,
+        )
+        return replace(sampler, **changes)
+
+    def scored_by(self, function: Any, **options: Any) -> ProblemSampler:
+        scorer = Scorer(function=function, decode=decode, keep_responses=False, options=options)
+        return self.sampler(scorer=scorer)
+
+
+def sample(
+    sampler: ProblemSampler, run: Run, number: int, records: Records, on_result=lambda result: None
+) -> list[str]:
+    return asyncio.run(sampler.sample(run, problems(number), records, on_result=on_result))
+
+
+def written(records: Records) -> list[ProblemResult]:
+    """Read the file, which has more than what is held."""
+    results = []
+    for line in records.path.read_text().splitlines()[1:]:
+        row = json.loads(line)
+        for trajectory in row["trajectories"]:
+            trajectory["path"] = [tuple(step) for step in trajectory["path"]]
+        results.append(ProblemResult(**{**row, "trajectories": [Trajectory(**t) for t in row["trajectories"]]}))
+    return results
+
+
+def untimed(records: Records) -> list[Any]:
+    results = []
+    for result in written(records):
+        statistics = {key: value for key, value in result.statistics.items() if "seconds" not in key}
+        results.append(replace(result, started=0, ended=0, statistics=statistics))
+    return sorted(results, key=lambda result: (result.data_source, result.row))
+
+
+@pytest.mark.parametrize("run", [PLAIN, TREE], ids=["plain", "tree"])
+def test_each_problem_gets_n_scored_trajectories_that_the_engine_wrote(run, tmp_path):
+    bench, records = Bench(), Records(tmp_path / "run.jsonl", {})
+    assert sample(bench.sampler(), run, 5, records) == []
+    assert records.done() == {("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2)}
+    for result in written(records):
+        calls = bench.engines[result.data_source, result.row].calls
+        assert len(result.trajectories) == 4
+        assert result.statistics["engine_calls"] == len(calls)
+        assert result.statistics["decoded_tokens"] == sum(len(tokens) for _, _, tokens in calls.values())
+        for trajectory in result.trajectories:
+            assert trajectory.score == -1.0
+            assert trajectory.acc == float("a" in trajectory.response)
+            assert trajectory.answer == (trajectory.response[:1])
+        texts = {decode(tokens) for _, _, tokens in calls.values()}
+        if run is PLAIN:
+            assert len(calls) == 4 and {trajectory.response for trajectory in result.trajectories} == texts
+            assert all(most == LENGTH for _, most, _ in calls.values())
+
+
+def test_plain_samples_end_only_where_verls_do_and_not_at_an_answer(tmp_path):
+    text = list(b"\\boxed{7} and on")
+    records = Records(tmp_path / "run.jsonl", {})
+    sample(Bench(script=[text]).sampler(), PLAIN, 1, records)
+    assert [t.response for t in written(records)[0].trajectories] == ["\\boxed{7} and on"] * 4
+    assert {t.finish_reason for t in written(records)[0].trajectories} == {"eos"}
+
+
+def test_the_reward_function_sees_the_row_and_of_a_tree_the_path(tmp_path):
+    for run in (PLAIN, TREE):
+        bench, records = Bench(), Records(tmp_path / f"{run.arm}.jsonl", {})
+        sample(bench.sampler(), run, 2, records)
+        for call in bench.scored:
+            row = call["extra_info"]["index"]
+            assert call["data_source"] == "ab"[row] and call["ground_truth"] == f"gold {row}"
+            assert call["extra_info"]["num_turns"] == 2
+            assert ("tree_path" in call["extra_info"]) == (run is TREE)
+        if run is TREE:
+            seen = {str(call["extra_info"]["tree_path"]) for call in bench.scored if call["extra_info"]["index"] == 0}
+            (result,) = [result for result in written(records) if result.data_source == "a"]
+            assert seen == {str(trajectory.path) for trajectory in result.trajectories}
+
+
+def test_an_interrupted_run_goes_on_and_ends_like_one_that_was_not(tmp_path):
+    whole = Records(tmp_path / "whole.jsonl", {})
+    sample(Bench().sampler(), TREE, 6, whole)
+
+    class Interruption(BaseException):
+        pass
+
+    count = []
+
+    def interrupt(result):
+        count.append(result)
+        if len(count) == 2:
+            raise Interruption
+
+    cut = Records(tmp_path / "cut.jsonl", {})
+    with pytest.raises(Interruption):
+        sample(Bench().sampler(), TREE, 6, cut, interrupt)
+    before = Records(tmp_path / "cut.jsonl", {}).done()
+    assert 2 <= len(before) < 6
+    again, bench = Records(tmp_path / "cut.jsonl", {}), Bench()
+    sample(bench.sampler(), TREE, 6, again)
+    assert set(bench.engines) == whole.done() - before  # what was done is not sampled again
+    assert untimed(Records(tmp_path / "cut.jsonl", {})) == untimed(whole)
+
+
+def test_a_reward_function_that_fails_costs_its_problem_only(tmp_path):
+    bench = Bench()
+
+    def fail_once(**arguments):
+        if arguments["extra_info"]["index"] == 3:
+            raise KeyError("no such field")
+        return bench.score(**arguments)
+
+    records = Records(tmp_path / "run.jsonl", {})
+    (failure,) = sample(bench.scored_by(fail_once), TREE, 6, records)
+    assert failure == "b, row 1: the reward function failed (KeyError: 'no such field')"
+    assert records.done() == {("a", 0), ("b", 0), ("a", 1), ("a", 2), ("b", 2)}
+
+
+def test_a_run_is_given_up_when_everything_fails(tmp_path):
+    bench, records = Bench(broken=True), Records(tmp_path / "run.jsonl", {})
+    failures = sample(bench.sampler(), TREE, 100, records)
+    # those in flight may fail too
+    assert GIVE_UP_AFTER + 1 <= len(failures) <= GIVE_UP_AFTER + 3
+    assert failures[-1].endswith("failures in a row; 100 problems are missing")
+    assert records.done() == set()
+
+
+def test_failures_with_successes_between_them_do_not_end_a_run(tmp_path):
+    bench = Bench()
+
+    def fail_every_other(**arguments):
+        if arguments["extra_info"]["index"] % 2:
+            raise ValueError("odd")
+        return bench.score(**arguments)
+
+    records, number = Records(tmp_path / "run.jsonl", {}), 3 * GIVE_UP_AFTER
+    sampler = replace(bench.scored_by(fail_every_other), prompts_in_flight=1)
+    assert len(sample(sampler, PLAIN, number, records)) == number // 2 > GIVE_UP_AFTER
+    assert len(records.done()) == number // 2
+
+
+def test_a_problem_that_lost_trajectories_is_sampled_again(tmp_path):
+    class Dying(ScriptedEngine):
+        asked = 0
+
+        async def extend(self, input_ids, **arguments):
+            self.asked += 1
+            if self.asked > 2:
+                raise ConnectionError("the server has gone")
+            return await super().extend(input_ids, **arguments)
+
+    def dying(run, problem):
+        engine = Dying(seed=problem.row)
+        engine.prompt_length = len(problem.prompt_ids)
+        return engine
+
+    records = Records(tmp_path / "run.jsonl", {})
+    run = replace(PLAIN, settings=replace(PLAIN.settings, retries=0))
+    failures = sample(Bench().sampler(engine_of=dying), run, 2, records)
+    assert sorted(failures) == [
+        f"{name}, row 0: 2 of 4 trajectories could not be had, because requests failed" for name in "ab"
+    ]
+    again = Records(tmp_path / "run.jsonl", {})
+    assert sample(Bench().sampler(), run, 2, again) == [] and len(again.done()) == 2
+
+
+def test_a_problem_that_cannot_be_sampled_is_told_and_in_no_record(tmp_path):
+    bench = Bench()
+    engine_of = bench.engine_of
+
+    def broken_for_one(run, problem):
+        own = engine_of(run, problem)
+        own.broken = problem.row == 1 and problem.data_source == "a"
+        return own
+
+    records = Records(tmp_path / "run.jsonl", {})
+    (failure,) = sample(bench.sampler(engine_of=broken_for_one), TREE, 4, records)
+    assert failure.startswith("a, row 1: no trajectory could be had") and "the engine went away" in failure
+    assert records.done() == {("a", 0), ("b", 0), ("b", 1)}
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_no_more_problems_than_allowed_are_sampled_at_once(tmp_path, most):
+    bench, records = Bench(), Records(tmp_path / "run.jsonl", {})
+    running, highest = set(), []
+    engine_of = bench.engine_of
+
+    def watched(run, problem):
+        running.add((problem.data_source, problem.row))
+        highest.append(len(running))
+        return engine_of(run, problem)
+
+    sample(
+        bench.sampler(engine_of=watched, prompts_in_flight=most),
+        TREE,
+        8,
+        records,
+        lambda result: running.discard((result.data_source, result.row)),
+    )
+    assert max(highest) == most
+
+
+def test_a_reward_function_may_return_a_number_and_the_answer_is_then_read_from_the_response(tmp_path):
+    for require_box, script, answer, vote in (
+        (False, "\\boxed{7} or 8", "7", 0),
+        (False, "so it is 8.", "8", 0),
+        (True, "so it is 8.", None, None),
+    ):
+        records = Records(tmp_path / f"{require_box}{len(script)}.jsonl", {})
+        bench = Bench(script=[list(script.encode())])
+        sample(bench.scored_by(lambda **_: 1.0, require_box=require_box), PLAIN, 1, records)
+        for trajectory in written(records)[0].trajectories:
+            assert (trajectory.acc, trajectory.answer, trajectory.vote) == (1.0, answer, vote)
+            assert trajectory.response is None
+
+
+def test_a_coroutine_function_is_awaited_in_one_loop(tmp_path):
+    loops, lock = set(), asyncio.Lock()
+
+    async def score(**arguments):
+        async with lock:  # bound to the first loop that waits for it
+            loops.add(asyncio.get_running_loop())
+            await asyncio.sleep(0)
+        return {"score": 1.0, "pred": None}
+
+    records = Records(tmp_path / "run.jsonl", {})
+    assert sample(Bench().scored_by(score), PLAIN, 3, records) == []
+    assert len(loops) == 1
+    assert {trajectory.vote for result in records.results for trajectory in result.trajectories} == {None}
+
+
+def test_votes_are_compared_by_meaning_and_within_bounds(tmp_path):
+    answers = ["\\boxed{x+1}", "\\boxed{1+x}", "\\boxed{x-1}", "\\boxed{9^{9^{9^{9}}}+x}"]
+    bench = Bench(script=[list(answer.encode()) for answer in answers])
+    records = Records(tmp_path / "run.jsonl", {})
+    started = time.monotonic()
+    sample(bench.scored_by(lambda **_: 0.0, timeout_s=3.0), PLAIN, 1, records)
+    votes = {trajectory.answer: trajectory.vote for trajectory in records.results[0].trajectories}
+    assert votes == {"x+1": 0, "1+x": 0, "x-1": 1, "9^{9^{9^{9}}}+x": 2}
+    assert time.monotonic() - started < 60
+
+
+def test_when_mathematics_has_taken_too_long_text_decides(tmp_path, monkeypatch):
+    answers = ["\\boxed{x+1}", "\\boxed{1+x}", "\\boxed{2}", "\\boxed{2.0}"]
+    for seconds, expected in ((600.0, [0, 0, 1, 1]), (-1.0, [0, 1, 2, 2])):
+        monkeypatch.setattr(scoring, "MATHEMATICS_SECONDS", seconds)
+        records = Records(tmp_path / f"{seconds}.jsonl", {})
+        bench = Bench(script=[list(answer.encode()) for answer in answers])
+        sample(bench.scored_by(lambda **_: 0.0), PLAIN, 1, records)
+        assert [trajectory.vote for trajectory in records.results[0].trajectories] == expected

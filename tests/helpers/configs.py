@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations to check."""
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from helpers.paths import ROOT
+from recipe.treepo.settings.training_rules import TREE_MANAGER
+from recipe.treepo.settings.validate import validate
+from recipe.treepo.settings.values import ConfigError
+
+CONFIG = ROOT / "recipe/treepo/config"
+
+
+YAML = CONFIG / "treepo_trainer.yaml"
+
+
+def config_of(treepo: dict | None = None, **changes) -> DictConfig:
+    """The part of a verl configuration that the rules look at, with 8 trajectories of 100 tokens in 4 segments."""
+    config = OmegaConf.create(
+        {
+            "treepo": {"depth": 4, **(treepo or {})},
+            "actor_rollout_ref": {
+                "rollout": {
+                    "n": 8,
+                    "prompt_length": 20,
+                    "response_length": 100,
+                    "max_model_len": None,
+                    "ignore_eos": False,
+                    "val_kwargs": {"n": 4, "temperature": 0},
+                    "temperature": 1.0,
+                    "agent": {"agent_loop_manager_class": TREE_MANAGER},
+                },
+                "model": {"path": "Qwen/Qwen2.5-0.5B"},
+            },
+            "algorithm": {"adv_estimator": "treepo"},
+            "trainer": {"use_v1": True, "v1": {"trainer_mode": "treepo_sync"}},
+            "data": {"train_files": str(YAML), "val_files": [str(YAML)]},
+        }
+    )
+    for key, value in changes.items():
+        OmegaConf.update(config, key.replace("__", "."), value)
+    return config
+
+
+def problems_of(config: DictConfig) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        validate(config)
+    return [str(problem) for problem in caught.value.problems]

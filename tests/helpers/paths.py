@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the repository is."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An engine without a model, for unit tests of the search. A token below 256 is a byte of text."""
+
+import asyncio
+import random
+from collections import Counter
+
+from recipe.treepo.search.engine import Segment
+
+EOS = (256, 257)
+
+
+def decode(token_ids: list[int]) -> str:
+    """Return the text of byte tokens; end tokens are special and leave no text."""
+    return bytes(token for token in token_ids if token < 256).decode("latin-1")
+
+
+class ScriptedEngine:
+    """Writes random text that ends now and then; what it answers depends on its seed, the input and the branch only.
+
+    A branch that only carries on (``0.1.0`` after ``0.1``) writes what one request over both would have written.
+
+    Args:
+        seed: Of the text.
+        end_rate: Chance of an end token at each position.
+        repeat_rate: Chance that a token is the one before again.
+        fail_rate: Chance that a request fails, one time or another.
+        script: If given, the response is a prefix of one of these texts, drawn by the last number in the branch's name.
+        jitter: Seed of the order in which concurrent requests finish; does not change what they return.
+        broken: Names of branches whose requests always fail, or True for all.
+        blocked: Names of branches whose requests do not return before `release` is set.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        end_rate: float = 0.0,
+        repeat_rate: float = 0.0,
+        fail_rate: float = 0.0,
+        script: list[list[int]] | None = None,
+        jitter: int = 0,
+        broken: set[str] | bool = False,
+        blocked: frozenset[str] = frozenset(),
+    ) -> None:
+        self.seed, self.end_rate, self.repeat_rate, self.fail_rate = seed, end_rate, repeat_rate, fail_rate
+        self.script, self.broken, self.blocked = script, broken, blocked
+        self.jitter = random.Random(jitter)
+        self.release = asyncio.Event()
+        self.calls: dict[str, tuple[list[int], int, list[int]]] = {}
+        self.attempts: Counter[str] = Counter()
+        self.prompt_length = 0
+        self.running = self.most_running = self.cancelled = 0
+
+    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        self.attempts[branch] += 1
+        try:
+            for _ in range(1 + self.jitter.randrange(5)):
+                await asyncio.sleep(0)
+            if branch in self.blocked:
+                await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+        return self._answer(input_ids, max_tokens, branch)
+
+    def _answer(self, input_ids: list[int], max_tokens: int, branch: str) -> Segment:
+        chance = random.Random(repr((self.seed, branch, self.attempts[branch]))).random()
+        if self.broken is True or (self.broken and branch in self.broken) or chance < self.fail_rate / 2:
+            raise ConnectionError("the engine went away")
+        if chance < self.fail_rate:
+            return Segment([], [])
+        tokens = self._tokens(input_ids, max_tokens, branch)
+        assert branch not in self.calls, f"two answers for branch {branch}"
+        self.calls[branch] = (list(input_ids), max_tokens, tokens)
+        places = range(len(input_ids), len(input_ids) + len(tokens))
+        logprobs = [-random.Random(repr((token, place))).random() for token, place in zip(tokens, places, strict=True)]
+        return Segment(tokens, logprobs, cached_tokens=len(input_ids) // 4, min_version=len(input_ids), max_version=900)
+
+    def _tokens(self, input_ids: list[int], max_tokens: int, branch: str) -> list[int]:
+        if self.script is not None:
+            text = self.script[int(branch.rstrip("?!").split(".")[-1].split("~")[-1]) % len(self.script)]
+            start = len(input_ids) - self.prompt_length
+            return (text[start:] or [EOS[0]])[:max_tokens]
+        while branch.endswith(".0"):
+            branch = branch.removesuffix(".0")
+        tokens = list(input_ids)
+        while len(tokens) < len(input_ids) + max_tokens:
+            rng = random.Random(repr((self.seed, branch, tokens)))
+            if rng.random() < self.end_rate:
+                tokens.append(rng.choice(EOS))
+                break
+            again = rng.random() < self.repeat_rate and tokens[-1] < 256
+            tokens.append(tokens[-1] if again else rng.choice(b"ab{}\\boxed"))
+        return tokens[len(input_ids) :]

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the run scripts for a few steps, for the end-to-end tests."""
+
+import json
+import math
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from helpers.paths import ROOT
+
+OUTPUTS = Path(os.environ.get("OUTPUTS", ROOT / "outputs")).resolve()
+# The tiny preset is float32 on CPU; on a GPU engine and actor round to bfloat16.
+LARGEST_DIFFERENCE = 0.1 if torch.cuda.is_available() else 1e-3
+DETERMINISTIC = "actor_rollout_ref.rollout.full_determinism=True"
+BATCH, WIDTH, STEPS, SEGMENT, RESPONSE = 8, 8, 3, 32, 128
+# The preset's treepo.cache_block, and the engine's.
+BLOCK = 32
+
+
+LENGTHS = (
+    f"treepo.segment_length={SEGMENT}",
+    f"treepo.depth={RESPONSE // SEGMENT}",
+    f"data.max_response_length={RESPONSE}",
+)
+
+
+def train(script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] = LENGTHS) -> list[dict[str, float]]:
+    """Run a script for a few steps; return the metrics that verl's console logger printed for each.
+
+    Fails if the run does, or if one of its metrics is not a finite number.
+    """
+    command = [
+        "bash",
+        f"scripts/{script}",
+        f"data.train_batch_size={BATCH}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
+        f"actor_rollout_ref.rollout.n={WIDTH}",
+        *lengths,
+        "trainer.val_before_train=False",
+        "trainer.test_freq=-1",
+        f"trainer.default_local_dir={folder}/checkpoints",
+        f"hydra.run.dir={folder}/hydra",
+        *overrides,
+    ]
+    environment = {**os.environ, "PRESET": "tiny", "OUTPUTS": str(OUTPUTS), "TENSORBOARD_DIR": f"{folder}/tensorboard"}
+    log = folder / "log.txt"
+    with log.open("w") as stream:
+        result = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, timeout=3600, check=False
+        )
+    text = log.read_text(errors="replace")
+    assert result.returncode == 0, text[-6000:]
+    metrics = [metrics_of(line) for line in text.splitlines() if re.search(r"step:\d+ - ", line)]
+    for step in metrics:
+        assert not {key: value for key, value in step.items() if not math.isfinite(value)}
+    return metrics
+
+
+def metrics_of(line: str) -> dict[str, float]:
+    """Return what verl's console logger printed for a step (``verl.utils.logger.aggregate_logger``)."""
+    number = r"([\w/@.-]+):(?:np\.\w+\()?(-?[\d.]+(?:e[+-]?\d+)?|-?inf|nan)\b"
+    return {key: float(value) for key, value in re.findall(number, line)}
+
+
+def dumps(folder: Path) -> tuple[str, str]:
+    """Return the overrides with which a run writes its rows and trees to a folder."""
+    return f"trainer.rollout_data_dir={folder}/rollouts", f"treepo.dump_dir={folder}/trees"
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A trained row, the tree that it is from, and the nodes of its path below the root, as dumped."""
+
+    row: dict[str, Any]
+    tree: dict[str, Any]
+    nodes: list[dict[str, Any]]
+
+    @property
+    def prompt(self) -> str:
+        return self.row["uid"].rsplit("_", 2)[0]
+
+    @property
+    def path(self) -> list[tuple[int, int]]:
+        """Number and offset of each node; added messages count only at the end, as in ``Tree.tree_path``."""
+        kept = [node for node in self.nodes if node["messages"] is None or node is self.nodes[-1]]
+        return [(node["index"], node["offset"]) for node in kept]
+
+    @property
+    def length(self) -> int:
+        return sum(len(node["token_ids"]) for node in self.nodes)
+
+
+def trajectories(folder: Path, step: int) -> list[Trajectory]:
+    """Return what a step trained on; an asynchronous trainer may have begun the trees in an earlier step."""
+    found, trees = [], {}
+    for line in (folder / f"rollouts/{step}.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        prompt, session, _ = row["uid"].rsplit("_", 2)
+        if prompt not in trees:
+            [file] = folder.glob(f"trees/step_*/{prompt}.json")
+            trees[prompt] = json.loads(file.read_text())
+        tree = trees[prompt]
+        found.append(Trajectory(row, tree, path_of(tree, tree["leaves"][int(session)])))
+    return found
+
+
+def path_of(tree: dict, node: int) -> list[dict]:
+    """Return the nodes from below the root to a node of a dumped tree."""
+    path = []
+    while node > 0:
+        path.insert(0, tree["nodes"][node])
+        node = tree["nodes"][node]["parent"]
+    return path
+
+
+def response_of(tree: dict, node: int) -> list[int]:
+    """Return the response tokens on the path to a node of a dumped tree."""
+    return [token for above in path_of(tree, node) for token in above["token_ids"]]

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which folder may import what. Imports inside functions count, those under ``if TYPE_CHECKING`` too."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.paths import ROOT
+
+PACKAGE = "recipe.treepo"
+# Folder or file: what it may import besides the standard library and itself. A file's row comes before its folder's.
+ALLOWED: dict[str, set[str]] = {
+    "answers": set(),
+    "sandbox/verifier_task": {"latex2sympy2_extended", "math_verify", "sympy"},
+    "sandbox": set(),
+    "interaction": set(),
+    "advantages": {"numpy"},
+    "packed/attention": {"numpy", "torch", "transformers"},
+    "packed": {"numpy"},
+    "search": {"answers", "interaction"},
+    "reward": {"answers", "sandbox"},
+    "settings": {"omegaconf", "pyarrow", "search", "advantages", "packed", "interaction", "reward"},
+    "command_line": {"hydra", "omegaconf", "evaluation", "settings"},
+    "verl_adapters": {
+        *("answers", "sandbox", "interaction", "advantages", "packed", "search", "reward", "settings"),
+        *("numpy", "omegaconf", "ray", "tensordict", "torch", "transfer_queue", "transformers", "verl", "vllm"),
+    },
+    "evaluation/servers": {"omegaconf", "search", "settings", "verl_adapters"},
+    "evaluation": {"matplotlib", "numpy", "omegaconf", "answers", "reward", "search", "settings"},
+    "main_treepo": {"omegaconf", "command_line", "settings", "verl_adapters"},
+    "main_eval": {"omegaconf", "tqdm", "command_line", "evaluation", "main_treepo", "settings", "verl_adapters"},
+    "plugin": {"verl_adapters"},
+    "rollout": {"verl_adapters"},
+    "tools": {"verl_adapters"},
+}
+
+
+def modules() -> dict[str, Path]:
+    """Return the modules of the package by their path below it, ``search/grow``; a package is its ``__init__``."""
+    folder = ROOT / PACKAGE.replace(".", "/")
+    return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.py"))}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield what a file imports, by full name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part_of(name: str) -> str:
+    """Return the folder or root file of ours, or the foreign package, that an import belongs to."""
+    if name == PACKAGE or not name.startswith(f"{PACKAGE}."):
+        return name.partition(".")[0]
+    return name.removeprefix(f"{PACKAGE}.").partition(".")[0]
+
+
+def row_of(module: str) -> str | None:
+    return next((row for row in ALLOWED if module == row or module.startswith(f"{row}/")), None)
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if module != "__init__" and "config/" not in module])
+def test_a_module_imports_only_what_its_row_allows(module: str) -> None:
+    row = row_of(module)
+    assert row is not None, f"{module} belongs to no row"
+    own = module.partition("/")[0]
+    parts = {part_of(name) for name in imported(modules()[module])} - set(sys.stdlib_module_names) - {own}
+    assert parts <= ALLOWED[row]
+
+
+def test_files_that_run_by_path_import_nothing_of_ours() -> None:
+    for module in ("sandbox/worker", "sandbox/verifier_task"):
+        assert not [name for name in imported(modules()[module]) if name.startswith(PACKAGE)]
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    files = modules()
+
+    def target(name: str) -> str | None:
+        path = name.removeprefix(f"{PACKAGE}.").replace(".", "/")
+        return next((found for found in (path, path.rpartition("/")[0]) if found in files), None)
+
+    graph = {
+        module: {found for name in imported(path) if name.startswith(f"{PACKAGE}.") if (found := target(name))}
+        for module, path in files.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, f"a cycle: {' -> '.join([*above, module])}"
+        if module not in done:
+            for other in graph[module]:
+                visit(other, (*above, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_the_root_holds_at_most_ten_files_and_data_prep_imports_no_torch_or_verl() -> None:
+    assert len(list((ROOT / "recipe/treepo").glob("*.py"))) <= 10
+    for path in (ROOT / "data_prep").rglob("*.py"):
+        parts = {part_of(name) for name in imported(path)}
+        assert not parts & {"torch", "verl", "ray", "vllm", "search", "verl_adapters"}, path

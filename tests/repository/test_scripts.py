@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shell scripts: ``--help`` prints the header of each and does nothing; wrong keys are found before long work."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from helpers.paths import ROOT
+
+SOURCED = ("common.sh", "help.sh")
+SCRIPTS = sorted(path for path in (ROOT / "scripts").rglob("*.sh") if path.name not in SOURCED)
+NAMES = [str(script.relative_to(ROOT)) for script in SCRIPTS]
+
+
+def run_script(script: str, arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
+    """Run a script from ``folder``, in which every program that a set-up needs leaves a file when it is called."""
+    traps = folder / "traps"
+    traps.mkdir()
+    for program in ("git", "python", "python3", "python3.11", "python3.12", "nvidia-smi", "uv", "pip"):
+        (traps / program).write_text(f'#!/bin/bash\ntouch "{folder}/called_{program}"\nexit 1\n')
+        (traps / program).chmod(0o755)
+    environment = {"PATH": f"{traps}:/usr/bin:/bin", "HOME": str(folder), "VENV": str(folder / "venv")}
+    return subprocess.run(
+        ["bash", str(ROOT / script), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def header(script: str) -> list[str]:
+    first, *lines = (ROOT / script).read_text().splitlines()
+    assert first == "#!/usr/bin/env bash"
+    length = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    return [line.removeprefix("#").removeprefix(" ") for line in lines[:length]]
+
+
+def test_the_scripts_are_found():
+    assert {"run_treepo_qwen0.5b.sh", "setup.sh", "run_tests.sh", "quick.sh"} <= {path.name for path in SCRIPTS}
+
+
+@pytest.mark.parametrize("script", NAMES)
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--dry-run", "treepo.depth=5", "--help"]])
+def test_help_prints_the_header_and_does_nothing(script, arguments, tmp_path):
+    done = run_script(script, arguments, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == header(script)
+    # no virtual environment, no outputs, no program called
+    assert os.listdir(tmp_path) == ["traps"]
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_the_header_has_the_purpose_and_the_usage(script):
+    purpose, *rest = header(script)
+    assert purpose.split()[0] in ("Trains", "Evaluates", "Makes", "Measures", "Locks", "Sets")
+    assert any(line.startswith(f"  bash {script}") for line in rest)
+    assert max(map(len, [purpose, *rest])) <= 120
+
+
+def test_the_knobs_have_one_place():
+    base = header("scripts/run_treepo_qwen0.5b.sh")
+    knobs = ("PRESET", "CHAT", "MODEL_PATH", "TRAIN_FILE", "OUTPUTS", "EXPERIMENT", "SEED")
+    assert all(any(line.startswith(f"  {knob} ") for line in base) for knob in knobs)
+    for name in ("run_grpo", "run_recheck", "run_calculator", "evaluate"):
+        assert "bash scripts/run_treepo_qwen0.5b.sh --help" in "\n".join(header(f"scripts/{name}_qwen0.5b.sh"))
+
+
+def test_an_argument_that_only_contains_help_is_no_request_for_it(tmp_path):
+    done = run_script("scripts/setup.sh", ["x=--help"], tmp_path)
+    assert done.returncode == 2 and "no Python 3.11 or 3.12" in done.stderr
+    assert {"called_python3.11", "called_nvidia-smi"} <= set(os.listdir(tmp_path))
+
+
+# --- order of work ---------------------------------------------------------------------------------------------
+
+
+def calls_of(script: str, arguments: list[str], folder: Path, valid: bool = True) -> tuple[int, list[str]]:
+    """Run a copy of a script, without set-up and with a python that records its calls; return exit status and calls.
+
+    Args:
+        valid: Whether the configuration passes the check of a dry run.
+    """
+    (folder / "scripts").mkdir(exist_ok=True)
+    for name in (*SOURCED, "run_treepo_qwen0.5b.sh", Path(script).name):
+        shutil.copy(ROOT / "scripts" / name, folder / "scripts")
+    (folder / "scripts/setup.sh").write_text("")
+    python, log = folder / "venv/bin/python", folder / "calls"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    fails = "" if valid else 'for x in "$@"; do [[ "$x" != --dry-run ]] || { echo "error: wrong" >&2; exit 1; }; done'
+    python.write_text(f'#!/bin/bash\necho "$*" >>"{log}"\n{fails}\n')
+    python.chmod(0o755)
+    log.unlink(missing_ok=True)
+    environment = {"PATH": "/usr/bin:/bin", "PLATFORM": "cpu", "PRESET": "tiny", "VENV": str(folder / "venv")}
+    done = subprocess.run(
+        ["bash", str(folder / "scripts" / Path(script).name), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ("error: wrong" in done.stderr) is not valid
+    words = [call.removeprefix("-m ").split() for call in log.read_text().splitlines()]
+    return done.returncode, [f"{call[0]}{' --dry-run' if '--dry-run' in call else ''}" for call in words]
+
+
+@pytest.mark.parametrize(
+    ("script", "module"), [("run_treepo_qwen0.5b.sh", "main_treepo"), ("evaluate_qwen0.5b.sh", "main_eval")]
+)
+def test_data_are_made_for_a_run_and_not_for_a_dry_run(script, module, tmp_path):
+    module = f"recipe.treepo.{module}"
+    made = ["tiny.problems", "data_prep.numina_math"]
+    assert calls_of(script, ["treepo.depth=3"], tmp_path) == (0, [*made, module])
+    assert calls_of(script, ["--cfg", "job"], tmp_path) == (0, [*made, module])
+    assert calls_of(script, ["--dry-run"], tmp_path) == (0, [f"{module} --dry-run"])
+    assert sorted(os.listdir(tmp_path)) == ["calls", "scripts", "venv"]
+    assert calls_of(script, ["treepo.dept=3", "--dry-run"], tmp_path, valid=False) == (1, [f"{module} --dry-run"])

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+import logging
+import re
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from helpers.scripted_conversation import (
+    TURN,
+    FakeTokens,
+    Recorded,
+    Turns,
+    sizes,
+    start_talk,
+    talk,
+)
+from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Reply, Steps
+from recipe.treepo.search.branching import Budget
+from recipe.treepo.search.grow import SearchError
+from recipe.treepo.search.stopping import FinishReason
+
+# --- failures -------------------------------------------------------------------------------------------------------
+
+
+class Failing(Recorded):
+    """Fails in one method at the nodes named."""
+
+    def __init__(self, method: str, nodes: set[str]) -> None:
+        super().__init__()
+        self.method, self.nodes = method, nodes
+
+    def decide_finished(self, context):
+        return self._fail("check_finished", context)
+
+    def decide_step(self, context):
+        self._fail("step", context)
+        return super().decide_step(context)
+
+    def _fail(self, method, context):
+        if method == self.method and context.node in self.nodes:
+            raise ValueError("no luck")
+
+
+@pytest.mark.parametrize("method", ["check_finished", "step"])
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_where_failures_are_dropped_the_width_goes_to_others_and_the_first_is_warned_of(budget, method, caplog):
+    caplog.set_level(logging.DEBUG, logger="recipe.treepo.search.conversation")
+    interaction = Failing(method, {"0", "1"})
+    tree = talk(Turns(TURN), interaction, **sizes(width=4, init_divergence=(3, 3), budget=budget))
+    assert len(tree.leaves) == 4 and FinishReason.ERROR not in {tree.nodes[leaf].finish_reason for leaf in tree.leaves}
+    assert {node.key for node in tree.nodes if node.dropped} == {"0", "1"}
+    assert {node.finish_reason for node in tree.nodes if node.dropped} == {FinishReason.ERROR}
+    assert (tree.counters.failed_steps, tree.counters.given_up_paths) == (2, 2)
+    records = [(record.levelname, record.getMessage()) for record in caplog.records if "failed" in record.getMessage()]
+    assert [level for level, _ in records] == ["WARNING", "DEBUG"]
+    assert records[0][1] == f"Failing.{method} failed for prompt 7 at node 0: ValueError: no luck"
+    assert interaction.open == [] and interaction.faults == []
+
+
+@pytest.mark.parametrize("steps", Steps)
+def test_where_failures_end_a_path_it_is_a_trajectory_that_says_what_failed(steps):
+    name = "0" if steps is Steps.SHARED else "0.0"
+    tree = talk(
+        Turns(TURN), Failing("step", {name}), rules=ConversationRules(on_error=OnError.END, steps=steps),
+        **sizes(width=2, init_divergence=(2, 2)),
+    )  # fmt: skip
+    (ended,) = (tree.nodes[leaf] for leaf in tree.leaves if tree.nodes[leaf].finish_reason is FinishReason.ERROR)
+    assert ended.finish_detail == f"Failing.step failed for prompt 7 at node {name}: ValueError: no luck"
+    assert tree.response_ids(ended.index) == TURN
+    assert len(tree.leaves) == 2 and (tree.counters.failed_steps, tree.counters.given_up_paths) == (1, 0)
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_where_failures_fail_the_search_says_which(budget):
+    interaction = Failing("step", {"1"})
+    with pytest.raises(SearchError, match="^Failing.step failed for prompt 7 at node 1: ValueError: no luck$"):
+        talk(
+            Turns(TURN), interaction, rules=ConversationRules(on_error=OnError.FAIL),
+            **sizes(init_divergence=(2, 2), budget=budget),
+        )  # fmt: skip
+    assert interaction.open == [] and interaction.closed >= 3
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_where_every_path_is_dropped_the_search_fails_and_names_the_last_failure(budget):
+    class Never(Recorded):
+        def decide_step(self, context):
+            raise ValueError("no luck")
+
+    with pytest.raises(SearchError, match="no trajectory could be had.*Never.step failed for prompt 7 at node"):
+        talk(Turns(TURN), Never(), **sizes(budget=budget))
+
+
+@pytest.mark.parametrize("on_error", OnError)
+def test_without_a_first_state_there_is_no_search(on_error):
+    class NoStart(Interaction):
+        def start(self, sample):
+            raise OSError("no room")
+
+    with pytest.raises(SearchError, match=r"NoStart\.start failed for prompt 7 at node the root: OSError: no room$"):
+        talk(Turns(TURN), NoStart(), rules=ConversationRules(on_error=on_error), **sizes())
+
+
+def test_a_long_message_is_cut_off():
+    class Long(Interaction):
+        def step(self, context):
+            raise ValueError("x" * 5000)
+
+    rules = ConversationRules(on_error=OnError.END)
+    tree = talk(Turns(TURN), Long(), rules=rules, **sizes(width=1))
+    (detail,) = (tree.nodes[leaf].finish_detail for leaf in tree.leaves)
+    assert detail.endswith("xxx...") and len(detail) < 2200
+
+
+def test_states_are_closed_side_by_side():
+    class Slow(Interaction):
+        async def start(self, sample):
+            return [1]
+
+        async def step(self, context):
+            return [{"role": "user", "content": "x"}]
+
+        async def close_state(self, state):
+            self.waiting = getattr(self, "waiting", 0) + 1
+            self.most = max(getattr(self, "most", 0), self.waiting)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            self.waiting -= 1
+
+    interaction = Slow()
+    talk(Turns(TURN), interaction, **sizes())
+    # the root's, and those after the first turn and the two second ones
+    assert interaction.most == 4
+
+
+ASKED = {"role": "user", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ("again", "'again'"),
+        (7, "not 7"),
+        ([], r"not \[\]"),
+        ([{"content": "x"}], "not .*content"),
+        (["x"], "not"),
+        ({"role": "user", "content": "x"}, "not"),
+        (Reply(messages=()), r"not \(\)"),
+        (Reply(messages=[ASKED], info=[1]), r"info must be a dict without the key messages, not \[1\]"),
+        (Reply(messages=[ASKED], info={"messages": 1}), "info must be a dict without the key messages"),
+        (Reply(messages=[ASKED], info={"set": {1}}), "TypeError: Object of type set is not JSON serializable"),
+        (Reply(messages=[ASKED], tool_rewards=0.5), r"tool_rewards must be a list of numbers, not 0\.5"),
+        (Reply(messages=[ASKED], tool_rewards=[None]), r"tool_rewards must be a list of numbers, not \[None\]"),
+        (Reply(messages=[ASKED], assistant={"x": threading.Lock()}), "TypeError: cannot pickle"),
+        ([{**ASKED, "at": {1}}], "TypeError: Object of type set is not JSON serializable"),
+        ([{"role": "nobody", "content": "x"}], "ValueError"),  # by the chat template
+    ],
+)
+def test_a_step_that_returns_something_else_has_failed(answer, says):
+    class Odd(Interaction):
+        def step(self, context):
+            return answer
+
+    with pytest.raises(SearchError, match=f"Odd.step failed for prompt 7 at node 0: .*{says}"):
+        talk(Turns(TURN), Odd(), rules=ConversationRules(on_error=OnError.FAIL), **sizes())
+
+
+@pytest.mark.parametrize("answer", [False, True, 0, ["won"]])
+def test_a_reason_that_is_no_text_is_a_failure_and_ends_no_path_in_silence(answer):
+    class Odd(Interaction):
+        def check_finished(self, context):
+            return answer
+
+    says = re.escape(f"Odd.check_finished failed for prompt 7 at node 0: must return a text or None, not {answer!r}")
+    with pytest.raises(SearchError, match=says):
+        talk(Turns(TURN), Odd(), rules=ConversationRules(on_error=OnError.FAIL), **sizes())
+
+
+def test_a_state_that_cannot_be_closed_is_warned_of_and_the_others_are(caplog):
+    closed = []
+
+    class Stuck(Interaction):
+        def start(self, sample):
+            return [1]
+
+        def step(self, context):
+            return [{"role": "user", "content": "x"}]
+
+        def close_state(self, state):
+            closed.append(state)
+            raise OSError("stuck")
+
+    tree = talk(Turns(TURN), Stuck(), **sizes())
+    assert len(tree.leaves) == 2
+    # One of the root, one of each of the 1 + 2 + 2 turns.
+    assert len(closed) == 6
+    assert "Stuck.close_state failed for prompt 7 at node the end: OSError: stuck" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["start", "check_finished", "step", "copy_state"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_call_that_takes_too_long_has_failed_and_names_the_seconds(method, plain):
+    interaction = Interaction()
+    release = threading.Event()
+
+    def slow_plain(*_):
+        release.wait(0.3)
+
+    async def slow(*_):
+        await asyncio.Event().wait()
+
+    setattr(interaction, method, slow_plain if plain else slow)
+    rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=0.05)
+    with pytest.raises(SearchError, match=f"Interaction.{method} failed for prompt 7 .*: no answer within 0.05 s"):
+        talk(Turns(TURN), interaction, rules=rules, **sizes())
+    release.set()
+
+
+def test_calls_that_hang_hold_up_neither_other_calls_nor_what_verl_does_in_threads():
+    release = threading.Event()
+
+    class Hangs(Interaction):
+        def step(self, context):
+            if context.node == "0":
+                release.wait(20.0)
+            return [{"role": "user", "content": "x"}]
+
+    class InThread(FakeTokens):
+        async def append(self, *arguments):
+            await asyncio.get_running_loop().run_in_executor(None, int)
+            return await super().append(*arguments)
+
+    async def grown():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        rules = ConversationRules(timeout_seconds=5.0)
+        try:
+            return await start_talk(
+                Turns(TURN), Hangs(), tokens=InThread(), rules=rules, **sizes(init_divergence=(2, 2), depth=2)
+            )
+        finally:
+            release.set()
+
+    tree = asyncio.run(grown())
+    assert (len(tree.leaves), tree.counters.failed_steps) == (2, 1)
+
+
+def test_a_timeout_of_the_interactions_own_is_not_taken_for_ours():
+    class Own(Interaction):
+        async def step(self, context):
+            raise TimeoutError("the server")
+
+    rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=60.0)
+    with pytest.raises(SearchError, match="at node 0: TimeoutError: the server"):
+        talk(Turns(TURN), Own(), rules=rules, **sizes())
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_a_task_that_was_cancelled_inside_an_interaction_is_a_failure_and_cancels_nothing(budget):
+    class Cancels(Interaction):
+        async def step(self, context):
+            if context.node == "0":
+                task = asyncio.ensure_future(asyncio.sleep(10))
+                task.cancel()
+                await task
+            return None
+
+    tree = talk(Turns(TURN), Cancels(), **sizes(init_divergence=(2, 2), budget=budget))
+    assert (len(tree.leaves), tree.counters.failed_steps) == (2, 1)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_program_that_exits_inside_an_interaction_ends_its_path_and_not_the_process(plain):
+    class Exits(Interaction):
+        def step(self, context):
+            if context.node == "0":
+                sys.exit("usage: ...")
+
+        if not plain:
+
+            async def step(self, context):
+                if context.node == "0":
+                    sys.exit("usage: ...")
+
+    tree = talk(Turns(TURN), Exits(), **sizes(init_divergence=(2, 2)))
+    assert (len(tree.leaves), tree.counters.failed_steps) == (2, 1)
+
+
+def test_an_iterator_that_is_used_up_in_a_plain_function_is_a_failure_and_no_wait():
+    class UsedUp(Interaction):
+        def step(self, context):
+            return next(iter([]))
+
+    rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=20.0)
+    with pytest.raises(SearchError, match="RuntimeError: StopIteration"):
+        talk(Turns(TURN), UsedUp(), rules=rules, **sizes())
+
+
+def test_plain_functions_run_off_the_event_loop_and_coroutines_on_it():
+    threads = {}
+
+    class Where(Interaction):
+        def start(self, sample):
+            threads["start"] = threading.get_ident()
+
+        async def check_finished(self, context):
+            threads["check_finished"] = threading.get_ident()
+
+        def step(self, context):
+            threads["step"] = threading.get_ident()
+
+            async def later():
+                threads["later"] = threading.get_ident()
+                return [{"role": "user", "content": "x"}]
+
+            return later()
+
+    tree = talk(Turns(TURN), Where(), **sizes(width=1, depth=2))
+    here = threading.get_ident()
+    assert {name: ident == here for name, ident in threads.items()} == {
+        "start": False, "check_finished": True, "step": False, "later": True,
+    }  # fmt: skip
+    assert tree.counters.steps == 1
+
+
+def test_plain_functions_that_wait_do_not_make_each_other_wait():
+    # More than asyncio's own threads on any machine; each waits for all the others.
+    together = threading.Barrier(40)
+
+    class Waits(Interaction):
+        def step(self, context):
+            together.wait(30)
+            return [{"role": "user", "content": "x"}]
+
+    async def all_at_once():
+        rules = ConversationRules(on_error=OnError.FAIL, timeout_seconds=60.0)
+        loops = [start_talk(Turns(TURN), Waits(), rules=rules, **sizes(width=1, depth=2)) for _ in range(40)]
+        return await asyncio.gather(*loops)
+
+    assert [tree.counters.steps for tree in asyncio.run(all_at_once())] == [1] * 40

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trees must not change what the model writes: each leaf of an evenly branching tree is a plain sample of it."""
+
+import asyncio
+import math
+from collections import Counter
+
+import pytest
+
+from benchmarks.known_model import END, PROMPT, KnownModel
+from helpers.example_counts import is_long
+from recipe.treepo.search.branching import BranchingRules, Budget, Favour, Share
+from recipe.treepo.search.grow import SearchShape, grow_tree
+from recipe.treepo.search.stopping import FinishReason, StoppingRules
+
+LENGTH, WIDTH, TREES = 6, 8, 6500 if is_long() else 1500
+STOPPING = StoppingRules(
+    order=(FinishReason.EOS, FinishReason.LENGTH, FinishReason.DEPTH),
+    eos_token_ids=frozenset({END}),
+    response_length=LENGTH,
+    depth=3,
+    decode=str,
+)
+
+
+def responses_by_leaf(**rules) -> list[Counter]:
+    """What came out at each leaf (by its place in the tree), over all trees."""
+    shape = SearchShape(width=WIDTH, segment_length=2, branching=BranchingRules(**rules))
+
+    async def sample():
+        found = [Counter() for _ in range(WIDTH)]
+        for seed in range(TREES):
+            tree = await grow_tree(PROMPT, engine=KnownModel(seed), shape=shape, stopping=STOPPING, seed=seed)
+            for place, leaf in enumerate(tree.leaves):
+                found[place][tuple(tree.response_ids(leaf))] += 1
+        return found
+
+    return asyncio.run(sample())
+
+
+def chi_square(found: Counter, truth: dict) -> float:
+    """Return by how many standard deviations the statistic is above its mean."""
+    total, freedom = sum(found.values()), len(truth) - 1
+    statistic = sum((found[response] - total * p) ** 2 / (total * p) for response, p in truth.items())
+    return (statistic - freedom) / math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+@pytest.mark.parametrize("init", [1, 3])
+def test_every_leaf_of_an_evenly_branching_tree_is_a_plain_sample(budget, init):
+    truth = KnownModel(0).responses(LENGTH)
+    assert sum(truth.values()) == pytest.approx(1.0)
+    assert len(truth) == 2**LENGTH
+    found = responses_by_leaf(budget=budget, init_divergence=(init, init))
+    assert sum(leaf.total() for leaf in found) == TREES * WIDTH
+    # The seeds are fixed, so this is no matter of luck; of 8 right leaves one beyond 4 would be had in 1 of 4,000.
+    assert [chi_square(leaf, truth) < 4 for leaf in found] == [True] * WIDTH
+
+
+def test_the_test_sees_a_policy_that_looks_at_probabilities():
+    truth = KnownModel(0).responses(LENGTH)
+    found = responses_by_leaf(share=Share.PATH_SUM, favour=Favour.LOW, temperature=0.1)
+    assert chi_square(sum(found, Counter()), truth) > 40

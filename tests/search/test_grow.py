@@ -1,0 +1,631 @@
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+import bisect
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.example_counts import examples
+from helpers.scripted_engine import EOS, ScriptedEngine, decode
+from helpers.searches import (
+    PROMPT,
+    REQUIRED,
+    boundaries,
+    brute_force_box,
+    check_width,
+    grow,
+    longest_segment,
+    pieces_of_call,
+    searches,
+    start,
+)
+from recipe.treepo.search.branching import Budget, Favour, Share
+from recipe.treepo.search.fallback import FallbackRules, FallbackStart, ResumePoint
+from recipe.treepo.search.grow import SearchError, SearchShape
+from recipe.treepo.search.node import ROOT
+from recipe.treepo.search.stopping import FinishReason
+from recipe.treepo.search.tree import Tree
+
+# --- what a tree costs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+@pytest.mark.parametrize(
+    ("depth", "width", "divergence", "init", "at_every_boundary", "run_on"),
+    [
+        (4, 8, 3, 1, 1 + 3 + 8 + 8, 1 + 3 + 8),
+        (5, 8, 2, 1, 1 + 2 + 4 + 8 + 8, 1 + 2 + 4 + 8),
+        (5, 8, 3, 1, 1 + 3 + 8 + 8 + 8, 1 + 3 + 8),
+        (6, 8, 2, 1, 1 + 2 + 4 + 8 + 8 + 8, 1 + 2 + 4 + 8),
+        (7, 8, 2, 1, 39, 15),
+        (14, 16, 2, 2, 2 + 4 + 8 + 11 * 16, 2 + 4 + 8 + 16),
+        (7, 64, 2, 2, 190, 126),
+        (3, 4, 1, 4, 12, 4),
+    ],
+)
+def test_without_early_ends_a_tree_costs_what_its_levels_add_up_to(
+    budget, depth, width, divergence, init, at_every_boundary, run_on
+):
+    for most, calls in ((1, at_every_boundary), (None, run_on)):
+        tree = grow(
+            ScriptedEngine(),
+            order=REQUIRED,
+            depth=depth,
+            response_length=4 * depth,
+            width=width,
+            segment_length=4,
+            divergence=divergence,
+            init_divergence=(init, init),
+            budget=budget,
+            run_on=most,
+        )
+        assert tree.counters.engine_calls == calls
+        assert tree.counters.decoded_tokens == 4 * at_every_boundary
+        assert len(tree.nodes) == 1 + at_every_boundary
+        assert tree.counters.fallbacks == tree.counters.overrun_tokens == 0
+        assert [tree.nodes[leaf].depth for leaf in tree.leaves] == [depth] * width
+
+
+def test_a_long_path_is_given_to_the_engine_from_its_first_token_on():
+    engine = ScriptedEngine()
+    tree = grow(
+        engine, order=REQUIRED, depth=3, response_length=1200, width=2, segment_length=400, divergence=1, run_on=1
+    )
+    for leaf in tree.leaves:
+        path = tree.path(leaf)[1:]
+        assert len(path) == 3
+        for number, node in enumerate(path):
+            given, _, _ = engine.calls[tree.nodes[node].key]
+            before = [token for above in path[:number] for token in tree.nodes[above].segment.token_ids]
+            assert given == PROMPT + before
+            assert len(before) == 400 * number
+
+
+def test_a_request_runs_on_over_as_many_segments_as_it_may():
+    # Width 4 is used up when the root has its 4 children: each of the 5 segments is due in ceil(5 / 2) requests.
+    tree = grow(
+        ScriptedEngine(), order=REQUIRED, depth=5, response_length=20, width=4, segment_length=4,
+        init_divergence=(4, 4), run_on=2,
+    )  # fmt: skip
+    assert tree.counters.engine_calls == 4 * 3
+    assert len(tree.nodes) == 1 + 4 * 5
+
+
+def test_what_a_request_wrote_beyond_the_end_of_its_path_is_cut_off_and_counted():
+    # An answer is complete after 12 tokens, three segments of 4; the engine was let run on to 20.
+    text = list(b"so \\boxed{7} and so on and")
+    tree = grow(
+        ScriptedEngine(script=[text]), depth=5, response_length=20, width=1, segment_length=4, init_divergence=(1, 1)
+    )
+    (leaf,) = tree.leaves
+    assert decode(tree.response_ids(leaf)) == "so \\boxed{7}"
+    assert tree.nodes[leaf].finish_reason is FinishReason.ANSWER
+    assert tree.counters.engine_calls == 1
+    assert tree.counters.overrun_tokens == 8
+
+
+def test_requests_stop_where_a_path_may_yet_end_too_short_and_its_width_be_shared_out():
+    # The second of four paths ends after a token and is dropped. Had the others run on, its width would have had to
+    # fall back; so one of them branches.
+    engine = ScriptedEngine(script=[[97] * 12, [EOS[0]], [97] * 12, [97] * 12])
+    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, init_divergence=(4, 4), min_length=5)
+    assert (tree.counters.dropped_paths, tree.counters.fallbacks) == (1, 0)
+    assert [max_tokens for branch, (_, max_tokens, _) in engine.calls.items() if len(branch) == 1] == [4] * 4
+
+
+# --- branching ------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_stopped_path_leaves_goes_to_the_open_paths_of_its_level():
+    # The first child of the root goes on, the second ends at once. The level had 2 paths, so the next one may have
+    # min(4 - 1, 2 * 2) = 3 segments, all of them children of the first.
+    engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
+    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4)
+    first, second = (tree.nodes[child] for child in tree.nodes[ROOT].children)
+    assert second.finish_reason is FinishReason.EOS
+    assert len(first.children) == 3
+
+
+def test_without_transfer_a_path_gets_its_divergence_and_the_rest_falls_back():
+    # Each of the two children of the root is to become 2 trajectories. The second ends at once, and what it leaves
+    # resumes at its only boundary, the root; there the scripted engine goes on as for a first child.
+    engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
+    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, budget=Budget.NODE)
+    assert {node.key: node.finish_reason for node in tree.nodes if node.depth == 1} == {
+        "0": None,
+        "1": FinishReason.EOS,
+        "1~0": None,
+    }
+    assert len(tree.nodes[tree.nodes[ROOT].children[0]].children) == 2
+
+
+def test_no_node_but_the_root_gets_more_children_than_the_largest_divergence():
+    # Both paths may become 2; the transfer of the ended one would have made that 3.
+    engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
+    tree = grow(engine, depth=3, response_length=12, width=6, segment_length=4, max_divergence=2)
+    assert max(len(node.children) for node in tree.nodes[1:]) == 2
+
+
+def test_the_divergences_are_drawn_from_their_whole_ranges():
+    roots, levels = set(), set()
+    for seed in range(80):
+        tree = grow(
+            ScriptedEngine(), seed=seed, order=REQUIRED, depth=2, response_length=8, width=20, segment_length=4,
+            divergence=(1, 4), init_divergence=(2, 5), fallback=FallbackRules(start=FallbackStart.DRY), run_on=1,
+        )  # fmt: skip
+        first = [node for node in tree.nodes if node.depth == 1 and "~" not in node.key]
+        second = [node for node in tree.nodes if node.depth == 2 and "~" not in node.key]
+        roots.add(len(first))
+        levels.add(len(second) / len(first))
+    assert roots == {2, 3, 4, 5}
+    assert levels == {1, 2, 3, 4}
+
+
+def test_a_level_has_no_more_segments_than_its_tokens_pay_for():
+    engine = ScriptedEngine(seed=3, end_rate=0.1)
+    tree = grow(
+        engine, depth=6, response_length=24, width=12, segment_length=4, budget=Budget.LEVEL_TOKENS, level_tokens=14,
+        init_divergence=(2, 2),
+    )  # fmt: skip
+    assert len(tree.leaves) == 12
+    assert engine.most_running == 14 // 4
+
+
+def test_a_prompt_gets_as_many_trajectories_as_its_response_tokens_pay_for():
+    # Each response may take 12 tokens, so 36 tokens pay for 3; all take 5, and 4 more are had for what is left:
+    # after 3 there are 36 - 15 = 21 tokens, enough for one; then 16, 11: one more, and none. 3 + 1 + 1 = 5.
+    engine = ScriptedEngine(script=[[97] * 4 + [EOS[0]]])
+    numbers = {"depth": 3, "response_length": 12, "segment_length": 4, "budget": Budget.TOTAL_TOKENS}
+    tree = grow(engine, width=8, total_tokens=36, min_width=2, init_divergence=(8, 8), **numbers)
+    assert [tree.nodes[leaf].end for leaf in tree.leaves] == [5] * 5
+    # 6 is the most where that is less, and 3 the least where nothing is left over.
+    tree = grow(ScriptedEngine(script=engine.script), width=4, total_tokens=36, min_width=2, **numbers)
+    assert len(tree.leaves) == 4
+    tree = grow(ScriptedEngine(script=[[97] * 20]), width=8, total_tokens=36, min_width=3, **numbers)
+    assert [tree.nodes[leaf].end for leaf in tree.leaves] == [12] * 3
+
+
+def test_the_favoured_path_gets_the_children():
+    # Token 98 is sure and 97 is not; at a low temperature all that can be shared goes to one of the two paths.
+    class Sure(ScriptedEngine):
+        def _answer(self, input_ids, max_tokens, branch):
+            answer = super()._answer(input_ids, max_tokens, branch)
+            answer.logprobs[:] = [-0.1 if token == 98 else -1.0 for token in answer.token_ids]
+            return answer
+
+    def children(**rules):
+        tree = grow(
+            Sure(script=[[97] * 8, [98] * 8]), depth=2, response_length=8, width=6, segment_length=4, divergence=3,
+            temperature=0.01, run_on=1, **rules,
+        )  # fmt: skip
+        return [len(tree.nodes[child].children) for child in tree.nodes[ROOT].children]
+
+    for share in (Share.PATH_SUM, Share.PATH_MEAN, Share.SEGMENT_SUM, Share.SEGMENT_MEAN):
+        assert children(share=share, favour=Favour.HIGH) == [1, 5]
+        assert children(share=share, favour=Favour.LOW) == [5, 1]
+    assert children(share=Share.ENTROPY, favour=Favour.HIGH) == [5, 1]
+    assert children(share=Share.EVEN) == [3, 3]
+
+
+# --- fallback -------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_tree_falls_back_to_boundaries_of_finished_paths_until_it_is_full():
+    # Every response is 6 tokens and an end token: two segments of 4. The first path gives one leaf, the other
+    # three come from fallbacks, which resume at its only inner boundaries: the root or its first segment.
+    engine = ScriptedEngine(script=[[97] * 6 + [EOS[0]]])
+    tree = grow(engine, depth=4, response_length=16, width=4, segment_length=4, divergence=1, init_divergence=(1, 1))
+    assert len(tree.leaves) == 4
+    assert tree.counters.fallbacks == 3
+    assert {tuple(tree.response_ids(leaf)) for leaf in tree.leaves} == {(*[97] * 6, EOS[0])}
+
+
+def test_fallback_does_not_wait_for_open_paths_that_cannot_fill_the_width():
+    # The second path ends in its first segment. With two children at most the first can become 2 of the 3 that are
+    # missing in the two levels that are left, so one falls back at once; the published way is to wait until it ended.
+    def first_fallback(start):
+        engine = ScriptedEngine(script=[[97] * 12, [EOS[0]]])
+        grow(
+            engine, depth=2, response_length=8, width=4, segment_length=4, max_divergence=2,
+            fallback=FallbackRules(start=start),
+        )  # fmt: skip
+        return next(rank for rank, branch in enumerate(engine.calls) if "~" in branch), engine.most_running
+
+    assert first_fallback(FallbackStart.EARLY) == (4, 3)
+    assert first_fallback(FallbackStart.DRY) == (4, 2)
+
+
+def test_a_path_that_resumes_inside_a_segment_splits_it_and_ends_it_where_it_would_have_ended():
+    # Token 5 (the second of the second segment) is the least likely one of the only path that has ended.
+    class OneUnlikelyToken(ScriptedEngine):
+        def _answer(self, input_ids, max_tokens, branch):
+            answer = super()._answer(input_ids, max_tokens, branch)
+            start = len(input_ids) - len(PROMPT)
+            answer.logprobs[:] = [-9.0 if start + i == 5 else -1.0 for i in range(len(answer.token_ids))]
+            return answer
+
+    engine = OneUnlikelyToken(script=[list(range(97, 109))])
+    tree = grow(
+        engine, depth=3, response_length=12, width=2, segment_length=4, divergence=1, init_divergence=(1, 1), run_on=1,
+        fallback=FallbackRules(point=ResumePoint.LEAST_LIKELY_TOKEN),
+    )  # fmt: skip
+    spans = {node.key: (node.offset, node.end, node.depth, node.partial) for node in tree.nodes}
+    assert spans == {
+        "": (0, 0, 0, False),
+        "0": (0, 4, 1, False),
+        "0.0@5": (4, 5, 2, True),
+        "0.0": (5, 8, 2, False),
+        "0.0.0": (8, 12, 3, False),
+        "0.0.0~0": (5, 8, 2, False),
+        "0.0.0~0.0": (8, 12, 3, False),
+    }
+    assert engine.calls["0.0.0~0"][:2] == (PROMPT + [97, 98, 99, 100, 101], 3)
+    assert [tree.tree_path(leaf)[1] for leaf in tree.leaves] == [(2, 4), (2, 4)]
+
+
+def test_where_no_path_may_be_chosen_the_search_starts_again_at_the_root():
+    engine = ScriptedEngine(script=[[97] * 20])
+    tree = grow(
+        engine, depth=3, response_length=12, width=3, segment_length=4, divergence=1, init_divergence=(1, 1),
+        fallback=FallbackRules(self_ended_only=True),
+    )  # fmt: skip
+    assert [tree.nodes[leaf].finish_reason for leaf in tree.leaves] == [FinishReason.LENGTH] * 3
+    assert [node.key for node in tree.nodes if node.depth == 1] == ["0", "1", "2"]
+
+
+# --- stopping -------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_string_ends_the_path_where_it_ends_also_across_a_boundary():
+    engine = ScriptedEngine(script=[list(b"one two three")])
+    tree = grow(
+        engine, depth=4, response_length=16, width=1, segment_length=4, init_divergence=(1, 1), stop_strings=("two",),
+        order=(FinishReason.STOP, *REQUIRED),
+    )  # fmt: skip
+    assert decode(tree.response_ids(tree.leaves[0])) == "one two"
+    assert tree.nodes[tree.leaves[0]].finish_reason is FinishReason.STOP
+
+
+def test_a_path_that_ends_too_short_is_dropped_and_its_width_given_back():
+    # The second child of the root ends after one token; its width falls to the children of the first.
+    engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
+    tree = grow(engine, depth=3, response_length=12, width=3, segment_length=4, min_length=2)
+    dropped = [node for node in tree.nodes if node.dropped]
+    assert [(node.key, node.finish_reason) for node in dropped] == [("1", FinishReason.EOS)]
+    assert len(tree.leaves) == 3
+    assert tree.statistics()["unique_tokens"] == tree.counters.decoded_tokens - 1 - tree.counters.overrun_tokens
+
+
+@pytest.mark.parametrize(("min_length", "calls"), [(1, 4), (2, 8), (5, 8), (6, 12)])
+def test_requests_stop_only_as_long_as_a_path_may_end_too_short(min_length, calls):
+    # Every answer has a token: with 1 nothing can be too short, with 5 nothing after the first boundary, at 4.
+    tree = grow(
+        ScriptedEngine(), order=REQUIRED, depth=3, response_length=12, width=4, segment_length=4,
+        init_divergence=(4, 4), min_length=min_length,
+    )  # fmt: skip
+    assert tree.counters.engine_calls == calls
+
+
+def test_where_no_path_may_be_dropped_any_more_requests_run_on():
+    # The only path of the first level is dropped, and with width 1 no other may be.
+    engine = ScriptedEngine(script=[[EOS[0]], [97] * 12])
+    tree = grow(engine, depth=3, response_length=12, width=1, segment_length=4, init_divergence=(1, 1), min_length=5)
+    assert [max_tokens for _, max_tokens, _ in engine.calls.values()] == [4, 12]
+    assert (len(tree.leaves), tree.counters.dropped_paths) == (1, 1)
+
+
+@pytest.mark.parametrize("run_on", [None, 1])
+def test_what_is_sampled_instead_of_a_dropped_path_keeps_all_but_its_last_segment(run_on):
+    engine = ScriptedEngine(script=[[97, 97, EOS[0]]])
+    tree = grow(
+        engine, depth=4, response_length=8, width=1, segment_length=2, init_divergence=(1, 1), min_length=4,
+        budget=Budget.NODE, run_on=run_on,
+    )  # fmt: skip
+    assert [node.key for node in tree.nodes] == ["", "0", "0.0", "0.0?", "0.0??"]
+    assert [node.dropped for node in tree.nodes] == [False, False, True, True, False]
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+@pytest.mark.parametrize("start_of_fallback", list(FallbackStart))
+def test_a_model_that_only_writes_short_responses_is_not_asked_for_ever(budget, start_of_fallback):
+    tree = grow(
+        ScriptedEngine(end_rate=1.0), depth=3, response_length=12, width=3, segment_length=4, min_length=2,
+        budget=budget, fallback=FallbackRules(start=start_of_fallback),
+    )  # fmt: skip
+    assert [tree.nodes[leaf].end for leaf in tree.leaves] == [1, 1, 1]
+    assert tree.counters.dropped_paths >= 3
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_a_failed_request_is_repeated_and_then_its_width_goes_elsewhere(budget):
+    engine = ScriptedEngine(broken={"1"})
+    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, retries=2, budget=budget)
+    assert engine.attempts["1"] == 3
+    assert "1" not in {node.key for node in tree.nodes}
+    assert len(tree.leaves) == 4
+    assert (tree.counters.failed_calls, tree.counters.given_up_paths) == (3, 1)
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_a_prompt_fails_only_if_nothing_can_be_had_and_says_why(budget):
+    engine = ScriptedEngine(broken=True, jitter=3)
+    # By level 2 + 4 and, once more paths than 4 were given up, 2 of those; by node each of 2 is sampled 3 times.
+    paths = {Budget.TRANSFER: 2 + 4 + 2, Budget.NODE: 2 * 3}[budget]
+    with pytest.raises(SearchError, match=f"{paths} paths were given up after 2 requests each.*went away") as caught:
+        grow(engine, depth=3, response_length=12, width=4, segment_length=4, retries=1, budget=budget)
+    assert isinstance(caught.value.__cause__, ConnectionError)
+    assert engine.attempts.total() == 2 * paths
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_what_can_be_had_is_kept_although_the_engine_fails_for_the_rest(budget):
+    class NoSecondChild(ScriptedEngine):
+        def _answer(self, input_ids, max_tokens, branch):
+            if not branch.startswith("0"):
+                raise ConnectionError("the engine went away")
+            return super()._answer(input_ids, max_tokens, branch)
+
+    tree = grow(NoSecondChild(), depth=2, response_length=8, width=4, segment_length=4, budget=budget)
+    # By node the second child was to become two; by level the first gets all the width when the second is given up.
+    assert len(tree.leaves) == (2 if budget is Budget.NODE else 4)
+    assert tree.counters.missing_trajectories == 4 - len(tree.leaves)
+
+
+def test_a_branch_that_is_given_up_is_sampled_anew_for_as_many_trajectories_from_where_it_was():
+    tree = grow(
+        ScriptedEngine(broken={"0.0"}), order=REQUIRED, depth=4, response_length=16, width=4, segment_length=4,
+        init_divergence=(1, 1), budget=Budget.NODE,
+    )  # fmt: skip
+    assert {node.key for node in tree.nodes if node.depth == 2} == {"0.0!", "0.1"}
+    again = next(node for node in tree.nodes if node.key == "0.0!")
+    assert len(again.children) == 2
+    assert tree.counters.fallbacks == 0
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_a_path_on_which_the_engine_stopped_inside_a_segment_goes_on_to_the_boundary_before_it_branches(budget):
+    class Hasty(ScriptedEngine):
+        def _tokens(self, input_ids, max_tokens, branch):
+            return super()._tokens(input_ids, min(max_tokens, 3), branch)
+
+    tree = grow(
+        Hasty(), order=REQUIRED, depth=2, response_length=8, width=2, segment_length=4, init_divergence=(1, 1),
+        budget=budget,
+    )  # fmt: skip
+    ends = {(node.key, node.offset, node.end) for node in tree.nodes[1:3]}
+    assert ends == {("0", 0, 3), ("0.0", 3, 4)}
+    assert [len(node.children) for node in tree.nodes[:3]] == [1, 1, 2]
+
+
+def test_without_branching_a_dry_tree_has_nothing_to_decide_before_its_paths_end():
+    tree = grow(
+        ScriptedEngine(), order=REQUIRED, depth=6, response_length=24, width=8, segment_length=4, max_divergence=1,
+        fallback=FallbackRules(start=FallbackStart.DRY),
+    )  # fmt: skip
+    assert tree.counters.engine_calls == 8
+
+
+def test_an_engine_that_returns_nothing_has_failed_and_is_no_dead_end():
+    class Mute(ScriptedEngine):
+        def _tokens(self, input_ids, max_tokens, branch):
+            return []
+
+    with pytest.raises(SearchError, match="returned 0 tokens"):
+        grow(Mute(), depth=2, response_length=8, width=2, segment_length=4)
+
+
+@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+def test_cancelling_a_search_leaves_no_request_running(budget):
+    async def cancelled():
+        engine = ScriptedEngine(blocked=frozenset({"0", "1"}))
+        task = asyncio.create_task(start(engine, depth=3, response_length=12, width=4, segment_length=4, budget=budget))
+        while engine.running < 2:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return engine.running, engine.cancelled
+
+    assert asyncio.run(cancelled()) == (0, 2)
+
+
+def test_with_a_cache_block_paths_branch_where_whole_blocks_and_one_token_are_behind_them():
+    # The prompt has 3 tokens, a block 4: after 3 + 2, 3 + 6 and 3 + 10 tokens one is left over; 4 is as near to 2 as to
+    # 6, and the lower is taken.
+    tree = grow(
+        ScriptedEngine(), order=REQUIRED, depth=4, response_length=16, width=8, segment_length=4,
+        init_divergence=(1, 1), cache_block=4, run_on=1,
+    )  # fmt: skip
+    assert {node.end for node in tree.nodes[1:]} == {2, 6, 10, 16}
+    assert [tree.nodes[leaf].depth for leaf in tree.leaves] == [4] * 8
+    # 1 x 2 + 2 x 4 + 4 x 4 + 8 x 6
+    assert tree.counters.decoded_tokens == 74
+    # Segments that are no multiple of a block: 6 is nearest to 5, and 10 to 10; requests run on over the boundaries.
+    tree = grow(
+        ScriptedEngine(), order=REQUIRED, depth=3, response_length=15, width=4, segment_length=5,
+        init_divergence=(4, 4), cache_block=4,
+    )  # fmt: skip
+    assert {node.end for node in tree.nodes[1:]} == {6, 10, 15}
+    assert tree.counters.engine_calls == 4
+    # 9 is nearest to 10, the end of the response: the last level would never be reached.
+    tree = grow(
+        ScriptedEngine(), order=REQUIRED, depth=2, response_length=10, width=4, segment_length=9,
+        init_divergence=(2, 2), cache_block=4,
+    )  # fmt: skip
+    assert {node.end for node in tree.nodes[1:]} == {9, 10}
+
+
+def test_the_longest_segment_is_the_longest_that_any_prompt_has():
+    for segment, block in ((4, 4), (8, 4), (6, 3), (5, 4), (7, 3), (4, None), (6, 6)):
+        shape = SearchShape(width=1, segment_length=segment, cache_block=block)
+        searches = [
+            {
+                "segment_length": segment,
+                "depth": 12,
+                "response_length": 12 * segment,
+                "cache_block": block,
+                "prompt": prompt,
+            }
+            for prompt in range(1, 20)
+        ]
+        longest = max(map(longest_segment, searches))
+        assert longest <= shape.longest_segment
+        assert longest == shape.longest_segment or segment % (block or 1)
+
+
+# --- waiting --------------------------------------------------------------------------------------------------------
+
+
+def test_node_by_node_no_path_waits_for_another_and_level_by_level_all_do():
+    async def reached(budget):
+        engine = ScriptedEngine(blocked=frozenset({"0"}))
+        task = asyncio.create_task(
+            start(engine, order=REQUIRED, depth=4, response_length=16, width=8, segment_length=4, budget=budget)
+        )
+        for _ in range(200):
+            await asyncio.sleep(0)
+        without_the_first = set(engine.calls)
+        engine.release.set()
+        return without_the_first, await task
+
+    calls, tree = asyncio.run(reached(Budget.NODE))
+    # The second child of the root is to become 4: 1 + 2 + 4 requests, the last four over two segments each.
+    assert calls == {"1", "1.0", "1.1", "1.0.0", "1.0.1", "1.1.0", "1.1.1"}
+    assert len(tree.leaves) == 8
+    calls, tree = asyncio.run(reached(Budget.TRANSFER))
+    assert calls == {"1"}
+    assert len(tree.leaves) == 8
+
+
+# --- every policy at once -------------------------------------------------------------------------------------------
+
+
+engines = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 100),
+        "end_rate": st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+        "repeat_rate": st.sampled_from([0.0, 0.7]),
+        "fail_rate": st.sampled_from([0.0, 0.0, 0.2]),
+    }
+)
+
+
+def record(tree: Tree) -> list[tuple]:
+    return [(node.key, node.parent, node.segment, node.finish_reason, node.dropped) for node in tree.nodes]
+
+
+@examples(short=500, long=2000)
+@given(searches(), engines, st.integers(1, 100))
+def test_every_search_keeps_the_invariants(search, text, jitter):
+    engine = ScriptedEngine(**text)
+    try:
+        tree = grow(engine, **search)
+    except SearchError:
+        assert text["fail_rate"] > 0
+        return
+    tree.check()
+    check_width(tree, search, engine)
+    check_calls(tree, search, engine)
+    check_ends(tree, search)
+
+    # The same search whose requests finish in another order is the same tree.
+    again = ScriptedEngine(**text, jitter=jitter)
+    other = grow(again, **search)
+    assert record(other) == record(tree)
+    assert again.calls == engine.calls
+
+
+def check_calls(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
+    """Every call was given exactly the tokens on the path, and every token it returned is stored once or cut off."""
+    node_of = {node.key: node for node in tree.nodes}
+    stored, cut = 0, 0
+    for branch, (input_ids, max_tokens, output) in engine.calls.items():
+        pieces = pieces_of_call(node_of, branch, set(engine.calls))
+        first = pieces[0]
+        assert input_ids == PROMPT + tree.response_ids(first.parent)
+        kept = [token for piece in pieces for token in piece.segment.token_ids]
+        assert kept == output[: len(kept)]
+        assert max_tokens <= search["response_length"] - first.offset
+        if len(kept) < len(output):
+            assert pieces[-1].finish_reason is not None
+        stored, cut = stored + len(kept), cut + len(output) - len(kept)
+        # Boundaries are where they would be without requests that run on and without splits.
+        for piece in pieces:
+            inside = piece.end not in boundaries(search)
+            assert piece.partial == (inside and piece.finish_reason is None) or piece.finish_reason is not None
+            assert piece.depth == 1 + bisect.bisect_left(boundaries(search), piece.end)
+    counters = tree.counters
+    assert stored == sum(len(node.segment.token_ids) for node in tree.nodes)
+    assert (counters.decoded_tokens, counters.overrun_tokens) == (stored + cut, cut)
+    assert counters.prompt_tokens == sum(len(input_ids) for input_ids, _, _ in engine.calls.values())
+    assert counters.engine_calls == len(engine.calls)
+    assert counters.failed_calls == sum(engine.attempts.values()) - len(engine.calls)
+    statistics = tree.statistics()
+    assert statistics["trajectories"] == len(tree.leaves) == sum(statistics[f"finish_{r}"] for r in FinishReason)
+
+
+def check_ends(tree: Tree, search: dict) -> None:
+    """A path ends at its leaf for its reason, and had no reason to end at any boundary before."""
+    for node in tree.nodes[1:]:
+        reasons = reasons_of(tree, node.index, search)
+        if node.finish_reason is not None:
+            assert node.finish_reason == reasons[0]
+            assert not node.dropped or node.end < search["min_length"]
+        elif not node.partial:
+            assert reasons == []
+
+
+def reasons_of(tree: Tree, node: int, search: dict) -> list[FinishReason]:
+    """All reasons that apply at a node, in the order asked for; written without the code under test."""
+    tokens = [token for index in tree.path(node) for token in tree.nodes[index].segment.token_ids]
+    text = decode(tokens)
+    unit = tokens if search["repetition"].unit == "tokens" else text
+    window = search["repetition"].window
+    grams = Counter(tuple(unit[i : i + window]) for i in range(len(unit) - window + 1))
+    applies = {
+        FinishReason.ANSWER: brute_force_box(text) and (tokens[-1] in EOS or not search["answer_needs_eos"]),
+        FinishReason.EOS: tokens[-1] in EOS,
+        FinishReason.STOP: any(string in text for string in search["stop_strings"]),
+        FinishReason.LENGTH: len(tokens) == search["response_length"],
+        FinishReason.DEPTH: len(tokens) == boundaries(search)[-1],
+        FinishReason.REPETITION: bool(grams) and max(grams.values()) >= search["repetition"].count,
+    }
+    return [reason for reason in search["order"] if applies[reason]]
+
+
+@examples(short=150, long=500)
+@given(searches(), engines)
+def test_running_on_changes_the_number_of_requests_and_nothing_else(search, text):
+    text["fail_rate"] = 0.0
+    stops, runs = ScriptedEngine(**text), ScriptedEngine(**text)
+    stopped = grow(stops, **{**search, "run_on": 1})
+    ran = grow(runs, **{**search, "run_on": None})
+    strip = [(key, parent, s.token_ids, s.logprobs, *rest) for key, parent, s, *rest in record(stopped)]
+    assert [(key, parent, s.token_ids, s.logprobs, *rest) for key, parent, s, *rest in record(ran)] == strip
+    assert ran.tree_path(ran.leaves[-1]) == stopped.tree_path(stopped.leaves[-1])
+    assert len(runs.calls) <= len(stops.calls)
+    assert stopped.counters.overrun_tokens <= ran.counters.overrun_tokens
+
+
+@pytest.mark.parametrize("divergence", [1, 2])
+def test_width_falls_back_early_only_if_the_open_paths_could_not_have_filled_it(divergence):
+    filled = 0
+    for seed in range(600):
+        numbers = {
+            "seed": seed, "depth": 3 + seed % 2, "response_length": 12 + seed % 2 * 4, "segment_length": 4,
+            "width": 3 + seed % (3 * divergence), "divergence": divergence, "order": (FinishReason.EOS, *REQUIRED),
+        }  # fmt: skip
+        trees = [
+            grow(ScriptedEngine(seed=seed, end_rate=0.08), **numbers, fallback=FallbackRules(start=fallback))
+            for fallback in (FallbackStart.DRY, FallbackStart.EARLY)
+        ]
+        if trees[0].counters.fallbacks == 0:
+            filled += 1
+            assert trees[1].counters.fallbacks == 0
+            assert record(trees[1]) == record(trees[0])
+    assert filled > 20

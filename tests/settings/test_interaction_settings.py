@@ -1,0 +1,451 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys of ``treepo.interaction``: their rules, how they are given, and how the class that they name is loaded."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from helpers.composition import composed
+from helpers.configs import config_of, problems_of
+from recipe.treepo.command_line.arguments import read_command_line
+from recipe.treepo.evaluation.settings import load_evaluation
+from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Steps
+from recipe.treepo.main_eval import with_group
+from recipe.treepo.main_treepo import prepare
+from recipe.treepo.search.branching import BranchingRules, Budget
+from recipe.treepo.search.fallback import FallbackRules, FallbackStart
+from recipe.treepo.settings.schema import InteractionSettings, TreePOSettings, leads_conversations, load_settings
+from recipe.treepo.settings.validate import validate, validate_trees
+from recipe.treepo.settings.values import ConfigError
+from recipe.treepo.verl_adapters.user_code import interaction_class, interaction_problems, tool_problems
+
+GROUP = "treepo.interaction"
+AGENT = "actor_rollout_ref__rollout__agent__default_agent_loop"
+MANAGER = "actor_rollout_ref__rollout__agent__agent_loop_manager_class"
+TALK = """
+from recipe.treepo.interaction import Interaction
+
+class Talk(Interaction):
+    def __init__(self, x, y=2):
+        self.x, self.y = x, y
+
+class Picky(Interaction):
+    def __init__(self, **options):
+        raise ValueError("not\\n  today")
+
+class Other:
+    pass
+
+def function(**options):
+    return Talk(1)
+"""
+
+
+@pytest.fixture
+def talk(tmp_path) -> str:
+    (tmp_path / "talk.py").write_text(TALK)
+    return str(tmp_path / "talk.py")
+
+
+def talking(path: str, **keys: Any) -> dict:
+    """The treepo group with an interaction; ``keys`` are of that group, or of the interaction's with ``i_``."""
+    inner = {key[2:]: value for key, value in keys.items() if key.startswith("i_")}
+    outer = {key: value for key, value in keys.items() if not key.startswith("i_")}
+    return {**outer, "interaction": {"path": path, "name": "Talk", **inner}}
+
+
+# --- the rules -------------------------------------------------------------------------------------------------
+
+
+def test_path_and_name_go_together(talk):
+    rule = "path and name go together: the file, and the class in it"
+    assert problems_of(config_of({"interaction": {"path": talk}})) == [
+        f"{GROUP}.name=null: {rule}. Set {GROUP}.name, or leave both null."
+    ]
+    assert problems_of(config_of({"interaction": {"name": "Talk"}})) == [
+        f"{GROUP}.path=null: {rule}. Set {GROUP}.path, or leave both null."
+    ]
+    assert validate(config_of(talking(talk))).interaction == InteractionSettings(path=talk, name="Talk")
+
+
+def test_options_need_a_class_that_takes_them(talk):
+    assert problems_of(config_of({"interaction": {"options": {"x": 1}}})) == [
+        f"{GROUP}.options={{'x': 1}}: {GROUP}.path names no class that would take them. Set {GROUP}.path and name."
+    ]
+    validate(config_of(talking(talk, i_options={"x": 1})))
+
+
+@pytest.mark.parametrize(("key", "value"), [("turn_length", 50), ("steps", "per_branch")])
+def test_keys_of_turns_need_turns(key, value, talk):
+    assert problems_of(config_of({"interaction": {key: value}})) == [
+        f"{GROUP}.{key}={value}: there are no turns without an interaction or verl's tools. Set {GROUP}.path and name, "
+        "or actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent, "
+        f"or use {GROUP}.{key}={'null' if key == 'turn_length' else 'shared'}."
+    ]
+    validate(config_of(talking(talk, **{f"i_{key}": value})))
+    validate(config_of({"interaction": {key: value}}, **{AGENT: "tool_agent"}))
+
+
+@pytest.mark.parametrize("name", ["a b", "", 5, "mine.Talk"])
+def test_the_name_is_that_of_a_class(name, talk):
+    [problem] = problems_of(config_of(talking(talk, **{"i_name": name})))
+    assert problem.startswith(f"{GROUP}.name={name}: must be the name of a class.")
+
+
+@pytest.mark.parametrize(
+    ("key", "right", "wrong", "least", "instead"),
+    [
+        ("max_assistant_turns", [None, 0, 1], [-1, 1.5, "abc", True], 0, "null"),
+        ("max_user_turns", [None, 0, 1], [-1, 1.5, "abc", True], 0, "null"),
+        ("max_parallel_calls", [1, 8], [0, -1, None, 2.0], 1, "1"),
+    ],
+)
+def test_verls_limits_of_turns_and_calls_are_whole_numbers(key, right, wrong, least, instead):
+    name = f"actor_rollout_ref.rollout.multi_turn.{key}"
+    change = name.replace(".", "__")
+    for value in right:
+        validate(config_of({}, **{change: value}))
+    for value in wrong:
+        assert problems_of(config_of({}, **{change: value})) == [
+            f"{name}={value}: must be a whole number of at least {least}. Use {name}={instead}."
+        ]
+
+
+def test_a_turn_is_no_longer_than_the_response_and_a_segment_no_longer_than_a_turn(talk):
+    validate(config_of(talking(talk, i_turn_length=100, segment_length=100)))
+    validate(config_of(talking(talk, segment_length=100)))
+    assert problems_of(config_of(talking(talk, i_turn_length=101))) == [
+        f"{GROUP}.turn_length=101: is more than the response length 100. "
+        "Use null for no limit, or a larger data.max_response_length."
+    ]
+    remedy = "Use null for segments of a whole turn each."
+    assert problems_of(config_of(talking(talk, i_turn_length=30, segment_length=31))) == [
+        f"treepo.segment_length=31: is more than a turn may have, 30 tokens. {remedy}"
+    ]
+    assert problems_of(config_of(talking(talk, segment_length=101))) == [
+        f"treepo.segment_length=101: is more than a turn may have, 100 tokens. {remedy}"
+    ]
+
+
+@pytest.mark.parametrize(("depth", "segment_length"), [(1, None), (3, 10), (99, 100), (99, None)])
+def test_segments_need_not_fit_the_response_of_a_conversation(depth, segment_length, talk):
+    shape = {"depth": depth, "segment_length": segment_length}
+    validate(config_of(talking(talk, **shape)))
+    validate(config_of(shape, **{AGENT: "tool_agent"}))
+    if (depth, segment_length) != (1, None):
+        assert len(problems_of(config_of(shape))) == 1
+
+
+def test_a_level_of_a_conversation_is_paid_for_in_whole_turns(talk):
+    def config(tokens: int):
+        branching = {"budget": "level_tokens", "level_tokens": tokens}
+        return config_of(talking(talk, i_turn_length=40, init_divergence=2, branching=branching))
+
+    validate(config(80))
+    assert problems_of(config(79)) == [
+        "treepo.branching.level_tokens=79: must hold the first level, 2 segments of 40 tokens. "
+        "Use at least treepo.branching.level_tokens=80, or a lower treepo.init_divergence."
+    ]
+
+
+def test_verls_own_sampler_knows_no_interaction(talk):
+    config = config_of(talking(talk, sampler="plain"))
+    expected = [
+        f"{GROUP}.path={talk}: verl's own sampler, treepo.sampler=plain, knows no interaction. "
+        "Use treepo.sampler=independent for loops that share nothing, or leave it null."
+    ]
+    assert problems_of(config) == expected
+    with pytest.raises(ConfigError) as caught:
+        validate_trees(config)
+    assert [str(problem) for problem in caught.value.problems] == expected
+    validate(config_of({"sampler": "plain"}))
+    validate(config_of({"sampler": "plain"}, **{AGENT: "tool_agent"}))
+
+
+def test_loops_that_share_nothing_need_the_manager_like_trees(talk):
+    for treepo in ({"sampler": "independent"}, talking(talk, sampler="independent")):
+        assert validate(config_of(treepo)).sampler == "independent"
+        [problem] = problems_of(config_of(treepo, **{MANAGER: None}))
+        assert problem.startswith("actor_rollout_ref.rollout.agent.agent_loop_manager_class=None: ")
+        assert "treepo.sampler=independent needs the recipe's rollout manager" in problem
+    validate(config_of({"sampler": "plain"}, **{MANAGER: None}))
+    # their segments have to fit as those of trees do
+    assert problems_of(config_of({"sampler": "independent", "segment_length": 1}))[0].startswith("treepo.segment_len")
+
+
+def test_loops_that_share_nothing_have_no_sub_trees(talk):
+    without = {"sampler": "independent", "advantage": {"root_group": False}}
+    [problem] = problems_of(config_of(without))
+    assert problem.startswith("treepo.advantage.root_group=False: without sub-trees")
+
+
+def test_verls_tool_agent_may_be_the_default_agent():
+    for agent in ("single_turn_agent", "tool_agent", None):
+        config = config_of({}, **{AGENT: agent})
+        assert leads_conversations(validate(config), config) == (agent == "tool_agent")
+    [problem] = problems_of(config_of({}, **{AGENT: "mine"}))
+    assert problem.startswith("actor_rollout_ref.rollout.agent.default_agent_loop=mine: trees take the place of single")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"{GROUP}.path",
+        "actor_rollout_ref.rollout.multi_turn.function_tool_path",
+        "actor_rollout_ref.rollout.multi_turn.tool_config_path",
+    ],
+)
+def test_files_that_are_missing_are_named_except_in_a_dry_run(key):
+    config = config_of({"interaction": {"name": "Talk"}}) if key.startswith(GROUP) else config_of()
+    OmegaConf.update(config, key, "./nowhere.x", force_add=True)
+    [problem] = problems_of(config)
+    assert problem.startswith(f"{key}=./nowhere.x: there is no such file. Name a ")
+    validate(config, check_files=False)
+    OmegaConf.update(config, key, "pkg://some.module")
+    validate(config)
+
+
+# --- an evaluation ---------------------------------------------------------------------------------------------
+
+
+def evaluation_problems(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_evaluation(composed(*with_group(["preset=tiny", "evaluation.out_dir=out", *overrides])))
+    return [str(problem) for problem in caught.value.problems if problem.key.startswith("evaluation.arms")]
+
+
+def test_an_evaluation_refuses_conversations_and_loops_that_share_nothing(talk):
+    rule = "an evaluation samples single turns, and this one is of conversations"
+    remedy = "Validate in training (trainer.val_only=true) instead, or leave interaction and tools out."
+    assert evaluation_problems(f"+evaluation.arms.talk={{interaction: {{path: '{talk}', name: Talk}}}}") == [
+        f"evaluation.arms.talk=Talk: {rule}. {remedy}"
+    ]
+    assert evaluation_problems("actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent") == [
+        f"evaluation.arms.{arm}=tool_agent: {rule}. {remedy}" for arm in ("plain", "tree")
+    ]
+    assert evaluation_problems("+evaluation.arms.loops={sampler: independent}") == [
+        "evaluation.arms.loops.sampler=independent: loops that stop at every segment sample what plain does, and take "
+        "longer. Use plain, or tree."
+    ]
+
+
+# --- what the settings become ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("assistant", "user", "expected"),
+    # a model's turn follows each of a user, and one comes before
+    [(None, None, None), (3, None, 3), (None, 3, 4), (4, 3, 4), (3, 3, 3), (5, 3, 4), (0, 0, None)],
+)
+def test_verls_limits_of_turns_become_most_turns_of_the_model(assistant, user, expected):
+    settings = InteractionSettings(turn_length=9, steps=Steps.PER_BRANCH, on_error=OnError.END, timeout_seconds=None)
+    assert settings.rules(max_assistant_turns=assistant, max_user_turns=user) == ConversationRules(
+        turn_length=9, max_turns=expected, steps=Steps.PER_BRANCH, on_error=OnError.END, timeout_seconds=None
+    )
+
+
+def test_a_segment_of_a_conversation_is_a_turn_unless_it_is_set():
+    def length(conversation=True, response_length=100, **changes):
+        settings = TreePOSettings(depth=7, **changes)
+        shape = settings.shape(width=2, response_length=response_length, progress=0.0, conversation=conversation)
+        return shape.segment_length
+
+    turns = InteractionSettings(turn_length=30)
+    assert [length(), length(interaction=turns), length(interaction=turns, segment_length=8)] == [100, 30, 8]
+    assert [length(False), length(False, interaction=turns)] == [15, 15]  # 100 tokens in 7 segments
+
+
+def test_loops_that_share_nothing_keep_all_but_the_shape_of_the_tree():
+    settings = load_settings(
+        OmegaConf.create(
+            {
+                "treepo": {
+                    "divergence": 3,
+                    "max_divergence": 2,
+                    "branching": {"budget": "total_tokens", "total_tokens": 5, "min_width": 1, "share": "entropy"},
+                    "fallback": {"start": "dry"},
+                    "run_on": 4,
+                    "retries": 5,
+                    "stop_strings": ["#"],
+                    "interaction": {"turn_length": 3},
+                }
+            }
+        )
+    )
+    assert settings.fallback.start is FallbackStart.DRY
+    expected = BranchingRules(budget=Budget.NODE, divergence=(1, 1), init_divergence=(6, 6))
+    loops = settings.independent(6)
+    assert loops == replace(settings, branching=expected, fallback=FallbackRules(), run_on=1)
+    assert (loops.retries, loops.stop_strings, loops.interaction.turn_length) == (5, ("#",), 3)
+
+
+# --- the command line ------------------------------------------------------------------------------------------
+
+
+def test_options_are_the_users_own_keys_with_a_plus_sign_or_without(talk):
+    arguments = [
+        f"{GROUP}.path={talk}",
+        f"{GROUP}.name=Talk",
+        f"{GROUP}.options.x=1",
+        f"+{GROUP}.options.y.deep=[1,a]",
+        f"++{GROUP}.options.z=${{data.max_prompt_length}}",
+    ]
+    line = read_command_line(arguments)
+    assert line.name_problems == []
+    assert line.arguments == [*arguments[:2], *(f"++{argument.lstrip('+')}" for argument in arguments[2:])]
+    config = composed("preset=tiny", *line.arguments)
+    options = load_settings(config).interaction.options
+    assert options == {"x": 1, "y": {"deep": [1, "a"]}, "z": config.data.max_prompt_length}
+    assert type(options["y"]) is dict  # what a user's class gets is plain
+
+
+def test_options_as_one_group_and_misspelt_neighbours():
+    whole = [f"{GROUP}.options={{x: 1}}", f"+{GROUP}.options={{x: 1}}", f"{GROUP}={{name: Talk, options: {{x: 1}}}}"]
+    for argument in whole:
+        line = read_command_line([argument, f"{GROUP}.optionsx=1", f"{GROUP}.option.x=1"])
+        assert [problem.key for problem in line.name_problems] == [f"{GROUP}.optionsx", f"{GROUP}.option.x"]
+        assert load_settings(composed("preset=tiny", *line.arguments)).interaction.options == {"x": 1}
+    line = read_command_line([f"{GROUP}.options.x=1", f"~{GROUP}.options.x"])
+    assert line.name_problems == [] and line.arguments[1] == f"~{GROUP}.options.x"
+
+
+# --- loading ---------------------------------------------------------------------------------------------------
+
+
+def settings_of(path: str, name: str = "Talk", **options: Any) -> InteractionSettings:
+    return InteractionSettings(path=path, name=name, options=options)
+
+
+def told(settings: InteractionSettings) -> str:
+    [problem] = interaction_problems(settings)
+    assert "\n" not in str(problem)
+    return str(problem)
+
+
+def test_a_class_in_a_file_or_a_package_is_loaded_and_takes_its_options(talk, monkeypatch):
+    assert interaction_problems(InteractionSettings()) == [] and interaction_class(InteractionSettings()) is None
+    assert interaction_problems(settings_of(talk, x=1)) == []
+    made = interaction_class(settings_of(talk))(x=1, y=5)
+    assert isinstance(made, Interaction) and (made.x, made.y) == (1, 5)
+    assert interaction_problems(settings_of("pkg://recipe.treepo.tools", "ToolInteraction")) == []
+    monkeypatch.setenv("HOME", str(Path(talk).parent))
+    assert interaction_problems(settings_of("~/talk.py", x=1)) == []
+
+
+def test_what_cannot_be_loaded_is_told_with_what_its_own_code_said(talk, tmp_path):
+    path, remedy = f"{GROUP}.path", "Name a Python file or pkg://module that can be imported."
+    for code, reason in [
+        ("raise KeyError('no key')", "KeyError: 'no key'"),
+        ("import nothing_of_that_name_a", "ModuleNotFoundError: No module named 'nothing_of_that_name_a'"),
+        ("import os\nos.nothing", "AttributeError: module 'os' has no attribute 'nothing'"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+    ]:
+        (tmp_path / "broken.py").write_text(code)
+        file = str(tmp_path / "broken.py")
+        assert told(settings_of(file)) == f"{path}={file}: cannot be loaded ({reason}). {remedy}"
+    (tmp_path / "broken.py").write_text("class Talk(:")
+    assert "cannot be loaded (SyntaxError: invalid syntax" in told(settings_of(file))
+    assert "cannot be loaded (FileNotFoundError: " in told(settings_of(f"{tmp_path}/none.py"))
+    assert "cannot be loaded (ModuleNotFoundError: " in told(settings_of("pkg://nothing_of_that_name_b"))
+
+
+def test_a_package_that_fails_with_an_attribute_is_not_said_to_lack_the_name(tmp_path, monkeypatch):
+    (tmp_path / "broken_package_of_treepo.py").write_text("import os\nos.nothing")
+    monkeypatch.syspath_prepend(tmp_path)
+    problem = told(settings_of("pkg://broken_package_of_treepo"))
+    assert "cannot be loaded (AttributeError: module 'os' has no attribute 'nothing')" in problem
+
+
+def test_what_is_no_interaction_or_refuses_its_options_is_told(talk):
+    name = f"{GROUP}.name"
+    assert told(settings_of(talk, "Tlak")) == f"{name}=Tlak: {talk} has nothing of that name. Name a class in it."
+    base = "recipe.treepo.interaction.Interaction"
+    for other in ("Other", "function"):
+        assert told(settings_of(talk, other)) == f"{name}={other}: is no subclass of {base}. Derive the class from it."
+    assert told(settings_of(talk, zzz=1)) == (
+        f"{GROUP}.options={{'zzz': 1}}: Talk does not take them (TypeError: Talk.__init__() got an unexpected keyword "
+        "argument 'zzz'). Give the arguments of Talk."
+    )
+    assert "(TypeError: Talk.__init__() missing 1 required positional argument: 'x')" in told(settings_of(talk))
+    assert "Picky does not take them (ValueError: not today)" in told(settings_of(talk, "Picky"))
+
+
+@pytest.mark.parametrize("method", ["setup", "tool_schemas", "stop_token_ids"])
+def test_what_is_asked_at_once_is_no_coroutine(method, tmp_path):
+    lines = "from recipe.treepo.interaction import Interaction\nclass Talk(Interaction):\n    async def "
+    (tmp_path / "talk.py").write_text(f"{lines}{method}(self, *args): ...\n")
+    expected = f"{GROUP}.name=Talk: its {method} is a coroutine. Make it a plain function."
+    assert told(settings_of(str(tmp_path / "talk.py"))) == expected
+
+
+def test_function_tools_and_their_parser_are_tried_before_a_run(tmp_path):
+    group = "actor_rollout_ref.rollout.multi_turn"
+
+    def problems(**keys):
+        return [str(problem) for problem in tool_problems(OmegaConf.create({"actor_rollout_ref": {"rollout": keys}}))]
+
+    def tried(code):
+        file = tmp_path / f"tools{len(list(tmp_path.iterdir()))}.py"  # verl keeps what it has loaded
+        file.write_text(code)
+        found = problems(multi_turn={"function_tool_path": str(file), "format": "hermes"})
+        return [problem.removeprefix(f"{group}.function_tool_path={file}: ") for problem in found]
+
+    remedy = "Name a Python file with tools."
+    assert problems() == problems(multi_turn={"function_tool_path": None, "format": "glm"}) == []
+    assert tried("raise ValueError('two\\nlines')") == [f"cannot be loaded (ValueError: two lines). {remedy}"]
+    assert tried("x = 1") == [f"has no function with verl's @function_tool. {remedy}"]
+    tool = "from verl.tools.function_tool import function_tool\n@function_tool\ndef tried_before_a_run():\n    "
+    assert tried(f'{tool}"""Do nothing."""') == []
+    assert tried(f"{tool}pass")[0].startswith("cannot be loaded (DocstringParsingException: ")
+    assert problems(multi_turn={"function_tool_path": str(tmp_path / "none.py")}) == []  # told by validation.py
+    assert "=['a']: cannot be loaded (TypeError: " in problems(multi_turn={"function_tool_path": ["a"]})[0]
+    [problem] = problems(multi_turn={"format": "xyz"})
+    assert problem.startswith(f"{group}.format=xyz: verl has no parser of that name. Use one of deepseek_v4, ")
+    with pytest.raises(ConfigError, match=r"multi_turn\.format=xyz: verl has no parser"):
+        prepare(composed("preset=tiny", f"{group}.format=xyz"), [], dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("tools:\n- {class_name: verl.tools.base_tool.BaseTool, config: {type: native}}", None),
+        ("tools: []", "has no list of tools under the key tools"),
+        ("- tools", "has no list of tools under the key tools"),
+        ("tools: [", "cannot be loaded (ParserError: "),
+        ("tools:\n- {class_name: verl.tools.base_tool.Nobody, config: {type: native}}", "AttributeError: "),
+        ("tools:\n- {class_name: verl.tools.base_tool.BaseTool}", "cannot be loaded (KeyError: 'config')"),
+        ("tools:\n- {class_name: verl.tools.base_tool.BaseTool, config: {type: x}}", "'x' is not a valid ToolType"),
+        (
+            "tools:\n- {class_name: verl.tools.base_tool.BaseTool, config: {type: native}, tool_schema: {type: 1}}",
+            "cannot be loaded (ValidationError: ",
+        ),
+    ],
+)
+def test_classes_of_tools_are_loaded_before_a_run_and_none_is_made(text, rule, tmp_path):
+    key, file = "actor_rollout_ref.rollout.multi_turn.tool_config_path", tmp_path / "tools.yaml"
+    file.write_text(text)
+    config = OmegaConf.create({})
+    OmegaConf.update(config, key, str(file))
+    problems = list(map(str, tool_problems(config)))
+    if rule is None:
+        assert problems == []
+    else:
+        [problem] = problems
+        assert problem.startswith(f"{key}={file}: ") and rule in problem
+        assert problem.endswith("Name a YAML file with verl's tools.")
+
+
+def test_the_class_is_loaded_before_a_run_and_in_a_dry_run_unless_the_file_is_still_to_be_made(talk):
+    def config(path, **options):
+        keys = [f"{GROUP}.path={path}", f"{GROUP}.name=Talk", *(f"++{GROUP}.options.{key}=1" for key in options)]
+        return composed("preset=tiny", *keys)
+
+    prepare(config(talk, x=1), [], dry_run=True)
+    prepare(config("./none.py"), [], dry_run=True)
+    with pytest.raises(ConfigError, match=r"treepo\.interaction\.options=\{\}: Talk does not take them"):
+        prepare(config(talk), [], dry_run=True)
+    with pytest.raises(ConfigError, match=r"treepo\.interaction\.path=\./none\.py: there is no such file"):
+        prepare(config("./none.py"), [], dry_run=False)

@@ -1,0 +1,651 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules that settings keep among each other and with verl's keys, and that every shipped yaml keeps them."""
+
+import pandas as pd
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from verl.workers.engine import EngineRegistry
+
+from helpers.composition import composed
+from helpers.configs import CONFIG, YAML, config_of, problems_of
+from helpers.objectives import OBJECTIVES, PENALTY
+from recipe.treepo.main_treepo import prepare, train
+from recipe.treepo.search.stopping import FinishReason
+from recipe.treepo.settings.schema import TREE_ESTIMATORS, AdvantageSettings, TreePOSettings
+from recipe.treepo.settings.training_rules import TREE_MANAGER
+from recipe.treepo.settings.validate import validate, validate_trees
+from recipe.treepo.settings.values import ConfigError
+from recipe.treepo.verl_adapters.packed_engine import PackedActorEngine, PackedCriticEngine
+
+# name of the tree: depth, segment length, divergence, at the root, most; trajectories, response length
+TREES = {
+    "paper_best": (14, 512, (2, 2), (2, 8), None, 16, 7168),
+    "paper_fixed": (14, 512, (2, 2), (2, 2), None, 16, 7168),
+    # equal parts of the response length, 512 tokens unless a preset says otherwise: 4 x 128, 5 x 103, 6 x 86
+    "reference_d4_k2": (4, 128, (2, 2), (1, 1), 2, 8, 512),
+    "reference_d4_k3": (4, 128, (3, 3), (1, 1), 3, 8, 512),
+    "reference_d5_k2": (5, 103, (2, 2), (1, 1), 2, 8, 512),
+    "reference_d5_k3": (5, 103, (3, 3), (1, 1), 3, 8, 512),
+    "reference_d6_k2": (6, 86, (2, 2), (1, 1), 2, 8, 512),
+    "reference_d6_k3": (6, 86, (3, 3), (1, 1), 3, 8, 512),
+    "scaling_2": (8, 2048, (2, 2), (2, 2), None, 16, 16384),
+    "scaling_4": (8, 2048, (4, 4), (4, 4), None, 16, 16384),
+    "scaling_8": (8, 2048, (8, 8), (8, 8), None, 16, 16384),
+}
+
+
+def shape_of(settings: TreePOSettings, config: DictConfig) -> tuple:
+    rules, rollout = settings.branching, config.actor_rollout_ref.rollout
+    length = rollout.response_length
+    segment = settings.resolved_segment_length(length)
+    return settings.depth, segment, rules.divergence, rules.init_divergence, rules.max_divergence, rollout.n, length
+
+
+def test_all_problems_are_reported_at_once_with_key_value_rule_and_remedy():
+    config = config_of(
+        {"width": 4, "init_divergence": 9, "segment_length": 20, "min_response_length": 100},
+        data__train_files="/nowhere/train.parquet",
+        data__val_files=["/nowhere/val.parquet", str(YAML)],
+        actor_rollout_ref__model__path="./nowhere",
+        actor_rollout_ref__rollout__temperature=0,
+        trainer__v1__trainer_mode="sync",
+    )
+    made = "Make it with `python -m data_prep`, or name another file."
+    assert problems_of(config) == [
+        "trainer.v1.trainer_mode=sync: algorithm.adv_estimator=treepo needs a trainer that knows the tree paths. "
+        "Use trainer.v1.trainer_mode=treepo_sync, or another adv_estimator.",
+        # 4 x 20 = 80 < 100: 25 tokens for 4 levels, or 5 levels of 20
+        "treepo.segment_length=20: 4 segments of 20 tokens hold 80 tokens, fewer than the response length 100. "
+        "Use treepo.depth=5, or treepo.segment_length=25 (or null) for this depth, or a smaller "
+        "data.max_response_length.",
+        "treepo.width=4: must equal actor_rollout_ref.rollout.n=8, the trajectories that verl expects for each prompt. "
+        "Leave it null to follow rollout.n.",
+        "treepo.init_divergence=[9, 9]: must not exceed the width of the tree, actor_rollout_ref.rollout.n=8. "
+        "Use treepo.init_divergence=8 or a range up to 8, or raise rollout.n.",
+        "treepo.min_response_length=100: must be less than the response length 100, or every response is dropped. "
+        "Use at most treepo.min_response_length=99.",
+        "actor_rollout_ref.rollout.temperature=0: siblings in a tree of greedy samples are equal. "
+        "Use a temperature above 0, or treepo.sampler=plain.",
+        f"data.train_files=/nowhere/train.parquet: there is no such file. {made}",
+        f"data.val_files=/nowhere/val.parquet: there is no such file. {made}",
+        "actor_rollout_ref.model.path=./nowhere: there is no such folder. "
+        "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B.",
+    ]
+
+
+def test_what_is_no_data_for_verl_is_told_before_anything_is_started(tmp_path):
+    whole = {"prompt": ["2+2?"], "data_source": ["a"], "reward_model": [{"ground_truth": "4"}]}
+    files = {name: tmp_path / f"{name}.parquet" for name in ("good", "asked", "foreign", "damaged")}
+    pd.DataFrame(whole).to_parquet(files["good"])
+    pd.DataFrame({**whole, "question": ["3+3?"]}).drop(columns="prompt").to_parquet(files["asked"])
+    pd.DataFrame({"x": [1]}).to_parquet(files["foreign"])
+    files["damaged"].write_bytes(files["good"].read_bytes()[:-9])
+    names = [str(file) for file in files.values()]
+    _, asked, foreign, damaged = (f"Prepare it again; `python -m data_prep.check {name}` tells more." for name in names)
+    problems = problems_of(config_of(data__train_files=names[0], data__val_files=names[1:]))
+    assert problems[:2] == [
+        f"data.val_files={names[1]}: has no column prompt. {asked}",
+        f"data.val_files={names[2]}: has no column prompt, data_source, reward_model. {foreign}",
+    ]
+    assert len(problems) == 3
+    assert problems[2].startswith(f"data.val_files={names[3]}: is damaged, or no parquet file (")
+    assert problems[2].endswith(damaged)
+    validate(config_of(data__val_files=names[1], data__prompt_key="question"))
+    # a data set class of one's own has columns of its own
+    validate(config_of(data__val_files=names[2], data__custom_cls={"path": "mine.py"}))
+
+
+NODE = "treepo.branching.budget=node"
+LAST = "or use treepo.answer_needs_eos=false."
+
+
+@pytest.mark.parametrize(
+    ("treepo", "problem"),
+    [
+        (
+            {"max_divergence": 2, "divergence": [3, 4]},
+            "treepo.max_divergence=2: must not be less than the lowest divergence, 3. "
+            "Use treepo.max_divergence=3 or null, or a lower treepo.divergence.",
+        ),
+        (
+            {"branching": {"budget": "node", "share": "entropy"}},
+            f"treepo.branching.share=entropy: with {NODE} no paths are compared, so nothing but an even share is "
+            "possible. Use treepo.branching.share=even, or treepo.branching.budget=transfer.",
+        ),
+        (
+            {"branching": {"budget": "node"}, "fallback": {"order": "longer_first"}},
+            f"treepo.fallback.order=longer_first: with {NODE} width falls back at once, from the path that left it and "
+            "no other. Use treepo.fallback.order=random, or treepo.fallback.start=dry.",
+        ),
+        (
+            {"fallback": {"min_segments": 5}},
+            "treepo.fallback.min_segments=5: no path has more than treepo.depth=4 segments, so all would start again "
+            "at the root. Use treepo.fallback.min_segments=4 or less.",
+        ),
+        (
+            # 3 children at most, segments of 25 tokens
+            {"init_divergence": [2, 3], "branching": {"budget": "level_tokens"}},
+            "treepo.branching.level_tokens=null: treepo.branching.budget=level_tokens needs the most tokens of a level."
+            " Use at least treepo.branching.level_tokens=75, or another treepo.branching.budget.",
+        ),
+        (
+            {"init_divergence": [2, 3], "branching": {"budget": "level_tokens", "level_tokens": 74}},
+            "treepo.branching.level_tokens=74: must hold the first level, 3 segments of 25 tokens. "
+            "Use at least treepo.branching.level_tokens=75, or a lower treepo.init_divergence.",
+        ),
+        (
+            # Boundaries may be moved by up to 7 tokens: 3 x (25 + 7).
+            {"init_divergence": [2, 3], "cache_block": 8, "branching": {"budget": "level_tokens", "level_tokens": 95}},
+            "treepo.branching.level_tokens=95: must hold the first level, 3 segments of 32 tokens. "
+            "Use at least treepo.branching.level_tokens=96, or a lower treepo.init_divergence.",
+        ),
+        (
+            {"branching": {"level_tokens": 200}},
+            "treepo.branching.level_tokens=200: is read with treepo.branching.budget=level_tokens only, and the budget "
+            "is transfer. Use treepo.branching.budget=level_tokens, or treepo.branching.level_tokens=null.",
+        ),
+        (
+            {"branching": {"budget": "total_tokens", "min_width": 3}},
+            "treepo.branching.total_tokens=null: treepo.branching.budget=total_tokens needs the most response tokens "
+            "of a prompt. Use at least treepo.branching.total_tokens=300, or another treepo.branching.budget.",
+        ),
+        (
+            {"branching": {"budget": "total_tokens", "total_tokens": 600}},
+            "treepo.branching.min_width=null: treepo.branching.budget=total_tokens needs the least number of "
+            "trajectories. Use at least treepo.branching.min_width=1, or another treepo.branching.budget.",
+        ),
+        (
+            {"branching": {"min_width": 2}},
+            "treepo.branching.min_width=2: is read with treepo.branching.budget=total_tokens only, and the budget is "
+            "transfer. Use treepo.branching.budget=total_tokens, or treepo.branching.min_width=null.",
+        ),
+        (
+            {"branching": {"budget": "node", "total_tokens": 600}},
+            "treepo.branching.total_tokens=600: is read with treepo.branching.budget=total_tokens only, and the budget "
+            "is node. Use treepo.branching.budget=total_tokens, or treepo.branching.total_tokens=null.",
+        ),
+        (
+            {"branching": {"budget": "total_tokens", "total_tokens": 900, "min_width": 9}},
+            "treepo.branching.min_width=9: must not exceed the width of the tree, actor_rollout_ref.rollout.n=8. "
+            "Use treepo.branching.min_width=8 or less, or raise rollout.n.",
+        ),
+        (
+            {"branching": {"budget": "total_tokens", "total_tokens": 299, "min_width": 3}},
+            "treepo.branching.total_tokens=299: must hold treepo.branching.min_width=3 responses of 100 tokens. "
+            "Use at least treepo.branching.total_tokens=300, or a smaller min_width.",
+        ),
+        (
+            {"stopping": ["stop", "eos", "length", "depth"]},
+            "treepo.stop_strings=[]: the rule stop in treepo.stopping needs strings. "
+            "Name some, or take stop out of treepo.stopping.",
+        ),
+        (
+            {"stop_strings": ["###"]},
+            "treepo.stopping=[answer, eos, length, depth]: must contain stop, or treepo.stop_strings are not looked "
+            "for. Add stop, or use treepo.stop_strings=[].",
+        ),
+        (
+            {"answer_needs_eos": True, "stopping": ["eos", "length", "depth"]},
+            "treepo.answer_needs_eos=True: treepo.stopping=[eos, length, depth] does not ask for an answer. "
+            f"Put answer before eos in treepo.stopping, {LAST}",
+        ),
+        (
+            {"answer_needs_eos": True, "stopping": ["eos", "answer", "length", "depth"]},
+            "treepo.answer_needs_eos=True: treepo.stopping=[eos, answer, length, depth] asks for eos first, so no path "
+            f"would be recorded as answered. Put answer before eos in treepo.stopping, {LAST}",
+        ),
+    ],
+)
+def test_keys_that_contradict_each_other_are_one_problem_with_a_remedy(treepo, problem):
+    assert problems_of(config_of(treepo)) == [problem]
+    with pytest.raises(ConfigError) as caught:
+        validate_trees(config_of(treepo))
+    assert [str(found) for found in caught.value.problems] == [problem]
+
+
+def test_a_budget_of_response_tokens_is_refused_for_validation_with_trees():
+    treepo = {
+        "branching": {"budget": "total_tokens", "total_tokens": 600, "min_width": 3},
+        "validate_with_tree": True,
+    }
+    assert problems_of(config_of(treepo, actor_rollout_ref__rollout__val_kwargs__temperature=1.0)) == [
+        "treepo.validate_with_tree=True: verl counts the trajectories of a validation prompt that were not paid for as "
+        "wrong answers. Use treepo.validate_with_tree=false, or another treepo.branching.budget than total_tokens."
+    ]
+
+
+@pytest.mark.parametrize(
+    "treepo",
+    [
+        {"max_divergence": 3, "divergence": [3, 4]},
+        {"branching": {"budget": "node", "favour": "low", "temperature": [2, 1]}},
+        {"branching": {"budget": "node"}, "fallback": {"start": "dry", "order": "longer_first"}},
+        {"branching": {"share": "entropy"}, "fallback": {"order": "longer_first", "min_segments": 4}},
+        {"init_divergence": [2, 3], "branching": {"budget": "level_tokens", "level_tokens": 75}},
+        # a budget of tokens per level does not read divergence
+        {"max_divergence": 1, "branching": {"budget": "level_tokens", "level_tokens": 50}},
+        {"branching": {"budget": "total_tokens", "total_tokens": 800, "min_width": 8}},
+        {"stopping": ["stop", "eos", "length", "depth"], "stop_strings": ["###"]},
+        {"answer_needs_eos": True},
+        {"min_response_length": 99},
+        {"init_divergence": [1, 8], "width": 8},
+    ],
+)
+def test_what_just_keeps_the_rules_is_accepted(treepo):
+    validate(config_of(treepo))
+
+
+def test_an_answer_cannot_wait_for_end_tokens_that_are_ignored():
+    ignored = {"actor_rollout_ref__rollout__ignore_eos": True}
+    assert problems_of(config_of({"answer_needs_eos": True}, **ignored)) == [
+        "treepo.answer_needs_eos=True: actor_rollout_ref.rollout.ignore_eos=True leaves no end token to go with an "
+        f"answer. Use actor_rollout_ref.rollout.ignore_eos=False, {LAST}"
+    ]
+    validate(config_of(**ignored))
+
+
+def test_a_level_that_no_path_can_reach_is_refused():
+    # 3 segments of 34 hold 102 >= 100 tokens, so the fourth level is out of reach; 33 leave it one token
+    assert problems_of(config_of({"segment_length": 34})) == [
+        "treepo.segment_length=34: 4 segments of 34 tokens go beyond the response length 100, so the last level is "
+        "never reached. Use treepo.depth=3, or treepo.segment_length=25 (or null) for this depth, or a larger "
+        "data.max_response_length."
+    ]
+    assert validate(config_of({"segment_length": 33})).segment_length == 33
+
+
+def test_a_depth_that_whole_tokens_cannot_fill_is_refused_also_with_the_automatic_segment_length():
+    # 100 tokens in 14 levels: segments of 8 tokens fill it after 13, segments of 7 need 15.
+    assert problems_of(config_of({"depth": 14})) == [
+        "treepo.depth=14: 14 segments of 8 tokens go beyond the response length 100, so the last level is never "
+        "reached. Use treepo.depth=13, or a larger data.max_response_length."
+    ]
+
+
+def test_verls_own_keys_that_trees_depend_on_are_checked():
+    name = "actor_rollout_ref.rollout"
+    config = config_of(
+        {"validate_with_tree": True},
+        actor_rollout_ref__rollout__max_model_len=119,
+        actor_rollout_ref__rollout__agent__default_agent_loop="other_agent",
+        actor_rollout_ref__rollout__enable_rollout_routing_replay=True,
+    )
+    assert problems_of(config) == [
+        f"{name}.val_kwargs.temperature=0: siblings in a tree of greedy samples are equal. "
+        "Use a temperature above 0 (and do_sample), or treepo.validate_with_tree=false.",
+        f"{name}.max_model_len=119: a path of full length needs 120 tokens (prompt_length + response_length). "
+        "Use at least 120, or null.",
+        f"{name}.agent.default_agent_loop=other_agent: trees take the place of single_turn_agent and tool_agent "
+        "only. Use one of them, or treepo.sampler=plain.",
+        f"{name}.enable_rollout_routing_replay=True: trees do not record the experts that tokens were routed to. "
+        "Use false, or treepo.sampler=plain.",
+    ]
+    validate(config_of(actor_rollout_ref__rollout__max_model_len=120))
+
+
+def test_values_that_are_no_numbers_are_problems_not_tracebacks():
+    name = "actor_rollout_ref.rollout"
+    config = config_of(actor_rollout_ref__rollout__n="abc", actor_rollout_ref__rollout__response_length=None)
+    assert problems_of(config) == [
+        f"{name}.n=abc: must be a number. Set {name}.n.",
+        f"{name}.response_length=None: must be a number. Set {name}.response_length.",
+    ]
+
+
+def test_with_the_plain_sampler_the_shape_of_trees_does_not_matter():
+    settings = validate(config_of({"sampler": "plain", "init_divergence": 99, "segment_length": 1}))
+    assert settings.advantage == AdvantageSettings()
+
+
+def test_trees_without_the_manager_that_samples_them_are_refused():
+    key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
+    assert problems_of(config_of(**{key.replace(".", "__"): None})) == [
+        f"{key}=None: treepo.sampler=tree needs the recipe's rollout manager. "
+        f"Use {key}={TREE_MANAGER}, or treepo.sampler=plain."
+    ]
+
+
+@pytest.mark.parametrize("mode", ["treepo_sync", "treepo_colocate_async", "treepo_separate_async"])
+def test_the_estimator_works_with_each_of_our_trainers(mode):
+    validate(config_of(trainer__v1__trainer_mode=mode))
+
+
+@pytest.mark.parametrize(
+    ("mode", "ours"),
+    [
+        ("colocate_async", "treepo_colocate_async"),
+        ("separate_async", "treepo_separate_async"),
+        ("mine", "treepo_sync or treepo_colocate_async or treepo_separate_async"),
+    ],
+)
+def test_another_trainer_is_answered_with_ours_that_does_the_same(mode, ours):
+    assert problems_of(config_of(trainer__v1__trainer_mode=mode)) == [
+        f"trainer.v1.trainer_mode={mode}: algorithm.adv_estimator=treepo needs a trainer that knows the tree paths. "
+        f"Use trainer.v1.trainer_mode={ours}, or another adv_estimator."
+    ]
+    validate(config_of(trainer__v1__trainer_mode=mode, algorithm__adv_estimator="grpo"))
+
+
+@pytest.mark.parametrize("estimator", TREE_ESTIMATORS)
+def test_each_of_our_estimators_needs_one_of_our_trainers(estimator):
+    validate(config_of(algorithm__adv_estimator=estimator))
+    assert problems_of(config_of(algorithm__adv_estimator=estimator, trainer__v1__trainer_mode="sync")) == [
+        f"trainer.v1.trainer_mode=sync: algorithm.adv_estimator={estimator} needs a trainer that knows the tree paths. "
+        "Use trainer.v1.trainer_mode=treepo_sync, or another adv_estimator."
+    ]
+
+
+def test_weights_of_shared_tokens_need_our_trainer_and_a_loss_that_reads_them():
+    once = {"shared_token_weight": "once"}
+    validate(config_of(once, algorithm__adv_estimator="grpo"))
+    key = "treepo.shared_token_weight"
+    assert problems_of(
+        config_of(
+            once,
+            algorithm__adv_estimator="grpo",
+            trainer__v1__trainer_mode="sync",
+            actor_rollout_ref__actor__policy_loss__loss_mode="geo_mean",
+            algorithm__rollout_correction__bypass_mode=True,
+        )
+    ) == [
+        f"trainer.v1.trainer_mode=sync: {key}=once needs a trainer that knows the tree paths. "
+        f"Use trainer.v1.trainer_mode=treepo_sync, or {key}=per_trajectory.",
+        f"{key}=once: verl's policy loss geo_mean takes no weight of a single token. "
+        f"Use {key}=per_trajectory, or another actor_rollout_ref.actor.policy_loss.loss_mode.",
+        f"{key}=once: algorithm.rollout_correction.bypass_mode=True computes weights of its own and reads no others. "
+        f"Use {key}=per_trajectory, or algorithm.rollout_correction.bypass_mode=False.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "gpus", "mode", "fits"),
+    [
+        ((2, 1, 1), (1, 8), "treepo_sync", True),
+        ((2, 1, 1), (1, 1), "treepo_sync", False),
+        ((2, 1, 1), (1, 1), "treepo_separate_async", True),
+        ((2, 3, 1), (2, 4), "sync", False),
+        ((2, 3, 2), (3, 4), "treepo_colocate_async", True),
+        ((2, 1, 1), (1, "two"), "treepo_sync", True),
+    ],
+)
+def test_servers_have_to_divide_the_gpus(sizes, gpus, mode, fits):
+    config = config_of()
+    names = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
+    config.actor_rollout_ref.rollout.update(zip(names, sizes, strict=True))
+    config.trainer.update(zip(("nnodes", "n_gpus_per_node"), gpus, strict=True))
+    config.trainer.v1.trainer_mode = mode
+    config.algorithm.adv_estimator = "grpo"
+    if fits:
+        validate(config)
+        return
+    count = sizes[0] * sizes[1] * sizes[2]
+    with pytest.raises(ConfigError, match=f"servers of {count} GPUs each do not divide {gpus[0] * gpus[1]} GPUs"):
+        validate(config)
+
+
+@pytest.mark.parametrize("flat", [{"sampler": "plain"}, {"depth": 1}])
+@pytest.mark.parametrize("estimator", ["treepo", "treepo_segment"])
+def test_without_the_root_group_there_must_be_other_groups(estimator, flat):
+    key = "treepo.advantage.root_group"
+    without = {"advantage": {"root_group": False}}
+    validate(config_of(without, algorithm__adv_estimator=estimator))
+    validate(config_of({**without, **flat}, algorithm__adv_estimator="treerl"))
+    assert problems_of(config_of({**without, **flat}, algorithm__adv_estimator=estimator)) == [
+        f"{key}=False: without sub-trees the prompt group is the only group, so every advantage would be zero. "
+        f"Use {key}=true, or treepo.sampler=tree with treepo.depth of 2 or more."
+    ]
+
+
+def test_a_misspelt_estimator_is_answered_with_those_that_there_are():
+    with pytest.raises(ConfigError) as caught:
+        prepare(composed("preset=tiny", "algorithm.adv_estimator=treepo_segmnt"), [], dry_run=True)
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(
+        "algorithm.adv_estimator=treepo_segmnt: there is no such estimator. Use one of gae, gdpo, gpg, grpo,"
+    )
+    assert str(problem).endswith("treepo, treepo_segment, treerl, treerpo.")
+
+
+# --- verl's objectives -------------------------------------------------------------------------------------------
+
+OPTIONS = "reward.custom_reward_function.reward_kwargs"
+OURS = "reward, score, acc, reward_boxed, reward_too_long, reward_timeout, reward_crash"
+
+
+def test_what_verl_would_find_out_in_the_first_step_only_is_told_before():
+    config = composed(
+        "preset=tiny",
+        "algorithm.filter_groups.enable=True",
+        "algorithm.filter_groups.metric=seq_reward",
+        "reward.reward_manager.name=naive",
+        f"{PENALTY}.enable=True",
+        f"{PENALTY}.penalty_factor=0",
+        f"+{OPTIONS}.require_bx=true",
+        f"+{OPTIONS}.timeout_s=0",
+    )
+    with pytest.raises(ConfigError) as caught:
+        validate(config, check_files=False)
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{PENALTY}.enable=True: only the reward managers treepo and dapo know this penalty, and "
+        f"reward.reward_manager.name=naive. Use reward.reward_manager.name=treepo, or {PENALTY}.enable=false.",
+        f"{PENALTY}.penalty_factor=0: must be a number above 0, what a response of full length loses. "
+        f"Use {PENALTY}.penalty_factor=1.0.",
+        f"{PENALTY}.len=None: must be 1 to reward.reward_kwargs.max_resp_len=128 tokens. "
+        f"DAPO has a fifth: {PENALTY}.len=25.",
+        f"{OPTIONS}.require_bx=True: unknown option. Remove it, or use one of correct_score, wrong_score, "
+        "no_box_score, require_box, timeout_s, max_answer_chars, workers, memory_mb.",
+        f"{OPTIONS}.timeout_s=0: must be a number from 0.01 to 600. Default: 3.0.",
+        "algorithm.filter_groups.metric=seq_reward: the recipe's reward has no such metric. "
+        f"Use one of {OURS}; acc leaves out groups whose answers are all right or all wrong.",
+    ]
+
+
+@pytest.mark.parametrize("length", [0, 129, 2.5, True])
+def test_a_penalty_has_to_begin_within_the_response(length):
+    config = composed("preset=tiny", f"{PENALTY}.enable=True", f"{PENALTY}.len={length}")
+    with pytest.raises(ConfigError, match=r"overlong_buffer_cfg\.len=.*must be 1 to .*max_resp_len=128 tokens"):
+        validate(config, check_files=False)
+
+
+def test_a_penalty_that_would_go_beyond_its_factor_is_refused():
+    config = composed(
+        "preset=tiny", f"{PENALTY}.enable=True", f"{PENALTY}.len=20", "reward.reward_kwargs.max_resp_len=127"
+    )
+    with pytest.raises(ConfigError) as caught:
+        validate(config, check_files=False)
+    assert [str(problem) for problem in caught.value.problems] == [
+        "reward.reward_kwargs.max_resp_len=127: is less than data.max_response_length=128: a longer response would "
+        "lose more than penalty_factor. Use ${data.max_response_length}."
+    ]
+
+
+def test_options_of_another_reward_function_are_its_own_business():
+    other = ["reward.custom_reward_function.path=examples/tree_reward.py", f"+{OPTIONS}.node_cost=0.1"]
+    validate(composed("preset=tiny", *other, f"{PENALTY}.enable=True", f"{PENALTY}.len=20"), check_files=False)
+
+
+def test_keys_of_a_penalty_that_verls_own_configuration_leaves_out_are_problems_not_tracebacks():
+    config = config_of(reward__reward_kwargs={"overlong_buffer_cfg": {"enable": True}})
+    OmegaConf.set_struct(config, True)
+    assert [problem.partition(":")[0] for problem in problems_of(config)] == [
+        f"{PENALTY}.enable=True",
+        f"{PENALTY}.penalty_factor=None",
+        "reward.reward_kwargs.max_resp_len=None",
+    ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["algorithm.filter_groups.metric=reward"],
+        ["algorithm.filter_groups.metric=overlong_reward", "reward.reward_manager.name=dapo"],
+        # what another reward function gives is not known
+        ["algorithm.filter_groups.metric=mine", "reward.custom_reward_function.path=/somewhere/reward.py"],
+    ],
+)
+def test_groups_are_filtered_by_any_metric_that_there_is(overrides):
+    penalty = [f"{PENALTY}.enable={'dapo' in overrides[-1]}", f"{PENALTY}.len=128"]
+    validate(composed("preset=tiny", "algorithm.filter_groups.enable=True", *penalty, *overrides), check_files=False)
+
+
+def test_a_critics_model_is_looked_for_where_there_is_a_critic():
+    missing = {"critic__model__path": "./nowhere", "critic__enable": None}
+    validate(config_of(**missing))
+    config = config_of(**missing, algorithm__adv_estimator="gae")
+    assert problems_of(config) == [
+        "critic.model.path=./nowhere: there is no such folder. "
+        "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
+    ]
+    # one model, one problem
+    config.actor_rollout_ref.model.path = "./nowhere"
+    assert len(problems_of(config)) == 1
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("preset", ["tiny", "gpu"])
+def test_every_objective_of_verl_composes_with_every_preset_and_passes_all_checks(name, platform, preset):
+    config = composed(f"platform={platform}", f"preset={preset}", *OBJECTIVES[name])
+    # verl's own checks, too; without the files, which are not made here
+    prepare(config, [], dry_run=True)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_critic_is_set_up_like_the_actor(platform):
+    config = composed(f"platform={platform}", "preset=gpu", "actor_rollout_ref.model.path=/models/mine")
+    actor, critic = config.actor_rollout_ref, config.critic
+    assert (critic.model.path, critic.strategy) == ("/models/mine", actor.actor.strategy)
+    assert critic.model.override_config == actor.model.override_config
+    assert critic.model.use_remove_padding == actor.model.use_remove_padding
+    assert critic.model.enable_gradient_checkpointing == actor.model.enable_gradient_checkpointing
+    for key in ("dtype", "model_dtype", "use_torch_compile"):
+        assert critic.fsdp[key] == actor.actor.fsdp_config[key]
+    assert critic.fsdp.get("mixed_precision") == actor.actor.fsdp_config.get("mixed_precision")
+
+
+# --- what is shipped -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("preset", ["tiny", "gpu"])
+@pytest.mark.parametrize("partner", [[], ["treepo.sampler=plain", "algorithm.adv_estimator=grpo"]])
+def test_every_preset_composes_and_keeps_the_rules_on_every_platform(platform, preset, partner):
+    config = composed(f"platform={platform}", f"preset={preset}", *partner)
+    settings = validate(config, check_files=False)
+    expected = {"tiny": (4, 32, (2, 2), (2, 2), None, 8, 128), "gpu": (5, 256, (2, 2), (1, 1), None, 8, 1280)}
+    assert shape_of(settings, config) == expected[preset]
+
+
+def test_every_named_tree_is_tested():
+    assert {path.stem for path in (CONFIG / "tree").glob("*.yaml")} == {"none", *TREES}
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_every_named_tree_composes_and_keeps_the_rules(tree):
+    config = composed(f"tree={tree}")
+    settings = validate(config, check_files=False)
+    assert shape_of(settings, config) == TREES[tree]
+    scales = tree.startswith("scaling")
+    assert (settings.validate_with_tree, config.trainer.val_only) == (scales, scales)
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_a_named_tree_wins_over_the_preset(tree):
+    # the preset's engine has room for its own responses only
+    config = composed("platform=cpu", "preset=tiny", f"tree={tree}", "actor_rollout_ref.rollout.max_model_len=null")
+    settings = validate(config, check_files=False)
+    depth, segment, *branching, n, length = TREES[tree]
+    if tree.startswith("reference"):
+        # the response length is left to the run, here 128 tokens: 4 x 32, 5 x 26, 6 x 22
+        segment, length = {4: 32, 5: 26, 6: 22}[depth], 128
+    assert shape_of(settings, config) == (depth, segment, *branching, n, length)
+    assert config.data.train_batch_size == 16
+
+
+def test_the_command_line_wins_over_a_named_tree():
+    settings = validate(
+        composed("treepo.depth=7", "tree=paper_best", "treepo.segment_length=1024", "treepo.fallback.start=early"),
+        check_files=False,
+    )
+    assert (settings.depth, settings.segment_length, settings.branching.init_divergence) == (7, 1024, (2, 8))
+    assert settings.fallback.start == "early" and settings.fallback.self_ended_only
+
+
+def test_the_papers_runs_stop_and_fall_back_as_published_and_differ_at_the_root_only():
+    best, fixed = composed("tree=paper_best"), composed("tree=paper_fixed")
+    settings = validate(best, check_files=False)
+    assert (settings.fallback.start, settings.fallback.order, settings.fallback.point) == ("dry", "random", "boundary")
+    assert settings.fallback.self_ended_only and settings.answer_needs_eos
+    assert settings.stopping[0] is FinishReason.REPETITION
+    assert str(settings.repetition.unit) == "characters"
+    assert (fixed.treepo.init_divergence, list(best.treepo.init_divergence)) == (2, [2, 8])
+    fixed.treepo.init_divergence = best.treepo.init_divergence
+    assert fixed == best
+
+
+def test_test_time_scaling_validates_once_with_sampled_trees():
+    config = composed("tree=scaling_4")
+    sampling = config.actor_rollout_ref.rollout.val_kwargs
+    assert (sampling.n, sampling.do_sample, sampling.temperature, sampling.top_p) == (16, True, 0.6, 1.0)
+    assert config.trainer.val_before_train and config.trainer.val_only
+
+
+# --- packed training ------------------------------------------------------------------------------------------------
+
+PACKED = "treepo.packed_training=true"
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_packed_training_is_one_setting_for_actor_and_critic(platform):
+    for more in ([], ["algorithm.adv_estimator=gae"]):
+        config = composed(f"platform={platform}", "preset=tiny", PACKED, *more)
+        assert validate(config, check_files=False).packed_training
+    config = composed(
+        "preset=tiny", PACKED, "actor_rollout_ref.model.override_config.attn_implementation=flex_attention"
+    )
+    assert validate(config, check_files=False).packed_training
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("actor_rollout_ref.actor.strategy=megatron", "packed training extends verl's FSDP engines"),
+        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "packed training cannot divide a row among ranks"),
+        ("actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2", "cannot divide a row among ranks"),
+        ("critic.fsdp.ulysses_sequence_parallel_size=2", "packed training cannot divide a row among ranks"),
+        ("trainer.device=npu", "packed training has no engine for this device"),
+        ("distillation.enabled=true", "packed training knows no distillation"),
+        ("actor_rollout_ref.actor.pad_to_length=true", "packed rows have no padding"),
+        ("actor_rollout_ref.model.use_fused_kernels=true", "verl's fused kernels know no packed rows"),
+        (
+            "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",
+            "packed training needs attention with a mask",
+        ),
+        ("critic.model.override_config.attn_implementation=flash_attention_2", "needs attention with a mask"),
+    ],
+)
+def test_what_packed_training_cannot_do_is_told_with_the_key_and_both_remedies(override, rule):
+    config = composed("preset=tiny", "algorithm.adv_estimator=gae", override)
+    validate(config, check_files=False)
+    config.treepo.packed_training = True
+    with pytest.raises(ConfigError) as caught:
+        validate(config, check_files=False)
+    key, _, value = override.partition("=")
+    value = {"true": "True"}.get(value, value)
+    (problem,) = [text for text in map(str, caught.value.problems) if text.startswith(f"{key}={value}: ")]
+    assert rule in problem and f"Use {key}=" in problem and problem.endswith("or treepo.packed_training=false.")
+
+
+def test_verl_is_told_to_look_for_the_packed_engines_first(monkeypatch):
+    started = []
+    monkeypatch.setattr("verl.trainer.main_ppo.run_ppo", lambda config, **_: started.append(config))
+    variables = []
+    for override in (PACKED, "treepo.packed_training=false"):
+        train(composed("platform=cpu", "preset=tiny", override))
+        variables.append(OmegaConf.select(started[-1], "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"))
+    assert variables == ["treepo_packed", None]
+    monkeypatch.setenv("VERL_ENGINE_DEVICE", "cuda")
+    monkeypatch.setenv("VERL_ENGINE_VENDOR", variables[0])
+    for strategy in ("fsdp", "fsdp2"):
+        assert EngineRegistry.get_engine_cls("language_model", strategy) is PackedActorEngine
+        assert EngineRegistry.get_engine_cls("value_model", strategy) is PackedCriticEngine

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The estimators as verl calls them: random trees against an independent recursion, and verl's own at depth 1."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+from verl.utils.torch_functional import masked_whiten
+
+from helpers.example_counts import examples
+from helpers.tree_oracle import forests, token_credits
+from recipe.treepo.settings.schema import TREE_ESTIMATORS, AdvantageSettings, Aggregation, Chains, Normalization
+from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_batch
+
+
+def outcome(rewards: list[float], lengths: list[int], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rewards at the last token of each row, and the mask of its tokens."""
+    token_rewards, mask = torch.zeros(len(rewards), width), torch.zeros(len(rewards), width, dtype=torch.int64)
+    for row, (reward, length) in enumerate(zip(rewards, lengths, strict=True)):
+        token_rewards[row, length - 1] = reward
+        mask[row, :length] = 1
+    return token_rewards, mask
+
+
+def run(estimator, rewards, mask, prompts, paths, *, divide_by_std=True, **options) -> torch.Tensor:
+    config = OmegaConf.create({"norm_adv_by_std_in_grpo": divide_by_std})
+    with tree_batch(paths, AdvantageSettings(**options)):
+        advantages, returns = get_adv_estimator_fn(estimator)(
+            token_level_rewards=rewards, response_mask=mask, index=np.array(prompts, dtype=object), config=config
+        )
+    assert returns is advantages
+    return advantages
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "aggregation": st.sampled_from(Aggregation),
+        "chains": st.sampled_from(Chains),
+        "root_group": st.booleans(),
+        "equal_groups": st.booleans(),
+        "parent_decay": st.sampled_from([1.0, 0.9, 0.5]),
+        "divide_by_std": st.booleans(),
+    }
+)
+
+
+@examples(short=80, long=200)
+@given(forests(), st.sampled_from(TREE_ESTIMATORS), OPTIONS, st.randoms(use_true_random=False))
+def test_every_token_of_random_trees_has_the_credit_of_the_formulas(forest, estimator, options, random):
+    prompts, paths, rewards, lengths = forest
+    width = max(lengths) + random.randint(0, 2)
+    token_rewards, mask = outcome(rewards, lengths, width)
+    # Tokens that a tool or a user added are not trained, wherever they are.
+    mask = mask * torch.tensor([[int(random.random() < 0.8) for _ in range(width)] for _ in prompts])
+    expected = torch.tensor(token_credits(prompts, paths, rewards, width, estimator, options)) * mask
+    ours = run(estimator, token_rewards, mask, prompts, paths, normalization=Normalization.NONE, **options)
+    torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
+    if mask.sum() < 2:
+        return
+    whitened = run(estimator, token_rewards, mask, prompts, paths, normalization=Normalization.WHITEN, **options)
+    torch.testing.assert_close(whitened, masked_whiten(expected.double(), mask).float() * mask, atol=2e-4, rtol=1e-4)
+    scaled = run(estimator, token_rewards, mask, prompts, paths, normalization=Normalization.STD, **options)
+    deviation = expected[mask.bool()].double().std()
+    torch.testing.assert_close(scaled, (expected / (deviation**2 + 1e-8).sqrt()).float(), atol=2e-4, rtol=1e-4)
+
+
+@examples(short=50, long=100)
+@given(
+    st.integers(2, 20),
+    st.integers(0, 10**6),
+    st.booleans(),
+    st.sampled_from(
+        [
+            ("treepo", "reinforce_plus_plus_baseline", {}),
+            ("treepo_segment", "reinforce_plus_plus_baseline", {}),
+            ("treepo_segment", "reinforce_plus_plus_baseline", {"chains": Chains.PUBLISHED}),
+            # twice the distance from the mean, once from the root and once from the parent: the scale is normalised
+            ("treerl", "reinforce_plus_plus_baseline", {"normalization": Normalization.WHITEN}),
+            ("treerpo", "grpo", {}),
+        ]
+    ),
+)
+def test_at_depth_one_the_estimators_are_verls_own(rows, seed, with_paths, pair):
+    ours, theirs, options = pair
+    rng = np.random.default_rng(seed)
+    prompts = [str(name) for name in rng.integers(0, 4, rows)]
+    # Quarters: where rewards hardly differ, what verl adds to a deviation of any size shows.
+    rewards, mask = outcome((rng.integers(-12, 13, rows) / 4).tolist(), rng.integers(2, 9, rows).tolist(), 8)
+    # One node of its own per trajectory, or none at all as for verl's plain samples.
+    paths = [[(row + 1, 0)] if with_paths else [] for row in range(rows)]
+    expected, _ = get_adv_estimator_fn(theirs)(
+        token_level_rewards=rewards, response_mask=mask, index=np.array(prompts, dtype=object)
+    )
+    torch.testing.assert_close(run(ours, rewards, mask, prompts, paths, **options), expected, atol=5e-5, rtol=1e-4)
+
+
+def test_without_division_by_the_standard_deviation_treerpo_is_verls_grpo_without_it():
+    rewards, mask = outcome([0.0, 1.0, 1.0], [1, 2, 2], 2)
+    prompts = ["p"] * 3
+    expected, _ = get_adv_estimator_fn("grpo")(
+        token_level_rewards=rewards, response_mask=mask, index=np.array(prompts), norm_adv_by_std_in_grpo=False
+    )
+    assert expected[0, 0] == pytest.approx(-2 / 3)
+    ours = run("treerpo", rewards, mask, prompts, [[], [], []], divide_by_std=False)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_credit_changes_at_the_tokens_where_nodes_begin():
+    # Prompt p: node 1 has tokens 0 to 2, then 2 (tokens 3, 4) or 3 (token 3); node 4 alone has tokens 0 and 1.
+    paths = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
+    rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 6)
+    none = {"normalization": Normalization.NONE}
+    # Leaves by group size: a (3 * -2/3 + 2 * -1/2) / 5 = -3/5, b (3 * 1/3 + 2 * 1/2) / 5 = 2/5, c 1/3.
+    # Node 1: -1/10; the root (-1/10 + 1/3) / 2 = 7/60.
+    one, two, three, four = -1 / 10 - 7 / 60, -3 / 5 + 1 / 10, 2 / 5 + 1 / 10, 1 / 3 - 7 / 60
+    expected = [[one] * 3 + [two] * 2 + [0], [one] * 3 + [three, 0, 0], [four] * 2 + [0] * 4]
+    ours = run("treepo_segment", rewards, mask, ["p"] * 3, paths, **none)
+    torch.testing.assert_close(ours, torch.tensor(expected))
+
+
+def test_a_split_that_led_nowhere_changes_nothing():
+    # Node 9 is a piece of node 2: a path resumed there, but none of its trajectories is in the batch.
+    rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 5)
+    whole = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
+    split = [[(1, 0), (9, 3), (2, 4)], [(1, 0), (3, 3)], [(4, 0)]]
+    for estimator in TREE_ESTIMATORS:
+        torch.testing.assert_close(*(run(estimator, rewards, mask, ["p"] * 3, paths) for paths in (whole, split)))
+
+
+def test_padding_rows_of_verl_get_nothing_and_change_nothing():
+    # verl fills a batch with copies of a row's fields that have a prompt id of their own, no reward and an empty mask;
+    # the trainer takes the path away.
+    rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 5)
+    paths = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
+    filled_rewards, filled_mask = torch.cat([rewards, torch.zeros(2, 5)]), torch.cat([mask, torch.zeros_like(mask[:2])])
+    for estimator in TREE_ESTIMATORS:
+        alone = run(estimator, rewards, mask, ["p"] * 3, paths)
+        filled = run(estimator, filled_rewards, filled_mask, ["p"] * 3 + ["pad"] * 2, [*paths, [], []])
+        torch.testing.assert_close(filled, torch.cat([alone, torch.zeros(2, 5)]))
+
+
+def test_two_trees_of_the_same_prompt_text_are_two_groups_and_one_tree_with_two_first_nodes_is_one():
+    rewards, mask = outcome([0.0, 1.0, 1.0, 1.0], [1] * 4, 1)
+    none = {"normalization": Normalization.NONE}
+    tree = [[(1, 0), (2, 0)], [(1, 0), (3, 0)]]
+    # verl draws an id each time it takes a prompt from the data: means 1/2 and 1.
+    drawn_twice = run("treepo", rewards, mask, ["uid-1", "uid-1", "uid-2", "uid-2"], tree + tree, **none)
+    assert drawn_twice[:, 0].tolist() == pytest.approx([-1 / 2, 1 / 2, 0, 0])
+    # Mean 3/4 of all; below 1: 1/2, below 4: 1.
+    one_id = run("treepo", rewards, mask, ["uid"] * 4, [*tree, [(4, 0), (5, 0)], [(4, 0), (6, 0)]], **none)
+    assert one_id[:, 0].tolist() == pytest.approx([(-3 / 4 - 1 / 2) / 2, (1 / 4 + 1 / 2) / 2, 1 / 8, 1 / 8])
+
+
+def test_published_normalisation_whitens_for_treepo_and_leaves_the_neighbours_alone():
+    rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 5)
+    batch = rewards, mask, ["p"] * 3, [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
+    for estimator, published in (
+        ("treepo", Normalization.WHITEN),
+        ("treepo_segment", Normalization.WHITEN),
+        ("treerl", Normalization.NONE),
+        ("treerpo", Normalization.NONE),
+    ):
+        assert run(estimator, *batch).equal(run(estimator, *batch, normalization=published))
+
+
+def test_whitening_gives_response_tokens_mean_zero_and_variance_one():
+    rewards, mask = outcome([-1.0, -1, -1, 1, 1], [1, 2, 3, 4, 5], 6)
+    tokens = run("treepo", rewards, mask, ["p"] * 5, [[]] * 5)[mask.bool()]
+    assert tokens.mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert tokens.var().item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_variance_of_less_than_two_tokens_is_refused():
+    rewards, mask = outcome([1.0], [1], 3)
+    with pytest.raises(ValueError, match=r"normalization=whiten needs at least two response tokens"):
+        run("treepo", rewards, mask, ["p"], [[]])
+    assert run("treepo", rewards, mask, ["p"], [[]], normalization=Normalization.NONE)[0].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("estimator", TREE_ESTIMATORS)
+def test_without_paths_of_exactly_this_batch_the_estimators_refuse(estimator):
+    rewards, mask = outcome([1.0, 0.0], [1, 1], 1)
+    arguments = {"token_level_rewards": rewards, "response_mask": mask, "index": np.array(["p", "p"], dtype=object)}
+    message = f"adv_estimator={estimator} got no tree paths.*trainer_mode=treepo_sync"
+    with pytest.raises(RuntimeError, match=message):
+        get_adv_estimator_fn(estimator)(**arguments)
+    with pytest.raises(RuntimeError, match=message), tree_batch([[(1, 0)]], AdvantageSettings()):
+        get_adv_estimator_fn(estimator)(**arguments)
+
+
+# --- weights of shared tokens ----------------------------------------------------------------------------------
+
+
+def test_shared_tokens_weigh_one_over_the_rows_that_hold_them():
+    # Node 1 (tokens 0 to 2) in two rows, one of them repeated; node 4 and a row without a path have their own.
+    paths = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(1, 0), (3, 3)], [(4, 0)], []]
+    weights = shared_token_weights(["p"] * 5, paths, 5)
+    half, third = 1 / 2, 1 / 3
+    expected = [[third] * 3 + [1] * 2] + [[third] * 3 + [half] * 2] * 2 + [[1] * 5] * 2
+    torch.testing.assert_close(weights, torch.tensor(expected))
+
+
+@examples(short=30, long=50)
+@given(forests())
+def test_each_unique_token_weighs_one_in_all(forest):
+    prompts, paths, _, lengths = forest
+    weights = shared_token_weights(prompts, paths, max(lengths))
+    unique = {}
+    for row, (prompt, path, length) in enumerate(zip(prompts, paths, lengths, strict=True)):
+        for token in range(length):
+            node = [name for name, begin in path if begin <= token][-1] if path else ("own", row)
+            unique[prompt, node, token] = unique.get((prompt, node, token), 0.0) + weights[row, token].item()
+    assert list(unique.values()) == pytest.approx([1.0] * len(unique))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from recipe.treepo.interaction import Reply
+from recipe.treepo.search.engine import Segment
+from recipe.treepo.search.node import ROOT
+from recipe.treepo.search.stopping import FinishReason
+from recipe.treepo.search.tree import Tree
+from recipe.treepo.verl_adapters.metrics import sampling_metrics
+
+
+def two_leaf_tree() -> Tree:
+    """Prompt of 5; root -> 1 (4 tokens) -> 2 (3 tokens), 3 (1 token). Three calls with 5, 9 and 9 input tokens."""
+    tree = Tree([7] * 5)
+    tree.add(ROOT, Segment([1] * 4, [0.0] * 4), key="0")
+    tree.add(1, Segment([2] * 3, [0.0] * 3), key="0.0")
+    tree.add(1, Segment([3], [0.0]), key="0.1")
+    tree.finish(2, FinishReason.LENGTH)
+    tree.finish(3, FinishReason.EOS)
+    counters = tree.counters
+    counters.engine_calls, counters.decoded_tokens, counters.prompt_tokens, counters.cached_tokens = 3, 8, 23, 16
+    counters.failed_calls, counters.given_up_paths, counters.overrun_tokens = 4, 1, 2
+    counters.fallbacks, counters.search_seconds, counters.busy_seconds = 1, 4.0, 1.5
+    return tree
+
+
+def test_a_tree_counts_once_however_many_trajectories_carry_its_numbers():
+    extra = {"tree_statistics": two_leaf_tree().statistics()}
+    metrics = sampling_metrics([("a", 5, 7, extra), ("a", 5, 5, extra)])
+    assert metrics["treepo/engine_calls"] == 3
+    assert metrics["treepo/decoded_tokens"] == 8
+    assert metrics["treepo/computed_prompt_tokens"] == 23 - 16
+    assert metrics["treepo/cached_prompt_tokens"] == 16
+    assert metrics["treepo/unique_over_total"] == 8 / 12
+    # (7 computed + 8 decoded) over (5 of the prompt + 8 unique)
+    assert metrics["treepo/waste"] == 15 / 13
+    assert metrics["treepo/overrun_tokens"] == 2
+    assert (metrics["treepo/failed_calls"], metrics["treepo/given_up_paths"], metrics["treepo/dropped_paths"]) == (
+        4,
+        1,
+        0,
+    )
+    assert metrics["treepo/finish/eos"] == metrics["treepo/finish/length"] == 0.5
+    assert metrics["treepo/fallbacks_per_prompt"] == 1
+    assert (metrics["treepo/depth/mean"], metrics["treepo/depth/max"]) == (2, 2)
+    # the root has 1 child and node 1 has 2
+    assert metrics["treepo/branching"] == 1.5
+    assert (metrics["treepo/search_s/mean"], metrics["treepo/search_busy_s"]) == (4.0, 1.5)
+
+
+def test_a_plain_sample_is_one_call_whose_tokens_are_all_its_own():
+    rows = [("a", 10, 6, {"num_cached_tokens": 4}), ("a", 10, 8, {"num_cached_tokens": None}), ("b", 3, 1, {})]
+    metrics = sampling_metrics(rows)
+    assert metrics["treepo/engine_calls"] == 3
+    assert metrics["treepo/decoded_tokens"] == metrics["treepo/total_tokens"] == 15
+    assert (metrics["treepo/computed_prompt_tokens"], metrics["treepo/cached_prompt_tokens"]) == (19, 4)
+    assert metrics["treepo/unique_over_total"] == 1
+    # (19 + 15) over (10 + 3 of the prompts + 15)
+    assert metrics["treepo/waste"] == 34 / 28
+    assert "treepo/branching" not in metrics and "treepo/failed_calls" not in metrics
+
+
+def talking_tree(details: list[str]) -> Tree:
+    """Turn, addition, and one more turn for each detail, which the interaction ended with it ("": the end token)."""
+    tree = Tree([7] * 5)
+    first = tree.add(ROOT, Segment([1] * 2, [0.0] * 2), key="0")
+    first.turn_over = True
+    reply = tree.add_reply(first.index, [8] * 3, Reply(messages=[{"role": "user", "content": "?"}]), key="0+")
+    for number, detail in enumerate(details):
+        node = tree.add(reply.index, Segment([2], [0.0]), key=f"0+.{number}")
+        tree.finish(node.index, FinishReason.INTERACTION if detail else FinishReason.EOS, detail=detail)
+    tree.check()
+    return tree
+
+
+def test_conversations_count_steps_time_and_what_the_interaction_said():
+    won, lost = talking_tree(["won", "won", "lost", ""]), talking_tree(["cut_off"])
+    won.counters.steps, won.counters.failed_steps, won.counters.interaction_seconds = 5, 2, 1.5
+    lost.counters.steps, lost.counters.failed_steps, lost.counters.interaction_seconds = 1, 1, 0.25
+    rows = [
+        (name, 5, 6, {"tree_statistics": tree.statistics()})
+        for name, tree in (("a", won), ("b", lost))
+        for _ in tree.leaves
+    ]
+    metrics = sampling_metrics(rows)
+    assert (metrics["treepo/steps"], metrics["treepo/failed_steps"]) == (6, 3)
+    assert metrics["treepo/interaction_s"] == pytest.approx(1.75)
+    details = {key: value for key, value in metrics.items() if "finish_detail" in key}
+    prefix = "treepo/finish_detail"
+    assert details == {f"{prefix}/cut_off": 0.2, f"{prefix}/lost": 0.2, f"{prefix}/won": 0.4}
+    assert (metrics["treepo/finish/interaction"], metrics["treepo/finish/eos"]) == (0.8, 0.2)
+    assert (metrics["treepo/finish/turns"], metrics["treepo/finish/error"]) == (0, 0)
+    # 2 + 3 + 4 tokens of one tree and 2 + 3 + 1 of the other, over 4 and 1 trajectories of 6
+    assert metrics["treepo/unique_over_total"] == 15 / 30
+    # the roots have 1 child each and the first turns 4 and 1; the additions in between are no branching of their own
+    assert metrics["treepo/branching"] == 7 / 4
+
+
+def test_only_the_most_frequent_details_get_a_metric_of_their_own():
+    # 30 texts, each once, but two twice; the first of equals by name are kept.
+    details = [f"d{number:02}" for number in range(30)] + ["d28", "d29"]
+    metrics = sampling_metrics([("a", 5, 6, {"tree_statistics": talking_tree(details).statistics()})])
+    kept = {key.rpartition("/")[2]: round(32 * value) for key, value in metrics.items() if "finish_detail" in key}
+    assert kept == {**{f"d{number:02}": 1 for number in range(18)}, "d28": 2, "d29": 2, "other": 10}
+
+
+def test_without_conversations_no_step_is_taken_and_nothing_said():
+    metrics = sampling_metrics([("a", 5, 7, {"tree_statistics": two_leaf_tree().statistics()})])
+    assert (metrics["treepo/steps"], metrics["treepo/failed_steps"], metrics["treepo/interaction_s"]) == (0, 0, 0)
+    assert not [key for key in metrics if "finish_detail" in key]
