@@ -22,7 +22,7 @@ from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 
 from benchmarks.search_cost import grow
 from recipe.treepo.advantages.forest import TreePath
-from recipe.treepo.search.grow import SearchShape
+from recipe.treepo.search import SearchShape
 from recipe.treepo.settings.schema import TREE_ESTIMATORS, AdvantageSettings, TreePOSettings
 from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_batch
 

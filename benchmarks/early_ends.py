@@ -13,9 +13,9 @@ import asyncio
 import random
 from collections.abc import Sequence
 
+from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import Segment
-from recipe.treepo.search.grow import SearchShape, grow_tree
 from recipe.treepo.settings.schema import TreePOSettings
 
 WIDTH, END = 8, 2
@@ -41,7 +41,7 @@ def tree_calls(depth: int, divergence: int, ends: float, seed: int) -> int:
         eos_token_ids=frozenset({END}), response_length=depth, decode=lambda tokens: "x" * len(tokens)
     )
     branching = BranchingRules(init_divergence=(1, 1), divergence=(divergence, divergence), max_divergence=divergence)
-    shape = SearchShape(width=WIDTH, segment_length=1, run_on=1, branching=branching)
+    shape = SearchShape(width=WIDTH, segment_length=1, max_segments_per_request=1, branching=branching)
     tree = asyncio.run(grow_tree([5], engine=Turns(seed, ends), shape=shape, stopping=stopping, seed=seed))
     return tree.counters.engine_calls
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import pandas as pd
 
+from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import Segment
-from recipe.treepo.search.grow import SearchShape, grow_tree
 from recipe.treepo.search.stopping import StoppingRules
 from recipe.treepo.settings.schema import TreePOSettings
 
@@ -58,13 +58,16 @@ class VllmEngine:
 def shapes(width: int, segment: int, divergences: list[int]) -> list[tuple[str, SearchShape]]:
     """Return the rows of one depth."""
     loops = SearchShape(
-        width=width, segment_length=segment, run_on=1, branching=BranchingRules(init_divergence=(width, width))
+        width=width,
+        segment_length=segment,
+        max_segments_per_request=1,
+        branching=BranchingRules(init_divergence=(width, width)),
     )
-    rows = [("independent loops", loops), ("plain samples", replace(loops, run_on=None))]
+    rows = [("independent loops", loops), ("plain samples", replace(loops, max_segments_per_request=None))]
     for most in divergences:
         rules = BranchingRules(divergence=(most, most), init_divergence=(1, 1), max_divergence=most)
         rows.append((f"tree, divergence {most}, every boundary", replace(loops, branching=rules)))
-        rows.append((f"tree, divergence {most}", replace(loops, branching=rules, run_on=None)))
+        rows.append((f"tree, divergence {most}", replace(loops, branching=rules, max_segments_per_request=None)))
     return rows
 
 

@@ -27,9 +27,9 @@ from typing import Any
 
 from benchmarks import random_model
 from recipe.treepo.evaluation.machine import described, machine
+from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import Segment
-from recipe.treepo.search.grow import SearchShape, grow_tree
 from recipe.treepo.settings.schema import TreePOSettings
 
 ENGINES = ("verl", "packed")

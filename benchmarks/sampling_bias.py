@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from benchmarks.known_model import END, PROMPT, KnownModel
-from recipe.treepo.search.branching import BranchingRules, Budget, Favour, Share
+from recipe.treepo.search import SearchKind, SearchShape, grow_tree
+from recipe.treepo.search.branching import BranchingRules, Favor, Share
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
-from recipe.treepo.search.grow import SearchShape, grow_tree
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
 
 LENGTH, SEGMENT, WIDTH = 8, 2, 8
@@ -31,11 +31,11 @@ def policies() -> Iterator[tuple[str, dict]]:
         name = "plain samples" if children == WIDTH else f"transfer, {children} children of the root"
         yield name, {"branching": BranchingRules(init_divergence=(children, children))}
     yield "transfer", {}
-    yield "node", {"branching": BranchingRules(budget=Budget.NODE)}
+    yield "by path", {"search": SearchKind.BY_PATH}
     for share in (Share.PATH_SUM, Share.SEGMENT_MEAN, Share.ENTROPY):
-        for favour in Favour:
-            rules = BranchingRules(share=share, favour=favour, temperature=0.2)
-            yield f"transfer, {share}, {favour}, temperature 0.2", {"branching": rules}
+        for favor in Favor:
+            rules = BranchingRules(share=share, favor=favor, temperature=0.2)
+            yield f"transfer, {share}, {favor}, temperature 0.2", {"branching": rules}
     # Without branching below the root all but two trajectories come from fallback.
     fallback_only = BranchingRules(max_divergence=1)
     for rules in (

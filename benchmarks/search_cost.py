@@ -15,9 +15,8 @@ import time
 import tracemalloc
 from collections.abc import Sequence
 
-from recipe.treepo.search.branching import BranchingRules, Budget
+from recipe.treepo.search import SearchKind, SearchShape, grow_tree
 from recipe.treepo.search.engine import Segment
-from recipe.treepo.search.grow import SearchShape, grow_tree
 from recipe.treepo.search.tree import Tree
 from recipe.treepo.settings.schema import TreePOSettings
 
@@ -47,26 +46,24 @@ async def grow(prompts: int, shape: SearchShape, settings: TreePOSettings, respo
     )
 
 
-def measure(prompts: int, *, width: int, depth: int, segment: int, run_on: int | None, budget: str) -> str:
+def measure(prompts: int, *, width: int, depth: int, segment: int, stops: int | None, search: SearchKind) -> str:
     """Return one row of the table."""
     settings = TreePOSettings(depth=depth, segment_length=segment)
-    shape = SearchShape(
-        width=width, segment_length=segment, run_on=run_on, branching=BranchingRules(budget=Budget(budget))
-    )
+    shape = SearchShape(width=width, segment_length=segment, search=search, max_segments_per_request=stops)
     started = time.process_time()
     trees = asyncio.run(grow(prompts, shape, settings, depth * segment))
     seconds = time.process_time() - started
     nodes = sum(len(tree.nodes) for tree in trees)
     calls = sum(tree.counters.engine_calls for tree in trees)
     assert all(len(tree.leaves) == width for tree in trees)
-    stops = "every boundary" if run_on == 1 else "where something is due"
-    return f"| {prompts} | {budget} | {stops} | {nodes:,} | {calls:,} | {seconds:.1f} | {1e6 * seconds / nodes:.0f} |"
+    where = "every boundary" if stops == 1 else "where something is due"
+    return f"| {prompts} | {search} | {where} | {nodes:,} | {calls:,} | {seconds:.1f} | {1e6 * seconds / nodes:.0f} |"
 
 
 def memory_per_node(*, width: int, depth: int, segment: int) -> float:
     """Return the bytes that a node takes besides its tokens and log-probabilities."""
     settings = TreePOSettings(depth=depth, segment_length=segment)
-    shape = SearchShape(width=width, segment_length=segment, run_on=1)
+    shape = SearchShape(width=width, segment_length=segment, max_segments_per_request=1)
     tracemalloc.start()
     trees = asyncio.run(grow(8, shape, settings, depth * segment))
     taken, _ = tracemalloc.get_traced_memory()
@@ -89,12 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     size = {"width": options.width, "depth": options.depth, "segment": options.segment}
     print(f"width {options.width}, depth {options.depth}, segments of {options.segment} tokens, CPU time of one core\n")
-    print("| prompts | budget | requests stop at | nodes | requests | seconds | microseconds per node |")
+    print("| prompts | search | requests stop at | nodes | requests | seconds | microseconds per node |")
     print("|---|---|---|---|---|---|---|")
     for prompts in (options.prompts // 4, options.prompts // 2, options.prompts):
-        for run_on in (1, None):
-            for budget in ("transfer", "node"):
-                print(measure(prompts, **size, run_on=run_on, budget=budget), flush=True)
+        for stops in (1, None):
+            for search in SearchKind:
+                print(measure(prompts, **size, stops=stops, search=search), flush=True)
     print(f"\nmemory of a node besides its tokens, log-probabilities and text: {memory_per_node(**size):.0f} bytes")
 
 

@@ -124,7 +124,7 @@ class Case:
             case Arm.LOCK_STEP:
                 if self.in_flight < self.prompts:
                     raise ValueError(f"{self.prompts} prompts in lock step have to be in flight together")
-                return replace(tree, run_on=1, fallback=FallbackRules(start=FallbackStart.DRY))
+                return replace(tree, max_segments_per_request=1, fallback=FallbackRules(start=FallbackStart.DRY))
             case Arm.TREES:
                 return tree
             case Arm.ALIGNED:

@@ -24,8 +24,8 @@ from uuid import uuid4
 import psutil
 
 from benchmarks.sampling.cases import Arm, Case, Engine
+from recipe.treepo.search import grow_tree
 from recipe.treepo.search.engine import Segment, SegmentEngine
-from recipe.treepo.search.grow import grow_tree
 from recipe.treepo.search.lock_step import LockStep
 from recipe.treepo.search.tree import Tree
 from recipe.treepo.verl_adapters.metrics import SUMMED

@@ -216,8 +216,8 @@ def test_wrong_values_are_known_without_a_composed_configuration():
         "treepo.fallback.window=0",
         "evaluation.bootstrap=1",
         # these cannot be checked before Hydra has composed, or are right
-        "treepo.width=${actor_rollout_ref.rollout.n}",
-        "treepo.run_on=a,b",
+        "treepo.segment_length=${actor_rollout_ref.rollout.n}",
+        "treepo.max_segments_per_request=a,b",
         "treepo.interaction.options.depth=x",
         "evaluation=scaling",
         "evaluation.arms.tree=null",

@@ -8,9 +8,9 @@ from typing import Any
 
 from helpers.scripted_engine import EOS, ScriptedEngine, decode
 from recipe.treepo.interaction import ConversationRules, Interaction, Reply
+from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.conversation import ConversationStart
-from recipe.treepo.search.grow import SearchShape, grow_tree
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
 from recipe.treepo.search.tree import Tree
 
@@ -281,7 +281,7 @@ async def start_talk(
         decode=decode,
         **taken("response_length", "depth", "answer_needs_eos", "stop_strings", "repetition", "min_length"),
     )
-    shape = taken("width", "segment_length", "fallback", "run_on", "cache_block", "retries")
+    shape = taken("width", "segment_length", "search", "fallback", "max_segments_per_request", "cache_block", "retries")
     divergence = numbers.pop("divergence", 2)
     spread = divergence if isinstance(divergence, tuple) else (divergence, divergence)
     shape = SearchShape(**shape, branching=BranchingRules(divergence=spread, **numbers), retry_seconds=0.0)

@@ -7,9 +7,9 @@ import itertools
 from hypothesis import strategies as st
 
 from helpers.scripted_engine import EOS, ScriptedEngine, decode
-from recipe.treepo.search.branching import BranchingRules, Budget, Favour, Share
+from recipe.treepo.search import SearchKind, SearchShape, grow_tree
+from recipe.treepo.search.branching import BranchingRules, Budget, Favor, Share
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
-from recipe.treepo.search.grow import SearchShape, grow_tree
 from recipe.treepo.search.stopping import RULES, FinishReason, Repetition, RepetitionUnit, StoppingRules
 from recipe.treepo.search.tree import Tree
 
@@ -35,7 +35,15 @@ async def start(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **numbers) ->
     rules = StoppingRules(order=order, eos_token_ids=frozenset(eos), decode=decode, **stopping)
     shape = {
         name: numbers.pop(name)
-        for name in ("width", "segment_length", "fallback", "run_on", "cache_block", "retries")
+        for name in (
+            "width",
+            "segment_length",
+            "search",
+            "fallback",
+            "max_segments_per_request",
+            "cache_block",
+            "retries",
+        )
         if name in numbers
     }
     divergence = numbers.pop("divergence", 2)
@@ -53,7 +61,9 @@ async def start(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **numbers) ->
 def searches(draw):
     width, segment, depth = draw(st.integers(1, 12)), draw(st.integers(1, 9)), draw(st.integers(1, 6))
     response_length = draw(st.integers((depth - 1) * segment + 1, depth * segment))
-    budget = draw(st.sampled_from(list(Budget)))
+    kind = draw(st.sampled_from(list(SearchKind)))
+    by_path = kind is SearchKind.BY_PATH
+    budget = Budget.TRANSFER if by_path else draw(st.sampled_from(list(Budget)))
     init = draw(st.integers(1, width))
     lowest = draw(st.integers(1, 3))
     optional = draw(st.sets(st.sampled_from(sorted(set(RULES) - set(REQUIRED)))))
@@ -75,12 +85,13 @@ def searches(draw):
             count=draw(st.integers(2, 6)),
         ),
         "min_length": draw(st.sampled_from([0, 0, 1, 3])),
+        "search": kind,
         "budget": budget,
         "divergence": (lowest, draw(st.integers(lowest, 4))),
         "init_divergence": (init, draw(st.integers(init, width))),
         "max_divergence": draw(st.one_of(st.none(), st.integers(1, 4))),
-        "share": Share.EVEN if budget is Budget.NODE else draw(st.sampled_from(list(Share))),
-        "favour": draw(st.sampled_from(list(Favour))),
+        "share": Share.EVEN if by_path else draw(st.sampled_from(list(Share))),
+        "favor": draw(st.sampled_from(list(Favor))),
         "temperature": draw(st.sampled_from([0.1, 1.0, 10.0])),
         "fallback": FallbackRules(
             start=draw(st.sampled_from(list(FallbackStart))),
@@ -91,7 +102,7 @@ def searches(draw):
             window=draw(st.one_of(st.none(), st.integers(1, 3))),
             block_length=draw(st.integers(1, 6)),
         ),
-        "run_on": draw(st.one_of(st.none(), st.integers(1, 3))),
+        "max_segments_per_request": draw(st.one_of(st.none(), st.integers(1, 3))),
         "retries": draw(st.integers(0, 3)),
         "seed": draw(st.integers(0, 2**32)),
     }

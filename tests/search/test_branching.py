@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recipe.treepo.search.branching import (
     BranchingRules,
     Budget,
-    Favour,
+    Favor,
     level_limit,
     reachable_leaves,
     share_out,
@@ -68,7 +68,7 @@ def test_weights_are_the_softmax_of_the_values():
     assert [weight / sum(high) for weight in high] == pytest.approx(
         [1 / (1 + math.exp(-2) + math.exp(-1)), math.exp(-2) / (1 + math.exp(-2) + math.exp(-1)), 0.2447284710547977]
     )
-    low = share_weights(values, BranchingRules(temperature=0.5, favour=Favour.LOW))
+    low = share_weights(values, BranchingRules(temperature=0.5, favor=Favor.LOW))
     assert low == pytest.approx([math.exp(-2), 1.0, math.exp(-1)])
     assert share_weights([-9000.0, -1.0], BranchingRules()) == [0.0, 1.0]
 

@@ -22,8 +22,7 @@ from helpers.scripted_engine import EOS
 from recipe.treepo.advantages.credit import segment_credit, treerpo_credit
 from recipe.treepo.advantages.forest import build_forest
 from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Reply, Steps
-from recipe.treepo.search.branching import Budget
-from recipe.treepo.search.grow import SearchError, SearchShape
+from recipe.treepo.search import SearchError, SearchKind, SearchShape
 from recipe.treepo.search.node import ROOT
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.settings.schema import AdvantageSettings, Aggregation, Chains, TreePOSettings
@@ -48,13 +47,13 @@ def test_the_levels_add_up_to_the_numbers_in_the_documentation():
 
 
 @pytest.mark.parametrize("steps", Steps)
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+@pytest.mark.parametrize("search", list(SearchKind))
 @pytest.mark.parametrize(("depth", "divergence", "levels"), COSTS)
-def test_without_early_ends_a_tree_of_turns_costs_what_its_levels_add_up_to(depth, divergence, levels, budget, steps):
+def test_without_early_ends_a_tree_of_turns_costs_what_its_levels_add_up_to(depth, divergence, levels, search, steps):
     interaction = Recorded()
     tree = talk(
         Turns(TURN), interaction, rules=ConversationRules(steps=steps), depth=depth, width=8, segment_length=100,
-        response_length=1000, budget=budget, divergence=divergence, max_divergence=divergence, init_divergence=(1, 1),
+        response_length=1000, search=search, divergence=divergence, max_divergence=divergence, init_divergence=(1, 1),
     )  # fmt: skip
     assert tree.counters.engine_calls == sum(levels)
     assert tree.counters.steps == sum(levels[:-1] if steps is Steps.SHARED else levels[1:])
@@ -73,7 +72,8 @@ def test_independent_loops_cost_every_turn_of_every_loop(depth, steps):
     rules = shape.branching
     tree = talk(
         Turns(TURN), Recorded(), rules=ConversationRules(steps=steps), depth=depth, width=8, response_length=1000,
-        segment_length=shape.segment_length, run_on=shape.run_on, budget=rules.budget, divergence=rules.divergence,
+        segment_length=shape.segment_length, max_segments_per_request=shape.max_segments_per_request,
+        search=shape.search, divergence=rules.divergence,
         max_divergence=rules.max_divergence, init_divergence=rules.init_divergence,
     )  # fmt: skip
     assert tree.counters.engine_calls == 8 * depth

@@ -18,8 +18,7 @@ from helpers.scripted_conversation import (
     talk,
 )
 from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Reply, Steps
-from recipe.treepo.search.branching import Budget
-from recipe.treepo.search.grow import SearchError
+from recipe.treepo.search import SearchError, SearchKind
 from recipe.treepo.search.stopping import FinishReason
 
 # --- failures -------------------------------------------------------------------------------------------------------
@@ -45,11 +44,11 @@ class Failing(Recorded):
 
 
 @pytest.mark.parametrize("method", ["check_finished", "step"])
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
-def test_where_failures_are_dropped_the_width_goes_to_others_and_the_first_is_warned_of(budget, method, caplog):
+@pytest.mark.parametrize("search", list(SearchKind))
+def test_where_failures_are_dropped_the_width_goes_to_others_and_the_first_is_warned_of(search, method, caplog):
     caplog.set_level(logging.DEBUG, logger="recipe.treepo.search.conversation")
     interaction = Failing(method, {"0", "1"})
-    tree = talk(Turns(TURN), interaction, **sizes(width=4, init_divergence=(3, 3), budget=budget))
+    tree = talk(Turns(TURN), interaction, **sizes(width=4, init_divergence=(3, 3), search=search))
     assert len(tree.leaves) == 4 and FinishReason.ERROR not in {tree.nodes[leaf].finish_reason for leaf in tree.leaves}
     assert {node.key for node in tree.nodes if node.dropped} == {"0", "1"}
     assert {node.finish_reason for node in tree.nodes if node.dropped} == {FinishReason.ERROR}
@@ -73,25 +72,25 @@ def test_where_failures_end_a_path_it_is_a_trajectory_that_says_what_failed(step
     assert len(tree.leaves) == 2 and (tree.counters.failed_steps, tree.counters.given_up_paths) == (1, 0)
 
 
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
-def test_where_failures_fail_the_search_says_which(budget):
+@pytest.mark.parametrize("search", list(SearchKind))
+def test_where_failures_fail_the_search_says_which(search):
     interaction = Failing("step", {"1"})
     with pytest.raises(SearchError, match="^Failing.step failed for prompt 7 at node 1: ValueError: no luck$"):
         talk(
             Turns(TURN), interaction, rules=ConversationRules(on_error=OnError.FAIL),
-            **sizes(init_divergence=(2, 2), budget=budget),
+            **sizes(init_divergence=(2, 2), search=search),
         )  # fmt: skip
     assert interaction.open == [] and interaction.closed >= 3
 
 
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
-def test_where_every_path_is_dropped_the_search_fails_and_names_the_last_failure(budget):
+@pytest.mark.parametrize("search", list(SearchKind))
+def test_where_every_path_is_dropped_the_search_fails_and_names_the_last_failure(search):
     class Never(Recorded):
         def decide_step(self, context):
             raise ValueError("no luck")
 
     with pytest.raises(SearchError, match="no trajectory could be had.*Never.step failed for prompt 7 at node"):
-        talk(Turns(TURN), Never(), **sizes(budget=budget))
+        talk(Turns(TURN), Never(), **sizes(search=search))
 
 
 @pytest.mark.parametrize("on_error", OnError)
@@ -257,8 +256,8 @@ def test_a_timeout_of_the_interactions_own_is_not_taken_for_ours():
         talk(Turns(TURN), Own(), rules=rules, **sizes())
 
 
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
-def test_a_task_that_was_cancelled_inside_an_interaction_is_a_failure_and_cancels_nothing(budget):
+@pytest.mark.parametrize("search", list(SearchKind))
+def test_a_task_that_was_cancelled_inside_an_interaction_is_a_failure_and_cancels_nothing(search):
     class Cancels(Interaction):
         async def step(self, context):
             if context.node == "0":
@@ -267,7 +266,7 @@ def test_a_task_that_was_cancelled_inside_an_interaction_is_a_failure_and_cancel
                 await task
             return None
 
-    tree = talk(Turns(TURN), Cancels(), **sizes(init_divergence=(2, 2), budget=budget))
+    tree = talk(Turns(TURN), Cancels(), **sizes(init_divergence=(2, 2), search=search))
     assert (len(tree.leaves), tree.counters.failed_steps) == (2, 1)
 
 

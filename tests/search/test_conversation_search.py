@@ -12,8 +12,8 @@ from helpers.scripted_conversation import CLOSING, PROMPT, QUESTION, Chancy, Fak
 from helpers.scripted_engine import EOS, ScriptedEngine, decode
 from helpers.searches import brute_force_box, check_width, pieces_of_call, searches
 from recipe.treepo.interaction import ConversationRules, OnError, Reply, Steps
+from recipe.treepo.search import SearchError
 from recipe.treepo.search.branching import Budget
-from recipe.treepo.search.grow import SearchError
 from recipe.treepo.search.node import ROOT
 from recipe.treepo.search.stopping import MODEL_ENDED, FinishReason, RepetitionUnit
 from recipe.treepo.search.tree import Tree

@@ -20,18 +20,16 @@ from helpers.scripted_conversation import (
 )
 from helpers.scripted_engine import EOS, ScriptedEngine
 from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Steps
-from recipe.treepo.search import conversation
-from recipe.treepo.search.branching import Budget
+from recipe.treepo.search import SearchError, SearchKind, conversation
 from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart, ResumePoint
-from recipe.treepo.search.grow import SearchError
 
 # --- states ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("blocked", ["start", "check_finished", "step", "copy_state"])
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
-def test_a_cancelled_search_closes_every_state_and_leaves_nothing_running(budget, blocked):
+@pytest.mark.parametrize("search", list(SearchKind))
+def test_a_cancelled_search_closes_every_state_and_leaves_nothing_running(search, blocked):
     class Blocked(Recorded):
         waiting = 0
 
@@ -56,7 +54,7 @@ def test_a_cancelled_search_closes_every_state_and_leaves_nothing_running(budget
         interaction, engine = Blocked(), Turns(TURN)
         before = asyncio.all_tasks()
         task = asyncio.create_task(
-            start_talk(engine, interaction, **sizes(width=4, init_divergence=(2, 2), budget=budget))
+            start_talk(engine, interaction, **sizes(width=4, init_divergence=(2, 2), search=search))
         )
         for _ in range(200):
             await asyncio.sleep(0)
@@ -230,8 +228,8 @@ def test_the_state_of_a_path_is_closed_when_the_path_ends_and_not_with_the_tree(
 
 
 @pytest.mark.parametrize("steps", Steps)
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
-def test_plain_functions_in_threads_meet_no_other_paths_state_and_make_the_same_tree(budget, steps):
+@pytest.mark.parametrize("search", list(SearchKind))
+def test_plain_functions_in_threads_meet_no_other_paths_state_and_make_the_same_tree(search, steps):
     def grown():
         faults = []
 
@@ -257,7 +255,7 @@ def test_plain_functions_in_threads_meet_no_other_paths_state_and_make_the_same_
 
         tree = talk(
             ScriptedEngine(end_rate=0.2), Plain(), rules=ConversationRules(steps=steps),
-            **sizes(width=8, depth=5, budget=budget, init_divergence=(2, 2)),
+            **sizes(width=8, depth=5, search=search, init_divergence=(2, 2)),
         )  # fmt: skip
         assert faults == []
         return [(node.key, node.parent, node.segment, node.reply, node.finish_reason) for node in tree.nodes]

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.known_model import END, PROMPT, KnownModel
 from helpers.example_counts import is_long
-from recipe.treepo.search.branching import BranchingRules, Budget, Favour, Share
-from recipe.treepo.search.grow import SearchShape, grow_tree
+from recipe.treepo.search import SearchKind, SearchShape, grow_tree
+from recipe.treepo.search.branching import BranchingRules, Favor, Share
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
 
 LENGTH, WIDTH, TREES = 6, 8, 6500 if is_long() else 1500
@@ -23,9 +23,9 @@ STOPPING = StoppingRules(
 )
 
 
-def responses_by_leaf(**rules) -> list[Counter]:
+def responses_by_leaf(search: SearchKind = SearchKind.BY_LEVEL, **rules) -> list[Counter]:
     """What came out at each leaf (by its place in the tree), over all trees."""
-    shape = SearchShape(width=WIDTH, segment_length=2, branching=BranchingRules(**rules))
+    shape = SearchShape(width=WIDTH, segment_length=2, search=search, branching=BranchingRules(**rules))
 
     async def sample():
         found = [Counter() for _ in range(WIDTH)]
@@ -45,13 +45,13 @@ def chi_square(found: Counter, truth: dict) -> float:
     return (statistic - freedom) / math.sqrt(2 * freedom)
 
 
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+@pytest.mark.parametrize("search", list(SearchKind))
 @pytest.mark.parametrize("init", [1, 3])
-def test_every_leaf_of_an_evenly_branching_tree_is_a_plain_sample(budget, init):
+def test_every_leaf_of_an_evenly_branching_tree_is_a_plain_sample(search, init):
     truth = KnownModel(0).responses(LENGTH)
     assert sum(truth.values()) == pytest.approx(1.0)
     assert len(truth) == 2**LENGTH
-    found = responses_by_leaf(budget=budget, init_divergence=(init, init))
+    found = responses_by_leaf(search, init_divergence=(init, init))
     assert sum(leaf.total() for leaf in found) == TREES * WIDTH
     # The seeds are fixed, so this is no matter of luck; of 8 right leaves one beyond 4 would be had in 1 of 4,000.
     assert [chi_square(leaf, truth) < 4 for leaf in found] == [True] * WIDTH
@@ -59,5 +59,5 @@ def test_every_leaf_of_an_evenly_branching_tree_is_a_plain_sample(budget, init):
 
 def test_the_test_sees_a_policy_that_looks_at_probabilities():
     truth = KnownModel(0).responses(LENGTH)
-    found = responses_by_leaf(share=Share.PATH_SUM, favour=Favour.LOW, temperature=0.1)
+    found = responses_by_leaf(share=Share.PATH_SUM, favor=Favor.LOW, temperature=0.1)
     assert chi_square(sum(found, Counter()), truth) > 40

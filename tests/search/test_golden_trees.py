@@ -14,6 +14,7 @@ from helpers.scripted_conversation import Chancy, FakeTokens, talk
 from helpers.scripted_engine import ScriptedEngine
 from helpers.searches import grow
 from recipe.treepo.interaction import ConversationRules, Steps
+from recipe.treepo.search import SearchKind
 from recipe.treepo.search.branching import Budget, Share
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
 from recipe.treepo.search.stopping import RULES, Repetition
@@ -29,7 +30,7 @@ def transfer() -> Tree:
 
 def by_path() -> Tree:
     engine = ScriptedEngine(seed=2, end_rate=0.06, fail_rate=0.2, jitter=3)
-    return grow(engine, seed=2, budget=Budget.NODE, retries=1, min_length=5, **SIZES)
+    return grow(engine, seed=2, search=SearchKind.BY_PATH, retries=1, min_length=5, **SIZES)
 
 
 def level_tokens() -> Tree:
@@ -40,7 +41,13 @@ def level_tokens() -> Tree:
 
 def total_tokens() -> Tree:
     fallback = FallbackRules(start=FallbackStart.DRY, order=PathOrder.ANSWERED_FIRST_SOFT)
-    rules = {"budget": Budget.TOTAL_TOKENS, "total_tokens": 120, "min_width": 2, "run_on": 2, "divergence": (1, 3)}
+    rules = {
+        "budget": Budget.TOTAL_TOKENS,
+        "total_tokens": 120,
+        "min_width": 2,
+        "max_segments_per_request": 2,
+        "divergence": (1, 3),
+    }
     return grow(ScriptedEngine(seed=4, end_rate=0.06), seed=4, fallback=fallback, **rules, **SIZES)
 
 

@@ -21,9 +21,9 @@ from helpers.searches import (
     searches,
     start,
 )
-from recipe.treepo.search.branching import Budget, Favour, Share
+from recipe.treepo.search import SearchError, SearchKind, SearchShape
+from recipe.treepo.search.branching import Budget, Favor, Share
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart, ResumePoint
-from recipe.treepo.search.grow import SearchError, SearchShape
 from recipe.treepo.search.node import ROOT
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.search.tree import Tree
@@ -31,9 +31,9 @@ from recipe.treepo.search.tree import Tree
 # --- what a tree costs ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+@pytest.mark.parametrize("search", list(SearchKind))
 @pytest.mark.parametrize(
-    ("depth", "width", "divergence", "init", "at_every_boundary", "run_on"),
+    ("depth", "width", "divergence", "init", "at_every_boundary", "max_segments_per_request"),
     [
         (4, 8, 3, 1, 1 + 3 + 8 + 8, 1 + 3 + 8),
         (5, 8, 2, 1, 1 + 2 + 4 + 8 + 8, 1 + 2 + 4 + 8),
@@ -46,9 +46,9 @@ from recipe.treepo.search.tree import Tree
     ],
 )
 def test_without_early_ends_a_tree_costs_what_its_levels_add_up_to(
-    budget, depth, width, divergence, init, at_every_boundary, run_on
+    search, depth, width, divergence, init, at_every_boundary, max_segments_per_request
 ):
-    for most, calls in ((1, at_every_boundary), (None, run_on)):
+    for most, calls in ((1, at_every_boundary), (None, max_segments_per_request)):
         tree = grow(
             ScriptedEngine(),
             order=REQUIRED,
@@ -58,8 +58,8 @@ def test_without_early_ends_a_tree_costs_what_its_levels_add_up_to(
             segment_length=4,
             divergence=divergence,
             init_divergence=(init, init),
-            budget=budget,
-            run_on=most,
+            search=search,
+            max_segments_per_request=most,
         )
         assert tree.counters.engine_calls == calls
         assert tree.counters.decoded_tokens == 4 * at_every_boundary
@@ -71,7 +71,14 @@ def test_without_early_ends_a_tree_costs_what_its_levels_add_up_to(
 def test_a_long_path_is_given_to_the_engine_from_its_first_token_on():
     engine = ScriptedEngine()
     tree = grow(
-        engine, order=REQUIRED, depth=3, response_length=1200, width=2, segment_length=400, divergence=1, run_on=1
+        engine,
+        order=REQUIRED,
+        depth=3,
+        response_length=1200,
+        width=2,
+        segment_length=400,
+        divergence=1,
+        max_segments_per_request=1,
     )
     for leaf in tree.leaves:
         path = tree.path(leaf)[1:]
@@ -87,7 +94,7 @@ def test_a_request_runs_on_over_as_many_segments_as_it_may():
     # Width 4 is used up when the root has its 4 children: each of the 5 segments is due in ceil(5 / 2) requests.
     tree = grow(
         ScriptedEngine(), order=REQUIRED, depth=5, response_length=20, width=4, segment_length=4,
-        init_divergence=(4, 4), run_on=2,
+        init_divergence=(4, 4), max_segments_per_request=2,
     )  # fmt: skip
     assert tree.counters.engine_calls == 4 * 3
     assert len(tree.nodes) == 1 + 4 * 5
@@ -132,7 +139,7 @@ def test_without_transfer_a_path_gets_its_divergence_and_the_rest_falls_back():
     # Each of the two children of the root is to become 2 trajectories. The second ends at once, and what it leaves
     # resumes at its only boundary, the root; there the scripted engine goes on as for a first child.
     engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
-    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, budget=Budget.NODE)
+    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, search=SearchKind.BY_PATH)
     assert {node.key: node.finish_reason for node in tree.nodes if node.depth == 1} == {
         "0": None,
         "1": FinishReason.EOS,
@@ -153,7 +160,8 @@ def test_the_divergences_are_drawn_from_their_whole_ranges():
     for seed in range(80):
         tree = grow(
             ScriptedEngine(), seed=seed, order=REQUIRED, depth=2, response_length=8, width=20, segment_length=4,
-            divergence=(1, 4), init_divergence=(2, 5), fallback=FallbackRules(start=FallbackStart.DRY), run_on=1,
+            divergence=(1, 4), init_divergence=(2, 5), fallback=FallbackRules(start=FallbackStart.DRY),
+            max_segments_per_request=1,
         )  # fmt: skip
         first = [node for node in tree.nodes if node.depth == 1 and "~" not in node.key]
         second = [node for node in tree.nodes if node.depth == 2 and "~" not in node.key]
@@ -187,7 +195,7 @@ def test_a_prompt_gets_as_many_trajectories_as_its_response_tokens_pay_for():
     assert [tree.nodes[leaf].end for leaf in tree.leaves] == [12] * 3
 
 
-def test_the_favoured_path_gets_the_children():
+def test_the_favored_path_gets_the_children():
     # Token 98 is sure and 97 is not; at a low temperature all that can be shared goes to one of the two paths.
     class Sure(ScriptedEngine):
         def _answer(self, input_ids, max_tokens, branch):
@@ -198,14 +206,14 @@ def test_the_favoured_path_gets_the_children():
     def children(**rules):
         tree = grow(
             Sure(script=[[97] * 8, [98] * 8]), depth=2, response_length=8, width=6, segment_length=4, divergence=3,
-            temperature=0.01, run_on=1, **rules,
+            temperature=0.01, max_segments_per_request=1, **rules,
         )  # fmt: skip
         return [len(tree.nodes[child].children) for child in tree.nodes[ROOT].children]
 
     for share in (Share.PATH_SUM, Share.PATH_MEAN, Share.SEGMENT_SUM, Share.SEGMENT_MEAN):
-        assert children(share=share, favour=Favour.HIGH) == [1, 5]
-        assert children(share=share, favour=Favour.LOW) == [5, 1]
-    assert children(share=Share.ENTROPY, favour=Favour.HIGH) == [5, 1]
+        assert children(share=share, favor=Favor.HIGH) == [1, 5]
+        assert children(share=share, favor=Favor.LOW) == [5, 1]
+    assert children(share=Share.ENTROPY, favor=Favor.HIGH) == [5, 1]
     assert children(share=Share.EVEN) == [3, 3]
 
 
@@ -248,7 +256,8 @@ def test_a_path_that_resumes_inside_a_segment_splits_it_and_ends_it_where_it_wou
 
     engine = OneUnlikelyToken(script=[list(range(97, 109))])
     tree = grow(
-        engine, depth=3, response_length=12, width=2, segment_length=4, divergence=1, init_divergence=(1, 1), run_on=1,
+        engine, depth=3, response_length=12, width=2, segment_length=4, divergence=1, init_divergence=(1, 1),
+            max_segments_per_request=1,
         fallback=FallbackRules(point=ResumePoint.LEAST_LIKELY_TOKEN),
     )  # fmt: skip
     spans = {node.key: (node.offset, node.end, node.depth, node.partial) for node in tree.nodes}
@@ -316,23 +325,23 @@ def test_where_no_path_may_be_dropped_any_more_requests_run_on():
     assert (len(tree.leaves), tree.counters.dropped_paths) == (1, 1)
 
 
-@pytest.mark.parametrize("run_on", [None, 1])
-def test_what_is_sampled_instead_of_a_dropped_path_keeps_all_but_its_last_segment(run_on):
+@pytest.mark.parametrize("max_segments_per_request", [None, 1])
+def test_what_is_sampled_instead_of_a_dropped_path_keeps_all_but_its_last_segment(max_segments_per_request):
     engine = ScriptedEngine(script=[[97, 97, EOS[0]]])
     tree = grow(
         engine, depth=4, response_length=8, width=1, segment_length=2, init_divergence=(1, 1), min_length=4,
-        budget=Budget.NODE, run_on=run_on,
+        search=SearchKind.BY_PATH, max_segments_per_request=max_segments_per_request,
     )  # fmt: skip
     assert [node.key for node in tree.nodes] == ["", "0", "0.0", "0.0?", "0.0??"]
     assert [node.dropped for node in tree.nodes] == [False, False, True, True, False]
 
 
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
+@pytest.mark.parametrize("search", list(SearchKind))
 @pytest.mark.parametrize("start_of_fallback", list(FallbackStart))
-def test_a_model_that_only_writes_short_responses_is_not_asked_for_ever(budget, start_of_fallback):
+def test_a_model_that_only_writes_short_responses_is_not_asked_for_ever(search, start_of_fallback):
     tree = grow(
         ScriptedEngine(end_rate=1.0), depth=3, response_length=12, width=3, segment_length=4, min_length=2,
-        budget=budget, fallback=FallbackRules(start=start_of_fallback),
+        search=search, fallback=FallbackRules(start=start_of_fallback),
     )  # fmt: skip
     assert [tree.nodes[leaf].end for leaf in tree.leaves] == [1, 1, 1]
     assert tree.counters.dropped_paths >= 3
@@ -341,45 +350,45 @@ def test_a_model_that_only_writes_short_responses_is_not_asked_for_ever(budget, 
 # --- faults ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
-def test_a_failed_request_is_repeated_and_then_its_width_goes_elsewhere(budget):
+@pytest.mark.parametrize("search", list(SearchKind))
+def test_a_failed_request_is_repeated_and_then_its_width_goes_elsewhere(search):
     engine = ScriptedEngine(broken={"1"})
-    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, retries=2, budget=budget)
+    tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, retries=2, search=search)
     assert engine.attempts["1"] == 3
     assert "1" not in {node.key for node in tree.nodes}
     assert len(tree.leaves) == 4
     assert (tree.counters.failed_calls, tree.counters.given_up_paths) == (3, 1)
 
 
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
-def test_a_prompt_fails_only_if_nothing_can_be_had_and_says_why(budget):
+@pytest.mark.parametrize("search", list(SearchKind))
+def test_a_prompt_fails_only_if_nothing_can_be_had_and_says_why(search):
     engine = ScriptedEngine(broken=True, jitter=3)
     # By level 2 + 4 and, once more paths than 4 were given up, 2 of those; by node each of 2 is sampled 3 times.
-    paths = {Budget.TRANSFER: 2 + 4 + 2, Budget.NODE: 2 * 3}[budget]
+    paths = {SearchKind.BY_LEVEL: 2 + 4 + 2, SearchKind.BY_PATH: 2 * 3}[search]
     with pytest.raises(SearchError, match=f"{paths} paths were given up after 2 requests each.*went away") as caught:
-        grow(engine, depth=3, response_length=12, width=4, segment_length=4, retries=1, budget=budget)
+        grow(engine, depth=3, response_length=12, width=4, segment_length=4, retries=1, search=search)
     assert isinstance(caught.value.__cause__, ConnectionError)
     assert engine.attempts.total() == 2 * paths
 
 
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
-def test_what_can_be_had_is_kept_although_the_engine_fails_for_the_rest(budget):
+@pytest.mark.parametrize("search", list(SearchKind))
+def test_what_can_be_had_is_kept_although_the_engine_fails_for_the_rest(search):
     class NoSecondChild(ScriptedEngine):
         def _answer(self, input_ids, max_tokens, branch):
             if not branch.startswith("0"):
                 raise ConnectionError("the engine went away")
             return super()._answer(input_ids, max_tokens, branch)
 
-    tree = grow(NoSecondChild(), depth=2, response_length=8, width=4, segment_length=4, budget=budget)
+    tree = grow(NoSecondChild(), depth=2, response_length=8, width=4, segment_length=4, search=search)
     # By node the second child was to become two; by level the first gets all the width when the second is given up.
-    assert len(tree.leaves) == (2 if budget is Budget.NODE else 4)
+    assert len(tree.leaves) == (2 if search is SearchKind.BY_PATH else 4)
     assert tree.counters.missing_trajectories == 4 - len(tree.leaves)
 
 
 def test_a_branch_that_is_given_up_is_sampled_anew_for_as_many_trajectories_from_where_it_was():
     tree = grow(
         ScriptedEngine(broken={"0.0"}), order=REQUIRED, depth=4, response_length=16, width=4, segment_length=4,
-        init_divergence=(1, 1), budget=Budget.NODE,
+        init_divergence=(1, 1), search=SearchKind.BY_PATH,
     )  # fmt: skip
     assert {node.key for node in tree.nodes if node.depth == 2} == {"0.0!", "0.1"}
     again = next(node for node in tree.nodes if node.key == "0.0!")
@@ -387,15 +396,15 @@ def test_a_branch_that_is_given_up_is_sampled_anew_for_as_many_trajectories_from
     assert tree.counters.fallbacks == 0
 
 
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
-def test_a_path_on_which_the_engine_stopped_inside_a_segment_goes_on_to_the_boundary_before_it_branches(budget):
+@pytest.mark.parametrize("search", list(SearchKind))
+def test_a_path_on_which_the_engine_stopped_inside_a_segment_goes_on_to_the_boundary_before_it_branches(search):
     class Hasty(ScriptedEngine):
         def _tokens(self, input_ids, max_tokens, branch):
             return super()._tokens(input_ids, min(max_tokens, 3), branch)
 
     tree = grow(
         Hasty(), order=REQUIRED, depth=2, response_length=8, width=2, segment_length=4, init_divergence=(1, 1),
-        budget=budget,
+        search=search,
     )  # fmt: skip
     ends = {(node.key, node.offset, node.end) for node in tree.nodes[1:3]}
     assert ends == {("0", 0, 3), ("0.0", 3, 4)}
@@ -419,11 +428,11 @@ def test_an_engine_that_returns_nothing_has_failed_and_is_no_dead_end():
         grow(Mute(), depth=2, response_length=8, width=2, segment_length=4)
 
 
-@pytest.mark.parametrize("budget", [Budget.TRANSFER, Budget.NODE])
-def test_cancelling_a_search_leaves_no_request_running(budget):
+@pytest.mark.parametrize("search", list(SearchKind))
+def test_cancelling_a_search_leaves_no_request_running(search):
     async def cancelled():
         engine = ScriptedEngine(blocked=frozenset({"0", "1"}))
-        task = asyncio.create_task(start(engine, depth=3, response_length=12, width=4, segment_length=4, budget=budget))
+        task = asyncio.create_task(start(engine, depth=3, response_length=12, width=4, segment_length=4, search=search))
         while engine.running < 2:
             await asyncio.sleep(0)
         task.cancel()
@@ -439,7 +448,7 @@ def test_with_a_cache_block_paths_branch_where_whole_blocks_and_one_token_are_be
     # 6, and the lower is taken.
     tree = grow(
         ScriptedEngine(), order=REQUIRED, depth=4, response_length=16, width=8, segment_length=4,
-        init_divergence=(1, 1), cache_block=4, run_on=1,
+        init_divergence=(1, 1), cache_block=4, max_segments_per_request=1,
     )  # fmt: skip
     assert {node.end for node in tree.nodes[1:]} == {2, 6, 10, 16}
     assert [tree.nodes[leaf].depth for leaf in tree.leaves] == [4] * 8
@@ -481,11 +490,11 @@ def test_the_longest_segment_is_the_longest_that_any_prompt_has():
 # --- waiting --------------------------------------------------------------------------------------------------------
 
 
-def test_node_by_node_no_path_waits_for_another_and_level_by_level_all_do():
-    async def reached(budget):
+def test_by_path_none_waits_for_another_and_by_level_all_do():
+    async def reached(search):
         engine = ScriptedEngine(blocked=frozenset({"0"}))
         task = asyncio.create_task(
-            start(engine, order=REQUIRED, depth=4, response_length=16, width=8, segment_length=4, budget=budget)
+            start(engine, order=REQUIRED, depth=4, response_length=16, width=8, segment_length=4, search=search)
         )
         for _ in range(200):
             await asyncio.sleep(0)
@@ -493,11 +502,11 @@ def test_node_by_node_no_path_waits_for_another_and_level_by_level_all_do():
         engine.release.set()
         return without_the_first, await task
 
-    calls, tree = asyncio.run(reached(Budget.NODE))
+    calls, tree = asyncio.run(reached(SearchKind.BY_PATH))
     # The second child of the root is to become 4: 1 + 2 + 4 requests, the last four over two segments each.
     assert calls == {"1", "1.0", "1.1", "1.0.0", "1.0.1", "1.1.0", "1.1.1"}
     assert len(tree.leaves) == 8
-    calls, tree = asyncio.run(reached(Budget.TRANSFER))
+    calls, tree = asyncio.run(reached(SearchKind.BY_LEVEL))
     assert calls == {"1"}
     assert len(tree.leaves) == 8
 
@@ -603,8 +612,8 @@ def reasons_of(tree: Tree, node: int, search: dict) -> list[FinishReason]:
 def test_running_on_changes_the_number_of_requests_and_nothing_else(search, text):
     text["fail_rate"] = 0.0
     stops, runs = ScriptedEngine(**text), ScriptedEngine(**text)
-    stopped = grow(stops, **{**search, "run_on": 1})
-    ran = grow(runs, **{**search, "run_on": None})
+    stopped = grow(stops, **{**search, "max_segments_per_request": 1})
+    ran = grow(runs, **{**search, "max_segments_per_request": None})
     strip = [(key, parent, s.token_ids, s.logprobs, *rest) for key, parent, s, *rest in record(stopped)]
     assert [(key, parent, s.token_ids, s.logprobs, *rest) for key, parent, s, *rest in record(ran)] == strip
     assert ran.tree_path(ran.leaves[-1]) == stopped.tree_path(stopped.leaves[-1])

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from helpers.example_counts import examples
 from helpers.scripted_engine import EOS, ScriptedEngine, decode
-from recipe.treepo.search.branching import BranchingRules, Budget
+from recipe.treepo.search import SearchError, SearchKind, SearchShape, grow_tree
+from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart
-from recipe.treepo.search.grow import SearchError, SearchShape, grow_tree
 from recipe.treepo.search.lock_step import LockStep
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
 from recipe.treepo.search.tree import Tree
@@ -44,12 +44,15 @@ class TimedEngine(ScriptedEngine):
             self.clock.in_flight -= 1
 
 
-def shape_of(run_on: int | None, width: int, start: FallbackStart, budget: Budget = Budget.TRANSFER) -> SearchShape:
+def shape_of(
+    max_segments_per_request: int | None, width: int, start: FallbackStart, search: SearchKind = SearchKind.BY_LEVEL
+) -> SearchShape:
     return SearchShape(
         width=width,
         segment_length=4,
-        run_on=run_on,
-        branching=BranchingRules(budget=budget, init_divergence=(1, width)),
+        search=search,
+        max_segments_per_request=max_segments_per_request,
+        branching=BranchingRules(init_divergence=(1, width)),
         fallback=FallbackRules(start=start),
         retry_seconds=0.0,
     )
@@ -108,8 +111,8 @@ def test_trees_in_lock_step_are_the_same_and_take_their_levels_together(texts, w
     count = len(texts)
     free = asyncio.run(grow(texts, shape_of(1, width, start), [None] * count, [Clock() for _ in texts]))
     # Also where requests might run on, in lock step they stop at each level.
-    for run_on in (1, None):
-        shape = shape_of(run_on, width, start)
+    for max_segments_per_request in (1, None):
+        shape = shape_of(max_segments_per_request, width, start)
         alone, together = [Clock() for _ in texts], Clock()
         found = asyncio.run(grow(texts, shape, [LockStep(1) for _ in texts], alone))
         assert list(map(record, found)) == list(map(record, free))
@@ -189,8 +192,8 @@ def test_a_search_that_is_cancelled_holds_up_no_other():
 
 
 def test_searches_without_levels_cannot_be_in_lock_step():
-    shape = shape_of(None, 4, FallbackStart.EARLY, Budget.NODE)
-    with pytest.raises(ValueError, match="budget=node knows no levels"):
+    shape = shape_of(None, 4, FallbackStart.EARLY, SearchKind.BY_PATH)
+    with pytest.raises(ValueError, match="search=by_path has no levels"):
         asyncio.run(
             grow_tree([1], engine=ScriptedEngine(), shape=shape, stopping=STOPPING, seed=0, lock_step=LockStep(1))
         )

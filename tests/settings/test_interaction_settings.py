@@ -15,7 +15,8 @@ from recipe.treepo.evaluation.settings import load_evaluation
 from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Steps
 from recipe.treepo.main_eval import with_group
 from recipe.treepo.main_treepo import prepare
-from recipe.treepo.search.branching import BranchingRules, Budget
+from recipe.treepo.search import SearchKind
+from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart
 from recipe.treepo.settings.schema import InteractionSettings, TreePOSettings, leads_conversations, load_settings
 from recipe.treepo.settings.validate import validate, validate_trees
@@ -267,7 +268,7 @@ def test_loops_that_share_nothing_keep_all_but_the_shape_of_the_tree():
                     "max_divergence": 2,
                     "branching": {"budget": "total_tokens", "total_tokens": 5, "min_width": 1, "share": "entropy"},
                     "fallback": {"start": "dry"},
-                    "run_on": 4,
+                    "max_segments_per_request": 4,
                     "retries": 5,
                     "stop_strings": ["#"],
                     "interaction": {"turn_length": 3},
@@ -276,9 +277,11 @@ def test_loops_that_share_nothing_keep_all_but_the_shape_of_the_tree():
         )
     )
     assert settings.fallback.start is FallbackStart.DRY
-    expected = BranchingRules(budget=Budget.NODE, divergence=(1, 1), init_divergence=(6, 6))
+    expected = BranchingRules(divergence=(1, 1), init_divergence=(6, 6))
     loops = settings.independent(6)
-    assert loops == replace(settings, branching=expected, fallback=FallbackRules(), run_on=1)
+    assert loops == replace(
+        settings, search=SearchKind.BY_PATH, branching=expected, fallback=FallbackRules(), max_segments_per_request=1
+    )
     assert (loops.retries, loops.stop_strings, loops.interaction.turn_length) == (5, ("#",), 3)
 
 

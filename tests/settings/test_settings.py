@@ -11,9 +11,9 @@ from helpers.paths import ROOT
 from recipe.treepo import main_treepo
 from recipe.treepo.command_line.arguments import read_command_line
 from recipe.treepo.interaction import OnError, Steps
-from recipe.treepo.search.branching import BranchingRules, Budget, Favour, Share
+from recipe.treepo.search import SearchKind, SearchShape
+from recipe.treepo.search.branching import BranchingRules, Budget, Favor, Share
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
-from recipe.treepo.search.grow import SearchShape
 from recipe.treepo.search.stopping import FinishReason, Repetition, RepetitionUnit, StoppingRules
 from recipe.treepo.settings.schema import (
     FREE_GROUP,
@@ -36,7 +36,7 @@ GROUPS = list(all_keys({"treepo": KEYS}))
 # Every key with a value that is not its default.
 EVERY_KEY = {
     "sampler": "plain",
-    "width": 16,
+    "search": "by_path",
     "depth": 5,
     "segment_length": 64,
     "divergence": [2, 4],
@@ -48,7 +48,7 @@ EVERY_KEY = {
         "total_tokens": 2,
         "min_width": 3,
         "share": "segment_mean",
-        "favour": "low",
+        "favor": "low",
         "temperature": [5, 1.5],
     },
     "fallback": {
@@ -60,7 +60,7 @@ EVERY_KEY = {
         "window": 4,
         "block_length": 32,
     },
-    "run_on": 1,
+    "max_segments_per_request": 1,
     "cache_block": 16,
     "stopping": ["repetition", "eos", "stop", "answer", "depth", "length"],
     "answer_needs_eos": True,
@@ -111,7 +111,7 @@ def test_every_key_is_read_into_its_place():
     assert flat(EVERY_KEY) == known_keys()
     assert load_settings(OmegaConf.create({"treepo": EVERY_KEY})) == TreePOSettings(
         sampler=Sampler.PLAIN,
-        width=16,
+        search=SearchKind.BY_PATH,
         depth=5,
         segment_length=64,
         branching=BranchingRules(
@@ -123,7 +123,7 @@ def test_every_key_is_read_into_its_place():
             total_tokens=2,
             min_width=3,
             share=Share.SEGMENT_MEAN,
-            favour=Favour.LOW,
+            favor=Favor.LOW,
         ),
         temperature=(5.0, 1.5),
         fallback=FallbackRules(
@@ -135,7 +135,7 @@ def test_every_key_is_read_into_its_place():
             window=4,
             block_length=32,
         ),
-        run_on=1,
+        max_segments_per_request=1,
         cache_block=16,
         stopping=(
             FinishReason.REPETITION,
@@ -206,9 +206,10 @@ def test_the_search_gets_the_shape_that_was_set():
     assert settings.shape(width=9, response_length=300, progress=1.0) == SearchShape(
         width=9,
         segment_length=64,
+        search=SearchKind.BY_PATH,
         branching=dataclasses.replace(settings.branching, temperature=1.5),
         fallback=settings.fallback,
-        run_on=1,
+        max_segments_per_request=1,
         cache_block=16,
         retries=0,
     )
@@ -268,7 +269,7 @@ def test_the_temperature_goes_along_half_a_cosine_from_first_to_last(temperature
         ("init_divergence", [1, 2, 3], "must be a whole number or a range [lowest, highest] of whole numbers"),
         ("init_divergence", "two", "must be a whole number or a range [lowest, highest] of whole numbers"),
         ("max_divergence", 0, "must be a whole number of at least 1"),
-        ("branching.budget", "tokens", "must be one of transfer, node, level_tokens, total_tokens"),
+        ("branching.budget", "tokens", "must be one of transfer, level_tokens, total_tokens"),
         ("branching.level_tokens", 0, "must be a whole number of at least 1"),
         ("branching.total_tokens", 1.0, "must be a whole number of at least 1"),
         ("branching.min_width", 0, "must be a whole number of at least 1"),
@@ -277,7 +278,7 @@ def test_the_temperature_goes_along_half_a_cosine_from_first_to_last(temperature
             "logprob",
             "must be one of even, path_sum, path_mean, segment_sum, segment_mean, entropy",
         ),
-        ("branching.favour", "both", "must be one of high, low"),
+        ("branching.favor", "both", "must be one of high, low"),
         ("branching.temperature", 0, "must be above 0"),
         ("branching.temperature", [1.0, float("inf")], "must be above 0"),
         ("branching.temperature", [1.0], "must be a number or [first, last] over training"),
@@ -294,7 +295,7 @@ def test_the_temperature_goes_along_half_a_cosine_from_first_to_last(temperature
         ),
         ("fallback.window", 0, "must be a whole number of at least 1"),
         ("fallback.block_length", 0, "must be a whole number of at least 1"),
-        ("run_on", 0, "must be a whole number of at least 1"),
+        ("max_segments_per_request", 0, "must be a whole number of at least 1"),
         ("stopping", ["answer", "eos", "depth"], "must contain length (only answer, stop, repetition can be left out)"),
         (
             "stopping",
@@ -350,7 +351,7 @@ def test_unknown_keys_are_refused_in_every_group_with_the_keys_that_there_are():
     assert list(found) == ["treepo.segmnt_length", "treepo.fallback.ordre", "treepo.advantage.zzz"]
     assert found["treepo.segmnt_length"].startswith(
         "treepo.segmnt_length=3: there is no such key. Did you mean treepo.segment_length? "
-        "Keys of treepo: sampler, width, depth, segment_length, divergence, init_divergence, max_divergence, branching"
+        "Keys of treepo: sampler, search, depth, segment_length, divergence, init_divergence, max_divergence, branching"
     )
     assert found["treepo.fallback.ordre"] == (
         "treepo.fallback.ordre=1: there is no such key. Did you mean treepo.fallback.order? "

@@ -43,7 +43,7 @@ def shape_of(settings: TreePOSettings, config: DictConfig) -> tuple:
 
 def test_all_problems_are_reported_at_once_with_key_value_rule_and_remedy():
     config = config_of(
-        {"width": 4, "init_divergence": 9, "segment_length": 20, "min_response_length": 100},
+        {"init_divergence": 9, "segment_length": 20, "min_response_length": 100},
         data__train_files="/nowhere/train.parquet",
         data__val_files=["/nowhere/val.parquet", str(YAML)],
         actor_rollout_ref__model__path="./nowhere",
@@ -58,8 +58,6 @@ def test_all_problems_are_reported_at_once_with_key_value_rule_and_remedy():
         "treepo.segment_length=20: 4 segments of 20 tokens hold 80 tokens, fewer than the response length 100. "
         "Use treepo.depth=5, or treepo.segment_length=25 (or null) for this depth, or a smaller "
         "data.max_response_length.",
-        "treepo.width=4: must equal actor_rollout_ref.rollout.n=8, the trajectories that verl expects for each prompt. "
-        "Leave it null to follow rollout.n.",
         "treepo.init_divergence=[9, 9]: must not exceed the width of the tree, actor_rollout_ref.rollout.n=8. "
         "Use treepo.init_divergence=8 or a range up to 8, or raise rollout.n.",
         "treepo.min_response_length=100: must be less than the response length 100, or every response is dropped. "
@@ -95,7 +93,6 @@ def test_what_is_no_data_for_verl_is_told_before_anything_is_started(tmp_path):
     validate(config_of(data__val_files=names[2], data__custom_cls={"path": "mine.py"}))
 
 
-NODE = "treepo.branching.budget=node"
 LAST = "or use treepo.answer_needs_eos=false."
 
 
@@ -108,14 +105,14 @@ LAST = "or use treepo.answer_needs_eos=false."
             "Use treepo.max_divergence=3 or null, or a lower treepo.divergence.",
         ),
         (
-            {"branching": {"budget": "node", "share": "entropy"}},
-            f"treepo.branching.share=entropy: with {NODE} no paths are compared, so nothing but an even share is "
-            "possible. Use treepo.branching.share=even, or treepo.branching.budget=transfer.",
+            {"search": "by_path", "branching": {"share": "entropy"}},
+            "treepo.branching.share=entropy: treepo.search=by_path compares no paths, so only an even share is possible"
+            ". Use treepo.branching.share=even, or treepo.search=by_level.",
         ),
         (
-            {"branching": {"budget": "node"}, "fallback": {"order": "longer_first"}},
-            f"treepo.fallback.order=longer_first: with {NODE} width falls back at once, from the path that left it and "
-            "no other. Use treepo.fallback.order=random, or treepo.fallback.start=dry.",
+            {"search": "by_path", "fallback": {"order": "longer_first"}},
+            "treepo.fallback.order=longer_first: with treepo.search=by_path width falls back at once, from the path "
+            "that left it and no other. Use treepo.fallback.order=random, or treepo.fallback.start=dry.",
         ),
         (
             {"fallback": {"min_segments": 5}},
@@ -160,9 +157,14 @@ LAST = "or use treepo.answer_needs_eos=false."
             "transfer. Use treepo.branching.budget=total_tokens, or treepo.branching.min_width=null.",
         ),
         (
-            {"branching": {"budget": "node", "total_tokens": 600}},
+            {"search": "by_path", "branching": {"budget": "level_tokens", "level_tokens": 600}},
+            "treepo.branching.budget=level_tokens: treepo.search=by_path compares no paths, so they cannot share a "
+            "budget of tokens. Use treepo.branching.budget=transfer, or treepo.search=by_level.",
+        ),
+        (
+            {"branching": {"total_tokens": 600}},
             "treepo.branching.total_tokens=600: is read with treepo.branching.budget=total_tokens only, and the budget "
-            "is node. Use treepo.branching.budget=total_tokens, or treepo.branching.total_tokens=null.",
+            "is transfer. Use treepo.branching.budget=total_tokens, or treepo.branching.total_tokens=null.",
         ),
         (
             {"branching": {"budget": "total_tokens", "total_tokens": 900, "min_width": 9}},
@@ -218,8 +220,8 @@ def test_a_budget_of_response_tokens_is_refused_for_validation_with_trees():
     "treepo",
     [
         {"max_divergence": 3, "divergence": [3, 4]},
-        {"branching": {"budget": "node", "favour": "low", "temperature": [2, 1]}},
-        {"branching": {"budget": "node"}, "fallback": {"start": "dry", "order": "longer_first"}},
+        {"search": "by_path", "branching": {"favor": "low", "temperature": [2, 1]}},
+        {"search": "by_path", "fallback": {"start": "dry", "order": "longer_first"}},
         {"branching": {"share": "entropy"}, "fallback": {"order": "longer_first", "min_segments": 4}},
         {"init_divergence": [2, 3], "branching": {"budget": "level_tokens", "level_tokens": 75}},
         # a budget of tokens per level does not read divergence
@@ -228,7 +230,9 @@ def test_a_budget_of_response_tokens_is_refused_for_validation_with_trees():
         {"stopping": ["stop", "eos", "length", "depth"], "stop_strings": ["###"]},
         {"answer_needs_eos": True},
         {"min_response_length": 99},
-        {"init_divergence": [1, 8], "width": 8},
+        {
+            "init_divergence": [1, 8],
+        },
     ],
 )
 def test_what_just_keeps_the_rules_is_accepted(treepo):

@@ -17,8 +17,8 @@ from verl.utils import tensordict_utils
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 
 from recipe.treepo.interaction import Interaction, Reply
+from recipe.treepo.search import SearchError
 from recipe.treepo.search.engine import Segment
-from recipe.treepo.search.grow import SearchError
 from recipe.treepo.search.node import ROOT
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.stopping import FinishReason

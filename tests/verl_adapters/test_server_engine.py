@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
+from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.engine import Segment
-from recipe.treepo.search.grow import SearchShape, grow_tree
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
 from recipe.treepo.verl_adapters import server_engine as server

@@ -19,7 +19,7 @@ from verl.tools.function_tool import FUNCTION_TOOL_REGISTRY, function_tool
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 from verl.workers.rollout.replica import TokenOutput
 
-from recipe.treepo.search.grow import SearchError
+from recipe.treepo.search import SearchError
 from recipe.treepo.settings.schema import InteractionSettings, TreePOSettings
 from recipe.treepo.tools import ToolInteraction
 from recipe.treepo.verl_adapters.agent_loop import TreeAgentLoop, TreeJob

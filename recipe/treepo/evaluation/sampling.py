@@ -10,9 +10,9 @@ from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.records import ProblemResult, Records
 from recipe.treepo.evaluation.scoring import Scorer, ScoringError
 from recipe.treepo.evaluation.settings import Run
+from recipe.treepo.search import SearchError, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import SegmentEngine
-from recipe.treepo.search.grow import SearchError, grow_tree
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.settings.schema import TreePOSettings

@@ -12,7 +12,6 @@ class Budget(StrEnum):
     """What bounds the number of segments that are sampled next."""
 
     TRANSFER = "transfer"  # divergence for each path of the level; what stopped paths leave goes to the open ones
-    NODE = "node"  # divergence for each path, whatever becomes of the others: nothing is compared or waited for
     LEVEL_TOKENS = "level_tokens"  # a number of tokens for each level of a prompt
     TOTAL_TOKENS = "total_tokens"  # like transfer, and the width follows from a number of response tokens per prompt
 
@@ -28,7 +27,7 @@ class Share(StrEnum):
     ENTROPY = "entropy"  # estimated entropy per token of the last segment
 
 
-class Favour(StrEnum):
+class Favor(StrEnum):
     """Which end of the scale gets more children."""
 
     HIGH = "high"
@@ -41,15 +40,15 @@ class BranchingRules:
 
     Attributes:
         budget: What bounds the number of segments that are sampled next.
-        divergence: Lowest and highest number of children per path, drawn anew for every level (with NODE for every
-            path).
+        divergence: Lowest and highest number of children per path, drawn anew for every level (in a
+            search by path for every path).
         init_divergence: Lowest and highest number of children of the root, drawn for every prompt.
         max_divergence: Most children of a node when it branches, None for no limit. The root is not meant.
         level_tokens: With LEVEL_TOKENS: most tokens that the segments of one level may have.
         total_tokens: With TOTAL_TOKENS: most response tokens that the trajectories of a prompt may have in all.
         min_width: With TOTAL_TOKENS: trajectories that a prompt gets at least.
         share: What the share of a path follows.
-        favour: Whether high or low values get more.
+        favor: Whether high or low values get more.
         temperature: Of the softmax over the values; above 0.
     """
 
@@ -61,20 +60,15 @@ class BranchingRules:
     total_tokens: int | None = None
     min_width: int | None = None
     share: Share = Share.EVEN
-    favour: Favour = Favour.HIGH
+    favor: Favor = Favor.HIGH
     temperature: float = 1.0
-
-
-def never_branches(rules: BranchingRules) -> bool:
-    """Tell whether every path below the root has one child, whatever comes."""
-    return rules.max_divergence == 1 or (rules.budget is Budget.NODE and rules.divergence[1] == 1)
 
 
 def level_limit(rules: BranchingRules, *, level_size: int, segment_length: int, rng: random.Random) -> int:
     """Return how many segments the next level of a tree may have before width is taken into account.
 
     Args:
-        rules: Any but NODE, which has no levels.
+        rules: Of a search by level.
         level_size: Paths of the level that was just sampled, the ones that ended at it included: what those leave is
             thus transferred to the open ones.
         segment_length: Most tokens of a segment.
@@ -113,7 +107,7 @@ def reachable_leaves(rules: BranchingRules, levels_left: Sequence[int], *, segme
     """Return an upper bound of the trajectories that branches can become by branching further.
 
     Args:
-        rules: Any but NODE.
+        rules: Of a search by level.
         levels_left: For each branch, the segments that may follow the one that it is to sample.
         segment_length: Most tokens of a segment.
     """
@@ -132,8 +126,8 @@ def reachable_leaves(rules: BranchingRules, levels_left: Sequence[int], *, segme
 
 
 def share_weights(values: Sequence[float], rules: BranchingRules) -> list[float]:
-    """Return the softmax of ``values``, upside down where low ones are favoured."""
-    sign = 1.0 if rules.favour is Favour.HIGH else -1.0
+    """Return the softmax of ``values``, upside down where low ones are favored."""
+    sign = 1.0 if rules.favor is Favor.HIGH else -1.0
     return softmax_weights([sign * value / rules.temperature for value in values])
 
 

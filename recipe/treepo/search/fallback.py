@@ -36,7 +36,7 @@ class ResumePoint(StrEnum):
     BOUNDARY = "boundary"  # a segment boundary, drawn at random
     LEAST_LIKELY_TOKEN = "least_likely_token"  # before the token with the lowest log-probability
     LIKELY_BLOCK = "likely_block"  # before a block of tokens, drawn by softmax of its mean log-probability
-    UNLIKELY_BLOCK = "unlikely_block"  # the same, favouring low log-probability
+    UNLIKELY_BLOCK = "unlikely_block"  # the same, favoring low log-probability
     ROOT = "root"  # the end of the prompt
 
 

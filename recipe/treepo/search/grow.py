@@ -23,12 +23,11 @@ from recipe.treepo.search.conversation import Conversation, ConversationStart
 from recipe.treepo.search.engine import SegmentEngine
 from recipe.treepo.search.level_search import LevelSearch
 from recipe.treepo.search.lock_step import LockStep
-from recipe.treepo.search.node_search import NodeSearch
-from recipe.treepo.search.path_sampler import PathSampler, SearchError, SearchShape
+from recipe.treepo.search.path_sampler import PathSampler, SearchError
+from recipe.treepo.search.path_search import PathSearch
+from recipe.treepo.search.shape import SearchKind, SearchShape
 from recipe.treepo.search.stopping import StoppingRules
 from recipe.treepo.search.tree import Tree
-
-__all__ = ["SearchError", "SearchShape", "grow_tree"]
 
 
 async def grow_tree(
@@ -58,11 +57,11 @@ async def grow_tree(
     tree = Tree(prompt_ids)
     talk = Conversation(conversation, tree, stopping, seed) if conversation is not None else None
     sampler = PathSampler(tree, engine, shape, stopping, talk)
-    by_node = shape.branching.budget is Budget.NODE
+    by_path = shape.search is SearchKind.BY_PATH
     try:
-        if by_node and lock_step is not None:
-            raise ValueError(f"branching.budget={Budget.NODE} knows no levels, so that trees cannot grow in lock step")
-        search = NodeSearch(sampler, seed) if by_node else LevelSearch(sampler, seed, lock_step)
+        if by_path and lock_step is not None:
+            raise ValueError(f"treepo.search={SearchKind.BY_PATH} has no levels, so trees cannot grow in lock step")
+        search = PathSearch(sampler, seed) if by_path else LevelSearch(sampler, seed, lock_step)
         if talk is not None:
             await talk.open()
         await search.run()

@@ -8,7 +8,6 @@ from recipe.treepo.search.branching import (
     Budget,
     Share,
     level_limit,
-    never_branches,
     reachable_leaves,
     share_out,
     share_weights,
@@ -78,7 +77,7 @@ class LevelSearch:
         """Tell whether no decision is due until the branches end: the width is used up for good, or none ever is."""
         if self._lock_step is not None:
             return False
-        if never_branches(self._rules) and self._shape.fallback.start is FallbackStart.DRY:
+        if self._shape.never_branches and self._shape.fallback.start is FallbackStart.DRY:
             return True
         missing = self._tree.counters.missing_trajectories
         used_up = len(self._tree.leaves) + len(branches) + missing == self._shape.width

@@ -8,49 +8,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from recipe.treepo.interaction import InteractionError, OnError, Steps
-from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.conversation import Conversation
 from recipe.treepo.search.engine import Segment, SegmentEngine
-from recipe.treepo.search.fallback import FallbackRules, Resumption
+from recipe.treepo.search.fallback import Resumption
 from recipe.treepo.search.node import ROOT, Node
+from recipe.treepo.search.shape import SearchShape
 from recipe.treepo.search.stopping import MODEL_ENDED, FinishReason, StoppingRules
 from recipe.treepo.search.tree import Tree
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchShape:
-    """How a tree grows.
-
-    Attributes:
-        width: Trajectories wanted for the prompt; the most, where the budget is a number of response tokens.
-        segment_length: Most tokens of a segment; see ``cache_block``.
-        branching: How the tree branches.
-        fallback: How it falls back.
-        run_on: Most segments that one request may run over where nothing can branch, None for no limit.
-        cache_block: Tokens of a block of the engine's prefix cache, with which segments are to end; None for segments
-            of equal length. For responses of one turn.
-        retries: How often a failed request is repeated before its path is given up.
-        retry_seconds: Pause before the first repetition; it doubles each time.
-    """
-
-    width: int
-    segment_length: int
-    branching: BranchingRules = field(default_factory=BranchingRules)
-    fallback: FallbackRules = field(default_factory=FallbackRules)
-    run_on: int | None = None
-    cache_block: int | None = None
-    retries: int = 0
-    retry_seconds: float = 0.5
-
-    @property
-    def longest_segment(self) -> int:
-        """Most tokens of a segment, wherever its boundaries are moved to."""
-        block = self.cache_block or 1
-        # Where blocks fill segments, all boundaries are moved alike, by half a block at most.
-        return self.segment_length + (block // 2 if self.segment_length % block == 0 else block - 1)
 
 
 class SearchError(RuntimeError):
@@ -135,10 +102,10 @@ class PathSampler:
 
     async def run_out(self, branch: Branch, *, may_drop: bool) -> Node | None:
         """Continue a path, which is never to branch, until it ends; see :meth:`extend`."""
-        node = await self.extend(branch, segments=self.shape.run_on, may_drop=may_drop)
+        node = await self.extend(branch, segments=self.shape.max_segments_per_request, may_drop=may_drop)
         while node is not None and node.finish_reason is None:
             (branch,) = self.children(node.index, [1])
-            node = await self.extend(branch, segments=self.shape.run_on, may_drop=may_drop)
+            node = await self.extend(branch, segments=self.shape.max_segments_per_request, may_drop=may_drop)
         return node
 
     # --- the conversation ------------------------------------------------------------------------------------------

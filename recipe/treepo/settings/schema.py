@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from recipe.treepo.interaction import ConversationRules, OnError, Steps
-from recipe.treepo.search.branching import BranchingRules, Budget, Favour, Share
+from recipe.treepo.search import SearchKind, SearchShape
+from recipe.treepo.search.branching import BranchingRules, Budget, Favor, Share
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
-from recipe.treepo.search.grow import SearchShape
 from recipe.treepo.search.stopping import RULES, FinishReason, Repetition, RepetitionUnit, StoppingRules
 from recipe.treepo.settings.values import (
     ConfigError,
@@ -145,13 +145,13 @@ class TreePOSettings:
     """
 
     sampler: Sampler = Sampler.TREE
-    width: int | None = None
+    search: SearchKind = SearchKind.BY_LEVEL
     depth: int = 7
     segment_length: int | None = None
     branching: BranchingRules = field(default_factory=BranchingRules)
     temperature: tuple[float, float] = (1.0, 1.0)
     fallback: FallbackRules = field(default_factory=FallbackRules)
-    run_on: int | None = None
+    max_segments_per_request: int | None = None
     cache_block: int | None = None
     stopping: tuple[FinishReason, ...] = (
         FinishReason.ANSWER,
@@ -185,8 +185,10 @@ class TreePOSettings:
 
     def independent(self, n: int) -> "TreePOSettings":
         """Return the same with n loops that never branch, each of which stops at every boundary of a segment."""
-        branching = BranchingRules(budget=Budget.NODE, divergence=(1, 1), init_divergence=(n, n))
-        return replace(self, branching=branching, fallback=FallbackRules(), run_on=1)
+        branching = BranchingRules(divergence=(1, 1), init_divergence=(n, n))
+        return replace(
+            self, search=SearchKind.BY_PATH, branching=branching, fallback=FallbackRules(), max_segments_per_request=1
+        )
 
     def shape(self, *, width: int, response_length: int, progress: float, conversation: bool = False) -> SearchShape:
         """Return how the tree of one prompt grows; ``progress`` is how far training is, 0 to 1."""
@@ -199,9 +201,10 @@ class TreePOSettings:
         return SearchShape(
             width=width,
             segment_length=segment_length,
+            search=self.search,
             branching=replace(self.branching, temperature=temperature),
             fallback=self.fallback,
-            run_on=self.run_on,
+            max_segments_per_request=self.max_segments_per_request,
             cache_block=self.cache_block if blocks else None,
             retries=self.retries,
         )
@@ -249,7 +252,7 @@ def _rules(value: Any) -> tuple[FinishReason, ...]:
 
 KEYS: Keys = {
     "sampler": choice(Sampler),
-    "width": optional(integer(1)),
+    "search": choice(SearchKind),
     "depth": integer(1),
     "segment_length": optional(integer(1)),
     "divergence": int_range,
@@ -261,7 +264,7 @@ KEYS: Keys = {
         "total_tokens": optional(integer(1)),
         "min_width": optional(integer(1)),
         "share": choice(Share),
-        "favour": choice(Favour),
+        "favor": choice(Favor),
         "temperature": schedule,
     },
     "fallback": {
@@ -273,7 +276,7 @@ KEYS: Keys = {
         "window": optional(integer(1)),
         "block_length": integer(1),
     },
-    "run_on": optional(integer(1)),
+    "max_segments_per_request": optional(integer(1)),
     "cache_block": optional(integer(1)),
     "stopping": _rules,
     "answer_needs_eos": boolean,

@@ -4,6 +4,7 @@
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.interaction import Steps
+from recipe.treepo.search import SearchKind
 from recipe.treepo.search.branching import Budget, Share
 from recipe.treepo.search.fallback import FallbackStart, PathOrder
 from recipe.treepo.search.stopping import FinishReason
@@ -118,9 +119,6 @@ def _interaction_problems(interaction: InteractionSettings, talks: bool) -> list
 def _width_problems(settings: TreePOSettings, n: int) -> list[Problem]:
     problems = []
     lowest, highest = settings.branching.init_divergence
-    if settings.width is not None and settings.width != n:
-        rule = f"must equal actor_rollout_ref.rollout.n={n}, the trajectories that verl expects for each prompt"
-        problems.append(Problem("treepo.width", settings.width, rule, "Leave it null to follow rollout.n."))
     if highest > n:
         rule = f"must not exceed the width of the tree, actor_rollout_ref.rollout.n={n}"
         remedy = f"Use treepo.init_divergence={min(lowest, n)} or a range up to {n}, or raise rollout.n."
@@ -136,10 +134,14 @@ def _branching_problems(settings: TreePOSettings) -> list[Problem]:
         rule = f"must not be less than the lowest divergence, {lowest}"
         remedy = f"Use treepo.max_divergence={lowest} or null, or a lower treepo.divergence."
         problems.append(Problem("treepo.max_divergence", rules.max_divergence, rule, remedy))
-    if rules.budget is Budget.NODE and rules.share is not Share.EVEN:
-        rule = "with treepo.branching.budget=node no paths are compared, so nothing but an even share is possible"
-        remedy = "Use treepo.branching.share=even, or treepo.branching.budget=transfer."
+    if settings.search is SearchKind.BY_PATH and rules.share is not Share.EVEN:
+        rule = "treepo.search=by_path compares no paths, so only an even share is possible"
+        remedy = "Use treepo.branching.share=even, or treepo.search=by_level."
         problems.append(Problem("treepo.branching.share", rules.share, rule, remedy))
+    if settings.search is SearchKind.BY_PATH and rules.budget is not Budget.TRANSFER:
+        rule = "treepo.search=by_path compares no paths, so they cannot share a budget of tokens"
+        remedy = "Use treepo.branching.budget=transfer, or treepo.search=by_level."
+        problems.append(Problem("treepo.branching.budget", rules.budget, rule, remedy))
     return problems
 
 
@@ -193,9 +195,9 @@ def _total_budget_problems(settings: TreePOSettings, n: int, response_length: in
 
 def _fallback_problems(settings: TreePOSettings) -> list[Problem]:
     rules, problems = settings.fallback, []
-    by_path = settings.branching.budget is Budget.NODE and rules.start is FallbackStart.EARLY
+    by_path = settings.search is SearchKind.BY_PATH and rules.start is FallbackStart.EARLY
     if by_path and rules.order is not PathOrder.RANDOM:
-        rule = "with treepo.branching.budget=node width falls back at once, from the path that left it and no other"
+        rule = "with treepo.search=by_path width falls back at once, from the path that left it and no other"
         remedy = "Use treepo.fallback.order=random, or treepo.fallback.start=dry."
         problems.append(Problem("treepo.fallback.order", rules.order, rule, remedy))
     if rules.min_segments > settings.depth:

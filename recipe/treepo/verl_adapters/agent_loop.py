@@ -29,8 +29,8 @@ from verl.workers.config import HFModelConfig
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from recipe.treepo.interaction import Interaction, Message
+from recipe.treepo.search import grow_tree
 from recipe.treepo.search.conversation import ConversationStart
-from recipe.treepo.search.grow import grow_tree
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.tree import Tree
 from recipe.treepo.settings.schema import REPLACED_AGENTS, TOOL_AGENT, Sampler, TreePOSettings, load_settings

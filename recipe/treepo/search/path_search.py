@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grow a tree node by node: for policies that look at one path only, so that no path waits for another."""
+"""Grow a tree path by path: for policies that look at one path only, so that no path waits for another."""
 
 import asyncio
 import random
 from dataclasses import replace
 
-from recipe.treepo.search.branching import never_branches, share_out
+from recipe.treepo.search.branching import share_out
 from recipe.treepo.search.fallback import FallbackStart, choose_resumptions
 from recipe.treepo.search.node import ROOT, Node
 from recipe.treepo.search.path_sampler import Branch, PathSampler
@@ -16,7 +16,7 @@ from recipe.treepo.search.path_sampler import Branch, PathSampler
 MOST_REPETITIONS = 2
 
 
-class NodeSearch:
+class PathSearch:
     """Branches each path as soon as its segment is there.
 
     Every branch is told how many trajectories it is to become, so that all decisions about it follow from its own path
@@ -42,9 +42,9 @@ class NodeSearch:
                 self._left_over = 0
 
     async def _grow(self, branch: Branch, group: asyncio.TaskGroup) -> None:
-        alone = branch.width == 1 or never_branches(self._rules)
+        alone = branch.width == 1 or self._shape.never_branches
         may_drop = branch.key.count("?") < MOST_REPETITIONS
-        segments = self._shape.run_on if alone else 1
+        segments = self._shape.max_segments_per_request if alone else 1
         node = await self._sampler.extend(branch, segments=segments, may_drop=may_drop)
         with self._sampler.busy():
             following = self._give_up(branch) if node is None else self._follow(branch, node)
