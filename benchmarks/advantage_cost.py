@@ -34,7 +34,7 @@ def tree_paths(prompts: int, *, width: int, depth: int, segment: int) -> tuple[n
     settings = TreePOSettings(depth=depth, segment_length=segment)
     trees = asyncio.run(grow(prompts, SearchShape(width=width, segment_length=segment), settings, depth * segment))
     ids = np.repeat([f"prompt-{number}" for number in range(prompts)], width).astype(object)
-    return ids, [tree.tree_path(leaf) for tree in trees for leaf in tree.leaves]
+    return ids, [tree.path(leaf).spans for tree in trees for leaf in tree.leaves]
 
 
 def seconds(call: Callable[[], object], times: int) -> float:

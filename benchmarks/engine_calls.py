@@ -21,6 +21,7 @@ import pandas as pd
 from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import Segment
+from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import StoppingRules
 from recipe.treepo.settings.schema import TreePOSettings
 
@@ -81,9 +82,9 @@ async def count(engine: Any, prompts: list[list[int]], shape: SearchShape, stopp
             for number, prompt in enumerate(prompts)
         )
     )
-    statistics = [tree.statistics() for tree in trees]
-    assert all(numbers["trajectories"] == shape.width for numbers in statistics)
-    return {name: sum(numbers[name] for numbers in statistics) for name in COLUMNS}
+    assert all(len(tree.leaves) == shape.width for tree in trees)
+    total = TreeStatistics.total(map(TreeStatistics.of, trees))
+    return {name: getattr(total, name) for name in COLUMNS}
 
 
 async def measure(options: argparse.Namespace) -> None:

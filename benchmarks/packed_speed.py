@@ -69,7 +69,7 @@ def responses(case: str, prompt: list[int], seed: int, vocabulary: int) -> list[
     shape = SearchShape(width=width, segment_length=segment, branching=branching)
     engine = RandomTokens(seed, vocabulary)
     tree = asyncio.run(grow_tree(prompt, engine=engine, shape=shape, stopping=stopping, seed=seed))
-    return [tree.response_ids(leaf) for leaf in tree.leaves]
+    return [tree.path(leaf).response_ids for leaf in tree.leaves]
 
 
 def make_rows(case: str, options: argparse.Namespace) -> list[tuple[list[int], list[int]]]:

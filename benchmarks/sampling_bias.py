@@ -19,7 +19,7 @@ from dataclasses import fields
 from benchmarks.known_model import END, PROMPT, KnownModel
 from recipe.treepo.search import SearchKind, SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules, Favor, Share
-from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
+from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, PointRule
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
 
 LENGTH, SEGMENT, WIDTH = 8, 2, 8
@@ -45,7 +45,7 @@ def policies() -> Iterator[tuple[str, dict]]:
         FallbackRules(order=PathOrder.LONGER_FIRST),
         FallbackRules(self_ended_only=True),
         FallbackRules(window=1),
-        *(FallbackRules(point=point, block_length=2) for point in ResumePoint if point is not ResumePoint.BOUNDARY),
+        *(FallbackRules(point=point, block_length=2) for point in PointRule if point is not PointRule.BOUNDARY),
     ):
         changed = [
             f"{field.name}={getattr(rules, field.name)}"
@@ -68,7 +68,7 @@ async def sample(shape: SearchShape, trees: int, end_rate: float) -> Counter[tup
     for seed in range(trees):
         engine = KnownModel(seed, end_rate=end_rate)
         tree = await grow_tree(PROMPT, engine=engine, shape=shape, stopping=stopping, seed=seed)
-        found.update(tuple(tree.response_ids(leaf)) for leaf in tree.leaves)
+        found.update(tuple(tree.path(leaf).response_ids) for leaf in tree.leaves)
     return found
 
 

@@ -24,13 +24,13 @@ from uuid import uuid4
 import psutil
 
 from benchmarks.sampling.cases import Arm, Case, Engine
-from recipe.treepo.search import grow_tree
+from benchmarks.sampling.lock_step import LockStep, grow_in_lock_step
 from recipe.treepo.search.engine import Segment, SegmentEngine
-from recipe.treepo.search.lock_step import LockStep
+from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.tree import Tree
-from recipe.treepo.verl_adapters.metrics import SUMMED
+from recipe.treepo.verl_adapters.metrics import SUMS
 
-COUNTS = (*SUMMED, "fallbacks", "overrun_tokens", "failed_calls", "busy_seconds")
+COUNTS = (*SUMS, "fallbacks", "overrun_tokens", "failed_calls", "busy_seconds")
 
 
 class Meter:
@@ -76,7 +76,7 @@ async def sample(
     async def one(number: int, prompt: list[int]) -> Tree:
         async with room:
             engine = MeteredEngine(engine_of(case, prompt), meter)
-            return await grow_tree(
+            return await grow_in_lock_step(
                 prompt,
                 engine=engine,
                 shape=shape,
@@ -89,8 +89,8 @@ async def sample(
     trees = await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(prompts)))
     meter.change(0)
     seconds = time.perf_counter() - started
-    statistics = [tree.statistics() for tree in trees]
-    found = {name: sum(numbers[name] for numbers in statistics) for name in COUNTS}
+    total = TreeStatistics.total(map(TreeStatistics.of, trees))
+    found = {name: getattr(total, name) for name in COUNTS}
     assert found["trajectories"] == case.width * len(prompts), "not all trajectories could be had"
     assert found["failed_calls"] == 0, "requests were repeated, which takes time"
     return {

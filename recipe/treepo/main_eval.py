@@ -160,6 +160,7 @@ def _sample(
     eos: frozenset[int],
 ) -> list[str]:
     from recipe.treepo.evaluation.servers import Servers, reward_function
+    from recipe.treepo.verl_adapters.trajectory import trajectory_fields
 
     eos = frozenset() if config.actor_rollout_ref.rollout.ignore_eos else eos
     options = config.reward.custom_reward_function.get("reward_kwargs") if is_our_reward(config) else None
@@ -170,6 +171,7 @@ def _sample(
             function=reward_function(config),
             options=dict(options or {}),
             decode=partial(tokenizer.decode, skip_special_tokens=True),
+            fields_of=trajectory_fields,
             keep_responses=settings.keep_responses,
         ),
         eos_token_ids=eos,

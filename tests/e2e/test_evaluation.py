@@ -108,15 +108,15 @@ def test_plain_samples_are_independent_and_trees_decode_no_token_twice(evaluatio
     folder, _, _ = evaluation
     for result in results(folder, "plain"):
         statistics = result["statistics"]
-        assert statistics["engine_calls"] == N
-        assert statistics["decoded_tokens"] == sum(t["tokens"] for t in result["trajectories"])
+        assert statistics.engine_calls == N
+        assert statistics.decoded_tokens == sum(t["tokens"] for t in result["trajectories"])
         assert {t["finish_reason"] for t in result["trajectories"]} <= {"eos", "length"}
     shared = 0
     for result in results(folder, "tree"):
         statistics, lengths = result["statistics"], [t["tokens"] for t in result["trajectories"]]
-        assert statistics["decoded_tokens"] == statistics["unique_tokens"] + statistics["overrun_tokens"]
-        assert statistics["total_tokens"] == sum(lengths)
-        shared += sum(lengths) - statistics["unique_tokens"]
+        assert statistics.decoded_tokens == statistics.unique_tokens + statistics.overrun_tokens
+        assert statistics.total_tokens == sum(lengths)
+        shared += sum(lengths) - statistics.unique_tokens
         assert len({str(t["path"]) for t in result["trajectories"]}) == N
     assert shared > 0
 

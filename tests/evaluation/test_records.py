@@ -6,6 +6,7 @@ import json
 import pytest
 
 from recipe.treepo.evaluation.records import ProblemResult, Records, RecordsError, Trajectory
+from recipe.treepo.search.statistics import TreeStatistics
 
 FINGERPRINT = {"model": "m", "n": 2, "stopping": ("eos", "length")}
 
@@ -20,7 +21,7 @@ def result(row, data_source="a", *, kept=True):
         row=row,
         started=1.5,
         ended=2.5,
-        statistics={"engine_calls": 3},
+        statistics=TreeStatistics(engine_calls=3),
         trajectories=[good, bad],
     )
 

@@ -10,7 +10,8 @@ from recipe.treepo.evaluation.records import ProblemResult, Trajectory
 from recipe.treepo.evaluation.report import curves, tables, write_report
 from recipe.treepo.evaluation.scores import Interval
 from recipe.treepo.evaluation.settings import Run
-from recipe.treepo.evaluation.summary import COSTS, Point, costs_of, covered, scaling_points, summarise
+from recipe.treepo.evaluation.summary import Point, costs_of, covered, scaling_points, summarise
+from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.settings.schema import Sampler, TreePOSettings
 
 PLAIN = TreePOSettings(sampler=Sampler.PLAIN)
@@ -21,7 +22,7 @@ def result(data_source, row, votes, right, *, span=(0.0, 2.0), **statistics):
         Trajectory(tokens=5, finish_reason="eos", score=0.0, acc=float(acc), vote=vote, answer=None)
         for vote, acc in zip(votes, right, strict=True)
     ]
-    counts = {name: 0 for name in COSTS} | {"trajectories": len(votes)} | statistics
+    counts = TreeStatistics(**{"trajectories": len(votes), **statistics})
     return ProblemResult(
         data_source=data_source,
         row=row,

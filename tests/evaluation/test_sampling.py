@@ -18,6 +18,7 @@ from recipe.treepo.evaluation.scoring import Scorer
 from recipe.treepo.evaluation.settings import Run
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.settings.schema import Sampler, TreePOSettings
+from recipe.treepo.verl_adapters.trajectory import trajectory_fields
 
 PLAIN = Run("plain", TreePOSettings(sampler=Sampler.PLAIN), 4)
 TREE = Run(
@@ -60,7 +61,7 @@ class Bench:
     def sampler(self, **changes: Any) -> ProblemSampler:
         sampler = ProblemSampler(
             engine_of=self.engine_of,
-            scorer=Scorer(function=self.score, decode=decode, keep_responses=True),
+            scorer=Scorer(function=self.score, decode=decode, fields_of=trajectory_fields, keep_responses=True),
             eos_token_ids=frozenset(EOS),
             response_length=LENGTH,
             seed=0,
@@ -69,7 +70,9 @@ class Bench:
         return replace(sampler, **changes)
 
     def scored_by(self, function: Any, **options: Any) -> ProblemSampler:
-        scorer = Scorer(function=function, decode=decode, keep_responses=False, options=options)
+        scorer = Scorer(
+            function=function, decode=decode, fields_of=trajectory_fields, keep_responses=False, options=options
+        )
         return self.sampler(scorer=scorer)
 
 
@@ -93,7 +96,7 @@ def written(records: Records) -> list[ProblemResult]:
 def untimed(records: Records) -> list[Any]:
     results = []
     for result in written(records):
-        statistics = {key: value for key, value in result.statistics.items() if "seconds" not in key}
+        statistics = replace(result.statistics, search_seconds=0, busy_seconds=0, interaction_seconds=0)
         results.append(replace(result, started=0, ended=0, statistics=statistics))
     return sorted(results, key=lambda result: (result.data_source, result.row))
 
@@ -106,8 +109,8 @@ def test_each_problem_gets_n_scored_trajectories_that_the_engine_wrote(run, tmp_
     for result in written(records):
         calls = bench.engines[result.data_source, result.row].calls
         assert len(result.trajectories) == 4
-        assert result.statistics["engine_calls"] == len(calls)
-        assert result.statistics["decoded_tokens"] == sum(len(tokens) for _, _, tokens in calls.values())
+        assert result.statistics.engine_calls == len(calls)
+        assert result.statistics.decoded_tokens == sum(len(tokens) for _, _, tokens in calls.values())
         for trajectory in result.trajectories:
             assert trajectory.score == -1.0
             assert trajectory.acc == float("a" in trajectory.response)
@@ -239,7 +242,7 @@ def test_a_problem_that_cannot_be_sampled_is_told_and_in_no_record(tmp_path):
 
     records = Records(tmp_path / "run.jsonl", {})
     (failure,) = sample(bench.sampler(engine_of=broken_for_one), TREE, 4, records)
-    assert failure.startswith("a, row 1: no trajectory could be had") and "the engine went away" in failure
+    assert failure.startswith("a, row 1: the prompt got no trajectory") and "the engine went away" in failure
     assert records.done() == {("a", 0), ("b", 0), ("b", 1)}
 
 

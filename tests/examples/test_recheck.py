@@ -22,7 +22,7 @@ def conversation(*turns: str, **options: str) -> tuple[list[str], FinishReason, 
     """What was said to a model that writes these turns, why it ended, and after how many turns."""
     tree = talk(Turns(*map(turn, turns)), Recheck(**options), sample=ROW, **sizes(width=1, depth=4))
     (leaf,) = tree.leaves
-    asked = [reply.messages for reply in tree.replies(leaf)]
+    asked = [reply.messages for reply in tree.path(leaf).replies]
     assert all(message["role"] == "user" for (message,) in asked)
     node = tree.nodes[leaf]
     return [message["content"] for (message,) in asked], node.finish_reason, node.finish_detail, node.depth

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from helpers.scripted_engine import EOS, ScriptedEngine, decode
 from recipe.treepo.search import SearchKind, SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules, Budget, Favor, Share
-from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
+from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, PointRule
 from recipe.treepo.search.stopping import RULES, FinishReason, Repetition, RepetitionUnit, StoppingRules
 from recipe.treepo.search.tree import Tree
 
@@ -98,7 +98,7 @@ def searches(draw):
             order=draw(st.sampled_from(list(PathOrder))),
             self_ended_only=draw(st.booleans()),
             min_segments=draw(st.integers(1, 3)),
-            point=draw(st.sampled_from(list(ResumePoint))),
+            point=draw(st.sampled_from(list(PointRule))),
             window=draw(st.one_of(st.none(), st.integers(1, 3))),
             block_length=draw(st.integers(1, 6)),
         ),
@@ -119,11 +119,11 @@ def check_width(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
     if search["budget"] is Budget.LEVEL_TOKENS:
         assert engine.most_running * longest_segment(search) <= search["level_tokens"]
     missing = tree.counters.missing_trajectories
-    assert missing == 0 or tree.counters.given_up_paths > 0
+    assert missing == 0 or tree.counters.abandoned_paths > 0
     if search["budget"] is not Budget.TOTAL_TOKENS:
         assert len(tree.leaves) + missing == search["width"]
         return
-    left = search["total_tokens"] - sum(len(tree.response_ids(leaf)) for leaf in tree.leaves)
+    left = search["total_tokens"] - sum(len(tree.path(leaf).response_ids) for leaf in tree.leaves)
     assert left >= 0
     assert search["min_width"] <= len(tree.leaves) + missing <= search["width"]
     if missing == 0:

@@ -11,9 +11,9 @@ from recipe.treepo.search.branching import (
     BranchingRules,
     Budget,
     Favor,
+    allocate,
     level_limit,
     reachable_leaves,
-    share_out,
     share_weights,
     width_within,
 )
@@ -75,12 +75,12 @@ def test_weights_are_the_softmax_of_the_values():
 
 def test_remainders_go_to_paths_drawn_at_random():
     rng = random.Random(0)
-    shares = Counter(tuple(share_out(8, [1.0] * 3, most=None, rng=rng)) for _ in range(3000))
+    shares = Counter(tuple(allocate(8, [1.0] * 3, most=None, rng=rng)) for _ in range(3000))
     # 8 = 2 + 3 + 3: which path gets the small share is a matter of chance, 1000 times each; 5 sigma = 130
     assert set(shares) == {(2, 3, 3), (3, 2, 3), (3, 3, 2)}
     assert all(870 < count < 1130 for count in shares.values())
     # Any two of four paths may get the two children that are left over, 500 times each; 5 sigma = 102
-    shares = Counter(tuple(share_out(6, [1.0] * 4, most=None, rng=rng)) for _ in range(3000))
+    shares = Counter(tuple(allocate(6, [1.0] * 4, most=None, rng=rng)) for _ in range(3000))
     assert len(shares) == 6
     assert all(398 < count < 602 for count in shares.values())
 
@@ -89,7 +89,7 @@ def test_expected_shares_are_the_exact_ones():
     # One child each; of the 5 others in proportion 4 : 3 : 1, that is 2.5, 1.875 and 0.625.
     rng, sums = random.Random(1), [0, 0, 0]
     for _ in range(8000):
-        shares = share_out(8, [4.0, 3.0, 1.0], most=None, rng=rng)
+        shares = allocate(8, [4.0, 3.0, 1.0], most=None, rng=rng)
         assert shares[0] in (3, 4) and shares[1] in (2, 3) and shares[2] in (1, 2)
         sums = [total + share for total, share in zip(sums, shares, strict=True)]
     # 5 sigma of a mean of numbers that are one of two neighbours: 5 * 0.5 / sqrt(8000) = 0.028
@@ -104,7 +104,7 @@ def test_expected_shares_are_the_exact_ones():
 )
 def test_shares_add_up_and_leave_nobody_out_or_above_the_limit(weights, extra, most, seed):
     total = len(weights) + extra
-    shares = share_out(total, weights, most=most, rng=random.Random(seed))
+    shares = allocate(total, weights, most=most, rng=random.Random(seed))
     assert min(shares) >= 1
     if most is None:
         assert sum(shares) == total

@@ -26,6 +26,7 @@ from recipe.treepo.search import SearchError, SearchKind, SearchShape
 from recipe.treepo.search.node import ROOT
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.settings.schema import AdvantageSettings, Aggregation, Chains, TreePOSettings
+from recipe.treepo.verl_adapters.trajectory import trajectory_fields
 
 # --- what trees of conversations cost -------------------------------------------------------------------------------
 
@@ -86,7 +87,7 @@ def test_independent_loops_cost_every_turn_of_every_loop(depth, steps):
 
 def only(tree):
     (leaf,) = tree.leaves
-    return tree.response_ids(leaf), tree.response_mask(leaf), tree.nodes[leaf]
+    return tree.path(leaf).response_ids, tree.path(leaf).response_mask, tree.nodes[leaf]
 
 
 def test_an_ended_turn_is_followed_by_what_was_added_and_that_is_not_trained():
@@ -94,10 +95,8 @@ def test_an_ended_turn_is_followed_by_what_was_added_and_that_is_not_trained():
     tokens, mask, leaf = only(tree)
     assert tokens == [*TURN, *AGAIN, 99, EOS[1]]
     assert mask == [1] * 3 + [0] * 6 + [1] * 2
-    assert tree.response_logprobs(leaf.index)[3:9] == [0.0] * 6
-    assert tree.trajectory_fields(leaf.index, {})["tree_turns"] == [
-        {"messages": [{"role": "user", "content": "again"}]}
-    ]
+    assert tree.path(leaf.index).response_logprobs[3:9] == [0.0] * 6
+    assert trajectory_fields(tree)[0]["tree_turns"] == [{"messages": [{"role": "user", "content": "again"}]}]
 
 
 def test_a_turn_that_the_model_did_not_close_gets_the_end_token_as_part_of_what_is_added():
@@ -134,7 +133,7 @@ def test_a_template_that_takes_back_the_end_of_the_turn_trims_it_for_all_branche
     )  # fmt: skip
     tree.check()
     assert tree.counters.failed_steps == 0
-    responses = sorted(tree.response_ids(leaf) for leaf in tree.leaves)
+    responses = sorted(tree.path(leaf).response_ids for leaf in tree.leaves)
     on = [*TURN[:2], *AGAIN, *TURN]
     assert responses == ([on] * 3 if steps is Steps.SHARED else [TURN[:2], on, on])
     assert tree.counters.overrun_tokens == 1
@@ -162,7 +161,7 @@ def test_what_leaves_no_room_for_a_turn_is_not_added_and_the_path_ends_by_its_le
     tokens, _, leaf = only(tree)
     assert tokens == (TURN + AGAIN + [97] if fits else TURN)
     assert leaf.finish_reason is FinishReason.LENGTH
-    assert tree.replies(leaf.index) == ([Reply(messages=[{"role": "user", "content": "again"}])] if fits else [])
+    assert tree.path(leaf.index).replies == ([Reply(messages=[{"role": "user", "content": "again"}])] if fits else [])
     assert interaction.open == [] and interaction.faults == []
 
 
@@ -179,10 +178,8 @@ def test_the_assistants_message_of_a_reply_stands_for_the_turn_and_the_tokens_st
     assert [message["role"] for message in seen[1]] == ["user", "assistant", "tool", "assistant"]
     assert seen[1][1]["tool_calls"] == [{"name": "f"}]
     assert only(tree)[0] == TURN + 2 * (encode([{"role": "tool", "content": "7"}]) + TURN)
-    assert (
-        tree.trajectory_fields(tree.leaves[0], {})["tree_turns"]
-        == [{"messages": [{"role": "tool", "content": "7"}], "a": 1}] * 2
-    )
+    turn = {"messages": [{"role": "tool", "content": "7"}], "a": 1}
+    assert trajectory_fields(tree)[0]["tree_turns"] == [turn] * 2
 
 
 # --- ends -----------------------------------------------------------------------------------------------------------
@@ -194,7 +191,7 @@ def finished(*turns, rules=None, decide=None, **more):
         interaction.decide_finished = decide
     tree = talk(Turns(*turns), interaction, rules=rules, **sizes(width=1, **more))
     _, _, leaf = only(tree)
-    return leaf.finish_reason, leaf.finish_detail, 1 + len(tree.replies(leaf.index))
+    return leaf.finish_reason, leaf.finish_detail, 1 + len(tree.path(leaf.index).replies)
 
 
 def test_each_end_has_its_reason():
@@ -260,9 +257,8 @@ def test_a_branchs_own_step_draws_other_numbers_than_the_turn_that_has_its_name(
 
 def test_what_a_tree_tells_reward_functions_can_be_written_as_json():
     tree = talk(Turns(TURN), Chancy(), **sizes())
-    for leaf in tree.leaves:
-        fields = tree.trajectory_fields(leaf, {})
-        assert len(json.loads(json.dumps(fields["tree_turns"]))) == len(tree.replies(leaf)) == 2
+    for leaf, fields in zip(tree.leaves, json.loads(json.dumps(trajectory_fields(tree))), strict=True):
+        assert len(fields["tree_turns"]) == len(tree.path(leaf).replies) == 2
 
 
 def test_what_was_added_is_no_node_of_the_path_that_advantages_see_but_where_it_is_the_leaf():
@@ -272,7 +268,7 @@ def test_what_was_added_is_no_node_of_the_path_that_advantages_see_but_where_it_
 
     def paths(steps):
         tree = talk(Turns(TURN), One(), rules=ConversationRules(steps=steps), **sizes(depth=2))
-        return [[(tree.nodes[node].key, begin) for node, begin in tree.tree_path(leaf)] for leaf in tree.leaves]
+        return [[(tree.nodes[node].key, begin) for node, begin in tree.path(leaf).spans] for leaf in tree.leaves]
 
     assert paths(Steps.SHARED) == [[("0", 0), ("0+.0", 9)], [("0", 0), ("0+.1", 9)]]
     assert paths(Steps.PER_BRANCH) == [[("0", 0), ("0.0", 9)], [("0", 0), ("0.1+", 3)]]
@@ -282,7 +278,7 @@ def test_what_was_added_is_no_node_of_the_path_that_advantages_see_but_where_it_
 @pytest.mark.parametrize("steps", Steps)
 def test_siblings_are_compared_also_where_each_has_an_addition_of_its_own(steps, chains):
     tree = talk(Turns(TURN), Recorded(), rules=ConversationRules(steps=steps), **sizes(depth=2))
-    forest = build_forest(["p", "p"], [tree.tree_path(leaf) for leaf in tree.leaves])
+    forest = build_forest(["p", "p"], [tree.path(leaf).spans for leaf in tree.leaves])
     forest = forest.merge_chains() if chains is Chains.DISTINCT else forest
     settings = AdvantageSettings(chains=chains, aggregation=Aggregation.GROUP_SIZE)
     rewards = np.array([0.0, 1.0])

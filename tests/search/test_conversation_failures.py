@@ -46,13 +46,13 @@ class Failing(Recorded):
 @pytest.mark.parametrize("method", ["check_finished", "step"])
 @pytest.mark.parametrize("search", list(SearchKind))
 def test_where_failures_are_dropped_the_width_goes_to_others_and_the_first_is_warned_of(search, method, caplog):
-    caplog.set_level(logging.DEBUG, logger="recipe.treepo.search.conversation")
+    caplog.set_level(logging.DEBUG, logger="recipe.treepo.search.interaction_calls")
     interaction = Failing(method, {"0", "1"})
     tree = talk(Turns(TURN), interaction, **sizes(width=4, init_divergence=(3, 3), search=search))
     assert len(tree.leaves) == 4 and FinishReason.ERROR not in {tree.nodes[leaf].finish_reason for leaf in tree.leaves}
     assert {node.key for node in tree.nodes if node.dropped} == {"0", "1"}
     assert {node.finish_reason for node in tree.nodes if node.dropped} == {FinishReason.ERROR}
-    assert (tree.counters.failed_steps, tree.counters.given_up_paths) == (2, 2)
+    assert (tree.counters.failed_steps, tree.counters.abandoned_paths) == (2, 2)
     records = [(record.levelname, record.getMessage()) for record in caplog.records if "failed" in record.getMessage()]
     assert [level for level, _ in records] == ["WARNING", "DEBUG"]
     assert records[0][1] == f"Failing.{method} failed for prompt 7 at node 0: ValueError: no luck"
@@ -68,8 +68,8 @@ def test_where_failures_end_a_path_it_is_a_trajectory_that_says_what_failed(step
     )  # fmt: skip
     (ended,) = (tree.nodes[leaf] for leaf in tree.leaves if tree.nodes[leaf].finish_reason is FinishReason.ERROR)
     assert ended.finish_detail == f"Failing.step failed for prompt 7 at node {name}: ValueError: no luck"
-    assert tree.response_ids(ended.index) == TURN
-    assert len(tree.leaves) == 2 and (tree.counters.failed_steps, tree.counters.given_up_paths) == (1, 0)
+    assert tree.path(ended.index).response_ids == TURN
+    assert len(tree.leaves) == 2 and (tree.counters.failed_steps, tree.counters.abandoned_paths) == (1, 0)
 
 
 @pytest.mark.parametrize("search", list(SearchKind))
@@ -89,7 +89,7 @@ def test_where_every_path_is_dropped_the_search_fails_and_names_the_last_failure
         def decide_step(self, context):
             raise ValueError("no luck")
 
-    with pytest.raises(SearchError, match="no trajectory could be had.*Never.step failed for prompt 7 at node"):
+    with pytest.raises(SearchError, match="the prompt got no trajectory.*Never.step failed for prompt 7 at node"):
         talk(Turns(TURN), Never(), **sizes(search=search))
 
 

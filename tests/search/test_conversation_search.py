@@ -15,6 +15,7 @@ from recipe.treepo.interaction import ConversationRules, OnError, Reply, Steps
 from recipe.treepo.search import SearchError
 from recipe.treepo.search.branching import Budget
 from recipe.treepo.search.node import ROOT
+from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import MODEL_ENDED, FinishReason, RepetitionUnit
 from recipe.treepo.search.tree import Tree
 
@@ -66,7 +67,7 @@ def checked_after_every_change():
 
         return patch.object(Tree, name, changed)
 
-    with checking("add"), checking("finish"), checking("trim"), checking("node_ending_at"):
+    with checking("add"), checking("finish"), checking("trim"), checking("split"):
         yield
 
 
@@ -140,8 +141,7 @@ class Oracle:
     def turns(self, node: int) -> list[list[int]]:
         """The turns on a path as the model wrote them, the last one up to ``node``."""
         turns: list[list[int]] = [[]]
-        for index in self.tree.path(node):
-            on_path = self.tree.nodes[index]
+        for on_path in self.tree.path(node).nodes:
             if on_path.reply is None:
                 turns[-1] = turns[-1] + on_path.segment.token_ids
                 if on_path.turn_over:
@@ -199,15 +199,15 @@ class Oracle:
             if self.rules.turn_length is not None:
                 assert len(self.turns(node.index)[-1]) <= self.rules.turn_length
         for leaf in self.tree.leaves:
-            tokens = self.tree.response_ids(leaf)
-            mask, logprobs = self.tree.response_mask(leaf), self.tree.response_logprobs(leaf)
+            tokens = self.tree.path(leaf).response_ids
+            mask, logprobs = self.tree.path(leaf).response_mask, self.tree.path(leaf).response_logprobs
             assert len(tokens) == self.tree.nodes[leaf].end <= self.search["response_length"]
             assert mask == [int(token < CLOSING) for token in tokens]
             assert [logprob for logprob, trained in zip(logprobs, mask, strict=True) if not trained] == [0.0] * (
                 mask.count(0)
             )
             assert all(logprob < 0.0 for logprob, trained in zip(logprobs, mask, strict=True) if trained)
-            assert self.tree.written_logprobs(leaf) == [p for p, m in zip(logprobs, mask, strict=True) if m]
+            assert self.tree.path(leaf).generated_logprobs == [p for p, m in zip(logprobs, mask, strict=True) if m]
 
     def check_contexts(self) -> None:
         node_of = {node.key: node for node in self.tree.nodes}
@@ -221,12 +221,14 @@ class Oracle:
             assert taken.node == name
             turns = self.turns(node.index)
             messages = list(QUESTION)
-            for number, index in enumerate(i for i in self.tree.path(node.index) if self.tree.nodes[i].reply):
+            for number, index in enumerate(
+                i.index for i in self.tree.path(node.index).nodes if self.tree.nodes[i].reply
+            ):
                 messages += [{"role": "assistant", "content": decode(turns[number])}]
                 messages += self.tree.nodes[index].reply.messages
             assert taken.messages == [*messages, {"role": "assistant", "content": decode(turns[-1])}]
             assert (taken.token_ids, taken.text, taken.turn) == (turns[-1], decode(turns[-1]), len(turns))
-            before = self.tree.response_ids(node.index)[: self.tree.turn_start(node.index)]
+            before = self.tree.path(node.index).response_ids[: self.tree.path(node.index).turn_start]
             assert taken.response == decode([*before, *turns[-1]])
             depth = self.started_segments(node.index)
             limits = [self.search["depth"] - depth]
@@ -238,7 +240,7 @@ class Oracle:
 
     def length(self, node) -> int:
         """Response tokens up to the end of the turn at ``node``, before a template took some back."""
-        return self.tree.turn_start(node.index) + len(self.turns(node.index)[-1])
+        return self.tree.path(node.index).turn_start + len(self.turns(node.index)[-1])
 
     def reasons(self, node) -> list[FinishReason]:
         """The rules that apply where the model stopped writing, in the order asked for."""
@@ -316,7 +318,7 @@ class Oracle:
         closing = not closed and not self.takes_back
         if self.length(written) - taken_back + closing + len(added) >= self.search["response_length"]:
             return FinishReason.LENGTH, ""
-        trimmed = self.tree.turn_start(written.index) + len(turns[-1]) - written.end
+        trimmed = self.tree.path(written.index).turn_start + len(turns[-1]) - written.end
         if taken_back and len(written.segment.token_ids) + trimmed == 1:
             self.template_failures += 1
             return FinishReason.ERROR, ""
@@ -329,6 +331,6 @@ class Oracle:
         assert counters.steps == sum(not isinstance(outcome, Exception) for outcome in steps)
         if not self.takes_back:
             assert counters.failed_steps == raised
-        statistics = self.tree.statistics()
-        assert statistics["trajectories"] == len(self.tree.leaves)
-        assert statistics["trajectories"] == sum(statistics[f"finish_{reason}"] for reason in FinishReason)
+        statistics = TreeStatistics.of(self.tree)
+        assert statistics.trajectories == len(self.tree.leaves)
+        assert statistics.trajectories == sum(statistics.finish_reasons.values())

@@ -20,9 +20,9 @@ from helpers.scripted_conversation import (
 )
 from helpers.scripted_engine import EOS, ScriptedEngine
 from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Steps
-from recipe.treepo.search import SearchError, SearchKind, conversation
+from recipe.treepo.search import SearchError, SearchKind, interaction_calls
 from recipe.treepo.search.engine import Segment
-from recipe.treepo.search.fallback import FallbackRules, FallbackStart, ResumePoint
+from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PointRule
 
 # --- states ---------------------------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ def test_a_state_that_a_thread_returns_too_late_is_closed_all_the_same(method, c
 
 
 def test_a_thread_that_never_ends_is_not_waited_for_without_end(monkeypatch, caplog):
-    monkeypatch.setattr(conversation, "MOST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(interaction_calls, "MOST_WAIT_SECONDS", 0.05)
     asked, release = threading.Event(), threading.Event()
 
     class Hangs(Interaction):
@@ -142,7 +142,7 @@ def test_every_path_has_the_state_of_what_it_has_seen_also_after_it_fell_back(st
     interaction = Numbered(copies=copies)
     tree = talk(
         Turns([97, 98, EOS[0]]), interaction, rules=ConversationRules(steps=steps),
-        **sizes(width=6, depth=5, max_divergence=1, fallback=FallbackRules(point=ResumePoint.BOUNDARY), seed=3),
+        **sizes(width=6, depth=5, max_divergence=1, fallback=FallbackRules(point=PointRule.BOUNDARY), seed=3),
     )  # fmt: skip
     assert interaction.faults == [] and interaction.open == []
     assert tree.counters.fallbacks == 5
@@ -153,7 +153,7 @@ def test_every_path_has_the_state_of_what_it_has_seen_also_after_it_fell_back(st
 
 
 @pytest.mark.parametrize("steps", Steps)
-@pytest.mark.parametrize("point", ResumePoint)
+@pytest.mark.parametrize("point", PointRule)
 @pytest.mark.parametrize("window", [None, 1])
 def test_no_path_resumes_inside_what_was_added(point, window, steps):
     # What was added comes before the tokens that are the least likely; all points are in or before the model's turns.
@@ -194,7 +194,7 @@ def test_a_path_that_falls_back_to_the_beginning_of_a_turn_steps_again_only_wher
         interaction = Twice()
         tree = talk(
             Unlikely(TURN), interaction, rules=ConversationRules(steps=steps),
-            **sizes(max_divergence=1, fallback=FallbackRules(point=ResumePoint.LEAST_LIKELY_TOKEN)),
+            **sizes(max_divergence=1, fallback=FallbackRules(point=PointRule.LEAST_LIKELY_TOKEN)),
         )  # fmt: skip
         firsts = [
             name for (method, name), taken in interaction.contexts.items() if method == "step" and taken.turn == 1

@@ -32,7 +32,7 @@ def responses_by_leaf(search: SearchKind = SearchKind.BY_LEVEL, **rules) -> list
         for seed in range(TREES):
             tree = await grow_tree(PROMPT, engine=KnownModel(seed), shape=shape, stopping=STOPPING, seed=seed)
             for place, leaf in enumerate(tree.leaves):
-                found[place][tuple(tree.response_ids(leaf))] += 1
+                found[place][tuple(tree.path(leaf).response_ids)] += 1
         return found
 
     return asyncio.run(sample())

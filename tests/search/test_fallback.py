@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from recipe.treepo.search.engine import Segment
-from recipe.treepo.search.fallback import FallbackRules, PathOrder, ResumePoint, Resumption, choose_resumptions
+from recipe.treepo.search.fallback import FallbackRules, PathOrder, PointRule, ResumePoint, choose_resume_points
 from recipe.treepo.search.node import ROOT
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.search.tree import Tree
@@ -25,8 +25,8 @@ def tree_with(*paths: tuple[list[float], int, FinishReason]) -> tuple[Tree, list
     return tree, list(tree.leaves)
 
 
-def choose(tree, leaves, count, *, seed=0, **rules) -> list[Resumption]:
-    return choose_resumptions(tree, leaves, count, FallbackRules(**rules), random.Random(seed))
+def choose(tree, leaves, count, *, seed=0, **rules) -> list[ResumePoint]:
+    return choose_resume_points(tree, leaves, count, FallbackRules(**rules), random.Random(seed))
 
 
 def draws(tree, leaves, count=4000, **rules) -> Counter:
@@ -37,50 +37,50 @@ def draws(tree, leaves, count=4000, **rules) -> Counter:
 def test_boundaries_of_a_path_are_equally_likely_and_its_end_is_none():
     tree, (leaf,) = tree_with(([-1.0] * 10, 4, FinishReason.EOS))
     drawn = draws(tree, [leaf])
-    assert set(drawn) == {Resumption(leaf, 0), Resumption(leaf, 4), Resumption(leaf, 8)}
+    assert set(drawn) == {ResumePoint(leaf, 0), ResumePoint(leaf, 4), ResumePoint(leaf, 8)}
     assert min(drawn.values()) > 1333 - 150  # 5 sigma = 149
 
 
 def test_a_window_bounds_the_segments_that_are_given_up():
     tree, (leaf,) = tree_with(([-1.0] * 10, 4, FinishReason.EOS))
-    assert set(draws(tree, [leaf], window=1)) == {Resumption(leaf, 8)}
-    assert set(draws(tree, [leaf], window=2)) == {Resumption(leaf, 4), Resumption(leaf, 8)}
+    assert set(draws(tree, [leaf], window=1)) == {ResumePoint(leaf, 8)}
+    assert set(draws(tree, [leaf], window=2)) == {ResumePoint(leaf, 4), ResumePoint(leaf, 8)}
     assert set(draws(tree, [leaf], window=9)) == set(draws(tree, [leaf]))
 
 
 def test_where_a_segment_was_split_is_no_boundary():
     tree, (leaf,) = tree_with(([-1.0] * 8, 4, FinishReason.EOS))
-    tree.node_ending_at(leaf, 6)
+    tree.split(leaf, 6)
     assert {drawn.offset for drawn in draws(tree, [leaf])} == {0, 4}
     assert {drawn.offset for drawn in draws(tree, [leaf], window=1)} == {4}
 
 
 def test_the_least_likely_token_is_sampled_again_unless_it_is_outside_the_window():
     tree, (leaf,) = tree_with(([-1.0, -3.0, -0.5, -1.0, -1.0, -2.0], 2, FinishReason.EOS))
-    rules = {"point": ResumePoint.LEAST_LIKELY_TOKEN}
-    assert choose(tree, [leaf], 2, **rules) == [Resumption(leaf, 1)] * 2
-    assert choose(tree, [leaf], 1, window=2, **rules) == [Resumption(leaf, 5)]
+    rules = {"point": PointRule.LEAST_LIKELY_TOKEN}
+    assert choose(tree, [leaf], 2, **rules) == [ResumePoint(leaf, 1)] * 2
+    assert choose(tree, [leaf], 1, window=2, **rules) == [ResumePoint(leaf, 5)]
 
 
 def test_blocks_are_drawn_by_their_mean_log_probability_either_way():
     # Blocks of 2 begin at 0, 2 and 4 with means -1, -2 and -4 (the last is one token only).
     tree, (leaf,) = tree_with(([-0.5, -1.5, -3.0, -1.0, -4.0], 3, FinishReason.EOS))
-    for point, sign in ((ResumePoint.LIKELY_BLOCK, 1), (ResumePoint.UNLIKELY_BLOCK, -1)):
+    for point, sign in ((PointRule.LIKELY_BLOCK, 1), (PointRule.UNLIKELY_BLOCK, -1)):
         drawn = draws(tree, [leaf], point=point, block_length=2)
         weights = [math.exp(sign * mean) for mean in (-1.0, -2.0, -4.0)]
         for start, weight in zip((0, 2, 4), weights, strict=True):
             expected = 4000 * weight / sum(weights)
-            assert abs(drawn[Resumption(leaf, start)] - expected) < 5 * math.sqrt(expected) + 5
+            assert abs(drawn[ResumePoint(leaf, start)] - expected) < 5 * math.sqrt(expected) + 5
     # With a window of one segment (it begins at 3) only the block at 4 begins inside it.
-    drawn = draws(tree, [leaf], count=50, point=ResumePoint.LIKELY_BLOCK, block_length=2, window=1)
-    assert set(drawn) == {Resumption(leaf, 4)}
-    drawn = draws(tree, [leaf], count=50, point=ResumePoint.LIKELY_BLOCK, block_length=9, window=1)
-    assert set(drawn) == {Resumption(leaf, 3)}
+    drawn = draws(tree, [leaf], count=50, point=PointRule.LIKELY_BLOCK, block_length=2, window=1)
+    assert set(drawn) == {ResumePoint(leaf, 4)}
+    drawn = draws(tree, [leaf], count=50, point=PointRule.LIKELY_BLOCK, block_length=9, window=1)
+    assert set(drawn) == {ResumePoint(leaf, 3)}
 
 
 def test_the_root_can_be_the_point():
     tree, (leaf,) = tree_with(([-1.0] * 8, 4, FinishReason.EOS))
-    assert choose(tree, [leaf], 3, point=ResumePoint.ROOT) == [Resumption(leaf, 0)] * 3
+    assert choose(tree, [leaf], 3, point=PointRule.ROOT) == [ResumePoint(leaf, 0)] * 3
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from helpers.searches import grow
 from recipe.treepo.interaction import ConversationRules, Steps
 from recipe.treepo.search import SearchKind
 from recipe.treepo.search.branching import Budget, Share
-from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
+from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, PointRule
+from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import RULES, Repetition
 from recipe.treepo.search.tree import Tree
 
@@ -34,7 +35,7 @@ def by_path() -> Tree:
 
 
 def level_tokens() -> Tree:
-    fallback = FallbackRules(point=ResumePoint.LEAST_LIKELY_TOKEN, window=2, order=PathOrder.LONGER_FIRST)
+    fallback = FallbackRules(point=PointRule.LEAST_LIKELY_TOKEN, window=2, order=PathOrder.LONGER_FIRST)
     rules = {"budget": Budget.LEVEL_TOKENS, "level_tokens": 40, "share": Share.SEGMENT_MEAN, "cache_block": 4}
     return grow(ScriptedEngine(seed=3, end_rate=0.05), seed=3, fallback=fallback, **rules, **SIZES)
 
@@ -52,7 +53,7 @@ def total_tokens() -> Tree:
 
 
 def text_rules() -> Tree:
-    fallback = FallbackRules(point=ResumePoint.UNLIKELY_BLOCK, block_length=3)
+    fallback = FallbackRules(point=PointRule.UNLIKELY_BLOCK, block_length=3)
     rules = {"order": RULES, "stop_strings": ("ab",), "repetition": Repetition(window=2, count=3), "repeat": 0.4}
     engine = ScriptedEngine(seed=5, end_rate=0.03, repeat_rate=rules.pop("repeat"))
     return grow(engine, seed=5, fallback=fallback, max_divergence=2, share=Share.ENTROPY, **rules, **SIZES)
@@ -71,9 +72,8 @@ CASES = (transfer, by_path, level_tokens, total_tokens, text_rules, conversation
 
 
 def lines_of(tree: Tree) -> list[str]:
-    counters = tree.statistics()
-    counts = {name: counters[name] for name in COUNTS}
-    lines = [" ".join(f"{name}={count}" for name, count in counts.items())]
+    statistics = TreeStatistics.of(tree)
+    lines = [" ".join(f"{name}={getattr(statistics, name)}" for name in COUNTS)]
     for node in tree.nodes[1:]:
         tokens = repr((node.segment.token_ids, node.segment.logprobs, node.reply and node.reply.messages, node.text))
         digest = hashlib.sha256(tokens.encode()).hexdigest()[:12]

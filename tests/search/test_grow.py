@@ -23,8 +23,9 @@ from helpers.searches import (
 )
 from recipe.treepo.search import SearchError, SearchKind, SearchShape
 from recipe.treepo.search.branching import Budget, Favor, Share
-from recipe.treepo.search.fallback import FallbackRules, FallbackStart, ResumePoint
+from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PointRule
 from recipe.treepo.search.node import ROOT
+from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.search.tree import Tree
 
@@ -81,7 +82,7 @@ def test_a_long_path_is_given_to_the_engine_from_its_first_token_on():
         max_segments_per_request=1,
     )
     for leaf in tree.leaves:
-        path = tree.path(leaf)[1:]
+        path = [node.index for node in tree.path(leaf).nodes[1:]]
         assert len(path) == 3
         for number, node in enumerate(path):
             given, _, _ = engine.calls[tree.nodes[node].key]
@@ -107,7 +108,7 @@ def test_what_a_request_wrote_beyond_the_end_of_its_path_is_cut_off_and_counted(
         ScriptedEngine(script=[text]), depth=5, response_length=20, width=1, segment_length=4, init_divergence=(1, 1)
     )
     (leaf,) = tree.leaves
-    assert decode(tree.response_ids(leaf)) == "so \\boxed{7}"
+    assert decode(tree.path(leaf).response_ids) == "so \\boxed{7}"
     assert tree.nodes[leaf].finish_reason is FinishReason.ANSWER
     assert tree.counters.engine_calls == 1
     assert tree.counters.overrun_tokens == 8
@@ -227,7 +228,7 @@ def test_a_dry_tree_falls_back_to_boundaries_of_finished_paths_until_it_is_full(
     tree = grow(engine, depth=4, response_length=16, width=4, segment_length=4, divergence=1, init_divergence=(1, 1))
     assert len(tree.leaves) == 4
     assert tree.counters.fallbacks == 3
-    assert {tuple(tree.response_ids(leaf)) for leaf in tree.leaves} == {(*[97] * 6, EOS[0])}
+    assert {tuple(tree.path(leaf).response_ids) for leaf in tree.leaves} == {(*[97] * 6, EOS[0])}
 
 
 def test_fallback_does_not_wait_for_open_paths_that_cannot_fill_the_width():
@@ -258,7 +259,7 @@ def test_a_path_that_resumes_inside_a_segment_splits_it_and_ends_it_where_it_wou
     tree = grow(
         engine, depth=3, response_length=12, width=2, segment_length=4, divergence=1, init_divergence=(1, 1),
             max_segments_per_request=1,
-        fallback=FallbackRules(point=ResumePoint.LEAST_LIKELY_TOKEN),
+        fallback=FallbackRules(point=PointRule.LEAST_LIKELY_TOKEN),
     )  # fmt: skip
     spans = {node.key: (node.offset, node.end, node.depth, node.partial) for node in tree.nodes}
     assert spans == {
@@ -271,7 +272,7 @@ def test_a_path_that_resumes_inside_a_segment_splits_it_and_ends_it_where_it_wou
         "0.0.0~0.0": (8, 12, 3, False),
     }
     assert engine.calls["0.0.0~0"][:2] == (PROMPT + [97, 98, 99, 100, 101], 3)
-    assert [tree.tree_path(leaf)[1] for leaf in tree.leaves] == [(2, 4), (2, 4)]
+    assert [tree.path(leaf).spans[1] for leaf in tree.leaves] == [(2, 4), (2, 4)]
 
 
 def test_where_no_path_may_be_chosen_the_search_starts_again_at_the_root():
@@ -293,7 +294,7 @@ def test_a_stop_string_ends_the_path_where_it_ends_also_across_a_boundary():
         engine, depth=4, response_length=16, width=1, segment_length=4, init_divergence=(1, 1), stop_strings=("two",),
         order=(FinishReason.STOP, *REQUIRED),
     )  # fmt: skip
-    assert decode(tree.response_ids(tree.leaves[0])) == "one two"
+    assert decode(tree.path(tree.leaves[0]).response_ids) == "one two"
     assert tree.nodes[tree.leaves[0]].finish_reason is FinishReason.STOP
 
 
@@ -304,7 +305,7 @@ def test_a_path_that_ends_too_short_is_dropped_and_its_width_given_back():
     dropped = [node for node in tree.nodes if node.dropped]
     assert [(node.key, node.finish_reason) for node in dropped] == [("1", FinishReason.EOS)]
     assert len(tree.leaves) == 3
-    assert tree.statistics()["unique_tokens"] == tree.counters.decoded_tokens - 1 - tree.counters.overrun_tokens
+    assert TreeStatistics.of(tree).unique_tokens == tree.counters.decoded_tokens - 1 - tree.counters.overrun_tokens
 
 
 @pytest.mark.parametrize(("min_length", "calls"), [(1, 4), (2, 8), (5, 8), (6, 12)])
@@ -357,7 +358,7 @@ def test_a_failed_request_is_repeated_and_then_its_width_goes_elsewhere(search):
     assert engine.attempts["1"] == 3
     assert "1" not in {node.key for node in tree.nodes}
     assert len(tree.leaves) == 4
-    assert (tree.counters.failed_calls, tree.counters.given_up_paths) == (3, 1)
+    assert (tree.counters.failed_calls, tree.counters.abandoned_paths) == (3, 1)
 
 
 @pytest.mark.parametrize("search", list(SearchKind))
@@ -365,7 +366,7 @@ def test_a_prompt_fails_only_if_nothing_can_be_had_and_says_why(search):
     engine = ScriptedEngine(broken=True, jitter=3)
     # By level 2 + 4 and, once more paths than 4 were given up, 2 of those; by node each of 2 is sampled 3 times.
     paths = {SearchKind.BY_LEVEL: 2 + 4 + 2, SearchKind.BY_PATH: 2 * 3}[search]
-    with pytest.raises(SearchError, match=f"{paths} paths were given up after 2 requests each.*went away") as caught:
+    with pytest.raises(SearchError, match=f"{paths} paths were abandoned after 2 requests each.*went away") as caught:
         grow(engine, depth=3, response_length=12, width=4, segment_length=4, retries=1, search=search)
     assert isinstance(caught.value.__cause__, ConnectionError)
     assert engine.attempts.total() == 2 * paths
@@ -556,7 +557,7 @@ def check_calls(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
     for branch, (input_ids, max_tokens, output) in engine.calls.items():
         pieces = pieces_of_call(node_of, branch, set(engine.calls))
         first = pieces[0]
-        assert input_ids == PROMPT + tree.response_ids(first.parent)
+        assert input_ids == PROMPT + tree.path(first.parent).response_ids
         kept = [token for piece in pieces for token in piece.segment.token_ids]
         assert kept == output[: len(kept)]
         assert max_tokens <= search["response_length"] - first.offset
@@ -571,11 +572,13 @@ def check_calls(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
     counters = tree.counters
     assert stored == sum(len(node.segment.token_ids) for node in tree.nodes)
     assert (counters.decoded_tokens, counters.overrun_tokens) == (stored + cut, cut)
-    assert counters.prompt_tokens == sum(len(input_ids) for input_ids, _, _ in engine.calls.values())
+    assert counters.computed_prompt_tokens + counters.cached_prompt_tokens == sum(
+        len(input_ids) for input_ids, _, _ in engine.calls.values()
+    )
     assert counters.engine_calls == len(engine.calls)
     assert counters.failed_calls == sum(engine.attempts.values()) - len(engine.calls)
-    statistics = tree.statistics()
-    assert statistics["trajectories"] == len(tree.leaves) == sum(statistics[f"finish_{r}"] for r in FinishReason)
+    statistics = TreeStatistics.of(tree)
+    assert statistics.trajectories == len(tree.leaves) == sum(statistics.finish_reasons.values())
 
 
 def check_ends(tree: Tree, search: dict) -> None:
@@ -591,7 +594,7 @@ def check_ends(tree: Tree, search: dict) -> None:
 
 def reasons_of(tree: Tree, node: int, search: dict) -> list[FinishReason]:
     """All reasons that apply at a node, in the order asked for; written without the code under test."""
-    tokens = [token for index in tree.path(node) for token in tree.nodes[index].segment.token_ids]
+    tokens = [token for on_path in tree.path(node).nodes for token in on_path.segment.token_ids]
     text = decode(tokens)
     unit = tokens if search["repetition"].unit == "tokens" else text
     window = search["repetition"].window
@@ -616,7 +619,7 @@ def test_running_on_changes_the_number_of_requests_and_nothing_else(search, text
     ran = grow(runs, **{**search, "max_segments_per_request": None})
     strip = [(key, parent, s.token_ids, s.logprobs, *rest) for key, parent, s, *rest in record(stopped)]
     assert [(key, parent, s.token_ids, s.logprobs, *rest) for key, parent, s, *rest in record(ran)] == strip
-    assert ran.tree_path(ran.leaves[-1]) == stopped.tree_path(stopped.leaves[-1])
+    assert ran.path(ran.leaves[-1]).spans == stopped.path(stopped.leaves[-1]).spans
     assert len(runs.calls) <= len(stops.calls)
     assert stopped.counters.overrun_tokens <= ran.counters.overrun_tokens
 

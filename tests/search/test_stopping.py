@@ -199,7 +199,7 @@ def texts_at_boundaries(stopping: StoppingRules, token_ids: list[int], cuts: lis
     boundaries = [*sorted(cut % (len(token_ids) + 1) for cut in cuts), len(token_ids)]
     texts, text, start = [], "", 0
     for end in boundaries:
-        text += stopping.added_text(token_ids[:end], start)
+        text += stopping.text.added(token_ids[:end], start)
         texts.append(text)
         start = end
     return texts
@@ -229,7 +229,7 @@ def test_of_bytes_that_are_no_text_only_replacement_characters_get_lost(token_id
 def test_a_space_after_end_tokens_is_kept(tokenizer):
     end, first, both = tokenizer.token_to_id("<end>"), tokenizer.encode("e").ids, tokenizer.encode("e the").ids
     response = [*first, *[end] * 20]
-    added = rules(decode=tokenizer.decode).added_text([*response, *both[len(first) :]], len(response))
+    added = rules(decode=tokenizer.decode).text.added([*response, *both[len(first) :]], len(response))
     assert added == " the"
 
 
@@ -240,7 +240,7 @@ def test_a_boundary_costs_the_new_tokens_and_a_few_before_them():
         sizes.append(len(token_ids))
         return join_pieces(token_ids)
 
-    assert rules(decode=decode).added_text([8] * 5000 + [1] * 100, 5000) == "7" * 100
+    assert rules(decode=decode).text.added([8] * 5000 + [1] * 100, 5000) == "7" * 100
     assert sizes == [6, 106]
 
 
@@ -248,7 +248,7 @@ def test_text_that_the_new_tokens_change_is_added_from_where_it_differs():
     def decode(token_ids: list[int]) -> str:  # as clean_up_tokenization_spaces does
         return "".join("x ."[token] for token in token_ids).replace(" .", ".")
 
-    assert rules(decode=decode).added_text([0, 1, 2], 2) == "."
+    assert rules(decode=decode).text.added([0, 1, 2], 2) == "."
 
 
 # --- stop strings --------------------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_tokens_to_a_stop_string_are_those_found_by_trying_each_number(text, sta
     token_ids = TOKENIZERS["byte level"].encode(text).ids
     start %= len(token_ids) + 1
     stopping = rules(decode=decode, stop_strings=tuple(stop_strings))
-    text_before = stopping.added_text(token_ids[:start], 0) if settled else decode(token_ids[:start])
+    text_before = stopping.text.added(token_ids[:start], 0) if settled else decode(token_ids[:start])
     hits = (
         count
         for count in range(len(token_ids) - start + 1)

@@ -3,6 +3,7 @@ import pytest
 
 from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.node import ROOT, name_order
+from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.search.tree import Tree
 
@@ -22,28 +23,26 @@ def small_tree() -> Tree:
 def test_a_trajectory_is_the_walk_from_the_root():
     tree = small_tree()
     tree.check()
-    assert tree.path(3) == [0, 1, 3]
-    assert tree.response_ids(3) == [10, 11, 13, 14]
-    assert tree.response_logprobs(3) == [-0.1, -0.2, -0.4, -0.5]
-    assert tree.tree_path(3) == [(1, 0), (3, 2)]
-    assert tree.tree_path(4) == [(4, 0)]
+    assert [node.index for node in tree.path(3).nodes] == [0, 1, 3]
+    assert tree.path(3).response_ids == [10, 11, 13, 14]
+    assert tree.path(3).response_logprobs == [-0.1, -0.2, -0.4, -0.5]
+    assert tree.path(3).spans == [(1, 0), (3, 2)]
+    assert tree.path(4).spans == [(4, 0)]
 
 
 def test_versions_span_the_path_and_are_unknown_where_the_engine_told_none():
     tree = small_tree()
-    assert tree.versions(2) == (3, 5)
-    assert tree.versions(4) == (None, None)
+    assert tree.path(2).versions == (3, 5)
+    assert tree.path(4).versions == (None, None)
 
 
 def test_statistics_count_shared_tokens_once_in_unique_and_per_trajectory_in_total():
-    statistics = small_tree().statistics()
+    statistics = TreeStatistics.of(small_tree())
     # unique: 2 + 1 + 2 + 1; total: (2 + 1) + (2 + 2) + 1
-    assert (statistics["unique_tokens"], statistics["total_tokens"]) == (6, 8)
-    assert (statistics["depth_sum"], statistics["depth_max"]) == (2 + 2 + 1, 2)
-    assert (statistics["children"], statistics["parents"]) == (4, 2)
-    reasons = {reason: statistics[f"finish_{reason}"] for reason in FinishReason}
-    assert {reason: count for reason, count in reasons.items() if count} == {"eos": 2, "length": 1}
-    assert statistics["finish_answer"] == 0
+    assert (statistics.unique_tokens, statistics.total_tokens) == (6, 8)
+    assert (statistics.depth_sum, statistics.depth_max) == (2 + 2 + 1, 2)
+    assert (statistics.children, statistics.parents) == (4, 2)
+    assert statistics.finish_reasons == {"eos": 2, "length": 1}
 
 
 def test_what_has_no_leaf_below_is_not_among_the_unique_tokens():
@@ -51,8 +50,8 @@ def test_what_has_no_leaf_below_is_not_among_the_unique_tokens():
     tree.add(ROOT, Segment([16, 17, 18], [-0.7] * 3), key="2")
     tree.finish(5, FinishReason.EOS, dropped=True)
     tree.check()
-    statistics = tree.statistics()
-    assert (statistics["unique_tokens"], statistics["trajectories"]) == (6, 3)
+    statistics = TreeStatistics.of(tree)
+    assert (statistics.unique_tokens, statistics.trajectories) == (6, 3)
 
 
 def test_a_finished_path_takes_no_child_and_a_parent_does_not_finish():
@@ -90,18 +89,18 @@ def test_check_sees_damage(damage):
 
 def test_a_cut_inside_a_segment_splits_its_node_once_and_a_cut_at_a_boundary_none():
     tree = small_tree()
-    assert tree.node_ending_at(3, 2) == 1
-    assert tree.node_ending_at(3, 0) == ROOT
+    assert tree.split(3, 2) == 1
+    assert tree.split(3, 0) == ROOT
     assert len(tree.nodes) == 5
-    upper = tree.node_ending_at(3, 1)
+    upper = tree.split(3, 1)
     tree.check()
     assert (tree.nodes[upper].key, tree.nodes[upper].segment.token_ids) == ("0@1", [10])
     assert (tree.nodes[upper].depth, tree.nodes[upper].partial, tree.nodes[upper].segment.min_version) == (1, True, 3)
     assert (tree.nodes[1].key, tree.nodes[1].segment.token_ids, tree.nodes[1].offset) == ("0", [11], 1)
-    assert tree.path(3) == [0, upper, 1, 3]
-    assert tree.response_ids(3) == [10, 11, 13, 14]
-    assert tree.node_ending_at(2, 1) == upper
-    assert tree.segment_logprobs(1) == [-0.1, -0.2]
+    assert [node.index for node in tree.path(3).nodes] == [0, upper, 1, 3]
+    assert tree.path(3).response_ids == [10, 11, 13, 14]
+    assert tree.split(2, 1) == upper
+    assert tree.path(1).segment_logprobs == [-0.1, -0.2]
 
 
 @pytest.mark.parametrize("cuts", [(1, 3), (3, 1)])
@@ -110,7 +109,7 @@ def test_the_order_of_cuts_does_not_matter(cuts):
     tree.add(ROOT, Segment([5, 6, 7, 8], [-0.1, -0.2, -0.3, -0.4]), key="0")
     tree.finish(1, FinishReason.EOS)
     for cut in cuts:
-        tree.node_ending_at(1, cut)
+        tree.split(1, cut)
     tree.renumber()
     tree.check()
     assert [(node.key, node.parent, node.offset, node.segment.token_ids) for node in tree.nodes[1:]] == [

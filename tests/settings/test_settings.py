@@ -13,7 +13,7 @@ from recipe.treepo.command_line.arguments import read_command_line
 from recipe.treepo.interaction import OnError, Steps
 from recipe.treepo.search import SearchKind, SearchShape
 from recipe.treepo.search.branching import BranchingRules, Budget, Favor, Share
-from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
+from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, PointRule
 from recipe.treepo.search.stopping import FinishReason, Repetition, RepetitionUnit, StoppingRules
 from recipe.treepo.settings.schema import (
     FREE_GROUP,
@@ -131,7 +131,7 @@ def test_every_key_is_read_into_its_place():
             order=PathOrder.LONGER_FIRST,
             self_ended_only=True,
             min_segments=2,
-            point=ResumePoint.UNLIKELY_BLOCK,
+            point=PointRule.UNLIKELY_BLOCK,
             window=4,
             block_length=32,
         ),

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import asdict
+
 import pytest
 
 from recipe.treepo.interaction import Reply
 from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.node import ROOT
+from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.search.tree import Tree
 from recipe.treepo.verl_adapters.metrics import sampling_metrics
@@ -18,14 +21,15 @@ def two_leaf_tree() -> Tree:
     tree.finish(2, FinishReason.LENGTH)
     tree.finish(3, FinishReason.EOS)
     counters = tree.counters
-    counters.engine_calls, counters.decoded_tokens, counters.prompt_tokens, counters.cached_tokens = 3, 8, 23, 16
-    counters.failed_calls, counters.given_up_paths, counters.overrun_tokens = 4, 1, 2
+    counters.engine_calls, counters.decoded_tokens = 3, 8
+    counters.computed_prompt_tokens, counters.cached_prompt_tokens = 23 - 16, 16
+    counters.failed_calls, counters.abandoned_paths, counters.overrun_tokens = 4, 1, 2
     counters.fallbacks, counters.search_seconds, counters.busy_seconds = 1, 4.0, 1.5
     return tree
 
 
 def test_a_tree_counts_once_however_many_trajectories_carry_its_numbers():
-    extra = {"tree_statistics": two_leaf_tree().statistics()}
+    extra = {"tree_statistics": asdict(TreeStatistics.of(two_leaf_tree()))}
     metrics = sampling_metrics([("a", 5, 7, extra), ("a", 5, 5, extra)])
     assert metrics["treepo/engine_calls"] == 3
     assert metrics["treepo/decoded_tokens"] == 8
@@ -35,7 +39,7 @@ def test_a_tree_counts_once_however_many_trajectories_carry_its_numbers():
     # (7 computed + 8 decoded) over (5 of the prompt + 8 unique)
     assert metrics["treepo/waste"] == 15 / 13
     assert metrics["treepo/overrun_tokens"] == 2
-    assert (metrics["treepo/failed_calls"], metrics["treepo/given_up_paths"], metrics["treepo/dropped_paths"]) == (
+    assert (metrics["treepo/failed_calls"], metrics["treepo/abandoned_paths"], metrics["treepo/dropped_paths"]) == (
         4,
         1,
         0,
@@ -78,7 +82,7 @@ def test_conversations_count_steps_time_and_what_the_interaction_said():
     won.counters.steps, won.counters.failed_steps, won.counters.interaction_seconds = 5, 2, 1.5
     lost.counters.steps, lost.counters.failed_steps, lost.counters.interaction_seconds = 1, 1, 0.25
     rows = [
-        (name, 5, 6, {"tree_statistics": tree.statistics()})
+        (name, 5, 6, {"tree_statistics": asdict(TreeStatistics.of(tree))})
         for name, tree in (("a", won), ("b", lost))
         for _ in tree.leaves
     ]
@@ -99,12 +103,12 @@ def test_conversations_count_steps_time_and_what_the_interaction_said():
 def test_only_the_most_frequent_details_get_a_metric_of_their_own():
     # 30 texts, each once, but two twice; the first of equals by name are kept.
     details = [f"d{number:02}" for number in range(30)] + ["d28", "d29"]
-    metrics = sampling_metrics([("a", 5, 6, {"tree_statistics": talking_tree(details).statistics()})])
+    metrics = sampling_metrics([("a", 5, 6, {"tree_statistics": asdict(TreeStatistics.of(talking_tree(details)))})])
     kept = {key.rpartition("/")[2]: round(32 * value) for key, value in metrics.items() if "finish_detail" in key}
     assert kept == {**{f"d{number:02}": 1 for number in range(18)}, "d28": 2, "d29": 2, "other": 10}
 
 
 def test_without_conversations_no_step_is_taken_and_nothing_said():
-    metrics = sampling_metrics([("a", 5, 7, {"tree_statistics": two_leaf_tree().statistics()})])
+    metrics = sampling_metrics([("a", 5, 7, {"tree_statistics": asdict(TreeStatistics.of(two_leaf_tree()))})])
     assert (metrics["treepo/steps"], metrics["treepo/failed_steps"], metrics["treepo/interaction_s"]) == (0, 0, 0)
     assert not [key for key in metrics if "finish_detail" in key]

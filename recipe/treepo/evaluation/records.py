@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from recipe.treepo.search.statistics import TreeStatistics
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
@@ -51,7 +53,7 @@ class ProblemResult:
         data_source: Name of its data set.
         row: Its place among the problems of that data set.
         started, ended: Seconds since the epoch.
-        statistics: What sampling cost (:meth:`recipe.treepo.search.tree.Tree.statistics`).
+        statistics: Cost of sampling.
         trajectories: Those that could be had.
     """
 
@@ -59,7 +61,7 @@ class ProblemResult:
     row: int
     started: float
     ended: float
-    statistics: dict[str, Any]
+    statistics: TreeStatistics
     trajectories: list[Trajectory]
 
 
@@ -144,7 +146,8 @@ class Records:
 
 
 def _result(row: dict[str, Any]) -> ProblemResult:
-    return ProblemResult(**{**row, "trajectories": [Trajectory(**trajectory) for trajectory in row["trajectories"]]})
+    trajectories = [Trajectory(**trajectory) for trajectory in row["trajectories"]]
+    return ProblemResult(**{**row, "statistics": TreeStatistics(**row["statistics"]), "trajectories": trajectories})
 
 
 def _slim(result: ProblemResult) -> ProblemResult:

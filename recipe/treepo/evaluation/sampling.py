@@ -14,6 +14,7 @@ from recipe.treepo.search import SearchError, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import SegmentEngine
 from recipe.treepo.search.seeds import derive_seed
+from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.settings.schema import TreePOSettings
 
@@ -110,7 +111,7 @@ class ProblemSampler:
             row=problem.row,
             started=started,
             ended=ended,
-            statistics=tree.statistics(),
+            statistics=TreeStatistics.of(tree),
             trajectories=await self.scorer.trajectories(problem, tree, with_tree=not run.is_plain),
         )
 

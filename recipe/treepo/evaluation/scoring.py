@@ -4,7 +4,7 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,12 +34,14 @@ class Scorer:
         function: verl's reward function, a coroutine function or not; one that is not is called from several threads.
         options: Options of the recipe's reward function, which also say how votes are compared.
         decode: Tokens to text, special ones left out.
+        fields_of: A tree's fields for reward functions, one mapping per trajectory.
         keep_responses: Whether trajectories hold the texts.
     """
 
     function: Callable[..., Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     decode: Callable[[list[int]], str]
+    fields_of: Callable[[Tree], Sequence[Mapping[str, Any]]]
     keep_responses: bool
 
     async def trajectories(self, problem: EvaluationProblem, tree: Tree, *, with_tree: bool) -> list[Trajectory]:
@@ -51,25 +53,25 @@ class Scorer:
         Raises:
             ScoringError: if the reward function raised, or returned no number.
         """
-        texts = [self.decode(tree.response_ids(leaf)) for leaf in tree.leaves]
-        statistics = tree.statistics()
-        seen = [tree.trajectory_fields(leaf, statistics) if with_tree else {} for leaf in tree.leaves]
+        paths = [tree.path(leaf) for leaf in tree.leaves]
+        texts = [self.decode(path.response_ids) for path in paths]
+        seen = self.fields_of(tree) if with_tree else [{}] * len(paths)
         scored = await asyncio.gather(*(self._score(problem, text, own) for text, own in zip(texts, seen, strict=True)))
         accuracies = [acc for _, acc, _ in scored]
         answers = [answer for _, _, answer in scored]
         votes = await asyncio.to_thread(count_votes, answers, [acc > 0.5 for acc in accuracies], self._same())
         return [
             Trajectory(
-                tokens=tree.nodes[leaf].end,
-                finish_reason=str(tree.nodes[leaf].finish_reason),
+                tokens=path.last.end,
+                finish_reason=str(path.last.finish_reason),
                 score=score,
                 acc=acc,
                 vote=vote,
                 answer=answer,
-                path=tree.tree_path(leaf),
+                path=path.spans,
                 response=text if self.keep_responses else None,
             )
-            for leaf, (score, acc, answer), vote, text in zip(tree.leaves, scored, votes, texts, strict=True)
+            for path, (score, acc, answer), vote, text in zip(paths, scored, votes, texts, strict=True)
         ]
 
     async def _score(

@@ -9,8 +9,9 @@ import numpy as np
 
 from recipe.treepo.evaluation.records import ProblemResult
 from recipe.treepo.evaluation.scores import OVERALL, Interval, bootstrap, majority_at_k, pass_at_k
+from recipe.treepo.search.statistics import TreeStatistics
 
-# Summed over the problems; what each is: Tree.statistics and metrics.py
+# Fields of TreeStatistics in the report.
 COSTS = (
     *("engine_calls", "failed_calls", "decoded_tokens", "overrun_tokens", "computed_prompt_tokens"),
     *("cached_prompt_tokens", "unique_tokens", "total_tokens", "trajectories", "fallbacks"),
@@ -92,7 +93,8 @@ def _worth(result: ProblemResult, n: int, ks: Sequence[int]) -> list[float]:
 
 def costs_of(results: Sequence[ProblemResult]) -> dict[str, float]:
     """Return the sums of :data:`COSTS`, and how fast trajectories were had."""
-    sums = {name: sum(result.statistics[name] for result in results) for name in COSTS}
+    total = TreeStatistics.total(result.statistics for result in results)
+    sums = {name: getattr(total, name) for name in COSTS}
     seconds = covered([(result.started, result.ended) for result in results])
     return {**sums, "seconds": seconds, "trajectories_per_second": sums["trajectories"] / seconds if seconds else 0.0}
 

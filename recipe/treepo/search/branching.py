@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many children the open paths of a tree get, and which of them get more (TreePO, section 2)."""
+"""Number of children of the open paths of a tree, and their distribution (TreePO, section 2)."""
 
 import math
 import random
@@ -36,7 +36,7 @@ class Favor(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchingRules:
-    """How a tree branches.
+    """Branching of a tree.
 
     Attributes:
         budget: What bounds the number of segments that are sampled next.
@@ -84,7 +84,7 @@ def level_limit(rules: BranchingRules, *, level_size: int, segment_length: int, 
 def width_within(
     rules: BranchingRules, *, width: int, finished: int, finished_tokens: int, response_length: int
 ) -> int:
-    """Return how many trajectories a prompt is to have, as far as is known.
+    """Return the number of trajectories of a prompt, as far as it is known.
 
     With TOTAL_TOKENS each trajectory that has not ended is counted with the tokens that it may still come to, so the
     number grows as trajectories turn out shorter, never shrinks, and the budget is never exceeded.
@@ -137,11 +137,11 @@ def softmax_weights(scores: Sequence[float]) -> list[float]:
     return [math.exp(score - highest) for score in scores]
 
 
-def share_out(total: int, weights: Sequence[float], *, most: int | None, rng: random.Random) -> list[int]:
-    """Share ``total`` children out among open paths: one each, the rest in proportion to the weights.
+def allocate(total: int, weights: Sequence[float], *, most: int | None, rng: random.Random) -> list[int]:
+    """Allocate ``total`` children to open paths: one each, the rest in proportion to the weights.
 
-    Whole parts are given for certain, what remains is drawn so that each path's expected share is its exact one. A path
-    that has ``most`` already leaves the rest to the others; what none of them may take is not given out.
+    Whole parts are certain; the remainder is drawn so that each path's expected share is exact. A path that already has
+    ``most`` leaves the rest to the others; children that no path may take are not allocated.
 
     Args:
         total: Children to give, at least one per path.
@@ -166,10 +166,10 @@ def share_out(total: int, weights: Sequence[float], *, most: int | None, rng: ra
 
 
 def _round_at_random(exact: Sequence[float], total: int, rng: random.Random) -> list[int]:
-    """Round numbers that add up to ``total`` to whole ones that do, each up or down, right on average.
+    """Randomly round to integers with the same sum; each expected value stays exact (systematic sampling).
 
-    Systematic sampling: the numbers are laid end to end in a random order, and a ruler with marks one apart, put down
-    at random, tells how many whole units fall to each.
+    The numbers are laid end to end in a random order; each gets the marks, one apart from a random start, that fall on
+    it.
     """
     order = list(range(len(exact)))
     rng.shuffle(order)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from itertools import cycle, islice
 
 from recipe.treepo.search.branching import softmax_weights
-from recipe.treepo.search.node import ROOT, Node
+from recipe.treepo.search.node import Node
 from recipe.treepo.search.stopping import SELF_ENDED, FinishReason
 from recipe.treepo.search.tree import Tree
 
@@ -30,7 +30,7 @@ class PathOrder(StrEnum):
     LONGER_FIRST = "longer_first"
 
 
-class ResumePoint(StrEnum):
+class PointRule(StrEnum):
     """Where on the path sampling resumes."""
 
     BOUNDARY = "boundary"  # a segment boundary, drawn at random
@@ -40,8 +40,8 @@ class ResumePoint(StrEnum):
     ROOT = "root"  # the end of the prompt
 
 
-# What a reason to end is worth for answered_first and as a weight for answered_first_soft.
-GOODNESS = {
+# Rank of each reason for answered_first, and its weight for answered_first_soft.
+REASON_RANK = {
     FinishReason.ANSWER: 6,
     FinishReason.EOS: 5,
     FinishReason.STOP: 4,
@@ -56,15 +56,15 @@ GOODNESS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FallbackRules:
-    """How a tree falls back.
+    """Fallback of a tree.
 
     Attributes:
-        start: When.
-        order: Which finished paths first.
+        start: When fallback begins.
+        order: Order in which finished paths are resumed.
         self_ended_only: Whether paths that were cut or failed (length, depth, turns, repetition, error) are left out.
-        min_segments: Segments that a path needs to be fallen back from.
-        point: Where on the path.
-        window: How many segments may be given up at most, None for no limit.
+        min_segments: Fewest segments of a path that is resumed.
+        point: Where on the path sampling resumes.
+        window: Most segments that are abandoned, None for no limit.
         block_length: Tokens of a block.
     """
 
@@ -72,23 +72,23 @@ class FallbackRules:
     order: PathOrder = PathOrder.RANDOM
     self_ended_only: bool = False
     min_segments: int = 1
-    point: ResumePoint = ResumePoint.BOUNDARY
+    point: PointRule = PointRule.BOUNDARY
     window: int | None = None
     block_length: int = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Resumption:
-    """One path to resume: from ``leaf`` at response token ``offset``, or from the root if ``leaf`` is None."""
+class ResumePoint:
+    """Where one path resumes: at response token ``offset`` of ``leaf``'s path, or at the root if ``leaf`` is None."""
 
     leaf: int | None
     offset: int
 
 
-def choose_resumptions(
+def choose_resume_points(
     tree: Tree, leaves: Sequence[int], count: int, rules: FallbackRules, rng: random.Random
-) -> list[Resumption]:
-    """Choose ``count`` points to resume at.
+) -> list[ResumePoint]:
+    """Choose ``count`` resume points.
 
     The finished paths are put in order and taken in turn, over again where there are fewer than ``count``; the point on
     each is drawn on its own. Where no path may be chosen, all start again at the root.
@@ -102,9 +102,9 @@ def choose_resumptions(
     """
     eligible = [leaf for leaf in leaves if _may_be_chosen(tree.nodes[leaf], rules)]
     if not eligible:
-        return [Resumption(None, 0)] * count
+        return [ResumePoint(None, 0)] * count
     ordered = _order(tree, eligible, rules.order, rng)
-    return [Resumption(leaf, _resume_offset(tree, leaf, rules, rng)) for leaf in islice(cycle(ordered), count)]
+    return [ResumePoint(leaf, _resume_offset(tree, leaf, rules, rng)) for leaf in islice(cycle(ordered), count)]
 
 
 def _may_be_chosen(leaf: Node, rules: FallbackRules) -> bool:
@@ -116,16 +116,18 @@ def _may_be_chosen(leaf: Node, rules: FallbackRules) -> bool:
 def _order(tree: Tree, leaves: list[int], order: PathOrder, rng: random.Random) -> list[int]:
     shuffled = rng.sample(leaves, len(leaves))
 
-    def goodness(leaf: int) -> int:
-        return GOODNESS[tree.nodes[leaf].finish_reason]
+    def rank(leaf: int) -> int:
+        reason = tree.nodes[leaf].finish_reason
+        assert reason is not None
+        return REASON_RANK[reason]
 
     match order:
         case PathOrder.RANDOM:
             return shuffled
         case PathOrder.ANSWERED_FIRST:
-            return sorted(shuffled, key=goodness, reverse=True)
+            return sorted(shuffled, key=rank, reverse=True)
         case PathOrder.ANSWERED_FIRST_SOFT:
-            return sorted(shuffled, key=lambda leaf: math.log(goodness(leaf)) + _gumbel(rng), reverse=True)
+            return sorted(shuffled, key=lambda leaf: math.log(rank(leaf)) + _gumbel(rng), reverse=True)
         case PathOrder.LONGER_FIRST:
             return sorted(shuffled, key=lambda leaf: tree.nodes[leaf].end, reverse=True)
 
@@ -137,30 +139,23 @@ def _gumbel(rng: random.Random) -> float:
 
 def _resume_offset(tree: Tree, leaf: int, rules: FallbackRules, rng: random.Random) -> int:
     """Draw the response token of a path at which sampling resumes; the tokens before it are kept."""
-    if rules.point is ResumePoint.ROOT:
+    if rules.point is PointRule.ROOT:
         return 0
     boundaries = _boundaries(tree, leaf, rules.window)
-    if rules.point is ResumePoint.BOUNDARY:
+    if rules.point is PointRule.BOUNDARY:
         return rng.choice(boundaries)
-    first, logprobs = boundaries[0], tree.response_logprobs(leaf)
-    written = [token for token, mask in enumerate(tree.response_mask(leaf)) if mask]
-    if rules.point is ResumePoint.LEAST_LIKELY_TOKEN:
-        return min((token for token in written if token >= first), key=logprobs.__getitem__)
-    blocks = [written[start : start + rules.block_length] for start in range(0, len(written), rules.block_length)]
-    blocks = [block for block in blocks if block[0] >= first] or [[token for token in written if token >= first]]
-    sign = 1.0 if rules.point is ResumePoint.LIKELY_BLOCK else -1.0
+    first, path = boundaries[0], tree.path(leaf)
+    logprobs, generated = path.response_logprobs, [token for token, mask in enumerate(path.response_mask) if mask]
+    if rules.point is PointRule.LEAST_LIKELY_TOKEN:
+        return min((token for token in generated if token >= first), key=logprobs.__getitem__)
+    blocks = [generated[start : start + rules.block_length] for start in range(0, len(generated), rules.block_length)]
+    blocks = [block for block in blocks if block[0] >= first] or [[token for token in generated if token >= first]]
+    sign = 1.0 if rules.point is PointRule.LIKELY_BLOCK else -1.0
     means = [sum(logprobs[token] for token in block) / len(block) for block in blocks]
     return rng.choices(blocks, softmax_weights([sign * mean for mean in means]))[0][0]
 
 
 def _boundaries(tree: Tree, leaf: int, window: int | None) -> list[int]:
-    """Return the offsets at which the segments of a path begin, of its last ``window`` ones only if that is set."""
-    lowest = 0 if window is None else tree.nodes[leaf].depth - window
-    return [
-        tree.nodes[node].offset
-        for node in tree.path(leaf)
-        if node != ROOT
-        and tree.nodes[node].reply is None
-        and not (above := tree.nodes[tree.nodes[node].parent]).partial
-        and above.depth >= lowest
-    ]
+    """Return the offsets at which the segments of a path begin; only the last ``window`` segments if that is set."""
+    before_first = 0 if window is None else tree.nodes[leaf].depth - window
+    return [node.offset for node in tree.path(leaf).segment_starts if node.depth > before_first]

@@ -1,65 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grow a tree level by level: for policies that compare the paths of a level or transfer width between them."""
+"""Grow a tree level by level: policies compare the paths of a level and move width between them."""
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 
 from recipe.treepo.search.branching import (
     Budget,
     Share,
+    allocate,
     level_limit,
     reachable_leaves,
-    share_out,
     share_weights,
     width_within,
 )
-from recipe.treepo.search.fallback import FallbackStart, choose_resumptions
-from recipe.treepo.search.lock_step import LockStep
+from recipe.treepo.search.fallback import FallbackStart, choose_resume_points
 from recipe.treepo.search.node import ROOT, Node
-from recipe.treepo.search.path_sampler import Branch, PathSampler
+from recipe.treepo.search.path_sampler import Continuation, PathSampler
 
 
 class LevelSearch:
-    """Samples all branches of a level at once, then decides about the next.
+    """Samples all paths of a level at once, then decides about the next level.
 
-    A level is what is sampled together; paths that fell back may be deeper or less deep in the tree than the others.
-    Once nothing can branch any more, each path runs on to its end, waiting for no other; in lock step with other trees
-    it stops at each level.
+    A level is the set of segments sampled together; paths that fell back may be at other depths of the tree. Once
+    nothing can branch any more, each path runs to its end without waiting. With ``before_level`` it stops at each level
+    all the same.
     """
 
-    def __init__(self, sampler: PathSampler, seed: int, lock_step: LockStep | None) -> None:
-        self._sampler, self._rng, self._lock_step = sampler, random.Random(seed), lock_step
-        # Its own, because the number of levels depends on where requests stop, and nothing else may.
+    def __init__(
+        self, sampler: PathSampler, seed: int, before_level: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._sampler, self._rng, self._before_level = sampler, random.Random(seed), before_level
+        # Separate, because the number of levels depends on where requests stop, and nothing else may.
         self._divergence_rng = random.Random(f"{seed}/divergence")
         self._tree, self._shape = sampler.tree, sampler.shape
         self._rules = sampler.shape.branching
 
     async def run(self) -> None:
         """Grow the tree until it has all its leaves."""
-        children = min(self._width(), self._rng.randint(*self._rules.init_divergence))
-        branches = self._sampler.children(ROOT, [1] * children)
-        while branches:
-            if self._lock_step is not None:
-                await self._lock_step.next_level()
-            run_out, may_drop = self._nothing_can_branch(branches), self._may_drop()
+        children = min(self._width, self._rng.randint(*self._rules.init_divergence))
+        paths = self._sampler.children(ROOT, [1] * children)
+        while paths:
+            if self._before_level is not None:
+                await self._before_level()
+            run_out, may_drop = self._nothing_can_branch(paths), self._may_drop
             async with asyncio.TaskGroup() as group:
-                paths = [
+                tasks = [
                     group.create_task(
-                        self._sampler.run_out(branch, may_drop=may_drop)
+                        self._sampler.run_out(path, may_drop=may_drop)
                         if run_out
-                        else self._sampler.extend(branch, segments=1, may_drop=may_drop)
+                        else self._sampler.extend(path, segments=1, may_drop=may_drop)
                     )
-                    for branch in branches
+                    for path in paths
                 ]
-            level = [node for path in paths if (node := path.result()) is not None]
+            level = [node for task in tasks if (node := task.result()) is not None]
             with self._sampler.busy():
-                branches = self._next_level(level, level_size=len(branches))
+                paths = self._next_level(level, level_size=len(paths))
+        self._tree.counters.missing_trajectories = self._missing
 
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _missing(self) -> int:
+        """Trajectories that are lost: the width of abandoned paths goes to others, but not for ever."""
+        return max(0, self._tree.counters.abandoned_paths - self._shape.width)
+
+    @property
     def _width(self) -> int:
-        """Return how many trajectories the tree is to have, as far as is known."""
-        counters = self._tree.counters
-        # Width of given-up paths goes to others, but not for ever.
-        counters.missing_trajectories = max(0, counters.given_up_paths - self._shape.width)
+        """Number of trajectories of the tree, as far as it is known."""
         width = width_within(
             self._rules,
             width=self._shape.width,
@@ -67,75 +75,77 @@ class LevelSearch:
             finished_tokens=sum(self._tree.nodes[leaf].end for leaf in self._tree.leaves),
             response_length=self._sampler.stopping.response_length,
         )
-        return width - counters.missing_trajectories
+        return width - self._missing
 
+    @property
     def _may_drop(self) -> bool:
-        # A model that only writes short responses must not be asked for ever.
+        """Whether paths may be dropped: a model that only writes short responses must not be asked for ever."""
         return self._tree.counters.dropped_paths < self._shape.width
 
-    def _nothing_can_branch(self, branches: list[Branch]) -> bool:
-        """Tell whether no decision is due until the branches end: the width is used up for good, or none ever is."""
-        if self._lock_step is not None:
+    def _nothing_can_branch(self, paths: list[Continuation]) -> bool:
+        """Tell whether no decision is due until the paths end: the width is used up for good, or nothing branches."""
+        if self._before_level is not None:
             return False
         if self._shape.never_branches and self._shape.fallback.start is FallbackStart.DRY:
             return True
-        missing = self._tree.counters.missing_trajectories
-        used_up = len(self._tree.leaves) + len(branches) + missing == self._shape.width
-        return used_up and not (self._may_drop() and any(map(self._sampler.can_be_dropped, branches)))
+        used_up = len(self._tree.leaves) + len(paths) + self._missing == self._shape.width
+        return used_up and not (self._may_drop and any(map(self._sampler.can_be_dropped, paths)))
 
-    def _next_level(self, level: list[Node], *, level_size: int) -> list[Branch]:
-        missing = self._width() - len(self._tree.leaves)
-        if missing <= 0:
+    # --- the next level ----------------------------------------------------------------------------------------------
+
+    def _next_level(self, level: list[Node], *, level_size: int) -> list[Continuation]:
+        wanted = self._width - len(self._tree.leaves)
+        if wanted <= 0:
             return []
         limit = level_limit(
             self._rules, level_size=level_size, segment_length=self._shape.longest_segment, rng=self._divergence_rng
         )
         open_paths = [node for node in level if node.finish_reason is None]
-        # An engine may stop inside a segment for reasons of its own: such a path first goes on to the boundary.
+        # An engine may stop inside a segment for reasons of its own: such a path first continues to the boundary.
         at_boundary = [node for node in open_paths if not node.partial]
-        branches = [b for node in open_paths if node.partial for b in self._sampler.children(node.index, [1])]
+        paths = [path for node in open_paths if node.partial for path in self._sampler.children(node.index, [1])]
         if at_boundary:
-            branches += self._branch(at_boundary, max(len(at_boundary), min(missing, limit) - len(branches)))
-        room = limit if self._rules.budget is Budget.LEVEL_TOKENS else missing
-        width = min(self._left_over(branches, missing), max(0, room - len(branches)))
-        return branches + self._fall_back(width)
+            paths += self._branch(at_boundary, max(len(at_boundary), min(wanted, limit) - len(paths)))
+        room = limit if self._rules.budget is Budget.LEVEL_TOKENS else wanted
+        width = min(self._left_over(paths, wanted), max(0, room - len(paths)))
+        return paths + self._fall_back(width)
 
-    def _fall_back(self, width: int) -> list[Branch]:
+    def _fall_back(self, width: int) -> list[Continuation]:
         if width == 0:
             return []
         leaves = self._tree.leaves_by_name()
-        return self._sampler.resume(choose_resumptions(self._tree, leaves, width, self._shape.fallback, self._rng))
+        return self._sampler.resume(choose_resume_points(self._tree, leaves, width, self._shape.fallback, self._rng))
 
-    def _branch(self, open_paths: list[Node], total: int) -> list[Branch]:
-        """Share ``total`` children out among the open paths."""
+    def _branch(self, open_paths: list[Node], total: int) -> list[Continuation]:
+        """Allocate ``total`` children to the open paths."""
         weights = [1.0] * len(open_paths)
         if self._rules.share is not Share.EVEN:
             weights = share_weights([self._value(node) for node in open_paths], self._rules)
-        shares = share_out(total, weights, most=self._rules.max_divergence, rng=self._rng)
+        shares = allocate(total, weights, most=self._rules.max_divergence, rng=self._rng)
         return [
-            branch
+            path
             for node, share in zip(open_paths, shares, strict=True)
-            for branch in self._sampler.children(node.index, [1] * share)
+            for path in self._sampler.children(node.index, [1] * share)
         ]
 
     def _value(self, node: Node) -> float:
-        """Return what the share of a path follows."""
-        share = self._rules.share
+        """Return the score that decides the share of a path."""
+        share, path = self._rules.share, self._tree.path(node.index)
         whole_path = share in (Share.PATH_SUM, Share.PATH_MEAN)
-        logprobs = self._tree.written_logprobs(node.index) if whole_path else self._tree.segment_logprobs(node.index)
+        logprobs = path.generated_logprobs if whole_path else path.segment_logprobs
         if share in (Share.PATH_SUM, Share.SEGMENT_SUM):
             return sum(logprobs)
         mean = sum(logprobs) / len(logprobs)
-        # The mean of -log p over sampled tokens estimates the mean entropy without bias; servers tell no more than
-        # the log-probability of the sampled token.
+        # The mean of -log p over sampled tokens is an unbiased estimate of the mean entropy; servers return the
+        # log-probability of the sampled token only.
         return -mean if share is Share.ENTROPY else mean
 
-    def _left_over(self, branches: list[Branch], missing: int) -> int:
-        """Return the width that the branches cannot fill and that has to fall back now."""
-        if not branches:
-            return missing
+    def _left_over(self, paths: list[Continuation], wanted: int) -> int:
+        """Return the width that the paths cannot fill and that has to fall back now."""
+        if not paths:
+            return wanted
         if self._shape.fallback.start is FallbackStart.DRY or not self._tree.leaves:
             return 0
         nodes, depth = self._tree.nodes, self._sampler.stopping.depth
-        levels_left = [depth - nodes[b.parent].depth - (not nodes[b.parent].partial) for b in branches]
-        return max(0, missing - reachable_leaves(self._rules, levels_left, segment_length=self._shape.longest_segment))
+        levels_left = [depth - nodes[path.parent].depth - (not nodes[path.parent].partial) for path in paths]
+        return max(0, wanted - reachable_leaves(self._rules, levels_left, segment_length=self._shape.longest_segment))

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a path ends, and why; and what text its tokens add.
+"""When a path ends, and why.
 
-Every rule looks at the whole response from the first token, so an answer, a stop string or a repetition that is
-written across a segment boundary is seen (the released code looks at the last segment only). In a conversation the
-rules that read what the model wrote look at its whole turn, and those of them that say it ended by itself end the turn.
-
-Text is kept piece by piece, since decoding a whole response at every boundary costs time in the square of its
-length. The pieces of consecutive segments, concatenated, are the text of the whole, but for U+FFFD, which stands for
-bytes that are no character: a character whose bytes are spread over two segments belongs to the second piece.
+Every rule looks at the whole response from the first token, so it sees an answer, a stop string or a repetition that
+crosses a segment boundary (the released code looks at the last segment only). In a conversation these rules look at
+the current turn; a rule by which the model ended its response ends the turn.
 """
 
 import struct
@@ -17,15 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from os.path import commonprefix
 
 from recipe.treepo.answers.boxes import has_complete_box
-
-REPLACEMENT = "\ufffd"  # what decoders write for bytes that are no character, or not yet
-# A character has at most four bytes, so at most three tokens at the end may be the beginning of one.
-_MOST_OPEN_TOKENS = 3
-# Enough to hold a whole character; a decoder also treats the first token specially, which must not be a new one.
-_CONTEXT_TOKENS = 6
+from recipe.treepo.search.incremental_text import REPLACEMENT, IncrementalText
 
 
 class FinishReason(StrEnum):
@@ -150,6 +140,11 @@ class StoppingRules:
             return True
         return FinishReason.REPETITION in self.order and self.repetition.unit is RepetitionUnit.CHARACTERS
 
+    @property
+    def text(self) -> IncrementalText:
+        """The decoder of growing responses."""
+        return IncrementalText(self.decode)
+
     def reason(self, turn_ids: Sequence[int], text: str, *, length: int, depth: int) -> FinishReason | None:
         """Return why a path, or its turn, ends, or None to go on.
 
@@ -186,34 +181,6 @@ class StoppingRules:
     def _has_stop_string(self, text: str) -> bool:
         return any(string in text for string in self.stop_strings)
 
-    def added_text(self, response_ids: Sequence[int], start: int) -> str:
-        """Return what ``response_ids[start:]`` adds to the text of ``response_ids[:start]``.
-
-        Decodes the new tokens and a few before them, not the whole response. An unfinished character at the end is
-        left out; it comes with the tokens that complete it.
-        """
-        return self._added_text(response_ids, start, len(response_ids))
-
-    def _added_text(self, response_ids: Sequence[int], start: int, end: int) -> str:
-        """Return what ``response_ids[start:end]`` adds to the text of ``response_ids[:start]``."""
-        context = _CONTEXT_TOKENS
-        # A context without text tells nothing: it may be all special tokens, or begin inside a run of bytes, which
-        # some decoders give up as a whole where its first byte is missing.
-        while not (before := self._settled_text(response_ids[max(0, start - context) : start])) and context < start:
-            context *= 2
-        text = self._settled_text(response_ids[max(0, start - context) : end])
-        # Where the new tokens changed how the ones before them read, these differ: what was written stays written.
-        return text[len(commonprefix([before, text])) :]
-
-    def _settled_text(self, token_ids: Sequence[int]) -> str:
-        """Return the text of the tokens without an unfinished character at the end, which later tokens may complete."""
-        text = self.decode(list(token_ids))
-        if not text.endswith(REPLACEMENT):
-            return text
-        # Some decoders give up the whole run of bytes before an unfinished character: leave its tokens out, too.
-        ends = range(max(0, len(token_ids) - _MOST_OPEN_TOKENS), len(token_ids) + 1)
-        return max((self.decode(list(token_ids[:end])).rstrip(REPLACEMENT) for end in ends), key=len)
-
     def tokens_to_stop(self, response_ids: Sequence[int], start: int, text_before: str) -> int | None:
         """Return how many tokens from ``start`` on it takes to complete a stop string.
 
@@ -236,8 +203,10 @@ class StoppingRules:
         # More of the text before cannot matter: it holds no whole stop string.
         text_before = text_before.rstrip(REPLACEMENT)[-max(map(len, self.stop_strings)) :]
 
+        text = self.text
+
         def stopped(count: int) -> bool:
-            return self._has_stop_string(text_before + self._added_text(response_ids, start, start + count))
+            return self._has_stop_string(text_before + text.added(response_ids, start, start + count))
 
         new_tokens = len(response_ids) - start
         return bisect_left(range(new_tokens), True, key=stopped) if stopped(new_tokens) else None

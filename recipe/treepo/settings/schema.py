@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from recipe.treepo.interaction import ConversationRules, OnError, Steps
 from recipe.treepo.search import SearchKind, SearchShape
 from recipe.treepo.search.branching import BranchingRules, Budget, Favor, Share
-from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, ResumePoint
+from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, PointRule
 from recipe.treepo.search.stopping import RULES, FinishReason, Repetition, RepetitionUnit, StoppingRules
 from recipe.treepo.settings.values import (
     ConfigError,
@@ -272,7 +272,7 @@ KEYS: Keys = {
         "order": choice(PathOrder),
         "self_ended_only": boolean,
         "min_segments": integer(1),
-        "point": choice(ResumePoint),
+        "point": choice(PointRule),
         "window": optional(integer(1)),
         "block_length": integer(1),
     },

@@ -38,6 +38,7 @@ from recipe.treepo.settings.validate import validate_trees
 from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.tools import ToolInteraction
 from recipe.treepo.verl_adapters.server_engine import ServerEngine, tree_client
+from recipe.treepo.verl_adapters.trajectory import trajectory_fields
 from recipe.treepo.verl_adapters.user_code import interaction_class, interaction_problems, tool_problems
 
 TREE_AGENT = "treepo_agent"
@@ -118,8 +119,9 @@ class TreeAgentLoop(ToolAgentLoop):
             name = f"val_step_{kwargs['global_steps']}" if tree_job.validate else f"step_{kwargs['global_steps']}"
             folder = Path(tree_job.settings.dump_dir) / name
             await self.loop.run_in_executor(None, _dump, tree, engine.calls, folder / f"{kwargs['uid']}.json")
-        statistics = tree.statistics()
-        return [_trajectory(tree, leaf, statistics) for leaf in tree.leaves]
+        return [
+            _trajectory(tree, leaf, fields) for leaf, fields in zip(tree.leaves, trajectory_fields(tree), strict=True)
+        ]
 
     def _interaction(self, job: TreeJob) -> Interaction | None:
         """Return what this prompt's paths talk to."""
@@ -208,24 +210,24 @@ class TreeAgentLoop(ToolAgentLoop):
         )
 
 
-def _trajectory(tree: Tree, leaf: int, statistics: dict[str, Any]) -> AgentLoopOutput:
+def _trajectory(tree: Tree, leaf: int, fields: dict[str, Any]) -> AgentLoopOutput:
     """Return one trajectory in verl's terms; ``extra_fields`` reach the trainer and the reward function."""
-    replies = tree.replies(leaf)
-    min_version, max_version = tree.versions(leaf)
+    path = tree.path(leaf)
+    min_version, max_version = path.versions
     return AgentLoopOutput(
         prompt_ids=tree.prompt_ids,
-        response_ids=tree.response_ids(leaf),
-        response_mask=tree.response_mask(leaf),
-        response_logprobs=tree.response_logprobs(leaf),
+        response_ids=path.response_ids,
+        response_mask=path.response_mask,
+        response_logprobs=path.response_logprobs,
         # As verl counts: the prompt, and each turn of either side.
-        num_turns=2 + 2 * len(replies),
+        num_turns=2 + 2 * len(path.replies),
         metrics=AgentLoopMetrics(generate_sequences=tree.counters.search_seconds),
         extra_fields={
             "turn_scores": [],
-            "tool_rewards": [reward for reply in replies for reward in reply.tool_rewards],
+            "tool_rewards": [reward for reply in path.replies for reward in reply.tool_rewards],
             "min_global_steps": min_version,
             "max_global_steps": max_version,
-            **tree.trajectory_fields(leaf, statistics),
+            **fields,
         },
     )
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Let the trees of several prompts wait for each other before each level, as the released code of TreePO does.
-
-No run needs this: it is what the benchmarks compare a search with in which no prompt waits for another.
-"""
+"""Trees that wait for each other before each level, as in the released code of TreePO; for comparison only."""
 
 import asyncio
+from typing import Any
+
+from recipe.treepo.search import grow_tree
+from recipe.treepo.search.tree import Tree
 
 
 class LockStep:
@@ -36,3 +37,13 @@ class LockStep:
             self._waiting = 0
             self._level.set()
             self._level = asyncio.Event()
+
+
+async def grow_in_lock_step(prompt_ids: list[int], *, lock_step: LockStep | None, **search: Any) -> Tree:
+    """Grow a tree that waits before each level for the others that share ``lock_step``; None waits for none."""
+    if lock_step is None:
+        return await grow_tree(prompt_ids, **search)
+    try:
+        return await grow_tree(prompt_ids, before_level=lock_step.next_level, **search)
+    finally:
+        lock_step.leave()

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of a user's interaction: threads, time limits, states to close, and error texts."""
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from recipe.treepo.interaction import Interaction, InteractionError, Message
+from recipe.treepo.search.statistics import SearchCounters
+
+logger = logging.getLogger(__name__)
+
+# For plain functions, of all prompts of a process. The event loop's own threads are few: verl tokenizes in those, and
+# a function that hangs would block them for ever.
+_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="interaction")
+
+# Characters of an error text; where failures end paths, each of these trajectories carries it.
+MOST_REASON = 2000
+# How long the end of a search waits for abandoned threads if treepo.interaction.timeout_seconds is null.
+MOST_WAIT_SECONDS = 60.0
+
+
+class InteractionCalls:
+    """Calls the methods of one prompt's interaction, and closes every state that they returned."""
+
+    def __init__(
+        self, interaction: Interaction, *, prompt_name: str, timeout_seconds: float | None, counters: SearchCounters
+    ) -> None:
+        """Prepare calls.
+
+        Args:
+            interaction: The user's interaction.
+            prompt_name: Name of the prompt for error texts.
+            timeout_seconds: Most seconds of one call, None for no limit.
+            counters: Counters of the search, which get the time of the calls.
+        """
+        self._interaction, self._prompt_name = interaction, prompt_name
+        self._timeout_seconds, self._counters = timeout_seconds, counters
+        self._states: list[Any] = []  # open states
+        self._late: list[asyncio.Future[Any]] = []  # abandoned threads that may still return a state
+        self._warned = False
+
+    async def call(self, method: str, key: str, *arguments: Any) -> Any:
+        """Call a method and return its result.
+
+        Args:
+            key: Name of the node that the call is about.
+
+        Raises:
+            InteractionError: if the method raises or takes too long; the message names class, prompt and node.
+        """
+        function, started = getattr(self._interaction, method), time.perf_counter()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                if inspect.iscoroutinefunction(function):
+                    return await function(*arguments)
+                result = await self._in_thread(method, function, *arguments)
+                return await result if inspect.isawaitable(result) else result
+        except TimeoutError as error:
+            limit = self._timeout_seconds
+            if limit is not None and time.perf_counter() - started >= limit:
+                raise self.failure(method, key, f"no answer within {limit:g} s") from error
+            raise self.failure(method, key, error) from error
+        except asyncio.CancelledError as error:
+            # A task of the user's may have been cancelled instead of this one; that would end the search silently.
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            raise self.failure(method, key, error) from error
+        except (Exception, SystemExit) as error:  # any error of the user's code ends this path only
+            raise self.failure(method, key, error) from error
+        finally:
+            self._counters.interaction_seconds += time.perf_counter() - started
+
+    async def start(self, *arguments: Any) -> Any:
+        """Return the state of a new conversation."""
+        state = await self.call("start", "the root", *arguments)
+        self._states.append(state)
+        return state
+
+    @asynccontextmanager
+    async def copied(
+        self, state: Any, messages: list[Message], key: str, *, is_kept: Callable[[Any], bool]
+    ) -> AsyncIterator[Any]:
+        """Copy a state; close the copy afterwards unless it is kept.
+
+        Args:
+            messages: Conversation that led to the state; the interaction may change it.
+            key: Name of the node that the copy is for.
+            is_kept: Whether the copy is still needed.
+        """
+        copy = await self.call("copy_state", key, state, messages)
+        self._states.append(copy)
+        try:
+            yield copy
+        finally:
+            if not is_kept(copy):
+                await self._close_state(copy)
+
+    async def close(self) -> None:
+        """Close every state, even if closing one fails."""
+        if self._late:
+            limit = self._timeout_seconds or MOST_WAIT_SECONDS
+            done, running = await asyncio.wait(self._late, timeout=limit)
+            self._states += [work.result() for work in done if not work.cancelled() and work.exception() is None]
+            for work in running:
+                work.cancel()
+                self.warn(self.failure("copy_state", "the end", f"a thread still runs after {limit:g} s"))
+        await asyncio.gather(*map(self._close_state, self._states))
+
+    def failure(self, method: str, key: str, reason: str | BaseException) -> InteractionError:
+        """Return an error that names class, method, prompt, node and reason."""
+        text = reason if isinstance(reason, str) else f"{type(reason).__name__}: {reason}"
+        text = text if len(text) <= MOST_REASON else f"{text[:MOST_REASON]}..."
+        name = type(self._interaction).__qualname__
+        return InteractionError(f"{name}.{method} failed for {self._prompt_name} at node {key}: {text}")
+
+    def warn(self, error: InteractionError) -> None:
+        """Log a failure; only the first of a prompt above debug level."""
+        logger.log(logging.DEBUG if self._warned else logging.WARNING, "%s", error)
+        self._warned = True
+
+    async def _close_state(self, state: Any) -> None:
+        number = next(number for number, held in enumerate(self._states) if held is state)
+        del self._states[number]
+        try:
+            await self.call("close_state", "the end", state)
+        except InteractionError as error:
+            self.warn(error)
+
+    async def _in_thread(self, method: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a plain function off the event loop; keep hold of a state that it returns too late."""
+        call = partial(contextvars.copy_context().run, _without_stop_iteration, function, *arguments)
+        work = asyncio.get_running_loop().run_in_executor(_THREADS, call)
+        if method not in ("start", "copy_state"):
+            return await work
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # The thread continues, and whatever it opens must be closed.
+            self._late.append(work)
+            raise
+
+
+def _without_stop_iteration(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function; a future cannot carry this one exception, and would never be done."""
+    try:
+        return function(*arguments)
+    except StopIteration as error:
+        raise RuntimeError("StopIteration") from error

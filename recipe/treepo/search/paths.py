@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read-only views of the paths of a tree."""
+
+from dataclasses import dataclass
+
+from recipe.treepo.interaction import Reply
+from recipe.treepo.search.node import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The nodes from the root to one node; valid until the tree changes.
+
+    Attributes:
+        nodes: The nodes, root first.
+    """
+
+    nodes: list[Node]
+
+    @property
+    def last(self) -> Node:
+        """The node at which the path ends."""
+        return self.nodes[-1]
+
+    @property
+    def response_ids(self) -> list[int]:
+        """Response tokens, (end of the path,)."""
+        return [token for node in self.nodes for token in node.segment.token_ids]
+
+    @property
+    def response_mask(self) -> list[int]:
+        """For each response token 1 if the model generated it, 0 if the interaction added it."""
+        return [int(node.is_generated) for node in self.nodes for _ in node.segment.token_ids]
+
+    @property
+    def response_logprobs(self) -> list[float]:
+        """Log-probability of each response token; 0.0 where the mask is 0."""
+        logprobs: list[float] = []
+        for node in self.nodes:
+            logprobs.extend(node.segment.logprobs if node.is_generated else [0.0] * len(node.segment.token_ids))
+        return logprobs
+
+    @property
+    def generated_logprobs(self) -> list[float]:
+        """Log-probability of each generated response token."""
+        return [logprob for node in self.nodes for logprob in node.segment.logprobs]
+
+    @property
+    def last_generated(self) -> Node:
+        """The last node that the model generated, the root if there is none."""
+        return next(node for node in reversed(self.nodes) if node.is_generated)
+
+    @property
+    def segment_logprobs(self) -> list[float]:
+        """Log-probabilities of the last generated segment, with all of its pieces."""
+        pieces: list[list[float]] = []
+        for node in reversed(self.nodes):
+            if pieces and not node.partial:
+                break
+            if node.is_generated:
+                pieces.append(node.segment.logprobs)
+        return [logprob for piece in reversed(pieces) for logprob in piece]
+
+    @property
+    def segment_starts(self) -> list[Node]:
+        """The nodes that begin a segment."""
+        pairs = zip(self.nodes, self.nodes[1:], strict=False)
+        return [node for above, node in pairs if node.is_generated and not above.partial]
+
+    @property
+    def begun_segment_tokens(self) -> int:
+        """Tokens of the last segment if the path ends inside it, else 0."""
+        tokens = 0
+        for node in reversed(self.nodes):
+            if not node.partial:
+                break
+            tokens += len(node.segment.token_ids)
+        return tokens
+
+    # --- conversations -----------------------------------------------------------------------------------------------
+
+    @property
+    def turn(self) -> list[Node]:
+        """The nodes of the current turn; without a conversation the whole response.
+
+        Tokens of the interaction end a turn: at such a node the current turn is empty.
+        """
+        nodes: list[Node] = []
+        for node in reversed(self.nodes[1:]):
+            if not node.is_generated:
+                break
+            nodes.append(node)
+        return nodes[::-1]
+
+    @property
+    def turn_start(self) -> int:
+        """Number of response tokens before the current turn."""
+        turn = self.turn
+        return turn[0].offset if turn else self.last.end
+
+    @property
+    def turn_ids(self) -> list[int]:
+        """Tokens of the current turn."""
+        return [token for node in self.turn for token in node.segment.token_ids]
+
+    @property
+    def turn_text(self) -> str:
+        """Text of the current turn; empty where no stopping rule reads text."""
+        return "".join(node.text for node in self.turn)
+
+    @property
+    def replies(self) -> list[Reply]:
+        """Replies of the interaction that have messages."""
+        return [node.reply for node in self.nodes if node.reply is not None and node.reply.messages]
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """(node number, response token at which the node begins) below the root, root side first.
+
+        Nodes of the interaction are left out: they are no segments, and an advantage has nothing to compare there. The
+        last node is always included, since it tells the trajectory from others.
+        """
+        below = self.nodes[1:]
+        return [(node.index, node.offset) for node in below if node.is_generated or node is self.last]
+
+    @property
+    def versions(self) -> tuple[int | None, int | None]:
+        """Oldest and newest weight version on the path, (None, None) if the engine reports none."""
+        lows = [node.segment.min_version for node in self.nodes if node.segment.min_version is not None]
+        highs = [node.segment.max_version for node in self.nodes if node.segment.max_version is not None]
+        return min(lows, default=None), max(highs, default=None)

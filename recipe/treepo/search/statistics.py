@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cost and shape of finished trees: the one place where they are named, counted and added up."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+from recipe.treepo.search.stopping import FinishReason
+
+if TYPE_CHECKING:
+    from recipe.treepo.search.tree import Tree
+
+
+@dataclass(slots=True, kw_only=True)
+class SearchCounters:
+    """Cost of one search, counted while it runs.
+
+    Attributes:
+        engine_calls: Requests that the engine answered.
+        failed_calls: Requests that failed, counting each retry.
+        abandoned_paths: Paths without a result: all retries of a request failed, or the interaction failed.
+        dropped_paths: Paths that ended too short.
+        decoded_tokens: Tokens that the engine sampled.
+        overrun_tokens: The part of them beyond the end of a path, which was cut off.
+        computed_prompt_tokens: Input tokens of all answered requests that the engine computed.
+        cached_prompt_tokens: Input tokens that the engine took from its prefix cache, by its own count.
+        missing_trajectories: Trajectories without a result, because their paths were abandoned again and again.
+        fallbacks: Branches that resumed from a finished path or the root.
+        steps: Steps of the interaction.
+        failed_steps: Turns after which the interaction failed.
+        interaction_seconds: Time that paths waited for the interaction, summed over paths.
+        search_seconds: Wall time of the whole search.
+        busy_seconds: The part of it in which the search itself was working.
+    """
+
+    engine_calls: int = 0
+    failed_calls: int = 0
+    abandoned_paths: int = 0
+    dropped_paths: int = 0
+    decoded_tokens: int = 0
+    overrun_tokens: int = 0
+    computed_prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    missing_trajectories: int = 0
+    fallbacks: int = 0
+    steps: int = 0
+    failed_steps: int = 0
+    interaction_seconds: float = 0.0
+    search_seconds: float = 0.0
+    busy_seconds: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class TreeStatistics(SearchCounters):
+    """Cost and shape of one tree, or of several together (:meth:`total`).
+
+    Attributes:
+        trajectories: Number of leaves.
+        unique_tokens: Response tokens of the trajectories, shared ones counted once.
+        total_tokens: Response tokens of the trajectories, shared ones counted for each.
+        depth_sum: Segments of all trajectories.
+        depth_max: Segments of the deepest one.
+        children: Number of nodes below others; tokens of an interaction do not count as a node.
+        parents: Number of nodes with children.
+        finish_reasons: Number of trajectories by the reason why they ended.
+        finish_details: Number of trajectories by the interaction's word for it; error texts are left out.
+    """
+
+    trajectories: int = 0
+    unique_tokens: int = 0
+    total_tokens: int = 0
+    depth_sum: int = 0
+    depth_max: int = 0
+    children: int = 0
+    parents: int = 0
+    finish_reasons: dict[str, int] = field(default_factory=dict)
+    finish_details: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tree: "Tree") -> "TreeStatistics":
+        """Return the statistics of a finished tree."""
+        leaves = [tree.nodes[leaf] for leaf in tree.leaves]
+        on_paths = {node.index: node for leaf in tree.leaves for node in tree.path(leaf).nodes}
+        generated = (node for node in tree.nodes[1:] if node.is_generated)
+        children = Counter(tree.path(node.parent).last_generated.index for node in generated)
+        no_errors = (leaf for leaf in leaves if leaf.finish_reason is not FinishReason.ERROR)
+        return cls(
+            **{counter.name: getattr(tree.counters, counter.name) for counter in fields(SearchCounters)},
+            trajectories=len(leaves),
+            unique_tokens=sum(len(node.segment.token_ids) for node in on_paths.values()),
+            total_tokens=sum(leaf.end for leaf in leaves),
+            depth_sum=sum(leaf.depth for leaf in leaves),
+            depth_max=max((leaf.depth for leaf in leaves), default=0),
+            children=children.total(),
+            parents=len(children),
+            finish_reasons=dict(Counter(str(leaf.finish_reason) for leaf in leaves)),
+            finish_details=dict(Counter(leaf.finish_detail for leaf in no_errors if leaf.finish_detail)),
+        )
+
+    @classmethod
+    def of_plain_sample(cls, *, prompt_tokens: int, cached_tokens: int, response_tokens: int) -> "TreeStatistics":
+        """Return the statistics of one sample of verl's own sampler: one request, no sharing."""
+        return cls(
+            engine_calls=1,
+            decoded_tokens=response_tokens,
+            computed_prompt_tokens=prompt_tokens - cached_tokens,
+            cached_prompt_tokens=cached_tokens,
+            trajectories=1,
+            unique_tokens=response_tokens,
+            total_tokens=response_tokens,
+        )
+
+    @classmethod
+    def total(cls, statistics: Iterable["TreeStatistics"]) -> "TreeStatistics":
+        """Return the sums over several trees, and the largest depth."""
+        total = cls()
+        for one in statistics:
+            for name in (item.name for item in fields(cls)):
+                before, value = getattr(total, name), getattr(one, name)
+                if name == "depth_max":
+                    setattr(total, name, max(before, value))
+                elif isinstance(value, dict):
+                    setattr(total, name, dict(Counter(before) + Counter(value)))
+                else:
+                    setattr(total, name, before + value)
+        return total

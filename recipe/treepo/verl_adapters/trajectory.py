@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fields of a trajectory for trainer and reward function."""
+
+from dataclasses import asdict
+from typing import Any
+
+from recipe.treepo.search.statistics import TreeStatistics
+from recipe.treepo.search.tree import Tree
+
+
+def trajectory_fields(tree: Tree) -> list[dict[str, Any]]:
+    """Return the fields of each trajectory of a finished tree, in the order of its leaves.
+
+    Returns:
+        ``tree_path``: (node number, response token at which it begins) from the root's child on. ``tree_finish_reason``
+        and ``tree_finish_detail``: why the path ended. ``tree_turns``: messages and info of each reply of the
+        interaction. ``tree_statistics``: :class:`TreeStatistics` of the whole tree, as a dictionary.
+    """
+    statistics = asdict(TreeStatistics.of(tree))
+    paths = [tree.path(leaf) for leaf in tree.leaves]
+    return [
+        {
+            "tree_path": path.spans,
+            "tree_finish_reason": str(path.last.finish_reason),
+            "tree_finish_detail": path.last.finish_detail,
+            "tree_turns": [{"messages": reply.messages, **reply.info} for reply in path.replies],
+            "tree_statistics": statistics,
+        }
+        for path in paths
+    ]
