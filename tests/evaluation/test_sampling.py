@@ -89,7 +89,8 @@ def written(records: Records) -> list[ProblemResult]:
         row = json.loads(line)
         for trajectory in row["trajectories"]:
             trajectory["path"] = [tuple(step) for step in trajectory["path"]]
-        results.append(ProblemResult(**{**row, "trajectories": [Trajectory(**t) for t in row["trajectories"]]}))
+        row["trajectories"] = [Trajectory(**trajectory) for trajectory in row["trajectories"]]
+        results.append(ProblemResult(**{**row, "statistics": TreeStatistics(**row["statistics"])}))
     return results
 
 
