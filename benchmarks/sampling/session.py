@@ -22,9 +22,9 @@ from uuid import uuid4
 import psutil
 
 from benchmarks.sampling.cases import Arm, Case, Engine
+from benchmarks.sampling.lock_step import LockStep
 from recipe.treepo.search import grow_tree
 from recipe.treepo.search.engine import Segment, SegmentEngine
-from recipe.treepo.search.lock_step import LockStep
 from recipe.treepo.search.tree import Tree
 from recipe.treepo.verl_adapters.metrics import SUMMED
 
@@ -74,14 +74,18 @@ async def sample(
     async def one(number: int, prompt: list[int]) -> Tree:
         async with room:
             engine = MeteredEngine(engine_of(case, prompt), meter)
-            return await grow_tree(
-                prompt,
-                engine=engine,
-                shape=shape,
-                stopping=stopping,
-                seed=seed * len(prompts) + number,
-                lock_step=lock_step,
-            )
+            try:
+                return await grow_tree(
+                    prompt,
+                    engine=engine,
+                    shape=shape,
+                    stopping=stopping,
+                    seed=seed * len(prompts) + number,
+                    before_level=lock_step.next_level if lock_step else None,
+                )
+            finally:
+                if lock_step:
+                    lock_step.leave()
 
     started = time.perf_counter()
     trees = await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(prompts)))

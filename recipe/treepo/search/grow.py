@@ -16,13 +16,13 @@ Departures from the paper and its released code:
 """
 
 import time
+from collections.abc import Awaitable, Callable
 
 from recipe.treepo.interaction import InteractionError
 from recipe.treepo.search.branching import Budget
 from recipe.treepo.search.conversation import Conversation, ConversationStart
 from recipe.treepo.search.engine import SegmentEngine
 from recipe.treepo.search.level_search import LevelSearch
-from recipe.treepo.search.lock_step import LockStep
 from recipe.treepo.search.path_sampler import PathSampler, SearchError
 from recipe.treepo.search.path_search import PathSearch
 from recipe.treepo.search.shape import SearchKind, SearchShape
@@ -38,7 +38,7 @@ async def grow_tree(
     stopping: StoppingRules,
     seed: int,
     conversation: ConversationStart | None = None,
-    lock_step: LockStep | None = None,
+    before_level: Callable[[], Awaitable[None]] | None = None,
 ) -> Tree:
     """Grow one prompt's tree until it has as many leaves as ``shape`` asks for.
 
@@ -47,10 +47,10 @@ async def grow_tree(
 
     Args:
         conversation: None where a response is one turn.
-        lock_step: Shared by the trees that are to wait for each other before each level; None for no waiting.
+        before_level: Hook awaited before each level. With a hook every request ends at the next boundary.
 
     Raises:
-        ValueError: if a tree is to grow in lock step that has no levels.
+        ValueError: if a hook is given and the search has no levels.
         SearchError: if not one trajectory could be had; its cause is the last failure of the engine or the interaction.
     """
     started = time.perf_counter()
@@ -59,9 +59,9 @@ async def grow_tree(
     sampler = PathSampler(tree, engine, shape, stopping, talk)
     by_path = shape.search is SearchKind.BY_PATH
     try:
-        if by_path and lock_step is not None:
-            raise ValueError(f"treepo.search={SearchKind.BY_PATH} has no levels, so trees cannot grow in lock step")
-        search = PathSearch(sampler, seed) if by_path else LevelSearch(sampler, seed, lock_step)
+        if by_path and before_level is not None:
+            raise ValueError(f"treepo.search={SearchKind.BY_PATH} has no levels, so before_level cannot be called")
+        search = PathSearch(sampler, seed) if by_path else LevelSearch(sampler, seed, before_level)
         if talk is not None:
             await talk.open()
         await search.run()
@@ -73,8 +73,6 @@ async def grow_tree(
             raise
         raise SearchError(str(failure)) from failure
     finally:
-        if lock_step is not None:
-            lock_step.leave()
         if talk is not None:
             await talk.close()
     counters = tree.counters

@@ -3,6 +3,7 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 
 from recipe.treepo.search.branching import (
     Budget,
@@ -14,7 +15,6 @@ from recipe.treepo.search.branching import (
     width_within,
 )
 from recipe.treepo.search.fallback import FallbackStart, choose_resumptions
-from recipe.treepo.search.lock_step import LockStep
 from recipe.treepo.search.node import ROOT, Node
 from recipe.treepo.search.path_sampler import Branch, PathSampler
 
@@ -23,12 +23,12 @@ class LevelSearch:
     """Samples all branches of a level at once, then decides about the next.
 
     A level is what is sampled together; paths that fell back may be deeper or less deep in the tree than the others.
-    Once nothing can branch any more, each path runs on to its end, waiting for no other; in lock step with other trees
-    it stops at each level.
+    Once nothing can branch any more, each path runs on to its end, waiting for no other. With ``before_level``, a hook
+    awaited before each level, it stops at each level.
     """
 
-    def __init__(self, sampler: PathSampler, seed: int, lock_step: LockStep | None) -> None:
-        self._sampler, self._rng, self._lock_step = sampler, random.Random(seed), lock_step
+    def __init__(self, sampler: PathSampler, seed: int, before_level: Callable[[], Awaitable[None]] | None) -> None:
+        self._sampler, self._rng, self._before_level = sampler, random.Random(seed), before_level
         # Its own, because the number of levels depends on where requests stop, and nothing else may.
         self._divergence_rng = random.Random(f"{seed}/divergence")
         self._tree, self._shape = sampler.tree, sampler.shape
@@ -39,8 +39,8 @@ class LevelSearch:
         children = min(self._width(), self._rng.randint(*self._rules.init_divergence))
         branches = self._sampler.children(ROOT, [1] * children)
         while branches:
-            if self._lock_step is not None:
-                await self._lock_step.next_level()
+            if self._before_level is not None:
+                await self._before_level()
             run_out, may_drop = self._nothing_can_branch(branches), self._may_drop()
             async with asyncio.TaskGroup() as group:
                 paths = [
@@ -75,7 +75,7 @@ class LevelSearch:
 
     def _nothing_can_branch(self, branches: list[Branch]) -> bool:
         """Tell whether no decision is due until the branches end: the width is used up for good, or none ever is."""
-        if self._lock_step is not None:
+        if self._before_level is not None:
             return False
         if self._shape.never_branches and self._shape.fallback.start is FallbackStart.DRY:
             return True

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.sampling.lock_step import LockStep
 from helpers.example_counts import examples
 from helpers.scripted_engine import EOS, ScriptedEngine, decode
 from recipe.treepo.search import SearchError, SearchKind, SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart
-from recipe.treepo.search.lock_step import LockStep
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
 from recipe.treepo.search.tree import Tree
 
@@ -67,16 +67,25 @@ STOPPING = StoppingRules(
 )
 
 
+async def grow_in(lock_step: LockStep | None, prompt_ids: list[int], **search) -> Tree:
+    if lock_step is None:
+        return await grow_tree(prompt_ids, **search)
+    try:
+        return await grow_tree(prompt_ids, before_level=lock_step.next_level, **search)
+    finally:
+        lock_step.leave()
+
+
 async def grow(texts: list[dict], shape: SearchShape, lock_steps: list[LockStep | None], clocks: list[Clock]) -> list:
     """Return the trees, or their errors, that grow at the same time."""
     searches = [
-        grow_tree(
+        grow_in(
+            lock_step,
             [1000 + number],
             engine=TimedEngine(clock, number, **text),
             shape=shape,
             stopping=STOPPING,
             seed=number,
-            lock_step=lock_step,
         )
         for number, (clock, text, lock_step) in enumerate(zip(clocks, texts, lock_steps, strict=True))
     ]
@@ -147,7 +156,7 @@ def test_a_level_begins_when_the_slowest_tree_has_ended_the_one_before():
         )
         lock_step = LockStep(2)
         tasks = [
-            asyncio.create_task(grow_tree([7], engine=engine, shape=shape, stopping=rules, seed=0, lock_step=lock_step))
+            asyncio.create_task(grow_in(lock_step, [7], engine=engine, shape=shape, stopping=rules, seed=0))
             for engine in (slow, fast)
         ]
         for _ in range(200):
@@ -167,9 +176,7 @@ def test_a_search_that_is_cancelled_holds_up_no_other():
         lock_step = LockStep(2)
         shape = SearchShape(width=4, segment_length=4, branching=BranchingRules(init_divergence=(1, 1)))
         first, second = (
-            asyncio.create_task(
-                grow_tree([7], engine=engine, shape=shape, stopping=STOPPING, seed=0, lock_step=lock_step)
-            )
+            asyncio.create_task(grow_in(lock_step, [7], engine=engine, shape=shape, stopping=STOPPING, seed=0))
             for engine in (held_up, other)
         )
         for _ in range(200):
@@ -194,6 +201,4 @@ def test_a_search_that_is_cancelled_holds_up_no_other():
 def test_searches_without_levels_cannot_be_in_lock_step():
     shape = shape_of(None, 4, FallbackStart.EARLY, SearchKind.BY_PATH)
     with pytest.raises(ValueError, match="search=by_path has no levels"):
-        asyncio.run(
-            grow_tree([1], engine=ScriptedEngine(), shape=shape, stopping=STOPPING, seed=0, lock_step=LockStep(1))
-        )
+        asyncio.run(grow_in(LockStep(1), [1], engine=ScriptedEngine(), shape=shape, stopping=STOPPING, seed=0))

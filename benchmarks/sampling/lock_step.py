@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Let the trees of several prompts wait for each other before each level, as the released code of TreePO does.
-
-No run needs this: it is what the benchmarks compare a search with in which no prompt waits for another.
-"""
+"""A barrier that makes trees wait for each other before each level, as in TreePO's released code."""
 
 import asyncio
 
 
 class LockStep:
-    """A barrier for searches that leave it when they have ended."""
+    """A barrier for a number of searches; a search leaves it when it has ended.
+
+    Each search calls :func:`recipe.treepo.search.grow_tree` with ``before_level=lock_step.next_level``, and
+    :meth:`leave` afterwards, even if it failed.
+    """
 
     def __init__(self, searches: int) -> None:
         self._searches, self._waiting = searches, 0
         self._level = asyncio.Event()
 
     async def next_level(self) -> None:
-        """Wait until every search that has not left waits here, too."""
+        """Wait until every search that has not left waits here."""
         level = self._level
         self._waiting += 1
         self._begin_if_all_wait()
@@ -27,7 +28,7 @@ class LockStep:
             raise
 
     def leave(self) -> None:
-        """End the part of one search, which must not be waiting."""
+        """Remove one search, which must not be waiting."""
         self._searches -= 1
         self._begin_if_all_wait()
 
