@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count what n trajectories per prompt cost on a real vLLM engine: plain samples, segment loops and trees.
+"""Count engine calls and tokens of n trajectories per prompt: plain samples, loops over segments, trees.
 
     python -m benchmarks.engine_calls --model MODEL --data PROMPTS.parquet
 
-For each depth and largest divergence: n independent loops that stop at every segment boundary (what the reference
-table of the project calls the original implementation), n plain samples of one request each, trees that stop at every
-boundary, and trees whose requests run on where nothing is due. The same prompts, model, engine and lengths for all, the
-cache emptied before each.
+One vLLM engine in this process, without verl. Per depth it measures n independent loops that stop at every segment
+boundary ("original implementation" in ms-swift's TreePO table), n plain samples of one request each, and per divergence
+trees that stop at every boundary and trees whose requests run over boundaries where nothing can branch. Prompts, model,
+engine and lengths are the same for all. The prefix cache is emptied before each measurement.
 """
 
 import argparse
 import asyncio
 import os
+import sys
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
+from recipe.treepo.evaluation.markdown import table
 from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import Segment
@@ -25,11 +27,12 @@ from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import StoppingRules
 from recipe.treepo.settings.schema import TreePOSettings
 
-COLUMNS = ("engine_calls", "decoded_tokens", "overrun_tokens", "computed_prompt_tokens", "cached_prompt_tokens")
+COUNTS = ("engine_calls", "decoded_tokens", "overrun_tokens", "computed_prompt_tokens")
+TITLES = ("depth", "sampler", "calls per prompt", "saved", "decoded", "overrun", "prompt computed", "computed in all")
 
 
 class VllmEngine:
-    """Continues prefixes with a vLLM engine in this process."""
+    """A vLLM engine in this process."""
 
     def __init__(self, engine: Any, stop_token_ids: list[int]) -> None:
         self._engine, self._stop_token_ids, self._number = engine, stop_token_ids, 0
@@ -57,23 +60,23 @@ class VllmEngine:
 
 
 def shapes(width: int, segment: int, divergences: list[int]) -> list[tuple[str, SearchShape]]:
-    """Return the rows of one depth."""
+    """Return name and shape of each sampler of one depth, the loops first."""
     loops = SearchShape(
         width=width,
         segment_length=segment,
         max_segments_per_request=1,
         branching=BranchingRules(init_divergence=(width, width)),
     )
-    rows = [("independent loops", loops), ("plain samples", replace(loops, max_segments_per_request=None))]
+    samplers = [("independent loops", loops), ("plain samples", replace(loops, max_segments_per_request=None))]
     for most in divergences:
         rules = BranchingRules(divergence=(most, most), init_divergence=(1, 1), max_divergence=most)
-        rows.append((f"tree, divergence {most}, every boundary", replace(loops, branching=rules)))
-        rows.append((f"tree, divergence {most}", replace(loops, branching=rules, max_segments_per_request=None)))
-    return rows
+        samplers.append((f"tree, divergence {most}, every boundary", replace(loops, branching=rules)))
+        samplers.append((f"tree, divergence {most}", replace(loops, branching=rules, max_segments_per_request=None)))
+    return samplers
 
 
 async def count(engine: Any, prompts: list[list[int]], shape: SearchShape, stopping: StoppingRules) -> dict[str, float]:
-    """Return the sums over all prompts."""
+    """Return the counts of one sampler, summed over all prompts."""
     await engine.reset_prefix_cache()
     adapter = VllmEngine(engine, sorted(stopping.eos_token_ids))
     trees = await asyncio.gather(
@@ -84,11 +87,11 @@ async def count(engine: Any, prompts: list[list[int]], shape: SearchShape, stopp
     )
     assert all(len(tree.leaves) == shape.width for tree in trees)
     total = TreeStatistics.total(map(TreeStatistics.of, trees))
-    return {name: getattr(total, name) for name in COLUMNS}
+    return {name: getattr(total, name) for name in COUNTS}
 
 
-async def measure(options: argparse.Namespace) -> None:
-    """Print the table."""
+async def measure(options: argparse.Namespace) -> str:
+    """Return the table in Markdown."""
     from transformers import AutoTokenizer, GenerationConfig
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -111,9 +114,7 @@ async def measure(options: argparse.Namespace) -> None:
             disable_log_stats=True,
         )
     )
-    print(f"\n{len(prompts)} prompts, n = {options.n}, responses of up to {options.response_length} tokens\n")
-    print("| depth | sampler | calls per prompt | saved | decoded | overrun | prompt computed | computed in all |")
-    print("|---|---|---|---|---|---|---|---|")
+    lines = []
     try:
         for depth in options.depths:
             segment = TreePOSettings(depth=depth).resolved_segment_length(options.response_length)
@@ -128,18 +129,20 @@ async def measure(options: argparse.Namespace) -> None:
                 loops = loops or sums
                 saved = 1 - sums["engine_calls"] / loops["engine_calls"]
                 computed = sums["decoded_tokens"] + sums["computed_prompt_tokens"]
-                print(
-                    f"| {depth} x {segment} | {name} | {sums['engine_calls'] / len(prompts):.1f} | {saved:.1%} "
-                    f"| {sums['decoded_tokens']:,} | {sums['overrun_tokens']:,} | {sums['computed_prompt_tokens']:,} "
-                    f"| {computed:,} |",
-                    flush=True,
+                tokens = (sums["decoded_tokens"], sums["overrun_tokens"], sums["computed_prompt_tokens"], computed)
+                calls = sums["engine_calls"] / len(prompts)
+                lines.append(
+                    (f"{depth} x {segment}", name, f"{calls:.1f}", f"{saved:.1%}", *(f"{n:,}" for n in tokens))
                 )
+                print(f"{depth} x {segment}, {name}: {calls:.1f} calls per prompt", file=sys.stderr, flush=True)
     finally:
         engine.shutdown()
+    about = f"{len(prompts)} prompts, n = {options.n}, responses of up to {options.response_length} tokens"
+    return f"{about}\n\n{table(TITLES, lines)}"
 
 
 def main() -> None:
-    """Read the command line and measure."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or hub name of a model")
     parser.add_argument("--data", required=True, help="parquet file with prompts in verl's schema")
@@ -149,10 +152,10 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 5, 6])
     parser.add_argument("--divergences", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--block-size", type=int, default=32, help="tokens of a cache block; 32 is the least on CPU")
+    parser.add_argument("--block-size", type=int, default=32, help="tokens per cache block; at least 32 on a CPU")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    asyncio.run(measure(parser.parse_args()))
+    print(asyncio.run(measure(parser.parse_args())))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure what packed training saves: the log-prob pass and the update of verl's engine and of ours, in one run.
+"""Compare packed training with verl's engine: time of the log-prob pass and of the update, and peak memory.
 
     python -m benchmarks.packed_speed --report FILE.md
 
-A Qwen2 with random weights, on trees that the search grows with random tokens, and on plain samples, which share their
-prompts only. Either engine gets the same rows; they take turns, and the median of the repetitions counts. Verl's
-micro-batches are bounded by --tokens tokens, ours by as many unique ones. Peak memory is that of a process that does
-nothing else; on a GPU, the device's memory. All rows of a case are equally long, so verl's engine computes no padding.
+The model is a Qwen2 with random weights. The rows are trees of random tokens grown by the search, and plain samples,
+which share only their prompts. Both engines get the same rows and take turns; the table has medians of the repetitions.
+--tokens bounds the tokens of verl's micro-batches and the unique tokens of ours. Peak memory is that of a separate
+process that does nothing else; on a GPU it is device memory. All rows of a case have equal length, so verl's engine
+computes no padding.
 """
 
 import argparse
@@ -25,7 +26,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import random_model
+from benchmarks.common import random_model
+from benchmarks.common.records import write_report
+from recipe.treepo.evaluation import markdown
 from recipe.treepo.evaluation.machine import described, machine
 from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
@@ -34,7 +37,7 @@ from recipe.treepo.settings.schema import TreePOSettings
 
 ENGINES = ("verl", "packed")
 PASSES = ("log-probs", "update")
-# trajectories, segments of a path, tokens of a segment, children of the root, whether it is a tree
+# trajectories, segments per path, tokens per segment, children of the root, whether paths branch
 CASES = {
     "tree, n 8": (8, 7, 64, 1, True),
     "tree, n 16": (16, 14, 32, 2, True),
@@ -73,7 +76,7 @@ def responses(case: str, prompt: list[int], seed: int, vocabulary: int) -> list[
 
 
 def make_rows(case: str, options: argparse.Namespace) -> list[tuple[list[int], list[int]]]:
-    """Return (prompt, response) of each row."""
+    """Return prompt and response of each row."""
     rows = []
     for seed in range(options.prompts):
         rng = random.Random(f"prompt {seed}")
@@ -83,7 +86,7 @@ def make_rows(case: str, options: argparse.Namespace) -> list[tuple[list[int], l
 
 
 def make_data(rows: Sequence[tuple[list[int], list[int]]], tokens: int) -> Any:
-    """Return what verl hands to an engine."""
+    """Return the rows as verl passes them to an engine."""
     import torch
     from verl.utils import tensordict_utils as tu
 
@@ -144,7 +147,7 @@ def build(name: str, options: argparse.Namespace) -> Any:
 
 
 def seconds_of(engine: Any, name: str, data: Any) -> float:
-    """Return how long one pass over the data takes."""
+    """Return the seconds of one pass over the data."""
     from verl.utils.device import get_torch_device
     from verl.workers.config import FSDPActorConfig
     from verl.workers.utils.losses import ppo_loss
@@ -162,7 +165,7 @@ def seconds_of(engine: Any, name: str, data: Any) -> float:
 
 
 def start_group(folder: str) -> None:
-    """Make the process group of one process that verl's engines need."""
+    """Start a process group of one process, which verl's engines need."""
     from verl.utils.distributed import initialize_global_process_group_ray
 
     os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
@@ -171,7 +174,7 @@ def start_group(folder: str) -> None:
 
 
 def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the seconds of both engines on one case."""
+    """Return the token counts of one case, and the median seconds of both engines."""
     import numpy as np
 
     from recipe.treepo.packed.prefix_tree import pack  # numpy only
@@ -197,7 +200,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def peak_memory(case: str, name: str, options: argparse.Namespace) -> float:
-    """Return the most memory, in GiB, of a process that makes one update; on a GPU, of the device."""
+    """Return the peak memory of one update in GiB, of this process or, on a GPU, of the device."""
     from verl.utils.device import get_torch_device
 
     with tempfile.TemporaryDirectory() as folder:
@@ -208,7 +211,7 @@ def peak_memory(case: str, name: str, options: argparse.Namespace) -> float:
 
 
 def in_own_process(arguments: Sequence[str], job: str) -> Any:
-    """Run one job of this script in a process of its own; return what it prints last."""
+    """Run one job of this script in a new process; return the JSON of its last line."""
     command = [sys.executable, "-m", "benchmarks.packed_speed", *arguments, "--job", job]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(output.splitlines()[-1])
@@ -218,7 +221,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     """Return the results in Markdown."""
     titles = ["rows", "tokens", "unique", "tokens / unique"]
     titles += [f"{name}: verl / packed" for name in PASSES] + ["share of tokens / unique", "peak memory verl", "packed"]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    rows = []
     for result in results:
         allowed = result["total_tokens"] / result["unique_tokens"]
         speedups = [result[name]["verl"] / result[name]["packed"] for name in PASSES]
@@ -226,22 +229,22 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         cells += [f"{speedup:.2f}" for speedup in speedups]
         cells += [", ".join(f"{speedup / allowed:.2f}" for speedup in speedups)]
         cells += [f"{result['memory'][name]:.2f} GiB" for name in ENGINES]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown.table(titles, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure all cases, each in a process of its own."""
+    """Measure all cases, each in a new process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=SHORT)
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--prompt-length", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=1024, help="most tokens of a micro-batch; unique ones for ours")
+    parser.add_argument("--tokens", type=int, default=1024, help="tokens per micro-batch; packed: unique tokens")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--hidden", type=int, default=640)
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--vocabulary", type=int, default=16000)
-    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="in which the model computes")
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="precision of the model")
     parser.add_argument("--attention", choices=("sdpa", "flex_attention"), default="sdpa", help="of the packed engine")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
@@ -263,10 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         command, found = shlex.join(["python", "-m", "benchmarks.packed_speed", *arguments]), machine()
         about = f"{described(found)}; {results[0]['parameters'] / 1e6:.0f} M parameters, {options.dtype}"
-        options.report.write_text(f"`{command}`\n\n{about}\n\n{table(results)}\n")
-        options.report.with_suffix(".json").write_text(
-            json.dumps({"command": command, "machine": found, "cases": results}, indent=1)
-        )
+        numbers = {"machine": found, "cases": results}
+        write_report(options.report, command=command, about=about, table=table(results), results=numbers)
 
 
 if __name__ == "__main__":

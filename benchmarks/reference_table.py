@@ -27,9 +27,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning_curves import read_records
-from benchmarks.learning_study import save
-from benchmarks.process_session import exit_on_signals, run_session
+from benchmarks.common.process_session import exit_on_signals, run_session
+from benchmarks.common.records import read_records, save
+from recipe.treepo.evaluation import markdown
 from recipe.treepo.evaluation.machine import described, machine
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ BATCH, WIDTH = 8, 8
 TURN = 128
 CONVERSATIONS = {
     "recheck": (),
-    "endless": ("treepo.interaction.path=benchmarks/endless.py", "treepo.interaction.name=Endless"),
+    "endless": ("treepo.interaction.path=benchmarks/common/endless.py", "treepo.interaction.name=Endless"),
 }
 # Saving in percent that the counts of the reference document give, by depth and max_divergence.
 REFERENCE = {(4, 3): 38.34, (5, 2): 41.72, (5, 3): 30.66, (6, 2): 35.64, (6, 3): 25.26}
@@ -87,8 +87,8 @@ def prepare(options: argparse.Namespace) -> dict[str, str]:
         source = folder / "problems.jsonl"
         problems = ("--out", source, "--count", 1100, "--seed", 1, "--min-steps", fewest, "--max-steps", most)
         rows = ("--source", source, "--out-dir", folder, "--data-source", "tiny_problems", "--template", "plain")
-        for module, arguments in (("tiny_problems", problems), ("numina_math", (*rows, "--val-size", 100))):
-            command = [sys.executable, "-m", f"data_prep.{module}", *map(str, arguments)]
+        for module, arguments in (("tiny.problems", problems), ("data_prep.numina_math", (*rows, "--val-size", 100))):
+            command = [sys.executable, "-m", module, *map(str, arguments)]
             subprocess.run(command, cwd=ROOT, check=True)
     return prepared
 
@@ -169,7 +169,7 @@ def table(rows: Sequence[Row]) -> str:
         *("calls per prompt", "saving ratio", "the reference's", "train_speed (iter/s)", "improvement rate"),
         *("decoded tokens", "computed prompt", "cached prompt", "turns", "share of sampling", "reward"),
     )
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    lines = []
     for row in rows:
         name = "original implementation" if row.divergence is None else f"tree (max_divergence={row.divergence})"
         base = baselines[row.depth]
@@ -181,8 +181,8 @@ def table(rows: Sequence[Row]) -> str:
             *(f"{row.decoded:,}", f"{row.computed:,}", f"{row.cached:,}", f"{row.turns:.2f}"),
             *(f"{100 * row.rollout_share:.0f}%", f"{row.reward:.3f}"),
         )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown.table(titles, lines)
 
 
 def saving(row: Row, base: Row) -> float:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Measure how many answers a second the reward scores, and how many of them text decides.
+r"""Measure how many answers per second the reward scores, and the share that text comparison decides.
 
     python -m benchmarks.reward_speed
 
-One process calls `compute_score` on solutions of 3,000 characters with a box at the end: one after the other as a
-single thread would, then from 8 threads as verl's reward workers do. The mix is what competition mathematics looks
-like: mostly integers, right or wrong, then fractions, lists, text and some expressions that take math-verify. No two
-pairs are the same; where samples repeat an answer, as those of one prompt do, its verdict is remembered. Wall-clock
-times: run it alone.
+One process calls `compute_score` on solutions of 3,000 characters that end with a box, from one thread, then from 8
+threads as verl's reward workers do. The mix resembles competition mathematics: mostly integers, right or wrong, then
+fractions, lists, text, and some expressions that need math-verify. No two pairs are equal, because the reward caches
+verdicts. The times are wall-clock times: run it on an idle machine.
 """
 
 import argparse
@@ -18,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from recipe.treepo.answers.boxes import last_boxed
 from recipe.treepo.answers.compare import Question, compare_text
+from recipe.treepo.evaluation.markdown import table
 from recipe.treepo.reward import compute_score
 
 Pair = tuple[str, str]
@@ -27,7 +27,7 @@ def expression(number: int) -> str:
     return rf"\frac{{{number}+\sqrt{{{number % 89 + 2}}}}}{{{number % 7 + 2}}}"
 
 
-# Kind: (share of the mix in percent, the n-th pair of answer and ground truth).
+# Kind: share of the mix in percent, and the n-th pair of answer and ground truth.
 KINDS: dict[str, tuple[int, Callable[[int], Pair]]] = {
     "integer, right": (30, lambda n: (f"{n:,}", f"{n}")),
     "integer or decimal, wrong": (30, lambda n: (f"{n + 1}.5", f"{n}")),
@@ -49,7 +49,7 @@ def jobs_of(kind: str, count: int, first: int = 2) -> list[Pair]:
 
 
 def mix(count: int, first: int) -> list[Pair]:
-    """Return `count` pairs, of each kind its share, in an order of chance; others for another `first`."""
+    """Return `count` pairs of all kinds by their shares, shuffled and numbered from `first`."""
     jobs = [job for kind, (share, _) in KINDS.items() for job in jobs_of(kind, count * share // 100, first)]
     random.Random(0).shuffle(jobs)
     return jobs
@@ -65,8 +65,8 @@ def by_text(job: Pair) -> bool:
     return not isinstance(compare_text(answer, job[1]), Question)
 
 
-def row(name: str, jobs: list[Pair], threads: int = 1) -> str:
-    """Return one row of the table: seconds are of the wall clock, for scoring only."""
+def row(name: str, jobs: list[Pair], threads: int = 1) -> list[str]:
+    """Score the pairs; return one row of the table."""
     started = time.monotonic()
     if threads == 1:
         scores = list(map(score, jobs))
@@ -75,19 +75,17 @@ def row(name: str, jobs: list[Pair], threads: int = 1) -> str:
             scores = list(pool.map(score, jobs))
     seconds = time.monotonic() - started
     text, right = sum(map(by_text, jobs)) / len(jobs), sum(scores) / len(jobs)
-    return f"| {name} | {len(jobs)} | {right:.0%} | {text:.0%} | {len(jobs) / seconds:,.0f} |"
+    return [name, f"{len(jobs)}", f"{right:.0%}", f"{text:.0%}", f"{len(jobs) / seconds:,.0f}"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--count", type=int, default=2_000, help="answers in the mix, and 1 in 10 as many of each kind")
+    parser.add_argument("--count", type=int, default=2_000, help="answers in the mix; a tenth of them for each kind")
     count = parser.parse_args().count
     score((r"\sqrt{4}", "2"))  # starts the first worker
-    print("| answers | number | right | decided by text | answers per second |", "|---|---|---|---|---|", sep="\n")
-    for kind in KINDS:
-        print(row(kind, jobs_of(kind, max(1, count // 10))), flush=True)
-    print(row("the mix, one thread", mix(count, 100_000)), flush=True)
-    print(row("the mix, 8 threads", mix(count, 200_000), threads=8), flush=True)
+    rows = [row(kind, jobs_of(kind, max(1, count // 10))) for kind in KINDS]
+    rows += [row("the mix, one thread", mix(count, 100_000)), row("the mix, 8 threads", mix(count, 200_000), threads=8)]
+    print(table(["answers", "number", "right", "decided by text", "answers per second"], rows))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure what trees cost in engine calls, tokens and time, against what people use today, in one run.
+"""Measure engine calls, tokens and time of trees and of the alternatives on verl's servers.
 
     python -m benchmarks.sampling_speed quick|full|gpu [--out FOLDER] [--parts PART ...]
 
-Samplers: plain samples, one request each, as verl has them; n loops that stop at every segment; trees in lock step over
-all prompts, as published; and trees as this recipe grows them. Same prompts, model, servers (verl's own, with vLLM) and
-response length; all counts are the engine's. A part with other settings of the engine is a process of its own. Medians
-of the repetitions count, and the samplers take turns. Writes results.json, report.md and, where something is swept,
+Samplers: plain samples (one request each, verl's default), n loops that stop at every segment, trees in lock step over
+all prompts (as published), and trees as this recipe grows them. Prompts, model, servers (verl's own, with vLLM) and
+response length are the same for all; counts are the engine's. Each setting of the engine has its own process. The
+samplers take turns, and the tables have medians of the repetitions. Writes results.json, report.md and, for sweeps,
 report.png.
 """
 
@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks.process_session import exit_on_signals, run_session
-from benchmarks.random_model import make_model
+from benchmarks.common.process_session import exit_on_signals, run_session
+from benchmarks.common.random_model import make_model
 from benchmarks.sampling import step_cost
 from benchmarks.sampling.cases import PLANS, Case, Engine
 from benchmarks.sampling.report import PARTS, draw, tables
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def model_of(engine: Engine, options: argparse.Namespace) -> Path:
-    """Return the folder of an engine's model; random weights are made where they are not there yet."""
+    """Return the folder of an engine's model; make random weights if they do not exist."""
     if engine.model == "tiny":
         return options.tiny_model
     folder = options.out / f"models/random_{engine.hidden}x{engine.layers}"
@@ -43,13 +43,15 @@ def model_of(engine: Engine, options: argparse.Namespace) -> Path:
 
 
 def measure(cases: Sequence[Case], options: argparse.Namespace, number: int) -> tuple[list[Result], dict]:
-    """Measure cases that have one engine, in a process of their own; return results, and machine and settings.
+    """Measure cases that share one engine in a new process; return the results, and machine and server settings.
 
     Args:
-        number: Of the log.
+        cases: Cases with equal ``engine``.
+        options: Command line.
+        number: Number in the name of the log.
 
     Raises:
-        RuntimeError: if it failed, or did not end in time.
+        RuntimeError: if the process failed or exceeded the time limit.
     """
     with tempfile.TemporaryDirectory() as name:
         job, out = Path(name) / "job.json", Path(name) / "results.jsonl"
@@ -90,10 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--tiny-model",
         type=Path,
         default=ROOT / "tiny/model",
-        help="for part tiny; the others take its tokenizer",
+        help="model of part tiny; other parts use its tokenizer",
     )
     parser.add_argument("--data", type=Path, default=ROOT / "outputs/data/tiny/val.parquet", help="for part tiny")
-    parser.add_argument("--time-limit", type=float, default=3600.0, help="seconds of one setting of the engine")
+    parser.add_argument("--time-limit", type=float, default=3600.0, help="seconds per setting of the engine")
     options = parser.parse_args(arguments)
     cases = [case for case in PLANS[options.plan]() if case.part in options.parts]
     if not cases:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure what the search itself costs: time and memory with an engine that answers at once.
+"""Measure time and memory of the search itself, with an engine that returns at once.
 
     python -m benchmarks.search_cost
 
-The engine returns tokens that were made beforehand, so nearly all the time is the search's: one process, one thread,
-all prompts in one event loop as in an agent-loop worker. The default rules of stopping apply; text is decoded by a
-stand-in that takes a character per token, because a tokenizer's time is not the search's.
+The engine returns prepared tokens, so nearly all time is spent in the search: one process, one thread, all prompts in
+one event loop as in an agent-loop worker. The default stopping rules apply. A stand-in decodes each token to one
+character, because tokenizer time is not search time.
 """
 
 import argparse
@@ -15,14 +15,17 @@ import time
 import tracemalloc
 from collections.abc import Sequence
 
+from recipe.treepo.evaluation.markdown import table
 from recipe.treepo.search import SearchKind, SearchShape, grow_tree
 from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.tree import Tree
 from recipe.treepo.settings.schema import TreePOSettings
 
+TITLES = ("prompts", "search", "requests stop at", "nodes", "requests", "seconds", "microseconds per node")
+
 
 class InstantEngine:
-    """Answers every request at once with the same tokens."""
+    """Returns the same tokens for every request, at once."""
 
     def __init__(self, longest: int) -> None:
         self._token_ids, self._logprobs = [1000] * longest, [-0.5] * longest
@@ -33,7 +36,7 @@ class InstantEngine:
 
 
 async def grow(prompts: int, shape: SearchShape, settings: TreePOSettings, response_length: int) -> list[Tree]:
-    """Grow one tree per prompt, all at once."""
+    """Grow one tree per prompt, all concurrently."""
     engine = InstantEngine(response_length)
     stopping = settings.stopping_rules(
         eos_token_ids=frozenset({2}), response_length=response_length, decode=lambda tokens: "x" * len(tokens)
@@ -46,7 +49,7 @@ async def grow(prompts: int, shape: SearchShape, settings: TreePOSettings, respo
     )
 
 
-def measure(prompts: int, *, width: int, depth: int, segment: int, stops: int | None, search: SearchKind) -> str:
+def measure(prompts: int, *, width: int, depth: int, segment: int, stops: int | None, search: SearchKind) -> list[str]:
     """Return one row of the table."""
     settings = TreePOSettings(depth=depth, segment_length=segment)
     shape = SearchShape(width=width, segment_length=segment, search=search, max_segments_per_request=stops)
@@ -56,12 +59,13 @@ def measure(prompts: int, *, width: int, depth: int, segment: int, stops: int | 
     nodes = sum(len(tree.nodes) for tree in trees)
     calls = sum(tree.counters.engine_calls for tree in trees)
     assert all(len(tree.leaves) == width for tree in trees)
-    where = "every boundary" if stops == 1 else "where something is due"
-    return f"| {prompts} | {search} | {where} | {nodes:,} | {calls:,} | {seconds:.1f} | {1e6 * seconds / nodes:.0f} |"
+    boundaries = "every boundary" if stops == 1 else "branch points"
+    costs = (f"{nodes:,}", f"{calls:,}", f"{seconds:.1f}", f"{1e6 * seconds / nodes:.0f}")
+    return [f"{prompts}", search, boundaries, *costs]
 
 
 def memory_per_node(*, width: int, depth: int, segment: int) -> float:
-    """Return the bytes that a node takes besides its tokens and log-probabilities."""
+    """Return the bytes per node, without those of its tokens, log-probabilities and text."""
     settings = TreePOSettings(depth=depth, segment_length=segment)
     shape = SearchShape(width=width, segment_length=segment, max_segments_per_request=1)
     tracemalloc.start()
@@ -82,17 +86,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--depth", type=int, default=14)
-    parser.add_argument("--segment", type=int, default=512, help="tokens of a segment")
+    parser.add_argument("--segment", type=int, default=512, help="tokens per segment")
     options = parser.parse_args(arguments)
     size = {"width": options.width, "depth": options.depth, "segment": options.segment}
     print(f"width {options.width}, depth {options.depth}, segments of {options.segment} tokens, CPU time of one core\n")
-    print("| prompts | search | requests stop at | nodes | requests | seconds | microseconds per node |")
-    print("|---|---|---|---|---|---|---|")
-    for prompts in (options.prompts // 4, options.prompts // 2, options.prompts):
-        for stops in (1, None):
-            for search in SearchKind:
-                print(measure(prompts, **size, stops=stops, search=search), flush=True)
-    print(f"\nmemory of a node besides its tokens, log-probabilities and text: {memory_per_node(**size):.0f} bytes")
+    rows = [
+        measure(prompts, **size, stops=stops, search=search)
+        for prompts in (options.prompts // 4, options.prompts // 2, options.prompts)
+        for stops in (1, None)
+        for search in SearchKind
+    ]
+    print(table(TITLES, rows))
+    print(f"\nmemory per node, without tokens, log-probabilities and text: {memory_per_node(**size):.0f} bytes")
 
 
 if __name__ == "__main__":

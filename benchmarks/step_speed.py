@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure what a step of training costs with and without trees, and with and without packed training.
+"""Measure whole training steps, with and without trees and with and without packed training.
 
     python -m benchmarks.step_speed --report FILE.md
 
-A Qwen2 with random weights, large enough that tokens and not overheads take the time, whose end tokens are ignored, so
-that every response has all its tokens. Arms: GRPO on plain samples, which is what verl does, the same with packed
-training (shared prompts), trees without and with packed training; equal prompts, trajectories and tokens per
-trajectory. A run of verl's trainer for each arm in each round, because processes differ in speed, too; parts of a step
-from verl's timers, medians over the steps of all rounds, the first of each run left out.
+The model is a Qwen2 with random weights, large enough that tokens and not overheads take the time. End tokens are
+ignored, so every response has full length. The arms have equal prompts, trajectories and tokens per trajectory: GRPO on
+plain samples (verl's default), the same with packed training (shared prompts), trees without and with packed training.
+Each round runs verl's trainer once per arm, because speed differs between processes. Times are verl's timers, as
+medians over the steps of all rounds without the first step of each run.
 """
 
 import argparse
-import json
 import shlex
 import sys
 import tempfile
@@ -21,9 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.learning_curves import read_records
-from benchmarks.process_session import exit_on_signals, run_session
-from benchmarks.random_model import make_model
+from benchmarks.common.process_session import exit_on_signals, run_session
+from benchmarks.common.random_model import make_model
+from benchmarks.common.records import read_records, write_report
+from recipe.treepo.evaluation import markdown
 from recipe.treepo.evaluation.machine import described, machine
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ ARMS = {
     "trees": (),
     "trees, packed": ("treepo.packed_training=true",),
 }
-# verl's names; it scores trajectories while others are still sampled.
+# verl's timers. verl scores trajectories while others are still being sampled.
 PARTS = {
     "gen": "sampling and rewards",
     "old_log_prob": "old log-probs",
@@ -46,10 +46,10 @@ COUNTS = ("decoded_tokens", "unique_over_total")
 
 
 def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> list[dict[str, float]]:
-    """Run one arm once; return what verl reports of each step.
+    """Run one arm once; return verl's metrics of each step.
 
     Raises:
-        RuntimeError: if it failed, or did not end in time.
+        RuntimeError: if the run failed or exceeded the time limit.
     """
     metrics = folder / "metrics.jsonl"
     length = options.depth * options.segment
@@ -68,7 +68,7 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> l
         f"trainer.total_training_steps={options.steps}",
         *("trainer.logger=[console,file]", "trainer.val_before_train=false", "trainer.test_freq=-1"),
         *("trainer.save_freq=-1", f"trainer.default_local_dir={folder}/checkpoints", f"hydra.run.dir={folder}/hydra"),
-        "treepo.packed_training=false",  # the run script packs
+        "treepo.packed_training=false",  # the run script sets it to true
         *ARMS[arm],
     ]
     environment = {
@@ -87,7 +87,7 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> l
 
 
 def summary(arm: str, rounds: Sequence[Sequence[dict[str, float]]]) -> dict[str, Any]:
-    """Return the median of each part of a step in seconds, and what was counted, from the steps of each round."""
+    """Return the median seconds of each part of a step and the counts, from the metrics of each round's steps."""
     timed = [step for steps in rounds for step in steps[1:]]
     packed = "treepo.packed_training=true" in ARMS[arm]
     return {
@@ -102,40 +102,34 @@ def summary(arm: str, rounds: Sequence[Sequence[dict[str, float]]]) -> dict[str,
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Return the results in Markdown; times are in percent of the first arm's step."""
-    titles = ["", *PARTS.values(), "steps per second, of the first arm's"]
-    titles += [
-        "decoded tokens",
-        "unique over total, sampled",
-        "computed in the update",
-        "largest difference of probabilities",
-    ]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    base = results[0]
+    """Return the results in Markdown, with times in percent of the first arm's step."""
+    titles = ["", *PARTS.values(), "steps per second, of the first arm's", "decoded tokens"]
+    titles += ["unique over total, sampled", "computed in the update", "largest difference of probabilities"]
+    rows, base = [], results[0]
     for result in results:
         cells = [result["arm"], *(f"{result[part] / base['step']:.1%}" for part in PARTS)]
         cells += [f"{base['step'] / result['step']:.2f}", f"{result['decoded_tokens']:,.0f}"]
         cells += [f"{result['unique_over_total']:.2f}", f"{result['computed_in_update']:.2f}"]
         cells += [f"{result['difference']:.1e}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown.table(titles, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run all arms."""
+    """Run all arms in all rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--depth", type=int, default=7)
     parser.add_argument("--segment", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=4096, help="most tokens of a micro-batch; packed: unique ones")
-    parser.add_argument("--steps", type=int, default=3, help="of each run; the first is not timed")
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens per micro-batch; packed: unique tokens")
+    parser.add_argument("--steps", type=int, default=3, help="steps of each run; the first is not timed")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each arm; the arms take turns")
     parser.add_argument("--hidden", type=int, default=640)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--tokenizer", type=Path, default=ROOT / "tiny/model")
-    parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds of one run, start-up included")
+    parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds per run, with start-up")
     parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
     options = parser.parse_args(arguments)
     if options.steps < 2:
@@ -162,11 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         words = sys.argv[1:] if arguments is None else arguments
         about = f"{described(machine())}; {parameters / 1e6:.0f} M parameters, float32"
         command = shlex.join(["python", "-m", "benchmarks.step_speed", *words])
-        options.report.write_text(f"`{command}`\n\n{about}\n\n{table(results)}\n")
-        options.report.with_suffix(".json").write_text(
-            json.dumps({"command": command, "machine": machine(), "parameters": parameters, "arms": results}, indent=1)
-            + "\n"
-        )
+        numbers = {"machine": machine(), "parameters": parameters, "arms": results}
+        write_report(options.report, command=command, about=about, table=table(results), results=numbers)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the sampling benchmark measures: samplers, shapes of trees, settings of the engine, and the plans."""
+"""Cases of the sampling benchmark: samplers, shapes of trees, engine settings, and plans."""
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from recipe.treepo.evaluation.sampling import independent
+from recipe.treepo.evaluation.sampling import plain_samples
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart
 from recipe.treepo.search.stopping import FinishReason
@@ -12,13 +12,13 @@ from recipe.treepo.settings.schema import TreePOSettings
 
 
 class Arm(StrEnum):
-    """How the trajectories of a prompt are sampled."""
+    """Sampler of the trajectories of a prompt."""
 
-    PLAIN = "plain"  # one request for each trajectory, as verl does
-    LOOPS = "loops"  # one loop for each trajectory, which stops at every boundary
-    LOCK_STEP = "lock step"  # trees, all prompts level by level, as published
+    PLAIN = "plain"  # one request per trajectory, as in verl
+    LOOPS = "loops"  # one loop per trajectory, with a request per segment
+    LOCK_STEP = "lock step"  # trees that wait for each other at each level, as published
     TREES = "trees"
-    ALIGNED = "trees, cache blocks"  # trees whose segments end with whole blocks of the prefix cache
+    ALIGNED = "trees, cache blocks"  # trees whose segments end with prefix-cache blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +26,17 @@ class Engine:
     """Settings of the inference servers.
 
     Attributes:
-        model: ``tiny``, which was trained and ends its responses; or ``random``, weights as they come, which write all
-            tokens about equally often.
+        model: ``tiny``, a trained model that ends its responses; or ``random``, random weights, for which all tokens
+            are about equally likely.
         ends: Share of the random model's vocabulary that ends a response.
-        hidden: Width of the random model.
+        hidden: Hidden size of the random model.
         layers: Layers of the random model.
-        block_size: Tokens of a block of the prefix cache.
-        max_num_seqs: Most sequences that the engine decodes at once.
-        chunked_prefill: Whether prompts may be computed in pieces beside the decoding of others.
-        step_tokens: Most tokens that the engine computes in a step, of prompts and of sequences that are decoded.
-        replicas: Inference servers.
-        scheduling: ``fcfs``, first come first served; or ``priority``, where deeper paths go first.
+        block_size: Tokens per block of the prefix cache.
+        max_num_seqs: Largest number of sequences in a step.
+        chunked_prefill: Whether prompts may be computed in pieces, beside decoding.
+        step_tokens: Largest number of tokens in a step, prefill and decoding together.
+        replicas: Number of inference servers.
+        scheduling: ``fcfs``, first come first served; or ``priority``, deeper paths first.
     """
 
     model: str = "random"
@@ -53,20 +53,21 @@ class Engine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One thing to measure.
+    """A sampler with its tree, prompts and engine.
 
     Attributes:
-        part: Of the report.
+        part: Part of the report.
         arm: Sampler.
-        width: Trajectories of a prompt.
-        depth: Most segments of a path.
-        segment: Tokens of a segment.
+        width: Trajectories per prompt.
+        depth: Largest number of segments per path.
+        segment: Tokens per segment.
         roots: Children of the root.
-        divergence: Children of a path.
-        prompts: Prompts in all.
-        prompt_length: Most tokens of a random prompt, which has half as many at least.
-        in_flight: Most of them at the same time.
+        divergence: Children per path.
+        prompts: Number of prompts.
+        prompt_length: Longest random prompt in tokens; the shortest has half as many.
+        in_flight: Largest number of prompts sampled at the same time.
         spread: Whether each request of a tree may go to another replica.
+        engine: Settings of the servers.
     """
 
     part: str
@@ -84,25 +85,25 @@ class Case:
 
     @property
     def ends(self) -> bool:
-        """Whether responses end by themselves, so that their lengths are random."""
+        """Whether responses end by themselves and so have random lengths."""
         return self.engine.model == "tiny" or self.engine.ends > 0
 
     @property
     def response_length(self) -> int:
-        """Most tokens of a response."""
+        """Longest response in tokens."""
         return self.depth * self.segment
 
     @property
     def shape(self) -> str:
-        """Return the tree in words."""
+        """The tree in words."""
         return f"{self.depth} x {self.segment}, n {self.width}, root {self.roots}, divergence {self.divergence}"
 
     def settings(self) -> TreePOSettings:
-        """Return how to search.
+        """Return the settings of the search.
 
         Raises:
-            ValueError: if a tree that is to be in lock step has prompts that begin later than others, or if requests
-                are to go anywhere and to be ordered, too.
+            ValueError: if prompts in lock step do not all start together, or if requests that may go to any replica
+                are to be ordered by depth.
         """
         if self.spread and self.engine.scheduling == "priority":
             raise ValueError("requests that may go to any replica cannot be ordered by depth")
@@ -118,7 +119,7 @@ class Case:
         )
         match self.arm:
             case Arm.PLAIN:
-                return independent(self.width, tree.retries)
+                return plain_samples(self.width, tree.retries)
             case Arm.LOOPS:
                 return tree.independent(self.width)
             case Arm.LOCK_STEP:
@@ -131,17 +132,17 @@ class Case:
                 return replace(tree, cache_block=self.engine.block_size)
 
 
-# Depth, width, children of the root, and as many prompts as keep the engine busy. Segments of a tree without early ends
-# over those of plain samples: 39 of 56, 190 of 224, 190 of 448.
+# Depth, width, children of the root, and enough prompts to keep the engine busy. Without early ends the trees have
+# 39 of 56, 190 of 224 and 190 of 448 segments of plain samples.
 SHAPES = ((7, 8, 1, 16), (14, 16, 2, 4), (7, 64, 2, 8))
 SMALL = Engine(hidden=256, layers=4)
 TINY = Engine(model="tiny")
-# Half of the responses have ended after about 150 tokens.
+# Half of the responses end within about 150 tokens.
 ENDING = replace(SMALL, ends=1 / 224)
 
 
 def shapes(engine: Engine, times: int = 1) -> list[Case]:
-    """Return all samplers on all shapes, with so many times as many prompts."""
+    """Return all samplers on all shapes, with ``times`` as many prompts."""
     return [
         Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=times * prompts, engine=engine)
         for depth, width, roots, prompts in SHAPES
@@ -150,7 +151,7 @@ def shapes(engine: Engine, times: int = 1) -> list[Case]:
 
 
 def quick() -> list[Case]:
-    """Return what is measured in less than five minutes on two cores."""
+    """Return the cases that take less than five minutes on two cores."""
     depth, width, roots, _ = SHAPES[0]
     shape = Case(part="samplers", depth=depth, width=width, roots=roots, prompts=3, engine=SMALL)
     ends = replace(shape, part="ends", prompts=6, engine=ENDING)
@@ -158,7 +159,7 @@ def quick() -> list[Case]:
 
 
 def full() -> list[Case]:
-    """Return everything."""
+    """Return all cases for a machine without a GPU."""
     cases = shapes(Engine())
     cases += [Case(part="ends", arm=arm, prompts=64, engine=ENDING) for arm in Arm]
     cases += [Case(part="tiny", arm=arm, depth=4, segment=32, prompts=64, engine=TINY) for arm in Arm]
@@ -185,7 +186,7 @@ def full() -> list[Case]:
         for arm in (*both, Arm.ALIGNED)
         if arm is not Arm.ALIGNED or engine.block_size <= 64
     ]
-    # A step holds the prompts of one or two requests.
+    # A step has room for the prompts of one or two requests.
     pieces = [replace(SMALL, chunked_prefill=chunked, step_tokens=1600) for chunked in (True, False)]
     long = Case(part="chunked prefill", prompts=16, prompt_length=1024)
     cases += [replace(long, arm=arm, engine=engine) for engine in pieces for arm in both]
@@ -197,7 +198,7 @@ def full() -> list[Case]:
 
 
 def gpu() -> list[Case]:
-    """Return what is measured on one GPU, with a model of 270 M parameters."""
+    """Return the cases for one GPU, with a model of 270 M parameters."""
     return shapes(Engine(hidden=1024, layers=24, block_size=16, max_num_seqs=1024), times=4)
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from benchmarks.sampling.cases import Arm, Case
 from benchmarks.sampling.results import Result, allowed_over_plain, partner, speed_over
+from recipe.treepo.evaluation.markdown import table
+from recipe.treepo.evaluation.plot import COLORS, MARKS
 
-# Parts of the report: title, what distinguishes the rows, and for a plot what goes along the bottom.
+# Parts of the report: title, label of a row, and for a plot the value on the horizontal axis.
 PARTS: dict[str, tuple[str, Callable[[Case], str], Callable[[Case], float] | None]] = {
     "samplers": ("Samplers, no early ends", lambda case: case.shape, None),
     "ends": ("Samplers, responses end by themselves", lambda case: case.shape, None),
@@ -23,17 +25,17 @@ PARTS: dict[str, tuple[str, Callable[[Case], str], Callable[[Case], float] | Non
 
 
 def engine_words(case: Case) -> str:
-    """Return the settings of the engine in words."""
+    """Return the block size and the number of sequences in words."""
     return f"blocks of {case.engine.block_size}, {case.engine.max_num_seqs} sequences"
 
 
 def chunked_words(case: Case) -> str:
-    """Return how prompts are computed."""
+    """Return whether prompts are computed in pieces."""
     return "in pieces" if case.engine.chunked_prefill else "whole"
 
 
 def routing_words(case: Case) -> str:
-    """Return which requests go to one replica."""
+    """Return the routing of requests in words."""
     if case.arm in (Arm.PLAIN, Arm.LOOPS):
         return "each sample on one"
     return "each request anywhere" if case.spread else "each tree on one"
@@ -78,7 +80,7 @@ TITLES = (
 
 
 def tables(results: Sequence[Result]) -> str:
-    """Return a table for each part, in Markdown."""
+    """Return a Markdown section per part, without columns that are empty in all rows."""
     pages = []
     for part, (title, words, _) in PARTS.items():
         rows = [result for result in results if result.case.part == part]
@@ -87,18 +89,15 @@ def tables(results: Sequence[Result]) -> str:
         model = rows[0].case.engine
         size = "the tiny model" if model.model == "tiny" else f"random weights, {model.layers} layers of {model.hidden}"
         prompts = sorted({row.case.prompts for row in rows})
-        lines = [f"## {title}", "", f"Prompts: {', '.join(map(str, prompts))}; {size}.", ""]
         columns = [("", *(words(row.case) for row in rows)), ("sampler", *(row.case.arm for row in rows))]
         columns += zip(TITLES, *(cells_of(row, results) for row in rows), strict=True)
         head, *body = zip(*(column for column in columns if any(column[1:])), strict=True)
-        lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        lines += [f"| {' | '.join(cells)} |" for cells in body]
-        pages.append("\n".join(lines))
+        pages.append(f"## {title}\n\nPrompts: {', '.join(map(str, prompts))}; {size}.\n\n{table(head, body)}")
     return "\n\n".join(pages)
 
 
 def draw(results: Sequence[Result], path: Path) -> bool:
-    """Draw cost and speed over depth, width and prompts; return whether there was anything to draw, and was drawn."""
+    """Draw cost and speed over depth, width and prompts; return False, without a file, if none of them was swept."""
     from matplotlib.figure import Figure
 
     curves = [
@@ -111,16 +110,16 @@ def draw(results: Sequence[Result], path: Path) -> bool:
     quantities: dict[str, Callable[[Result], float]] = {
         "tokens computed per trajectory": lambda result: result.computed_tokens / result.counts["trajectories"],
         "trajectories per second": lambda result: result.trajectories_per_second,
-        "memory that the searches took, MB": lambda result: 1000 * result.counts["searches_gb"],
+        "memory of the searches, MB": lambda result: 1000 * result.counts["searches_gb"],
     }
     figure = Figure(figsize=(4 * len(quantities), 3.4 * len(curves)), layout="constrained")
     axes = figure.subplots(len(curves), len(quantities), squeeze=False)
     for row, (title, bottom, found) in zip(axes, curves, strict=True):
         for panel, (label, quantity) in zip(row, quantities.items(), strict=True):
-            for number, (arm, mark) in enumerate(zip(Arm, "os^Dv", strict=True)):
+            for arm, color, mark in zip(Arm, COLORS, MARKS, strict=False):
                 points = sorted((bottom(r.case), quantity(r)) for r in found if r.case.arm is arm)
                 if points:
-                    panel.plot(*zip(*points, strict=True), marker=mark, color=f"C{number}", label=arm.value)
+                    panel.plot(*zip(*points, strict=True), marker=mark, color=color, label=arm.value)
             panel.set(xscale="log", xlabel=title, ylabel=label, ylim=(0, None))
             ticks = sorted({bottom(result.case) for result in found})
             panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The result file of the sampling benchmark, and what follows from its counts. Pure."""
+"""Results of the sampling benchmark: their file, and numbers derived from the counts. Pure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from benchmarks.sampling.cases import Arm, Case, Engine
 
 @dataclass(frozen=True)
 class Result:
-    """A case, and what its repetitions cost.
+    """A case and the counts of its repetitions.
 
     Attributes:
-        case: What was measured.
-        repetitions: What ``benchmarks/sampling/session.py`` counted, at least once.
+        case: The measured case.
+        repetitions: Counts of :func:`benchmarks.sampling.session.sample` with memory, at least one.
     """
 
     case: Case
@@ -31,33 +31,33 @@ class Result:
 
     @property
     def spread(self) -> float:
-        """Longest over shortest time of the repetitions, less 1."""
+        """Longest over shortest time of the repetitions, minus 1."""
         seconds = [one["seconds"] for one in self.repetitions]
         return max(seconds) / min(seconds) - 1
 
     @property
     def computed_tokens(self) -> float:
-        """Tokens that the engine computed, of prompts and by decoding."""
+        """Prompt tokens that the engine computed, and decoded tokens."""
         return self.counts["computed_prompt_tokens"] + self.counts["decoded_tokens"]
 
     @property
     def waste(self) -> float:
-        """Tokens that the engine computed over those of the trees, prompts included; 1 is the limit."""
+        """Computed tokens over unique tokens, prompts included; at least 1 if no prompts share a beginning."""
         return self.computed_tokens / (self.counts["prompt_tokens"] + self.counts["unique_tokens"])
 
     @property
     def trajectories_per_second(self) -> float:
-        """Finished trajectories in each second."""
+        """Finished trajectories per second."""
         return self.counts["trajectories"] / self.counts["seconds"]
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens of trajectories in each second, shared ones counted for each."""
+        """Tokens per second, shared ones counted once per trajectory."""
         return self.counts["total_tokens"] / self.counts["seconds"]
 
     @property
     def idle(self) -> float:
-        """Share of the time in which no request was in flight."""
+        """Share of the time without a request in flight."""
         return self.counts["idle_seconds"] / self.counts["seconds"]
 
     @property
@@ -67,29 +67,29 @@ class Result:
 
     @property
     def overhead(self) -> float:
-        """Share of the time in which the searches themselves worked."""
+        """Share of the time spent in the searches themselves."""
         return self.counts["busy_seconds"] / self.counts["seconds"]
 
 
 def partner(result: Result, results: Sequence[Result], arm: Arm) -> Result | None:
-    """Return the result of another sampler with all else the same, None where it was not measured."""
+    """Return the result of another sampler with all else equal; None if it was not measured."""
     tree = arm not in (Arm.PLAIN, Arm.LOOPS)
     return find(replace(result.case, arm=arm, spread=tree and result.case.spread), results)
 
 
 def find(case: Case, results: Sequence[Result]) -> Result | None:
-    """Return the result of a case, None where it was not measured."""
+    """Return the result of a case; None if it was not measured."""
     return next((result for result in results if result.case == case), None)
 
 
 def speed_over(result: Result, results: Sequence[Result], arm: Arm) -> float | None:
-    """Return trajectories per second over those of another sampler, None where that was not measured."""
+    """Return trajectories per second over those of another sampler; None if that was not measured."""
     other = partner(result, results, arm)
     return result.trajectories_per_second / other.trajectories_per_second if other else None
 
 
 def allowed_over_plain(result: Result, results: Sequence[Result]) -> float | None:
-    """Return the speed over plain samples that the decoded tokens allow, None where those were not measured."""
+    """Return the speed over plain samples that the decoded tokens allow; None if those were not measured."""
     plain = partner(result, results, Arm.PLAIN)
     return plain.counts["decoded_tokens"] / result.counts["decoded_tokens"] if plain else None
 
@@ -101,7 +101,7 @@ def write_results(path: Path, results: Sequence[Result], about: Mapping[str, Any
 
 
 def read_results(path: Path) -> tuple[list[Result], dict[str, Any]]:
-    """Return what :func:`write_results` wrote."""
+    """Read a file of :func:`write_results`; return the results, and the rest."""
     about = json.loads(path.read_text())
     rows = about.pop("results")
     return [Result(case_of(row["case"]), row["repetitions"]) for row in rows], about

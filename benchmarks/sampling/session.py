@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure cases with one setting of verl's servers, in a process of its own (see ``benchmarks/sampling_speed.py``).
+"""Measure cases with one setting of verl's servers; ``benchmarks/sampling_speed.py`` starts this in a new process.
 
-    python -m benchmarks.sampling.session JOB.json
-
-Each case is sampled as often as the job says, the cases taking turns, and the prefix cache is emptied before each.
-Results are written line by line, so that a session that ends early tells how far it came.
+The cases take turns for the job's number of repetitions. The prefix cache is emptied before each measurement. Results
+are written line by line, so a session that ends early leaves those it has.
 """
 
 import asyncio
@@ -34,14 +32,14 @@ COUNTS = (*SUMS, "fallbacks", "overrun_tokens", "failed_calls", "busy_seconds")
 
 
 class Meter:
-    """How many requests are in flight, for how long."""
+    """Time without requests in flight, and summed time of all requests."""
 
     def __init__(self) -> None:
         self._in_flight, self._since = 0, time.perf_counter()
         self.idle_seconds = self.request_seconds = 0.0
 
     def change(self, by: int) -> None:
-        """Count a request that begins (1) or ends (-1)."""
+        """Count a request that starts (1) or ends (-1)."""
         now = time.perf_counter()
         passed = now - self._since
         self.idle_seconds += passed if self._in_flight == 0 else 0.0
@@ -50,7 +48,7 @@ class Meter:
 
 
 class MeteredEngine:
-    """An engine whose requests are counted while they are in flight."""
+    """An engine that reports its requests in flight to a meter."""
 
     def __init__(self, engine: SegmentEngine, meter: Meter) -> None:
         self._engine, self._meter = engine, meter
@@ -67,7 +65,7 @@ class MeteredEngine:
 async def sample(
     case: Case, prompts: Sequence[list[int]], engine_of: Any, *, ends: frozenset[int], decode: Any, seed: int
 ) -> dict[str, float]:
-    """Sample the prompts of a case once; return what it cost."""
+    """Sample the prompts of a case once; return counts and times."""
     settings, meter, room = case.settings(), Meter(), asyncio.Semaphore(case.in_flight)
     lock_step = LockStep(len(prompts)) if case.arm is Arm.LOCK_STEP else None
     shape = settings.shape(width=case.width, response_length=case.response_length, progress=1.0)
@@ -103,19 +101,19 @@ async def sample(
 
 
 class PeakMemory:
-    """The most memory that a process takes from now on; Linux only.
+    """Peak memory of a process from now on; Linux only.
 
     Attributes:
-        before: What it has now, in GB.
+        before: Present memory in GB.
     """
 
     def __init__(self, process: int | str = "self") -> None:
         self._folder = Path(f"/proc/{process}")
-        (self._folder / "clear_refs").write_text("5")  # proc(5): sets the peak back
+        (self._folder / "clear_refs").write_text("5")  # proc(5): resets the peak
         self.before = self._read("VmRSS")
 
     def gb(self) -> float:
-        """Return it in GB."""
+        """Return the peak in GB."""
         return self._read("VmHWM")
 
     def _read(self, name: str) -> float:
@@ -125,20 +123,20 @@ class PeakMemory:
 
 
 def own_memory() -> PeakMemory:
-    """Return the memory of this process, what was freed given back, so that it is counted when it is taken again."""
+    """Return the memory of this process, after freed memory went back to the system."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return PeakMemory()
 
 
 def engine_memories() -> list[PeakMemory]:
-    """Return the memory of each process of the engines; on a GPU, that of the host."""
+    """Return the host memory of each engine process."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
             if "VLLM::" in " ".join([process.name(), *process.cmdline()]):
                 found.append(PeakMemory(process.pid))
-        except (psutil.Error, OSError):  # ended meanwhile
+        except (psutil.Error, OSError):  # has ended since
             continue
     return found
 
@@ -147,7 +145,7 @@ def engine_memories() -> list[PeakMemory]:
 
 
 def overrides(engine: Engine, job: dict[str, Any], longest: int) -> list[str]:
-    """Return the configuration of the servers."""
+    """Return the servers' settings as overrides of the training configuration."""
     rollout = "actor_rollout_ref.rollout"
     return [
         *(f"platform={job['platform']}", "preset=tiny", f"actor_rollout_ref.model.path={job['model']}"),
@@ -164,13 +162,13 @@ def overrides(engine: Engine, job: dict[str, Any], longest: int) -> list[str]:
 
 
 def random_prompts(count: int, longest: int, vocabulary: int) -> list[list[int]]:
-    """Return prompts of random tokens, the shortest half as long as the longest."""
+    """Return prompts of random tokens, with ``longest // 2`` to ``longest`` tokens each."""
     rng = random.Random(0)
     return [[rng.randrange(vocabulary) for _ in range(rng.randint(longest // 2, longest))] for _ in range(count)]
 
 
 async def measure(job: dict[str, Any]) -> None:
-    """Start the servers and measure all cases of a job."""
+    """Start the servers, and write the counts of all cases of a job to its file."""
     from hydra import compose, initialize_config_module
 
     from recipe.treepo.evaluation.machine import machine
@@ -210,7 +208,7 @@ async def measure(job: dict[str, Any]) -> None:
             self._prompt_length = len(prompt)
 
         async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
-            self._priority = self._prompt_length - len(input_ids)  # vLLM takes lower numbers first
+            self._priority = self._prompt_length - len(input_ids)  # vLLM schedules lower numbers first
             return await super().extend(input_ids, max_tokens=max_tokens, branch=branch)
 
     class Scattered(ServerEngine):
@@ -231,7 +229,7 @@ async def measure(job: dict[str, Any]) -> None:
         about = {"machine": machine(), "servers": [setting for setting in settings if "/" not in setting]}
         stream.write(json.dumps(about) + "\n")
         stream.flush()
-        # A few prompts to warm up.
+        # Warm up with two prompts.
         await sample(replace(cases[0], prompts=2), prompts[:2], engine_of, ends=ends, decode=decode, seed=0)
         for repetition in range(1, job["repetitions"] + 1):
             for number, case in enumerate(cases):
@@ -248,12 +246,12 @@ async def measure(job: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Read the job's file."""
+    """Measure the job in the file named on the command line."""
     asyncio.run(measure(json.loads(Path(sys.argv[1]).read_text())))
 
 
 def as_job(cases: Sequence[Case]) -> dict[str, Any]:
-    """Return cases with one engine in JSON."""
+    """Return cases that share one engine as a job, ready for JSON."""
     (engine,) = {case.engine for case in cases}
     return {"engine": asdict(engine), "cases": [asdict(case) for case in cases]}
 

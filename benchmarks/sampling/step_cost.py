@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bounds the speed of trees: what a step of the engine costs however few sequences it decodes. Pure."""
+"""Model of an engine step, a fixed cost plus a cost per token, which bounds the speed of trees. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,33 +8,31 @@ import numpy as np
 
 from benchmarks.sampling.cases import Arm
 from benchmarks.sampling.results import Result, allowed_over_plain, partner, speed_over
+from recipe.treepo.evaluation.markdown import table
 
 PART = "width"
-"""No early ends, and all sequences at once: every sampler takes as many steps as a response has tokens."""
+"""No early ends and all sequences at once: every sampler takes one step per response token."""
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds that the engine takes.
+    """Seconds of an engine step.
 
     Attributes:
-        step: For each step.
-        token: For each token that it computes in one.
+        step: Seconds per step.
+        token: Seconds per token computed in a step.
     """
 
     step: float
     token: float
 
     def seconds(self, result: Result) -> float:
-        """Return what a case of the part costs."""
+        """Return the calculated seconds of a result of the part."""
         return self.step * result.case.response_length + self.token * result.computed_tokens
 
 
 def fit(results: Sequence[Result]) -> StepCost | None:
-    """Return the cost by which the plain samples of the part took their time, None where they are fewer than two.
-
-    Least squares of the relative errors.
-    """
+    """Fit the cost to the plain samples of the part by least squares of relative errors; None with fewer than two."""
     plain = [result for result in results if result.case.part == PART and result.case.arm is Arm.PLAIN]
     if len(plain) < 2:
         return None
@@ -45,20 +43,12 @@ def fit(results: Sequence[Result]) -> StepCost | None:
 
 
 def page(results: Sequence[Result]) -> str:
-    """Return a section in Markdown, empty where the part was not measured."""
+    """Return a section in Markdown, empty if the part was not measured."""
     cost = fit(results)
     if cost is None:
         return ""
-    lines = [
-        "## What a step of the engine costs",
-        "",
-        f"Fit to the plain samples of the sweep over n: {1000 * cost.step:.3g} ms for each step, "
-        f"{1000 * cost.token:.3g} ms for each token computed in it. Calculated: all samplers take as many steps as a "
-        "response has tokens, and compute what the engine counted.",
-        "",
-        "| n | sampler | seconds measured over calculated | over plain: calculated | measured | what tokens allow |",
-        "|---|---|---|---|---|---|",
-    ]
+    titles = ["n", "sampler", "seconds measured over calculated", "over plain: calculated", "measured"]
+    rows = []
     for result in results:
         plain = partner(result, results, Arm.PLAIN)
         if result.case.part != PART or plain is None:
@@ -69,5 +59,10 @@ def page(results: Sequence[Result]) -> str:
             speed_over(result, results, Arm.PLAIN),
             allowed_over_plain(result, results),
         )
-        lines.append(f"| {result.case.width} | {result.case.arm} | {' | '.join(f'{n:.2f}' for n in numbers)} |")
-    return "\n".join(lines)
+        rows.append((result.case.width, result.case.arm, *(f"{number:.2f}" for number in numbers)))
+    fitted = (
+        f"Fit to the plain samples of the sweep over n: {1000 * cost.step:.3g} ms per step, {1000 * cost.token:.3g} ms "
+        "per token computed in it. Calculated: every sampler takes one step per response token, and computes the "
+        "tokens that the engine counted."
+    )
+    return f"## Cost of an engine step\n\n{fitted}\n\n{table([*titles, 'what tokens allow'], rows)}"

@@ -13,7 +13,7 @@
 # Examples:
 #   bash scripts/bench/quick.sh
 #   bash scripts/bench/quick.sh --parts ends --out /tmp/before
-#   python -m benchmarks.sampling.compare OLD.json NEW.json       compares two results
+#   python -m benchmarks.sampling_compare OLD.json NEW.json       compares two results
 source "$(dirname "${BASH_SOURCE[0]}")/../help.sh"
 show_help_if_asked "$0" "$@"
 exec bash "$(dirname "${BASH_SOURCE[0]}")/sampling.sh" quick "$@"

@@ -3,12 +3,12 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from benchmarks import reference_table
-from benchmarks.early_ends import loop_calls, tree_calls
 from benchmarks.reference_table import REFERENCE, main, parse, prepare, saving, summarise, table
 
 
@@ -105,6 +105,7 @@ def test_problems_of_other_lengths_are_other_files(tmp_path, monkeypatch):
     )
     assert first == again and not set(first.values()) & set(other.values())
     assert [command[command.index("--min-steps") + 1] for command in commands[::2]] == ["6", "2"]
+    assert all(find_spec(command[command.index("-m") + 1]) for command in commands)
 
 
 @pytest.mark.parametrize(
@@ -119,18 +120,3 @@ def test_a_table_that_cannot_be_made_is_refused(wrong, capsys):
 def test_saving_is_of_calls():
     base = summarise(5, None, [step(320, 1.0, 1.0)], warm_up=0)
     assert saving(replace(base, calls=184), base) == pytest.approx(42.5)
-
-
-@pytest.mark.parametrize(
-    ("depth", "divergence", "calls"), [(4, 2, 15), (4, 3, 20), (5, 2, 23), (5, 3, 28), (6, 2, 31), (6, 3, 36)]
-)
-def test_at_full_depth_a_tree_makes_the_calls_that_its_levels_add_up_to(depth, divergence, calls):
-    assert tree_calls(depth, divergence, 0.0, seed=3) == calls
-    assert loop_calls(depth, 0.0) == 8 * depth
-
-
-def test_loops_that_end_early_make_the_calls_of_the_turns_they_reach():
-    # 8 first turns, 4 of which are followed by a second, 2 by a third
-    assert loop_calls(3, 0.5) == 8 + 4 + 2
-    # a tree whose every first turn ends: 8 of them
-    assert tree_calls(3, 2, 1.0, seed=0) == 8

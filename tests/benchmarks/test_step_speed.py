@@ -39,9 +39,9 @@ def test_verls_engine_computes_all_tokens_in_the_update():
 def test_times_are_in_percent_of_the_first_arms_step():
     plain = step_speed.summary("plain samples", [[step(0.0, 0.0), step(5.0, 10.0)]])
     packed = step_speed.summary("trees, packed", [[step(0.0, 0.0), step(2.0, 8.0)]])
-    lines = step_speed.table([plain, packed]).splitlines()
-    assert lines[2].startswith("| plain samples | 10.0% | 10.0% | 0.0% | 50.0% | 0.0% | 100.0% | 1.00 | 100 |")
-    assert lines[3].startswith("| trees, packed | 10.0% | 10.0% | 0.0% | 20.0% | 0.0% | 80.0% | 1.25 | 100 |")
+    first, second = (line.strip("| ").split() for line in step_speed.table([plain, packed]).splitlines()[2:])
+    assert " ".join(first).startswith("plain samples | 10.0% | 10.0% | 0.0% | 50.0% | 0.0% | 100.0% | 1.00 | 100 |")
+    assert " ".join(second).startswith("trees, packed | 10.0% | 10.0% | 0.0% | 20.0% | 0.0% | 80.0% | 1.25 | 100 |")
 
 
 @pytest.mark.parametrize(("arguments", "said"), [(["--steps", "1"], "--steps 1"), (["--rounds", "0"], "--rounds 0")])

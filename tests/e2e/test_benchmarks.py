@@ -31,5 +31,5 @@ def test_the_quick_plan_measures_all_samplers_and_is_no_worse_than_itself(tmp_pa
             assert counts["decoded_tokens"] == counts["unique_tokens"]
     page = (tmp_path / "report.md").read_text()
     assert "Samplers, no early ends" in page and "Samplers, responses end by themselves" in page
-    compare = [sys.executable, "-m", "benchmarks.sampling.compare", *[str(tmp_path / "results.json")] * 2]
+    compare = [sys.executable, "-m", "benchmarks.sampling_compare", *[str(tmp_path / "results.json")] * 2]
     assert subprocess.run(compare, cwd=ROOT, check=False).returncode == 0

@@ -17,6 +17,7 @@ from recipe.treepo.evaluation.sampling import GIVE_UP_AFTER, ProblemSampler
 from recipe.treepo.evaluation.scoring import Scorer
 from recipe.treepo.evaluation.settings import Run
 from recipe.treepo.search.branching import BranchingRules
+from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.settings.schema import Sampler, TreePOSettings
 from recipe.treepo.verl_adapters.trajectory import trajectory_fields
 

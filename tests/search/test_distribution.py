@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.known_model import END, PROMPT, KnownModel
 from helpers.example_counts import is_long
+from helpers.known_model import END, PROMPT, KnownModel
 from recipe.treepo.search import SearchKind, SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules, Favor, Share
 from recipe.treepo.search.stopping import FinishReason, StoppingRules

@@ -10,8 +10,8 @@ from recipe.treepo.evaluation.summary import Point
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, and marks for those who print in grey.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's colors, safe for color-blind readers, and marks for prints in gray.
+COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 PANELS = {"mean": "mean accuracy", "majority": "accuracy of the majority", "passed": "share with a correct one"}
 
@@ -39,7 +39,7 @@ def figure_of(curves: Mapping[str, Mapping[str, Sequence[Point]]]) -> "Figure":
                         [max(0.0, interval.value - interval.low) for interval in intervals],
                         [max(0.0, interval.high - interval.value) for interval in intervals],
                     ],
-                    color=COLOURS[number % len(COLOURS)],
+                    color=COLORS[number % len(COLORS)],
                     marker=MARKS[number % len(MARKS)],
                     capsize=2,
                     linewidth=1.5,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.treepo.evaluation.machine import machine
+from recipe.treepo.evaluation.markdown import table
 from recipe.treepo.evaluation.plot import draw
 from recipe.treepo.evaluation.scores import OVERALL, Interval
 from recipe.treepo.evaluation.settings import Run
@@ -63,7 +64,7 @@ def tables(summaries: Summaries) -> str:
                     f"{summary.costs['trajectories_per_second']:.1f}",
                 ]
             )
-    text = _table(header, rows)
+    text = table(header, rows)
     if len({run.n for run in summaries}) > 1:
         text += "\n\n" + _scaling_table(curves(summaries))
     return text
@@ -80,21 +81,11 @@ def _scaling_table(found: Mapping[str, Mapping[str, Sequence[Point]]]) -> str:
         for arm, points in arms.items()
         for point in points
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _interval(interval: Interval) -> str:
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table whose columns line up on a console; names of data sets are anybody's text."""
-    rows = [[" ".join(cell.replace("|", "\\|").split()) for cell in cells] for cells in rows]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        f"| {' | '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))} |" for cells in lines
-    )
 
 
 def write_report(folder: Path, summaries: Summaries, *, facts: Mapping[str, Any], notes: Sequence[str]) -> str:

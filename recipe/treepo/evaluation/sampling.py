@@ -93,7 +93,7 @@ class ProblemSampler:
 
     async def _result(self, run: Run, problem: EvaluationProblem) -> ProblemResult:
         started = time.time()
-        settings = independent(run.n, run.settings.retries) if run.is_plain else run.settings
+        settings = plain_samples(run.n, run.settings.retries) if run.is_plain else run.settings
         tree = await grow_tree(
             problem.prompt_ids,
             engine=self.engine_of(run, problem),
@@ -116,8 +116,8 @@ class ProblemSampler:
         )
 
 
-def independent(n: int, retries: int) -> TreePOSettings:
-    """Return the settings with which a search draws n independent samples, each with one request, as verl does."""
+def plain_samples(n: int, retries: int) -> TreePOSettings:
+    """Return the settings with which a search draws n samples with one request each, as verl's sampler does."""
     return TreePOSettings(
         depth=1,
         branching=BranchingRules(init_divergence=(n, n)),

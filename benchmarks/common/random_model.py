@@ -7,7 +7,7 @@ from typing import Any
 
 
 def config(*, hidden: int, layers: int, vocabulary: int, **others: Any) -> Any:
-    """Return the configuration of a Qwen2 with the proportions of Qwen2.5-0.5B's larger sisters."""
+    """Return a ``Qwen2Config`` with the proportions of the larger Qwen2.5 models."""
     from transformers import Qwen2Config
 
     return Qwen2Config(
@@ -23,7 +23,7 @@ def config(*, hidden: int, layers: int, vocabulary: int, **others: Any) -> Any:
 
 
 def make_model(folder: Path, *, hidden: int, layers: int, tokenizer: Path) -> int:
-    """Write a model with the tokenizer of another, whole or not at all; return its number of parameters."""
+    """Write a model with an existing tokenizer, whole or not at all; return its number of parameters."""
     import torch
     from transformers import AutoTokenizer, Qwen2ForCausalLM
 

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare two result files of the sampling benchmark, and say what got worse.
+"""Compare two result files of benchmarks.sampling_speed; list every number that got worse.
 
-    python -m benchmarks.sampling.compare OLD.json NEW.json
+    python -m benchmarks.sampling_compare OLD.json NEW.json
 
-Counts of the engine may grow by --counts, and by three times that where responses end by themselves, because their
-lengths are random. Speeds may fall by --speeds; they are compared over those of plain samples of the same run, because
-two runs seldom have the same machine to themselves; where they had, --absolute compares the speeds themselves. The
-share of the time in which the searches work may grow by --speeds, and to 1 % in any case. What differs between the
-machines and versions is said first.
-Exit status 1 where something got worse.
+Engine counts may grow by --counts, and by three times as much where responses end by themselves, because their lengths
+are random. Speeds may fall by --speeds. They are compared as ratios to plain samples of the same run, because load
+differs between runs; --absolute compares trajectories per second, too. The time share of the searches may grow by
+--speeds, and up to 1 % in any case. Differences of machines and versions come first. The exit status is 1 if a number
+got worse.
 """
 
 import argparse
@@ -31,7 +30,7 @@ COSTS: dict[str, Callable[[Result], float]] = {
 def worse(
     old: Sequence[Result], new: Sequence[Result], *, counts: float, speeds: float, absolute: bool = False
 ) -> list[str]:
-    """Return a line for everything that got worse, and for each case that is no longer measured."""
+    """Return a line for each number that got worse, and for each case that is missing in ``new``."""
     lines = []
     for before in old:
         name = f"{before.case.part}, {before.case.arm}, {before.case.shape}"
@@ -55,7 +54,7 @@ def worse(
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return a line for everything that two machines do not have in common, versions included."""
+    """Return a line for each difference between two machines, versions included."""
     flat = [{**about, **about.get("versions", {})} for about in (old, new)]
     names = sorted({*flat[0], *flat[1]} - {"versions"})
     pairs = [(name, *(one.get(name) for one in flat)) for name in names]
@@ -63,12 +62,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare; return the exit status."""
+    """Print the differences; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
-    parser.add_argument("--counts", type=float, default=0.05, help="growth of counts that is let pass")
-    parser.add_argument("--speeds", type=float, default=0.15, help="fall of speeds that is let pass")
+    parser.add_argument("--counts", type=float, default=0.05, help="tolerated growth of counts")
+    parser.add_argument("--speeds", type=float, default=0.15, help="tolerated fall of speeds")
     parser.add_argument("--absolute", action="store_true", help="compare trajectories per second, too")
     options = parser.parse_args(arguments)
     (old, old_about), (new, new_about) = read_results(options.old), read_results(options.new)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a command in a session of its own; end it with every process that it started, by the session's id."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+PATIENCE_SECONDS = 60.0
+
+
+def exit_on_signals() -> None:
+    """Make SIGTERM and SIGINT exit this process through its ``finally`` blocks, which end its sessions."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT by default
+
+
+def run_session(
+    command: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path, time_limit: float
+) -> str:
+    """Run a command until it exits or its time is over.
+
+    Args:
+        command: Program and arguments.
+        folder: Working directory.
+        environment: Variables added to those of this process.
+        log: File for standard output and standard error.
+        time_limit: Seconds.
+
+    Returns:
+        "exit" or "time limit".
+
+    Raises:
+        RuntimeError: if the exit status is not 0; the message has the end of the log.
+    """
+    with log.open("w") as stream:
+        child = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = child.wait(timeout=time_limit)
+        except subprocess.TimeoutExpired:
+            return "time limit"
+        finally:
+            stop_session(child)
+    if status != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+        raise RuntimeError(f"exit status {status}; {log} ends with\n{tail}")
+    return "exit"
+
+
+def living(session: int) -> list[int]:
+    """Return the ids of a session's processes, zombies left out."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(process.pid) == session and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+def stop_session(child: subprocess.Popen) -> None:
+    """End all processes in the session of a child, and wait until they have ended.
+
+    The child's process group gets SIGTERM, as Ctrl-C would send SIGINT. Ray's workers have groups of their own in the
+    same session and end with the driver. Processes that are left after :data:`PATIENCE_SECONDS` get SIGKILL.
+
+    Args:
+        child: A process started with ``start_new_session=True``.
+    """
+    for number, whom in ((signal.SIGTERM, lambda: [-child.pid]), (signal.SIGKILL, lambda: living(child.pid))):
+        if not living(child.pid):
+            break
+        for target in whom():
+            with contextlib.suppress(ProcessLookupError):  # has ended since
+                os.kill(target, number)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while living(child.pid) and time.monotonic() < deadline:
+            time.sleep(0.2)
+    child.wait()
