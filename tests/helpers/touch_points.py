@@ -433,6 +433,15 @@ FREE = (
     "reward.custom_reward_function.reward_kwargs",
     "reward.reward_kwargs",
 )
+# Fields of verl's dataclasses that its YAML files leave out.
+ONLY_IN_DATACLASSES = (
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision",
+    "actor_rollout_ref.ref.fsdp_config.mixed_precision",
+    "actor_rollout_ref.ref.optim",
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
+    "actor_rollout_ref.rollout.enable_sleep_mode",
+    "critic.fsdp.mixed_precision",
+)
 _KEY = re.compile(rf"(?:{'|'.join(GROUPS)})(?:\.(?!py\b)[a-z_][a-z0-9_]*)+")
 
 
@@ -459,8 +468,7 @@ def check_key(key: str) -> None:
         if name in FREE:
             return
         if not isinstance(group, dict) or part not in group:
-            # Fields of a dataclass that the YAML leaves out.
-            target = group.get("_target_") if isinstance(group, dict) else None
+            target = group.get("_target_") if isinstance(group, dict) and name in ONLY_IN_DATACLASSES else None
             if target is None or part not in attributes(resolve(target)):
                 raise Gone(f"verl's configuration: key {name} is gone")
             return
@@ -513,8 +521,9 @@ def our_classes() -> list[Any]:
     for file, tree in our_trees().items():
         if not file.startswith("recipe/treepo/"):
             continue
-        if any(_is_foreign(name) for name, _ in _imports(tree)):
-            module = importlib.import_module(str(Path(file).with_suffix("")).replace("/", "."))
+        if "/verl_adapters/" in file or any(_is_foreign(name) for name, _ in _imports(tree)):
+            name = str(Path(file).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+            module = importlib.import_module(name)
             found += [value for value in vars(module).values() if isinstance(plain_class(value), type)]
     platform = OmegaConf.load(ROOT / "recipe/treepo/config/platform/cpu.yaml")
     extension = platform.actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls

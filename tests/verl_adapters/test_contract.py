@@ -7,7 +7,7 @@ verl. The tests at the end find uses that the table lacks.
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec
 from importlib.metadata import distributions
 from types import ModuleType
@@ -491,33 +491,35 @@ def test_what_we_use_is_still_there(point: TouchPoint) -> None:
         pytest.fail(found, pytrace=False)
 
 
+def require_rows(uses: Iterable[str], listed: set[str], what: str) -> None:
+    """Fail in one line if uses of ours have no row."""
+    if lacking := sorted(set(uses) - listed - KNOWN):
+        pytest.fail(f"{what}: {', '.join(lacking)}; add rows to the table", pytrace=False)
+
+
 def test_each_row_is_used() -> None:
     unused = [str(point) for point in TABLE if not used_by(point)]
     assert not unused, "no file of ours uses these rows: delete them"
     assert len(set(TABLE)) == len(TABLE)
 
 
-def missing(uses: dict[str, list[str]], listed: set[str]) -> list[str]:
-    return [f"{name}, used by {files[0]}" for name, files in sorted(uses.items()) if name not in listed | KNOWN]
-
-
 def test_each_import_and_each_quoted_name_has_a_row() -> None:
     listed = {point.name for point in TABLE}
-    assert not missing(imported_names(), listed), "imported; add rows"
-    assert not missing(quoted_names(), listed), "named in a string; add rows"
+    require_rows(imported_names(), listed, "imported")
+    require_rows(quoted_names(), listed, "named in strings")
 
 
 def test_each_override_and_each_inherited_name_has_a_row() -> None:
     classes = our_classes()
     methods = {point.path for point in TABLE if point.kind is Kind.OVERRIDE}
-    assert not overrides(classes) - methods, "our classes override these; add rows"
+    require_rows(overrides(classes), methods, "overridden by our classes")
     words = {point.name.rpartition(".")[2] for point in TABLE}
-    assert not inherited_names(classes) - words, "our classes use these of their bases; add rows"
+    require_rows(inherited_names(classes), words, "inherited and used by our classes")
 
 
 def test_each_private_name_has_a_row() -> None:
     words = {word for point in TABLE for word in re.findall(r"\w+", f"{point.name} {point.detail}")}
-    assert not missing(private_names(), words), "private names of others; add rows"
+    require_rows(private_names(), words, "private names of other packages")
 
 
 # --- the checks themselves -------------------------------------------------------------------------------------
