@@ -65,18 +65,7 @@ def row_of(module: str) -> str | None:
     return next((row for row in ALLOWED if module == row or module.startswith(f"{row}/")), None)
 
 
-# Modules that still break the rule.
-KNOWN = ("advantages/credit",)
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        pytest.param(module, marks=[pytest.mark.xfail(strict=True)] if module in KNOWN else [])
-        for module in modules()
-        if module != "__init__" and "config/" not in module
-    ],
-)
+@pytest.mark.parametrize("module", [module for module in modules() if module != "__init__" and "config/" not in module])
 def test_a_module_imports_only_what_its_row_allows(module: str) -> None:
     row = row_of(module)
     assert row is not None, f"{module} belongs to no row"

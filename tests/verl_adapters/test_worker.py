@@ -321,5 +321,5 @@ def test_the_manager_loads_the_interaction_before_it_starts_workers(talk):
 def test_the_manager_looks_for_the_tool_parser_before_it_starts_workers():
     config = make_config()
     config.actor_rollout_ref.rollout.multi_turn.format = "xyz"
-    with pytest.raises(ConfigError, match=r"multi_turn\.format=xyz: verl has no parser of that name"):
+    with pytest.raises(ConfigError, match=r"multi_turn\.format=xyz: verl has no parser of this name"):
         TreeAgentLoopManager(config, None)

@@ -26,7 +26,8 @@ def load_model(config: DictConfig) -> HFModelConfig:
         return omega_conf_to_dataclass(config.actor_rollout_ref.model, dataclass_type=HFModelConfig)
     except (OSError, ValueError) as error:
         key, rule = "actor_rollout_ref.model.path", f"cannot be loaded ({error})"
-        raise ConfigError([Problem(key, config.actor_rollout_ref.model.path, rule, "Name another model.")]) from error
+        path, remedy = config.actor_rollout_ref.model.path, "Name another model."
+        raise ConfigError([Problem("model_not_loaded", key, path, rule, remedy)]) from error
 
 
 def read_rows(config: DictConfig, tokenizer: Any, file: str) -> Sequence[dict[str, Any]]:

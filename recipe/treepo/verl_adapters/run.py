@@ -34,7 +34,7 @@ def check_with_verl(config: DictConfig, settings: TreePOSettings) -> None:
     if estimator not in known:
         # verl would find out after the first rollouts.
         rule, remedy = "there is no such estimator", f"Use one of {', '.join(known)}."
-        raise ConfigError([Problem("algorithm.adv_estimator", estimator, rule, remedy)])
+        raise ConfigError([Problem("unknown_estimator", "algorithm.adv_estimator", estimator, rule, remedy)])
     # verl's dataclass of the critic loads the model's tokenizer at once, if need be from the hub. No rule reads it.
     config = config.copy()
     config.critic.model = None
