@@ -314,7 +314,7 @@ def test_the_manager_refuses_wrong_settings_before_it_starts_workers():
 def test_the_manager_loads_the_interaction_before_it_starts_workers(talk):
     assert TreeAgentLoopManager(make_config(interaction=talk), None).agent_loop_workers_class is TreeAgentLoopWorker
     talk["name"] = "Interaction_"
-    with pytest.raises(ConfigError, match=r"treepo\.interaction\.name=Interaction_: .* has nothing of that name"):
+    with pytest.raises(ConfigError, match=r"treepo\.interaction\.name=Interaction_: .* does not define this name"):
         TreeAgentLoopManager(make_config(interaction=talk), None)
 
 

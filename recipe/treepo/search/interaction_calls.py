@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from recipe.treepo.interaction import Interaction, InteractionError, Message
-from recipe.treepo.search.statistics import SearchCounters
+from recipe.treepo.search.counters import SearchCounters
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ between the model's turns are a node of their own, which does not count as a seg
 """
 
 from recipe.treepo.interaction import Reply
+from recipe.treepo.search.counters import SearchCounters
 from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.incremental_text import IncrementalText
 from recipe.treepo.search.node import ROOT, Node, name_order
 from recipe.treepo.search.paths import Path
-from recipe.treepo.search.statistics import SearchCounters
 from recipe.treepo.search.stopping import FinishReason
 
 

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cost of a search, counted while it runs."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, kw_only=True)
+class SearchCounters:
+    """Cost of one search, counted while it runs.
+
+    Attributes:
+        engine_calls: Requests that the engine answered.
+        failed_calls: Requests that failed, counting each retry.
+        abandoned_paths: Paths without a result: all retries of a request failed, or the interaction failed.
+        dropped_paths: Paths that ended too short.
+        decoded_tokens: Tokens that the engine sampled.
+        overrun_tokens: The part of them beyond the end of a path, which was cut off.
+        computed_prompt_tokens: Input tokens of all answered requests that the engine computed.
+        cached_prompt_tokens: Input tokens that the engine took from its prefix cache, by its own count.
+        missing_trajectories: Trajectories without a result, because their paths were abandoned again and again.
+        fallbacks: Branches that resumed from a finished path or the root.
+        steps: Steps of the interaction.
+        failed_steps: Turns after which the interaction failed.
+        interaction_seconds: Time that paths waited for the interaction, summed over paths.
+        search_seconds: Wall time of the whole search.
+        busy_seconds: The part of it in which the search itself was working.
+    """
+
+    engine_calls: int = 0
+    failed_calls: int = 0
+    abandoned_paths: int = 0
+    dropped_paths: int = 0
+    decoded_tokens: int = 0
+    overrun_tokens: int = 0
+    computed_prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    missing_trajectories: int = 0
+    fallbacks: int = 0
+    steps: int = 0
+    failed_steps: int = 0
+    interaction_seconds: float = 0.0
+    search_seconds: float = 0.0
+    busy_seconds: float = 0.0
