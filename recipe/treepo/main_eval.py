@@ -69,7 +69,7 @@ def locked(out_dir: str) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             rule, remedy = "another evaluation is writing there", "Wait for it, or use another evaluation.out_dir."
-            raise ConfigError([Problem("evaluation.out_dir", out_dir, rule, remedy)]) from error
+            raise ConfigError([Problem("folder_in_use", "evaluation.out_dir", out_dir, rule, remedy)]) from error
         yield folder
 
 
@@ -86,7 +86,9 @@ def open_records(
         try:
             found[run] = Records(folder / run.file, made_with[run], restart=settings.restart)
         except RecordsError as error:
-            problems.append(Problem("evaluation.out_dir", settings.out_dir, str(error).rstrip("."), ""))
+            problems.append(
+                Problem("other_samples", "evaluation.out_dir", settings.out_dir, str(error).rstrip("."), "")
+            )
     if problems:
         raise ConfigError(problems)
     return found
@@ -108,7 +110,8 @@ def load_model(config: DictConfig) -> Any:
         return omega_conf_to_dataclass(config.actor_rollout_ref.model, dataclass_type=HFModelConfig)
     except (OSError, ValueError) as error:
         key, rule = "actor_rollout_ref.model.path", f"cannot be loaded ({error})"
-        raise ConfigError([Problem(key, config.actor_rollout_ref.model.path, rule, "Name another model.")]) from error
+        path, remedy = config.actor_rollout_ref.model.path, "Name another model."
+        raise ConfigError([Problem("model_not_loaded", key, path, rule, remedy)]) from error
 
 
 async def sample_all(

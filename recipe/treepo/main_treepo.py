@@ -49,7 +49,7 @@ def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> No
     if estimator not in known:
         # verl would find out after the first rollouts.
         rule, remedy = "there is no such estimator", f"Use one of {', '.join(known)}."
-        raise ConfigError([Problem("algorithm.adv_estimator", estimator, rule, remedy)])
+        raise ConfigError([Problem("unknown_estimator", "algorithm.adv_estimator", estimator, rule, remedy)])
     # verl's dataclass of the critic loads the model's tokenizer as soon as it is made, from the hub if need be; the
     # rules do not look at the model.
     config = config.copy()

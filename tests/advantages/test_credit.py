@@ -8,7 +8,7 @@ import pytest
 
 from recipe.treepo.advantages.credit import segment_credit, subgroup_advantages, treerl_credit, treerpo_credit
 from recipe.treepo.advantages.forest import Forest, build_forest
-from recipe.treepo.settings.schema import AdvantageSettings, Aggregation, Chains
+from recipe.treepo.advantages.options import AdvantageOptions, Aggregation, ChainCounting
 
 # 8 leaves of a binary tree of depth 3 (DESIGN.md's worked example): halves 1 and 2, pairs 3 to 6, leaves 7 to 14.
 BINARY = [[1 + row // 4, 3 + row // 2, 7 + row] for row in range(8)]
@@ -30,8 +30,8 @@ def by_row(forest: Forest, rewards: list[float]) -> np.ndarray:
 
 
 def subgroup(paths, rewards, prompts=None, **options) -> np.ndarray:
-    settings = AdvantageSettings(**options)
-    forest = forest_of(paths, prompts, merged=settings.chains is Chains.DISTINCT)
+    settings = AdvantageOptions(**options)
+    forest = forest_of(paths, prompts, merged=settings.chains is ChainCounting.DISTINCT)
     return subgroup_advantages(forest, by_row(forest, rewards), settings)[forest.trajectory_P]
 
 
@@ -45,8 +45,8 @@ def credit(function, paths, rewards, *, merged: bool = True, **options) -> list[
 
 
 def segment(paths, rewards, *, merged: bool = True, **options) -> list[list[float]]:
-    settings = AdvantageSettings(chains=Chains.DISTINCT if merged else Chains.PUBLISHED, **options)
-    return credit(segment_credit, paths, rewards, merged=merged, settings=settings)
+    settings = AdvantageOptions(chains=ChainCounting.DISTINCT if merged else ChainCounting.PUBLISHED, **options)
+    return credit(segment_credit, paths, rewards, merged=merged, options=settings)
 
 
 def approximately(rows: list[list[float]]):
@@ -92,17 +92,17 @@ def test_a_chain_counts_once_or_as_published_once_per_segment():
     # a: (-1/3 - 1/2) / 2; b: (2/3 + 1/2) / 2; c: -1/3
     assert subgroup(paths, rewards) == pytest.approx([-5 / 12, 7 / 12, -1 / 3])
     # a: (-1/3 - 3 * 1/2) / 4; b: (2/3 + 3 * 1/2) / 4
-    published = subgroup(paths, rewards, chains=Chains.PUBLISHED)
+    published = subgroup(paths, rewards, chains=ChainCounting.PUBLISHED)
     assert published == pytest.approx([-11 / 24, 13 / 24, -1 / 3])
 
 
 def test_a_trunk_that_all_trajectories_pass_is_the_root_group_and_counts_once():
     # Both pass 1 -> 2 before they part: as if they parted at the root. As published: three times the same.
-    for chains in Chains:
+    for chains in ChainCounting:
         assert subgroup([[1, 2, 4], [1, 2, 5]], [0.0, 1.0], chains=chains) == pytest.approx([-0.5, 0.5])
     # Told from the root group where that is left out: then nothing is left, or the trunk.
     assert subgroup([[1, 2, 4], [1, 2, 5]], [0.0, 1.0], root_group=False) == pytest.approx([0.0, 0.0])
-    published = subgroup([[1, 2, 4], [1, 2, 5]], [0.0, 1.0], root_group=False, chains=Chains.PUBLISHED)
+    published = subgroup([[1, 2, 4], [1, 2, 5]], [0.0, 1.0], root_group=False, chains=ChainCounting.PUBLISHED)
     assert published == pytest.approx([-0.5, 0.5])
 
 

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from helpers.configs import briefly
 from helpers.paths import ROOT
 from recipe.treepo.command_line.arguments import TREEPO, read_command_line
 from recipe.treepo.command_line.composition import (
@@ -19,13 +20,13 @@ from recipe.treepo.command_line.composition import (
     without_output,
 )
 from recipe.treepo.command_line.differences import compare, defaults_for, dry_run_report
-from recipe.treepo.command_line.help_text import first_words, help_text
+from recipe.treepo.command_line.help_text import comments, declared, first_words, help_text
 from recipe.treepo.command_line.pages import EVALUATION, EVALUATION_PAGE, TRAINING_PAGE
+from recipe.treepo.command_line.settings_docs import PAGE, first_sentence, settings_page
 from recipe.treepo.evaluation.settings import load_evaluation
 from recipe.treepo.main_eval import with_group
-from recipe.treepo.settings.schema import known_keys
+from recipe.treepo.settings.schema import KEYS
 from recipe.treepo.settings.validate import validate
-from recipe.treepo.settings.values import leaf_keys
 
 CONFIG = ROOT / "recipe/treepo/config"
 EVALUATION_YAML = "evaluation/compare.yaml"
@@ -65,11 +66,11 @@ def test_the_help_fits_on_a_page(page):
 def test_the_help_lists_every_key_with_its_default():
     training = listed_keys(help_text(TRAINING_PAGE))
     declared = OmegaConf.load(CONFIG / "treepo_trainer.yaml")
-    assert sorted(training) == sorted(known_keys()) and len(training) == 49
+    assert sorted(training) == sorted(KEYS) and len(training) == 49
     assert training == {key: plain(OmegaConf.select(declared, key)) for key in training}
     assert (training["treepo.depth"], training["treepo.stopping"]) == (7, ["answer", "eos", "length", "depth"])
     evaluation = listed_keys(help_text(EVALUATION_PAGE))
-    assert sorted(evaluation) == sorted(leaf_keys("evaluation", EVALUATION.keys)) and len(evaluation) == 10
+    assert sorted(evaluation) == sorted(EVALUATION.keys) and len(evaluation) == 10
     declared = OmegaConf.load(CONFIG / EVALUATION_YAML)
     assert evaluation == {f"evaluation.{key}": plain(declared[key]) for key in declared}
 
@@ -82,11 +83,22 @@ def test_the_help_has_a_few_words_for_every_key():
     text = help_text(TRAINING_PAGE)
     assert re.search(r" depth=7 +Most segments on a path( |$)", text, re.MULTILINE)
     assert re.search(r" retries=2 +Repeats of a failed request( |$)", text, re.MULTILINE)
-    words = first_words((CONFIG / "treepo_trainer.yaml").read_text())
-    evaluation = first_words((CONFIG / EVALUATION_YAML).read_text())
-    words |= {f"evaluation.{key}": found for key, found in evaluation.items()}
-    for key in [*known_keys(), *leaf_keys("evaluation", EVALUATION.keys)]:
-        assert 1 <= len(words[key].split()) <= 9, key
+    words = declared(TREEPO).comments | declared(EVALUATION).comments
+    for key in [*KEYS, *EVALUATION.keys]:
+        assert 1 <= len(first_words(words[key]).split()) <= 9, key
+
+
+def test_the_page_of_settings_is_written_from_the_declarations():
+    page = settings_page()
+    assert PAGE.read_text(encoding="utf-8") == page, "run python -m recipe.treepo.command_line.settings_docs"
+    rows, group = {}, ""
+    for line in page.splitlines():
+        if heading := re.match(r"### `([\w.]+)`", line):
+            group = heading[1]
+        elif row := re.match(r"\| `(\w+)` \| `(.*?)` \| (.+) \|$", line):
+            rows[f"{group}.{row[1]}"] = yaml.safe_load(row[2])
+    assert rows == listed_keys(help_text(TRAINING_PAGE)) | listed_keys(help_text(EVALUATION_PAGE))
+    assert "| `depth` | `7` | Most segments on a path (at least 1) |" in page
 
 
 def test_the_first_words_are_those_of_the_comment_just_above():
@@ -109,13 +121,19 @@ a:
 # Outer.
 h: 3
 """
-    assert first_words(text) == {
-        "a.b": "Most things",
-        "a.c": "Of pkg://x or 1.5",
-        "a.e": "Goes on here",
-        "a.e.f": "Inner",
-        "h": "Outer",
+    assert comments(text) == {
+        "a.b": "Most things (at least 1). More.",
+        "a.c": "Of pkg://x or 1.5: nothing",
+        "a.e": "Goes on here, then",
+        "a.e.f": "Inner; rest",
+        "h": "Outer.",
     }
+    assert [first_words(comment) for comment in comments(text).values()] == [
+        *("Most things", "Of pkg://x or 1.5", "Goes on here", "Inner", "Outer"),
+    ]
+    assert [first_sentence(comment) for comment in ("Most (at least 1.5). More.", "a|b.")] == [
+        *("Most (at least 1.5)", "a\\|b"),
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
@@ -170,22 +188,14 @@ def test_our_flags_are_taken_out_and_those_of_hydra_are_left():
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--full"], "--full=True: prints the configuration of a dry run. Add --dry-run."),
-        (
-            ["--dry-run", "-m"],
-            "--dry-run=True: checks a single configuration, and -m has Hydra do something else. Leave one of them out.",
-        ),
-        (
-            ["--cfg", "job", "--dry-run"],
-            "--dry-run=True: checks a single configuration, and --cfg has Hydra do something else. Leave one of them "
-            "out.",
-        ),
+        (["--full"], "--full=True: full_without_dry_run"),
+        (["--dry-run", "-m"], "--dry-run=True: dry_run_conflict"),
+        (["--cfg", "job", "--dry-run"], "--dry-run=True: dry_run_conflict"),
     ],
 )
 def test_flags_that_do_not_fit_are_problems(flags, problem):
     line = read_command_line([*flags, "treepo.dept=3"])
-    assert [str(found) for found in line.name_problems[:1]] == [problem]
-    assert [found.key for found in line.name_problems[1:]] == ["treepo.dept"]
+    assert briefly(line.name_problems) == [problem, "treepo.dept=3: unknown_key"]
 
 
 def test_keys_of_an_evaluation_are_checked_by_name_and_its_arms_are_the_users_own():
@@ -200,11 +210,13 @@ def test_keys_of_an_evaluation_are_checked_by_name_and_its_arms_are_the_users_ow
     ]
     line = read_command_line(arguments, (TREEPO, EVALUATION))
     assert line.arguments == [arguments[index] for index in (0, 2, 3, 5)]
-    assert [str(problem).partition(" Keys")[0] for problem in line.name_problems] == [
-        "evaluation.nn=3: there is no such key. Did you mean evaluation.n?",
-        "evaluation.seeds.a=1: there is no such key. Did you mean evaluation.seed?",
-        "treepo.dept=3: there is no such key. Did you mean treepo.depth?",
+    assert briefly(line.name_problems) == [
+        "evaluation.nn=3: unknown_key",
+        "evaluation.seeds.a=1: unknown_key",
+        "treepo.dept=3: unknown_key",
     ]
+    hints = [problem.remedy.partition("?")[0] for problem in line.name_problems]
+    assert hints == [f"Did you mean {key}" for key in ("evaluation.n", "evaluation.seed", "treepo.depth")]
     # not an evaluation, so Hydra reports it
     assert read_command_line(["evaluation.nn=3"]).arguments == ["evaluation.nn=3"]
 
@@ -227,11 +239,11 @@ def test_wrong_values_are_known_without_a_composed_configuration():
     ]
     line = read_command_line(arguments, (TREEPO, EVALUATION))
     assert line.name_problems == []
-    assert [f"{problem.key}={problem.value}: {problem.rule}" for problem in line.value_problems] == [
-        "treepo.depth=x: must be a whole number of at least 1",
-        "treepo.fallback.order=first: must be one of random, answered_first, answered_first_soft, longer_first",
-        "treepo.fallback.window=0: must be a whole number of at least 1",
-        "evaluation.bootstrap=1: must be a whole number from 100 to 100000",
+    assert briefly(line.value_problems) == [
+        "treepo.depth=x: integer",
+        "treepo.fallback.order=first: choice",
+        "treepo.fallback.window=0: integer",
+        "evaluation.bootstrap=1: integer",
     ]
 
 

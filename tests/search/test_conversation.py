@@ -21,11 +21,12 @@ from helpers.scripted_conversation import (
 from helpers.scripted_engine import EOS
 from recipe.treepo.advantages.credit import segment_credit, treerpo_credit
 from recipe.treepo.advantages.forest import build_forest
+from recipe.treepo.advantages.options import AdvantageOptions, Aggregation, ChainCounting
 from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Reply, Steps
 from recipe.treepo.search import SearchError, SearchKind, SearchShape
 from recipe.treepo.search.node import ROOT
 from recipe.treepo.search.stopping import FinishReason
-from recipe.treepo.settings.schema import AdvantageSettings, Aggregation, Chains, TreePOSettings
+from recipe.treepo.settings.schema import TreePOSettings
 from recipe.treepo.verl_adapters.trajectory import trajectory_fields
 
 # --- what trees of conversations cost -------------------------------------------------------------------------------
@@ -274,13 +275,13 @@ def test_what_was_added_is_no_node_of_the_path_that_advantages_see_but_where_it_
     assert paths(Steps.PER_BRANCH) == [[("0", 0), ("0.0", 9)], [("0", 0), ("0.1+", 3)]]
 
 
-@pytest.mark.parametrize("chains", Chains)
+@pytest.mark.parametrize("chains", ChainCounting)
 @pytest.mark.parametrize("steps", Steps)
 def test_siblings_are_compared_also_where_each_has_an_addition_of_its_own(steps, chains):
     tree = talk(Turns(TURN), Recorded(), rules=ConversationRules(steps=steps), **sizes(depth=2))
     forest = build_forest(["p", "p"], [tree.path(leaf).spans for leaf in tree.leaves])
-    forest = forest.merge_chains() if chains is Chains.DISTINCT else forest
-    settings = AdvantageSettings(chains=chains, aggregation=Aggregation.GROUP_SIZE)
+    forest = forest.merge_chains() if chains is ChainCounting.DISTINCT else forest
+    settings = AdvantageOptions(chains=chains, aggregation=Aggregation.GROUP_SIZE)
     rewards = np.array([0.0, 1.0])
     # the two paths differ in their second turn only, so all credit is there: half a reward more or less
     assert treerpo_credit(forest, rewards, divide_by_std=False)[:, 1:].tolist() == [[0.0, -0.5], [0.0, 0.5]]

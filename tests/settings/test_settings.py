@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from helpers.paths import ROOT
 from recipe.treepo import main_treepo
+from recipe.treepo.advantages.options import Aggregation, ChainCounting
 from recipe.treepo.command_line.arguments import read_command_line
 from recipe.treepo.interaction import OnError, Steps
 from recipe.treepo.search import SearchKind, SearchShape
@@ -19,20 +20,17 @@ from recipe.treepo.settings.schema import (
     FREE_GROUP,
     KEYS,
     AdvantageSettings,
-    Aggregation,
-    Chains,
     InteractionSettings,
     Normalization,
     Sampler,
     SharedTokenWeight,
     TreePOSettings,
-    known_keys,
     load_settings,
 )
-from recipe.treepo.settings.values import ConfigError, all_keys
+from recipe.treepo.settings.values import RENAMED, ConfigError, Problem, groups_of
 
 YAML = ROOT / "recipe/treepo/config/treepo_trainer.yaml"
-GROUPS = list(all_keys({"treepo": KEYS}))
+GROUPS = list(groups_of(KEYS))
 # Every key with a value that is not its default.
 EVERY_KEY = {
     "sampler": "plain",
@@ -101,14 +99,14 @@ def flat(group: dict, name: str = "treepo") -> list[str]:
     return names
 
 
-def problems_of(treepo) -> dict[str, str]:
+def problems_of(treepo) -> list[Problem]:
     with pytest.raises(ConfigError) as caught:
         load_settings(OmegaConf.create({"treepo": treepo}))
-    return {problem.key: str(problem) for problem in caught.value.problems}
+    return caught.value.problems
 
 
 def test_every_key_is_read_into_its_place():
-    assert flat(EVERY_KEY) == known_keys()
+    assert sorted(flat(EVERY_KEY)) == sorted(KEYS)
     assert load_settings(OmegaConf.create({"treepo": EVERY_KEY})) == TreePOSettings(
         sampler=Sampler.PLAIN,
         search=SearchKind.BY_PATH,
@@ -166,7 +164,7 @@ def test_every_key_is_read_into_its_place():
         shared_token_weight=SharedTokenWeight.ONCE,
         advantage=AdvantageSettings(
             aggregation=Aggregation.GROUP_SIZE,
-            chains=Chains.PUBLISHED,
+            chains=ChainCounting.PUBLISHED,
             root_group=False,
             equal_groups=False,
             parent_decay=0.5,
@@ -184,7 +182,7 @@ def test_groups_that_are_empty_or_missing_get_the_defaults(treepo):
 def test_the_yaml_declares_every_key_with_the_default_of_the_types():
     declared = OmegaConf.load(YAML)
     assert load_settings(declared) == TreePOSettings()
-    assert flat(OmegaConf.to_container(declared.treepo)) == known_keys()
+    assert sorted(flat(OmegaConf.to_container(declared.treepo))) == sorted(KEYS)
     assert TreePOSettings().stopping == ("answer", "eos", "length", "depth")
 
 
@@ -193,12 +191,11 @@ def test_every_field_of_the_types_has_a_key():
     for field in dataclasses.fields(TreePOSettings):
         value = getattr(TreePOSettings(), field.name)
         inner = dataclasses.fields(value) if dataclasses.is_dataclass(value) else []
-        fields |= {f"treepo.{field.name}.{f.name}" for f in inner} or {f"treepo.{field.name}"}
-    # what is filled in when training is under way, from treepo.branching.temperature
-    fields.remove("treepo.temperature")
-    elsewhere = {f"treepo.{key}": f"treepo.branching.{key}" for key in EVERY_KEY if key.endswith("divergence")}
-    assert len(elsewhere) == 3
-    assert fields == {elsewhere.get(key, key) for key in known_keys()}
+        fields |= {f"{field.name}.{f.name}" for f in inner} or {field.name}
+    # filled in during training, from treepo.branching.temperature
+    fields.remove("branching.temperature")
+    assert fields == {key.field for key in KEYS.values()}
+    assert len({key.field for key in KEYS.values()}) == len(KEYS)
 
 
 def test_the_search_gets_the_shape_that_was_set():
@@ -257,112 +254,133 @@ def test_the_temperature_goes_along_half_a_cosine_from_first_to_last(temperature
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "rule"),
+    ("key", "value", "rule_id"),
     [
-        ("sampler", "trees", "must be one of tree, independent, plain"),
-        ("depth", 0, "must be a whole number of at least 1"),
-        ("depth", 2.5, "must be a whole number of at least 1"),
-        ("segment_length", -1, "must be a whole number of at least 1"),
-        ("divergence", True, "must be a whole number or a range [lowest, highest] of whole numbers"),
-        ("divergence", [0, 2], "must keep 1 <= lowest <= highest"),
-        ("init_divergence", [3, 2], "must keep 1 <= lowest <= highest"),
-        ("init_divergence", [1, 2, 3], "must be a whole number or a range [lowest, highest] of whole numbers"),
-        ("init_divergence", "two", "must be a whole number or a range [lowest, highest] of whole numbers"),
-        ("max_divergence", 0, "must be a whole number of at least 1"),
-        ("branching.budget", "tokens", "must be one of transfer, level_tokens, total_tokens"),
-        ("branching.level_tokens", 0, "must be a whole number of at least 1"),
-        ("branching.total_tokens", 1.0, "must be a whole number of at least 1"),
-        ("branching.min_width", 0, "must be a whole number of at least 1"),
+        ("sampler", "trees", "choice"),
+        ("depth", 0, "integer"),
+        ("depth", 2.5, "integer"),
+        ("segment_length", -1, "integer"),
+        ("divergence", True, "integer_range"),
+        ("divergence", [0, 2], "integer_range"),
+        ("init_divergence", [3, 2], "integer_range"),
+        ("init_divergence", [1, 2, 3], "integer_range"),
+        ("init_divergence", "two", "integer_range"),
+        ("max_divergence", 0, "integer"),
+        ("branching.budget", "tokens", "choice"),
+        ("branching.level_tokens", 0, "integer"),
+        ("branching.total_tokens", 1.0, "integer"),
+        ("branching.min_width", 0, "integer"),
         (
             "branching.share",
             "logprob",
-            "must be one of even, path_sum, path_mean, segment_sum, segment_mean, entropy",
+            "choice",
         ),
-        ("branching.favor", "both", "must be one of high, low"),
-        ("branching.temperature", 0, "must be above 0"),
-        ("branching.temperature", [1.0, float("inf")], "must be above 0"),
-        ("branching.temperature", [1.0], "must be a number or [first, last] over training"),
-        ("branching.temperature", "warm", "must be a number or [first, last] over training"),
-        ("fallback", "dry", "must be a group of keys"),
-        ("fallback.start", "late", "must be one of early, dry"),
-        ("fallback.order", "first", "must be one of random, answered_first, answered_first_soft, longer_first"),
-        ("fallback.self_ended_only", 1, "must be true or false"),
-        ("fallback.min_segments", 0, "must be a whole number of at least 1"),
+        ("branching.favor", "both", "choice"),
+        ("branching.temperature", 0, "schedule"),
+        ("branching.temperature", [1.0, float("inf")], "schedule"),
+        ("branching.temperature", [1.0], "schedule"),
+        ("branching.temperature", "warm", "schedule"),
+        ("fallback", "dry", "group"),
+        ("fallback.start", "late", "choice"),
+        ("fallback.order", "first", "choice"),
+        ("fallback.self_ended_only", 1, "boolean"),
+        ("fallback.min_segments", 0, "integer"),
         (
             "fallback.point",
             "middle",
-            "must be one of boundary, least_likely_token, likely_block, unlikely_block, root",
+            "choice",
         ),
-        ("fallback.window", 0, "must be a whole number of at least 1"),
-        ("fallback.block_length", 0, "must be a whole number of at least 1"),
-        ("max_segments_per_request", 0, "must be a whole number of at least 1"),
-        ("stopping", ["answer", "eos", "depth"], "must contain length (only answer, stop, repetition can be left out)"),
+        ("fallback.window", 0, "integer"),
+        ("fallback.block_length", 0, "integer"),
+        ("max_segments_per_request", 0, "integer"),
+        ("stopping", ["answer", "eos", "depth"], "stopping_rule_missing"),
         (
             "stopping",
             ["length"],
-            "must contain eos and depth (only answer, stop, repetition can be left out)",
+            "stopping_rule_missing",
         ),
         (
             "stopping",
             ["eos", "eos", "length", "depth"],
-            "must be a list of distinct rules out of answer, eos, stop, length, depth, repetition",
+            "stopping_rules",
         ),
-        ("stopping", "eos", "must be a list of distinct rules out of answer, eos, stop, length, depth, repetition"),
-        ("answer_needs_eos", "no", "must be true or false"),
-        ("stop_strings", ["a", ""], "must be a list of texts that are not empty"),
-        ("stop_strings", "a", "must be a list of texts that are not empty"),
-        ("repetition.unit", "words", "must be one of tokens, characters"),
-        ("repetition.window", 0, "must be a whole number of at least 1"),
-        ("repetition.count", 1, "must be a whole number of at least 2"),
-        ("min_response_length", -1, "must be a whole number of at least 0"),
-        ("retries", -1, "must be a whole number of at least 0"),
-        ("validate_with_tree", "yes", "must be true or false"),
-        ("dump_dir", "", "must be a path"),
-        ("interaction", "talk.py", "must be a group of keys"),
-        ("interaction.path", 3, "must be a path"),
-        ("interaction.options", [1], "must be a group of keys"),
-        ("interaction.options", {3: 1}, "must be a group of keys"),
-        ("interaction.turn_length", 0, "must be a whole number of at least 1"),
-        ("interaction.steps", "each", "must be one of shared, per_branch"),
-        ("interaction.on_error", None, "must be one of drop, end, fail"),
-        ("interaction.timeout_seconds", 0, "must be a number above 0"),
-        ("interaction.timeout_seconds", True, "must be a number above 0"),
-        ("interaction.timeout_seconds", float("inf"), "must be a number above 0"),
-        ("advantage.aggregation", "median", "must be one of mean, group_size"),
-        ("advantage.normalization", "max", "must be one of whiten, std, none"),
-        ("advantage.normalization", False, "must be one of whiten, std, none"),
-        ("advantage.chains", None, "must be one of distinct, published"),
-        ("advantage.parent_decay", 0, "must be a number above 0 and at most 1"),
-        ("advantage.parent_decay", 1.01, "must be a number above 0 and at most 1"),
-        ("advantage.parent_decay", True, "must be a number above 0 and at most 1"),
-        ("shared_token_weight", "twice", "must be one of per_trajectory, once"),
+        ("stopping", "eos", "stopping_rules"),
+        ("answer_needs_eos", "no", "boolean"),
+        ("stop_strings", ["a", ""], "texts"),
+        ("stop_strings", "a", "texts"),
+        ("repetition.unit", "words", "choice"),
+        ("repetition.window", 0, "integer"),
+        ("repetition.count", 1, "integer"),
+        ("min_response_length", -1, "integer"),
+        ("retries", -1, "integer"),
+        ("validate_with_tree", "yes", "boolean"),
+        ("dump_dir", "", "path"),
+        ("interaction", "talk.py", "group"),
+        ("interaction.path", 3, "path"),
+        ("interaction.options", [1], "group"),
+        ("interaction.options", {3: 1}, "group"),
+        ("interaction.turn_length", 0, "integer"),
+        ("interaction.steps", "each", "choice"),
+        ("interaction.on_error", None, "choice"),
+        ("interaction.timeout_seconds", 0, "positive_number"),
+        ("interaction.timeout_seconds", True, "positive_number"),
+        ("interaction.timeout_seconds", float("inf"), "positive_number"),
+        ("advantage.aggregation", "median", "choice"),
+        ("advantage.normalization", "max", "choice"),
+        ("advantage.normalization", False, "choice"),
+        ("advantage.chains", None, "choice"),
+        ("advantage.parent_decay", 0, "positive_number"),
+        ("advantage.parent_decay", 1.01, "positive_number"),
+        ("advantage.parent_decay", True, "positive_number"),
+        ("shared_token_weight", "twice", "choice"),
     ],
 )
-def test_a_value_of_a_wrong_type_or_range_is_named_with_the_rule(key, value, rule):
+def test_a_value_of_a_wrong_type_or_range_is_named_with_the_rule(key, value, rule_id):
     config = OmegaConf.create({"treepo": {}})
     OmegaConf.update(config, f"treepo.{key}", value, force_add=True)
-    found = problems_of(config.treepo)
-    assert list(found) == [f"treepo.{key}"]
-    assert found[f"treepo.{key}"].startswith(f"treepo.{key}={value}: {rule}. ")
+    [problem] = problems_of(config.treepo)
+    assert (problem.key, problem.value, problem.rule_id) == (f"treepo.{key}", value, rule_id)
 
 
 def test_unknown_keys_are_refused_in_every_group_with_the_keys_that_there_are():
     found = problems_of({"segmnt_length": 3, "fallback": {"ordre": 1}, "advantage": {"zzz": "mean"}})
-    assert list(found) == ["treepo.segmnt_length", "treepo.fallback.ordre", "treepo.advantage.zzz"]
-    assert found["treepo.segmnt_length"].startswith(
-        "treepo.segmnt_length=3: there is no such key. Did you mean treepo.segment_length? "
-        "Keys of treepo: sampler, search, depth, segment_length, divergence, init_divergence, max_divergence, branching"
-    )
-    assert found["treepo.fallback.ordre"] == (
-        "treepo.fallback.ordre=1: there is no such key. Did you mean treepo.fallback.order? "
-        "Keys of treepo.fallback: start, order, self_ended_only, min_segments, point, window, block_length."
-    )
-    keys = "aggregation, chains, root_group, equal_groups, parent_decay, normalization"
-    assert f"Keys of treepo.advantage: {keys}." in found["treepo.advantage.zzz"]
+    assert [(problem.rule_id, problem.key) for problem in found] == [
+        ("unknown_key", f"treepo.{key}") for key in ("segmnt_length", "fallback.ordre", "advantage.zzz")
+    ]
+    for problem, group in zip(found, ("treepo", "treepo.fallback", "treepo.advantage"), strict=True):
+        assert problem.remedy.endswith(f"Keys of {group}: {', '.join(groups_of(KEYS)[group])}.")
+    for problem, similar in zip(found, ("segment_length", "fallback.order"), strict=False):
+        assert problem.remedy.startswith(f"Did you mean treepo.{similar}? ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "new"),
+    [
+        ("width", 8, "actor_rollout_ref.rollout.n=8"),
+        ("run_on", 3, "treepo.max_segments_per_request=3"),
+        ("branching.favour", "low", "treepo.branching.favor=low"),
+        ("branching.budget", "node", "treepo.search=by_path"),
+    ],
+)
+def test_a_renamed_key_or_value_is_answered_with_its_new_name(key, value, new):
+    config = OmegaConf.create({"treepo": {}})
+    OmegaConf.update(config, f"treepo.{key}", value, force_add=True)
+    problems = problems_of(config.treepo)
+    line = read_command_line([f"treepo.{key}={value}"])
+    for [problem] in (problems, line.name_problems + line.value_problems):
+        assert problem.key == f"treepo.{key}" and problem.value == value and f"Use {new}" in problem.remedy
+        assert problem.rule_id == ("renamed_value" if value == "node" else "renamed_key")
+
+
+def test_every_new_name_is_a_key():
+    for new in RENAMED.values():
+        key, _, value = new.partition("=")
+        assert key == "actor_rollout_ref.rollout.n" or key in KEYS
+        assert not value or KEYS[key].read(value) == value
 
 
 def test_interpolations_to_nowhere_are_problems_not_tracebacks():
-    assert "cannot be resolved" in problems_of({"depth": "${nowhere}"})["treepo"]
+    assert [problem.rule_id for problem in problems_of({"depth": "${nowhere}"})] == ["unresolved"]
 
 
 def test_misspelt_overrides_are_found_before_hydra_sees_them():
@@ -396,7 +414,7 @@ def test_misspelt_overrides_are_found_before_hydra_sees_them():
 
 
 def test_every_group_and_key_can_be_given_on_the_command_line():
-    arguments = [f"{name}=null" for name in [*GROUPS, *known_keys()]]
+    arguments = [f"{name}=null" for name in [*GROUPS, *KEYS]]
     line = read_command_line(arguments)
     rest = line.arguments
     assert ([argument.lstrip("+") for argument in rest], line.name_problems, line.dry_run) == (arguments, [], False)

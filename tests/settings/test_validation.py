@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules that settings keep among each other and with verl's keys, and that every shipped yaml keeps them."""
 
+import re
+
 import pandas as pd
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from verl.workers.engine import EngineRegistry
 
 from helpers.composition import composed
-from helpers.configs import CONFIG, YAML, config_of, problems_of
+from helpers.configs import CONFIG, YAML, briefly, broken_rules, config_of, problems_of
 from helpers.objectives import OBJECTIVES, PENALTY
 from recipe.treepo.main_treepo import prepare, train
 from recipe.treepo.search.stopping import FinishReason
@@ -41,7 +43,7 @@ def shape_of(settings: TreePOSettings, config: DictConfig) -> tuple:
     return settings.depth, segment, rules.divergence, rules.init_divergence, rules.max_divergence, rollout.n, length
 
 
-def test_all_problems_are_reported_at_once_with_key_value_rule_and_remedy():
+def test_all_problems_are_reported_at_once_in_their_order():
     config = config_of(
         {"init_divergence": 9, "segment_length": 20, "min_response_length": 100},
         data__train_files="/nowhere/train.parquet",
@@ -50,28 +52,19 @@ def test_all_problems_are_reported_at_once_with_key_value_rule_and_remedy():
         actor_rollout_ref__rollout__temperature=0,
         trainer__v1__trainer_mode="sync",
     )
-    made = "Make it with `python -m data_prep`, or name another file."
-    assert problems_of(config) == [
-        "trainer.v1.trainer_mode=sync: algorithm.adv_estimator=treepo needs a trainer that knows the tree paths. "
-        "Use trainer.v1.trainer_mode=treepo_sync, or another adv_estimator.",
-        # 4 x 20 = 80 < 100: 25 tokens for 4 levels, or 5 levels of 20
-        "treepo.segment_length=20: 4 segments of 20 tokens hold 80 tokens, fewer than the response length 100. "
-        "Use treepo.depth=5, or treepo.segment_length=25 (or null) for this depth, or a smaller "
-        "data.max_response_length.",
-        "treepo.init_divergence=[9, 9]: must not exceed the width of the tree, actor_rollout_ref.rollout.n=8. "
-        "Use treepo.init_divergence=8 or a range up to 8, or raise rollout.n.",
-        "treepo.min_response_length=100: must be less than the response length 100, or every response is dropped. "
-        "Use at most treepo.min_response_length=99.",
-        "actor_rollout_ref.rollout.temperature=0: siblings in a tree of greedy samples are equal. "
-        "Use a temperature above 0, or treepo.sampler=plain.",
-        f"data.train_files=/nowhere/train.parquet: there is no such file. {made}",
-        f"data.val_files=/nowhere/val.parquet: there is no such file. {made}",
-        "actor_rollout_ref.model.path=./nowhere: there is no such folder. "
-        "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B.",
+    assert broken_rules(config) == [
+        "trainer.v1.trainer_mode=sync: other_trainer",
+        "treepo.segment_length=20: segments_too_few",
+        "treepo.init_divergence=[9, 9]: root_too_wide",
+        "treepo.min_response_length=100: min_response_length_too_high",
+        "actor_rollout_ref.rollout.temperature=0: greedy_trees",
+        "data.train_files=/nowhere/train.parquet: missing_file",
+        "data.val_files=/nowhere/val.parquet: missing_file",
+        "actor_rollout_ref.model.path=./nowhere: missing_model",
     ]
 
 
-def test_what_is_no_data_for_verl_is_told_before_anything_is_started(tmp_path):
+def test_files_that_verl_cannot_read_are_problems_before_anything_starts(tmp_path):
     whole = {"prompt": ["2+2?"], "data_source": ["a"], "reward_model": [{"ground_truth": "4"}]}
     files = {name: tmp_path / f"{name}.parquet" for name in ("good", "asked", "foreign", "damaged")}
     pd.DataFrame(whole).to_parquet(files["good"])
@@ -79,130 +72,134 @@ def test_what_is_no_data_for_verl_is_told_before_anything_is_started(tmp_path):
     pd.DataFrame({"x": [1]}).to_parquet(files["foreign"])
     files["damaged"].write_bytes(files["good"].read_bytes()[:-9])
     names = [str(file) for file in files.values()]
-    _, asked, foreign, damaged = (f"Prepare it again; `python -m data_prep.check {name}` tells more." for name in names)
     problems = problems_of(config_of(data__train_files=names[0], data__val_files=names[1:]))
-    assert problems[:2] == [
-        f"data.val_files={names[1]}: has no column prompt. {asked}",
-        f"data.val_files={names[2]}: has no column prompt, data_source, reward_model. {foreign}",
+    assert briefly(problems) == [
+        f"data.val_files={names[1]}: missing_column",
+        f"data.val_files={names[2]}: missing_column",
+        f"data.val_files={names[3]}: damaged_file",
     ]
-    assert len(problems) == 3
-    assert problems[2].startswith(f"data.val_files={names[3]}: is damaged, or no parquet file (")
-    assert problems[2].endswith(damaged)
+    assert [problem.rule.partition("column ")[2] for problem in problems[:2]] == [
+        "prompt",
+        "prompt, data_source, reward_model",
+    ]
+    assert all(f"`python -m data_prep.check {problem.value}`" in problem.remedy for problem in problems)
     validate(config_of(data__val_files=names[1], data__prompt_key="question"))
     # a data set class of one's own has columns of its own
     validate(config_of(data__val_files=names[2], data__custom_cls={"path": "mine.py"}))
 
 
-LAST = "or use treepo.answer_needs_eos=false."
+BRANCHING = "treepo.branching"
 
 
 @pytest.mark.parametrize(
-    ("treepo", "problem"),
+    ("treepo", "problem", "remedy"),
     [
         (
             {"max_divergence": 2, "divergence": [3, 4]},
-            "treepo.max_divergence=2: must not be less than the lowest divergence, 3. "
-            "Use treepo.max_divergence=3 or null, or a lower treepo.divergence.",
+            "treepo.max_divergence=2: max_divergence_too_low",
+            "treepo.max_divergence=3 or null",
         ),
         (
             {"search": "by_path", "branching": {"share": "entropy"}},
-            "treepo.branching.share=entropy: treepo.search=by_path compares no paths, so only an even share is possible"
-            ". Use treepo.branching.share=even, or treepo.search=by_level.",
+            f"{BRANCHING}.share=entropy: share_by_path",
+            f"{BRANCHING}.share=even",
         ),
         (
             {"search": "by_path", "fallback": {"order": "longer_first"}},
-            "treepo.fallback.order=longer_first: with treepo.search=by_path width falls back at once, from the path "
-            "that left it and no other. Use treepo.fallback.order=random, or treepo.fallback.start=dry.",
+            "treepo.fallback.order=longer_first: order_by_path",
+            "treepo.fallback.order=random",
         ),
         (
             {"fallback": {"min_segments": 5}},
-            "treepo.fallback.min_segments=5: no path has more than treepo.depth=4 segments, so all would start again "
-            "at the root. Use treepo.fallback.min_segments=4 or less.",
+            "treepo.fallback.min_segments=5: min_segments_too_high",
+            "treepo.fallback.min_segments=4",
         ),
         (
             # 3 children at most, segments of 25 tokens
             {"init_divergence": [2, 3], "branching": {"budget": "level_tokens"}},
-            "treepo.branching.level_tokens=null: treepo.branching.budget=level_tokens needs the most tokens of a level."
-            " Use at least treepo.branching.level_tokens=75, or another treepo.branching.budget.",
+            f"{BRANCHING}.level_tokens=null: budget_key_missing",
+            f"{BRANCHING}.level_tokens=75",
         ),
         (
             {"init_divergence": [2, 3], "branching": {"budget": "level_tokens", "level_tokens": 74}},
-            "treepo.branching.level_tokens=74: must hold the first level, 3 segments of 25 tokens. "
-            "Use at least treepo.branching.level_tokens=75, or a lower treepo.init_divergence.",
+            f"{BRANCHING}.level_tokens=74: level_tokens_too_few",
+            f"{BRANCHING}.level_tokens=75",
         ),
         (
             # Boundaries may be moved by up to 7 tokens: 3 x (25 + 7).
             {"init_divergence": [2, 3], "cache_block": 8, "branching": {"budget": "level_tokens", "level_tokens": 95}},
-            "treepo.branching.level_tokens=95: must hold the first level, 3 segments of 32 tokens. "
-            "Use at least treepo.branching.level_tokens=96, or a lower treepo.init_divergence.",
+            f"{BRANCHING}.level_tokens=95: level_tokens_too_few",
+            f"{BRANCHING}.level_tokens=96",
         ),
         (
             {"branching": {"level_tokens": 200}},
-            "treepo.branching.level_tokens=200: is read with treepo.branching.budget=level_tokens only, and the budget "
-            "is transfer. Use treepo.branching.budget=level_tokens, or treepo.branching.level_tokens=null.",
+            f"{BRANCHING}.level_tokens=200: budget_key_unused",
+            f"{BRANCHING}.budget=level_tokens",
         ),
         (
             {"branching": {"budget": "total_tokens", "min_width": 3}},
-            "treepo.branching.total_tokens=null: treepo.branching.budget=total_tokens needs the most response tokens "
-            "of a prompt. Use at least treepo.branching.total_tokens=300, or another treepo.branching.budget.",
+            f"{BRANCHING}.total_tokens=null: budget_key_missing",
+            f"{BRANCHING}.total_tokens=300",
         ),
         (
             {"branching": {"budget": "total_tokens", "total_tokens": 600}},
-            "treepo.branching.min_width=null: treepo.branching.budget=total_tokens needs the least number of "
-            "trajectories. Use at least treepo.branching.min_width=1, or another treepo.branching.budget.",
+            f"{BRANCHING}.min_width=null: budget_key_missing",
+            f"{BRANCHING}.min_width=1",
         ),
         (
             {"branching": {"min_width": 2}},
-            "treepo.branching.min_width=2: is read with treepo.branching.budget=total_tokens only, and the budget is "
-            "transfer. Use treepo.branching.budget=total_tokens, or treepo.branching.min_width=null.",
+            f"{BRANCHING}.min_width=2: budget_key_unused",
+            f"{BRANCHING}.budget=total_tokens",
         ),
         (
             {"search": "by_path", "branching": {"budget": "level_tokens", "level_tokens": 600}},
-            "treepo.branching.budget=level_tokens: treepo.search=by_path compares no paths, so they cannot share a "
-            "budget of tokens. Use treepo.branching.budget=transfer, or treepo.search=by_level.",
+            f"{BRANCHING}.budget=level_tokens: budget_by_path",
+            f"{BRANCHING}.budget=transfer",
         ),
         (
             {"branching": {"total_tokens": 600}},
-            "treepo.branching.total_tokens=600: is read with treepo.branching.budget=total_tokens only, and the budget "
-            "is transfer. Use treepo.branching.budget=total_tokens, or treepo.branching.total_tokens=null.",
+            f"{BRANCHING}.total_tokens=600: budget_key_unused",
+            f"{BRANCHING}.budget=total_tokens",
         ),
         (
             {"branching": {"budget": "total_tokens", "total_tokens": 900, "min_width": 9}},
-            "treepo.branching.min_width=9: must not exceed the width of the tree, actor_rollout_ref.rollout.n=8. "
-            "Use treepo.branching.min_width=8 or less, or raise rollout.n.",
+            f"{BRANCHING}.min_width=9: min_width_too_high",
+            f"{BRANCHING}.min_width=8",
         ),
         (
             {"branching": {"budget": "total_tokens", "total_tokens": 299, "min_width": 3}},
-            "treepo.branching.total_tokens=299: must hold treepo.branching.min_width=3 responses of 100 tokens. "
-            "Use at least treepo.branching.total_tokens=300, or a smaller min_width.",
+            f"{BRANCHING}.total_tokens=299: total_tokens_too_few",
+            f"{BRANCHING}.total_tokens=300",
         ),
         (
             {"stopping": ["stop", "eos", "length", "depth"]},
-            "treepo.stop_strings=[]: the rule stop in treepo.stopping needs strings. "
-            "Name some, or take stop out of treepo.stopping.",
+            "treepo.stop_strings=[]: stop_without_strings",
+            "remove stop from treepo.stopping",
         ),
         (
             {"stop_strings": ["###"]},
-            "treepo.stopping=[answer, eos, length, depth]: must contain stop, or treepo.stop_strings are not looked "
-            "for. Add stop, or use treepo.stop_strings=[].",
+            "treepo.stopping=[answer, eos, length, depth]: strings_without_stop",
+            "treepo.stop_strings=[]",
         ),
         (
             {"answer_needs_eos": True, "stopping": ["eos", "length", "depth"]},
-            "treepo.answer_needs_eos=True: treepo.stopping=[eos, length, depth] does not ask for an answer. "
-            f"Put answer before eos in treepo.stopping, {LAST}",
+            "treepo.answer_needs_eos=True: stopping_without_answer",
+            "treepo.answer_needs_eos=false",
         ),
         (
             {"answer_needs_eos": True, "stopping": ["eos", "answer", "length", "depth"]},
-            "treepo.answer_needs_eos=True: treepo.stopping=[eos, answer, length, depth] asks for eos first, so no path "
-            f"would be recorded as answered. Put answer before eos in treepo.stopping, {LAST}",
+            "treepo.answer_needs_eos=True: eos_before_answer",
+            "treepo.answer_needs_eos=false",
         ),
     ],
 )
-def test_keys_that_contradict_each_other_are_one_problem_with_a_remedy(treepo, problem):
-    assert problems_of(config_of(treepo)) == [problem]
+def test_keys_that_contradict_each_other_are_one_problem_with_a_remedy(treepo, problem, remedy):
+    [found] = problems_of(config_of(treepo))
+    assert briefly([found]) == [problem]
+    assert remedy in found.remedy
     with pytest.raises(ConfigError) as caught:
         validate_trees(config_of(treepo))
-    assert [str(found) for found in caught.value.problems] == [problem]
+    assert caught.value.problems == [found]
 
 
 def test_a_budget_of_response_tokens_is_refused_for_validation_with_trees():
@@ -210,10 +207,8 @@ def test_a_budget_of_response_tokens_is_refused_for_validation_with_trees():
         "branching": {"budget": "total_tokens", "total_tokens": 600, "min_width": 3},
         "validate_with_tree": True,
     }
-    assert problems_of(config_of(treepo, actor_rollout_ref__rollout__val_kwargs__temperature=1.0)) == [
-        "treepo.validate_with_tree=True: verl counts the trajectories of a validation prompt that were not paid for as "
-        "wrong answers. Use treepo.validate_with_tree=false, or another treepo.branching.budget than total_tokens."
-    ]
+    config = config_of(treepo, actor_rollout_ref__rollout__val_kwargs__temperature=1.0)
+    assert broken_rules(config) == ["treepo.validate_with_tree=True: validation_with_budget"]
 
 
 @pytest.mark.parametrize(
@@ -241,29 +236,29 @@ def test_what_just_keeps_the_rules_is_accepted(treepo):
 
 def test_an_answer_cannot_wait_for_end_tokens_that_are_ignored():
     ignored = {"actor_rollout_ref__rollout__ignore_eos": True}
-    assert problems_of(config_of({"answer_needs_eos": True}, **ignored)) == [
-        "treepo.answer_needs_eos=True: actor_rollout_ref.rollout.ignore_eos=True leaves no end token to go with an "
-        f"answer. Use actor_rollout_ref.rollout.ignore_eos=False, {LAST}"
+    assert broken_rules(config_of({"answer_needs_eos": True}, **ignored)) == [
+        "treepo.answer_needs_eos=True: eos_ignored"
     ]
     validate(config_of(**ignored))
 
 
 def test_a_level_that_no_path_can_reach_is_refused():
     # 3 segments of 34 hold 102 >= 100 tokens, so the fourth level is out of reach; 33 leave it one token
-    assert problems_of(config_of({"segment_length": 34})) == [
-        "treepo.segment_length=34: 4 segments of 34 tokens go beyond the response length 100, so the last level is "
-        "never reached. Use treepo.depth=3, or treepo.segment_length=25 (or null) for this depth, or a larger "
-        "data.max_response_length."
-    ]
+    [problem] = problems_of(config_of({"segment_length": 34}))
+    assert briefly([problem]) == ["treepo.segment_length=34: segments_too_many"]
+    assert problem.remedy.startswith("Use treepo.depth=3, or treepo.segment_length=25 (or null) for this depth, ")
     assert validate(config_of({"segment_length": 33})).segment_length == 33
 
 
 def test_a_depth_that_whole_tokens_cannot_fill_is_refused_also_with_the_automatic_segment_length():
     # 100 tokens in 14 levels: segments of 8 tokens fill it after 13, segments of 7 need 15.
-    assert problems_of(config_of({"depth": 14})) == [
-        "treepo.depth=14: 14 segments of 8 tokens go beyond the response length 100, so the last level is never "
-        "reached. Use treepo.depth=13, or a larger data.max_response_length."
-    ]
+    [problem] = problems_of(config_of({"depth": 14}))
+    assert briefly([problem]) == ["treepo.depth=14: segments_too_many"]
+    assert problem.remedy == "Use treepo.depth=13, or a larger data.max_response_length."
+    # 4 x 20 = 80 < 100: 25 tokens for 4 levels, or 5 levels of 20
+    [problem] = problems_of(config_of({"segment_length": 20}))
+    assert briefly([problem]) == ["treepo.segment_length=20: segments_too_few"]
+    assert problem.remedy.startswith("Use treepo.depth=5, or treepo.segment_length=25 (or null) for this depth, ")
 
 
 def test_verls_own_keys_that_trees_depend_on_are_checked():
@@ -274,15 +269,11 @@ def test_verls_own_keys_that_trees_depend_on_are_checked():
         actor_rollout_ref__rollout__agent__default_agent_loop="other_agent",
         actor_rollout_ref__rollout__enable_rollout_routing_replay=True,
     )
-    assert problems_of(config) == [
-        f"{name}.val_kwargs.temperature=0: siblings in a tree of greedy samples are equal. "
-        "Use a temperature above 0 (and do_sample), or treepo.validate_with_tree=false.",
-        f"{name}.max_model_len=119: a path of full length needs 120 tokens (prompt_length + response_length). "
-        "Use at least 120, or null.",
-        f"{name}.agent.default_agent_loop=other_agent: trees take the place of single_turn_agent and tool_agent "
-        "only. Use one of them, or treepo.sampler=plain.",
-        f"{name}.enable_rollout_routing_replay=True: trees do not record the experts that tokens were routed to. "
-        "Use false, or treepo.sampler=plain.",
+    assert broken_rules(config) == [
+        f"{name}.val_kwargs.temperature=0: greedy_validation",
+        f"{name}.max_model_len=119: context_too_short",
+        f"{name}.agent.default_agent_loop=other_agent: other_agent",
+        f"{name}.enable_rollout_routing_replay=True: routing_replay",
     ]
     validate(config_of(actor_rollout_ref__rollout__max_model_len=120))
 
@@ -290,10 +281,7 @@ def test_verls_own_keys_that_trees_depend_on_are_checked():
 def test_values_that_are_no_numbers_are_problems_not_tracebacks():
     name = "actor_rollout_ref.rollout"
     config = config_of(actor_rollout_ref__rollout__n="abc", actor_rollout_ref__rollout__response_length=None)
-    assert problems_of(config) == [
-        f"{name}.n=abc: must be a number. Set {name}.n.",
-        f"{name}.response_length=None: must be a number. Set {name}.response_length.",
-    ]
+    assert broken_rules(config) == [f"{name}.n=abc: number", f"{name}.response_length=None: number"]
 
 
 def test_with_the_plain_sampler_the_shape_of_trees_does_not_matter():
@@ -303,10 +291,9 @@ def test_with_the_plain_sampler_the_shape_of_trees_does_not_matter():
 
 def test_trees_without_the_manager_that_samples_them_are_refused():
     key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
-    assert problems_of(config_of(**{key.replace(".", "__"): None})) == [
-        f"{key}=None: treepo.sampler=tree needs the recipe's rollout manager. "
-        f"Use {key}={TREE_MANAGER}, or treepo.sampler=plain."
-    ]
+    [problem] = problems_of(config_of(**{key.replace(".", "__"): None}))
+    assert briefly([problem]) == [f"{key}=None: other_manager"]
+    assert f"Use {key}={TREE_MANAGER}," in problem.remedy
 
 
 @pytest.mark.parametrize("mode", ["treepo_sync", "treepo_colocate_async", "treepo_separate_async"])
@@ -323,42 +310,39 @@ def test_the_estimator_works_with_each_of_our_trainers(mode):
     ],
 )
 def test_another_trainer_is_answered_with_ours_that_does_the_same(mode, ours):
-    assert problems_of(config_of(trainer__v1__trainer_mode=mode)) == [
-        f"trainer.v1.trainer_mode={mode}: algorithm.adv_estimator=treepo needs a trainer that knows the tree paths. "
-        f"Use trainer.v1.trainer_mode={ours}, or another adv_estimator."
-    ]
+    [problem] = problems_of(config_of(trainer__v1__trainer_mode=mode))
+    assert briefly([problem]) == [f"trainer.v1.trainer_mode={mode}: other_trainer"]
+    assert f"Use trainer.v1.trainer_mode={ours}, or" in problem.remedy
     validate(config_of(trainer__v1__trainer_mode=mode, algorithm__adv_estimator="grpo"))
 
 
 @pytest.mark.parametrize("estimator", TREE_ESTIMATORS)
 def test_each_of_our_estimators_needs_one_of_our_trainers(estimator):
     validate(config_of(algorithm__adv_estimator=estimator))
-    assert problems_of(config_of(algorithm__adv_estimator=estimator, trainer__v1__trainer_mode="sync")) == [
-        f"trainer.v1.trainer_mode=sync: algorithm.adv_estimator={estimator} needs a trainer that knows the tree paths. "
-        "Use trainer.v1.trainer_mode=treepo_sync, or another adv_estimator."
-    ]
+    [problem] = problems_of(config_of(algorithm__adv_estimator=estimator, trainer__v1__trainer_mode="sync"))
+    assert briefly([problem]) == ["trainer.v1.trainer_mode=sync: other_trainer"]
+    assert f"algorithm.adv_estimator={estimator}" in problem.rule
 
 
 def test_weights_of_shared_tokens_need_our_trainer_and_a_loss_that_reads_them():
     once = {"shared_token_weight": "once"}
     validate(config_of(once, algorithm__adv_estimator="grpo"))
     key = "treepo.shared_token_weight"
-    assert problems_of(
-        config_of(
-            once,
-            algorithm__adv_estimator="grpo",
-            trainer__v1__trainer_mode="sync",
-            actor_rollout_ref__actor__policy_loss__loss_mode="geo_mean",
-            algorithm__rollout_correction__bypass_mode=True,
-        )
-    ) == [
-        f"trainer.v1.trainer_mode=sync: {key}=once needs a trainer that knows the tree paths. "
-        f"Use trainer.v1.trainer_mode=treepo_sync, or {key}=per_trajectory.",
-        f"{key}=once: verl's policy loss geo_mean takes no weight of a single token. "
-        f"Use {key}=per_trajectory, or another actor_rollout_ref.actor.policy_loss.loss_mode.",
-        f"{key}=once: algorithm.rollout_correction.bypass_mode=True computes weights of its own and reads no others. "
-        f"Use {key}=per_trajectory, or algorithm.rollout_correction.bypass_mode=False.",
+    config = config_of(
+        once,
+        algorithm__adv_estimator="grpo",
+        trainer__v1__trainer_mode="sync",
+        actor_rollout_ref__actor__policy_loss__loss_mode="geo_mean",
+        algorithm__rollout_correction__bypass_mode=True,
+    )
+    problems = problems_of(config)
+    assert briefly(problems) == [
+        "trainer.v1.trainer_mode=sync: other_trainer",
+        f"{key}=once: loss_without_weights",
+        f"{key}=once: weights_replaced",
     ]
+    assert f"{key}=once" in problems[0].rule
+    assert all(f"{key}=per_trajectory" in problem.remedy for problem in problems)
 
 
 @pytest.mark.parametrize(
@@ -382,9 +366,11 @@ def test_servers_have_to_divide_the_gpus(sizes, gpus, mode, fits):
     if fits:
         validate(config)
         return
-    count = sizes[0] * sizes[1] * sizes[2]
-    with pytest.raises(ConfigError, match=f"servers of {count} GPUs each do not divide {gpus[0] * gpus[1]} GPUs"):
-        validate(config)
+    [problem] = problems_of(config)
+    assert (problem.key, problem.rule_id) == (f"actor_rollout_ref.rollout.{names[0]}", "gpus_per_server")
+    # the GPUs that there are, and those of one server
+    numbers = [int(number) for number in re.findall(r"\d+", problem.rule)]
+    assert numbers == [gpus[0] * gpus[1], sizes[0] * sizes[1] * sizes[2]]
 
 
 @pytest.mark.parametrize("flat", [{"sampler": "plain"}, {"depth": 1}])
@@ -394,9 +380,8 @@ def test_without_the_root_group_there_must_be_other_groups(estimator, flat):
     without = {"advantage": {"root_group": False}}
     validate(config_of(without, algorithm__adv_estimator=estimator))
     validate(config_of({**without, **flat}, algorithm__adv_estimator="treerl"))
-    assert problems_of(config_of({**without, **flat}, algorithm__adv_estimator=estimator)) == [
-        f"{key}=False: without sub-trees the prompt group is the only group, so every advantage would be zero. "
-        f"Use {key}=true, or treepo.sampler=tree with treepo.depth of 2 or more."
+    assert broken_rules(config_of({**without, **flat}, algorithm__adv_estimator=estimator)) == [
+        f"{key}=False: root_group_alone"
     ]
 
 
@@ -404,10 +389,9 @@ def test_a_misspelt_estimator_is_answered_with_those_that_there_are():
     with pytest.raises(ConfigError) as caught:
         prepare(composed("preset=tiny", "algorithm.adv_estimator=treepo_segmnt"), [], dry_run=True)
     (problem,) = caught.value.problems
-    assert str(problem).startswith(
-        "algorithm.adv_estimator=treepo_segmnt: there is no such estimator. Use one of gae, gdpo, gpg, grpo,"
-    )
-    assert str(problem).endswith("treepo, treepo_segment, treerl, treerpo.")
+    assert briefly([problem]) == ["algorithm.adv_estimator=treepo_segmnt: unknown_estimator"]
+    assert problem.remedy.startswith("Use one of gae, gdpo, gpg, grpo,")
+    assert problem.remedy.endswith("treepo, treepo_segment, treerl, treerpo.")
 
 
 # --- verl's objectives -------------------------------------------------------------------------------------------
@@ -416,7 +400,7 @@ OPTIONS = "reward.custom_reward_function.reward_kwargs"
 OURS = "reward, score, acc, reward_boxed, reward_too_long, reward_timeout, reward_crash"
 
 
-def test_what_verl_would_find_out_in_the_first_step_only_is_told_before():
+def test_rules_that_verl_checks_in_the_first_step_are_checked_before():
     config = composed(
         "preset=tiny",
         "algorithm.filter_groups.enable=True",
@@ -429,26 +413,24 @@ def test_what_verl_would_find_out_in_the_first_step_only_is_told_before():
     )
     with pytest.raises(ConfigError) as caught:
         validate(config, check_files=False)
-    assert [str(problem) for problem in caught.value.problems] == [
-        f"{PENALTY}.enable=True: only the reward managers treepo and dapo know this penalty, and "
-        f"reward.reward_manager.name=naive. Use reward.reward_manager.name=treepo, or {PENALTY}.enable=false.",
-        f"{PENALTY}.penalty_factor=0: must be a number above 0, what a response of full length loses. "
-        f"Use {PENALTY}.penalty_factor=1.0.",
-        f"{PENALTY}.len=None: must be 1 to reward.reward_kwargs.max_resp_len=128 tokens. "
-        f"DAPO has a fifth: {PENALTY}.len=25.",
-        f"{OPTIONS}.require_bx=True: unknown option. Remove it, or use one of correct_score, wrong_score, "
-        "no_box_score, require_box, timeout_s, max_answer_chars, workers, memory_mb.",
-        f"{OPTIONS}.timeout_s=0: must be a number from 0.01 to 600. Default: 3.0.",
-        "algorithm.filter_groups.metric=seq_reward: the recipe's reward has no such metric. "
-        f"Use one of {OURS}; acc leaves out groups whose answers are all right or all wrong.",
+    assert briefly(caught.value.problems) == [
+        f"{PENALTY}.enable=True: penalty_manager",
+        f"{PENALTY}.penalty_factor=0: penalty_factor",
+        f"{PENALTY}.len=None: penalty_length",
+        f"{OPTIONS}.require_bx=True: reward_option",
+        f"{OPTIONS}.timeout_s=0: reward_option",
+        "algorithm.filter_groups.metric=seq_reward: unknown_metric",
     ]
+    assert f"{PENALTY}.len=25" in caught.value.problems[2].remedy  # a fifth of 128
+    assert f"Use one of {OURS};" in caught.value.problems[-1].remedy
 
 
 @pytest.mark.parametrize("length", [0, 129, 2.5, True])
 def test_a_penalty_has_to_begin_within_the_response(length):
     config = composed("preset=tiny", f"{PENALTY}.enable=True", f"{PENALTY}.len={length}")
-    with pytest.raises(ConfigError, match=r"overlong_buffer_cfg\.len=.*must be 1 to .*max_resp_len=128 tokens"):
+    with pytest.raises(ConfigError) as caught:
         validate(config, check_files=False)
+    assert briefly(caught.value.problems) == [f"{PENALTY}.len={length}: penalty_length"]
 
 
 def test_a_penalty_that_would_go_beyond_its_factor_is_refused():
@@ -457,10 +439,7 @@ def test_a_penalty_that_would_go_beyond_its_factor_is_refused():
     )
     with pytest.raises(ConfigError) as caught:
         validate(config, check_files=False)
-    assert [str(problem) for problem in caught.value.problems] == [
-        "reward.reward_kwargs.max_resp_len=127: is less than data.max_response_length=128: a longer response would "
-        "lose more than penalty_factor. Use ${data.max_response_length}."
-    ]
+    assert briefly(caught.value.problems) == ["reward.reward_kwargs.max_resp_len=127: penalty_beyond_factor"]
 
 
 def test_options_of_another_reward_function_are_its_own_business():
@@ -471,10 +450,10 @@ def test_options_of_another_reward_function_are_its_own_business():
 def test_keys_of_a_penalty_that_verls_own_configuration_leaves_out_are_problems_not_tracebacks():
     config = config_of(reward__reward_kwargs={"overlong_buffer_cfg": {"enable": True}})
     OmegaConf.set_struct(config, True)
-    assert [problem.partition(":")[0] for problem in problems_of(config)] == [
-        f"{PENALTY}.enable=True",
-        f"{PENALTY}.penalty_factor=None",
-        "reward.reward_kwargs.max_resp_len=None",
+    assert broken_rules(config) == [
+        f"{PENALTY}.enable=True: penalty_manager",
+        f"{PENALTY}.penalty_factor=None: penalty_factor",
+        "reward.reward_kwargs.max_resp_len=None: penalty_without_length",
     ]
 
 
@@ -496,10 +475,7 @@ def test_a_critics_model_is_looked_for_where_there_is_a_critic():
     missing = {"critic__model__path": "./nowhere", "critic__enable": None}
     validate(config_of(**missing))
     config = config_of(**missing, algorithm__adv_estimator="gae")
-    assert problems_of(config) == [
-        "critic.model.path=./nowhere: there is no such folder. "
-        "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
-    ]
+    assert broken_rules(config) == ["critic.model.path=./nowhere: missing_model"]
     # one model, one problem
     config.actor_rollout_ref.model.path = "./nowhere"
     assert len(problems_of(config)) == 1
@@ -611,24 +587,21 @@ def test_packed_training_is_one_setting_for_actor_and_critic(platform):
 
 
 @pytest.mark.parametrize(
-    ("override", "rule"),
+    ("override", "rule_id"),
     [
-        ("actor_rollout_ref.actor.strategy=megatron", "packed training extends verl's FSDP engines"),
-        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "packed training cannot divide a row among ranks"),
-        ("actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2", "cannot divide a row among ranks"),
-        ("critic.fsdp.ulysses_sequence_parallel_size=2", "packed training cannot divide a row among ranks"),
-        ("trainer.device=npu", "packed training has no engine for this device"),
-        ("distillation.enabled=true", "packed training knows no distillation"),
-        ("actor_rollout_ref.actor.pad_to_length=true", "packed rows have no padding"),
-        ("actor_rollout_ref.model.use_fused_kernels=true", "verl's fused kernels know no packed rows"),
-        (
-            "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",
-            "packed training needs attention with a mask",
-        ),
-        ("critic.model.override_config.attn_implementation=flash_attention_2", "needs attention with a mask"),
+        ("actor_rollout_ref.actor.strategy=megatron", "packed_strategy"),
+        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "packed_sequence_parallel"),
+        ("actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2", "packed_sequence_parallel"),
+        ("critic.fsdp.ulysses_sequence_parallel_size=2", "packed_sequence_parallel"),
+        ("trainer.device=npu", "packed_device"),
+        ("distillation.enabled=true", "packed_distillation"),
+        ("actor_rollout_ref.actor.pad_to_length=true", "packed_padding"),
+        ("actor_rollout_ref.model.use_fused_kernels=true", "packed_fused_kernels"),
+        ("actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2", "packed_attention"),
+        ("critic.model.override_config.attn_implementation=flash_attention_2", "packed_attention"),
     ],
 )
-def test_what_packed_training_cannot_do_is_told_with_the_key_and_both_remedies(override, rule):
+def test_limits_of_packed_training_are_named_with_the_key_and_both_remedies(override, rule_id):
     config = composed("preset=tiny", "algorithm.adv_estimator=gae", override)
     validate(config, check_files=False)
     config.treepo.packed_training = True
@@ -636,8 +609,9 @@ def test_what_packed_training_cannot_do_is_told_with_the_key_and_both_remedies(o
         validate(config, check_files=False)
     key, _, value = override.partition("=")
     value = {"true": "True"}.get(value, value)
-    (problem,) = [text for text in map(str, caught.value.problems) if text.startswith(f"{key}={value}: ")]
-    assert rule in problem and f"Use {key}=" in problem and problem.endswith("or treepo.packed_training=false.")
+    [problem] = [problem for problem in caught.value.problems if (problem.key, str(problem.value)) == (key, value)]
+    assert problem.rule_id == rule_id
+    assert f"Use {key}=" in problem.remedy and problem.remedy.endswith("or treepo.packed_training=false.")
 
 
 def test_verl_is_told_to_look_for_the_packed_engines_first(monkeypatch):

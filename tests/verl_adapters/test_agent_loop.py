@@ -697,10 +697,10 @@ def test_the_manager_refuses_an_interaction_that_cannot_be_made_before_it_starts
         }
     )
     monkeypatch.setattr(rollout.AgentLoopManagerTQ, "__init__", lambda self, config: setattr(self, "config", config))
-    with pytest.raises(ConfigError, match=r"treepo\.interaction\.name=Talk: is no subclass"):
+    with pytest.raises(ConfigError, match=r"treepo\.interaction\.name=Talk: is not a subclass"):
         TreeAgentLoopManager(config)
     config.treepo = {}
     assert TreeAgentLoopManager(config).agent_loop_workers_class is TreeAgentLoopWorker
     config.actor_rollout_ref.rollout.multi_turn = {"format": "xyz"}
-    with pytest.raises(ConfigError, match=r"multi_turn\.format=xyz: verl has no parser of that name"):
+    with pytest.raises(ConfigError, match=r"multi_turn\.format=xyz: verl has no parser of this name"):
         TreeAgentLoopManager(config)

@@ -12,7 +12,8 @@ from verl.utils.torch_functional import masked_whiten
 
 from helpers.example_counts import examples
 from helpers.tree_oracle import forests, token_credits
-from recipe.treepo.settings.schema import TREE_ESTIMATORS, AdvantageSettings, Aggregation, Chains, Normalization
+from recipe.treepo.advantages.options import Aggregation, ChainCounting
+from recipe.treepo.settings.schema import TREE_ESTIMATORS, AdvantageSettings, Normalization
 from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_batch
 
 
@@ -38,7 +39,7 @@ def run(estimator, rewards, mask, prompts, paths, *, divide_by_std=True, **optio
 OPTIONS = st.fixed_dictionaries(
     {
         "aggregation": st.sampled_from(Aggregation),
-        "chains": st.sampled_from(Chains),
+        "chains": st.sampled_from(ChainCounting),
         "root_group": st.booleans(),
         "equal_groups": st.booleans(),
         "parent_decay": st.sampled_from([1.0, 0.9, 0.5]),
@@ -76,7 +77,7 @@ def test_every_token_of_random_trees_has_the_credit_of_the_formulas(forest, esti
         [
             ("treepo", "reinforce_plus_plus_baseline", {}),
             ("treepo_segment", "reinforce_plus_plus_baseline", {}),
-            ("treepo_segment", "reinforce_plus_plus_baseline", {"chains": Chains.PUBLISHED}),
+            ("treepo_segment", "reinforce_plus_plus_baseline", {"chains": ChainCounting.PUBLISHED}),
             # twice the distance from the mean, once from the root and once from the parent: the scale is normalised
             ("treerl", "reinforce_plus_plus_baseline", {"normalization": Normalization.WHITEN}),
             ("treerpo", "grpo", {}),

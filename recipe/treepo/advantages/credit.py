@@ -27,13 +27,13 @@ from dataclasses import replace
 import numpy as np
 
 from recipe.treepo.advantages.forest import Forest
-from recipe.treepo.settings.schema import AdvantageSettings, Aggregation, Chains
+from recipe.treepo.advantages.options import AdvantageOptions, Aggregation, ChainCounting
 
 # What verl's grpo adds to a standard deviation before it divides.
 EPSILON = 1e-6
 
 
-def subgroup_advantages(forest: Forest, rewards_T: np.ndarray, settings: AdvantageSettings) -> np.ndarray:
+def subgroup_advantages(forest: Forest, rewards_T: np.ndarray, options: AdvantageOptions) -> np.ndarray:
     """Compute the sub-group advantage of each trajectory (TreePO, arXiv 2508.17445, section 2).
 
     Trajectory i shares its ancestor at depth j with the trajectories of group G_ij, and G_i0 is the prompt group:
@@ -43,7 +43,7 @@ def subgroup_advantages(forest: Forest, rewards_T: np.ndarray, settings: Advanta
     Args:
         forest: Trees of the batch.
         rewards_T: Reward of each trajectory.
-        settings: ``aggregation``, ``chains``, ``root_group`` and ``equal_groups`` are read.
+        options: ``aggregation``, ``chains``, ``root_group`` and ``equal_groups`` are read.
 
     Returns:
         (trajectories,)
@@ -52,18 +52,18 @@ def subgroup_advantages(forest: Forest, rewards_T: np.ndarray, settings: Advanta
     mean_N = forest.mean_over_group(rewards_T)
     mean_N[forest.lone_roots] = 0.0
     counts = size > 1
-    if settings.chains is Chains.DISTINCT:
+    if options.chains is ChainCounting.DISTINCT:
         # Groups on a path are nested, so an equal size means the same group.
         counts[:, 1:] &= size[:, 1:] != size[:, :-1]
-    if not settings.equal_groups:
+    if not options.equal_groups:
         counts &= ~forest.at(forest.agrees(rewards_T))
-    counts[:, 0] = settings.root_group
-    weight = counts * (size if settings.aggregation is Aggregation.GROUP_SIZE else 1.0)
+    counts[:, 0] = options.root_group
+    weight = counts * (size if options.aggregation is Aggregation.GROUP_SIZE else 1.0)
     total = weight.sum(axis=1)
     return (weight * (rewards_T[:, None] - forest.at(mean_N))).sum(axis=1) / np.where(total == 0, 1.0, total)
 
 
-def segment_credit(forest: Forest, rewards_T: np.ndarray, settings: AdvantageSettings) -> np.ndarray:
+def segment_credit(forest: Forest, rewards_T: np.ndarray, options: AdvantageOptions) -> np.ndarray:
     """Credit each node with what it changes (estimator ``treepo_segment``; TreePO's released ``tree_seg_baseline``).
 
     ``credit(n) = V(n) - eta^k V(parent of n)``. The value V of a leaf is its sub-group advantage weighted by group
@@ -73,16 +73,16 @@ def segment_credit(forest: Forest, rewards_T: np.ndarray, settings: AdvantageSet
     Args:
         forest: Trees of the batch.
         rewards_T: Reward of each trajectory.
-        settings: ``parent_decay`` (eta) is read, and the choice of groups as for :func:`subgroup_advantages`.
+        options: ``parent_decay`` (eta) is read, and the choice of groups as for :func:`subgroup_advantages`.
     """
-    leaf_values = subgroup_advantages(forest, rewards_T, replace(settings, aggregation=Aggregation.GROUP_SIZE))
+    leaf_values = subgroup_advantages(forest, rewards_T, replace(options, aggregation=Aggregation.GROUP_SIZE))
     value_N = forest.mean_over_children(leaf_values)
     value_N[forest.lone_roots] = 0.0
     value, agrees_N = forest.at(value_N), forest.agrees(rewards_T)
     agrees_N[forest.lone_roots] = False
     to_end = forest.length_T[:, None] - np.arange(forest.node_TL.shape[1] - 1)
     credit = np.zeros_like(value)
-    credit[:, 1:] = value[:, 1:] - settings.parent_decay**to_end * value[:, :-1]
+    credit[:, 1:] = value[:, 1:] - options.parent_decay**to_end * value[:, :-1]
     credit[:, 1:][forest.at(agrees_N)[:, :-1]] = 0.0
     return credit
 

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 
 from recipe.treepo.settings.schema import FREE_GROUP, KEYS
 from recipe.treepo.settings.schema import SEE as SEE_TREEPO
-from recipe.treepo.settings.values import Keys, Problem, all_keys, leaf_keys, parse_group, unknown_key
+from recipe.treepo.settings.values import Keys, Problem, groups_of, read_group, unknown_key
 
 HELP_FLAGS = ("--help", "-h")
 # Flags with which Hydra shows something, or composes several configurations.
@@ -81,7 +81,9 @@ def read_command_line(arguments: Sequence[str], groups: Sequence[OwnGroup] = (TR
         if group is None:
             rest.append(argument)
         elif not _is_known(key, group):
-            problems.append(unknown_key(key, value, {group.name: group.keys for group in groups}))
+            problems.append(
+                unknown_key(key, value, {name: found for own in groups for name, found in own.keys.items()})
+            )
         else:
             rest.append(_as_hydra_needs_it(argument, key))
             if _is_plain_value(override, group):
@@ -105,10 +107,11 @@ def holds(group: str, key: str) -> bool:
 def _flag_problems(flags: set[str]) -> list[Problem]:
     problems = []
     if "--full" in flags and "--dry-run" not in flags:
-        problems.append(Problem("--full", True, "prints the configuration of a dry run", "Add --dry-run."))
+        rule = "prints the configuration of a dry run"
+        problems.append(Problem("full_without_dry_run", "--full", True, rule, "Add --dry-run."))
     if "--dry-run" in flags and (others := sorted(flags.intersection(HYDRA_ONLY_FLAGS))):
-        rule = f"checks a single configuration, and {others[0]} has Hydra do something else"
-        problems.append(Problem("--dry-run", True, rule, "Leave one of them out."))
+        rule = f"checks a single configuration, so it cannot be combined with {others[0]}"
+        problems.append(Problem("dry_run_conflict", "--dry-run", True, rule, "Leave one of them out."))
     return problems
 
 
@@ -124,7 +127,7 @@ def _key(argument: str) -> str:
 
 
 def _is_known(key: str, group: OwnGroup) -> bool:
-    return key in all_keys({group.name: group.keys}) or key in leaf_keys(group.name, group.keys) or group.is_free(key)
+    return key in group.keys or key in groups_of(group.keys) or group.is_free(key)
 
 
 def _as_hydra_needs_it(argument: str, key: str) -> str:
@@ -146,7 +149,7 @@ def _is_plain_value(override: Override | None, group: OwnGroup) -> bool:
     key = override.key_or_group
     if any(holds(free, key) for free in group.free):
         return False
-    return isinstance(override.value(), Mapping) or key not in all_keys({group.name: group.keys})
+    return isinstance(override.value(), Mapping) or key not in groups_of(group.keys)
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
@@ -161,5 +164,5 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 def _value_problems(values: Mapping[str, Any], groups: Sequence[OwnGroup]) -> list[Problem]:
     problems: list[Problem] = []
     for group in groups:
-        parse_group(group.name, values.get(group.name), group.keys, problems, see=group.see)
+        read_group(group.name, values.get(group.name), group.keys, problems, see=group.see)
     return problems

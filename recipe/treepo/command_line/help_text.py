@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from recipe.treepo.command_line.arguments import OwnGroup
-from recipe.treepo.settings.values import all_keys
+from recipe.treepo.settings.values import groups_of
 
 ROOT = Path(__file__).parents[3]
 CONFIG = Path(__file__).parents[1] / "config"
@@ -54,7 +54,8 @@ def help_text(page: HelpPage) -> str:
         page.about,
         OPTIONS.rstrip("\n"),
         "Configurations by name, GROUP=NAME, the default first:\n" + "\n".join(_choices(page.choices)),
-        f"Keys with their defaults; ranges and reasons: {page.group.see}\n" + "\n".join(_keys(page)),
+        f"Keys with their defaults; ranges and reasons: {page.group.see}\n"
+        + "\n".join(_keys(page.group, page.columns)),
         f"Examples:\n{examples}",
     ]
     return "\n\n".join(parts)
@@ -72,24 +73,35 @@ def _choices(defaults: Mapping[str, str]) -> list[str]:
 # --- keys ------------------------------------------------------------------------------------------------------
 
 
-def _keys(page: HelpPage) -> list[str]:
-    name = page.group.name
-    text = (ROOT / page.group.see).read_text()
-    defaults, meanings = OmegaConf.to_container(OmegaConf.create(text)), first_words(text)
-    if name not in defaults:  # the file is the group
-        defaults, meanings = {name: defaults}, {f"{name}.{key}": words for key, words in meanings.items()}
-    groups = all_keys({name: page.group.keys})
-    lines = []
-    for group, keys in groups.items():
-        lines.append(f"{group}." if group == name else f"{group}.  {meanings[group]}")
-        leaves = [key for key in keys if f"{group}.{key}" not in groups]
-        cells = [_cell(key, _lookup(defaults, f"{group}.{key}"), meanings[f"{group}.{key}"]) for key in leaves]
-        lines += _in_columns(cells, page.columns)
-    return lines
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The keys of a group as its yaml file has them, in its order.
+
+    Attributes:
+        groups: Names in each group, the outer before the inner.
+        defaults: Default of each key, by its full name.
+        comments: Comment above each key and group, by its full name.
+    """
+
+    groups: Mapping[str, Sequence[str]]
+    defaults: Mapping[str, Any]
+    comments: Mapping[str, str]
 
 
-def first_words(text: str) -> dict[str, str]:
-    """Return the first words of the comment above each key of a YAML file, by the key's full name."""
+def declared(group: OwnGroup) -> Declared:
+    """Read the yaml file of a group."""
+    text = (ROOT / group.see).read_text(encoding="utf-8")
+    values, found = OmegaConf.create(text), comments(text)
+    if group.name not in values:  # the file is the group
+        values = OmegaConf.create({group.name: values})
+        found = {f"{group.name}.{key}": comment for key, comment in found.items()}
+    order = [name for name in found if name in group.keys]
+    defaults = {key: OmegaConf.select(values, key) for key in order}
+    return Declared(groups_of(order), defaults, found)
+
+
+def comments(text: str) -> dict[str, str]:
+    """Return the comment above each key of a YAML file, by the key's full name."""
     found: dict[str, str] = {}
     outer: list[tuple[int, str]] = []
     comment: list[str] = []
@@ -101,31 +113,39 @@ def first_words(text: str) -> dict[str, str]:
             depth = len(match[1])
             outer = [(indent, name) for indent, name in outer if indent < depth] + [(depth, match[2])]
             if comment:
-                words = re.split(r"[.,:;]( |$)| \(", " ".join(comment), maxsplit=1)[0]
-                found[".".join(name for _, name in outer)] = words
+                found[".".join(name for _, name in outer)] = " ".join(comment)
         comment = []
     return found
 
 
-def _lookup(values: Mapping[str, Any], name: str) -> Any:
-    for key in name.split("."):
-        values = values[key]
-    return values
+def first_words(comment: str) -> str:
+    """Return a comment up to the first stop, comma, colon, semicolon or bracket."""
+    return re.split(r"[.,:;]( |$)| \(", comment, maxsplit=1)[0]
 
 
-def _cell(key: str, default: Any, meaning: str) -> str:
-    return f"{f'{key}={_written(default)}':<{NAME_WIDTH}} {meaning}"
-
-
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """Return a value as on a command line."""
+    value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_written(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {written(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_written, value))}]"
+        return f"[{', '.join(map(written, value))}]"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return str(value)
+
+
+def _keys(group: OwnGroup, columns: int) -> list[str]:
+    found, lines = declared(group), []
+    for name, keys in found.groups.items():
+        lines.append(f"{name}." if name == group.name else f"{name}.  {first_words(found.comments[name])}")
+        cells = []
+        for key in keys:
+            if (full := f"{name}.{key}") in group.keys:
+                value = f"{key}={written(found.defaults[full])}"
+                cells.append(f"{value:<{NAME_WIDTH}} {first_words(found.comments[full])}")
+        lines += _in_columns(cells, columns)
+    return lines
 
 
 def _in_columns(cells: Sequence[str], columns: int) -> list[str]:

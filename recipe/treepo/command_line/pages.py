@@ -5,7 +5,7 @@ from recipe.treepo.command_line.arguments import TREEPO, OwnGroup
 from recipe.treepo.command_line.help_text import HelpPage
 from recipe.treepo.evaluation import settings as evaluation
 
-EVALUATION = OwnGroup("evaluation", evaluation.KEYS, ("evaluation.arms",), evaluation.SEE)
+EVALUATION = OwnGroup("evaluation", evaluation.KEYS, (evaluation.ARMS,), evaluation.SEE)
 
 TRAIN = "python -m recipe.treepo.main_treepo"
 TRAINING_PAGE = HelpPage(

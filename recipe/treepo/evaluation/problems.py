@@ -70,13 +70,14 @@ def load_problems(config: DictConfig, tokenizer: Any, model_type: str | None) ->
                 wrong = f"has a prompt of {len(prompt_ids)} tokens, more than data.max_prompt_length"
             if wrong:
                 remedy = f"Drop such rows; `python -m data_prep.check {file}` finds them."
-                problems.append(Problem("data.val_files", f"{file}, row {number}", wrong, remedy))
+                problems.append(Problem("wrong_row", "data.val_files", f"{file}, row {number}", wrong, remedy))
                 continue
             source = str(fields["data_source"])
             found.append(EvaluationProblem(data_source=source, row=rows[source], prompt_ids=prompt_ids, fields=fields))
             rows[source] += 1
     if not problems and not found:
-        problems = [Problem("data.val_files", files, "hold no problems", "Name other files, or keep longer prompts.")]
+        remedy = "Name other files, or keep longer prompts."
+        problems = [Problem("no_rows", "data.val_files", files, "hold no problems", remedy)]
     if problems:
         raise ConfigError(_first(problems, 10))
     return found
@@ -100,5 +101,6 @@ def _row_problem(fields: dict[str, Any], blank_truths: bool) -> str | None:
 
 def _first(problems: Sequence[Problem], most: int) -> list[Problem]:
     rest = len(problems) - most
-    more = [Problem("data.val_files", "...", f"{rest} more rows cannot be evaluated", "See above.")] if rest > 0 else []
+    rule = f"{rest} more rows cannot be evaluated"
+    more = [Problem("more_wrong_rows", "data.val_files", "...", rule, "See above.")] if rest > 0 else []
     return [*problems[:most], *more]

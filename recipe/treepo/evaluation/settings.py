@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed settings of an evaluation, and the rules that they keep. Meanings: ``config/evaluation/compare.yaml``.
+"""Typed settings of an evaluation, and their rules. Meanings: ``config/evaluation/compare.yaml``.
 
-Imports no torch, ray or vllm: everything is checked before any of them is started.
+Imports no torch, ray or vllm: everything is checked before any of them starts.
 """
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,20 +15,21 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.search.branching import Budget
 from recipe.treepo.settings.schema import TOOL_AGENT, Sampler, TreePOSettings, leads_conversations, parse_settings
 from recipe.treepo.settings.training_rules import reward_problems
-from recipe.treepo.settings.tree_rules import context_problems, tree_problems
+from recipe.treepo.settings.tree_rules import Rollout, context_problems, read_rollout, tree_problems
 from recipe.treepo.settings.validate import file_problems
 from recipe.treepo.settings.values import (
     ConfigError,
     Problem,
-    boolean,
-    fraction,
+    WrongValue,
     integer,
-    optional,
-    parse_group,
-    path,
+    is_number,
+    keys_of,
+    read_group,
+    reader,
 )
 
 SEE = "recipe/treepo/config/evaluation/compare.yaml"
+ARMS = "evaluation.arms"
 VAL_KWARGS = "actor_rollout_ref.rollout.val_kwargs"
 
 
@@ -56,19 +57,72 @@ class Run:
         return f"{file_name(self.arm)}_n{self.n}.jsonl"
 
 
+def _whole_numbers(value: Any) -> tuple[int, ...]:
+    return tuple(sorted(set(value if isinstance(value, list) else [value])))
+
+
+_numbers = reader(
+    "integers",
+    "must be a whole number of at least 1, or a list of them",
+    lambda value: (
+        value != [] and all(is_number(n, int) and n >= 1 for n in (value if isinstance(value, list) else [value]))
+    ),
+    _whole_numbers,
+)
+
+
+def _arms(value: Any) -> dict[str, dict[str, Any]]:
+    """Read ``evaluation.arms``."""
+    arms = {str(name): keys for name, keys in value.items() if keys is not None} if isinstance(value, Mapping) else {}
+    if not arms or not all(isinstance(keys, Mapping) for keys in arms.values()):
+        raise WrongValue(
+            "no_arms", "must name at least one arm, each with keys of the treepo group: {plain: {sampler: plain}}"
+        )
+    wrong = [name for name in arms if not re.fullmatch(r"\w[\w .-]{0,60}", name)]
+    if wrong:
+        raise WrongValue(
+            "arm_name", f"{', '.join(wrong)}: a name may have letters, digits, spaces and _ . - (it names a file)"
+        )
+    files = Counter(file_name(name).casefold() for name in arms)
+    same = [name for name in arms if files[file_name(name).casefold()] > 1]
+    if same:
+        raise WrongValue(
+            "same_arm_names", f"{' and '.join(same)}: names must differ in more than case, and blanks against _"
+        )
+    return {name: dict(keys) for name, keys in arms.items()}
+
+
+def file_name(arm: str) -> str:
+    """Return an arm's name as a part of a file's."""
+    return arm.replace(" ", "_")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationSettings:
-    """The ``evaluation`` group; ``runs`` follows from its arms and n."""
+class EvaluationGroup:
+    """The ``evaluation`` group."""
 
     out_dir: str
-    runs: tuple[Run, ...]
+    n: tuple[int, ...] | None = field(default=None, metadata={"read": _numbers})
+    k: tuple[int, ...] | None = field(default=None, metadata={"read": _numbers})
+    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False, metadata={"read": _arms})
+    seed: int | None = field(default=0, metadata={"least": 0})
+    prompts_in_flight: int = 64
+    bootstrap: int = field(default=1000, metadata={"least": 100, "most": 100_000})
+    confidence: float = field(default=0.95, metadata={"most": 1})
+    keep_responses: bool = True
+    restart: bool = False
+
+
+KEYS = keys_of("evaluation", EvaluationGroup)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings(EvaluationGroup):
+    """A checked evaluation: with ``n`` and ``k`` filled in, and the runs that follow from ``n`` and ``arms``."""
+
+    n: tuple[int, ...]
     k: tuple[int, ...]
-    seed: int | None
-    prompts_in_flight: int
-    bootstrap: int
-    confidence: float
-    keep_responses: bool
-    restart: bool
+    runs: tuple[Run, ...]
 
 
 def load_evaluation(config: DictConfig, *, check_files: bool = True) -> EvaluationSettings:
@@ -78,22 +132,26 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
         ConfigError: listing all problems found.
     """
     problems: list[Problem] = []
-    raw = OmegaConf.to_container(config.evaluation, resolve=True)
-    values = parse_group("evaluation", raw, KEYS, problems, see=SEE)
+    raw = {"out_dir": None} | OmegaConf.to_container(config.evaluation, resolve=True)
+    values = read_group("evaluation", raw, KEYS, problems, see=SEE)
     numbers = values.get("n") or _validation_n(config, problems)
     arms = _parse_arms(config, values.get("arms") or {}, problems)
     runs = _runs(arms, numbers)
-    problems += _sampling_problems(config, numbers) + _run_problems(config, arms, runs, numbers)
-    for key in [k for k in values.get("k") or () if numbers and k > max(numbers)]:
-        rule = f"there are no {key} trajectories: the largest evaluation.n is {max(numbers)}"
-        problems.append(Problem("evaluation.k", key, rule, "Leave it out, or raise evaluation.n."))
+    problems += _sampling_problems(config, numbers)
+    # Each run has an n of its own, and samples with val_kwargs, which are checked above.
+    rollout = read_rollout(config, problems, n=1, temperature=1.0, validation_n=1)
+    if rollout is not None:
+        problems += context_problems(rollout) + _run_problems(rollout, arms, runs, numbers)
+    for k in [k for k in values.get("k") or () if numbers and k > max(numbers)]:
+        rule = f"must not exceed the largest number of trajectories, {max(numbers)}"
+        problems.append(Problem("k_beyond_n", "evaluation.k", k, rule, "Leave it out, or use a larger evaluation.n."))
     problems += reward_problems(config)
     if check_files:
         problems += file_problems(config, ("data.val_files",))
     if problems:
         raise ConfigError(list({str(problem): problem for problem in problems}.values()))
-    settings = {key: value for key, value in values.items() if key not in ("arms", "n", "k")}
-    return EvaluationSettings(**settings, runs=tuple(runs), k=values["k"] or powers_of_two(max(numbers)))
+    found = {"n": numbers, "k": values["k"] or powers_of_two(max(numbers)), "runs": tuple(runs)}
+    return EvaluationSettings(**(values | found))
 
 
 def powers_of_two(n: int) -> tuple[int, ...]:
@@ -104,52 +162,12 @@ def powers_of_two(n: int) -> tuple[int, ...]:
 # --- values ----------------------------------------------------------------------------------------------------
 
 
-def _numbers(value: Any) -> tuple[int, ...]:
-    listed = value if isinstance(value, list) else [value]
-    if not listed or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in listed):
-        raise ValueError("must be a whole number of at least 1, or a list of them")
-    return tuple(sorted(set(listed)))
-
-
-def _arms(value: Any) -> dict[str, dict[str, Any]]:
-    arms = {str(name): keys for name, keys in value.items() if keys is not None} if isinstance(value, Mapping) else {}
-    if not arms or not all(isinstance(keys, Mapping) for keys in arms.values()):
-        raise ValueError("must name at least one arm, each with keys of the treepo group: {plain: {sampler: plain}}")
-    wrong = [name for name in arms if not re.fullmatch(r"\w[\w .-]{0,60}", name)]
-    if wrong:
-        raise ValueError(f"{', '.join(wrong)}: a name is of letters, digits, spaces and _ . - (it names a file)")
-    files = Counter(file_name(name).casefold() for name in arms)
-    same = [name for name in arms if files[file_name(name).casefold()] > 1]
-    if same:
-        raise ValueError(f"{' and '.join(same)}: give names that differ in more than case, and blank against _")
-    return {name: dict(keys) for name, keys in arms.items()}
-
-
-def file_name(arm: str) -> str:
-    """Return an arm's name as a part of a file's."""
-    return arm.replace(" ", "_")
-
-
-KEYS = {
-    "out_dir": path,
-    "n": optional(_numbers),
-    "k": optional(_numbers),
-    "arms": _arms,
-    "seed": optional(integer(0)),
-    "prompts_in_flight": integer(1),
-    "bootstrap": integer(100, 100_000),
-    "confidence": fraction,
-    "keep_responses": boolean,
-    "restart": boolean,
-}
-
-
 def _validation_n(config: DictConfig, problems: list[Problem]) -> tuple[int, ...]:
     value = OmegaConf.select(config, f"{VAL_KWARGS}.n")
     try:
-        return (integer(1)(value),)
-    except ValueError as error:
-        problems.append(Problem(f"{VAL_KWARGS}.n", value, str(error), "Set it, or evaluation.n."))
+        return (integer()(value),)
+    except WrongValue as error:
+        problems.append(Problem("validation_n", f"{VAL_KWARGS}.n", value, str(error), "Set it, or evaluation.n."))
         return ()
 
 
@@ -174,7 +192,7 @@ def _in_words_of(arm: str, keys: Mapping[str, Any], problems: list[Problem]) -> 
         group, _, rest = problem.key.partition(".")
         if group != "treepo" or rest.partition(".")[0] not in keys:
             return problem
-        return Problem(f"evaluation.arms.{arm}.{rest}", str(problem.value), problem.rule, problem.remedy)
+        return replace(problem, key=f"{ARMS}.{arm}.{rest}", value=str(problem.value))
 
     return [named(problem) for problem in problems]
 
@@ -194,53 +212,54 @@ def _runs(arms: Mapping[str, TreePOSettings], numbers: tuple[int, ...]) -> list[
 
 def _sampling_problems(config: DictConfig, numbers: tuple[int, ...]) -> list[Problem]:
     sampling, problems = config.actor_rollout_ref.rollout.val_kwargs, []
-    ranges = {
-        "temperature": (lambda value: value >= 0, "must be a number of at least 0"),
-        "top_p": (lambda value: 0 < value <= 1, "must be a number above 0 and at most 1"),
-        "top_k": (lambda value: value == -1 or (value >= 1 and value % 1 == 0), "must be -1 or a whole number above 0"),
-    }
-    for key, (holds, rule) in ranges.items():
+
+    def check(rule_id: str, key: str, holds: Callable[[float], bool], rule: str) -> None:
         value = sampling.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
-            problems.append(Problem(f"{VAL_KWARGS}.{key}", value, rule, f"Set {VAL_KWARGS}.{key}."))
+        if not is_number(value) or not holds(value):
+            problems.append(Problem(rule_id, f"{VAL_KWARGS}.{key}", value, rule, f"Set {VAL_KWARGS}.{key}."))
+
+    check("temperature", "temperature", lambda value: value >= 0, "must be a number of at least 0")
+    check("top_p", "top_p", lambda value: 0 < value <= 1, "must be a number above 0 and at most 1")
+    whole = "must be -1 or a whole number above 0"
+    check("top_k", "top_k", lambda value: value == -1 or (value >= 1 and value % 1 == 0), whole)
     if not problems and sampling.temperature == 0 and any(n > 1 for n in numbers):
         rule, remedy = "greedy samples of a problem are all equal", "Use a temperature above 0, or evaluation.n=1."
-        problems.append(Problem(f"{VAL_KWARGS}.temperature", sampling.temperature, rule, remedy))
+        problems.append(Problem("greedy_samples", f"{VAL_KWARGS}.temperature", sampling.temperature, rule, remedy))
     if OmegaConf.select(config, "reward.reward_model.enable"):
-        rule, remedy = "evaluation asks a reward function only", "Use reward.reward_model.enable=false."
-        problems.append(Problem("reward.reward_model.enable", True, rule, remedy))
-    if not isinstance(config.data.val_files, str) and not OmegaConf.is_list(config.data.val_files):
-        problems.append(Problem("data.val_files", config.data.val_files, "must be a file or a list", "Name some."))
-    return problems + context_problems(config.actor_rollout_ref.rollout)
+        rule, remedy = "an evaluation scores with a reward function only", "Use reward.reward_model.enable=false."
+        problems.append(Problem("reward_model", "reward.reward_model.enable", True, rule, remedy))
+    files = config.data.val_files
+    if not isinstance(files, str) and not OmegaConf.is_list(files):
+        problems.append(Problem("no_files", "data.val_files", files, "must be a file or a list of files", "Name some."))
+    return problems
 
 
 def _run_problems(
-    config: DictConfig, arms: Mapping[str, TreePOSettings], runs: list[Run], numbers: tuple[int, ...]
+    rollout: Rollout, arms: Mapping[str, TreePOSettings], runs: list[Run], numbers: tuple[int, ...]
 ) -> list[Problem]:
-    """Check each tree against the rules that trees keep in training, for the numbers of trajectories of this."""
+    """Check each tree against the rules for trees in training, with the numbers of this evaluation."""
     problems = []
     for name, settings in arms.items():
-        if leads_conversations(settings, config):
-            rule = "an evaluation samples single turns, and this one is of conversations"
-            remedy = "Validate in training (trainer.val_only=true) instead, or leave interaction and tools out."
-            problems.append(Problem(f"evaluation.arms.{name}", settings.interaction.name or TOOL_AGENT, rule, remedy))
+        key = f"{ARMS}.{name}"
+        if leads_conversations(settings, rollout.agent):
+            rule = "an evaluation samples single turns, not conversations"
+            remedy = "Validate in training (trainer.val_only=true), or leave interaction and tools out."
+            problems.append(Problem("no_conversations", key, settings.interaction.name or TOOL_AGENT, rule, remedy))
         if settings.sampler is Sampler.INDEPENDENT:
-            rule = "loops that stop at every segment sample what plain does, and take longer"
-            problems.append(Problem(f"evaluation.arms.{name}.sampler", settings.sampler, rule, "Use plain, or tree."))
+            rule, remedy = "segment loops sample the same as plain, and take longer", "Use plain, or tree."
+            problems.append(Problem("no_loops", f"{key}.sampler", settings.sampler, rule, remedy))
         if settings.sampler is not Sampler.TREE:
             continue
         if settings.branching.budget is Budget.TOTAL_TOKENS:
-            rule = "trajectories that a budget does not pay for would count as wrong"
+            rule = "trajectories that the token budget leaves out would count as wrong"
             remedy = f"Use another treepo.branching.budget than {Budget.TOTAL_TOKENS}."
-            problems.append(Problem("treepo.branching.budget", settings.branching.budget, rule, remedy))
+            problems.append(Problem("no_budget", "treepo.branching.budget", settings.branching.budget, rule, remedy))
         if numbers and not any(run.arm == name for run in runs):
             children = settings.branching.init_divergence[1]
-            rule = f"the root has up to {children} children, and the largest number of trajectories is {numbers[-1]}"
-            remedy = "Raise evaluation.n, or lower init_divergence."
-            problems.append(Problem(f"evaluation.arms.{name}.init_divergence", children, rule, remedy))
+            rule = f"must not exceed the largest number of trajectories, {numbers[-1]}"
+            remedy = "Use a larger evaluation.n, or a lower init_divergence."
+            problems.append(Problem("root_beyond_n", f"{key}.init_divergence", children, rule, remedy))
     for run in runs:
         if run.settings.sampler is Sampler.TREE:
-            sizes = {"n": run.n, "temperature": 1.0, "val_kwargs": {"n": run.n}}
-            checked = OmegaConf.merge(config, {"actor_rollout_ref": {"rollout": sizes}})
-            problems += tree_problems(run.settings, checked)
+            problems += tree_problems(run.settings, replace(rollout, n=run.n))
     return problems

@@ -11,7 +11,7 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from recipe.treepo.answers.boxes import has_complete_box
@@ -66,7 +66,7 @@ class Repetition:
 
     unit: RepetitionUnit = RepetitionUnit.TOKENS
     window: int = 32
-    count: int = 8
+    count: int = field(default=8, metadata={"least": 2})
 
     def __post_init__(self) -> None:
         assert self.window >= 1, f"a window of {self.window} {self.unit} holds nothing that could be repeated"

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed settings of the recipe, and how they are read.
+"""Typed settings of the recipe.
 
-The keys live under ``treepo:`` at the top level of verl's configuration, because verl rejects unknown keys inside
-its own groups. ``config/treepo_trainer.yaml`` declares and explains them; a test holds the two together. What the keys
-must keep among each other: ``validation.py``. Imports no torch, ray or vllm: everything is checked before any of them
-is started.
+The keys live under ``treepo:`` at the top level of verl's configuration, because verl rejects unknown keys inside its
+own groups. The dataclasses declare them, ``config/treepo_trainer.yaml`` explains them, and a test compares the two.
+Rules between keys: ``validate.py``. Imports no torch, ray or vllm: everything is checked before any of them starts.
 """
 
 import math
@@ -16,29 +15,21 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from recipe.treepo.advantages.options import AdvantageOptions
 from recipe.treepo.interaction import ConversationRules, OnError, Steps
 from recipe.treepo.search import SearchKind, SearchShape
-from recipe.treepo.search.branching import BranchingRules, Budget, Favor, Share
-from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, PointRule
-from recipe.treepo.search.stopping import RULES, FinishReason, Repetition, RepetitionUnit, StoppingRules
+from recipe.treepo.search.branching import BranchingRules
+from recipe.treepo.search.fallback import FallbackRules
+from recipe.treepo.search.stopping import RULES, FinishReason, Repetition, StoppingRules
 from recipe.treepo.settings.values import (
     ConfigError,
     Keys,
     Problem,
-    boolean,
-    choice,
+    WrongValue,
+    build,
     class_name,
-    fraction,
-    int_range,
-    integer,
-    leaf_keys,
-    mapping,
-    optional,
-    parse_group,
-    path,
-    positive,
-    schedule,
-    texts,
+    keys_of,
+    read_group,
 )
 
 # Our trainers by the name that trainer.v1.trainer_mode chooses, and verl's trainer that each of them extends.
@@ -68,20 +59,6 @@ class Sampler(StrEnum):
     PLAIN = "plain"  # verl's own sampler: rollout.n independent samples
 
 
-class Aggregation(StrEnum):
-    """How the sub-group advantages of a trajectory become one."""
-
-    MEAN = "mean"  # plain mean over the distinct groups on its path
-    GROUP_SIZE = "group_size"  # weighted by the number of trajectories in each group
-
-
-class Chains(StrEnum):
-    """How segments that did not branch count."""
-
-    DISTINCT = "distinct"  # as one: all of them have the same trajectories
-    PUBLISHED = "published"  # each on its own
-
-
 class Normalization(StrEnum):
     """What is done to the advantages of a batch."""
 
@@ -98,14 +75,9 @@ class SharedTokenWeight(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdvantageSettings:
-    """The ``treepo.advantage`` group: options of the estimators; ``normalization`` None: as each was published."""
+class AdvantageSettings(AdvantageOptions):
+    """The ``treepo.advantage`` group; ``normalization`` None: as published for each estimator."""
 
-    aggregation: Aggregation = Aggregation.MEAN
-    chains: Chains = Chains.DISTINCT
-    root_group: bool = True
-    equal_groups: bool = True
-    parent_decay: float = 1.0
     normalization: Normalization | None = None
 
 
@@ -114,7 +86,7 @@ class InteractionSettings:
     """The ``treepo.interaction`` group; ``path`` None: no interaction but verl's tools, where they are asked for."""
 
     path: str | None = None
-    name: str | None = None
+    name: str | None = field(default=None, metadata={"read": class_name})
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     turn_length: int | None = None
     steps: Steps = Steps.SHARED
@@ -131,6 +103,18 @@ class InteractionSettings:
             on_error=self.on_error,
             timeout_seconds=self.timeout_seconds,
         )
+
+
+def _rules(value: Any) -> tuple[FinishReason, ...]:
+    """Read ``treepo.stopping``."""
+    rules = list(RULES)
+    if not isinstance(value, list) or any(rule not in rules for rule in value) or len(set(value)) != len(value):
+        raise WrongValue("stopping_rules", f"must be a list of distinct rules out of {', '.join(rules)}")
+    missing = [rule for rule in rules if rule not in value and rule not in OPTIONAL_RULES]
+    if missing:
+        rule = f"must contain {' and '.join(missing)} (only {', '.join(OPTIONAL_RULES)} are optional)"
+        raise WrongValue("stopping_rule_missing", rule)
+    return tuple(FinishReason(rule) for rule in value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,17 +137,15 @@ class TreePOSettings:
     fallback: FallbackRules = field(default_factory=FallbackRules)
     max_segments_per_request: int | None = None
     cache_block: int | None = None
-    stopping: tuple[FinishReason, ...] = (
-        FinishReason.ANSWER,
-        FinishReason.EOS,
-        FinishReason.LENGTH,
-        FinishReason.DEPTH,
+    stopping: tuple[FinishReason, ...] = field(
+        default=(FinishReason.ANSWER, FinishReason.EOS, FinishReason.LENGTH, FinishReason.DEPTH),
+        metadata={"read": _rules},
     )
     answer_needs_eos: bool = False
     stop_strings: tuple[str, ...] = ()
     repetition: Repetition = field(default_factory=Repetition)
-    min_response_length: int = 0
-    retries: int = 2
+    min_response_length: int = field(default=0, metadata={"least": 0})
+    retries: int = field(default=2, metadata={"least": 0})
     validate_with_tree: bool = False
     dump_dir: str | None = None
     poll_interval: float = 0.2
@@ -238,79 +220,15 @@ def load_settings(config: DictConfig) -> TreePOSettings:
     return settings
 
 
-def _rules(value: Any) -> tuple[FinishReason, ...]:
-    rules = list(RULES)
-    if not isinstance(value, list) or any(rule not in rules for rule in value) or len(set(value)) != len(value):
-        raise ValueError(f"must be a list of distinct rules out of {', '.join(rules)}")
-    missing = [rule for rule in rules if rule not in value and rule not in OPTIONAL_RULES]
-    if missing:
-        raise ValueError(f"must contain {' and '.join(missing)} (only {', '.join(OPTIONAL_RULES)} can be left out)")
-    return tuple(FinishReason(rule) for rule in value)
-
-
 # --- the group -------------------------------------------------------------------------------------------------
 
-KEYS: Keys = {
-    "sampler": choice(Sampler),
-    "search": choice(SearchKind),
-    "depth": integer(1),
-    "segment_length": optional(integer(1)),
-    "divergence": int_range,
-    "init_divergence": int_range,
-    "max_divergence": optional(integer(1)),
-    "branching": {
-        "budget": choice(Budget),
-        "level_tokens": optional(integer(1)),
-        "total_tokens": optional(integer(1)),
-        "min_width": optional(integer(1)),
-        "share": choice(Share),
-        "favor": choice(Favor),
-        "temperature": schedule,
-    },
-    "fallback": {
-        "start": choice(FallbackStart),
-        "order": choice(PathOrder),
-        "self_ended_only": boolean,
-        "min_segments": integer(1),
-        "point": choice(PointRule),
-        "window": optional(integer(1)),
-        "block_length": integer(1),
-    },
-    "max_segments_per_request": optional(integer(1)),
-    "cache_block": optional(integer(1)),
-    "stopping": _rules,
-    "answer_needs_eos": boolean,
-    "stop_strings": texts,
-    "repetition": {
-        "unit": choice(RepetitionUnit),
-        "window": integer(1),
-        "count": integer(2),
-    },
-    "min_response_length": integer(0),
-    "retries": integer(0),
-    "validate_with_tree": boolean,
-    "dump_dir": optional(path),
-    "poll_interval": positive,
-    "interaction": {
-        "path": optional(path),
-        "name": optional(class_name),
-        "options": mapping,
-        "turn_length": optional(integer(1)),
-        "steps": choice(Steps),
-        "on_error": choice(OnError),
-        "timeout_seconds": optional(positive),
-    },
-    "packed_training": boolean,
-    "shared_token_weight": choice(SharedTokenWeight),
-    "advantage": {
-        "aggregation": choice(Aggregation),
-        "chains": choice(Chains),
-        "root_group": boolean,
-        "equal_groups": boolean,
-        "parent_decay": fraction,
-        "normalization": optional(choice(Normalization)),
-    },
+# Fields whose key stands elsewhere in the group.
+_PLACES = {
+    **{f"branching.{key}": f"treepo.{key}" for key in ("divergence", "init_divergence", "max_divergence")},
+    "branching.temperature": None,
+    "temperature": "treepo.branching.temperature",
 }
+KEYS: Keys = keys_of("treepo", TreePOSettings, _PLACES)
 
 
 def parse_settings(config: DictConfig) -> tuple[TreePOSettings | None, list[Problem]]:
@@ -320,34 +238,16 @@ def parse_settings(config: DictConfig) -> tuple[TreePOSettings | None, list[Prob
         group = OmegaConf.select(config, "treepo")
         raw = OmegaConf.to_container(group, resolve=True) if OmegaConf.is_config(group) else group
     except OmegaConfBaseException as error:
-        return None, [Problem("treepo", "...", f"cannot be resolved ({error})", "Correct the interpolation.")]
-    values = parse_group("treepo", raw, KEYS, problems, see=SEE)
-    return (None, problems) if problems else (_build(values), [])
+        problem = f"cannot be resolved ({' '.join(str(error).split())})"
+        return None, [Problem("unresolved", "treepo", "...", problem, "Correct the interpolation.")]
+    values = read_group("treepo", raw, KEYS, problems, see=SEE)
+    return (None, problems) if problems else (build(TreePOSettings, values), [])
 
 
-def _build(values: dict[str, Any]) -> TreePOSettings:
-    branching = values.pop("branching", {})
-    if "temperature" in branching:
-        values["temperature"] = branching.pop("temperature")
-    for key in ("divergence", "init_divergence", "max_divergence"):
-        if key in values:
-            branching[key] = values.pop(key)
-    return TreePOSettings(
-        branching=BranchingRules(**branching),
-        fallback=FallbackRules(**values.pop("fallback", {})),
-        repetition=Repetition(**values.pop("repetition", {})),
-        interaction=InteractionSettings(**values.pop("interaction", {})),
-        advantage=AdvantageSettings(**values.pop("advantage", {})),
-        **values,
-    )
+def leads_conversations(settings: TreePOSettings, agent: str | None) -> bool:
+    """Tell whether paths are conversations, as far as the configuration says; a row may ask for verl's tools itself.
 
-
-def leads_conversations(settings: TreePOSettings, config: DictConfig) -> bool:
-    """Tell whether paths are conversations, as far as the configuration says; a row may ask for verl's tools itself."""
-    agent = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop")
+    Args:
+        agent: verl's ``rollout.agent.default_agent_loop``.
+    """
     return settings.interaction.path is not None or agent == TOOL_AGENT
-
-
-def known_keys() -> list[str]:
-    """Return the full names of all keys of the recipe."""
-    return leaf_keys("treepo", KEYS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules for trainer, estimators and verl's objectives. Called by ``validation.py``."""
+"""Rules for trainer, estimators and verl's objectives."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,13 @@ from recipe.treepo.settings.schema import (
     SharedTokenWeight,
     TreePOSettings,
 )
-from recipe.treepo.settings.values import Problem
+from recipe.treepo.settings.values import Problem, is_number
 
 TREE_MANAGER = "recipe.treepo.rollout.TreeAgentLoopManager"
 # Reward managers that know the overlong penalty
 OVERLONG_MANAGERS = ("treepo", "dapo")
 # Losses in verl.trainer.ppo.core_algos that make one weight per sequence of rollout_is_weights, or do not read it.
 LOSSES_WITHOUT_TOKEN_WEIGHTS = ("geo_mean", "bypass_mode")
-
-
 # Engines of verl that packed training extends, and attention implementations that take a mask of its kind.
 PACKED_STRATEGIES = ("fsdp", "fsdp2")
 PACKED_ATTENTIONS = ("eager", "flex_attention", "sdpa")
@@ -34,14 +32,14 @@ def trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[Probl
     if settings.sampler is not Sampler.PLAIN and manager != TREE_MANAGER:
         key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
         rule = f"treepo.sampler={settings.sampler} needs the recipe's rollout manager"
-        problems.append(Problem(key, manager, rule, f"Use {key}={TREE_MANAGER}, or treepo.sampler=plain."))
+        remedy = f"Use {key}={TREE_MANAGER}, or treepo.sampler=plain."
+        problems.append(Problem("other_manager", key, manager, rule, remedy))
     problems += _mode_problems(settings, config) + _advantage_problems(settings, config) + _server_problems(config)
     if settings.packed_training:
         problems += _packing_problems(config)
     if not OmegaConf.select(config, "trainer.use_v1"):
-        problems.append(
-            Problem("trainer.use_v1", False, "the recipe extends verl's V1 trainer", "Use trainer.use_v1=True.")
-        )
+        rule = "the recipe extends verl's V1 trainer"
+        problems.append(Problem("old_trainer", "trainer.use_v1", False, rule, "Use trainer.use_v1=True."))
     return problems
 
 
@@ -61,9 +59,9 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem
         ),
     ):
         if needs:
-            rule = f"{what} needs a trainer that knows the tree paths"
+            rule = f"{what} needs a trainer of this recipe, which passes tree paths on"
             remedy = f"Use trainer.v1.trainer_mode={ours}, or {instead}."
-            problems.append(Problem("trainer.v1.trainer_mode", mode, rule, remedy))
+            problems.append(Problem("other_trainer", "trainer.v1.trainer_mode", mode, rule, remedy))
     return problems
 
 
@@ -80,45 +78,48 @@ def _server_problems(config: DictConfig) -> list[Problem]:
     server, gpus = math.prod(parts), machines * each
     if gpus % server == 0:
         return []
-    key, rule = f"actor_rollout_ref.rollout.{sizes[0]}", f"servers of {server} GPUs each do not divide {gpus} GPUs"
-    remedy = f"Use {key}=1, or as many GPUs in trainer.nnodes and trainer.n_gpus_per_node as servers take."
-    return [Problem(key, rollout.get(sizes[0]), rule, remedy)]
+    key, rule = f"actor_rollout_ref.rollout.{sizes[0]}", f"{gpus} GPUs cannot be divided into servers of {server}"
+    remedy = f"Use {key}=1, or make trainer.nnodes x trainer.n_gpus_per_node a multiple of {server}."
+    return [Problem("gpus_per_server", key, rollout.get(sizes[0]), rule, remedy)]
 
 
 def _packing_problems(config: DictConfig) -> list[Problem]:
-    """Check what packed training cannot do; the engine looks at the model itself."""
+    """Check the limits of packed training; the engine checks the model itself."""
     instead, problems = "treepo.packed_training=false", []
     roles, models = ["actor_rollout_ref.actor", "actor_rollout_ref.ref"], ["actor_rollout_ref.model"]
     if has_critic(config):
         roles, models = [*roles, "critic"], [*models, "critic.model"]
 
-    def refuse(key: str, allowed: Sequence[object], rule: str) -> None:
+    def check(rule_id: str, key: str, allowed: Sequence[object], rule: str) -> None:
         value = OmegaConf.select(config, key)
         if value not in allowed:
             kept = [choice for choice in allowed if choice is not None]
             remedy = f"Use {key}={' or '.join(map(str, kept))}, or {instead}."
-            problems.append(Problem(key, value, rule, remedy))
+            problems.append(Problem(rule_id, key, value, rule, remedy))
 
-    refuse("trainer.device", ("cuda", "cpu"), "packed training has no engine for this device")
-    refuse("distillation.enabled", (None, False), "packed training knows no distillation")
+    check("packed_device", "trainer.device", ("cuda", "cpu"), "packed training has no engine for this device")
+    distillation = "packed training does not support distillation"
+    check("packed_distillation", "distillation.enabled", (None, False), distillation)
     for role in roles:
-        refuse(f"{role}.strategy", PACKED_STRATEGIES, "packed training extends verl's FSDP engines")
+        engines = "packed training extends verl's FSDP engines"
+        check("packed_strategy", f"{role}.strategy", PACKED_STRATEGIES, engines)
         for group in (role, f"{role}.fsdp_config", f"{role}.fsdp"):  # actor and critic name it differently
             key = f"{group}.ulysses_sequence_parallel_size"
-            refuse(key, (None, 1), "packed training cannot divide a row among ranks")
-            refuse(f"{group}.pad_to_length", (None, False), "packed rows have no padding")
+            check("packed_sequence_parallel", key, (None, 1), "packed training cannot split a row across ranks")
+            check("packed_padding", f"{group}.pad_to_length", (None, False), "packed rows have no padding")
     for model in models:
-        refuse(f"{model}.use_fused_kernels", (None, False), "verl's fused kernels know no packed rows")
+        kernels = "verl's fused kernels do not support packed rows"
+        check("packed_fused_kernels", f"{model}.use_fused_kernels", (None, False), kernels)
         on_cpu = OmegaConf.select(config, "trainer.device") == "cpu"
         attentions = [name for name in PACKED_ATTENTIONS if not (on_cpu and name == "flex_attention")]
-        where = " that trains on a CPU" if on_cpu else ""
+        where = " and trains on CPU" if on_cpu else ""
         key = f"{model}.override_config.attn_implementation"
-        refuse(key, attentions, f"packed training needs attention with a mask{where}")
+        check("packed_attention", key, attentions, f"packed training needs attention that takes a mask{where}")
     return problems
 
 
 def has_critic(config: DictConfig) -> bool:
-    """Say what ``verl.trainer.ppo.utils.need_critic`` says, which cannot be imported without torch."""
+    """Return the result of ``verl.trainer.ppo.utils.need_critic``, which cannot be imported without torch."""
     enable = OmegaConf.select(config, "critic.enable")
     return config.algorithm.adv_estimator == "gae" if enable is None else bool(enable)
 
@@ -128,24 +129,25 @@ def _advantage_problems(settings: TreePOSettings, config: DictConfig) -> list[Pr
     estimator, key = config.algorithm.adv_estimator, "treepo.advantage.root_group"
     flat = settings.sampler is not Sampler.TREE or settings.depth == 1
     if estimator in ("treepo", "treepo_segment") and not settings.advantage.root_group and flat:
-        rule = "without sub-trees the prompt group is the only group, so every advantage would be zero"
+        rule = "without subtrees the prompt group is the only group, so every advantage would be 0"
         remedy = f"Use {key}=true, or treepo.sampler=tree with treepo.depth of 2 or more."
-        problems.append(Problem(key, False, rule, remedy))
+        problems.append(Problem("root_group_alone", key, False, rule, remedy))
     if settings.shared_token_weight is SharedTokenWeight.ONCE:
         key, remedy = "treepo.shared_token_weight", "Use treepo.shared_token_weight=per_trajectory, or"
         loss_key = "actor_rollout_ref.actor.policy_loss.loss_mode"
         loss = OmegaConf.select(config, loss_key)
         if loss in LOSSES_WITHOUT_TOKEN_WEIGHTS:
-            rule = f"verl's policy loss {loss} takes no weight of a single token"
-            problems.append(Problem(key, "once", rule, f"{remedy} another {loss_key}."))
+            rule = f"verl's policy loss {loss} does not read weights per token"
+            problems.append(Problem("loss_without_weights", key, "once", rule, f"{remedy} another {loss_key}."))
         if OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode"):
-            rule = "algorithm.rollout_correction.bypass_mode=True computes weights of its own and reads no others"
-            problems.append(Problem(key, "once", rule, f"{remedy} algorithm.rollout_correction.bypass_mode=False."))
+            rule = "algorithm.rollout_correction.bypass_mode=True replaces the weights"
+            remedy += " algorithm.rollout_correction.bypass_mode=False."
+            problems.append(Problem("weights_replaced", key, "once", rule, remedy))
     return problems
 
 
 def objective_problems(config: DictConfig) -> list[Problem]:
-    """Check what verl would find out in the first step only, or not at all."""
+    """Check rules that verl checks in the first step only, or not at all."""
     reward = OmegaConf.select(config, "reward") or OmegaConf.create()
     manager = OmegaConf.select(reward, "reward_manager.name")
     penalty = OmegaConf.select(reward, "reward_kwargs.overlong_buffer_cfg")
@@ -158,9 +160,9 @@ def objective_problems(config: DictConfig) -> list[Problem]:
         if penalty is not None and manager in OVERLONG_MANAGERS and OmegaConf.select(penalty, "log"):
             known += ["overlong_reward", "overlong"]
         if filtering.metric not in known:
-            rule = "the recipe's reward has no such metric"
-            remedy = f"Use one of {', '.join(known)}; acc leaves out groups whose answers are all right or all wrong."
-            problems.append(Problem("algorithm.filter_groups.metric", filtering.metric, rule, remedy))
+            rule, key = "the recipe's reward has no such metric", "algorithm.filter_groups.metric"
+            remedy = f"Use one of {', '.join(known)}; acc drops groups whose answers are all correct or all wrong."
+            problems.append(Problem("unknown_metric", key, filtering.metric, rule, remedy))
     return problems
 
 
@@ -168,37 +170,37 @@ def _overlong_problems(penalty: DictConfig, reward: DictConfig, config: DictConf
     problems, name = [], "reward.reward_kwargs.overlong_buffer_cfg"
     manager = OmegaConf.select(reward, "reward_manager.name")
     if manager not in OVERLONG_MANAGERS:
-        rule = f"only the reward managers treepo and dapo know this penalty, and reward.reward_manager.name={manager}"
+        rule = f"needs one of the reward managers {' and '.join(OVERLONG_MANAGERS)}, not {manager}"
         remedy = f"Use reward.reward_manager.name=treepo, or {name}.enable=false."
-        problems.append(Problem(f"{name}.enable", True, rule, remedy))
+        problems.append(Problem("penalty_manager", f"{name}.enable", True, rule, remedy))
     factor = OmegaConf.select(penalty, "penalty_factor")
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
-        rule = "must be a number above 0, what a response of full length loses"
-        problems.append(Problem(f"{name}.penalty_factor", factor, rule, f"Use {name}.penalty_factor=1.0."))
+    if not is_number(factor) or not 0 < factor < math.inf:
+        rule, key = "must be a number above 0: the penalty of a response of full length", f"{name}.penalty_factor"
+        problems.append(Problem("penalty_factor", key, factor, rule, f"Use {key}=1.0."))
     longest, length = OmegaConf.select(reward, "reward_kwargs.max_resp_len"), OmegaConf.select(penalty, "len")
     most = OmegaConf.select(config, "data.max_response_length")
-    if not isinstance(longest, int) or isinstance(longest, bool):
-        rule = "the penalty needs the tokens of the longest response"
-        remedy = "Use ${data.max_response_length}."
-        problems.append(Problem("reward.reward_kwargs.max_resp_len", longest, rule, remedy))
-        return problems
+    key, remedy = "reward.reward_kwargs.max_resp_len", "Use ${data.max_response_length}."
+    if not is_number(longest, int):
+        rule = "must be the length of the longest response in tokens; the overlong penalty needs it"
+        return [*problems, Problem("penalty_without_length", key, longest, rule, remedy)]
     if isinstance(most, int) and longest < most:
-        rule = f"is less than data.max_response_length={most}: a longer response would lose more than penalty_factor"
-        problems.append(Problem("reward.reward_kwargs.max_resp_len", longest, rule, "Use ${data.max_response_length}."))
-    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= longest:
-        rule = f"must be 1 to reward.reward_kwargs.max_resp_len={longest} tokens"
-        problems.append(Problem(f"{name}.len", length, rule, f"DAPO has a fifth: {name}.len={max(1, longest // 5)}."))
+        rule = f"must not be less than data.max_response_length={most}; otherwise penalties exceed penalty_factor"
+        problems.append(Problem("penalty_beyond_factor", key, longest, rule, remedy))
+    if not is_number(length, int) or not 1 <= length <= longest:
+        rule = f"must be a whole number from 1 to {key}={longest}"
+        remedy = f"Use {name}.len={max(1, longest // 5)}, a fifth, as DAPO does."
+        problems.append(Problem("penalty_length", f"{name}.len", length, rule, remedy))
     return problems
 
 
 def reward_problems(config: DictConfig) -> list[Problem]:
-    """Check the options of the recipe's reward function; those of others are their own business."""
+    """Check the options of the recipe's reward function, if it is used."""
     if not is_our_reward(config):
         return []
     options = OmegaConf.select(config, "reward.custom_reward_function.reward_kwargs") or {}
     options = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
     return [
-        Problem(f"reward.custom_reward_function.reward_kwargs.{option}", value, rule, remedy)
+        Problem("reward_option", f"reward.custom_reward_function.reward_kwargs.{option}", value, rule, remedy)
         for option, value, rule, remedy in option_problems(options)
     ]
 

@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules for the shape of trees, the end of paths and verl's rollout keys. Called by ``validation.py``."""
+"""Rules for the shape of trees, the end of paths, and verl's rollout keys.
+
+The rules read settings and a :class:`Rollout` of numbers, which training makes of its configuration and an evaluation
+of its own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,44 +23,97 @@ from recipe.treepo.settings.schema import (
     TreePOSettings,
     leads_conversations,
 )
-from recipe.treepo.settings.values import Problem, integer
+from recipe.treepo.settings.values import Problem, WrongValue, integer
+
+ROLLOUT = "actor_rollout_ref.rollout"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """verl's rollout keys that the rules for trees read.
+
+    Attributes:
+        n: Trajectories per prompt.
+        prompt_length: Most tokens of a prompt.
+        response_length: Most tokens of a response.
+        temperature: Sampling temperature.
+        validation_n: Trajectories per validation prompt.
+        validation_temperature: Sampling temperature of validation.
+        max_model_len: Context of the engine, None for the model's.
+        ignore_eos: Whether end tokens are ignored.
+        agent: Default agent loop, None for verl's choice.
+        routing_replay: Whether verl replays the routing of experts.
+    """
+
+    n: int
+    prompt_length: int
+    response_length: int
+    temperature: float
+    validation_n: int
+    validation_temperature: float
+    max_model_len: int | None
+    ignore_eos: bool
+    agent: str | None
+    routing_replay: bool
+
+
+def read_rollout(config: DictConfig, problems: list[Problem], **given: Any) -> Rollout | None:
+    """Return verl's rollout keys; append problems, and return None, where one is not a number.
+
+    Args:
+        given: Fields of :class:`Rollout` that are not read.
+    """
+
+    def read(key: str) -> Any:
+        return OmegaConf.select(config, f"{ROLLOUT}.{key}")
+
+    wrong = len(problems)
+    for key in ("n", "response_length", "prompt_length", "temperature"):
+        value = given.setdefault(key, read(key))
+        if not isinstance(value, int | float):
+            problems.append(Problem("number", f"{ROLLOUT}.{key}", value, "must be a number", f"Set {ROLLOUT}.{key}."))
+    if len(problems) > wrong:
+        return None
+    found = {
+        "validation_n": read("val_kwargs.n") or 1,
+        "validation_temperature": read("val_kwargs.temperature") or 0,
+        "max_model_len": read("max_model_len"),
+        "ignore_eos": bool(read("ignore_eos")),
+        "agent": read("agent.default_agent_loop"),
+        "routing_replay": bool(read("enable_rollout_routing_replay")),
+    }
+    return Rollout(**(found | given))
 
 
 def sampler_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
-    """Check what the sampler of ``treepo.sampler`` needs."""
+    """Check the requirements of ``treepo.sampler``."""
+    problems: list[Problem] = []
     if settings.sampler is not Sampler.PLAIN:
-        return tree_problems(settings, config)
-    if settings.interaction.path is None:
-        return []
-    rule = "verl's own sampler, treepo.sampler=plain, knows no interaction"
-    remedy = "Use treepo.sampler=independent for loops that share nothing, or leave it null."
-    return [Problem("treepo.interaction.path", settings.interaction.path, rule, remedy)]
+        rollout = read_rollout(config, problems)
+        return problems if rollout is None else tree_problems(settings, rollout) + _turn_limit_problems(config)
+    if settings.interaction.path is not None:
+        rule = "verl's own sampler (treepo.sampler=plain) supports no interaction"
+        remedy = "Use treepo.sampler=independent for independent loops, or treepo.interaction.path=null."
+        key = "treepo.interaction.path"
+        problems.append(Problem("interaction_with_plain", key, settings.interaction.path, rule, remedy))
+    return problems
 
 
-def tree_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
-    rollout = config.actor_rollout_ref.rollout
-    name = "actor_rollout_ref.rollout"
-    problems = [
-        Problem(f"{name}.{key}", rollout.get(key), "must be a number", f"Set {name}.{key}.")
-        for key in ("n", "response_length", "prompt_length", "temperature")
-        if not isinstance(rollout.get(key), int | float)
-    ]
-    if problems:
-        return problems
-    talks = leads_conversations(settings, config)
-    shape = settings.shape(width=rollout.n, response_length=rollout.response_length, progress=0.0, conversation=talks)
-    lengths = _turn_problems if talks else _segment_problems
+def tree_problems(settings: TreePOSettings, rollout: Rollout) -> list[Problem]:
+    """Check whether the trees of these settings can be grown."""
+    talks = leads_conversations(settings, rollout.agent)
+    n, length = rollout.n, rollout.response_length
+    shape = settings.shape(width=n, response_length=length, progress=0.0, conversation=talks)
     return (
-        lengths(settings, rollout.response_length)
+        (_turn_problems if talks else _segment_problems)(settings, length)
         + _interaction_problems(settings.interaction, talks)
-        + _width_problems(settings, rollout.n)
-        + _branching_problems(settings)
+        + _branching_problems(settings, n)
         + _level_budget_problems(settings, shape.longest_segment)
-        + _total_budget_problems(settings, rollout.n, rollout.response_length)
+        + _total_budget_problems(settings, n, length)
         + _fallback_problems(settings)
-        + _stopping_problems(settings, rollout.response_length)
-        + _answer_problems(settings, bool(OmegaConf.select(rollout, "ignore_eos")))
-        + _rollout_problems(settings, rollout, name)
+        + _stopping_problems(settings, length)
+        + _answer_problems(settings, rollout.ignore_eos)
+        + _rollout_problems(settings, rollout)
     )
 
 
@@ -69,127 +129,127 @@ def _segment_problems(settings: TreePOSettings, response_length: int) -> list[Pr
     remedy = f"Use treepo.depth={fitting_depth}"
     if (depth - 1) * fitting_segment < response_length:
         remedy += f", or treepo.segment_length={fitting_segment} (or null) for this depth"
-    reach = f"{depth} segments of {segment} tokens"
+    tokens = f"{depth} segments of {segment} tokens"
+    automatic = settings.segment_length is None
+    key, value = ("treepo.depth", depth) if automatic else ("treepo.segment_length", segment)
     if fitting_depth > depth:
-        rule = f"{reach} hold {depth * segment} tokens, fewer than the response length {response_length}"
-        remedy += ", or a smaller data.max_response_length."
-    else:
-        rule = f"{reach} go beyond the response length {response_length}, so the last level is never reached"
-        remedy += ", or a larger data.max_response_length."
-    if settings.segment_length is None:
-        return [Problem("treepo.depth", depth, rule, remedy)]
-    return [Problem("treepo.segment_length", segment, rule, remedy)]
+        rule = f"{tokens} hold {depth * segment} tokens, fewer than the response length {response_length}"
+        return [Problem("segments_too_few", key, value, rule, f"{remedy}, or a smaller data.max_response_length.")]
+    rule = f"{tokens} exceed the response length {response_length}, so the last level is never reached"
+    return [Problem("segments_too_many", key, value, rule, f"{remedy}, or a larger data.max_response_length.")]
 
 
 def _turn_problems(settings: TreePOSettings, response_length: int) -> list[Problem]:
     """Check the lengths of turns and segments, of which a conversation may leave much unused."""
-    turn = settings.interaction.turn_length
+    turn, segment = settings.interaction.turn_length, settings.segment_length
     problems, longest = [], turn or response_length
     if turn is not None and turn > response_length:
-        rule = f"is more than the response length {response_length}"
+        rule = f"must not exceed the response length {response_length}"
         remedy = "Use null for no limit, or a larger data.max_response_length."
-        problems.append(Problem("treepo.interaction.turn_length", turn, rule, remedy))
-    if settings.segment_length is not None and settings.segment_length > longest:
-        rule = f"is more than a turn may have, {longest} tokens"
-        remedy = "Use null for segments of a whole turn each."
-        problems.append(Problem("treepo.segment_length", settings.segment_length, rule, remedy))
+        problems.append(Problem("turn_too_long", "treepo.interaction.turn_length", turn, rule, remedy))
+    if segment is not None and segment > longest:
+        rule = f"must not exceed the {longest} tokens of a turn"
+        remedy = "Use null for one segment per turn."
+        problems.append(Problem("segment_longer_than_turn", "treepo.segment_length", segment, rule, remedy))
     return problems
 
 
 def _interaction_problems(interaction: InteractionSettings, talks: bool) -> list[Problem]:
-    """Check that what is said about an interaction has one to go with."""
+    """Check that options of an interaction have an interaction."""
     problems, group = [], "treepo.interaction"
     if (interaction.path is None) != (interaction.name is None):
         missing = "path" if interaction.path is None else "name"
-        rule = "path and name go together: the file, and the class in it"
-        problems.append(Problem(f"{group}.{missing}", "null", rule, f"Set {group}.{missing}, or leave both null."))
+        rule = "path and name must be set together: the file, and a class in it"
+        remedy = f"Set {group}.{missing}, or leave both null."
+        problems.append(Problem("path_without_name", f"{group}.{missing}", "null", rule, remedy))
     elif interaction.path is None and interaction.options:
-        rule = f"{group}.path names no class that would take them"
-        problems.append(Problem(f"{group}.options", dict(interaction.options), rule, f"Set {group}.path and name."))
+        rule, remedy = f"needs a class that takes them, and {group}.path is null", f"Set {group}.path and name."
+        options = dict(interaction.options)
+        problems.append(Problem("options_without_class", f"{group}.options", options, rule, remedy))
     for key, value in (("turn_length", interaction.turn_length), ("steps", interaction.steps)):
         if not talks and value not in (None, Steps.SHARED):
-            rule = "there are no turns without an interaction or verl's tools"
-            agent = f"actor_rollout_ref.rollout.agent.default_agent_loop={TOOL_AGENT}"
+            rule = "has no effect without an interaction or the tool agent"
+            agent = f"{ROLLOUT}.agent.default_agent_loop={TOOL_AGENT}"
             unset = "null" if key == "turn_length" else Steps.SHARED
-            remedy = f"Set {group}.path and name, or {agent}, or use {group}.{key}={unset}."
-            problems.append(Problem(f"{group}.{key}", value, rule, remedy))
+            remedy = f"Set {group}.path and name, or use {agent}, or {group}.{key}={unset}."
+            problems.append(Problem("no_turns", f"{group}.{key}", value, rule, remedy))
     return problems
 
 
-def _width_problems(settings: TreePOSettings, n: int) -> list[Problem]:
-    problems = []
-    lowest, highest = settings.branching.init_divergence
-    if highest > n:
-        rule = f"must not exceed the width of the tree, actor_rollout_ref.rollout.n={n}"
-        remedy = f"Use treepo.init_divergence={min(lowest, n)} or a range up to {n}, or raise rollout.n."
-        problems.append(Problem("treepo.init_divergence", [lowest, highest], rule, remedy))
-    return problems
-
-
-def _branching_problems(settings: TreePOSettings) -> list[Problem]:
+def _branching_problems(settings: TreePOSettings, n: int) -> list[Problem]:
     rules, problems = settings.branching, []
-    lowest = rules.divergence[0]
-    # A budget of tokens per level leaves divergence unread.
-    if rules.max_divergence is not None and rules.max_divergence < lowest and rules.budget is not Budget.LEVEL_TOKENS:
+    by_path = settings.search is SearchKind.BY_PATH
+    lowest, highest = rules.init_divergence
+    if highest > n:
+        rule = f"must not exceed the width of the tree, {ROLLOUT}.n={n}"
+        remedy = f"Use treepo.init_divergence={min(lowest, n)} or a range up to {n}, or a larger {ROLLOUT}.n."
+        problems.append(Problem("root_too_wide", "treepo.init_divergence", [lowest, highest], rule, remedy))
+    most, lowest = rules.max_divergence, rules.divergence[0]
+    # A budget of tokens per level does not read divergence.
+    if most is not None and most < lowest and rules.budget is not Budget.LEVEL_TOKENS:
         rule = f"must not be less than the lowest divergence, {lowest}"
         remedy = f"Use treepo.max_divergence={lowest} or null, or a lower treepo.divergence."
-        problems.append(Problem("treepo.max_divergence", rules.max_divergence, rule, remedy))
-    if settings.search is SearchKind.BY_PATH and rules.share is not Share.EVEN:
-        rule = "treepo.search=by_path compares no paths, so only an even share is possible"
+        problems.append(Problem("max_divergence_too_low", "treepo.max_divergence", most, rule, remedy))
+    if by_path and rules.share is not Share.EVEN:
+        rule = "treepo.search=by_path does not compare paths, so shares must be even"
         remedy = "Use treepo.branching.share=even, or treepo.search=by_level."
-        problems.append(Problem("treepo.branching.share", rules.share, rule, remedy))
-    if settings.search is SearchKind.BY_PATH and rules.budget is not Budget.TRANSFER:
-        rule = "treepo.search=by_path compares no paths, so they cannot share a budget of tokens"
+        problems.append(Problem("share_by_path", "treepo.branching.share", rules.share, rule, remedy))
+    if by_path and rules.budget is not Budget.TRANSFER:
+        rule = "treepo.search=by_path does not compare paths, so they cannot share a token budget"
         remedy = "Use treepo.branching.budget=transfer, or treepo.search=by_level."
-        problems.append(Problem("treepo.branching.budget", rules.budget, rule, remedy))
+        problems.append(Problem("budget_by_path", "treepo.branching.budget", rules.budget, rule, remedy))
     return problems
 
 
 def _budget_key(settings: TreePOSettings, key: str, owner: Budget, meaning: str, least: int) -> list[Problem]:
     """Check that a key of ``treepo.branching`` is set where the budget is its ``owner``, and only there."""
     name, value = f"treepo.branching.{key}", getattr(settings.branching, key)
-    if settings.branching.budget is not owner:
-        if value is None:
-            return []
-        rule = f"is read with treepo.branching.budget={owner} only, and the budget is {settings.branching.budget}"
-        return [Problem(name, value, rule, f"Use treepo.branching.budget={owner}, or {name}=null.")]
-    if value is None:
+    budget = settings.branching.budget
+    if budget is not owner and value is not None:
+        rule = f"has no effect unless treepo.branching.budget={owner} (it is {budget})"
+        return [
+            Problem("budget_key_unused", name, value, rule, f"Use {name}=null, or treepo.branching.budget={owner}.")
+        ]
+    if budget is owner and value is None:
         rule = f"treepo.branching.budget={owner} needs {meaning}"
-        return [Problem(name, "null", rule, f"Use at least {name}={least}, or another treepo.branching.budget.")]
+        remedy = f"Use at least {name}={least}, or another treepo.branching.budget."
+        return [Problem("budget_key_missing", name, "null", rule, remedy)]
     return []
 
 
 def _level_budget_problems(settings: TreePOSettings, longest_segment: int) -> list[Problem]:
-    rules = settings.branching
+    rules, owner = settings.branching, Budget.LEVEL_TOKENS
     children = rules.init_divergence[1]
     least = children * longest_segment
-    problems = _budget_key(settings, "level_tokens", Budget.LEVEL_TOKENS, "the most tokens of a level", least)
+    problems = _budget_key(settings, "level_tokens", owner, "a maximum of tokens per level", least)
     if not problems and rules.level_tokens is not None and rules.level_tokens < least:
-        rule = f"must hold the first level, {children} segments of {longest_segment} tokens"
+        rule = f"must hold the first level: {children} segments of {longest_segment} tokens"
         remedy = f"Use at least treepo.branching.level_tokens={least}, or a lower treepo.init_divergence."
-        problems.append(Problem("treepo.branching.level_tokens", rules.level_tokens, rule, remedy))
+        key = "treepo.branching.level_tokens"
+        problems.append(Problem("level_tokens_too_few", key, rules.level_tokens, rule, remedy))
     return problems
 
 
 def _total_budget_problems(settings: TreePOSettings, n: int, response_length: int) -> list[Problem]:
     rules, owner = settings.branching, Budget.TOTAL_TOKENS
     least = (rules.min_width or 1) * response_length
-    problems = _budget_key(settings, "total_tokens", owner, "the most response tokens of a prompt", least)
-    problems += _budget_key(settings, "min_width", owner, "the least number of trajectories", 1)
+    problems = _budget_key(settings, "total_tokens", owner, "a maximum of response tokens per prompt", least)
+    problems += _budget_key(settings, "min_width", owner, "a minimum of trajectories per prompt", 1)
     if settings.validate_with_tree and rules.budget is owner:
-        rule = "verl counts the trajectories of a validation prompt that were not paid for as wrong answers"
+        rule = "verl would count trajectories that the token budget leaves out as wrong answers"
         remedy = f"Use treepo.validate_with_tree=false, or another treepo.branching.budget than {owner}."
-        problems.append(Problem("treepo.validate_with_tree", True, rule, remedy))
+        problems.append(Problem("validation_with_budget", "treepo.validate_with_tree", True, rule, remedy))
     if problems or rules.total_tokens is None or rules.min_width is None:
         return problems
     if rules.min_width > n:
-        rule = f"must not exceed the width of the tree, actor_rollout_ref.rollout.n={n}"
-        remedy = f"Use treepo.branching.min_width={n} or less, or raise rollout.n."
-        problems.append(Problem("treepo.branching.min_width", rules.min_width, rule, remedy))
+        rule = f"must not exceed the width of the tree, {ROLLOUT}.n={n}"
+        remedy = f"Use treepo.branching.min_width={n} or less, or a larger {ROLLOUT}.n."
+        problems.append(Problem("min_width_too_high", "treepo.branching.min_width", rules.min_width, rule, remedy))
     elif rules.total_tokens < least:
         rule = f"must hold treepo.branching.min_width={rules.min_width} responses of {response_length} tokens"
-        remedy = f"Use at least treepo.branching.total_tokens={least}, or a smaller min_width."
-        problems.append(Problem("treepo.branching.total_tokens", rules.total_tokens, rule, remedy))
+        remedy = f"Use at least treepo.branching.total_tokens={least}, or a smaller treepo.branching.min_width."
+        key = "treepo.branching.total_tokens"
+        problems.append(Problem("total_tokens_too_few", key, rules.total_tokens, rule, remedy))
     return problems
 
 
@@ -197,13 +257,14 @@ def _fallback_problems(settings: TreePOSettings) -> list[Problem]:
     rules, problems = settings.fallback, []
     by_path = settings.search is SearchKind.BY_PATH and rules.start is FallbackStart.EARLY
     if by_path and rules.order is not PathOrder.RANDOM:
-        rule = "with treepo.search=by_path width falls back at once, from the path that left it and no other"
+        rule = "with treepo.search=by_path a path that ends resumes at once, so finished paths have no order"
         remedy = "Use treepo.fallback.order=random, or treepo.fallback.start=dry."
-        problems.append(Problem("treepo.fallback.order", rules.order, rule, remedy))
+        problems.append(Problem("order_by_path", "treepo.fallback.order", rules.order, rule, remedy))
     if rules.min_segments > settings.depth:
-        rule = f"no path has more than treepo.depth={settings.depth} segments, so all would start again at the root"
+        rule = f"no path has more than treepo.depth={settings.depth} segments, so all would resume at the root"
         remedy = f"Use treepo.fallback.min_segments={settings.depth} or less."
-        problems.append(Problem("treepo.fallback.min_segments", rules.min_segments, rule, remedy))
+        key = "treepo.fallback.min_segments"
+        problems.append(Problem("min_segments_too_high", key, rules.min_segments, rule, remedy))
     return problems
 
 
@@ -213,34 +274,39 @@ def _fallback_problems(settings: TreePOSettings) -> list[Problem]:
 def _stopping_problems(settings: TreePOSettings, response_length: int) -> list[Problem]:
     problems = []
     if FinishReason.STOP in settings.stopping and not settings.stop_strings:
-        rule = "the rule stop in treepo.stopping needs strings"
-        problems.append(Problem("treepo.stop_strings", "[]", rule, "Name some, or take stop out of treepo.stopping."))
+        rule, remedy = (
+            "the rule stop in treepo.stopping needs strings",
+            "Set some, or remove stop from treepo.stopping.",
+        )
+        problems.append(Problem("stop_without_strings", "treepo.stop_strings", "[]", rule, remedy))
     if settings.stop_strings and FinishReason.STOP not in settings.stopping:
-        rule = "must contain stop, or treepo.stop_strings are not looked for"
-        order = _listed(settings.stopping)
-        problems.append(Problem("treepo.stopping", order, rule, "Add stop, or use treepo.stop_strings=[]."))
+        rule, order = "must contain stop; otherwise treepo.stop_strings has no effect", _listed(settings.stopping)
+        remedy = "Add stop to treepo.stopping, or use treepo.stop_strings=[]."
+        problems.append(Problem("strings_without_stop", "treepo.stopping", order, rule, remedy))
     if settings.min_response_length >= response_length:
-        rule = f"must be less than the response length {response_length}, or every response is dropped"
-        remedy = f"Use at most treepo.min_response_length={response_length - 1}."
-        problems.append(Problem("treepo.min_response_length", settings.min_response_length, rule, remedy))
+        rule = f"must be less than the response length {response_length}; otherwise every response is dropped"
+        remedy = f"Use treepo.min_response_length={response_length - 1} or less."
+        key = "treepo.min_response_length"
+        problems.append(Problem("min_response_length_too_high", key, settings.min_response_length, rule, remedy))
     return problems
 
 
 def _answer_problems(settings: TreePOSettings, ignore_eos: bool) -> list[Problem]:
-    """Check that an answer that needs an end token can be told from an end token alone."""
+    """Check that an answer with an end token can be distinguished from an end token alone."""
     if not settings.answer_needs_eos:
         return []
     problems, order = [], settings.stopping
     key, other = "treepo.answer_needs_eos", "or use treepo.answer_needs_eos=false."
     place = f"Put answer before eos in treepo.stopping, {other}"
     if FinishReason.ANSWER not in order:
-        problems.append(Problem(key, True, f"treepo.stopping={_listed(order)} does not ask for an answer", place))
+        rule = f"treepo.stopping={_listed(order)} does not contain answer"
+        problems.append(Problem("stopping_without_answer", key, True, rule, place))
     elif order.index(FinishReason.ANSWER) > order.index(FinishReason.EOS):
-        rule = f"treepo.stopping={_listed(order)} asks for eos first, so no path would be recorded as answered"
-        problems.append(Problem(key, True, rule, place))
+        rule = f"treepo.stopping={_listed(order)} checks eos first, so no path would end as answered"
+        problems.append(Problem("eos_before_answer", key, True, rule, place))
     if ignore_eos:
-        rule = "actor_rollout_ref.rollout.ignore_eos=True leaves no end token to go with an answer"
-        problems.append(Problem(key, True, rule, f"Use actor_rollout_ref.rollout.ignore_eos=False, {other}"))
+        rule = f"{ROLLOUT}.ignore_eos=True leaves no end tokens"
+        problems.append(Problem("eos_ignored", key, True, rule, f"Use {ROLLOUT}.ignore_eos=False, {other}"))
     return problems
 
 
@@ -248,56 +314,54 @@ def _listed(rules: tuple[FinishReason, ...]) -> str:
     return f"[{', '.join(rules)}]"
 
 
-def context_problems(rollout: DictConfig) -> list[Problem]:
-    """Check that the engine's context holds the longest prompt and response."""
-    needed, room = rollout.prompt_length + rollout.response_length, OmegaConf.select(rollout, "max_model_len")
-    if room is None or room >= needed:
-        return []
-    rule = f"a path of full length needs {needed} tokens (prompt_length + response_length)"
-    return [Problem("actor_rollout_ref.rollout.max_model_len", room, rule, f"Use at least {needed}, or null.")]
-
-
 # --- verl's own keys -------------------------------------------------------------------------------------------
 
 
-def _rollout_problems(settings: TreePOSettings, rollout: DictConfig, name: str) -> list[Problem]:
-    """Check verl's own keys that trees depend on; ``name`` is the full name of their group."""
+def context_problems(rollout: Rollout) -> list[Problem]:
+    """Check that the engine's context holds the longest prompt and response."""
+    needed, room = rollout.prompt_length + rollout.response_length, rollout.max_model_len
+    if room is None or room >= needed:
+        return []
+    rule = f"a path of full length needs {needed} tokens (prompt_length + response_length)"
+    return [Problem("context_too_short", f"{ROLLOUT}.max_model_len", room, rule, f"Use at least {needed}, or null.")]
+
+
+def _rollout_problems(settings: TreePOSettings, rollout: Rollout) -> list[Problem]:
+    """Check verl's own keys that trees depend on."""
     problems = []
-    greedy = "siblings in a tree of greedy samples are equal"
+    greedy = "greedy samples in one tree are all equal"
     if rollout.temperature <= 0:
         remedy = "Use a temperature above 0, or treepo.sampler=plain."
-        problems.append(Problem(f"{name}.temperature", rollout.temperature, greedy, remedy))
-    validation = OmegaConf.select(rollout, "val_kwargs")
-    if settings.validate_with_tree and validation.n > 1 and validation.temperature <= 0:
+        problems.append(Problem("greedy_trees", f"{ROLLOUT}.temperature", rollout.temperature, greedy, remedy))
+    if settings.validate_with_tree and rollout.validation_n > 1 and rollout.validation_temperature <= 0:
         remedy = "Use a temperature above 0 (and do_sample), or treepo.validate_with_tree=false."
-        problems.append(Problem(f"{name}.val_kwargs.temperature", validation.temperature, greedy, remedy))
-    problems += context_problems(rollout) + _multi_turn_problems(rollout, f"{name}.multi_turn")
-    agent = OmegaConf.select(rollout, "agent.default_agent_loop")
-    if agent not in (None, *REPLACED_AGENTS):
-        rule = f"trees take the place of {' and '.join(REPLACED_AGENTS)} only"
+        key = f"{ROLLOUT}.val_kwargs.temperature"
+        problems.append(Problem("greedy_validation", key, rollout.validation_temperature, greedy, remedy))
+    problems += context_problems(rollout)
+    if rollout.agent not in (None, *REPLACED_AGENTS):
+        rule = f"trees replace {' and '.join(REPLACED_AGENTS)} only"
         remedy = "Use one of them, or treepo.sampler=plain."
-        problems.append(Problem(f"{name}.agent.default_agent_loop", agent, rule, remedy))
-    if OmegaConf.select(rollout, "enable_rollout_routing_replay"):
-        rule = "trees do not record the experts that tokens were routed to"
-        problems.append(
-            Problem(f"{name}.enable_rollout_routing_replay", True, rule, "Use false, or treepo.sampler=plain.")
-        )
+        problems.append(Problem("other_agent", f"{ROLLOUT}.agent.default_agent_loop", rollout.agent, rule, remedy))
+    if rollout.routing_replay:
+        key, rule = f"{ROLLOUT}.enable_rollout_routing_replay", "trees do not record the routing of experts"
+        problems.append(Problem("routing_replay", key, True, rule, "Use false, or treepo.sampler=plain."))
     return problems
 
 
-def _multi_turn_problems(rollout: DictConfig, name: str) -> list[Problem]:
-    """Check verl's limits of conversations, which nobody would until the first turn has ended."""
+def _turn_limit_problems(config: DictConfig) -> list[Problem]:
+    """Check verl's limits of conversations, which verl reads only after the first turn."""
     problems = []
     for key, least, unset in (
         ("max_assistant_turns", 0, None),
         ("max_user_turns", 0, None),
         ("max_parallel_calls", 1, 1),
     ):
-        value = OmegaConf.select(rollout, f"multi_turn.{key}", default=unset)
+        name = f"{ROLLOUT}.multi_turn.{key}"
+        value = OmegaConf.select(config, name, default=unset)
         try:
             if value != unset:
                 integer(least)(value)
-        except ValueError as error:
-            remedy = f"Use {name}.{key}={'null' if unset is None else unset}."
-            problems.append(Problem(f"{name}.{key}", value, str(error), remedy))
+        except WrongValue as error:
+            remedy = f"Use {name}={'null' if unset is None else unset}."
+            problems.append(Problem("turn_limit", name, value, str(error), remedy))
     return problems

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules that the settings must keep among each other, with verl's own keys, and with the files that they name.
+"""Check a whole configuration: settings, rules between keys, files. All problems are reported at once.
 
-Imports no torch, ray or vllm: everything is checked before any of them is started, and all problems are told at once.
+Imports no torch, ray or vllm: everything is checked before any of them starts.
 """
 
 import os
@@ -18,7 +18,7 @@ from recipe.treepo.settings.values import ConfigError, Problem
 
 
 def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
-    """Check the ``treepo`` group, how it fits verl's own keys, and that the files exist.
+    """Check the ``treepo`` group, its rules with verl's keys, and the files.
 
     Raises:
         ConfigError: listing all problems found.
@@ -54,7 +54,7 @@ def validate_trees(config: DictConfig) -> TreePOSettings:
 
 
 def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]:
-    """Return a problem for each file that is not there, data, reward function or model, or no data for verl."""
+    """Return a problem for each missing file (data, code, model), and for data that verl cannot read."""
     made = "Make it with `python -m data_prep`, or name another file."
     reward = "Name a Python file, or leave it out for the recipe's reward."
     problems = []
@@ -67,7 +67,8 @@ def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]
     for key, remedy in (*((key, made) for key in data_keys), *others):
         value = OmegaConf.select(config, key)
         paths = value if OmegaConf.is_list(value) else [value]
-        problems += [Problem(key, path, "there is no such file", remedy) for path in paths if is_missing_file(path)]
+        missing = [path for path in paths if is_missing_file(path)]
+        problems += [Problem("missing_file", key, path, "there is no such file", remedy) for path in missing]
     problems += [problem for key in data_keys for problem in _foreign_data(config, key)]
     models = {"actor_rollout_ref.model.path": OmegaConf.select(config, "actor_rollout_ref.model.path")}
     critic = OmegaConf.select(config, "critic.model.path")
@@ -76,12 +77,12 @@ def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]
     for key, model in models.items():
         if model is not None and _is_missing_model(str(model)):
             remedy = "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
-            problems.append(Problem(key, model, "there is no such folder", remedy))
+            problems.append(Problem("missing_model", key, model, "there is no such folder", remedy))
     return problems
 
 
 def _foreign_data(config: DictConfig, key: str) -> list[Problem]:
-    """Look at the columns of local parquet files, which verl would do after everything has been started."""
+    """Check the columns of local parquet files, which verl reads only after everything has started."""
     if OmegaConf.select(config, "data.custom_cls.path") is not None:
         return []  # a data set class of the user's own has columns of its own
     import pyarrow as pa
@@ -93,15 +94,15 @@ def _foreign_data(config: DictConfig, key: str) -> list[Problem]:
         file = os.path.expanduser(str(path))
         if not file.endswith(".parquet") or not os.path.isfile(file):
             continue
-        remedy = f"Prepare it again; `python -m data_prep.check {path}` tells more."
+        remedy = f"Prepare it again; for details run `python -m data_prep.check {path}`."
         try:
             missing = [name for name in needed if name not in pq.read_schema(file).names]
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = " ".join(str(error).split())
-            problems.append(Problem(key, path, f"is damaged, or no parquet file ({reason})", remedy))
+            problems.append(Problem("damaged_file", key, path, f"is not a parquet file, or damaged ({reason})", remedy))
             continue
         if missing:
-            problems.append(Problem(key, path, f"has no column {', '.join(missing)}", remedy))
+            problems.append(Problem("missing_column", key, path, f"has no column {', '.join(missing)}", remedy))
     return problems
 
 

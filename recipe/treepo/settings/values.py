@@ -1,25 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a group of a configuration strictly: unknown keys and wrong values are problems, and all are told at once.
+"""Read a group of a configuration into a dataclass: strict types, unknown keys, all problems at once. Pure.
 
-What the keys are and mean is said where they are used (``settings.py``, ``evaluation/settings.py``). Pure.
+The dataclass is the only declaration of its keys: a field's type chooses the reader, its metadata may narrow it
+(``least``, ``most``: bounds of a number; ``read``: a reader of its own). Readers raise :class:`WrongValue`.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any
-
-# What reads the value of a key (raising ValueError with the rule it breaks), or the same for each key of a group.
-Parser = Callable[[Any], Any]
-Keys = Mapping[str, Parser | Mapping[str, Parser]]
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One broken rule, in words for the person who wrote the configuration."""
+    """One broken rule, in words for the person who wrote the configuration.
 
+    Attributes:
+        rule_id: Stable name of the rule; ``tests/settings/messages.txt`` has an example of each.
+    """
+
+    rule_id: str
     key: str
     value: Any
     rule: str
@@ -30,7 +34,7 @@ class Problem:
 
 
 class ConfigError(ValueError):
-    """All that is wrong with a configuration."""
+    """All problems of a configuration."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
@@ -38,150 +42,226 @@ class ConfigError(ValueError):
         super().__init__(f"{len(problems)} problem(s) in the configuration:\n{lines}")
 
 
+class WrongValue(ValueError):
+    """A value breaks the rule of its key."""
+
+    def __init__(self, rule_id: str, rule: str) -> None:
+        super().__init__(rule)
+        self.rule_id = rule_id
+
+
 # --- values ----------------------------------------------------------------------------------------------------
 
-
-def integer(minimum: int, maximum: float = math.inf) -> Callable[[Any], int]:
-    def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-            bounds = f"of at least {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
-            raise ValueError(f"must be a whole number {bounds}")
-        return value
-
-    return parse
+Reader = Callable[[Any], Any]
 
 
-def optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else parse(value)
+def reader(rule_id: str, rule: str, holds: Callable[[Any], Any], convert: Reader = lambda value: value) -> Reader:
+    """Return a reader that refuses values for which ``holds`` is false, and converts the others."""
+
+    def read(value: Any) -> Any:
+        if not holds(value):
+            raise WrongValue(rule_id, rule)
+        return convert(value)
+
+    return read
 
 
-def choice(choices: type[StrEnum]) -> Callable[[Any], StrEnum]:
-    def parse(value: Any) -> StrEnum:
-        if value not in list(choices):
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return choices(value)
-
-    return parse
+def is_number(value: Any, kinds: type | UnionType = int | float) -> bool:
+    """Tell whether a value is a number; true and false are not."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
-def boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
+def integer(least: int = 1, most: float = math.inf) -> Reader:
+    bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+    return reader(
+        "integer", f"must be a whole number {bounds}", lambda value: is_number(value, int) and least <= value <= most
+    )
 
 
-def fraction(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ValueError("must be a number above 0 and at most 1")
-    return float(value)
+def positive(most: float = math.inf) -> Reader:
+    limit = "" if most == math.inf else f" and at most {most}"
+    rule = f"must be a number above 0{limit}"
+    return reader(
+        "positive_number", rule, lambda value: is_number(value) and 0 < value <= most and value < math.inf, float
+    )
 
 
-def positive(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError("must be a number above 0")
-    return float(value)
+def choice(choices: type[StrEnum]) -> Reader:
+    return reader("choice", f"must be one of {', '.join(choices)}", lambda value: value in list(choices), choices)
 
 
-def mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ValueError("must be a group of keys")
-    return dict(value)
+def pair(value: Any) -> list[Any]:
+    """Return [lowest, highest] or [first, last]; a single value is both."""
+    return value if isinstance(value, list) else [value, value]
 
 
-def path(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("must be a path")
-    return value
+def _is_range(bounds: list[Any]) -> bool:
+    return len(bounds) == 2 and all(is_number(bound, int) for bound in bounds) and 1 <= bounds[0] <= bounds[1]
 
 
-def class_name(value: Any) -> str:
-    if not isinstance(value, str) or not value.isidentifier():
-        raise ValueError("must be the name of a class")
-    return value
+class_name = reader(
+    "class_name", "must be the name of a class", lambda value: isinstance(value, str) and value.isidentifier()
+)
+_READERS: dict[Any, Reader] = {
+    bool: reader("boolean", "must be true or false", lambda value: isinstance(value, bool)),
+    str: reader("path", "must be a path", lambda value: isinstance(value, str) and value),
+    Mapping[str, Any]: reader(
+        "group",
+        "must be a group of keys",
+        lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value),
+        dict,
+    ),
+    tuple[int, int]: reader(
+        "integer_range",
+        "must be a whole number of at least 1, or a range [lowest, highest] of them",
+        lambda value: _is_range(pair(value)),
+        lambda value: tuple(pair(value)),
+    ),
+    tuple[float, float]: reader(
+        "schedule",
+        "must be a number above 0, or [first, last] over training",
+        lambda value: len(pair(value)) == 2 and all(is_number(end) and 0 < end < math.inf for end in pair(value)),
+        lambda value: tuple(map(float, pair(value))),
+    ),
+    tuple[str, ...]: reader(
+        "texts",
+        "must be a list of non-empty texts",
+        lambda value: isinstance(value, list) and all(isinstance(text, str) and text for text in value),
+        tuple,
+    ),
+}
 
 
-def texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
-        raise ValueError("must be a list of texts that are not empty")
-    return tuple(value)
+def _reader(hint: Any, metadata: Mapping[str, Any]) -> Reader:
+    """Return the reader for a field's type."""
+    if isinstance(hint, UnionType):
+        inner, none = get_args(hint)
+        assert none is NoneType, f"{hint}: the only union is with None"
+        read = _reader(inner, metadata)
+        return lambda value: None if value is None else read(value)
+    if "read" in metadata:
+        return metadata["read"]
+    if hint in (int, float):
+        return integer(**metadata) if hint is int else positive(**metadata)
+    return choice(hint) if isinstance(hint, type) and issubclass(hint, StrEnum) else _READERS[hint]
 
 
-def int_range(value: Any) -> tuple[int, int]:
-    """Read a whole number or [lowest, highest]."""
-    bounds = value if isinstance(value, list) else [value, value]
-    if len(bounds) != 2 or any(isinstance(b, bool) or not isinstance(b, int) for b in bounds):
-        raise ValueError("must be a whole number or a range [lowest, highest] of whole numbers")
-    if not 1 <= bounds[0] <= bounds[1]:
-        raise ValueError("must keep 1 <= lowest <= highest")
-    return bounds[0], bounds[1]
+# --- keys ------------------------------------------------------------------------------------------------------
 
 
-def schedule(value: Any) -> tuple[float, float]:
-    """Read a number or [first, last]."""
-    ends = value if isinstance(value, list) else [value, value]
-    if len(ends) != 2 or any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
-        raise ValueError("must be a number or [first, last] over training")
-    if not all(0 < end < math.inf for end in ends):
-        raise ValueError("must be above 0")
-    return float(ends[0]), float(ends[1])
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of a configuration.
+
+    Attributes:
+        field: Path of the field that its value goes to, ``branching.budget``.
+    """
+
+    field: str
+    read: Reader
 
 
-# --- groups ----------------------------------------------------------------------------------------------------
+Keys = Mapping[str, Key]  # by full name
 
 
-def parse_group(name: str, raw: Any, keys: Keys, problems: list[Problem], *, see: str) -> dict[str, Any]:
-    """Read the group ``name``; return the values of the keys that are there, and append what is wrong to ``problems``.
+def keys_of(name: str, group: type, places: Mapping[str, str | None] | None = None, path: str = "") -> dict[str, Key]:
+    """Return the keys that a dataclass declares.
 
     Args:
-        raw: A mapping, or None for a group without keys.
-        see: File that explains the keys.
+        name: Full name of the group.
+        places: Full name of the key by the path of its field, where the two differ; None for a field without a key.
     """
-    if raw is None:
-        return {}
-    if not isinstance(raw, Mapping):
-        problems.append(Problem(name, raw, "must be a group of keys", f"Keys of {name}: {', '.join(keys)}."))
-        return {}
-    values = {}
-    for key, value in raw.items():
-        parser = keys.get(key)
-        if parser is None:
-            problems.append(unknown_key(f"{name}.{key}", value, {name: keys}))
-        elif isinstance(parser, Mapping):
-            values[key] = parse_group(f"{name}.{key}", value, parser, problems, see=see)
-        else:
-            try:
-                values[key] = parser(value)
-            except ValueError as error:
-                remedy = f"See {see} for what the key means."
-                problems.append(Problem(f"{name}.{key}", value, str(error), remedy))
-    return values
-
-
-def all_keys(groups: Mapping[str, Keys]) -> dict[str, list[str]]:
-    """Return the full names of all groups, the outermost first, with the names of their keys."""
-    found = {}
-    for name, keys in groups.items():
-        found[name] = list(keys)
-        found |= all_keys({f"{name}.{key}": inner for key, inner in keys.items() if isinstance(inner, Mapping)})
+    found: dict[str, Key] = {}
+    hints, places = get_type_hints(group), places or {}
+    for field in fields(group):
+        own, hint = f"{path}{field.name}", hints[field.name]
+        if is_dataclass(hint):
+            found |= keys_of(f"{name}.{field.name}", hint, places, f"{own}.")
+        elif key := places.get(own, f"{name}.{field.name}"):
+            found[key] = Key(own, _reader(hint, field.metadata))
     return found
 
 
-def leaf_keys(name: str, keys: Keys) -> list[str]:
-    """Return the full names of the keys of the group ``name`` that are no groups themselves, in their order."""
-    names = []
-    for key, inner in keys.items():
-        names += leaf_keys(f"{name}.{key}", inner) if isinstance(inner, Mapping) else [f"{name}.{key}"]
-    return names
+def groups_of(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Return the full names of all groups, the outer before the inner, with the names in each."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for key in keys:
+        parts = key.split(".")
+        for depth in range(1, len(parts)):
+            found[".".join(parts[:depth])][parts[depth]] = None
+    return {group: list(names) for group, names in found.items()}
 
 
-def unknown_key(key: str, value: Any, groups: Mapping[str, Keys]) -> Problem:
-    """Return the problem of a key that none of ``groups`` (name of an outermost group: its keys) has."""
-    known = all_keys(groups)
-    leaves = [f"{group}.{name}" for group, names in known.items() for name in names]
+# Keys, and values of keys, that were renamed.
+RENAMED = {
+    "treepo.width": "actor_rollout_ref.rollout.n",
+    "treepo.run_on": "treepo.max_segments_per_request",
+    "treepo.branching.favour": "treepo.branching.favor",
+    "treepo.branching.budget=node": "treepo.search=by_path",
+}
+
+
+def unknown_key(key: str, value: Any, keys: Keys) -> Problem:
+    """Return the problem of a key that is not among ``keys``."""
+    if new := RENAMED.get(key):
+        return Problem("renamed_key", key, value, f"was renamed to {new}", f"Use {new}={value}.")
+    groups = groups_of(keys)
     group = key.rpartition(".")[0]
-    while group and group not in known:
+    while group and group not in groups:
         group = group.rpartition(".")[0]
     group = group or next(iter(groups))
-    similar = get_close_matches(key, [name for name in leaves if name not in known], n=1)
+    similar = get_close_matches(key, keys, n=1)
     hint = f"Did you mean {similar[0]}? " if similar else ""
-    return Problem(key, value, "there is no such key", f"{hint}Keys of {group}: {', '.join(known[group])}.")
+    return Problem(
+        "unknown_key", key, value, "there is no such key", f"{hint}Keys of {group}: {', '.join(groups[group])}."
+    )
+
+
+def read_group(name: str, raw: Any, keys: Keys, problems: list[Problem], *, see: str) -> dict[str, Any]:
+    """Return the values of a group by the paths of their fields; append problems to ``problems``.
+
+    Args:
+        name: Full name of the group.
+        raw: A mapping, or None for a group without keys.
+        see: File that explains the keys.
+    """
+    groups = groups_of(keys)
+    values: dict[str, Any] = {}
+
+    def visit(key: str, value: Any) -> None:
+        if key in keys:
+            try:
+                values[keys[key].field] = keys[key].read(value)
+            except WrongValue as error:
+                problems.append(_wrong_value(key, value, error, see))
+        elif key not in groups:
+            problems.append(unknown_key(key, value, keys))
+        elif isinstance(value, Mapping):
+            for inner, below in value.items():
+                visit(f"{key}.{inner}", below)
+        elif value is not None:
+            remedy = f"Keys of {key}: {', '.join(groups[key])}."
+            problems.append(Problem("group", key, value, "must be a group of keys", remedy))
+
+    visit(name, raw)
+    return values
+
+
+def _wrong_value(key: str, value: Any, error: WrongValue, see: str) -> Problem:
+    if new := RENAMED.get(f"{key}={value}"):
+        return Problem("renamed_value", key, value, f"was renamed to {new}", f"Use {new}, and leave {key} out.")
+    return Problem(error.rule_id, key, value, str(error), f"See {see}.")
+
+
+def build(group: type, values: Mapping[str, Any]) -> Any:
+    """Make a dataclass from values by the paths of their fields."""
+    own: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = defaultdict(dict)
+    for path, value in values.items():
+        name, _, rest = path.partition(".")
+        if rest:
+            inner[name][rest] = value
+        else:
+            own[name] = value
+    hints = get_type_hints(group)
+    return group(**own, **{name: build(hints[name], below) for name, below in inner.items()})

@@ -18,7 +18,8 @@ from verl.trainer.ppo.core_algos import register_adv_est
 
 from recipe.treepo.advantages.credit import segment_credit, subgroup_advantages, treerl_credit, treerpo_credit
 from recipe.treepo.advantages.forest import Forest, TreePath, build_forest
-from recipe.treepo.settings.schema import AdvantageSettings, Chains, Normalization
+from recipe.treepo.advantages.options import ChainCounting
+from recipe.treepo.settings.schema import AdvantageSettings, Normalization
 
 Advantages = tuple[torch.Tensor, torch.Tensor]
 
@@ -159,7 +160,7 @@ def _estimate(
     forest = build_forest(index, batch.paths_P)
     rewards_T = np.zeros(len(forest.node_TL))
     rewards_T[forest.trajectory_P] = token_level_rewards.sum(dim=-1).double().numpy(force=True)
-    if settings.chains is Chains.DISTINCT:
+    if settings.chains is ChainCounting.DISTINCT:
         forest = forest.merge_chains()
     credit_PL = credit(forest, rewards_T, settings)[forest.trajectory_P, 1:]
     tokens_PL = forest.tokens_of_nodes(response_mask.shape[1])

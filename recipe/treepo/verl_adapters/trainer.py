@@ -46,7 +46,7 @@ class TreePOTrainer(PPOTrainer):
             remedy = (
                 f"Start with recipe.treepo.main_treepo, where Ray is not running yet, or use +{key}={PACKED_VENDOR}."
             )
-            raise ConfigError([Problem(key, os.environ.get("VERL_ENGINE_VENDOR"), rule, remedy)])
+            raise ConfigError([Problem("engine_vendor", key, os.environ.get("VERL_ENGINE_VENDOR"), rule, remedy)])
         # verl compares the mode with its own names (which replay buffer, which loader, which of its groups of keys),
         # so it sees the one we extend.
         with open_dict(config):

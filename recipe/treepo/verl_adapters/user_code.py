@@ -35,21 +35,25 @@ def interaction_problems(settings: InteractionSettings) -> list[Problem]:
     except Exception as error:  # whatever the user's module raises
         # verl's loader wraps what a file raises.
         rule = f"cannot be loaded ({_told(error.__cause__ or error)})"
-        return [Problem(path, settings.path, rule, "Name a Python file or pkg://module that can be imported.")]
+        remedy = "Name a Python file or pkg://module that can be imported."
+        return [Problem("interaction_not_loaded", path, settings.path, rule, remedy)]
     if not hasattr(module, settings.name):
-        return [Problem(name, settings.name, f"{settings.path} has nothing of that name", "Name a class in it.")]
+        rule = f"{settings.path} does not define this name"
+        return [Problem("interaction_not_found", name, settings.name, rule, "Name a class in it.")]
     found = getattr(module, settings.name)
     if not isinstance(found, type) or not issubclass(found, Interaction):
-        rule = "is no subclass of recipe.treepo.interaction.Interaction"
-        return [Problem(name, settings.name, rule, "Derive the class from it.")]
+        rule = "is not a subclass of recipe.treepo.interaction.Interaction"
+        return [Problem("not_an_interaction", name, settings.name, rule, "Derive the class from it.")]
     for method in ("setup", "tool_schemas", "stop_token_ids"):
         if inspect.iscoroutinefunction(getattr(found, method)):
-            return [Problem(name, settings.name, f"its {method} is a coroutine", "Make it a plain function.")]
+            rule = f"its method {method} is a coroutine"
+            return [Problem("coroutine", name, settings.name, rule, "Make it a plain function.")]
     try:
         found(**settings.options)
     except Exception as error:  # whatever the user's constructor raises
-        rule = f"{settings.name} does not take them ({_told(error)})"
-        return [Problem(FREE_GROUP, dict(settings.options), rule, f"Give the arguments of {settings.name}.")]
+        rule = f"{settings.name} does not accept these options ({_told(error)})"
+        remedy = f"Set the arguments of {settings.name}."
+        return [Problem("options_refused", FREE_GROUP, dict(settings.options), rule, remedy)]
     return []
 
 
@@ -57,7 +61,7 @@ def tool_problems(config: DictConfig) -> list[Problem]:
     """Load verl's tools and look for the parser of their calls, as each worker does.
 
     Of ``tool_config_path`` the classes and schemas only: some of verl's tools start Ray as soon as they are made. A
-    file that is missing is told by ``validation.py``.
+    missing file is reported by ``validate.py``.
     """
     problems, group = [], "actor_rollout_ref.rollout.multi_turn"
     for name, load, remedy in (
@@ -72,13 +76,12 @@ def tool_problems(config: DictConfig) -> list[Problem]:
         except Exception as error:  # whatever the user's file raises
             rule = f"cannot be loaded ({_told(error)})"
         if rule is not None:
-            problems.append(Problem(f"{group}.{name}", path, rule, remedy))
+            problems.append(Problem("tools_not_loaded", f"{group}.{name}", path, rule, remedy))
     format_ = OmegaConf.select(config, f"{group}.format")
     if format_ is not None and format_ not in ToolParser._registry:
         formats = ", ".join(sorted(ToolParser._registry))
-        problems.append(
-            Problem(f"{group}.format", format_, "verl has no parser of that name", f"Use one of {formats}.")
-        )
+        rule, remedy = "verl has no parser of this name", f"Use one of {formats}."
+        problems.append(Problem("unknown_parser", f"{group}.format", format_, rule, remedy))
     return problems
 
 

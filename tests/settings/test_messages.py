@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hold the sentences of all problems to a record, ``messages.txt``: one line per rule id, with an example.
+
+The other tests assert key and rule id. After a rewording run
+``PYTHONPATH=.:tests python tests/settings/test_messages.py``, read the differences and commit the new record.
+"""
+
+import ast
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from helpers.configs import config_of, problems_of
+from helpers.paths import ROOT
+from recipe.treepo.command_line.arguments import read_command_line
+from recipe.treepo.evaluation.settings import load_evaluation
+from recipe.treepo.settings.schema import InteractionSettings
+from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
+
+RECORD = Path(__file__).with_name("messages.txt")
+# Rules of a run that has started: their own tests have examples.
+LATER = {
+    *("engine_vendor", "folder_in_use", "model_not_loaded", "more_wrong_rows", "no_rows", "other_samples"),
+    *("unknown_estimator", "wrong_row"),
+}
+WRONG_VALUES = {
+    "depth": 0,
+    "dump_dir": "",
+    "poll_interval": 0,
+    "stop_strings": "a",
+    "stopping": ["length"],
+    "divergence": [3, 2],
+    "branching": {"budget": "node", "favor": "both", "temperature": 0},
+    "fallback": "dry",
+    "retires": 3,
+    "interaction": {"name": "a b"},
+    "answer_needs_eos": "no",
+    "run_on": 2,
+}
+BY_PATH = {"search": "by_path", "branching": {"share": "entropy", "budget": "level_tokens", "level_tokens": 600}}
+TOTAL = {"budget": "total_tokens", "total_tokens": 299, "min_width": 3}
+CONFIGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (WRONG_VALUES, {}),
+    ({"stopping": ["eos", "eos", "length", "depth"]}, {}),
+    ({"depth": "${nowhere}"}, {}),
+    ({"segment_length": 20, "init_divergence": 9, "max_divergence": 1, "min_response_length": 100}, {}),
+    ({"segment_length": 34, "fallback": {"min_segments": 5}, "stop_strings": ["#"]}, {}),
+    ({**BY_PATH, "fallback": {"order": "longer_first"}, "stopping": ["stop", "eos", "length", "depth"]}, {}),
+    ({"branching": {"level_tokens": 200}, "interaction": {"name": "Talk", "steps": "per_branch"}}, {}),
+    ({"branching": {"budget": "level_tokens"}, "interaction": {"options": {"x": 1}}}, {}),
+    ({"branching": {"budget": "level_tokens", "level_tokens": 49}}, {}),
+    ({"branching": TOTAL}, {}),
+    ({"branching": {**TOTAL, "min_width": 9}}, {}),
+    ({"branching": {**TOTAL, "total_tokens": 300}, "validate_with_tree": True}, {}),
+    (
+        {"segment_length": 80, "interaction": {"turn_length": 101}},
+        {"agent.default_agent_loop": "tool_agent", "multi_turn.max_user_turns": -1},
+    ),
+    (
+        {"segment_length": 80, "interaction": {"turn_length": 30}},
+        {"agent.default_agent_loop": "tool_agent"},
+    ),
+    ({"sampler": "plain", "interaction": {"path": "pkg://talk", "name": "Talk"}}, {}),
+    ({"answer_needs_eos": True, "stopping": ["eos", "answer", "length", "depth"]}, {"ignore_eos": True}),
+    ({"answer_needs_eos": True, "stopping": ["eos", "length", "depth"]}, {}),
+    ({}, {"n": "abc"}),
+    (
+        {"validate_with_tree": True},
+        {
+            "temperature": 0,
+            "max_model_len": 119,
+            "agent.default_agent_loop": "mine",
+            "enable_rollout_routing_replay": True,
+        },
+    ),
+    ({}, {"agent.agent_loop_manager_class": None}),
+]
+PENALTY = {"overlong_buffer_cfg": {"enable": True, "len": 0, "penalty_factor": 0}}
+PACKED: dict[str, Any] = {
+    "trainer": {"device": "npu"},
+    "distillation": {"enabled": True},
+    "actor_rollout_ref": {
+        "actor": {"strategy": "megatron", "ulysses_sequence_parallel_size": 2, "pad_to_length": True},
+        "model": {"use_fused_kernels": True},
+    },
+}
+TRAINING: list[dict[str, Any]] = [
+    {
+        "trainer": {"use_v1": False, "n_gpus_per_node": 1, "v1": {"trainer_mode": "sync"}},
+        "actor_rollout_ref": {"rollout": {"tensor_model_parallel_size": 2}},
+    },
+    {"treepo": {"sampler": "independent", "advantage": {"root_group": False}}},
+    {
+        "treepo": {"shared_token_weight": "once"},
+        "actor_rollout_ref": {"actor": {"policy_loss": {"loss_mode": "geo_mean"}}},
+        "algorithm": {"rollout_correction": {"bypass_mode": True}},
+    },
+    {"treepo": {"packed_training": True}, **PACKED},
+    {
+        "reward": {
+            "custom_reward_function": {"path": "pkg://recipe.treepo.reward", "reward_kwargs": {"workers": 0}},
+            "reward_kwargs": PENALTY,
+            "reward_manager": {"name": "naive"},
+        },
+        "algorithm": {"filter_groups": {"enable": True, "metric": "seq_reward"}},
+    },
+    {
+        "reward": {"reward_manager": {"name": "treepo"}, "reward_kwargs": {**PENALTY, "max_resp_len": 127}},
+        "data": {"max_response_length": 128},
+    },
+    {"data": {"train_files": "foreign.parquet", "val_files": ["damaged.parquet", "missing.parquet"]}},
+    {"actor_rollout_ref": {"model": {"path": "./missing"}}},
+    {"treepo": {"width": 8}},
+]
+EVALUATIONS: list[dict[str, Any]] = [
+    {"evaluation": {"n": 0, "arms": {}}},
+    {"evaluation": {"arms": {"a/b": {}}}},
+    {"evaluation": {"arms": {"a_b": {}, "A_b": {}}}},
+    {
+        "evaluation": {"arms": {"loops": {"sampler": "independent"}, "wide": {"init_divergence": 8}}, "n": 4, "k": 8},
+        "actor_rollout_ref": {"rollout": {"val_kwargs": {"temperature": 0, "n": None}}},
+        "reward": {"reward_model": {"enable": True}},
+        "data": {"val_files": None},
+        "treepo": {"branching": TOTAL},
+    },
+    {"evaluation": {"n": None}, "actor_rollout_ref": {"rollout": {"val_kwargs": {"n": None}}}},
+    {"actor_rollout_ref": {"rollout": {"val_kwargs": {"temperature": -1, "top_p": 7, "top_k": 0}}}},
+    {"actor_rollout_ref": {"rollout": {"agent": {"default_agent_loop": "tool_agent"}}}},
+]
+TALK = """
+from recipe.treepo.interaction import Interaction
+class Talk(Interaction):
+    pass
+class Late(Interaction):
+    async def setup(self, agent): ...
+class Other:
+    pass
+"""
+
+
+def evaluation_of(changes: dict[str, Any]) -> DictConfig:
+    whole = {
+        "evaluation": {"out_dir": "out", "arms": {"plain": {"sampler": "plain"}, "tree": {"sampler": "tree"}}, "n": 8},
+        "actor_rollout_ref": {"rollout": {"val_kwargs": {"temperature": 1.0, "top_p": 1.0, "top_k": -1}}},
+    }
+    merged = OmegaConf.merge(config_of(), whole)
+    for group, keys in changes.items():  # the arms replace the others
+        if "arms" in keys:
+            merged[group].arms = {}
+    return OmegaConf.merge(merged, changes)
+
+
+def examples() -> Iterator[Problem]:
+    """Yield the problems of configurations that break every rule once or more; the working directory is empty."""
+    for treepo, rollout in CONFIGS:
+        config = config_of(treepo)
+        for key, value in rollout.items():
+            OmegaConf.update(config, f"actor_rollout_ref.rollout.{key}", value)
+        yield from problems_of(config)
+    pd.DataFrame({"x": [1]}).to_parquet("foreign.parquet")
+    Path("damaged.parquet").write_text("x")
+    for changes in TRAINING:
+        yield from problems_of(OmegaConf.merge(config_of(), changes))
+    for changes in EVALUATIONS:
+        with pytest.raises(ConfigError) as caught:
+            load_evaluation(evaluation_of(changes))
+        yield from caught.value.problems
+    for flags in (["--full"], ["--dry-run", "--multirun"]):
+        yield from read_command_line(flags).name_problems
+    Path("talk.py").write_text(TALK)
+    for path, name in (("none.py", "Talk"), *(("talk.py", name) for name in ("Tlak", "Other", "Late"))):
+        yield from interaction_problems(InteractionSettings(path=path, name=name))
+    yield from interaction_problems(InteractionSettings(path="talk.py", name="Talk", options={"x": 1}))
+    tools = {"format": "xyz", "function_tool_path": "talk.py"}
+    yield from tool_problems(OmegaConf.create({"actor_rollout_ref": {"rollout": {"multi_turn": tools}}}))
+
+
+def messages() -> str:
+    """Return a line for each rule id, in alphabetical order, with the first example of it."""
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            found: dict[str, str] = {}
+            for problem in examples():
+                found.setdefault(problem.rule_id, str(problem).replace(folder, "FOLDER"))
+        finally:
+            os.chdir(before)
+    return "".join(f"{rule_id} | {message}\n" for rule_id, message in sorted(found.items()))
+
+
+def rule_ids() -> set[str]:
+    """Return the rule ids in the source: each is a literal where the problem is made."""
+    makers = {"Problem", "WrongValue", "reader", "check"}
+    return {
+        node.args[0].value
+        for path in (ROOT / "recipe/treepo").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in makers
+        if node.args and isinstance(node.args[0], ast.Constant)
+    }
+
+
+def test_the_sentences_are_those_of_the_record():
+    assert messages() == RECORD.read_text(encoding="utf-8")
+
+
+def test_every_rule_has_an_example():
+    recorded = {line.partition(" | ")[0] for line in RECORD.read_text(encoding="utf-8").splitlines()}
+    assert recorded | LATER == rule_ids() and not recorded & LATER
+
+
+if __name__ == "__main__":
+    RECORD.write_text(messages(), encoding="utf-8")
