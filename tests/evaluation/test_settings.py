@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an evaluation reads of the configuration, what it refuses, and when samples count as made otherwise."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from helpers.composition import composed as composed_for_training
 from helpers.configs import briefly
 from helpers.paths import ROOT
 from recipe.treepo import main_eval
+from recipe.treepo.evaluation import fingerprint
 from recipe.treepo.evaluation.fingerprint import fingerprints
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.settings import EvaluationSettings, load_evaluation, powers_of_two
@@ -318,3 +320,12 @@ def test_interruption_is_told_and_has_its_own_status(base, monkeypatch, capsys):
     monkeypatch.setattr(main_eval, "evaluate", interrupt)
     assert main_eval.run(composed(*base), [], dry_run=False) == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_the_reward_in_a_fingerprint_is_all_code_that_scores():
+    package = ROOT / "recipe/treepo"
+    scoring = [package / "reward.py", *sorted(package.glob("answers/*.py")), *sorted(package.glob("sandbox/*.py"))]
+    assert {"compare.py", "verifier_task.py"} < {file.name for file in scoring}
+    expected = hashlib.sha256(b"".join(file.read_bytes() for file in scoring)).hexdigest()
+    assert fingerprint._code_of("pkg://recipe.treepo.reward") == expected
+    assert fingerprint._code_of(str(package / "reward.py")) == expected

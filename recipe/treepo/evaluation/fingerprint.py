@@ -17,6 +17,9 @@ from recipe.treepo.evaluation.settings import EvaluationSettings, Run
 _ROLLOUT = ("name", "dtype", "quantization", "max_model_len", "ignore_eos")
 _MODEL = ("lora_adapter_path",)
 
+# Folders of the modules that the recipe's reward function is made of.
+REWARD_FOLDERS = ("answers", "sandbox")
+
 
 def fingerprints(
     config: DictConfig, settings: EvaluationSettings, problems: Sequence[EvaluationProblem]
@@ -74,8 +77,9 @@ def _code_of(reward: str | None) -> str | None:
         path = Path(reward).expanduser()
     if path is None or not path.is_file():
         return None
-    ours = path.resolve() == Path(__file__).resolve().parents[1] / "reward.py"
-    parts = sorted([*path.parent.glob("answer*.py"), *path.parent.glob("reward*.py")]) if ours else [path]
+    parts = [path]
+    if path.resolve() == Path(__file__).resolve().parents[1] / "reward.py":
+        parts += [part for folder in REWARD_FOLDERS for part in sorted((path.parent / folder).glob("*.py"))]
     return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
 
 
