@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from recipe.treepo.command_line.arguments import OwnGroup
+from recipe.treepo.command_line.composition import plain_values
 from recipe.treepo.settings.values import all_keys
 
 ROOT = Path(__file__).parents[3]
@@ -75,7 +76,7 @@ def _choices(defaults: Mapping[str, str]) -> list[str]:
 def _keys(page: HelpPage) -> list[str]:
     name = page.group.name
     text = (ROOT / page.group.see).read_text()
-    defaults, meanings = OmegaConf.to_container(OmegaConf.create(text)), first_words(text)
+    defaults, meanings = plain_values(OmegaConf.create(text)), first_words(text)
     if name not in defaults:  # the file is the group
         defaults, meanings = {name: defaults}, {f"{name}.{key}": words for key, words in meanings.items()}
     groups = all_keys({name: page.group.keys})

@@ -39,7 +39,7 @@ class Servers:
 
     async def start(self) -> None:
         """Start Ray and the servers, and wait until they answer."""
-        init = OmegaConf.to_container(self._config.ray_kwargs.get("ray_init", {}), resolve=True)
+        init: Any = OmegaConf.to_container(self._config.ray_kwargs.get("ray_init", {}), resolve=True)
         environment = OmegaConf.merge(get_ppo_ray_runtime_env(self._config), init.pop("runtime_env", {}))
         ray.init(**init, runtime_env=OmegaConf.to_container(environment))
         self._manager = await LLMServerManager.create(self._config)
@@ -49,6 +49,7 @@ class Servers:
 
     async def empty_cache(self) -> None:
         """Forget all prefixes, so that no run finds what another has computed."""
+        assert self._manager is not None, "the servers have not started"
         await asyncio.gather(*(replica.clear_kv_cache() for replica in self._manager.get_replicas()))
 
     def engine(self, run: Run, problem: EvaluationProblem, seed: int | None) -> ServerEngine:
@@ -79,4 +80,5 @@ class Servers:
 
 def reward_function(config: DictConfig) -> Callable[..., Any]:
     """Return the configured reward function, or verl's own; it may be a coroutine function."""
-    return get_custom_reward_fn(config) or default_compute_score
+    function: Callable[..., Any] = get_custom_reward_fn(config) or default_compute_score
+    return function
