@@ -66,12 +66,13 @@ def test_all_rules_are_on_for_our_modules():
 
 def test_the_checked_folders_exist():
     files = sources()
-    assert files and all(path.is_file() for path in files)
+    assert {ROOT / "recipe/treepo/reward.py", ROOT / "data_prep/check.py", ROOT / "tiny/problems.py"} <= set(files)
+    assert all(path.is_file() for path in files)
 
 
 def test_each_exception_has_a_code_and_a_reason():
     found = [(path.relative_to(ROOT), comment) for path in sources() for comment in comments(path)]
-    assert found
+    assert len(found) > 100
     assert [line for line in found if not is_allowed(line[1])] == []
 
 
