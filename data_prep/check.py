@@ -175,7 +175,8 @@ def _values(batch: Any, name: str) -> list[Any]:
     if name == "extra_info":
         return [is_there or None for is_there in column.is_valid().to_pylist()]
     try:
-        return column.to_pylist()
+        values: list[Any] = column.to_pylist()
+        return values
     except UnicodeDecodeError:
         raise
     except UNREADABLE as error:

@@ -75,8 +75,9 @@ def _fields(extra_info: Any) -> list[str]:
 def _problem_text(row: dict[str, Any]) -> str | None:
     extra_info, prompt = row.get("extra_info") or {}, row.get("prompt")
     for field in _TEXT_FIELDS:
-        if isinstance(extra_info.get(field), str):
-            return extra_info[field]
+        text = extra_info.get(field)
+        if isinstance(text, str):
+            return text
     messages = [message for message in prompt if isinstance(message, dict)] if isinstance(prompt, list) else []
     user = [message.get("content") for message in messages if message.get("role") == "user"]
     return without_instruction(user[-1]) if user and isinstance(user[-1], str) else None

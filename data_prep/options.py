@@ -55,7 +55,7 @@ def resolve(data_set: DataSet, given: dict[str, Any]) -> Options:
         part=data_set.config or data_set.folder,
         on_hub=on_hub,
     )
-    defaults = {"data_source": data_set.name}
+    defaults: dict[str, Any] = {"data_source": data_set.name}
     if data_set.purpose is Purpose.EVALUATION:  # the whole set, as others have it
         defaults |= {"val_size": 0, "deduplicate": "none"}
     return Options(source=place, **(defaults | {key: value for key, value in given.items() if value is not None}))

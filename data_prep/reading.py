@@ -153,7 +153,7 @@ def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[Any]:
 
 
 def _array(path: Path, content: bytes) -> list[Any]:
-    items = _load(content)
+    items: list[Any] | None = _load(content)
     if items is None:
         # A file of lines may have an array on its first line: only rows that are objects count, so nothing is lost.
         first, *others = content.splitlines(keepends=True)
@@ -180,7 +180,8 @@ def hub_commit(source: Source) -> str | None:
     import huggingface_hub
 
     try:
-        return huggingface_hub.HfApi().dataset_info(source.name, revision=source.revision).sha
+        commit: str | None = huggingface_hub.HfApi().dataset_info(source.name, revision=source.revision).sha
+        return commit
     except Exception:  # no network, or unknown: loading will say which
         return None
 

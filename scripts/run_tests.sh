@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up, checks the style and runs the tests.
+# Sets up, checks style and types, and runs the tests.
 #
 #   bash scripts/run_tests.sh              unit tests, then end-to-end tests (real training runs with vLLM)
 #   bash scripts/run_tests.sh --unit       only the tests that start no engine: under three minutes on 2 quiet cores
@@ -33,6 +33,7 @@ run_pytest() {
 SETUP_TEST=1 bash scripts/setup.sh
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
+"$VENV/bin/mypy"
 if (($#)); then
     ((unit)) && markers="not engine" || markers=""
     run_pytest "$markers" "$@"

@@ -71,7 +71,8 @@ def prompt_texts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, An
     from data_prep.prompts import build_prompt
 
     chats = [build_prompt(row["problem"], PROMPT_TEMPLATE) for row in rows]
-    return tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+    texts: list[str] = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+    return texts
 
 
 def evaluate(

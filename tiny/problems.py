@@ -130,11 +130,11 @@ def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, 
 
 def can_finish(value: int, steps: Sequence[Step]) -> bool:
     """Say whether all ``steps`` keep the bounds when they begin from ``value``."""
-    current: int | None = value
     for step in steps:
-        current = apply_operation(step.op, current, step.operand)
-        if current is None:
+        result = apply_operation(step.op, value, step.operand)
+        if result is None:
             return False
+        value = result
     return True
 
 
@@ -194,7 +194,8 @@ def generate_problems(
     steps_range: tuple[int, int] = (MIN_STEPS, MAX_STEPS),
 ) -> list[Problem]:
     """Generate ``count`` problems whose texts differ from each other and from those in ``exclude``."""
-    rng, seen, problems = random.Random(f"problems/{seed}"), set(exclude), []
+    rng, seen = random.Random(f"problems/{seed}"), set(exclude)
+    problems: list[Problem] = []
     while len(problems) < count:
         problem = draw_problem(rng, steps_range)
         if problem.text not in seen:
@@ -220,7 +221,8 @@ def generate_rows(
         exclude: problem texts that must not come up (:func:`problem_texts` of other rows).
         steps_range: fewest and most steps.
     """
-    sloppy_rng, rows = random.Random(f"sloppy/{seed}"), []
+    sloppy_rng = random.Random(f"sloppy/{seed}")
+    rows: list[dict[str, object]] = []
     for problem in generate_problems(count, seed, exclude=exclude, steps_range=steps_range):
         solution = solve(problem, sloppy_rng, sloppy_rate=sloppy_rate)
         messages = [{"role": "user", "content": problem.text}, {"role": "assistant", "content": solution}]

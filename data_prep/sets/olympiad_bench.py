@@ -48,7 +48,7 @@ def olympiad_row(row: dict[str, Any]) -> Problem | Drop:
     if (reason := _exclusion(row)) is not None:
         return reason
     question, context = row.get("question"), row.get("context")
-    if _has_text(question) and _has_text(context):
+    if _has_text(question) and isinstance(context, str) and context.strip():
         question = f"{context.strip()}\n\n{question}"
     unit = row.get("unit") if _has_text(row.get("unit")) else None
     return make_problem(question, _final_answer(row), subject=row.get("subfield"), unit=unit)

@@ -11,6 +11,7 @@ import importlib.machinery
 import logging
 import sys
 from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 # verl module whose registry is meant -> our modules that register themselves there when imported
@@ -28,7 +29,9 @@ REGISTRATIONS = {
 class _RegisterAfterImport(importlib.abc.MetaPathFinder):
     """Import our modules right after the verl module that they register themselves with."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         ours = REGISTRATIONS.get(fullname)
         if ours is None:
             return None
@@ -42,7 +45,7 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
             for name in ours:
                 importlib.import_module(name)
 
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # a hook after this one import
         return spec
 
 

@@ -190,8 +190,9 @@ def compute_score(
     too_long = answer is not None and len(answer) > max_answer_chars
     equal, verdict = too_long and answer == gold, None
     if answer is not None and not too_long:
-        limits = {"timeout_s": timeout_s, "workers": workers, "memory_mb": memory_mb}
-        equal, verdict = answers_agree(answer, gold, max_chars=max_answer_chars, **limits)
+        equal, verdict = answers_agree(
+            answer, gold, max_chars=max_answer_chars, timeout_s=timeout_s, workers=workers, memory_mb=memory_mb
+        )
     score = correct_score if equal else wrong_score
     if no_box_score is not None and not boxed:
         score = no_box_score

@@ -26,14 +26,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from recipe.treepo.advantages.forest import Forest
+from recipe.treepo.advantages.forest import Floats, Forest
 from recipe.treepo.advantages.options import AdvantageOptions, Aggregation, ChainCounting
 
 # What verl's grpo adds to a standard deviation before it divides.
 EPSILON = 1e-6
 
 
-def subgroup_advantages(forest: Forest, rewards_T: np.ndarray, options: AdvantageOptions) -> np.ndarray:
+def subgroup_advantages(forest: Forest, rewards_T: Floats, options: AdvantageOptions) -> Floats:
     """Compute the sub-group advantage of each trajectory (TreePO, arXiv 2508.17445, section 2).
 
     Trajectory i shares its ancestor at depth j with the trajectories of group G_ij, and G_i0 is the prompt group:
@@ -60,10 +60,12 @@ def subgroup_advantages(forest: Forest, rewards_T: np.ndarray, options: Advantag
     counts[:, 0] = options.root_group
     weight = counts * (size if options.aggregation is Aggregation.GROUP_SIZE else 1.0)
     total = weight.sum(axis=1)
-    return (weight * (rewards_T[:, None] - forest.at(mean_N))).sum(axis=1) / np.where(total == 0, 1.0, total)
+    advantages: Floats = (weight * (rewards_T[:, None] - forest.at(mean_N))).sum(axis=1)
+    advantages /= np.where(total == 0, 1.0, total)
+    return advantages
 
 
-def segment_credit(forest: Forest, rewards_T: np.ndarray, options: AdvantageOptions) -> np.ndarray:
+def segment_credit(forest: Forest, rewards_T: Floats, options: AdvantageOptions) -> Floats:
     """Credit each node with what it changes (estimator ``treepo_segment``; TreePO's released ``tree_seg_baseline``).
 
     ``credit(n) = V(n) - eta^k V(parent of n)``. The value V of a leaf is its sub-group advantage weighted by group
@@ -87,7 +89,7 @@ def segment_credit(forest: Forest, rewards_T: np.ndarray, options: AdvantageOpti
     return credit
 
 
-def treerl_credit(forest: Forest, rewards_T: np.ndarray) -> np.ndarray:
+def treerl_credit(forest: Forest, rewards_T: Floats) -> Floats:
     """Credit each node with its global and its local advantage (TreeRL, arXiv 2506.11902, equations 2 to 4).
 
     ``credit(n) = ((V(n) - V(root)) + (V(n) - V(parent of n))) / sqrt(|L(n)|)``, where L(n) are the leaves below n and
@@ -106,7 +108,7 @@ def treerl_credit(forest: Forest, rewards_T: np.ndarray) -> np.ndarray:
     return credit
 
 
-def treerpo_credit(forest: Forest, rewards_T: np.ndarray, *, divide_by_std: bool = True) -> np.ndarray:
+def treerpo_credit(forest: Forest, rewards_T: Floats, *, divide_by_std: bool = True) -> Floats:
     """Compare each node with its siblings by expected reward (TreeRPO, arXiv 2506.05183).
 
     ``credit(n) = (r(n) - mean(r over siblings)) / (std(r over siblings) + 1e-6)``, where r of a leaf is its reward,

@@ -13,9 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 # (node number, response token at which it begins) below the root, root side first: ``Tree.tree_path``.
 TreePath = Sequence[Sequence[int]]
@@ -32,38 +38,40 @@ class Forest:
         begin_TL: The same shape; response token at which each node begins, 0 for the root and past the end.
     """
 
-    trajectory_P: np.ndarray
-    node_TL: np.ndarray
-    begin_TL: np.ndarray
+    trajectory_P: Ints
+    node_TL: Ints
+    begin_TL: Ints
 
     @cached_property
-    def on_path_TL(self) -> np.ndarray:
+    def on_path_TL(self) -> Bools:
         """Where a path has a node; False past its end."""
         return self.node_TL >= 0
 
     @cached_property
-    def length_T(self) -> np.ndarray:
+    def length_T(self) -> Ints:
         """Nodes of each path, the root left out."""
-        return self.on_path_TL.sum(axis=1) - 1
+        nodes: Ints = self.on_path_TL.sum(axis=1)
+        return nodes - 1
 
     @cached_property
-    def leaf_T(self) -> np.ndarray:
+    def leaf_T(self) -> Ints:
         """The last node of each path."""
-        return self.node_TL[np.arange(len(self.node_TL)), self.length_T]
+        leaf: Ints = self.node_TL[np.arange(len(self.node_TL)), self.length_T]
+        return leaf
 
     @cached_property
-    def size_N(self) -> np.ndarray:
+    def size_N(self) -> Ints:
         """Trajectories that pass each node: the group of a node."""
         return np.bincount(self.node_TL[self.on_path_TL])
 
     @cached_property
-    def rows_N(self) -> np.ndarray:
+    def rows_N(self) -> Ints:
         """Rows of the batch that pass each node, repeated ones included."""
         nodes = self.node_TL[self.trajectory_P]
         return np.bincount(nodes[nodes >= 0], minlength=len(self.size_N))
 
     @cached_property
-    def parent_N(self) -> np.ndarray:
+    def parent_N(self) -> Ints:
         """The node above each node, -1 for roots."""
         parent = np.full(len(self.size_N), -1)
         below = self.on_path_TL[:, 1:]
@@ -71,49 +79,49 @@ class Forest:
         return parent
 
     @cached_property
-    def children_N(self) -> np.ndarray:
+    def children_N(self) -> Ints:
         """Children of each node."""
         return np.bincount(self.parent_N[self.parent_N >= 0], minlength=len(self.size_N))
 
     @cached_property
-    def lone_roots(self) -> np.ndarray:
+    def lone_roots(self) -> Ints:
         """Roots with a single trajectory below them."""
-        roots = np.flatnonzero(self.parent_N < 0)
-        return roots[self.size_N[roots] == 1]
+        return np.flatnonzero((self.parent_N < 0) & (self.size_N == 1))
 
-    def at(self, values_N: np.ndarray) -> np.ndarray:
+    def at(self, values_N: NDArray[_Scalar]) -> NDArray[_Scalar]:
         """Return what each node on each path has, (trajectories, levels), 0 or False past its end."""
         return np.where(self.on_path_TL, values_N[self.node_TL], np.zeros((), values_N.dtype))
 
-    def sum_over_children(self, values_N: np.ndarray) -> np.ndarray:
+    def sum_over_children(self, values_N: Floats) -> Floats:
         """Return for each node the sum over its children, 0 where it has none."""
         below = self.parent_N >= 0
-        return np.bincount(self.parent_N[below], weights=values_N[below], minlength=len(values_N))
+        return _sums(self.parent_N[below], values_N[below], len(values_N))
 
-    def mean_over_group(self, values_T: np.ndarray) -> np.ndarray:
+    def mean_over_group(self, values_T: Floats) -> Floats:
         """Return for each node the mean over the trajectories that pass it."""
         nodes, values = self._along_paths(values_T)
-        return np.bincount(nodes, weights=values) / self.size_N
+        return _sums(nodes, values, len(self.size_N)) / self.size_N
 
-    def mean_over_children(self, values_T: np.ndarray) -> np.ndarray:
+    def mean_over_children(self, values_T: Floats) -> Floats:
         """Return for each node the mean over its children of the same, and for a leaf its trajectory's value."""
         values = np.zeros(len(self.size_N))
         values[self.leaf_T] = values_T
         for level in range(self.node_TL.shape[1] - 1, 0, -1):
             nodes = np.unique(self.node_TL[:, level][self.on_path_TL[:, level]])
             above = self.parent_N[nodes]
-            sums = np.bincount(above, weights=values[nodes], minlength=len(values))
+            sums = _sums(above, values[nodes], len(values))
             values[above] = sums[above] / self.children_N[above]
         return values
 
-    def agrees(self, values_T: np.ndarray) -> np.ndarray:
+    def agrees(self, values_T: Floats) -> Bools:
         """Return for each node whether all trajectories that pass it have the same value."""
         nodes, values = self._along_paths(values_T)
         ordered = values[np.argsort(nodes, kind="stable")]
         first = np.cumsum(self.size_N) - self.size_N
-        return np.maximum.reduceat(ordered, first) == np.minimum.reduceat(ordered, first)
+        equal: Bools = np.maximum.reduceat(ordered, first) == np.minimum.reduceat(ordered, first)
+        return equal
 
-    def _along_paths(self, values_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _along_paths(self, values_T: Floats) -> tuple[Ints, Floats]:
         """Return the nodes of all paths, one path after the other, and beside each its trajectory's value."""
         return self.node_TL[self.on_path_TL], np.repeat(values_T, 1 + self.length_T)
 
@@ -135,7 +143,7 @@ class Forest:
         begin[row, place] = self.begin_TL[row, level]
         return Forest(self.trajectory_P, node, begin)
 
-    def tokens_of_nodes(self, response_length: int) -> np.ndarray:
+    def tokens_of_nodes(self, response_length: int) -> Ints:
         """Return how many tokens of each row belong to each node of its path, (rows, longest path).
 
         The root has none and no column. What follows the begin of a path's last node is the last node's, padding up to
@@ -144,7 +152,13 @@ class Forest:
         begin = np.where(self.on_path_TL, self.begin_TL, response_length)[:, 1:]
         end = np.concatenate([begin[:, 1:], np.full((len(begin), 1), response_length)], axis=1)
         assert (begin <= end).all(), "a node begins beyond the end of the response"
-        return (end - begin)[self.trajectory_P]
+        tokens: Ints = (end - begin)[self.trajectory_P]
+        return tokens
+
+
+def _sums(nodes: Ints, values: Floats, size: int) -> Floats:
+    """Return the sum of the values that stand beside each node, (size,)."""
+    return np.bincount(nodes, weights=values, minlength=size).astype(np.float64, copy=False)  # numpy's stub: integers
 
 
 def build_forest(prompt_ids: Sequence[Any], paths_P: Sequence[TreePath]) -> Forest:

@@ -29,6 +29,10 @@ class Question(NamedTuple):
     gold: str
 
 
+# (answer, ground truth) -> whether they agree, or None where the rule does not decide.
+Rule = Callable[[str, str], bool | Question | None]
+
+
 def compare_text(answer: str, gold: str) -> bool | Question:
     """Say whether two answers agree, or return what mathematics has to decide.
 
@@ -205,7 +209,7 @@ def _other_variable(answer: str, gold: str) -> bool | None:
     return None
 
 
-_RULES: tuple[Callable, ...] = (_same_text, _words, _base, _joined_relations, _unsolved, _other_variable)
+_RULES: tuple[Rule, ...] = (_same_text, _words, _base, _joined_relations, _unsolved, _other_variable)
 
 # --- rules on values ---------------------------------------------------------------------------------------------
 
@@ -232,7 +236,7 @@ def _stated_result(answer: str, gold: str) -> Question | None:
     left, equals, right = (rest if "=" in rest and NAME.fullmatch(name.strip()) else answer).partition("=")
     if not equals or "=" in right + gold or not left.strip() or _LETTERS.search(_SIGNS.sub("", left)):
         return None
-    number, gold_number = read_number(normalise(right)), read_number(normalise(gold))
+    number, gold_number = _number(right), _number(gold)
     same = normalise(right) == normalise(gold) or (number is not None and number == gold_number)
     return _question(left, gold) if same else None
 
@@ -246,7 +250,7 @@ def _ratio(answer: str, gold: str) -> bool | None:
     )
     if len(parts) == len(gold_parts) == 1:
         return None
-    numbers, gold_numbers = ([read_number(normalise(part)) for part in side] for side in (parts, gold_parts))
+    numbers, gold_numbers = ([_number(part) for part in side] for side in (parts, gold_parts))
     return None not in numbers and numbers == gold_numbers
 
 
@@ -270,14 +274,20 @@ def _lists(answer: str, gold: str) -> bool | Question | None:
         # A list is taken for a tuple in its order.
         answer, gold = answer if opened else f"({answer})", gold if gold_opened else f"({gold})"
         opened = gold_opened = "()"
-    numbers, gold_numbers = ([read_number(normalise(item)) for item in side] for side in (items, gold_items))
-    if None in numbers or None in gold_numbers:
+    numbers, gold_numbers = (
+        [number for item in side if (number := _number(item)) is not None] for side in (items, gold_items)
+    )
+    if len(numbers) < len(items) or len(gold_numbers) < len(gold_items):
         return _question(answer, gold)
     if ordered:
         return opened == gold_opened and numbers == gold_numbers
     if "\\{\\}" in (opened, gold_opened):
         return set(numbers) == set(gold_numbers)
     return sorted(numbers) == sorted(gold_numbers)
+
+
+def _number(text: str) -> Fraction | None:
+    return read_number(normalise(text))
 
 
 def _case_of_letters(answer: str, gold: str) -> bool | None:
@@ -304,7 +314,7 @@ def _prose(answer: str, gold: str) -> bool | None:
     return False if has_words(without[0]) and not has_words(without[1]) else None
 
 
-_VALUE_RULES: tuple[Callable, ...] = (_stated_result, *REFUSALS, _ratio, _case_of_letters, _prose, _lists)
+_VALUE_RULES: tuple[Rule, ...] = (_stated_result, *REFUSALS, _ratio, _case_of_letters, _prose, _lists)
 
 # --- what mathematics gets -------------------------------------------------------------------------------------
 
@@ -326,12 +336,12 @@ def _exact(text: str) -> str:
     return _DECIMAL.sub(_fraction, _MIXED.sub(_improper, text))
 
 
-def _improper(match: re.Match) -> str:
+def _improper(match: re.Match[str]) -> str:
     whole, top, bottom = (int(group) for group in match.groups() if group is not None)
     return f"\\frac{{{whole * bottom + top}}}{{{bottom}}}" if 0 < top < bottom else match.group()
 
 
-def _fraction(match: re.Match) -> str:
+def _fraction(match: re.Match[str]) -> str:
     value = Fraction(f"{match.group(1) or 0}.{match.group(2)}")
     if match.group(3):
         value += Fraction(int(match.group(3)), (10 ** len(match.group(3)) - 1) * 10 ** len(match.group(2)))

@@ -68,8 +68,9 @@ def _as_union(text: str, other: str) -> str:
     """Write inequalities of one variable, joined by "or", as a union of intervals if the other answer is one."""
     if "\\cup" not in other or RELATION.search(other) or not _OR.search(text):
         return text
-    found = [_interval(part) for part in _OR.split(text)]
-    if None in found or len({name for name, _ in found}) != 1:
+    parts = _OR.split(text)
+    found = [interval for part in parts if (interval := _interval(part)) is not None]
+    if len(found) < len(parts) or len({name for name, _ in found}) != 1:
         return text
     return "\\cup".join(interval for _, interval in found)
 

@@ -92,12 +92,12 @@ def tidy(answer: str) -> str:
     return answer if answer.endswith("..") else answer.removesuffix(".").rstrip()
 
 
-def _keep_escapes(match: re.Match) -> str:
+def _keep_escapes(match: re.Match[str]) -> str:
     return match.group() if match.group() in ("\\\\", "\\$") else ""
 
 
-def _unwrap(match: re.Match) -> str:
-    content = match.group(1)
+def _unwrap(match: re.Match[str]) -> str:
+    content: str = match.group(1)
     if content.strip() in _UNIT_LETTERS and match.group().startswith(("\\text{", "\\mathrm")):
         return f"\\text{{{content}}}"
     if len(content.strip()) <= 1 or re.fullmatch(r"[-+\d.,/() ]*|\s*\(\w\)\s*|\s*\\\$\s*", content):
@@ -175,13 +175,13 @@ def _read_unsigned(answer: str) -> Fraction | None:
         whole, top, bottom = (int(group) for group in match.groups() if group is not None)
         return whole + Fraction(top, bottom) if 0 < top < bottom else None
     if match := _QUOTIENT.fullmatch(answer):
-        top, bottom = (Fraction(group) for group in match.groups() if group is not None)
-        return top / bottom if bottom else None
+        dividend, divisor = (Fraction(group) for group in match.groups() if group is not None)
+        return dividend / divisor if divisor else None
     if match := _REPEATING.fullmatch(answer):
-        whole, first = match.group(1) or "0", match.group(2)
+        integer, first = match.group(1) or "0", match.group(2)
         repeated = match.group(3) or match.group(4)
         period = Fraction(int(repeated), 10 ** len(repeated) - 1)
-        return Fraction(f"{whole}.{first}0") + period / 10 ** len(first)
+        return Fraction(f"{integer}.{first}0") + period / Fraction(10) ** len(first)
     if match := _POWER_OF_TEN.fullmatch(answer):
         return Fraction(match.group(1)) * Fraction(10) ** int(match.group(2) or match.group(3))
     return None

@@ -119,9 +119,9 @@ def _is_bare_unit(value: str, words: str) -> bool:
     return words in ("cm", "km", "mm", "kg", "mph") or (len(words) > 4 and words.casefold() in _CANONICAL)
 
 
-def _lower(match: re.Match) -> str:
+def _lower(match: re.Match[str]) -> str:
     """Write a name of a unit in small letters, but for prefixes, which differ: mW is not MW."""
-    name = match.group()
+    name: str = match.group()
     known = name.casefold() in _CANONICAL or name.casefold() in _SQUARE | _CUBE
     return name.casefold() if known or len(name) != 2 else name
 

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from recipe.treepo.command_line.arguments import CommandLine
 from recipe.treepo.settings.values import ConfigError
@@ -75,6 +76,13 @@ def add_overrides(arguments: Sequence[str], overrides: Sequence[str]) -> list[st
             place = number
             break
     return [*arguments[:place], *overrides, *arguments[place:]]
+
+
+def plain_values(config: DictConfig | ListConfig, *, resolve: bool = False) -> dict[str, Any]:
+    """Return a group as a dictionary, with interpolations as written unless ``resolve``."""
+    values = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(values, dict), "a list is not a group"
+    return {str(key): value for key, value in values.items()}
 
 
 def verl_config_folder() -> Path | None:

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.command_line.composition import verl_config_folder
+from recipe.treepo.command_line.composition import plain_values, verl_config_folder
 
 CONFIG = Path(__file__).parents[1] / "config"
 
@@ -39,8 +39,8 @@ def defaults_for(config: DictConfig) -> dict[str, Any]:
         "treepo": OmegaConf.load(CONFIG / "treepo_trainer.yaml").treepo,
         "evaluation": OmegaConf.load(CONFIG / "evaluation/compare.yaml"),
     }
-    return OmegaConf.to_container(_verls_defaults()) | {
-        group: OmegaConf.to_container(keys) for group, keys in own.items() if group in config
+    return plain_values(_verls_defaults()) | {
+        group: plain_values(keys) for group, keys in own.items() if group in config
     }
 
 
@@ -49,11 +49,11 @@ def _verls_defaults() -> DictConfig:
     running = GlobalHydra.instance().hydra  # a dry run is itself called by Hydra, of which there is one at a time
     GlobalHydra.instance().clear()
     try:
-        if folder is None:
-            source = initialize_config_module("verl.trainer.config", version_base=None)
-        else:
-            source = initialize_config_dir(str(folder), version_base=None)
-        with source:
+        with (
+            initialize_config_module("verl.trainer.config", version_base=None)
+            if folder is None
+            else initialize_config_dir(str(folder), version_base=None)
+        ):
             return compose("ppo_trainer")
     finally:
         GlobalHydra.instance().hydra = running
@@ -62,7 +62,7 @@ def _verls_defaults() -> DictConfig:
 def compare(config: DictConfig, defaults: Mapping[str, Any]) -> Differences:
     """Find the keys of ``config`` that are not written as in ``defaults``."""
     found = Differences()
-    written, resolved = OmegaConf.to_container(config), OmegaConf.to_container(config, resolve=True)
+    written, resolved = plain_values(config), plain_values(config, resolve=True)
     found.values = _compare_groups(written, resolved, defaults, "", found)
     return found
 

@@ -80,9 +80,10 @@ def load_problems(
 def _row_problem(fields: dict[str, Any], blank_truths: bool) -> str | None:
     """Return why a row cannot be evaluated."""
     reward_model = fields.get("reward_model")
-    there = isinstance(reward_model, dict) and "ground_truth" in reward_model
-    truth = reward_model["ground_truth"] if there else None
-    if not there or (not blank_truths and (truth is None or not str(truth).strip())):
+    if not isinstance(reward_model, dict):
+        reward_model = {}
+    truth = reward_model.get("ground_truth")
+    if "ground_truth" not in reward_model or (not blank_truths and (truth is None or not str(truth).strip())):
         return "has no reward_model.ground_truth to score against"
     if not str(fields.get("data_source") or "").strip():
         return "has no data_source"

@@ -74,6 +74,7 @@ def chain_attention(
     """
     assert attention_mask is None
     groups = module.num_key_value_groups
+    assert isinstance(groups, int)
     queries, keys, values = (states.split(chains.sizes, dim=2) for states in (query, key, value))
     outputs = []
     for chain, (path, mask) in enumerate(zip(chains.paths, chains.masks, strict=True)):

@@ -48,6 +48,8 @@ class Worker:
             bufsize=0,
             env=environment | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
+        assert self.process.stdin is not None and self.process.stdout is not None  # both are pipes
+        self._requests, self._replies = self.process.stdin, self.process.stdout
         self.lost = False  # whether it died or no longer replies
         self._ready = False
         self._buffer = b""
@@ -62,13 +64,13 @@ class Worker:
             raise RuntimeError(f"the worker ({sys.executable} {self._task}) did not start: {reason}")
         self._ready = True
 
-    def ask(self, question: dict, timeout_s: float) -> Any | Failure:
+    def ask(self, question: dict[str, Any], timeout_s: float) -> Any | Failure:
         """Return the task's result for `question`, a JSON object, within `timeout_s` seconds, or why there is none."""
         request = json.dumps({"question": question, "timeout_s": timeout_s}).encode("ascii") + b"\n"
         if len(request) > PIPE_BYTES:
             return Failure.TOO_LONG
         try:
-            self.process.stdin.write(request)
+            self._requests.write(request)
             message = self._read(time.monotonic() + timeout_s + GRACE_S)
         except BrokenPipeError:
             message = {}
@@ -87,12 +89,12 @@ class Worker:
 
     def forget(self) -> None:
         """Close the pipes only: what a forked child does with its parent's worker."""
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self._requests.close()
+        self._replies.close()
 
-    def _read(self, deadline: float) -> dict | None:
+    def _read(self, deadline: float) -> dict[str, Any] | None:
         """Return one message; {} at end of file, None where the deadline (time.monotonic) passes."""
-        descriptor = self.process.stdout.fileno()
+        descriptor = self._replies.fileno()
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)
         while b"\n" not in self._buffer:
@@ -104,7 +106,8 @@ class Worker:
                 return {}
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return json.loads(line)
+        message: dict[str, Any] = json.loads(line)
+        return message
 
 
 class LimitedPool:
@@ -124,7 +127,7 @@ class LimitedPool:
         self._idle: list[Worker] = []
         self._busy: set[Worker] = set()
 
-    def ask(self, question: dict, *, timeout_s: float) -> Any | Failure:
+    def ask(self, question: dict[str, Any], *, timeout_s: float) -> Any | Failure:
         """See `Worker.ask`; waits for a free worker and its start, then `timeout_s` seconds.
 
         Raises RuntimeError where a worker cannot start.
@@ -175,7 +178,7 @@ class LimitedPool:
 
 
 _Pool = TypeVar("_Pool", bound=LimitedPool)
-_pools: dict[Hashable, LimitedPool] = {}
+_pools: dict[Hashable, Any] = {}  # each of its own kind of LimitedPool
 _pools_lock = threading.Lock()
 
 
@@ -184,17 +187,20 @@ def shared_pool(key: Hashable, make: Callable[[], _Pool]) -> _Pool:
     with _pools_lock:
         if key not in _pools:
             _pools[key] = make()
-        return _pools[key]
+        pool: _Pool = _pools[key]
+        return pool
 
 
 def _close_pools() -> None:
-    for pool in list(_pools.values()):
+    pools: list[LimitedPool] = list(_pools.values())
+    for pool in pools:
         pool.close()
 
 
 def _forget_pools_after_fork() -> None:
     """Leave the parent's workers to the parent; a pipe kept open here would keep them alive."""
     global _pools_lock
+    pool: LimitedPool
     for pool in _pools.values():
         for worker in [*pool._idle, *pool._busy]:
             worker.forget()

@@ -5,6 +5,7 @@ math-verify hands untrusted text to SymPy, which may compute for ever or take al
 """
 
 from collections.abc import Callable
+from typing import Any
 
 # Compared before the first question, so that what the parser builds once is not built anew in every copy.
 WARM_UP = (
@@ -43,7 +44,7 @@ def load_checker() -> Callable[[str, str], bool]:
     normalization = NormalizationConfig(units=False, malformed_operators=True, nits=False, boxed="none")
     conversion = ConversionConfig(lowercase_symbols=False, interpret_contains_as_eq=False)
 
-    def read(text: str) -> list:
+    def read(text: str) -> list[Any]:
         latex = normalize_latex(text.strip(), normalization)
         try:
             real = not should_treat_as_complex(latex)
@@ -53,14 +54,14 @@ def load_checker() -> Callable[[str, str], bool]:
 
     solve_and_compare = grader.sympy_solve_and_compare
 
-    def compare_solutions(gold, answer, *options) -> bool:
+    def compare_solutions(gold: Any, answer: Any, *options: Any) -> bool:
         """Compare solved equations; math-verify takes any two without solutions for equal."""
         solvable = all(grader.solve(side, side.free_symbols) for side in (gold, answer))
         return solvable and solve_and_compare(gold, answer, *options)
 
     grader.sympy_solve_and_compare = compare_solutions
 
-    def unify(expressions: list, imaginary: bool) -> list:
+    def unify(expressions: list[Any], imaginary: bool) -> list[Any]:
         """Let one name be one symbol on both sides, whichever the parser took it for, and i the imaginary unit."""
         unified = []
         for expression in expressions:
@@ -75,14 +76,14 @@ def load_checker() -> Callable[[str, str], bool]:
             unified.append(expression)
         return unified
 
-    def solution_set(expressions: list) -> tuple[Symbol, Set] | None:
+    def solution_set(expressions: list[Any]) -> tuple[Symbol, Set] | None:
         """Return variable and solutions of the relations of one variable in a parsed answer."""
         relation = expressions[0]
         if not isinstance(relation, Boolean) or len(relation.free_symbols) != 1:
             return None
         return relation.free_symbols.pop(), relation.as_set()
 
-    def same_solutions(gold: list, answer: list) -> bool:
+    def same_solutions(gold: list[Any], answer: list[Any]) -> bool:
         try:
             solutions, gold_solutions = solution_set(answer), solution_set(gold)
         except (AttributeError, NotImplementedError, TypeError, ValueError):  # what SymPy raises where it cannot solve
@@ -109,7 +110,7 @@ def load_checker() -> Callable[[str, str], bool]:
     return check
 
 
-def load() -> Callable[[dict], bool]:
+def load() -> Callable[[dict[str, str]], bool]:
     """Return a function ({"gold": text, "answer": text}) -> equal, warmed up."""
     check = load_checker()
     for gold, answer in WARM_UP:

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-Task = Callable[[dict], Any]
+Task = Callable[[dict[str, Any]], Any]
 
 
 def limit_memory(extra_bytes: int) -> None:
@@ -40,12 +40,14 @@ def limit_memory(extra_bytes: int) -> None:
 def load_task(path: str) -> Task:
     """Run a task's file and its `load`."""
     spec = importlib.util.spec_from_file_location("limited_task", path)
+    assert spec is not None and spec.loader is not None, f"{path} is not a Python file"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.load()
+    task: Task = module.load()
+    return task
 
 
-def _run_copy(request: dict, task: Task, sender: int) -> None:
+def _run_copy(request: dict[str, Any], task: Task, sender: int) -> None:
     """What a copy does: write the result to `sender` and end. Does not return."""
     status = 1
     try:
@@ -64,7 +66,7 @@ def _run_copy(request: dict, task: Task, sender: int) -> None:
         os._exit(status)
 
 
-def answer_in_copy(request: dict, task: Task) -> dict:
+def answer_in_copy(request: dict[str, Any], task: Task) -> dict[str, Any]:
     """Fork a copy that answers one request; return {"result": ...} or {"failure": "timeout" or "crash"}."""
     receiver, sender = os.pipe()
     copy = os.fork()
@@ -88,7 +90,7 @@ def serve(task_file: str, memory_bytes: int) -> int:
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints must not be taken for a reply
 
-    def reply(message: dict) -> None:
+    def reply(message: dict[str, Any]) -> None:
         replies.write(json.dumps(message).encode("ascii") + b"\n")
 
     try:
