@@ -21,7 +21,7 @@ from recipe.treepo.settings.schema import REPLACED_AGENTS
 NEEDED = ("prompt", "data_source", "reward_model")
 MEDIA = ("images", "videos", "audios")
 # Arguments of verl's agent loops, and fields of what they return: a column of that name would take their place.
-_ARGUMENTS = ("sampling_params", "trajectory", "trace", "session_id", "validate", "output", "self", "tree_job")
+_ARGUMENTS = ("sampling_params", "trajectory", "trace", "session_id", "validate", "output", "self", "tree_request")
 _RESULTS = (
     *("prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "routed_experts", "num_turns"),
     *("metrics", "extra_fields", "teacher_ids", "teacher_logprobs"),

@@ -47,9 +47,9 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
 
 
 def _install() -> None:
-    from recipe.treepo.verl_adapters.cpu import platform as platform_cpu
+    from recipe.treepo.verl_adapters.cpu import platform
 
-    platform_cpu.activate()
+    platform.activate()
     if not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegisterAfterImport())
     for verl_module, ours in REGISTRATIONS.items():

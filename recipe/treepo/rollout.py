@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rollout manager that a configuration names: ``recipe.treepo.rollout.TreeAgentLoopManager``."""
 
-from recipe.treepo.verl_adapters.agent_loop import TreeAgentLoopManager
+from recipe.treepo.verl_adapters.worker import TreeAgentLoopManager
 
 __all__ = ["TreeAgentLoopManager"]

@@ -7,9 +7,9 @@ Three things that verl's client (``verl/workers/rollout/llm_server.py``) does ar
    nothing of it, generates on to the end: :class:`CancellableServer`.
 2. ``generate`` takes one id for two purposes, where to route a request and what the engine calls it, and with
    ``rollout.full_determinism`` the engine gets it unchanged. All requests of a tree have to go to one replica, and
-   several of them are in flight: :meth:`TreeRequests._vllm_request_id` separates the two.
+   several of them are in flight: :meth:`TreeClient._vllm_request_id` separates the two.
 3. The load balancer counts a request from the moment when the server was chosen, and the client takes it off again
-   only if it got that far: :meth:`TreeRequests._acquire_server`.
+   only if it got that far: :meth:`TreeClient._acquire_server`.
 """
 
 import asyncio
@@ -124,11 +124,11 @@ def tree_client(client: LLMServerClient) -> LLMServerClient:
     goes on with what a weight update cut off, and asks for a server and an id for each part.
     """
     ours = copy.copy(client)
-    ours.__class__ = type(f"Tree{type(client).__name__}", (TreeRequests, type(client)), {})
+    ours.__class__ = type(f"Tree{type(client).__name__}", (TreeClient, type(client)), {})
     return ours
 
 
-class TreeRequests(LLMServerClient):
+class TreeClient(LLMServerClient):
     """What :func:`tree_client` changes in a class of verl's clients."""
 
     async def _acquire_server(self, request_id: str, **extra: Any) -> tuple[str, "CancellableServer"]:

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""End tokens of a model and of its chat template."""
+
+from typing import Any
+
+from verl.workers.config import HFModelConfig
+
+
+def eos_token_ids(model: HFModelConfig) -> frozenset[int]:
+    """Return all end tokens of a model: from its tokenizer, configuration and generation configuration."""
+    ids: set[int] = set()
+    for holder in (model.tokenizer, model.hf_config, model.generation_config):
+        value = getattr(holder, "eos_token_id", None)
+        ids.update([value] if isinstance(value, int) else value or [])
+    return frozenset(ids)
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """Return the special token after an assistant's message in the chat template, None if there is none.
+
+    It may differ from the tokenizer's end token: base models with a chat template have another one.
+    """
+    message = "said"
+    chat = [{"role": "user", "content": "asked"}, {"role": "assistant", "content": message}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    after = tokenizer.encode(text[text.rindex(message) + len(message) :], add_special_tokens=False)
+    return after[0] if after and after[0] in tokenizer.all_special_ids else None

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verl's agent-loop worker and manager with trees.
+
+verl starts ``rollout.n`` agent loops ("sessions") per prompt in
+``verl.trainer.ppo.v1.agent_loop_tq.AgentLoopWorkerTQ._run_prompt``. It puts the output of each into TransferQueue
+under the key ``{uid}_{session}_{index}``. This worker starts one loop per prompt (``agent_loop.py``). It stores and
+scores each of the n trajectories of that loop as a session of its own.
+"""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import ray
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDict
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.utils.tensordict_utils import get_non_tensor_data
+
+from recipe.treepo.search.seeds import derive_seed
+from recipe.treepo.settings.schema import Sampler, load_settings
+from recipe.treepo.settings.validate import validate_trees
+from recipe.treepo.settings.values import ConfigError
+from recipe.treepo.verl_adapters.agent_loop import TREE_AGENT, TreeRequest
+from recipe.treepo.verl_adapters.model_tokens import eos_token_ids
+from recipe.treepo.verl_adapters.server_engine import tree_client
+from recipe.treepo.verl_adapters.user_code import interaction_class, interaction_problems, tool_problems
+
+# Field of the data set's rows that holds a prompt's number within its step.
+TREE_NUMBER = "tree_number"
+
+
+def training_progress(config: DictConfig, global_steps: int) -> float:
+    """Return the training progress: 0 at the first step, 1 at the last; 0 if the number of steps is unknown."""
+    total = OmegaConf.select(config, "trainer.total_training_steps")
+    if total is None:
+        # PPOTrainer._init_dataloader derives the number from the data set and writes it into the optimizer's
+        # configuration only. It counts updates there: parameter_sync_step of them make a step.
+        updates = OmegaConf.select(config, "actor_rollout_ref.actor.optim.total_training_steps") or 0
+        mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
+        total = updates // (OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1)
+    if total < 1:
+        return 0.0
+    return min(1.0, max(0.0, (global_steps - 1) / max(1, total - 1)))
+
+
+# Ray refuses to subclass an actor class; the class inside can be subclassed.
+_WorkerBase = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+
+
+@ray.remote
+class TreeAgentLoopWorker(_WorkerBase):
+    """verl's agent-loop worker with one tree per prompt instead of n independent samples."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.settings = load_settings(self.config)
+        self.eos_token_ids = frozenset() if self.rollout_config.ignore_eos else eos_token_ids(self.model_config)
+        self.tree_client = tree_client(self.llm_client)
+        self.interaction = interaction_class(self.settings.interaction)
+
+    async def _run_prompt(
+        self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
+    ) -> None:
+        # verl passes the rest of the row to its loops and stores it with every trajectory.
+        number = int(prompt.pop(TREE_NUMBER))
+        validate = trajectory["validate"]
+        samples_tree = self._samples_tree(prompt, validate)
+        if samples_tree or self._needs_loops(validate):
+            request = self._request(prompt, validate, number, independent=not samples_tree)
+            prompt = {**prompt, "agent_name": TREE_AGENT, "tree_request": request, "__rollout_n__": 1}
+        await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+
+    def _samples_tree(self, prompt: dict[str, Any], validate: bool) -> bool:
+        """Return whether a prompt is sampled by one tree."""
+        if self.settings.sampler is not Sampler.TREE or (validate and not self.settings.validate_with_tree):
+            return False
+        # verl adds a greedy sample where an estimator (remax) needs a baseline.
+        return bool(prompt.get("__do_sample__", True))
+
+    def _needs_loops(self, validate: bool) -> bool:
+        """Return whether other prompts need independent loops: verl's own sampler has no interaction."""
+        return self.interaction is not None or (self.settings.sampler is Sampler.INDEPENDENT and not validate)
+
+    def _request(self, prompt: dict[str, Any], validate: bool, number: int, *, independent: bool) -> TreeRequest:
+        rollout, step = self.config.actor_rollout_ref.rollout, int(prompt["global_steps"])
+        n = rollout.val_kwargs.n if validate else rollout.n
+        return TreeRequest(
+            width=int(prompt.get("__rollout_n__", n)),
+            settings=self.settings,
+            progress=training_progress(self.config, step),
+            # Not uid or index: verl draws the uid at random, and rows may have the same index.
+            seed=derive_seed(rollout.seed, "val" if validate else "train", step, number),
+            eos_token_ids=self.eos_token_ids,
+            independent=independent,
+            interaction=self.interaction,
+            replaced_agent=prompt["agent_name"],
+            validate=validate,
+            client=self.tree_client,
+        )
+
+    async def _agent_loop_postprocess(
+        self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
+    ) -> None:
+        """Score and store every trajectory by itself; verl scores only the last of a list."""
+        if kwargs.pop("tree_request", None) is None:
+            return await super()._agent_loop_postprocess(output, validate, **kwargs)
+        del kwargs["session_id"]
+        store = super()._agent_loop_postprocess
+        results = await asyncio.gather(
+            *(store(trajectory, validate, session_id=rank, **kwargs) for rank, trajectory in enumerate(output)),
+            return_exceptions=True,
+        )
+        # As verl does with its sessions: report a failure after all have finished, so that none can still write.
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+
+class TreeAgentLoopManager(AgentLoopManagerTQ):
+    """verl's agent-loop manager with our workers: the value of ``rollout.agent.agent_loop_manager_class``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        problems = interaction_problems(validate_trees(self.config).interaction) + tool_problems(self.config)
+        if problems:
+            raise ConfigError(problems)
+        self.agent_loop_workers_class = TreeAgentLoopWorker
+        self._prompts_of_step: Counter[tuple[bool, int]] = Counter()
+
+    def generate_sequences(self, prompts: TensorDict) -> None:
+        """Number the prompts within their step, then dispatch them.
+
+        verl may dispatch a step in several calls, and divides each among the workers. Only the manager sees all.
+        """
+        validate = bool(get_non_tensor_data(prompts, "validate", False))
+        step = validate, int(get_non_tensor_data(prompts, "global_steps", None))
+        first = self._prompts_of_step[step]
+        self._prompts_of_step[step] += len(prompts)
+        prompts[TREE_NUMBER] = torch.arange(first, first + len(prompts))
+        super().generate_sequences(prompts)
