@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transfer_queue as tq
-from hypothesis import given
-from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import get_trainer_cls
@@ -20,7 +18,7 @@ from recipe.treepo.settings.schema import TREEPO_TRAINERS, SharedTokenWeight, Tr
 from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters import estimators as advantage
 from recipe.treepo.verl_adapters import trainer
-from recipe.treepo.verl_adapters.trainer import TreePOTrainer, parts_by_prompt
+from recipe.treepo.verl_adapters.trainer import TreePOTrainer
 
 # Rows in an order that verl's balancing could give: two of prompt a, a plain one of b, and a row that verl adds.
 EXTRA = {
@@ -178,28 +176,6 @@ def test_verl_sees_its_own_trainer_mode_and_a_wrong_configuration_stops_before_a
 
 
 # --- batches for packed training --------------------------------------------------------------------------------------
-
-
-def test_prompts_stay_whole_and_tokens_are_shared_out():
-    prompts = list("abcdabcd")
-    # a 8, b 2, c 5, d 5 tokens: a, then c and d to the rank with the fewest tokens that has room, then b
-    assert parts_by_prompt(prompts, [4, 1, 2, 3, 4, 1, 3, 2], 2) == [[0, 4, 1, 5], [2, 6, 3, 7]]
-    assert parts_by_prompt(prompts, [1] * 8, 1) == [[0, 4, 1, 5, 2, 6, 3, 7]]
-
-
-def test_prompts_of_unequal_size_are_torn_only_where_no_rank_has_room():
-    # a 4 rows, b 2, c 2: a fills one rank, b and c the other
-    assert parts_by_prompt(list("abacacab"), [1] * 8, 2) == [[0, 2, 4, 6], [1, 7, 3, 5]]
-    # two ranks of 3 rows for three prompts of 2: the last is torn
-    assert parts_by_prompt(list("aabbcc"), [3, 3, 2, 2, 1, 1], 2) == [[0, 1, 4], [2, 3, 5]]
-
-
-@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(1, 9)), min_size=1, max_size=8), st.integers(1, 3))
-def test_every_row_falls_to_one_rank_and_each_rank_has_equally_many(rows, ranks):
-    rows = rows * ranks
-    parts = parts_by_prompt([prompt for prompt, _ in rows], [length for _, length in rows], ranks)
-    assert sorted(row for part in parts for row in part) == list(range(len(rows)))
-    assert {len(part) for part in parts} == {len(rows) // ranks}
 
 
 def test_a_packed_run_whose_workers_would_find_verls_engines_stops(monkeypatch):

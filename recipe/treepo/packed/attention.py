@@ -26,8 +26,8 @@ BLOCK = 128
 """Tokens of a block of FlexAttention, its own default."""
 
 
-class Chains:
-    """What :func:`chain_attention` gets to know of a row. No dataclass: FSDP would take it apart and copy it.
+class ChainLayout:
+    """The chains of one packed row, for :func:`chain_attention`. Not a dataclass: FSDP would take it apart and copy it.
 
     Attributes:
         sizes: Tokens of each chain.
@@ -52,7 +52,7 @@ def chain_attention(
     value: torch.Tensor,
     attention_mask: None,
     *,
-    chains: Chains,
+    chains: ChainLayout,
     scaling: float | None = None,
     dropout: float = 0.0,
     **_: Any,
@@ -65,7 +65,7 @@ def chain_attention(
         key: (1, heads that have keys, tokens, size of a head).
         value: The same shape.
         attention_mask: None; the chains say who sees whom.
-        chains: Of the row.
+        chains: The chains of the row.
         scaling: Of the scores; None for one over the root of the size of a head.
         dropout: Share of the weights that are dropped.
 

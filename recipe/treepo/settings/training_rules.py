@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.packed.support import PACKED_ATTENTIONS, PACKED_STRATEGIES
 from recipe.treepo.reward import METRICS, option_problems
 from recipe.treepo.settings.schema import (
     TREE_ESTIMATORS,
@@ -21,11 +22,6 @@ TREE_MANAGER = "recipe.treepo.rollout.TreeAgentLoopManager"
 OVERLONG_MANAGERS = ("treepo", "dapo")
 # Losses in verl.trainer.ppo.core_algos that make one weight per sequence of rollout_is_weights, or do not read it.
 LOSSES_WITHOUT_TOKEN_WEIGHTS = ("geo_mean", "bypass_mode")
-
-
-# Engines of verl that packed training extends, and attention implementations that take a mask of its kind.
-PACKED_STRATEGIES = ("fsdp", "fsdp2")
-PACKED_ATTENTIONS = ("eager", "flex_attention", "sdpa")
 
 
 def trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:

@@ -143,7 +143,7 @@ class TreeAgentLoop(ToolAgentLoop):
     async def append(
         self, messages: list[Message], updated: list[Message], token_ids: list[int], tools: list[dict[str, Any]] | None
     ) -> list[int]:
-        """See :class:`recipe.treepo.search.conversation.TurnTokens`; verl's builder tokenizes the added messages only."""
+        """See :class:`recipe.treepo.search.conversation.TurnTokens`; verl tokenizes the added messages only."""
         merge = partial(self.continuous_token_builder.merge_context_tokens, tools=tools)
         result = await self.loop.run_in_executor(None, merge, messages, updated, token_ids)
         return result.token_ids

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's FSDP engines on packed prefix trees: every token that trajectories share goes through the model once.
+"""verl's FSDP engines on packed prefix trees: each shared token goes through the model once.
 
-A micro-batch is folded into prefix trees (``packing.py``), which stand in one row: position ids are depths, and each
-token attends to those above it. The model makes logits for every (token, next token) that is asked about, once;
-log-probs, entropies and values are gathered for each trajectory, and from there on everything is verl's: loss, metrics,
-optimizer. Gradients of shared tokens add up by themselves.
+A micro-batch is folded into prefix trees (``packed/prefix_tree.py``), and these are packed into one row. Position ids
+are depths, and each token attends to its ancestors and itself. The model computes one row of logits per distinct
+(token, next token) pair. Log-probs, entropies and values are gathered for each trajectory. Everything after that is
+verl's: loss, metrics, optimizer. Gradients of shared tokens add up by themselves.
 
-Selected by ``treepo.packed_training``, for actor, reference and critic alike: ``main_treepo`` sets verl's variable
-``VERL_ENGINE_VENDOR``, by which ``EngineRegistry.get_engine_cls`` looks for an engine first.
+``treepo.packed_training`` selects these engines for actor, reference and critic: ``main_treepo`` sets verl's variable
+``VERL_ENGINE_VENDOR``, which ``EngineRegistry.get_engine_cls`` reads.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine.utils import postprocess_batch_func
 
-from recipe.treepo.packed.attention import CHAIN_ATTENTION, Chains, block_mask, token_mask
+from recipe.treepo.packed.attention import CHAIN_ATTENTION, ChainLayout, block_mask, token_mask
 from recipe.treepo.packed.prefix_tree import (
     PrefixOrder,
     divide,
@@ -36,11 +36,9 @@ from recipe.treepo.packed.prefix_tree import (
     split,
     unique_tokens,
 )
+from recipe.treepo.packed.support import check_model
 from recipe.treepo.settings.schema import PACKED_VENDOR
-from recipe.treepo.settings.training_rules import PACKED_ATTENTIONS
 from recipe.treepo.verl_adapters.critic import CriticEngine
-
-MODEL_TYPES = ("llama", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ class PackedEngine(FSDPEngineWithLMHead):
             case "eager":
                 model_inputs["attention_mask"] = token_mask(to_device(packing.end_U), self._autocast_dtype)
             case _:
-                model_inputs |= {"attention_mask": None, "chains": Chains(packing, input_ids.device)}
+                model_inputs |= {"attention_mask": None, "chains": ChainLayout(packing, input_ids.device)}
         if not self.scores_tokens:
             return model_inputs, {"rows": Rows(None, to_device(packing.unique_T))}
         # For each token of a response; of all tokens, where there are no prompts.
@@ -238,26 +236,6 @@ def _gathered(values_R: torch.Tensor, row_T: torch.Tensor, offsets: torch.Tensor
     # In float32, so that gradients of a row that many sequences read add up in it.
     with_none = torch.cat([values_R.float(), values_R.new_zeros(1, dtype=torch.float32)])
     return torch.nested.nested_tensor_from_jagged(with_none[row_T], offsets)
-
-
-def check_model(config: Any) -> None:
-    """Refuse models and attention implementations with which packing would be wrong.
-
-    Raises:
-        ValueError: naming what is wrong and what to do.
-    """
-    problem = None
-    if config.model_type not in MODEL_TYPES:
-        problem = f"knows {', '.join(MODEL_TYPES)}, not {config.model_type}"
-    elif getattr(config, "use_sliding_window", False):
-        problem = "does not know sliding windows"
-    elif config._attn_implementation not in PACKED_ATTENTIONS:
-        problem = (
-            f"needs attn_implementation {', '.join(PACKED_ATTENTIONS)}, not {config._attn_implementation}: "
-            "set override_config.attn_implementation"
-        )
-    if problem is not None:
-        raise ValueError(f"treepo.packed_training=true {problem}; or set treepo.packed_training=false")
 
 
 _REGISTER = {"backend": ["fsdp", "fsdp2"], "device": "cuda", "vendor": PACKED_VENDOR}

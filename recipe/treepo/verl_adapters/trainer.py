@@ -7,7 +7,6 @@ prompts together for packed training.
 """
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import transfer_queue as tq
@@ -25,6 +24,7 @@ from recipe.treepo.advantages.forest import TreePath
 from recipe.treepo.settings.schema import PACKED_VENDOR, SharedTokenWeight
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.verl_adapters.batching import parts_by_prompt
 from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_batch
 from recipe.treepo.verl_adapters.metrics import sampling_metrics
 
@@ -123,36 +123,6 @@ class TreePOTrainer(PPOTrainer):
     def _extra_fields(batch: tq.KVBatchMeta) -> list[dict[str, Any]]:
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         return data.pop("extra_fields").tolist()
-
-
-def parts_by_prompt(prompt_ids: Sequence[str], lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Divide rows into equally many for each rank, with the rows of a prompt together where they fit.
-
-    The prompts with the most tokens come first, each to the rank with the fewest tokens that has room for all its rows;
-    where none has, it is torn apart.
-
-    Args:
-        prompt_ids: Of each row.
-        lengths: Tokens of each row.
-        ranks: Data-parallel ranks; they divide the number of rows.
-
-    Returns:
-        The rows of each rank, those of a prompt one after the other, prompts in the order in which they came.
-    """
-    rows: dict[str, list[int]] = {}
-    for row, prompt in enumerate(prompt_ids):
-        rows.setdefault(prompt, []).append(row)
-    room, tokens = [len(prompt_ids) // ranks] * ranks, [0] * ranks
-    parts: list[list[list[int]]] = [[] for _ in range(ranks)]
-    for group in sorted(rows.values(), key=lambda group: -sum(lengths[row] for row in group)):
-        while group:
-            fits = [rank for rank in range(ranks) if room[rank] >= len(group)]
-            rank = min(fits, key=tokens.__getitem__) if fits else max(range(ranks), key=room.__getitem__)
-            taken, group = group[: room[rank]], group[room[rank] :]
-            parts[rank].append(taken)
-            room[rank] -= len(taken)
-            tokens[rank] += sum(lengths[row] for row in taken)
-    return [[row for group in sorted(part) for row in group] for part in parts]
 
 
 def _prompt_ids(batch: tq.KVBatchMeta) -> list[str]:

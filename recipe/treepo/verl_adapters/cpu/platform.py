@@ -42,8 +42,8 @@ def torch_has_accelerator() -> bool:
 def is_selected() -> bool:
     """Return whether this process runs on the platform ``cpu``.
 
-    ``VERL_PLATFORM`` decides if set, as in ``verl.plugin.platform.platform_manager._detect_platform_name``; otherwise the
-    torch build does.
+    ``VERL_PLATFORM`` decides if set, as in ``verl.plugin.platform.platform_manager._detect_platform_name``. Otherwise
+    the torch build does.
     """
     requested = os.environ.get("VERL_PLATFORM", "").strip().lower()
     if requested:
