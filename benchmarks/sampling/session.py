@@ -174,9 +174,9 @@ async def measure(job: dict[str, Any]) -> None:
     from recipe.treepo.evaluation.machine import machine
     from recipe.treepo.evaluation.problems import load_problems
     from recipe.treepo.evaluation.servers import Servers
-    from recipe.treepo.main_eval import load_model
     from recipe.treepo.main_treepo import use_plugin
-    from recipe.treepo.verl_adapters.agent_loop import eos_token_ids
+    from recipe.treepo.verl_adapters.evaluation_inputs import load_model, prompt_builder, read_rows
+    from recipe.treepo.verl_adapters.model_tokens import eos_token_ids
     from recipe.treepo.verl_adapters.server_engine import ServerEngine
 
     use_plugin()
@@ -191,7 +191,7 @@ async def measure(job: dict[str, Any]) -> None:
     ends = eos_token_ids(model) if engine.model == "tiny" else frozenset(range(round(engine.ends * len(tokenizer))))
     most = max(case.prompts for case in cases)
     if engine.model == "tiny":
-        problems = load_problems(config, tokenizer, model.hf_config.model_type)
+        problems = load_problems(config, partial(read_rows, config, tokenizer), prompt_builder(config, model))
         prompts = [problem.prompt_ids for problem in problems][:most]
         assert len(prompts) == most, f"{job['data']} has {len(prompts)} problems, {most} are needed"
     else:

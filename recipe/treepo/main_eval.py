@@ -95,22 +95,6 @@ def open_records(
 # --- running ---------------------------------------------------------------------------------------------------
 
 
-def load_model(config: DictConfig) -> Any:
-    """Return verl's description of the model: tokenizer, configuration, generation configuration.
-
-    Raises:
-        ConfigError: if there is no such model, or transformers does not know it.
-    """
-    from verl.utils.config import omega_conf_to_dataclass
-    from verl.workers.config import HFModelConfig
-
-    try:
-        return omega_conf_to_dataclass(config.actor_rollout_ref.model, dataclass_type=HFModelConfig)
-    except (OSError, ValueError) as error:
-        key, rule = "actor_rollout_ref.model.path", f"cannot be loaded ({error})"
-        raise ConfigError([Problem(key, config.actor_rollout_ref.model.path, rule, "Name another model.")]) from error
-
-
 async def sample_all(
     sampler: ProblemSampler, servers: Any, problems: Sequence[EvaluationProblem], records: Mapping[Run, Records]
 ) -> list[str]:
@@ -137,11 +121,12 @@ async def sample_all(
 
 def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
     """Sample what is missing, report, and return the exit status."""
-    from recipe.treepo.verl_adapters.agent_loop import eos_token_ids
+    from recipe.treepo.verl_adapters.evaluation_inputs import load_model, prompt_builder, read_rows
+    from recipe.treepo.verl_adapters.model_tokens import eos_token_ids
 
     with locked(settings.out_dir) as folder:
         model = load_model(config)
-        problems = load_problems(config, model.tokenizer, getattr(model.hf_config, "model_type", None))
+        problems = load_problems(config, partial(read_rows, config, model.tokenizer), prompt_builder(config, model))
         records = open_records(folder, settings, fingerprints(config, settings, problems))
         failures: list[str] = []
         if any(len(own.results) < len(problems) for own in records.values()):
@@ -159,7 +144,8 @@ def _sample(
     tokenizer: Any,
     eos: frozenset[int],
 ) -> list[str]:
-    from recipe.treepo.evaluation.servers import Servers, reward_function
+    from recipe.treepo.evaluation.servers import Servers
+    from recipe.treepo.verl_adapters.evaluation_inputs import reward_function
     from recipe.treepo.verl_adapters.trajectory import trajectory_fields
 
     eos = frozenset() if config.actor_rollout_ref.rollout.ignore_eos else eos

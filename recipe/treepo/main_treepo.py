@@ -10,15 +10,15 @@ import sys
 from contextlib import redirect_stdout
 from importlib.metadata import entry_points
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from recipe.treepo.command_line.arguments import CommandLine, read_command_line
 from recipe.treepo.command_line.composition import call_with_config, without_importing_verl, without_output
 from recipe.treepo.command_line.differences import dry_run_report
 from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import TRAINING_PAGE
-from recipe.treepo.settings.schema import PACKED_VENDOR, load_settings
-from recipe.treepo.settings.validate import is_missing_file, validate
+from recipe.treepo.settings.schema import load_settings
+from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, Problem
 
 
@@ -34,27 +34,9 @@ def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> No
         problems = problems + error.problems
     if problems:
         raise ConfigError(problems)
-    from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
+    from recipe.treepo.verl_adapters.run import check_with_verl
 
-    problems = tool_problems(config)
-    if not is_missing_file(settings.interaction.path):  # in a dry run it may be still to be made
-        problems = interaction_problems(settings.interaction) + problems
-    if problems:
-        raise ConfigError(problems)
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
-
-    estimator, known = config.algorithm.adv_estimator, sorted(map(str, ADV_ESTIMATOR_REGISTRY))
-    if estimator not in known:
-        # verl would find out after the first rollouts.
-        rule, remedy = "there is no such estimator", f"Use one of {', '.join(known)}."
-        raise ConfigError([Problem("algorithm.adv_estimator", estimator, rule, remedy)])
-    # verl's dataclass of the critic loads the model's tokenizer as soon as it is made, from the hub if need be; the
-    # rules do not look at the model.
-    config = config.copy()
-    config.critic.model = None
-    validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    check_with_verl(config, settings)
 
 
 def check(config: DictConfig, line: CommandLine) -> None:
@@ -75,15 +57,9 @@ def show(config: DictConfig, *, full: bool) -> None:
 
 def train(config: DictConfig) -> None:
     """Train with a configuration that has been checked."""
-    if load_settings(config).packed_training:
-        # verl asks for an engine of this vendor first, in each of its processes.
-        variable = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
-        OmegaConf.update(config, variable, PACKED_VENDOR, force_add=True)
-    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
-    from verl.utils.device import auto_set_device
+    from recipe.treepo.verl_adapters import run
 
-    auto_set_device(config)
-    run_ppo(config, task_runner_class=TaskRunnerV1)
+    run.train(config, load_settings(config))
 
 
 def _files_to_be_made(config: DictConfig) -> list[Problem]:

@@ -1,28 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which problems an evaluation asks: read with verl's own data set; only the tokenizer is replaced."""
+"""The problems of an evaluation, read with verl's own data set; only the prompt builder is replaced."""
 
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from verl.utils.tokenizer import continuous_token_wiring
 
 from recipe.treepo.evaluation.problems import load_problems
 from recipe.treepo.settings.values import ConfigError
+from recipe.treepo.verl_adapters.evaluation_inputs import read_rows
 
 
-@pytest.fixture(autouse=True)
-def letters_are_tokens(monkeypatch):
-    def build(messages):
-        return [ord(letter) for message in messages for letter in message["content"]]
-
-    monkeypatch.setattr(
-        continuous_token_wiring,
-        "create_continuous_token_builder",
-        lambda *_, **__: SimpleNamespace(build_initial_tokens=build),
-    )
+def letters(messages: list[dict]) -> list[int]:
+    """Return a token for each letter of the messages."""
+    return [ord(letter) for message in messages for letter in message["content"]]
 
 
 def row(number: int, source: str = "a", **changes) -> dict:
@@ -44,9 +37,8 @@ def load(tmp_path: Path, *files: list[dict], reward: str = "pkg://recipe.treepo.
     }
     # verl's defaults: rows are drawn, without a seed
     settings |= {"shuffle": True, "seed": None, **data}
-    return load_problems(
-        OmegaConf.create({"data": settings, "reward": {"custom_reward_function": {"path": reward}}}), None, None
-    )
+    config = OmegaConf.create({"data": settings, "reward": {"custom_reward_function": {"path": reward}}})
+    return load_problems(config, partial(read_rows, config, None), letters)
 
 
 def told(tmp_path: Path, *files: list[dict], **data) -> list[str]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The problems of an evaluation: read with verl's own data set and prompt builder, as a validation reads them."""
+"""The problems of an evaluation, from the rows of ``data.val_files``."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,43 +30,37 @@ class EvaluationProblem:
     fields: dict[str, Any]
 
 
-def load_problems(config: DictConfig, tokenizer: Any, model_type: str | None) -> list[EvaluationProblem]:
-    """Read ``data.val_files``, as many rows of each as ``data.val_max_samples``.
+def load_problems(
+    config: DictConfig,
+    read_rows: Callable[[str], Sequence[dict[str, Any]]],
+    build_prompt: Callable[[list[dict[str, Any]]], list[int]],
+) -> list[EvaluationProblem]:
+    """Read ``data.val_files``.
 
-    Files are read one by one, because verl concatenates those of a list, which takes equal types. The first rows are
-    taken, where verl draws some by default, without a seed: an evaluation that goes on has to ask the same.
+    Args:
+        config: The whole configuration.
+        read_rows: Function from a file's name to its rows. Files are read one by one: verl would concatenate a list,
+            and that needs equal column types.
+        build_prompt: Function from messages to prompt tokens.
 
     Raises:
-        ConfigError: naming rows that cannot be evaluated, and why.
+        ConfigError: naming the rows that cannot be evaluated, with reasons.
     """
-    from verl.trainer.ppo.utils import create_rl_dataset
-    from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
-
     files = config.data.val_files
-    builder = create_continuous_token_builder(
-        tokenizer,
-        hf_model_type=model_type,
-        chat_template_kwargs=config.data.get("apply_chat_template_kwargs", {}),
-        mm_processor_kwargs={},
-        processor=None,
-    )
-    data = OmegaConf.merge(config.data, {"shuffle": False})
     blank_truths = not is_our_reward(config)
     rows: Counter[str] = Counter()
     found, problems = [], []
     for file in files if OmegaConf.is_list(files) else [files]:
-        dataset = create_rl_dataset(
-            [file], data, tokenizer, None, is_train=False, max_samples=data.get("val_max_samples", -1)
-        )
-        for number in range(len(dataset)):
+        file_rows = read_rows(file)
+        for number in range(len(file_rows)):
             try:
-                fields = dataset[number]
+                fields = file_rows[number]
                 fields.pop("dummy_tensor", None)
                 wrong = _row_problem(fields, blank_truths)
-                prompt_ids = [] if wrong else builder.build_initial_tokens(list(fields["raw_prompt"]))
+                prompt_ids = [] if wrong else build_prompt(list(fields["raw_prompt"]))
             except Exception as error:  # whatever verl's data set or a chat template makes of a row
                 wrong = f"cannot be made a prompt ({type(error).__name__}: {error})"
-            if not wrong and len(prompt_ids) > data.max_prompt_length:
+            if not wrong and len(prompt_ids) > config.data.max_prompt_length:
                 wrong = f"has a prompt of {len(prompt_ids)} tokens, more than data.max_prompt_length"
             if wrong:
                 remedy = f"Drop such rows; `python -m data_prep.check {file}` finds them."

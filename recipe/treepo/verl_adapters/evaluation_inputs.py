@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verl's part of an evaluation: model description, data set rows, prompts, reward function."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from verl.trainer.ppo.reward import get_custom_reward_fn
+from verl.trainer.ppo.utils import create_rl_dataset
+from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.reward_score import default_compute_score
+from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+from verl.workers.config import HFModelConfig
+
+from recipe.treepo.interaction import Message
+from recipe.treepo.settings.values import ConfigError, Problem
+
+
+def load_model(config: DictConfig) -> HFModelConfig:
+    """Return verl's description of the model: tokenizer, configuration, generation configuration.
+
+    Raises:
+        ConfigError: if there is no such model, or transformers does not know it.
+    """
+    try:
+        return omega_conf_to_dataclass(config.actor_rollout_ref.model, dataclass_type=HFModelConfig)
+    except (OSError, ValueError) as error:
+        key, rule = "actor_rollout_ref.model.path", f"cannot be loaded ({error})"
+        raise ConfigError([Problem(key, config.actor_rollout_ref.model.path, rule, "Name another model.")]) from error
+
+
+def read_rows(config: DictConfig, tokenizer: Any, file: str) -> Sequence[dict[str, Any]]:
+    """Open one file of ``data.val_files`` with verl's data set, as a validation does.
+
+    The first ``data.val_max_samples`` rows are taken. verl would draw them at random, without a seed, and an evaluation
+    that is resumed needs the same ones.
+
+    Args:
+        config: The whole configuration.
+        tokenizer: The model's tokenizer.
+        file: Name of a parquet file.
+
+    Returns:
+        Rows that are read on access; access raises if verl cannot read the row.
+    """
+    data = OmegaConf.merge(config.data, {"shuffle": False})
+    most = data.get("val_max_samples", -1)
+    return create_rl_dataset([file], data, tokenizer, None, is_train=False, max_samples=most)
+
+
+def prompt_builder(config: DictConfig, model: HFModelConfig) -> Callable[[list[Message]], list[int]]:
+    """Return the function from messages to prompt tokens, as verl's agent loops have it."""
+    builder = create_continuous_token_builder(
+        model.tokenizer,
+        hf_model_type=getattr(model.hf_config, "model_type", None),
+        chat_template_kwargs=config.data.get("apply_chat_template_kwargs", {}),
+        mm_processor_kwargs={},
+        processor=None,
+    )
+    return builder.build_initial_tokens
+
+
+def reward_function(config: DictConfig) -> Callable[..., Any]:
+    """Return the configured reward function, or verl's own; it may be a coroutine function."""
+    return get_custom_reward_fn(config) or default_compute_score
