@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import inspect
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -356,6 +357,52 @@ print(module.compute_score(**verl_arguments)["score"])
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "1.0", done.stderr
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory) -> list[Path]:
+    """Two checkouts; the second one's answers all agree."""
+    folders = [tmp_path_factory.mktemp("checkout") for _ in range(2)]
+    for folder in folders:
+        for name in ("answers", "sandbox"):
+            shutil.copytree(ROOT / "recipe/treepo" / name, folder / "recipe/treepo" / name)
+        for name in ("__init__.py", "reward.py"):
+            shutil.copy(ROOT / "recipe/treepo" / name, folder / "recipe/treepo" / name)
+    with (folders[1] / "recipe/treepo/answers/compare.py").open("a") as file:
+        file.write("\n\ndef compare_text(answer, gold):\n    return True\n")
+    return folders
+
+
+@pytest.mark.parametrize("imported", ["", "import recipe.treepo.sandbox"], ids=["fresh", "imported"])
+def test_loaded_by_path_it_scores_with_its_own_modules_or_refuses(imported: str, copies: list[Path]) -> None:
+    """The process of a checkout, or of an installation, loads the file of another one."""
+    code = f"""
+{imported}
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("custom_module_1", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(module.compute_score("d", sys.argv[2], "2")["score"])
+"""
+
+    def load(file_of: Path, found: Path) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", code, str(file_of / "recipe/treepo/reward.py"), r"\boxed{1}"]
+        environment = os.environ | {"PYTHONPATH": str(found)}
+        return subprocess.run(command, cwd=found, env=environment, capture_output=True, text=True)
+
+    first, second = copies
+    for folder, score in ((first, "0.0"), (second, "1.0")):
+        done = load(folder, folder)
+        assert done.stdout.strip() == score, done.stderr
+        (other,) = {first, second} - {folder}
+        done = load(folder, other)
+        assert (done.returncode, done.stdout) == (1, "")
+        message = done.stderr.splitlines()[-1]
+        assert message.startswith(
+            f"ImportError: reward.custom_reward_function.path={folder}/recipe/treepo/reward.py: this Python finds "
+            f"recipe.treepo in another folder, {other}/recipe/treepo."
+        )
+        assert "Use path=pkg://recipe.treepo.reward, or install" in message
 
 
 def test_a_function_loaded_by_path_can_be_pickled() -> None:

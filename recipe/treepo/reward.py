@@ -15,15 +15,21 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from recipe.treepo.answers.boxes import BoxState, last_number, scan_boxes, unboxed
-    from recipe.treepo.answers.compare import Question, compare_text
-    from recipe.treepo.sandbox.verifier import Verdict, get_pool
+    from recipe.treepo import answers
 except ModuleNotFoundError:
     # verl loads this file by its path, also in processes that were started outside the repository.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
-    from recipe.treepo.answers.boxes import BoxState, last_number, scan_boxes, unboxed
-    from recipe.treepo.answers.compare import Question, compare_text
-    from recipe.treepo.sandbox.verifier import Verdict, get_pool
+    from recipe.treepo import answers
+if Path(answers.__file__).resolve().parents[1] != Path(__file__).resolve().parent:
+    # The other copy's modules would score, and verl's plugin may have imported them already.
+    raise ImportError(
+        f"reward.custom_reward_function.path={__file__}: this Python finds recipe.treepo in another folder, "
+        f"{Path(answers.__file__).resolve().parents[1]}. Use path=pkg://recipe.treepo.reward, or install the copy that "
+        "path names."
+    )
+from recipe.treepo.answers.boxes import BoxState, last_number, scan_boxes, unboxed
+from recipe.treepo.answers.compare import Question, compare_text
+from recipe.treepo.sandbox.verifier import Verdict, get_pool
 
 # What verl's reward managers and loaders pass to every reward function; of no use here.
 _VERL_KEYS = frozenset(

@@ -18,13 +18,13 @@ import torch
 import torch.distributed
 
 from helpers.paths import ROOT
-from recipe.treepo.verl_adapters.cpu import platform as platform_cpu
+from recipe.treepo.verl_adapters.cpu import patches, platform, weight_sync
 
 PROMPT_IDS = [5, 9, 2, 77, 31]
 NEW_TOKENS = 12
 
 needs_cpu_stack = pytest.mark.skipif(
-    platform_cpu.torch_has_accelerator() or importlib.util.find_spec("vllm") is None,
+    platform.torch_has_accelerator() or importlib.util.find_spec("vllm") is None,
     reason="needs vLLM's CPU build and a torch without accelerator",
 )
 
@@ -49,13 +49,13 @@ def test_nothing_is_patched_when_an_accelerator_platform_is_chosen(pristine):
     pristine.setenv("VERL_PLATFORM", "nvidia")
     pristine.delenv("VERL_ENGINE_DEVICE")
     before = torch.distributed.init_process_group, importlib.metadata.version
-    assert platform_cpu.activate() is False
+    assert platform.activate() is False
     assert (torch.distributed.init_process_group, importlib.metadata.version) == before
     assert "VERL_ENGINE_DEVICE" not in os.environ
     # control: the same state with the cpu platform chosen is patched
     pristine.setenv("VERL_PLATFORM", "cpu")
     pristine.setenv("VERL_ENGINE_DEVICE", "")
-    assert platform_cpu.activate() is True
+    assert platform.activate() is True
     assert torch.distributed.init_process_group is not before[0]
     assert importlib.metadata.version is not before[1]
 
@@ -64,32 +64,32 @@ def test_nothing_is_patched_when_an_accelerator_platform_is_chosen(pristine):
 def test_a_torch_build_with_an_accelerator_is_never_taken_for_cpu(pristine, build):
     for name in ("cuda", "hip", "xpu"):
         pristine.setattr(torch.version, name, None, raising=False)
-    assert platform_cpu.is_selected() is not hasattr(torch, "npu")
+    assert platform.is_selected() is not hasattr(torch, "npu")
     # no device is visible in this test either: as in a Ray actor without a GPU on a GPU machine
     pristine.setattr(torch.version, build, "12.8", raising=False)
-    assert platform_cpu.is_selected() is False
+    assert platform.is_selected() is False
     pristine.setenv("VERL_PLATFORM", "cpu")
-    assert platform_cpu.is_selected() is True
+    assert platform.is_selected() is True
 
 
 def test_repeated_backends_are_merged_and_others_kept():
-    assert platform_cpu.merge_backends("cpu:gloo,cpu:gloo") == "cpu:gloo"
-    assert platform_cpu.merge_backends("cpu:gloo,cuda:nccl") == "cpu:gloo,cuda:nccl"
-    assert platform_cpu.merge_backends("gloo") == "gloo"
-    assert platform_cpu.merge_backends(None) is None
+    assert patches.merge_backends("cpu:gloo,cpu:gloo") == "cpu:gloo"
+    assert patches.merge_backends("cpu:gloo,cuda:nccl") == "cpu:gloo,cuda:nccl"
+    assert patches.merge_backends("gloo") == "gloo"
+    assert patches.merge_backends(None) is None
 
 
 def test_activating_twice_patches_once(pristine):
     pristine.setenv("VERL_PLATFORM", "cpu")
-    platform_cpu.activate()
+    platform.activate()
     once = torch.distributed.init_process_group, importlib.metadata.version
-    platform_cpu.activate()
+    platform.activate()
     assert (torch.distributed.init_process_group, importlib.metadata.version) == once
 
 
 def test_the_version_of_vllm_is_that_of_its_cpu_build(pristine):
     pristine.setenv("VERL_PLATFORM", "cpu")
-    platform_cpu.activate()
+    platform.activate()
     # vLLM takes itself for a CPU build by finding "cpu" in this string
     assert importlib.metadata.version("vllm") == "0.30.0+cpu"
     with pytest.raises(importlib.metadata.PackageNotFoundError):
@@ -103,7 +103,7 @@ def test_verl_gets_a_process_group_that_torch_accepts(pristine):
     calls = []
     pristine.setattr(torch.distributed, "init_process_group", lambda backend, **kwargs: calls.append(backend))
     pristine.setenv("VERL_PLATFORM", "cpu")
-    platform_cpu.activate()
+    platform.activate()
     pristine.setattr(platform_manager, "_current_platform", PlatformRegistry.get("cpu")())
     distributed.initialize_global_process_group_ray()
     assert calls == ["cpu:gloo"]
@@ -113,23 +113,23 @@ def test_the_platform_answers_what_verl_asks(pristine):
     from verl.plugin.platform import PlatformBase, PlatformRegistry
 
     pristine.setenv("VERL_PLATFORM", "cpu")
-    platform_cpu.activate()
-    platform = PlatformRegistry.get("cpu")()
-    assert isinstance(platform, PlatformBase)
-    assert platform.current_device() == torch.device("cpu")
-    assert torch.ones(1).to(platform.current_device()).device == torch.device("cpu")
-    assert platform.device_name == "cpu"
-    assert platform.communication_backend_name() == "gloo"
-    assert platform.is_ipc_supported() is False
-    assert platform.ray_resource_options(2) == {"num_gpus": 2}
-    assert platform.get_device_capability() == (None, None)
+    platform.activate()
+    cpu = PlatformRegistry.get("cpu")()
+    assert isinstance(cpu, PlatformBase)
+    assert cpu.current_device() == torch.device("cpu")
+    assert torch.ones(1).to(cpu.current_device()).device == torch.device("cpu")
+    assert cpu.device_name == "cpu"
+    assert cpu.communication_backend_name() == "gloo"
+    assert cpu.is_ipc_supported() is False
+    assert cpu.ray_resource_options(2) == {"num_gpus": 2}
+    assert cpu.get_device_capability() == (None, None)
     # verl.utils.profiler.performance and flops_counter compare with torch.cpu
-    assert platform.device_module == torch.cpu
-    platform.device_module.empty_cache()
-    assert platform.device_module.max_memory_allocated() > 2**20
+    assert cpu.device_module == torch.cpu
+    cpu.device_module.empty_cache()
+    assert cpu.device_module.max_memory_allocated() > 2**20
     with pytest.raises(AttributeError):
-        platform.device_module.no_such_function  # noqa: B018
-    with platform.nvtx_range("x"):
+        cpu.device_module.no_such_function  # noqa: B018
+    with cpu.nvtx_range("x"):
         pass
 
 
@@ -137,9 +137,9 @@ def test_users_kv_cache_size_is_kept(pristine):
     pristine.delenv("TORCH_COMPILE_DISABLE", raising=False)
     pristine.setenv("VLLM_CPU_KVCACHE_SPACE", "3")
     expected = {"VLLM_CPU_KVCACHE_SPACE": "3", "TORCH_COMPILE_DISABLE": "1"}
-    assert platform_cpu.CpuPlatformMethods().rollout_env_vars() == expected
+    assert platform.CpuPlatformMethods().rollout_env_vars() == expected
     pristine.delenv("VLLM_CPU_KVCACHE_SPACE")
-    assert platform_cpu.CpuPlatformMethods().rollout_env_vars() == {**expected, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    assert platform.CpuPlatformMethods().rollout_env_vars() == {**expected, "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 @needs_cpu_stack
@@ -212,7 +212,7 @@ def _check_engine(folder: Path) -> dict[str, float]:
     ``state_dict`` names the shared tensor twice, ``named_parameters`` once (no ``lm_head.weight``).
     """
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="1", VLLM_LOGGING_LEVEL="WARNING")
-    platform_cpu.activate()
+    platform.activate()
     from vllm import LLM
 
     first, second, third = (_tiny_tied_model(seed) for seed in (0, 1, 2))
@@ -225,18 +225,18 @@ def _check_engine(folder: Path) -> dict[str, float]:
         block_size=32,
         skip_tokenizer_init=True,
         logprobs_mode="processed_logprobs",
-        worker_extension_cls="recipe.treepo.verl_adapters.cpu.platform.CpuWorkerExtension",
+        worker_extension_cls="recipe.treepo.verl_adapters.cpu.weight_sync.CpuWorkerExtension",
     )
     worker = engine.llm_engine.model_executor.driver_worker.worker
-    assert isinstance(worker, platform_cpu.CpuWorkerExtension)
+    assert isinstance(worker, weight_sync.CpuWorkerExtension)
     error = {"as loaded": _largest_error(engine, first), "old weights against new": _largest_error(engine, second)}
-    platform_cpu.reload_weights(worker, second.state_dict().items())
+    weight_sync.reload_weights(worker, second.state_dict().items())
     error["reloaded"] = _largest_error(engine, second)
-    platform_cpu.reload_weights(worker, first.named_parameters())
+    weight_sync.reload_weights(worker, first.named_parameters())
     error["reloaded from the tied weight alone"] = _largest_error(engine, first)
-    repack, platform_cpu.repack_tied_heads = platform_cpu.repack_tied_heads, lambda model: 0
-    platform_cpu.reload_weights(worker, third.named_parameters())
-    platform_cpu.repack_tied_heads = repack
+    repack, weight_sync.repack_tied_heads = weight_sync.repack_tied_heads, lambda model: 0
+    weight_sync.reload_weights(worker, third.named_parameters())
+    weight_sync.repack_tied_heads = repack
     error["reloaded without packing the tied head"] = _largest_error(engine, third)
     assert repack(worker.model_runner.get_model()) == 1
     error["packed afterwards"] = _largest_error(engine, third)
