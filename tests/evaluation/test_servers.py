@@ -52,7 +52,7 @@ def test_requests_have_the_sampling_of_a_validation_and_all_end_tokens():
     }
 
 
-def test_plain_samples_know_no_stop_strings_of_trees_and_are_routed_by_the_child_of_the_root():
+def test_plain_samples_have_no_stop_strings_and_a_route_each():
     plain, tree = asked(PLAIN, PROBLEM, 0), asked(TREE, PROBLEM, 0)
     assert all("stop" not in request.sampling_params for request in plain)
     routes = [[request.request_id for request in requests] for requests in (plain, tree)]

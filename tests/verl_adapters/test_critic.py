@@ -59,9 +59,7 @@ def test_verl_takes_our_critic_and_its_own_actor(strategy, vendor, monkeypatch):
     assert transformer_impl.FSDPEngineWithValueHead is FSDPEngineWithValueHead
 
 
-def test_the_critic_is_the_language_model_with_a_number_per_token_and_the_configured_attention(
-    language_model, tmp_path
-):
+def test_the_critic_is_the_language_model_with_values_and_the_configured_attention(language_model, tmp_path):
     critic, config = build(CriticEngine, str(tmp_path))
     critic.eval()
     tokens = torch.tensor([[5, 9, 2, 33]])
@@ -80,7 +78,7 @@ def test_the_critic_is_the_language_model_with_a_number_per_token_and_the_config
 @pytest.mark.parametrize(
     ("engine_class", "attention"), [(FSDPEngineWithValueHead, "sdpa"), (CriticEngine, "flash_attention_2")]
 )
-def test_verls_own_critic_needs_flash_attention_whatever_is_configured_and_ours_only_where_it_is(
+def test_flash_attention_is_needed_by_verls_critic_and_by_ours_if_configured(
     engine_class, attention, language_model, tmp_path
 ):
     with pytest.raises(RuntimeError, match="not a value head model") as caught:

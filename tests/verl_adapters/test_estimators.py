@@ -142,7 +142,7 @@ def test_padding_rows_of_verl_get_nothing_and_change_nothing():
         torch.testing.assert_close(filled, torch.cat([alone, torch.zeros(2, 5)]))
 
 
-def test_two_trees_of_the_same_prompt_text_are_two_groups_and_one_tree_with_two_first_nodes_is_one():
+def test_trees_of_equal_prompts_are_two_groups_and_two_first_nodes_are_one():
     rewards, mask = outcome([0.0, 1.0, 1.0, 1.0], [1] * 4, 1)
     none = {"normalization": Normalization.NONE}
     tree = [[(1, 0), (2, 0)], [(1, 0), (3, 0)]]

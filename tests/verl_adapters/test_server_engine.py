@@ -146,7 +146,7 @@ def test_an_aborted_request_fails_instead_of_ending_the_path():
 
 
 @pytest.mark.parametrize("seed", [None, 171])
-def test_loops_that_share_nothing_are_routed_by_the_child_of_the_root_that_they_go_through(seed):
+def test_independent_loops_are_routed_by_their_child_of_the_root(seed):
     """Whatever the rest of a name says: a later turn, a fallback, a new start, a piece, another attempt."""
     names = {
         "0": ["0", "0+.1.0", "0^1", "0@37", "0!", "0?", "0~3", "0+"],
@@ -194,7 +194,7 @@ def test_without_full_determinism_the_engines_own_randomness_is_used():
     assert "seed" not in balancer.server.requests[0]["sampling_params"]
 
 
-def test_with_full_determinism_two_runs_have_the_same_ids_and_seeds_and_a_repeated_request_a_new_id():
+def test_full_determinism_repeats_ids_and_seeds_and_renames_repeated_requests():
     runs = []
     for _ in range(2):
         balancer = Balancer(Server())
@@ -222,7 +222,7 @@ def test_concurrent_requests_keep_their_own_ids():
 
 
 @pytest.mark.parametrize("seed", [None, 171])
-def test_what_the_async_client_resumes_after_an_abort_gets_a_fresh_id_on_the_same_route(seed, monkeypatch):
+def test_a_resumed_request_gets_a_new_id_on_the_same_route(seed, monkeypatch):
     async def at_once(seconds):
         return None
 
@@ -340,7 +340,7 @@ def test_a_server_that_is_chosen_after_the_request_was_given_up_is_released(clie
     assert balancer.server.requests == [] and cancelled == []
 
 
-def test_a_choice_that_fails_after_the_request_was_given_up_releases_nothing_and_is_not_reported(cancelled):
+def test_a_failed_choice_after_a_cancelled_request_releases_nothing(cancelled):
     balancer = Balancer(Server(), chooses=False)
     reported: list[dict] = []
 

@@ -9,20 +9,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
-from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, DictConfigWrap, ToolListWrap
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 from verl.tools.base_tool import BaseTool
 from verl.tools.function_tool import FUNCTION_TOOL_REGISTRY, function_tool
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 from verl.workers.rollout.replica import TokenOutput
 
+from helpers.agent_loops import loop_arguments, tree_request
 from recipe.treepo.search import SearchError
 from recipe.treepo.settings.schema import InteractionSettings, TreePOSettings
 from recipe.treepo.tools import ToolInteraction
-from recipe.treepo.verl_adapters.agent_loop import TreeAgentLoop, TreeJob
+from recipe.treepo.verl_adapters.agent_loop import TreeAgentLoop
 
 START, END, OTHER_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 # As Qwen's: the tools in the system message, and results of tools next to each other in one message of the user.
@@ -158,35 +158,6 @@ class Client:
         return TokenOutput(token_ids=said, log_probs=[-0.5] * len(said), stop_reason="completed", num_preempted=0)
 
 
-def loop_arguments(tools: list[Any], client: Any, *, response_length: int, **multi_turn: Any) -> dict[str, Any]:
-    rollout = {
-        "name": "vllm",
-        "prompt_length": 9_000,
-        "response_length": response_length,
-        "full_determinism": False,
-        "multi_turn": {
-            "max_user_turns": None,
-            "max_assistant_turns": None,
-            "max_parallel_calls": 1,
-            "max_tool_response_length": 256,
-            "tool_response_truncate_side": "middle",
-            "format": "hermes",
-            **multi_turn,
-        },
-    }
-    config = OmegaConf.create({"actor_rollout_ref": {"rollout": rollout}, "data": {}})
-    return {
-        "trainer_config": DictConfigWrap(config),
-        "server_manager": client,
-        "tokenizer": TOKENIZER,
-        "processor": None,
-        "dataset_cls": None,
-        "data_config": DictConfigWrap(config.data),
-        "hf_model_type": "qwen2",
-        "tools": ToolListWrap(tools),
-    }
-
-
 def row_of(**fields: Any) -> dict[str, Any]:
     prompt = [{"role": "user", "content": "Work."}]
     return {"raw_prompt": prompt, "uid": "u", "global_steps": 1, **fields}
@@ -196,28 +167,34 @@ def verls(turns: list[str], *, row: dict | None = None, tools=None, end=END_ID, 
     """Run the scripted model in verl's own tool agent."""
 
     async def run() -> AgentLoopOutput:
-        arguments = loop_arguments(
-            tools or all_tools(), Client(turns, end), response_length=response_length, **multi_turn
-        )
+        limits = {"response_length": response_length, **multi_turn}
+        arguments = loop_arguments(Client(turns, end), TOKENIZER, tools=tools or all_tools(), **limits)
         return await ToolAgentLoop(**arguments).run({}, **(row or row_of()))
 
     return asyncio.run(run())
 
 
 def ours(
-    turns: list[str], *, row=None, tools=None, end=END_ID, response_length=4_000, client=None, job=None, **multi_turn
+    turns: list[str],
+    *,
+    row=None,
+    tools=None,
+    end=END_ID,
+    response_length=4_000,
+    client=None,
+    request=None,
+    **multi_turn,
 ) -> list[AgentLoopOutput]:
-    """Run it in the recipe's loop."""
+    """Run it in the recipe's loop; ``request``: changes of the request."""
     client = client or Client(turns, end)
-    job = {"width": 1, "independent": True, "settings": TreePOSettings(depth=500), **(job or {})}
+    standard = {"width": 1, "independent": True, "settings": TreePOSettings(depth=500), "replaced_agent": "tool_agent"}
+    standard |= {"client": client, "eos_token_ids": frozenset({END_ID, OTHER_END_ID})}
 
     async def run() -> list[AgentLoopOutput]:
-        arguments = loop_arguments(tools or all_tools(), client, response_length=response_length, **multi_turn)
-        tree_job = TreeJob(
-            progress=0.0, seed=1, eos_token_ids=frozenset({END_ID, OTHER_END_ID}), interaction=None,
-            replaced_agent="tool_agent", validate=False, client=client, **job,
-        )  # fmt: skip
-        return await TreeAgentLoop(**arguments).run({}, tree_job=tree_job, **(row or row_of()))
+        limits = {"response_length": response_length, **multi_turn}
+        arguments = loop_arguments(client, TOKENIZER, tools=tools or all_tools(), **limits)
+        asked = tree_request(**{**standard, **(request or {})})
+        return await TreeAgentLoop(**arguments).run({}, tree_request=asked, **(row or row_of()))
 
     return asyncio.run(run())
 
@@ -257,11 +234,11 @@ CONVERSATIONS = {
 
 @pytest.mark.parametrize("segment_length", [None, 7])
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_a_conversation_has_the_tokens_and_the_mask_that_verls_own_tool_agent_gives_it(name, segment_length):
+def test_tokens_and_mask_are_those_of_verls_own_tool_agent(name, segment_length):
     turns, options = CONVERSATIONS[name]
     expected = verls(turns, **options)
     settings = TreePOSettings(depth=500, segment_length=segment_length)
-    [output] = ours(turns, job={"settings": settings}, **options)
+    [output] = ours(turns, request={"settings": settings}, **options)
     assert TOKENIZER.decode(output.response_ids) == TOKENIZER.decode(expected.response_ids)
     assert output.prompt_ids == expected.prompt_ids
     assert output.response_ids == expected.response_ids
@@ -305,7 +282,7 @@ def test_a_result_after_which_no_token_fits_is_left_out_as_verl_leaves_it_out(sp
     assert output.extra_fields["tree_finish_reason"] == "length"
 
 
-def test_unlike_verls_the_reward_of_a_tool_whose_result_did_not_fit_is_left_out_with_it():
+def test_unlike_verl_a_tools_reward_is_dropped_with_its_result():
     turns = [call(NOTE, text="x"), "ok"]
     length = len(tokens(turns[0])) + 5
     assert verls(turns, row=row_of(**NOTES), response_length=length).extra_fields["tool_rewards"] == [0.25]
@@ -333,7 +310,7 @@ def test_branches_keep_what_tools_keep_for_them_apart_and_instances_are_released
     client = Varied([call(NOTE, text="x"), "second", "ok"])
     settings = TreePOSettings(depth=3)
     settings = replace(settings, branching=replace(settings.branching, init_divergence=(1, 1), divergence=(3, 3)))
-    outputs = ours([], row=row_of(**NOTES), tools=[notes], client=client, job={
+    outputs = ours([], row=row_of(**NOTES), tools=[notes], client=client, request={
         "width": 3, "independent": False, "settings": settings,
     })  # fmt: skip
     # the first call is shared, so its tool ran once; each branch finds that note and its own
@@ -355,7 +332,7 @@ def test_what_a_tool_does_to_the_arguments_of_the_row_reaches_no_other_path():
 
     notes = Counts()
     row = row_of(tools_kwargs={NOTE: {"create_kwargs": {"who": 1}}})
-    outputs = ours([call(NOTE, text="x"), "ok"], row=row, tools=[notes], job={"width": 3})
+    outputs = ours([call(NOTE, text="x"), "ok"], row=row, tools=[notes], request={"width": 3})
     assert len(outputs) == 3
     assert notes.created == [{"who": 2}] * 3
     assert row["tools_kwargs"] == {NOTE: {"create_kwargs": {"who": 1}}}
@@ -370,7 +347,7 @@ def test_no_two_turns_of_any_prompt_have_one_request_id():
             return ToolResponse(text="ok"), 0.0, {}
 
     for uid in ("u", "v"):
-        ours([call(NOTE), call(NOTE), "ok"], row=row_of(uid=uid), tools=[Sees()], job={"width": 2})
+        ours([call(NOTE), call(NOTE), "ok"], row=row_of(uid=uid), tools=[Sees()], request={"width": 2})
     assert len(set(seen)) == len(seen) == 8
 
 
@@ -384,7 +361,7 @@ def test_a_tool_that_returns_an_image_fails_the_path():
         ours(turns, row=row_of(), tools=[Draws()])
 
 
-def test_tools_of_the_row_are_shown_in_the_prompt_and_the_parsers_stop_tokens_end_turns():
+def test_the_prompt_shows_the_rows_tools_and_the_parsers_stop_tokens_end_turns():
     client = Client(["Nothing."])
     [output] = ours([], client=client, row=row_of(extra_info={"tool_selection": [FAIL]}))
     prompt = TOKENIZER.decode(output.prompt_ids)
@@ -398,7 +375,7 @@ def test_tools_of_the_row_are_shown_in_the_prompt_and_the_parsers_stop_tokens_en
 def test_a_turn_that_was_cut_off_calls_no_tool():
     turns = [call(ADD, a=1, b=1) + "and much more", "ok"]
     settings = TreePOSettings(depth=9, interaction=InteractionSettings(turn_length=len(tokens(call(ADD, a=1, b=1)))))
-    [output] = ours(turns, job={"settings": settings})
+    [output] = ours(turns, request={"settings": settings})
     assert TOKENIZER.decode(output.response_ids) == call(ADD, a=1, b=1)
     fields = output.extra_fields
     assert (fields["tree_finish_reason"], fields["tree_finish_detail"]) == ("length", "cut_off")

@@ -152,7 +152,7 @@ def test_the_metrics_leave_padding_rows_out(instance, batch, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", TREEPO_TRAINERS)
-def test_verl_sees_its_own_trainer_mode_and_a_wrong_configuration_stops_before_anything_starts(mode, monkeypatch):
+def test_verl_sees_its_own_mode_and_wrong_settings_stop_before_the_start(mode, monkeypatch):
     config = OmegaConf.create(
         {
             "treepo": {"sampler": "plain"},

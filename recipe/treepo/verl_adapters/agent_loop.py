@@ -102,9 +102,9 @@ class TreeAgentLoop(ToolAgentLoop):
         if tree_request.settings.dump_dir is not None:
             name = f"val_step_{kwargs['global_steps']}" if tree_request.validate else f"step_{kwargs['global_steps']}"
             folder = Path(tree_request.settings.dump_dir) / name
-            await self.loop.run_in_executor(None, _dump, tree, engine.calls, folder / f"{kwargs['uid']}.json")
+            await self.loop.run_in_executor(None, dump_tree, tree, engine.calls, folder / f"{kwargs['uid']}.json")
         fields = trajectory_fields(tree)
-        return [_trajectory(tree, leaf, own) for leaf, own in zip(tree.leaves, fields, strict=True)]
+        return [trajectory_output(tree, leaf, own) for leaf, own in zip(tree.leaves, fields, strict=True)]
 
     def _interaction(self, request: TreeRequest) -> Interaction | None:
         """Return a new interaction for this prompt, None for single-turn prompts."""
@@ -193,7 +193,7 @@ class TreeAgentLoop(ToolAgentLoop):
         )
 
 
-def _trajectory(tree: Tree, leaf: int, fields: dict[str, Any]) -> AgentLoopOutput:
+def trajectory_output(tree: Tree, leaf: int, fields: dict[str, Any]) -> AgentLoopOutput:
     """Return one trajectory as verl's output; ``extra_fields`` reach the trainer and the reward function."""
     path = tree.path(leaf)
     min_version, max_version = path.versions
@@ -215,7 +215,7 @@ def _trajectory(tree: Tree, leaf: int, fields: dict[str, Any]) -> AgentLoopOutpu
     )
 
 
-def _dump(tree: Tree, calls: list[dict[str, Any]], path: Path) -> None:
+def dump_tree(tree: Tree, calls: list[dict[str, Any]], path: Path) -> None:
     """Write a tree and its engine calls as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nodes = [
