@@ -2,19 +2,23 @@
 """What the trainers hand to the estimator and the logger, with TransferQueue and verl's own steps replaced."""
 
 import inspect
+from collections.abc import Callable
+from functools import cache, partial
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transfer_queue as tq
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from helpers.composition import composed
-from recipe.treepo.settings.schema import TREEPO_TRAINERS, SharedTokenWeight, TreePOSettings
+from helpers.paths import ROOT
+from recipe.treepo.settings.schema import PACKED_VENDOR, TREEPO_TRAINERS
 from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters import estimators as advantage
 from recipe.treepo.verl_adapters import trainer
@@ -40,12 +44,25 @@ def batch(monkeypatch):
     return tq.KVBatchMeta(keys=list(EXTRA), tags=tags, partition_id="train")
 
 
+@cache
+def base_config() -> DictConfig:
+    # treepo_separate_async makes 4 updates a step, and its rollouts have machines of their own.
+    separate = ["actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.nnodes=1"]
+    return composed("platform=cpu", "preset=tiny", f"actor_rollout_ref.model.path={ROOT}/tiny/model", *separate)
+
+
+def trainer_of(mode: str, **treepo: Any) -> TreePOTrainer:
+    """Return a trainer of this mode with these settings of the recipe, before it starts anything."""
+    config = base_config().copy()
+    config.trainer.v1.trainer_mode = mode
+    config.treepo = OmegaConf.create({**OmegaConf.to_container(config.treepo), **treepo})
+    return get_trainer_cls(mode)(config)
+
+
 @pytest.fixture(params=TREEPO_TRAINERS)
-def instance(request) -> TreePOTrainer:
-    """A trainer of each kind without verl's start-up."""
-    trainer = object.__new__(get_trainer_cls(request.param))
-    trainer.treepo = TreePOSettings()
-    return trainer
+def make_trainer(request) -> Callable[..., TreePOTrainer]:
+    """A function from settings to a trainer, for each mode."""
+    return partial(trainer_of, request.param)
 
 
 def test_each_of_verls_trainers_has_one_of_ours_under_the_name_that_the_settings_know():
@@ -62,7 +79,7 @@ def test_ours_take_the_arguments_that_verl_gives_its_own(step, mode):
     assert list(ours) == list(verls)
 
 
-def test_the_estimator_sees_each_rows_own_path_and_none_for_plain_and_padding_rows(instance, batch, monkeypatch):
+def test_the_estimator_sees_each_rows_own_path_and_none_for_plain_and_padding_rows(make_trainer, batch, monkeypatch):
     seen = []
 
     def compute(self, batch, metrics):
@@ -70,19 +87,20 @@ def test_the_estimator_sees_each_rows_own_path_and_none_for_plain_and_padding_ro
         return batch
 
     monkeypatch.setattr(PPOTrainer, "_compute_advantage", compute)
+    instance = make_trainer()
     assert instance._compute_advantage(batch, {}) is batch
     assert seen[0].paths_P == [[(1, 0), (3, 4)], [], [(1, 0), (2, 4)], []]
     assert seen[0].settings is instance.treepo.advantage
     assert advantage._tree_batch.get() is None
 
 
-def test_each_local_update_of_a_step_has_the_paths_of_its_own_rows(instance, batch, monkeypatch):
+def test_each_local_update_of_a_step_has_the_paths_of_its_own_rows(make_trainer, batch, monkeypatch):
     seen = []
     monkeypatch.setattr(
         PPOTrainer, "_compute_advantage", lambda self, batch, metrics: seen.append(advantage._tree_batch.get())
     )
     for keys in (["a_0_0", "a_1_0"], ["pad_0_0", "b_0_0"]):
-        instance._compute_advantage(batch.select_keys(keys), {})
+        make_trainer()._compute_advantage(batch.select_keys(keys), {})
     assert [update.paths_P for update in seen] == [[[(1, 0), (2, 4)], [(1, 0), (3, 4)]], [[], []]]
 
 
@@ -91,7 +109,7 @@ def nested(rows: list[list[float]]) -> torch.Tensor:
 
 
 @pytest.fixture
-def stored(instance, batch, monkeypatch) -> list[list[float]]:
+def stored(batch, monkeypatch) -> list[list[float]]:
     """What the trainer stores as loss weights; ``stored.correction`` may hold those of verl's rollout correction."""
 
     class Stored(list):
@@ -120,30 +138,28 @@ def stored(instance, batch, monkeypatch) -> list[list[float]]:
     return stored
 
 
-def test_shared_tokens_are_weighted_where_verls_loss_looks_for_it(instance, batch, stored):
-    instance.treepo = TreePOSettings(shared_token_weight=SharedTokenWeight.ONCE)
-    assert instance._compute_advantage(batch, {}) is batch
+def test_shared_tokens_are_weighted_where_verls_loss_looks_for_it(make_trainer, batch, stored):
+    assert make_trainer(shared_token_weight="once")._compute_advantage(batch, {}) is batch
     # Both rows of prompt a hold node 1 (tokens 0 to 3); a row that verl adds has the path taken away.
     assert stored == [[0.5] * 4 + [1], [1] * 4, [0.5] * 4 + [1] * 2, [1]]
 
 
-def test_weights_of_verls_rollout_correction_are_kept_and_multiplied(instance, batch, stored):
-    instance.treepo = TreePOSettings(shared_token_weight=SharedTokenWeight.ONCE)
+def test_weights_of_verls_rollout_correction_are_kept_and_multiplied(make_trainer, batch, stored):
     stored.correction = [[3.0] * 5, [2.0] * 4, [1.0] * 6, [1.0]]
-    instance._compute_advantage(batch, {})
+    make_trainer(shared_token_weight="once")._compute_advantage(batch, {})
     assert stored == [[1.5] * 4 + [3], [2] * 4, [0.5] * 4 + [1] * 2, [1]]
 
 
-def test_by_default_no_weights_are_stored(instance, batch, stored):
-    instance._compute_advantage(batch, {})
+def test_by_default_no_weights_are_stored(make_trainer, batch, stored):
+    make_trainer()._compute_advantage(batch, {})
     assert stored == []
 
 
-def test_the_metrics_leave_padding_rows_out(instance, batch, monkeypatch):
+def test_the_metrics_leave_padding_rows_out(make_trainer, batch, monkeypatch):
     called = []
     monkeypatch.setattr(PPOTrainer, "_compute_metrics", lambda self, *args, **kwargs: called.append((args, kwargs)))
     metrics = {}
-    instance._compute_metrics(batch, metrics, {}, global_steps=1, epoch=0)
+    make_trainer()._compute_metrics(batch, metrics, {}, global_steps=1, epoch=0)
     # Three real rows, here without tree numbers, count as plain samples: 3 calls, 15 tokens, 21 - 2 of the prompts.
     assert metrics["treepo/engine_calls"] == 3
     assert metrics["treepo/decoded_tokens"] == 15
@@ -151,43 +167,33 @@ def test_the_metrics_leave_padding_rows_out(instance, batch, monkeypatch):
     assert called == [((batch, metrics, {}), {"global_steps": 1, "epoch": 0})]
 
 
-@pytest.mark.parametrize("mode", TREEPO_TRAINERS)
-def test_verl_sees_its_own_mode_and_wrong_settings_stop_before_the_start(mode, monkeypatch):
-    config = OmegaConf.create(
-        {
-            "treepo": {"sampler": "plain"},
-            "algorithm": {"adv_estimator": "grpo"},
-            "actor_rollout_ref": {"rollout": {}},
-            "trainer": {"use_v1": True, "v1": {"trainer_mode": mode}},
-        }
-    )
+def test_verl_sees_its_own_mode_and_the_replay_buffer_our_poll_interval(make_trainer):
+    instance = make_trainer(poll_interval=0.5)
+    assert instance.config.trainer.v1.trainer_mode == instance.trainer_mode == instance.verl_mode
+    assert instance.replay_buffer.poll_interval == 0.5
+
+
+def test_wrong_settings_stop_before_verls_trainer_is_made(make_trainer, monkeypatch):
     started = []
-    monkeypatch.setattr(
-        get_trainer_cls(TREEPO_TRAINERS[mode]),
-        "__init__",
-        lambda self, config: started.append(config.trainer.v1.trainer_mode),
-    )
-    get_trainer_cls(mode)(config)
-    assert started == [TREEPO_TRAINERS[mode]]
-    config.treepo.depth = 0
+    monkeypatch.setattr(PPOTrainer, "__init__", lambda self, config: started.append(config))
     with pytest.raises(ConfigError, match=r"treepo\.depth=0"):
-        get_trainer_cls(mode)(config)
-    assert len(started) == 1
+        make_trainer(depth=0)
+    assert started == []
 
 
 # --- batches for packed training --------------------------------------------------------------------------------------
 
 
 def test_a_packed_run_whose_workers_would_find_verls_engines_stops(monkeypatch):
-    config = composed("preset=tiny", "platform=cpu", "treepo.packed_training=true")
     monkeypatch.delenv("VERL_ENGINE_VENDOR", raising=False)
     with pytest.raises(ConfigError, match=r"VERL_ENGINE_VENDOR.*needs engines that verl finds by this variable"):
-        get_trainer_cls("treepo_sync")(config)
+        trainer_of("treepo_sync", packed_training=True)
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_with_packed_training_prompts_are_put_together_after_verl_has_balanced(packed, instance, monkeypatch):
-    instance.treepo = TreePOSettings(packed_training=packed)
+def test_packed_training_keeps_prompts_together_after_verls_balancing(packed, make_trainer, monkeypatch):
+    monkeypatch.setenv("VERL_ENGINE_VENDOR", PACKED_VENDOR)
+    instance = make_trainer(packed_training=packed)
     instance.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": [0, 0, 1, 1]})
     keys = ["a_0_0", "b_0_0", "a_1_0", "pad_0_0", "pad_0_1", "b_1_0"]
     tags = [

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that imports verl or Ray."""
+"""The only folder that imports verl or Ray: each file extends or calls one part of verl."""
