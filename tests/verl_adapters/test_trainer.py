@@ -47,8 +47,9 @@ def batch(monkeypatch):
 @cache
 def base_config() -> DictConfig:
     # treepo_separate_async makes 4 updates a step, and its rollouts have machines of their own.
-    separate = ["actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.nnodes=1"]
-    return composed("platform=cpu", "preset=tiny", f"actor_rollout_ref.model.path={ROOT}/tiny/model", *separate)
+    separate = ["actor.ppo_mini_batch_size=4", "rollout.nnodes=1", "rollout.checkpoint_engine.backend=nccl"]
+    own = [f"actor_rollout_ref.{key}" for key in (f"model.path={ROOT}/tiny/model", *separate)]
+    return composed("platform=cpu", "preset=tiny", *own)
 
 
 def trainer_of(mode: str, **treepo: Any) -> TreePOTrainer:
