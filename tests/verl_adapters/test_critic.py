@@ -2,16 +2,16 @@
 """The critic's engine: which one verl takes, and which model it loads."""
 
 import importlib.util
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from verl.workers.config import FSDPEngineConfig, HFModelConfig
+from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
+from helpers.process_group import lone_process
 from recipe.treepo.verl_adapters.critic import CriticEngine
 
 
@@ -32,10 +32,15 @@ def language_model(tmp_path) -> Qwen2ForCausalLM:
     return model
 
 
+@pytest.fixture(autouse=True)
+def one_process(tmp_path_factory):
+    with lone_process(tmp_path_factory.mktemp("group")):
+        yield
+
+
 def build(engine_class: type, path: str, attention: str = "sdpa") -> tuple[torch.nn.Module, HFModelConfig]:
-    """Let an engine load its model, without the rest of its start-up (process groups, sharding)."""
-    engine = object.__new__(engine_class)
-    engine.model_config = HFModelConfig(
+    """Let an engine load its model, without sharding."""
+    model_config = HFModelConfig(
         path=path,
         model_type="value_model",
         load_tokenizer=False,
@@ -43,10 +48,13 @@ def build(engine_class: type, path: str, attention: str = "sdpa") -> tuple[torch
         enable_gradient_checkpointing=False,
         override_config={"attn_implementation": attention},
     )
-    engine.engine_config = FSDPEngineConfig(strategy="fsdp2", model_dtype="fp32", forward_only=False)
-    engine.device_mesh = SimpleNamespace()
-    engine.use_remove_padding, engine.ulysses_sequence_parallel_size = False, 1
-    return engine._build_module(), engine.model_config
+    engine = engine_class(
+        model_config=model_config,
+        engine_config=FSDPEngineConfig(strategy="fsdp2", model_dtype="fp32", forward_only=False),
+        optimizer_config=FSDPOptimizerConfig(lr=1e-3, total_training_steps=10),
+        checkpoint_config=None,
+    )
+    return engine._build_module(), model_config
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])

@@ -17,6 +17,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.utils.losses import value_loss
 
 from helpers.packed_models import GPU, MODELS, SIZES, actor_loss, batch, build, difference, trained
+from helpers.process_group import lone_process
 from recipe.treepo.packed.attention import ChainLayout, block_mask, chain_attention, token_mask
 from recipe.treepo.packed.prefix_tree import pack
 from recipe.treepo.verl_adapters.critic import CriticEngine
@@ -34,14 +35,8 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_process(tmp_path_factory):
-    torch.distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if GPU else "gloo",
-        init_method=f"file://{tmp_path_factory.mktemp('group') / 'store'}",
-        rank=0,
-        world_size=1,
-    )
-    yield
-    torch.distributed.destroy_process_group()
+    with lone_process(tmp_path_factory.mktemp("group")):
+        yield
 
 
 # --- data -----------------------------------------------------------------------------------------------------------
