@@ -55,8 +55,14 @@ def python(tmp_path) -> Path:
     for line in platform_here():
         package = distribution(line.name)
         for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
-            if not (site / top).exists():  # a namespace package, such as google, has several distributions
-                (site / top).symlink_to(Path(str(package.locate_file(top))).resolve())
+            source = Path(str(package.locate_file(top))).resolve()
+            if top == "recipe":  # TransferQueue has one, too: the wheel must not be installed through a link
+                (site / top).mkdir(exist_ok=True)
+                for child in source.iterdir():
+                    if child.name != "treepo":
+                        (site / top / child.name).symlink_to(child)
+            elif not (site / top).exists():  # a namespace package, such as google, has several distributions
+                (site / top).symlink_to(source)
     return tmp_path / "venv/bin/python"
 
 
@@ -88,6 +94,12 @@ def test_the_wheel_holds_our_packages_with_their_configuration_and_nothing_else(
     assert {"recipe/treepo/config/treepo_trainer.yaml", "recipe/treepo/config/preset/tiny.yaml"} < held
     assert {name.partition("/")[0] for name in held} == {"recipe", "data_prep", "treepo_verl_plugin.py"}
     assert {Path(name).suffix for name in held} == {".py", ".yaml", ".txt"}
+
+
+def test_installing_the_wheel_leaves_the_environment_of_the_tests_alone(installed):
+    place = "lib/python3*/site-packages/recipe/treepo"
+    assert [path.resolve().is_relative_to(installed.parents[2]) for path in installed.parents[1].glob(place)] == [True]
+    assert list(Path(sys.prefix).glob(place)) == []
 
 
 def test_a_dry_run_from_the_wheel_finds_the_presets(installed, empty):

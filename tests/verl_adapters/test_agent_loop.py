@@ -51,7 +51,7 @@ def test_a_trajectory_carries_tokens_logprobs_versions_and_its_path():
     tree.add(ROOT, Segment([3, 4], [-0.5, -0.25], min_version=6, max_version=6), key="0")
     tree.add(1, Segment([5], [-1.0], min_version=6, max_version=7), key="0.0")
     tree.finish(2, FinishReason.EOS)
-    output = trajectory_output(tree, 2, *trajectory_fields(tree))
+    output = trajectory_output(tree, 2, trajectory_fields(tree)[0])
     assert (output.prompt_ids, output.response_ids, output.response_mask) == ([1, 2], [3, 4, 5], [1, 1, 1])
     assert output.response_logprobs == [-0.5, -0.25, -1.0]
     fields = output.extra_fields

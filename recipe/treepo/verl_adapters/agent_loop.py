@@ -103,7 +103,8 @@ class TreeAgentLoop(ToolAgentLoop):
             name = f"val_step_{kwargs['global_steps']}" if tree_request.validate else f"step_{kwargs['global_steps']}"
             folder = Path(tree_request.settings.dump_dir) / name
             await self.loop.run_in_executor(None, dump_tree, tree, engine.calls, folder / f"{kwargs['uid']}.json")
-        return [trajectory_output(tree, *item) for item in zip(tree.leaves, trajectory_fields(tree), strict=True)]
+        fields = trajectory_fields(tree)
+        return [trajectory_output(tree, leaf, own) for leaf, own in zip(tree.leaves, fields, strict=True)]
 
     def _interaction(self, request: TreeRequest) -> Interaction | None:
         """Return a new interaction for this prompt, None for single-turn prompts."""
