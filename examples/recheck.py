@@ -8,8 +8,8 @@ or, in any run:
     python -m recipe.treepo.main_treepo ... \\
         treepo.interaction.path=examples/recheck.py treepo.interaction.name=Recheck treepo.depth=4
 
-It is the scenario of the reference table (benchmarks/reference_table.py). The ground truth decides whether the model is
-asked again, in validations as well: what is measured there is how often the model gets it right within its turns.
+The scenario of ms-swift's TreePO table (benchmarks/ms_swift_table.py). The ground truth decides whether the model is
+asked again, also in validations: they measure how often the model is right within its turns.
 """
 
 from recipe.treepo.interaction import Interaction, Message, TurnContext
