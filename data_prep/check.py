@@ -25,7 +25,7 @@ from data_prep.check_rows import (
     row_findings,
     takes_mathematics,
 )
-from data_prep.check_types import FieldType, field_types, type_conflicts
+from data_prep.check_types import Types, field_types, type_conflicts
 from data_prep.errors import PrepError
 from data_prep.problems import MAX_ANSWER_CHARS
 from data_prep.reading import UNREADABLE, exists, text_of
@@ -123,7 +123,7 @@ def check_files(
     paths: Sequence[Path], prompt_tokens: TokenCounter | None, max_prompt_length: int, *, progress: bool = False
 ) -> Iterator[FileReport]:
     """Check files one by one, and whether each goes with those before it. Raises RuntimeError without math-verify."""
-    types: dict[Path, dict[str, FieldType]] = {}
+    types: dict[Path, Types] = {}
     for path in paths:
         report = check_file(path, RowChecker(math_verify_reads, prompt_tokens, max_prompt_length), progress=progress)
         mine = field_types(path)

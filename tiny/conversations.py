@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make supervised conversations from the word problems of ``tiny.problems``.
 
-The tiny chat model of ``tiny/make_chat_model.py`` learns them. There are two kinds.
+The tiny chat model learns them (``tiny/chat_recipe.py``). There are two kinds.
 
 *re-check*: the problem, a worked solution, and while the answer is wrong (and sometimes although it is right)
 ``CHECK_AGAIN`` with another solution, drawn independently; before the last turn ``FINAL_ANSWER``, answered with

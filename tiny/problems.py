@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generate small multi-step word problems in the form of NuminaMath's rows.
 
-They are what the tiny model of ``tiny/make_model.py`` learns and what the tiny training runs
-use, so that the whole pipeline can be seen to learn in minutes on a CPU. A row has the keys
+The tiny model learns them (``tiny/plain_recipe.py``) and the tiny training runs use them, so the whole pipeline learns
+within minutes on a CPU. A row has the keys
 ``problem``, ``solution`` and ``messages`` (user, assistant), as NuminaMath-TIR has. The solution has
 one line per reasoning step and ends in a sentence with the boxed answer::
 
