@@ -16,7 +16,7 @@ from typing import Any
 from data_prep.errors import PrepError
 from data_prep.options import DEDUPLICATIONS, DEFAULT_VAL_SIZE, resolve
 from data_prep.overlap import DEFAULT_NGRAM
-from data_prep.prepare import Preparation, prepare
+from data_prep.preparation import Preparation, prepare
 from data_prep.problems import DataSet, Purpose
 from data_prep.prompts import TEMPLATES
 from data_prep.reading import exists, local_path

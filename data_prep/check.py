@@ -15,8 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data_prep.check_report import FileReport
-from data_prep.check_rows import (
+from data_prep.errors import PrepError
+from data_prep.field_types import Types, field_types, type_conflicts
+from data_prep.file_report import FileReport
+from data_prep.problems import MAX_ANSWER_CHARS
+from data_prep.reading import UNREADABLE, exists, text_of
+from data_prep.row_findings import (
     MEDIA,
     NEEDED,
     Finding,
@@ -25,10 +29,6 @@ from data_prep.check_rows import (
     row_findings,
     takes_mathematics,
 )
-from data_prep.check_types import Types, field_types, type_conflicts
-from data_prep.errors import PrepError
-from data_prep.problems import MAX_ANSWER_CHARS
-from data_prep.reading import UNREADABLE, exists, text_of
 from data_prep.tokens import TokenCounter, token_counter
 from recipe.treepo.answers.boxes import unboxed
 

@@ -94,7 +94,7 @@ prepare_data() {
     if [[ "$PRESET" == tiny ]]; then
         make_tiny_data "$DATA"
     else
-        "$python" -m data_prep.numina_math --out-dir "$DATA" --subset-size 1000 --val-size 100 \
+        "$python" -m data_prep numina_math_tir --out-dir "$DATA" --subset-size 1000 --val-size 100 \
             --template boxed --tokenizer "$MODEL_PATH" --max-prompt-tokens 512
     fi
 }

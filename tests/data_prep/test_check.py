@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from data_prep import check
 from data_prep.check import RowChecker, main, math_verify_reads
-from data_prep.check_rows import RESERVED, Finding, Severity, row_findings, takes_mathematics
+from data_prep.row_findings import RESERVED, Finding, Severity, row_findings, takes_mathematics
 from helpers.data_samples import write_tokenizer
 from helpers.paths import ROOT
 from recipe.treepo.reward import compute_score

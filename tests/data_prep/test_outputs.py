@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import outputs, prepare
+from data_prep import outputs, preparation
 from data_prep.__main__ import main
 
 MINE = [{"mine": "precious"}]
@@ -185,7 +185,7 @@ def test_a_val_file_left_over_by_an_interrupted_run_is_removed_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "remove_output", interrupted)
+        patch.setattr(preparation, "remove_output", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(source, out, "--val-size", "0")
     assert (out / "val.parquet.json").exists()

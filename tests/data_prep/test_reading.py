@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import prepare, tokens
+from data_prep import preparation, tokens
 from data_prep.__main__ import main
 from data_prep.reading import Source, hub_commit, source_files
 from helpers.data_samples import write_parquet, write_tokenizer
@@ -196,7 +196,7 @@ def test_files_that_may_not_be_read_are_told_by_their_option(
                 raise PermissionError(13, "Permission denied", str(file))
             return ""
 
-        for module in (prepare, tokens):
+        for module in (preparation, tokens):
             monkeypatch.setattr(module, "sha256_of", refuse)
         assert main(arguments) == 2
         error = capsys.readouterr().err
@@ -241,7 +241,7 @@ def test_a_hub_source_without_the_columns_is_refused(
 ) -> None:
     rows = datasets.Dataset.from_list([{"question": "Q?", "text": "x"}])
     monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: rows)
-    monkeypatch.setattr(prepare, "hub_commit", lambda source: None)
+    monkeypatch.setattr(preparation, "hub_commit", lambda source: None)
     assert main(["gsm8k", "--out-dir", str(tmp_path / "out")]) == 2
     expected = "--source openai/gsm8k: no column answer (found: question, text): gsm8k needs columns question; answer"
     assert expected in capsys.readouterr().err

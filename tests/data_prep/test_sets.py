@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep import prepare
+from data_prep import preparation
 from data_prep.__main__ import main
 from data_prep.options import Options
 from data_prep.outputs import verl_schema
@@ -183,7 +183,7 @@ def test_every_set_is_prepared_from_local_files_and_from_the_hub(
         return datasets.Dataset(table)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(prepare, "hub_commit", lambda source: "c0ffee")
+    monkeypatch.setattr(preparation, "hub_commit", lambda source: "c0ffee")
     assert main([name, "--out-dir", str(tmp_path / "hub"), *val]) == 0
     check_outputs(name, tmp_path / "hub")
     output = "train" if data_set.purpose is Purpose.TRAINING else name
@@ -234,7 +234,7 @@ def test_another_repository_does_not_get_the_sets_own_configuration(
         return datasets.Dataset.from_list([{"question": "Q?", "answer": "#### 1"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(prepare, "hub_commit", lambda source: None)
+    monkeypatch.setattr(preparation, "hub_commit", lambda source: None)
     common = ["gsm8k_test", "--source", "someone/gsm8k", "--out-dir", str(tmp_path)]
     assert main(common) == 0
     assert main([*common, "--config", "de", "--split", "dev"]) == 0
@@ -261,7 +261,7 @@ def test_evaluation_prepares_every_evaluation_set_and_one_failure_keeps_none_bac
         return datasets.Dataset(pa.Table.from_pylist(rows_of(name)))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(prepare, "hub_commit", lambda source: None)
+    monkeypatch.setattr(preparation, "hub_commit", lambda source: None)
     assert main(["evaluation", "--out-dir", str(tmp_path)]) == 2
     evaluation = {name for name, data_set in DATA_SETS.items() if data_set.purpose is Purpose.EVALUATION}
     assert {path.stem for path in tmp_path.glob("*.parquet")} == evaluation - {"aime_2025"}

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_prep.check_rows import Finding, Severity
+from data_prep.row_findings import Finding, Severity
 
 SHOWN_ROWS = 5  # row numbers told per reason, as text
 

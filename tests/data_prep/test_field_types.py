@@ -4,7 +4,7 @@
 import pyarrow as pa
 import pytest
 
-from data_prep.check_types import type_conflicts
+from data_prep.field_types import type_conflicts
 
 TEXT, NUMBER, NOTHING = pa.string(), pa.int64(), pa.null()
 MESSAGE = [("role", TEXT), ("content", TEXT)]
