@@ -49,7 +49,7 @@ class HeldOut:
     def files_with(self, text: str) -> set[str]:
         """Return the held-out files that have a problem which this text overlaps."""
         words = word_tokens(text)
-        found = set(self._whole.get(" ".join(words), ()))
+        files = set(self._whole.get(" ".join(words), ()))
         for gram in ngrams(words, self.n):
-            found |= self._files_of.get(gram, set())
-        return found
+            files |= self._files_of.get(gram, set())
+        return files

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation of one's own: ask to check a wrong answer again, and in the last turn for the final answer.
+"""A custom conversation: ask to check a wrong answer again, and in the last turn for the final answer.
 
     bash scripts/run_recheck_qwen0.5b.sh
 
@@ -20,14 +20,14 @@ FINAL_ANSWER = "Give the final answer."
 
 
 class Recheck(Interaction):
-    """Ends with a right answer, or with the last turn that the tree has room for."""
+    """End with a right answer, or with the last turn of the tree's depth."""
 
     def __init__(self, *, check_again: str = CHECK_AGAIN, final_answer: str = FINAL_ANSWER) -> None:
         """Make the interaction of one prompt.
 
         Args:
-            check_again: what a wrong answer is replied to with.
-            final_answer: the same before the last turn.
+            check_again: reply to a wrong answer.
+            final_answer: reply to a wrong answer before the last turn.
         """
         self._check_again, self._final_answer = check_again, final_answer
 

@@ -64,7 +64,7 @@ class Settings(ModelSettings):
     """Share of the tool kind in phase 1; it teaches no arithmetic, but to find values in other messages."""
     again_share1: float = 0.3
     """Share of the problems of phase 1 whose solutions are asked for again. The first one is sloppy, as in phase 2, and
-    the others are not: from right ones alone the model would learn to copy what it has written."""
+    the others are not: from right ones alone the model would learn to copy its own text."""
     tool_share2: float = 0.5
     sloppy_first: float = 0.25
     """Share of the steps marked sloppy in the first solutions of phase 2."""
@@ -104,7 +104,7 @@ def make_chats(settings: Settings) -> tuple[list[Chat], list[Chat], list[tiny_pr
 
 
 def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
-    """Train the tokenizer on what conversations are made of, without the tags, which are tokens of their own."""
+    """Train the tokenizer on the texts of conversations, without the tags, which are tokens of their own."""
     problems = tiny_problems.generate_problems(1500, seed=2_000_000 + settings.seed)
     made = conversations(problems, settings.seed + 2, settings.sloppiness, tool_share=0.3)
     texts = []

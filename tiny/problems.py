@@ -129,7 +129,7 @@ def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, 
 
 
 def can_finish(value: int, steps: Sequence[Step]) -> bool:
-    """Say whether all ``steps`` keep the bounds when they begin from ``value``."""
+    """Return whether all ``steps`` keep the bounds when they begin from ``value``."""
     current: int | None = value
     for step in steps:
         current = apply_operation(step.op, current, step.operand)
@@ -178,7 +178,7 @@ def solve(problem: Problem, rng: random.Random, *, sloppy_rate: float = 0.0) -> 
     """Write the worked solution, one line per step.
 
     Args:
-        problem: what to solve.
+        problem: the problem to solve.
         rng: decides which steps are sloppy; not used when ``sloppy_rate`` is 0.
         sloppy_rate: probability that a step carries the marker word, 0 to 1. 0 gives the true solution.
     """

@@ -34,9 +34,9 @@ def no_reply(turn: int, text: str) -> None:
 
 
 def boxed_answer(text: str) -> str | None:
-    """Return what the last ``\\boxed{...}`` of a text holds, or None."""
-    found = re.findall(r"\\boxed\{([^{}]*)\}", text)
-    return found[-1] if found else None
+    """Return the content of the last ``\\boxed{...}`` of a text, or None."""
+    answers = re.findall(r"\\boxed\{([^{}]*)\}", text)
+    return answers[-1] if answers else None
 
 
 def sample_turns(

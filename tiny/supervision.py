@@ -40,7 +40,7 @@ Trained = tuple[list[int], list[bool]]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """Hold what every tiny model's weights depend on; the recipes add their own fields."""
+    """Hold the settings that decide the weights of every tiny model; the recipes add their own fields."""
 
     steps1: int
     """Optimizer steps of the clean phase."""
@@ -57,7 +57,7 @@ class ModelSettings:
     """Steps over which the learning rate of each phase rises from 0."""
     batch_size: int = 16
     vocab_size: int = 500
-    """Most tokens of the tokenizer, the special ones included; the model's vocabulary is what comes out."""
+    """Most tokens of the tokenizer, the special ones included; the result is the model's vocabulary."""
     hidden_size: int = 128
     intermediate_size: int = 384
     layers: int = 4
@@ -158,7 +158,7 @@ def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[dict[str, A
 
 
 def _assistant_turns(tokens: list[int], header: list[int], end: int) -> list[bool]:
-    """Mark what follows each header up to and with the next end."""
+    """Mark the tokens from each header to the next end, included."""
     trained, inside = [], False
     for at, token in enumerate(tokens):
         inside = inside or (at >= len(header) and tokens[at - len(header) : at] == header)

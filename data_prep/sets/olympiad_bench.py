@@ -44,7 +44,7 @@ def _exclusion(row: dict[str, Any]) -> Drop | None:
 
 
 def olympiad_row(row: dict[str, Any]) -> Problem | Drop:
-    """Read a row with `question`, `context`, `final_answer` and what else OlympiadBench says of it."""
+    """Read a row with `question`, `context`, `final_answer` and the other columns of OlympiadBench."""
     if (reason := _exclusion(row)) is not None:
         return reason
     question, context = row.get("question"), row.get("context")
@@ -68,5 +68,5 @@ OLYMPIAD_BENCH = DataSet(
         *_IMAGES,
     ),
     extras=("subject", "unit"),
-    licence="apache-2.0",
+    license="apache-2.0",
 )

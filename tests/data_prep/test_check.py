@@ -93,14 +93,14 @@ def test_ground_truths_without_an_error_are_those_that_an_answer_can_match(truth
     """What the reward function itself does with the ground truth as answer."""
     errors = {finding for finding in row_findings(make_row(truth=truth)) if finding.severity is Severity.ERROR}
     try:
-        spelt = str(truth).removeprefix("\\boxed{").removesuffix("}")
-        matched = compute_score("mine", f"\\boxed{{{spelt}}}", truth, max_answer_chars=2_000)["acc"] == 1
+        spelled = str(truth).removeprefix("\\boxed{").removesuffix("}")
+        matched = compute_score("mine", f"\\boxed{{{spelled}}}", truth, max_answer_chars=2_000)["acc"] == 1
     except ValueError:
         matched = False
     assert matched == (not errors) or truth == ["2"]  # "['2']" does match itself, and nothing that a model says
 
 
-def test_math_verify_is_asked_only_where_it_decides_and_once_for_equal_answers() -> None:
+def test_math_verify_is_asked_once_and_only_where_it_decides() -> None:
     for truth in ("2", "-2.50", "1,000", "\\frac{1}{2}", "A", "yes", "No", "parallel"):
         assert not takes_mathematics(truth), truth
     for truth in ("ab", "\\frac{x}{2}", "x+1", "(1,2)", "2^10"):
@@ -293,7 +293,7 @@ def test_the_values_of_extra_info_are_not_looked_at_but_its_type_is(
         assert finding["row_numbers"] == ([0, 1] if column is late else [0])
 
 
-def test_damage_in_the_middle_is_told_with_the_rows_before_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_damage_in_the_middle_is_reported_with_earlier_rows(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "train.parquet"
     table = pa.Table.from_pylist([make_row(f"Problem {number}") for number in range(4_000)])
     pq.write_table(table, path, row_group_size=1_000, compression="gzip")
@@ -326,7 +326,7 @@ def test_prompts_are_measured_with_the_chat_template(tmp_path: Path, capsys: pyt
     assert "error: 2 rows: the chat template refuses the messages" in capsys.readouterr().out
 
 
-def test_wrong_options_are_told_before_any_file_is_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_wrong_options_are_reported_before_any_file_is_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["absent.parquet", "--max-prompt-length", "0"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and len(err.splitlines()) == 2

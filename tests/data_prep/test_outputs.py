@@ -41,7 +41,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("val_size", ["3", "2", "0"])
-def test_a_file_that_someone_put_in_place_of_an_output_is_replaced_only_with_force(
+def test_a_changed_output_is_replaced_only_with_force(
     tmp_path: Path, capsys: pytest.CaptureFixture, val_size: str
 ) -> None:
     source, out = write_source(tmp_path / "raw.jsonl", 9), tmp_path / "out"

@@ -258,18 +258,16 @@ def test_tokens_are_counted_with_the_chat_template_applied(tmp_path: Path, capsy
     assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 8
     (tokenizer / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": None, "chat_template": spaced}))
     assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 7  # no <s>
-    serialised = json.loads((tokenizer / "tokenizer.json").read_text())
+    serialized = json.loads((tokenizer / "tokenizer.json").read_text())
     truncation = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
-    (tokenizer / "tokenizer.json").write_text(json.dumps(serialised | {"truncation": truncation}))
+    (tokenizer / "tokenizer.json").write_text(json.dumps(serialized | {"truncation": truncation}))
     assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 7  # all are counted
     (tokenizer / "tokenizer_config.json").unlink()
     assert run(source, tmp_path / "out2", *filters, "--max-prompt-tokens", "8") == 2
     assert "has no chat template" in capsys.readouterr().err
 
 
-def test_a_tokenizer_that_cannot_serve_is_told_in_one_line_and_outputs_stay(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_an_unusable_tokenizer_is_one_line_and_outputs_stay(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     source, out = write_lines(tmp_path / "raw.jsonl", good_rows(3)), tmp_path / "out"
     assert run(source, out, "--val-size", "0") == 0
     before = snapshot(out)

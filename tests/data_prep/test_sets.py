@@ -137,7 +137,7 @@ damage = st.recursive(
 @pytest.mark.parametrize("name", NAMES)
 @examples(short=25, long=60)
 @given(data=st.data())
-def test_damaged_rows_never_raise_and_what_is_kept_can_be_stored_and_scored(name: str, data: st.DataObject) -> None:
+def test_damaged_rows_never_raise_and_kept_rows_can_be_scored(name: str, data: st.DataObject) -> None:
     data_set = DATA_SETS[name]
     row = data.draw(st.sampled_from(rows_of(name)) | damage)
     if isinstance(row, dict):
@@ -197,7 +197,7 @@ def test_every_set_is_prepared_from_local_files_and_from_the_hub(
     assert record["fingerprint"]["commit"] == "c0ffee" and record["fingerprint"]["data_set"] == name
 
 
-def test_datasets_itself_finds_configurations_and_folders_as_they_are_named(
+def test_datasets_finds_configurations_and_folders_by_these_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The two ways in which hub sets are laid out, loaded by the real library from a folder in place of the hub."""
@@ -249,7 +249,7 @@ def test_without_a_name_everything_is_listed(capsys: pytest.CaptureFixture) -> N
     assert "columns: problem or Problem or question; answer or Answer or solution" in printed
 
 
-def test_evaluation_prepares_every_evaluation_set_and_one_failure_keeps_none_back(
+def test_evaluation_prepares_every_set_in_spite_of_one_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     by_place = {(data_set.repository, data_set.split): data_set.name for data_set in DATA_SETS.values()}
@@ -272,7 +272,7 @@ def test_evaluation_prepares_every_evaluation_set_and_one_failure_keeps_none_bac
     assert len(both) == sum(len(expected_problems(name)) for name in evaluation - {"aime_2025"})
 
 
-def test_wrong_combinations_are_told_at_once_in_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_wrong_combinations_are_reported_at_once_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.parquet").write_text("x")
     out = ["--out-dir", str(tmp_path / "out")]

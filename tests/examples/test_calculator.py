@@ -205,7 +205,7 @@ def test_arguments_of_another_type_are_an_error(value: object) -> None:
     assert ask(value) == "error: the expression must be a text"
 
 
-def test_verl_loads_it_and_shows_the_words_that_the_tiny_chat_model_was_taught_with() -> None:
+def test_verl_shows_the_tool_as_the_tiny_chat_model_learned_it() -> None:
     schema = TOOL.tool_schema.model_dump(exclude_unset=True, exclude_none=True)
     assert json.dumps(schema) == json.dumps(CALCULATOR)
     assert (TOOL.name, TOOL.is_async) == ("calculator", True)

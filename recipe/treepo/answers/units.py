@@ -9,8 +9,6 @@ _CURRENCIES = {"\\pounds": "pound", "\u00a3": "pound", "\u20ac": "euro", "\\euro
 _POWER = r"(?:\s*\^\s*(?:\{\s*(\d)\s*\}|(\d)))?"
 _IN_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}" + _POWER + r"\s*\.?\s*\Z")
 _BARE = re.compile(r"([A-Za-z][A-Za-z./ ]*)" + _POWER + r"\s*\Z")
-# Longer runs of letters than a variable: words. Names of functions and what joins the items of a list are none.
-_WORD = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]{3,}")
 NO_UNITS = frozenset("sin cos tan cot sec csc log ln exp max min gcd lcm mod and or to pi sqrt frac".split())
 
 # Words that change or hedge the number in front of them.
@@ -92,14 +90,9 @@ def split_unit(answer: str) -> tuple[str, str | None]:
         return answer, None
     if any(name in _NOT_UNITS for name in re.findall(r"[^\W\d_]+", words.casefold())):
         return answer, None
-    if not value or has_words(value) or value.endswith((",", "=", "+", "-")):
+    if not value or value.endswith((",", "=", "+", "-")):
         return answer, None
     return value, _canonical(words, match.group(2) or match.group(3)) or None
-
-
-def has_words(text: str) -> bool:
-    r"""Tell whether a text has words: three letters or more that name no macro and no function."""
-    return any(word[0] != "\\" and word.casefold() not in NO_UNITS for word in _WORD.findall(text))
 
 
 def _is_bare_unit(value: str, words: str) -> bool:
@@ -115,7 +108,7 @@ def _is_bare_unit(value: str, words: str) -> bool:
         return all(len(name) >= 3 or (len(name) == 2 and name.casefold() in _CANONICAL) for name in names) or (
             words.strip(" .").casefold() in ("a.m", "p.m")
         )
-    # Without a space only what can hardly be a product of variables.
+    # Without a space, only names that can hardly be a product of variables.
     return words in ("cm", "km", "mm", "kg", "mph") or (len(words) > 4 and words.casefold() in _CANONICAL)
 
 
