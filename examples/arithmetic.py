@@ -104,7 +104,7 @@ OPERATORS: dict[type, Callable[..., Number]] = {
 }
 FUNCTIONS: dict[str, Callable[..., Number]] = {
     **{"sqrt": lambda x: _power(x, 0.5), "abs": abs, "floor": math.floor, "ceil": math.ceil},
-    "round": lambda x, places=0: round(x, _limited(operator.index(places), abs(places), MAX_PLACES)),
+    "round": lambda x, places=0: round(Fraction(x), _limited(operator.index(places), abs(places), MAX_PLACES)),
     **{"min": lambda *values: min(values), "max": lambda *values: max(values), "gcd": math.gcd},
     "lcm": lambda *values: reduce(lambda a, b: _bounded(math.lcm(a, b)), values, 1),
     "factorial": lambda n: math.factorial(_limited(n, n * n.bit_length())),

@@ -92,6 +92,7 @@ VALUES = [
     ("gcd(12, 18, 8)", "2"),
     ("lcm(4, 6)", "12"),
     ("factorial(5)", "120"),
+    ("factorial(round(sqrt(5)))", "2"),
     ("factorial(0)", "1"),
     ("factorial(2000)//factorial(1999)", "2000"),
     ("comb(5, 2)", "10"),

@@ -9,10 +9,9 @@ _CURRENCIES = {"\\pounds": "pound", "\u00a3": "pound", "\u20ac": "euro", "\\euro
 _POWER = r"(?:\s*\^\s*(?:\{\s*(\d)\s*\}|(\d)))?"
 _IN_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}" + _POWER + r"\s*\.?\s*\Z")
 _BARE = re.compile(r"([A-Za-z][A-Za-z./ ]*)" + _POWER + r"\s*\Z")
-NO_UNITS = frozenset("sin cos tan cot sec csc log ln exp max min gcd lcm mod and or to pi sqrt frac".split())
-
-# Words that change or hedge the number in front of them.
-_NOT_UNITS = NO_UNITS | frozenset(
+# Functions, words between numbers, and words that change or hedge the number in front of them.
+_NOT_UNITS = frozenset(
+    "sin cos tan cot sec csc log ln exp max min gcd lcm mod and or to pi sqrt frac "
     "hundred hundreds thousand thousands million millions billion billions trillion dozen dozens factorial "
     "half halves third thirds quarter quarters fourth fourths fifth fifths plus minus times over by "
     "not no is are least most more less than fewer maybe about approximately".split()
@@ -97,7 +96,7 @@ def split_unit(answer: str) -> tuple[str, str | None]:
 
 def _is_bare_unit(value: str, words: str) -> bool:
     names = [name for name in re.split(r"[\s/.]+", words) if name]
-    if not names or any(name.casefold() in NO_UNITS for name in names):
+    if not names:
         return False
     apart = value.endswith(" ") or words.startswith(" ")
     if apart and "/" in words:
