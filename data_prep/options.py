@@ -90,7 +90,7 @@ def _text_problems(options: Options) -> list[str]:
         problems.append(f"--system-prompt {options.system_prompt!r}: blank: give a text or leave the option out")
     for key, value in (("system-prompt", options.system_prompt), ("data-source", options.data_source)):
         if value is not None and not is_unicode(value):
-            problems.append(f"--{key} {value!r}: is no valid text and cannot be stored: write it in UTF-8")
+            problems.append(f"--{key} {value!r}: is not valid text and cannot be stored: write it in UTF-8")
     if not options.data_source.strip():
         problems.append(f"--data-source {options.data_source!r}: blank: give the name the reward function is to see")
     return problems

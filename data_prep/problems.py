@@ -28,7 +28,7 @@ class Drop(Enum):
     EMPTY_BOX = "empty box"  # also one with nothing but markup in it
     UNBALANCED_BOX = "unbalanced box"
     ANSWER_TOO_LONG = "answer too long"  # more characters than the reward function would parse
-    ODD_ANSWER = "answer not of this data set's form"  # such as an AIME answer that is no integer of three digits
+    ODD_ANSWER = "answer not of this data set's form"  # such as an AIME answer that is not an integer of three digits
     TOLERANCE = "answer with a tolerance"  # the reward function compares exactly
     NEEDS_IMAGE = "needs an image"
     NOT_SELECTED = "outside the selection"  # another level, year or language
@@ -73,7 +73,7 @@ class DataSet:
         optional: Columns that the row function uses where they are there.
         row: The row function.
         extras: Names of the extras that its problems have; each is a text field of extra_info.
-        license: As the hub states it, None where it is not known.
+        license: License as stated on the hub, None if unknown.
     """
 
     name: str

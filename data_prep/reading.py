@@ -49,7 +49,7 @@ class Source:
 
 
 def local_path(name: str) -> Path:
-    """Return a name from the command line as a path; "~" stays where there is no such home."""
+    """Return a name from the command line as a path; "~" stays if that home does not exist."""
     try:
         return Path(name).expanduser()
     except RuntimeError:

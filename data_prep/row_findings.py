@@ -40,12 +40,16 @@ class Finding(Enum):
     """Problem of a row: severity, reason, remedy."""
 
     NO_MESSAGES = (Severity.ERROR, "prompt is not a list of messages", "write [{role, content}, ...]")
-    BAD_MESSAGE = (Severity.ERROR, "a message has no role or content, or they are no text", "write both as text")
+    BAD_MESSAGE = (Severity.ERROR, "a message has no role or content, or they are not text", "write both as text")
     MULTI_MODAL = (Severity.ERROR, "images, video or audio, and trees are text only", "use treepo.sampler=plain")
     BLANK_PROMPT = (Severity.ERROR, "no message of prompt has any text", "drop the row")
     TEMPLATE = (Severity.ERROR, "the chat template refuses the messages", "fix their roles and order")
     NO_TRUTH = (Severity.ERROR, "reward_model.ground_truth is missing or blank", "drop the row")
-    ODD_TRUTH = (Severity.ERROR, "reward_model.ground_truth is no text or finite number", "write one answer as text")
+    ODD_TRUTH = (
+        Severity.ERROR,
+        "reward_model.ground_truth is neither text nor a finite number",
+        "write one answer as text",
+    )
     EMPTY_TRUTH = (Severity.ERROR, "ground truth is nothing but markup, which no answer equals", "drop the row")
     EXTRA_INFO = (Severity.ERROR, "extra_info is not an object", "write fields, or leave the column out")
     AGENT = (

@@ -42,7 +42,7 @@ async def calculator(expression: str) -> str:
 def _calculate(expression: str) -> str:
     """Return the value as text, or one line that begins with "error: ".
 
-    Raises RuntimeError where no process can be started, which is no fault of the expression.
+    Raises RuntimeError where no process can be started, which is not the expression's fault.
     """
     if not isinstance(expression, str):
         return "error: the expression must be a text"

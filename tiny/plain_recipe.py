@@ -83,7 +83,7 @@ def make_rows(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, 
 def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
     """Train the tokenizer on problems and solutions."""
     rows = tiny_problems.generate_rows(2000, seed=3 * settings.seed + 999_999, sloppy_rate=0.25)
-    # The roles stand in no text, and are words that every prompt has.
+    # The roles occur in no problem or solution, but in every prompt.
     texts = (f"system\nuser\nassistant\n{row['problem']}\n{row['solution']}" for row in rows)
     return train_tokenizer(texts, settings, chat_template=CHAT_TEMPLATE)
 

@@ -48,7 +48,7 @@ def aime_row(row: dict[str, Any], *, year: int) -> Problem | Drop:
 
 
 def amc_row(row: dict[str, Any], *, year: int) -> Problem | Drop:
-    """Read a row of an AMC whose answer is no choice but a value, "27" or 27.0."""
+    """Read a row of an AMC whose answer is a value instead of a choice, "27" or 27.0."""
     if _other_year(row, year):
         return Drop.NOT_SELECTED
     answer = _answer(row)

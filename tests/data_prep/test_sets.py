@@ -314,7 +314,7 @@ def test_wrong_combinations_are_reported_at_once_one_line_each(tmp_path: Path, c
         (["gsm8k", "--held-out", "~no-such-user/x", "x" * 5_000, *out], ["user/x: no such file", "xxx: no such file"]),
         (
             ["gsm8k", "--data-source", "a\udcff", "--system-prompt", "b\udcff", *out],
-            [r"--system-prompt 'b\udcff': is no valid text", r"--data-source 'a\udcff': is no valid text"],
+            [r"--system-prompt 'b\udcff': is not valid text", r"--data-source 'a\udcff': is not valid text"],
         ),
     ]  # fmt: skip
     for arguments, expected in cases:

@@ -4,7 +4,7 @@ r"""Decide whether two answers agree as far as text can; pure text, standard lib
 Conventions where graders differ: a rounded value is not the exact one; a unit, a currency, a degree or percent sign
 may be missing on one side, but two different ones are not equal, and a percentage is also the number (50% is 0.5);
 a base that is named counts; order counts in tuples and ratios, not in sets and bare lists; the left side of `x = 5`
-may be missing; an equation to be solved and a computation to be done are no answers; letters of variables keep their
+may be missing; unsolved equations and unfinished computations are not answers; letters of variables keep their
 case, words do not; of a choice with its value, "(D) 7", either is right by itself.
 """
 
@@ -257,7 +257,7 @@ def _lists(answer: str, gold: str) -> bool | Question | None:
     if len(items) < 2 and len(gold_items) < 2:
         return None
     if {opened[:1], gold_opened[:1]} in ({"\\", "("}, {"\\", "["}):
-        return False  # a set is no tuple
+        return False  # a set is not a tuple
     ordered = opened[:1] in ("(", "[") or gold_opened[:1] in ("(", "[")
     if "" in (opened, gold_opened) and "()" in (opened, gold_opened) and len(items) == len(gold_items):
         # A list is taken for a tuple in its order.

@@ -19,7 +19,7 @@ _ARITHMETIC = re.compile(r"[-\d+*/^!]|\\(?:frac|sqrt|cdot|times)(?![A-Za-z])")
 
 
 def _unsolved_equation(answer: str, gold: str) -> bool | None:
-    """For a value, an equation that is still to be solved (2x = 5 for 5) is no answer, nor is a false one (2 = 5)."""
+    """Refuse an unsolved equation (2x = 5 for 5) and a false one (2 = 5) where the ground truth is a value."""
     if "=" not in answer or "=" in gold or "\\in" in gold or RELATION.search(gold):
         return None
     left = answer.partition("=")[0] if len(split_list(answer)[1]) > 1 else answer.rpartition("=")[0]

@@ -64,7 +64,7 @@ def split_unit(answer: str) -> tuple[str, str | None]:
 
     A unit is a currency in front, or behind the value a percent or degree sign, words in `\text{}`, or bare words of
     three letters or known names after white space; with an exponent or not. Words that change the number, such as
-    "million" and "or more", are no unit. Spellings of one unit come back alike.
+    "million" and "or more", are not units. Spellings of one unit come back alike.
     """
     if match := _CURRENCY.match(answer):
         return match.group(1) + answer[match.end() :], _CURRENCIES.get(match.group(2), "dollar")
