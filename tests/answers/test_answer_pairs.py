@@ -41,7 +41,7 @@ def read(name: str) -> list[dict]:
 PAIRS, BLIND = read("answer_pairs.jsonl"), read("answer_pairs_blind.jsonl")
 REVIEW = read("answer_pairs_review.jsonl")
 
-TIMEOUT_S = 30.0  # per pair; generous, so that a busy machine changes no verdict
+TIMEOUT_S = 120.0  # per pair; generous, so that a busy machine changes no verdict
 
 
 def text_of(pair: dict) -> str:
