@@ -559,7 +559,7 @@ def test_a_named_tree_wins_over_the_preset(tree):
     config = composed("platform=cpu", "preset=tiny", f"tree={tree}", "actor_rollout_ref.rollout.max_model_len=null")
     settings = validate(config, check_files=False)
     depth, segment, *branching, n, length = TREES[tree]
-    if tree.startswith("reference"):
+    if tree.startswith("ms_swift"):
         # the response length is left to the run, here 128 tokens: 4 x 32, 5 x 26, 6 x 22
         segment, length = {4: 32, 5: 26, 6: 22}[depth], 128
     assert shape_of(settings, config) == (depth, segment, *branching, n, length)
