@@ -87,7 +87,10 @@ def prepare(options: argparse.Namespace) -> dict[str, str]:
         source = folder / "problems.jsonl"
         problems = ("--out", source, "--count", 1100, "--seed", 1, "--min-steps", fewest, "--max-steps", most)
         rows = ("--source", source, "--out-dir", folder, "--data-source", "tiny_problems", "--template", "plain")
-        for module, arguments in (("tiny.problems", problems), ("data_prep.numina_math", (*rows, "--val-size", 100))):
+        for module, arguments in (
+            ("tiny.problems", problems),
+            ("data_prep", ("numina_math_tir", *rows, "--val-size", 100)),
+        ):
             command = [sys.executable, "-m", module, *map(str, arguments)]
             subprocess.run(command, cwd=ROOT, check=True)
     return prepared
