@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """List the data sets, or turn them into verl's parquet schema: `python -m data_prep [NAME ... --out-dir DIR]`.
 
-Without a name, the sets are listed with what each needs. A training set becomes DIR/train.parquet and DIR/val.parquet,
+Without a name, the sets are listed with their columns. A training set becomes DIR/train.parquet and DIR/val.parquet,
 an evaluation set DIR/NAME.parquet; each has a JSON record beside it. The same options and source give the same bytes,
-and a second run with them does nothing. Exit status: 0 done, 2 wrong options or source: the outputs are then as before,
-but for those of several evaluation sets that could be had, which are written.
+and a second run with them does nothing. Exit status: 0 done, 2 wrong options or source: the outputs stay as they were.
+Of several evaluation sets, those without an error are still written.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 from data_prep.errors import PrepError
 from data_prep.options import DEDUPLICATIONS, DEFAULT_VAL_SIZE, resolve
 from data_prep.overlap import DEFAULT_NGRAM
-from data_prep.prepare import Preparation, prepare
+from data_prep.preparation import Preparation, prepare
 from data_prep.problems import DataSet, Purpose
 from data_prep.prompts import TEMPLATES
 from data_prep.reading import exists, local_path
@@ -39,11 +39,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--subset-size", type=int, help="rows to draw, for training beside those for validation (default: all)")
     add("--val-size", type=int, help=f"training rows put aside for validation, 0: none (default {DEFAULT_VAL_SIZE})")
     add("--seed", type=int, help="of the draw (default 0)")
-    add("--template", help="; ".join(f"{name}: {what}" for name, what in TEMPLATES.items()) + " (default boxed)")
+    add("--template", help="; ".join(f"{name}: {text}" for name, text in TEMPLATES.items()) + " (default boxed)")
     add("--system-prompt", metavar="TEXT", help="a system message of your own; not with --template system")
     add("--data-source", help="name in the data_source column (default: the set's name)")
-    what = "; ".join(f"{name}: {what}" for name, what in DEDUPLICATIONS.items())
-    add("--deduplicate", help=f"{what} (default: text for training sets, none for evaluation sets)")
+    choices = "; ".join(f"{name}: {text}" for name, text in DEDUPLICATIONS.items())
+    add("--deduplicate", help=f"{choices} (default: text for training sets, none for evaluation sets)")
     held_out = "drop training problems that occur in these prepared evaluation files, or those in these folders"
     add("--held-out", nargs="+", action="extend", metavar="PATH", help=held_out)
     add("--ngram", type=int, help=f"words in a row that make an overlap with --held-out (default {DEFAULT_NGRAM})")
@@ -59,15 +59,15 @@ def describe(data_set: DataSet) -> str:
     place = "/".join(part for part in (data_set.config, data_set.folder) if part)
     place = f"{data_set.repository} {place}".strip()
     columns = "; ".join(" or ".join(group) for group in data_set.columns)
-    licence = data_set.licence or "see the hub"
+    license = data_set.license or "see the hub"
     return (
         f"{data_set.name}  ({data_set.purpose.value})\n    {data_set.about}\n"
-        f"    hub: {place}, split {data_set.split}    licence: {licence}\n    columns: {columns}\n"
+        f"    hub: {place}, split {data_set.split}    license: {license}\n    columns: {columns}\n"
     )
 
 
 def listing() -> str:
-    """Return what there is and what it needs."""
+    """Return the list of data sets and their requirements."""
     needs = (
         "From the hub a set needs the network, or a filled cache with HF_HUB_OFFLINE=1. With --source it needs a\n"
         "parquet, JSON-lines or JSON-array file, or a folder of them, with the columns named here. No set needs a\n"
@@ -95,7 +95,7 @@ def _chosen(names: Sequence[str]) -> list[DataSet]:
 
 
 def _preparations(values: dict[str, Any]) -> list[Preparation]:
-    """Return what the command line asks for. Raises PrepError with every problem, before anything is read."""
+    """Return the requested preparations. Raises PrepError with every problem, before anything is read."""
     names, out_dir, force = values.pop("names"), values.pop("out_dir"), values.pop("force")
     data_sets = _chosen(names)
     problems = []
@@ -113,15 +113,15 @@ def _preparations(values: dict[str, Any]) -> list[Preparation]:
     for data_set in data_sets:
         options = resolve(data_set, values | {"held_out": held_out})
         preparations.append(Preparation(data_set, options, out_dir or Path()))
-        found = preparations[-1].problems(force=force) if out_dir is not None else []
-        problems += [problem for problem in found if problem not in problems]
+        new_problems = preparations[-1].problems(force=force) if out_dir is not None else []
+        problems += [problem for problem in new_problems if problem not in problems]
     if problems:
         raise PrepError(problems)
     return preparations
 
 
 def _pointless(values: dict[str, Any]) -> list[str]:
-    """Return what is wrong with options that would change nothing."""
+    """Return the problems of options that would have no effect."""
     problems = []
     if values["ngram"] is not None and not values["held_out"]:
         problems.append(f"--ngram {values['ngram']}: is of --held-out, which is missing: give both or leave it out")
@@ -133,7 +133,7 @@ def _pointless(values: dict[str, Any]) -> list[str]:
 
 
 def report(preparation: Preparation, counts: dict[str, Any] | None) -> str:
-    """Return what is told about one preparation; counts is None where there was nothing to do."""
+    """Return the report on one preparation; `counts` is None if it was up to date."""
     out_dir = preparation.out_dir
     if counts is None:
         return f"{preparation.data_set.name} in {out_dir}: up to date, nothing done (--force writes it again)"
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m data_
         preparations = _preparations(values)
     except PrepError as error:
         return _complain(error)
-    for preparation in preparations:  # one that cannot be had keeps none of the others back
+    for preparation in preparations:  # the others go on after a failure
         data_set, options, out_dir = preparation.data_set, preparation.options, preparation.out_dir
         try:
             counts = prepare(data_set, options, out_dir, force=force, progress=sys.stderr.isatty())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say whether parquet files will work with verl and this recipe: `python -m data_prep.check FILE ...`.
+"""Check whether parquet files work with verl and this recipe: `python -m data_prep.check FILE ...`.
 
-Rows that will not work are counted by reason, with the numbers of the first ones (from 0); so are rows that work, but
-perhaps otherwise than meant. --json has the numbers of all these rows. Files are read only. Exit status: 0 fine, even
+Rows that will not work are counted by reason, with the numbers of the first ones (from 0). Suspicious rows are counted
+in the same way. --json has the numbers of all these rows. Files are read only. Exit status: 0 fine, even
 with warnings, 1 there are rows that will not work, 2 a file cannot be used at all, or wrong options.
 """
 
@@ -15,8 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data_prep.check_report import FileReport
-from data_prep.check_rows import (
+from data_prep.errors import PrepError
+from data_prep.field_types import Types, field_types, type_conflicts
+from data_prep.file_report import FileReport
+from data_prep.problems import MAX_ANSWER_CHARS
+from data_prep.reading import UNREADABLE, exists, text_of
+from data_prep.row_findings import (
     MEDIA,
     NEEDED,
     Finding,
@@ -25,10 +29,6 @@ from data_prep.check_rows import (
     row_findings,
     takes_mathematics,
 )
-from data_prep.check_types import FieldType, field_types, type_conflicts
-from data_prep.errors import PrepError
-from data_prep.problems import MAX_ANSWER_CHARS
-from data_prep.reading import UNREADABLE, exists, text_of
 from data_prep.tokens import TokenCounter, token_counter
 from recipe.treepo.answers.boxes import unboxed
 
@@ -41,41 +41,41 @@ _NO_TRUTH = {Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.EMPTY_TRUTH, Finding.L
 
 
 class RowChecker:
-    """Check the rows of one file, with what needs other rows, the tokenizer and math-verify."""
+    """Check the rows of one file, including the checks that need other rows, the tokenizer or math-verify."""
 
     def __init__(
         self, reads: Callable[[str], bool], prompt_tokens: TokenCounter | None = None, max_prompt_length: int = 0
     ) -> None:
-        """`reads` tells whether math-verify can read an answer; without `prompt_tokens` no prompt is too long."""
+        """`reads`: whether math-verify can read an answer. Without `prompt_tokens` no prompt is too long."""
         self._reads, self._prompt_tokens, self._max_prompt_length = reads, prompt_tokens, max_prompt_length
         self._seen: set[bytes] = set()
         self._readable: dict[str, bool] = {}
 
     def check(self, rows: Sequence[dict[str, Any]]) -> list[set[Finding]]:
-        """Return what is wrong with each row."""
-        found = [row_findings(row) for row in rows]
-        truths = [_mathematics(row, findings) for row, findings in zip(rows, found, strict=True)]
+        """Return the findings of each row."""
+        findings_by_row = [row_findings(row) for row in rows]
+        truths = [_mathematics(row, findings) for row, findings in zip(rows, findings_by_row, strict=True)]
         self._read([truth for truth in truths if truth is not None])
-        for row, findings, truth in zip(rows, found, truths, strict=True):
+        for row, findings, truth in zip(rows, findings_by_row, truths, strict=True):
             if findings.isdisjoint(_NO_PROMPT):
                 findings |= self._prompt(row["prompt"])
             if truth is not None and not self._readable[truth]:
                 findings.add(Finding.UNREADABLE_TRUTH)
-        return found
+        return findings_by_row
 
     def _prompt(self, prompt: list[dict[str, str]]) -> set[Finding]:
         digest = hashlib.blake2b(prompt_key(prompt).encode("utf-8"), digest_size=16).digest()
-        found = {Finding.DUPLICATE} if digest in self._seen else set()
+        findings = {Finding.DUPLICATE} if digest in self._seen else set()
         self._seen.add(digest)
         if self._prompt_tokens is not None:
             messages = [{"role": message["role"], "content": message["content"]} for message in prompt]
             try:
                 too_long = self._prompt_tokens(messages) > self._max_prompt_length
             except PrepError:
-                found.add(Finding.TEMPLATE)
+                findings.add(Finding.TEMPLATE)
             else:
-                found |= {Finding.TOO_LONG} if too_long else set()
-        return found
+                findings |= {Finding.TOO_LONG} if too_long else set()
+        return findings
 
     def _read(self, truths: Sequence[str]) -> None:
         new = [truth for truth in dict.fromkeys(truths) if truth not in self._readable]
@@ -93,9 +93,9 @@ def _mathematics(row: dict[str, Any], findings: set[Finding]) -> str | None:
 
 
 def math_verify_reads(truth: str) -> bool:
-    """Tell whether math-verify, in the reward function's worker process, reads an answer as mathematics.
+    """Return whether math-verify, in the reward function's worker process, reads an answer as mathematics.
 
-    What it cannot read it compares as text, so the question is put with an answer that is spelt otherwise.
+    It compares unreadable answers as text, so the question contains the same answer in another spelling.
     """
     from recipe.treepo.sandbox.verifier import Verdict, get_pool
 
@@ -108,7 +108,7 @@ def math_verify_reads(truth: str) -> bool:
 
 
 def check_file(path: Path, checker: RowChecker, *, progress: bool = False) -> FileReport:
-    """Check one file; whatever is wrong with it is in the report. `progress` shows a bar."""
+    """Check one file and return the report. `progress` shows a bar."""
     report = FileReport(str(path))
     try:
         for rows in _batches(path, progress):
@@ -123,7 +123,7 @@ def check_files(
     paths: Sequence[Path], prompt_tokens: TokenCounter | None, max_prompt_length: int, *, progress: bool = False
 ) -> Iterator[FileReport]:
     """Check files one by one, and whether each goes with those before it. Raises RuntimeError without math-verify."""
-    types: dict[Path, dict[str, FieldType]] = {}
+    types: dict[Path, Types] = {}
     for path in paths:
         report = check_file(path, RowChecker(math_verify_reads, prompt_tokens, max_prompt_length), progress=progress)
         mine = field_types(path)
@@ -136,7 +136,7 @@ def check_files(
 def _batches(path: Path, progress: bool) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of a file with the columns that are looked at. Raises PrepError where it cannot be used.
 
-    The values of extra_info are not read, since what counts is its type: one that is no struct comes as True.
+    Only the type of extra_info counts, so its values are not read: True stands for a value that is not a struct.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

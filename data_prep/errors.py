@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the data commands tell the user."""
+"""Error that the data commands report to the user."""
 
 from collections.abc import Sequence
 

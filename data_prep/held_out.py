@@ -31,8 +31,8 @@ def held_out_files(names: Sequence[str]) -> list[Path]:
     for name in names:
         path = local_path(name)
         if path.is_dir():
-            found = (file for file in sorted(path.rglob("*.parquet")) if file.is_file())
-            files += [file for file in found if file.stem not in ("train", "val")]
+            files_below = (file for file in sorted(path.rglob("*.parquet")) if file.is_file())
+            files += [file for file in files_below if file.stem not in ("train", "val")]
         elif path.suffix == ".parquet":
             files.append(path)
     return files
@@ -43,7 +43,7 @@ def held_out_problems(path: Path) -> Iterator[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found = False
+    has_problem = False
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -52,12 +52,12 @@ def held_out_problems(path: Path) -> Iterator[str]:
             for batch in file.iter_batches(columns=columns) if columns else ():
                 for row in batch.to_pylist():
                     if (text := _problem_text(row)) is not None:
-                        found = True
+                        has_problem = True
                         yield text
     except UNREADABLE + (pa.ArrowException, OSError) as error:
         reason = f"cannot be read as parquet with problems ({text_of(error)})"
         raise PrepError([f"--held-out {path}: {reason}: prepare it again"]) from error
-    if not found:
+    if not has_problem:
         rule = "holds no problem, neither in extra_info.problem nor as a user message of prompt"
         raise PrepError([f"--held-out {path}: {rule}: name evaluation sets in verl's schema"])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a preparation, and the rules that they must keep; everything is told at once, before work starts."""
+"""The options of a preparation, and their rules; all problems are reported at once, before work starts."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ DEFAULT_VAL_SIZE = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What decides which rows come out; the names are those of the command line. None: not limited, or not given."""
+    """Options that decide the rows; names as on the command line. None: not limited, or not given."""
 
     source: Source
     subset_size: int | None = None
@@ -42,7 +42,7 @@ class Options:
 
 
 def resolve(data_set: DataSet, given: dict[str, Any]) -> Options:
-    """Fill in what a data set has as defaults; `given` holds the command line's values, None where not given."""
+    """Fill in the defaults of a data set; `given` holds the command line's values, None where not given."""
     on_hub = given["source"] is None
     source = given.pop("source") or data_set.repository
     own = source == data_set.repository and (on_hub or not Source(source, "").is_local)
@@ -90,7 +90,7 @@ def _text_problems(options: Options) -> list[str]:
         problems.append(f"--system-prompt {options.system_prompt!r}: blank: give a text or leave the option out")
     for key, value in (("system-prompt", options.system_prompt), ("data-source", options.data_source)):
         if value is not None and not is_unicode(value):
-            problems.append(f"--{key} {value!r}: is no valid text and cannot be stored: write it in UTF-8")
+            problems.append(f"--{key} {value!r}: is not valid text and cannot be stored: write it in UTF-8")
     if not options.data_source.strip():
         problems.append(f"--data-source {options.data_source!r}: blank: give the name the reward function is to see")
     return problems
@@ -107,7 +107,7 @@ def _evaluation_problems(options: Options, data_set: DataSet) -> list[str]:
 
 
 def _source_problems(source: Source) -> list[str]:
-    """Return what is wrong with a local source."""
+    """Return the problems of a local source."""
     path: Path = source.path
     if source.on_hub and exists(path):  # the library looks there first
         rule = "a path of this name is here, and would be read in place of the hub's"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parquet files and, beside each, a JSON record of what it was made from; nothing is replaced by halves."""
+"""The parquet files and, beside each, a JSON record of its sources; replacement is all or nothing."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def read_record(parquet: Path) -> dict[str, Any] | None:
 
 
 def is_ours(parquet: Path, data_set: str) -> bool:
-    """Tell whether a file may be replaced or removed: this program wrote it for this data set, or it is damaged.
+    """Return whether a file may be replaced or removed: this program wrote it for this data set, or it is damaged.
 
     A file with other contents than its record says was changed by someone: it is theirs. "replaces" is the checksum of
     the file that an interrupted run was about to replace.
@@ -61,7 +61,7 @@ def _is_parquet(path: Path) -> bool:
 
 
 def is_current(paths: Sequence[Path], fingerprint: dict[str, Any]) -> bool:
-    """Tell whether the outputs are those of this fingerprint and undamaged. An unknown commit matches any."""
+    """Return whether the outputs are those of this fingerprint and undamaged. An unknown commit matches any."""
     for path in paths:
         record = read_record(path) or {}
         made_from = record.get("fingerprint")

@@ -2,7 +2,7 @@
 """Find training problems that occur in held-out evaluation sets, by shared n-grams of words; pure Python.
 
 The rule. Problems are compared as words (data_prep.words). A training problem overlaps a held-out one where they are
-equal, or share an n-gram, a run of n words, that is no stock phrase. Hence a held-out problem of fewer than n words
+equal, or share an n-gram, a run of n words, that is not a stock phrase. Hence a held-out problem of fewer than n words
 matches only as a whole. A stock phrase is an n-gram that stands in STOCK_PROBLEMS or more different problems of one
 held-out file: "where m and n are relatively prime positive integers. Find m + n" is 13 words, and would drop
 competition problems that have nothing else in common. A training copy of a held-out problem still shares the rest of
@@ -49,7 +49,7 @@ class HeldOut:
     def files_with(self, text: str) -> set[str]:
         """Return the held-out files that have a problem which this text overlaps."""
         words = word_tokens(text)
-        found = set(self._whole.get(" ".join(words), ()))
+        files = set(self._whole.get(" ".join(words), ()))
         for gram in ngrams(words, self.n):
-            found |= self._files_of.get(gram, set())
-        return found
+            files |= self._files_of.get(gram, set())
+        return files

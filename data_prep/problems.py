@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""What a row of a data set becomes: a problem with its answer, or the reason why it is left out; pure Python.
+r"""Problems and data sets: a row becomes a problem with its answer, or the reason for dropping it; pure Python.
 
 A row function takes one row of its source, a dict with any content whatever, and returns a `Problem` or a `Drop`. It
-never raises and never guesses: the answer is what recipe.treepo.reward scores against, and a row without is dropped.
+never raises and never guesses: recipe.treepo.reward scores against this answer, and a row without an answer is dropped.
 """
 
 import math
@@ -13,9 +13,9 @@ from enum import Enum
 from typing import Any
 
 from recipe.treepo.answers.boxes import BoxState, scan_boxes
-from recipe.treepo.answers.spelling import normalise
+from recipe.treepo.answers.spelling import normalize
 
-MAX_ANSWER_CHARS = 1_000  # what recipe.treepo.reward parses by default
+MAX_ANSWER_CHARS = 1_000  # the limit of recipe.treepo.reward by default
 
 
 class Drop(Enum):
@@ -28,11 +28,11 @@ class Drop(Enum):
     EMPTY_BOX = "empty box"  # also one with nothing but markup in it
     UNBALANCED_BOX = "unbalanced box"
     ANSWER_TOO_LONG = "answer too long"  # more characters than the reward function would parse
-    ODD_ANSWER = "answer not of this data set's form"  # such as an AIME answer that is no integer of three digits
+    ODD_ANSWER = "answer not of this data set's form"  # such as an AIME answer that is not an integer of three digits
     TOLERANCE = "answer with a tolerance"  # the reward function compares exactly
     NEEDS_IMAGE = "needs an image"
     NOT_SELECTED = "outside the selection"  # another level, year or language
-    UNKNOWN_WRAPPING = "instruction around the problem not recognised"
+    UNKNOWN_WRAPPING = "instruction around the problem not recognized"
     PROMPT_TOO_LONG = "prompt too long"
     DUPLICATE_PROBLEM = "duplicate problem"  # by --deduplicate; the first one is kept
     HELD_OUT = "overlaps a held-out problem"  # by --held-out
@@ -40,7 +40,7 @@ class Drop(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem: its text, the answer that solutions are scored against, and what else the set says of it."""
+    """One problem: its text, the answer for scoring solutions, and further fields of the set."""
 
     text: str
     answer: str
@@ -51,7 +51,7 @@ RowFunction = Callable[[dict[str, Any]], Problem | Drop]
 
 
 class Purpose(Enum):
-    """What a data set is for; decides which files are written."""
+    """Purpose of a data set; decides which files are written."""
 
     TRAINING = "training"  # train.parquet and val.parquet
     EVALUATION = "evaluation"  # NAME.parquet, the whole set in the order of its source
@@ -69,11 +69,11 @@ class DataSet:
         config: Configuration on the hub, None for the only one.
         folder: Folder of the repository to read, None for all of it.
         split: The split taken by default.
-        columns: What the row function needs: of each group of column names, one.
+        columns: Columns that the row function needs: one of each group of names.
         optional: Columns that the row function uses where they are there.
         row: The row function.
         extras: Names of the extras that its problems have; each is a text field of extra_info.
-        licence: As the hub states it, None where it is not known.
+        license: License as stated on the hub, None if unknown.
     """
 
     name: str
@@ -87,11 +87,11 @@ class DataSet:
     split: str = "train"
     optional: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
-    licence: str | None = None
+    license: str | None = None
 
-    def missing(self, found: set[str]) -> list[str]:
-        """Return which needed columns are not among those found, alternatives written "a or b"."""
-        return [" or ".join(group) for group in self.columns if found.isdisjoint(group)]
+    def missing(self, columns: set[str]) -> list[str]:
+        """Return the needed columns that are not among `columns`, alternatives written "a or b"."""
+        return [" or ".join(group) for group in self.columns if columns.isdisjoint(group)]
 
     def wanted(self) -> list[str]:
         """Return all columns that the row function looks at."""
@@ -99,9 +99,9 @@ class DataSet:
 
 
 def make_problem(text: Any, answer: Any, **extras: Any) -> Problem | Drop:
-    """Check what a row function found and make a problem of it; extras that are no text are left out.
+    """Check the fields that a row function read and make a problem of them; only text extras are kept.
 
-    `answer` may be a `Drop` already, and then is what comes back for a problem with text.
+    `answer` may be a `Drop` already: it is returned if the problem has a text.
     """
     if not isinstance(text, str) or not isinstance(answer, str | Drop):
         return Drop.MALFORMED_ROW
@@ -117,11 +117,11 @@ def make_problem(text: Any, answer: Any, **extras: Any) -> Problem | Drop:
     answer = answer.strip()
     if len(answer) > MAX_ANSWER_CHARS:
         return Drop.ANSWER_TOO_LONG
-    return Problem(text, answer, kept) if normalise(answer) else Drop.NO_ANSWER
+    return Problem(text, answer, kept) if normalize(answer) else Drop.NO_ANSWER
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether a text can be stored; one with a lone surrogate cannot."""
+    """Return whether a text can be stored; one with a lone surrogate cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -140,7 +140,7 @@ def boxed_answer(solution: Any) -> str | Drop:
     answer = scan.content.strip()
     if len(answer) > MAX_ANSWER_CHARS:
         return Drop.ANSWER_TOO_LONG
-    return answer if normalise(answer) else Drop.EMPTY_BOX
+    return answer if normalize(answer) else Drop.EMPTY_BOX
 
 
 def first_of(row: Mapping[str, Any], *columns: str) -> Any:

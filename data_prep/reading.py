@@ -12,7 +12,7 @@ from data_prep.errors import PrepError
 from data_prep.problems import DataSet
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
-# What pyarrow raises beside its own errors where Python cannot hold a value: text that is not Unicode, a date beyond
+# Errors of pyarrow, beside its own, for values that Python cannot hold: text that is not Unicode, a date beyond
 # the year 9999, an unknown time zone.
 UNREADABLE = (ValueError, OverflowError, LookupError)
 
@@ -49,7 +49,7 @@ class Source:
 
 
 def local_path(name: str) -> Path:
-    """Return a name from the command line as a path; "~" stays where there is no such home."""
+    """Return a name from the command line as a path; "~" stays if that home does not exist."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -57,7 +57,7 @@ def local_path(name: str) -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Tell whether there is a file or folder; of a name that no file can have, and where one may not look, not."""
+    """Return whether a file or folder exists; False for impossible names and without permission."""
     try:
         return path.exists()
     except (OSError, ValueError):  # ValueError: a null character
@@ -65,7 +65,7 @@ def exists(path: Path) -> bool:
 
 
 def text_of(error: Exception) -> str:
-    """Return what an error says, in one line."""
+    """Return the message of an error in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -75,22 +75,22 @@ def text_of(error: Exception) -> str:
 def source_files(source: Source) -> list[Path]:
     """Return the files of a local source, sorted. Of a folder, those that the hub would give for part and split.
 
-    The split of a file is told by the part of its path, from the file name up, that starts with the wanted split or
+    The split of a file is the part of its path, from the file name up, that starts with the wanted split or
     with train, test or val. Raises PrepError where files are of other splits only.
     """
     path = source.path
     if path.is_file():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-    if source.part is not None:  # of a downloaded repository, only what the hub would give
-        found = [file for file in found if source.part in file.relative_to(path).parent.parts] or found
-    splits = {file: _split_of(file.relative_to(path), source.split) for file in found}
+    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    if source.part is not None:  # of a downloaded repository, only the files that the hub would give
+        files = [file for file in files if source.part in file.relative_to(path).parent.parts] or files
+    splits = {file: _split_of(file.relative_to(path), source.split) for file in files}
     named = [file for file, split in splits.items() if split.startswith(source.split)]
     others = [file for file, split in splits.items() if split]
     if others and not named:
         found_name = f"nothing in {path} starts with that name, but {splits[others[0]]} does"
         raise PrepError([f"--split {source.split!r}: {found_name}: give the split that the files are named after"])
-    return named or found
+    return named or files
 
 
 def _split_of(file: Path, wanted: str) -> str:
@@ -117,7 +117,7 @@ def read_parquet(path: Path, data_set: DataSet) -> Iterator[dict[str, Any]]:
 
 
 def _load(text: bytes) -> Any:
-    """Return what a JSON text says, None where it is none."""
+    """Parse a JSON text; None if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
@@ -164,12 +164,12 @@ def _array(path: Path, content: bytes) -> list[Any]:
     return items
 
 
-def _check_columns(path: Path | str, found: set[str], data_set: DataSet) -> None:
+def _check_columns(path: Path | str, columns: set[str], data_set: DataSet) -> None:
     """Raise PrepError where a needed column is not there."""
-    if missing := data_set.missing(found):
-        columns = f"no column {', '.join(missing)} (found: {', '.join(sorted(found)) or 'none'})"
+    if missing := data_set.missing(columns):
+        problem = f"no column {', '.join(missing)} (found: {', '.join(sorted(columns)) or 'none'})"
         needed = "; ".join(" or ".join(group) for group in data_set.columns)
-        raise PrepError([f"--source {path}: {columns}: {data_set.name} needs columns {needed}"])
+        raise PrepError([f"--source {path}: {problem}: {data_set.name} needs columns {needed}"])
 
 
 # The hub ------------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def read_hub(source: Source, commit: str | None) -> Any:
             revision=commit or source.revision,
             data_dir=source.folder,
         )
-    except Exception as error:  # datasets raises many types; all mean that the source is not to be had
+    except Exception as error:  # datasets raises many types; all mean that the source is unavailable
         reason = f"{type(error).__name__}: {error}"
         remedy = "check the name, --config, --split and --revision, or give a local file or folder"
         raise PrepError([f"--source {source.name!r}: cannot be loaded ({reason}): {remedy}"]) from error

@@ -81,5 +81,5 @@ def _tokenizer_file(name: str, file: str) -> Path | None:
 
     try:
         return Path(huggingface_hub.hf_hub_download(name, file))
-    except Exception:  # absent file, unknown model or no network: the caller names what is missing
+    except Exception:  # absent file, unknown model or no network: the caller names the missing file
         return None

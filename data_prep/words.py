@@ -2,11 +2,11 @@
 r"""Turn the text of a problem into words that do not depend on how it is typeset; pure Python, linear time.
 
 `word_tokens` leaves out case, white space, LaTeX markup, fonts and spacing, punctuation, brackets and thousands commas.
-What tells problems apart stays: operators and other signs of mathematics, digits, decimal points, primes. A sign of
+Distinguishing parts stay: operators and other signs of mathematics, digits, decimal points, primes. A sign of
 Unicode and the LaTeX command for it are one word, as far as the tables here go; a sign that they lack is a word by
 itself. Drawings ([asy] blocks) are left out, because problems that have nothing else in common share their boilerplate.
 
-`same_words_key` is what duplicates have in common. It keeps brackets, too, since 2(x+3) is not 2x+3, nor x^{2+1}
+`same_words_key` is equal for duplicates. It keeps brackets, too, since 2(x+3) is not 2x+3, nor x^{2+1}
 x^2+1; braces around a single word, as in x^{2}, are markup.
 """
 
@@ -101,7 +101,7 @@ def word_tokens(text: str) -> list[str]:
 
 
 def same_words_key(text: str) -> str:
-    """Return what is equal for problems that are the same by words and brackets; the text itself without any words."""
+    """Return a key, equal for problems with equal words and brackets; a text without words is its own key."""
     words: list[str] = []
     opened: list[int] = []  # where in words the braces stand that are open
     for word in _WORDS_AND_BRACKETS.findall(_plain(text)):

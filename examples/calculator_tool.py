@@ -6,7 +6,7 @@
         actor_rollout_ref.rollout.multi_turn.function_tool_path=examples/calculator_tool.py \\
         actor_rollout_ref.rollout.multi_turn.format=hermes
 
-What a model writes is never evaluated: `arithmetic.py` parses it and computes what is on its list, in a process of its
+Model text is never evaluated: `arithmetic.py` parses it and computes the operations on its list, in a process of its
 own under a time and a memory limit (`recipe/treepo/sandbox/pool.py`). Copy both files and change them for another tool.
 """
 
@@ -19,7 +19,7 @@ from recipe.treepo.sandbox.pool import Failure, LimitedPool, shared_pool
 
 TASK_FILE = Path(__file__).resolve().with_name("arithmetic.py")
 # A second line of defence behind arithmetic.py's bounds. An ordinary question takes milliseconds, far from these limits
-# also on a busy machine; what reaches them is many numbers of ten thousands of digits.
+# also on a busy machine; only many numbers of ten thousands of digits reach them.
 TIMEOUT_S = 2.0  # wall clock for one calculation; CPU time can be no more, since it has one thread
 MEMORY_MB = 256  # address space for one calculation
 WORKERS = 2  # processes for each process that calls the tool, some 10 MB each; the second starts when the first is busy
@@ -33,8 +33,8 @@ async def calculator(expression: str) -> str:
     Args:
         expression: For example 3 * (4 + 5)
     """
-    # What stands above goes into every prompt; the tiny chat model was taught with exactly these words. What else is
-    # allowed, an error tells (arithmetic.py).
+    # The docstring goes into every prompt; the tiny chat model learned exactly these words. Error messages list the
+    # other operations (arithmetic.py).
     # In a thread, where waiting for a process does not hold up the event loop.
     return await asyncio.to_thread(_calculate, expression)
 
@@ -42,7 +42,7 @@ async def calculator(expression: str) -> str:
 def _calculate(expression: str) -> str:
     """Return the value as text, or one line that begins with "error: ".
 
-    Raises RuntimeError where no process can be started, which is no fault of the expression.
+    Raises RuntimeError where no process can be started, which is not the expression's fault.
     """
     if not isinstance(expression, str):
         return "error: the expression must be a text"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation of one's own: ask to check a wrong answer again, and in the last turn for the final answer.
+"""A custom conversation: ask to check a wrong answer again, and in the last turn for the final answer.
 
     bash scripts/run_recheck_qwen0.5b.sh
 
@@ -8,8 +8,8 @@ or, in any run:
     python -m recipe.treepo.main_treepo ... \\
         treepo.interaction.path=examples/recheck.py treepo.interaction.name=Recheck treepo.depth=4
 
-It is the scenario of the reference table (benchmarks/reference_table.py). The ground truth decides whether the model is
-asked again, in validations as well: what is measured there is how often the model gets it right within its turns.
+The scenario of ms-swift's TreePO table (benchmarks/ms_swift_table.py). The ground truth decides whether the model is
+asked again, also in validations: they measure how often the model is right within its turns.
 """
 
 from recipe.treepo.interaction import Interaction, Message, TurnContext
@@ -20,14 +20,14 @@ FINAL_ANSWER = "Give the final answer."
 
 
 class Recheck(Interaction):
-    """Ends with a right answer, or with the last turn that the tree has room for."""
+    """End with a right answer, or with the last turn of the tree's depth."""
 
     def __init__(self, *, check_again: str = CHECK_AGAIN, final_answer: str = FINAL_ANSWER) -> None:
         """Make the interaction of one prompt.
 
         Args:
-            check_again: what a wrong answer is replied to with.
-            final_answer: the same before the last turn.
+            check_again: reply to a wrong answer.
+            final_answer: reply to a wrong answer before the last turn.
         """
         self._check_again, self._final_answer = check_again, final_answer
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reward function of one's own that sees the tools a model called: copy it and change it.
+"""A custom reward function that sees the tool calls of a model: copy it and change it.
 
     python -m recipe.treepo.main_treepo ... \\
         reward.custom_reward_function.path=examples/tool_reward.py \\
         +reward.custom_reward_function.reward_kwargs.call_cost=0.01 \\
         +reward.custom_reward_function.reward_kwargs.error_cost=0.05
 
-See `tree_reward.py` for how verl calls `compute_score`. Costs are zero unless given; "acc" stays what it is: whether
+See `tree_reward.py` for how verl calls `compute_score`. Costs are zero unless given; "acc" stays unchanged: whether
 the answer is right.
 """
 
@@ -33,7 +33,7 @@ def compute_score(
 
     Args:
         data_source, solution_str, ground_truth: see `recipe.treepo.reward.compute_score`.
-        extra_info: the row's own `extra_info` and what the search knows about the trajectory; of use here is
+        extra_info: the row's own `extra_info` and the search's fields about the trajectory; used here is
             `tree_turns`, one entry for each time that something was added to the conversation, with `tool_calls` (name,
             arguments, response) where that was the results of tools. Samples without a tree (verl's own tool loop,
             plain sampling) have none, and no costs here.
@@ -42,7 +42,7 @@ def compute_score(
         options: of the recipe's score; unknown ones raise ValueError.
 
     Returns:
-        What the recipe's score returns, and "tool_calls" and "tool_errors", numbers of calls on the path.
+        The result of the recipe's score, and "tool_calls" and "tool_errors", numbers of calls on the path.
     """
     result = reward.compute_score(data_source, solution_str, ground_truth, **options)
     turns = (extra_info or {}).get("tree_turns")

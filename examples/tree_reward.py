@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reward function of one's own that sees where in its tree a trajectory ended: copy it and change it.
+"""A custom reward function that sees how its trajectory ended in the tree: copy it and change it.
 
     python -m recipe.treepo.main_treepo ... \\
         reward.custom_reward_function.path=examples/tree_reward.py \\
         +reward.custom_reward_function.reward_kwargs.cut_off_cost=0.2
 
 verl calls `compute_score` with keyword arguments, from threads of several processes: it keeps no state, and returns the
-same keys every time. What it returns beside "score" is logged in validations, and `algorithm.filter_groups.metric` may
-name it. "acc" stays what it is: whether the answer is right.
+same keys every time. Values beside "score" are logged in validations, and `algorithm.filter_groups.metric` may name
+them. "acc" stays unchanged: whether the answer is right.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ def compute_score(
 
     Args:
         data_source, solution_str, ground_truth: see `recipe.treepo.reward.compute_score`.
-        extra_info: the row's own `extra_info` and what the search knows about the trajectory: `tree_path`, the
+        extra_info: the row's own `extra_info` and the search's fields about the trajectory: `tree_path`, the
             (node number, response token at which it begins) pairs of its nodes below the root; `tree_finish_reason`;
             `tree_statistics`, numbers about the whole tree. Samples without a tree (`treepo.sampler=plain`, and
             validations of single turns unless `treepo.validate_with_tree=true`) have none of them, and no costs here.
@@ -41,7 +41,7 @@ def compute_score(
         options: of the recipe's score; unknown ones raise ValueError.
 
     Returns:
-        What the recipe's score returns, and "tree_nodes" and "tree_cut_off" (0.0 or 1.0).
+        The result of the recipe's score, and "tree_nodes" and "tree_cut_off" (0.0 or 1.0).
     """
     result = reward.compute_score(data_source, solution_str, ground_truth, **options)
     about = extra_info or {}

@@ -63,6 +63,6 @@ install_tools() {
 # Makes the word problems of the tiny preset in folder $1.
 make_tiny_data() {
     "$VENV/bin/python" -m tiny.problems --out "$1/problems.jsonl" --count 2100 --seed 1
-    "$VENV/bin/python" -m data_prep.numina_math --source "$1/problems.jsonl" --out-dir "$1" \
+    "$VENV/bin/python" -m data_prep numina_math_tir --source "$1/problems.jsonl" --out-dir "$1" \
         --data-source tiny_problems --template plain --val-size 100
 }

@@ -14,7 +14,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
 show_help_if_asked "$0" "$@"
 CHAT=1 exec bash "$(dirname "${BASH_SOURCE[0]}")/run_treepo_qwen0.5b.sh" \
-    tree=reference_d6_k2 \
+    tree=ms_swift_d6_k2 \
     actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent \
     actor_rollout_ref.rollout.multi_turn.function_tool_path=examples/calculator_tool.py \
     actor_rollout_ref.rollout.multi_turn.format=hermes \

@@ -9,7 +9,7 @@
 # Examples:
 #   bash scripts/run_recheck_qwen0.5b.sh                                 one tree of turns per prompt
 #   bash scripts/run_recheck_qwen0.5b.sh treepo.sampler=independent      n independent conversations per prompt
-#   bash scripts/run_recheck_qwen0.5b.sh tree=reference_d5_k2            5 turns, 2 children of a turn
+#   bash scripts/run_recheck_qwen0.5b.sh tree=ms_swift_d5_k2            5 turns, 2 children of a turn
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
 show_help_if_asked "$0" "$@"

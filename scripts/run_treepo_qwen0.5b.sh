@@ -25,7 +25,7 @@
 #
 # Examples:
 #   bash scripts/run_treepo_qwen0.5b.sh                                      the preset for this machine
-#   bash scripts/run_treepo_qwen0.5b.sh tree=reference_d5_k3 algorithm.adv_estimator=grpo
+#   bash scripts/run_treepo_qwen0.5b.sh tree=ms_swift_d5_k3 algorithm.adv_estimator=grpo
 #   EXPERIMENT=first MODEL_PATH=~/model TRAIN_FILE=train.parquet VAL_FILE=val.parquet bash scripts/run_treepo_qwen0.5b.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -94,7 +94,7 @@ prepare_data() {
     if [[ "$PRESET" == tiny ]]; then
         make_tiny_data "$DATA"
     else
-        "$python" -m data_prep.numina_math --out-dir "$DATA" --subset-size 1000 --val-size 100 \
+        "$python" -m data_prep numina_math_tir --out-dir "$DATA" --subset-size 1000 --val-size 100 \
             --template boxed --tokenizer "$MODEL_PATH" --max-prompt-tokens 512
     fi
 }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.example_counts import examples
 from recipe.treepo.answers.compare import LONGEST, compare_text
-from recipe.treepo.answers.spelling import normalise
+from recipe.treepo.answers.spelling import normalize
 from recipe.treepo.reward import METRICS, compute_score
 from recipe.treepo.sandbox.pool import GRACE_S
 from recipe.treepo.sandbox.verifier import get_pool
@@ -149,8 +149,8 @@ def test_text_neither_fails_nor_takes_long(answer: str, gold: str) -> None:
     compare_text(answer, gold)
     assert compare_text(answer, answer) is (answer.strip() != "")
     assert time.process_time() - started < 20  # 1 s at most was seen on quiet cores
-    once = normalise(answer[:400])
-    assert normalise(once) == once
+    once = normalize(answer[:400])
+    assert normalize(once) == once
 
 
 @pytest.mark.parametrize("code", CODE, ids=lambda code: code.replace(str(CANARY), "CANARY"))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make supervised conversations from the word problems of ``tiny.problems``.
 
-The tiny chat model of ``tiny/make_chat_model.py`` learns them. There are two kinds.
+The tiny chat model learns them (``tiny/chat_recipe.py``). There are two kinds.
 
 *re-check*: the problem, a worked solution, and while the answer is wrong (and sometimes although it is right)
 ``CHECK_AGAIN`` with another solution, drawn independently; before the last turn ``FINAL_ANSWER``, answered with
@@ -54,7 +54,7 @@ CALCULATOR: dict[str, Any] = {
         },
     },
 }
-"""What verl's function tool ``calculator(expression: str)`` puts into the prompt."""
+"""Schema that verl's function tool ``calculator(expression: str)`` puts into the prompt."""
 
 TURN_WEIGHTS = {1: 1, 2: 4, 3: 4, 4: 4, 5: 1, 6: 1}
 """Most assistant turns of a re-check conversation, and how often each is drawn; it may end earlier, being right."""
@@ -95,7 +95,7 @@ def recheck_conversation(
     """Write a conversation in which solutions are asked for again.
 
     Args:
-        problem: what it is about.
+        problem: the subject of the conversation.
         rng: decides all that is random.
         sloppiness: of the solutions.
         max_turns: most assistant turns, at least 1; the last of several is the final answer. None: drawn.
@@ -153,7 +153,7 @@ def conversations(
     """Write one conversation per problem.
 
     Args:
-        problems: what they are about.
+        problems: the subjects, one per conversation.
         seed: the same seed and arguments give the same conversations.
         sloppiness: how often steps are sloppy.
         tool_share: share of the tool kind, 0 to 1.
@@ -170,7 +170,7 @@ def conversations(
 
 
 def calculate(expression: str) -> str:
-    """Return the result of ``a op b`` as the tool's answer; what is no such expression gives an error text."""
+    """Return the result of ``a op b`` as the tool's answer; an error text for any other expression."""
     match = EXPRESSION.fullmatch(expression.strip())
     if match is None:
         return "Error: no such expression."

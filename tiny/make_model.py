@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the tiny model that the CPU training runs start from; ``tiny/model`` in the repository is its result.
+"""Make a tiny model that the CPU training runs start from.
 
-    python -m tiny.make_model --out tiny/model         about 5 minutes on two cores
+    python -m tiny.make_model --out tiny/model                 about 5 minutes on two cores
+    python -m tiny.make_model --chat --out tiny/chat_model     about 10 minutes on two cores
 
-A Qwen2 of 0.84 M parameters with a tokenizer of its own is supervised on the word problems of
-``tiny.problems`` in two phases: first on clean solutions until it can do the arithmetic, then
-on solutions in which some steps carry a marker word and are mostly wrong. What comes out can do the
-arithmetic but is often sloppy, so at temperature 1 it solves a part of the problems, and reinforcement
-learning can raise that part within a few minutes on a CPU by unlearning the marker.
+Both are a Qwen2 of about 0.85 M parameters with a tokenizer of its own, supervised in two phases: first on clean
+solutions until it can do the arithmetic, then on solutions in which some steps carry a marker word and are mostly
+wrong. The result can do the arithmetic but is often sloppy: at temperature 1 it solves a part of the problems.
+Reinforcement learning can raise that part within a few minutes on a CPU, because the model only has to unlearn the
+marker. ``tiny.plain_recipe`` and ``tiny.chat_recipe`` hold the parts in which the two models differ.
 
 **This is evidence that learning works from end to end (sampler, reward, advantage, update, weight sync).
-It is no evidence about reasoning, nor about which algorithm is better on real problems.**
-
-The supervised prompt is what verl feeds at RL time with the ``plain`` prompt template of
-``python -m data_prep``: the chat template over one user message with the problem alone. No system
-message is added where none is given (Qwen2.5 adds one; it would lengthen every prompt by a constant).
+It is not evidence about reasoning, nor about which algorithm is better on real problems.**
 
 The work is fixed in steps, not in seconds. Rounding differs between processors and versions of torch, and so do the
 weights: with 1,280 steps of phase 1, 0.30 and 0.41 of the held-out problems were right for one seed. The directory is
@@ -23,123 +20,46 @@ written beside its place and renamed; its manifest holds command, settings, vers
 
 from __future__ import annotations
 
+import argparse
 import logging
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from tiny import problems as tiny_problems
-from tiny.supervision import ModelSettings, Recipe, boxed_answer, sample_turns, train_tokenizer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+from tiny import chat_recipe, plain_recipe
+from tiny.supervision import Recipe
 
 logger = logging.getLogger(__name__)
 
-PROMPT_TEMPLATE = "plain"
-"""The ``--template`` of ``python -m data_prep`` that the model expects: it keeps prompts short."""
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(ModelSettings):
-    """Hold everything that decides the weights."""
-
-    steps1: int = 1800
-    """Optimizer steps on clean solutions."""
-    steps2: int = 210
-    """Optimizer steps on solutions with sloppy steps."""
-    sloppy_rate: float = 0.23
-    """Share of the steps marked sloppy in phase 2."""
-    eval_problems: int = 200
-    """Held-out problems sampled at the end; 0 skips the evaluation."""
-    eval_samples: int = 8
-    """Samples per held-out problem, at temperature 1."""
-    max_response: int = 128
-    """Most tokens of a sampled response."""
-
-
-def prompt_texts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the text that verl feeds for each row: chat template over the data's messages, generation prompt."""
-    from data_prep.prompts import build_prompt
-
-    chats = [build_prompt(row["problem"], PROMPT_TEMPLATE) for row in rows]
-    texts: list[str] = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    return texts
-
-
-def evaluate(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], settings: Settings
-) -> dict[str, float]:
-    """Sample responses to held-out problems at temperature 1 and count what matters for RL."""
-    import torch
-
-    torch.manual_seed(settings.seed)
-    model.eval()
-    rows = sorted(rows, key=lambda row: len(row["problem"]))
-    contexts_P = tokenizer(prompt_texts(tokenizer, rows), add_special_tokens=False)["input_ids"]
-    lengths: list[int] = []
-    ended: list[bool] = []
-    right: list[list[bool]] = []
-    for begin in range(0, len(rows), 50):
-        prompts = contexts_P[begin : begin + 50]
-        repeated = [prompt for prompt in prompts for _ in range(settings.eval_samples)]
-        turns = sample_turns(model, repeated, max_new_tokens=settings.max_response)
-        lengths += [len(tokens) for tokens, _ in turns]
-        ended += [is_end for _, is_end in turns]
-        texts = tokenizer.batch_decode([tokens for tokens, _ in turns])
-        for index, row in enumerate(rows[begin : begin + 50]):
-            group = texts[index * settings.eval_samples : (index + 1) * settings.eval_samples]
-            right.append([boxed_answer(text) == boxed_answer(str(row["solution"])) for text in group])
-    return {
-        "accuracy": statistics.fmean(statistics.fmean(group) for group in right),
-        "mixed_outcome_fraction": statistics.fmean(0 < sum(group) < len(group) for group in right),
-        "ended_fraction": statistics.fmean(ended),
-        "prompt_tokens_mean": statistics.fmean(map(len, contexts_P)),
-        "prompt_tokens_max": max(map(len, contexts_P)),
-        "response_tokens_mean": statistics.fmean(lengths),
-        "response_tokens_max": max(lengths),
-    }
-
-
-def make_rows(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the clean rows, the sloppy rows and the held-out rows; no problem is in two of them."""
-    clean = tiny_problems.generate_rows(settings.steps1 * settings.batch_size, seed=3 * settings.seed + 1_000_000)
-    sloppy = tiny_problems.generate_rows(
-        settings.steps2 * settings.batch_size,
-        seed=3 * settings.seed + 1_000_001,
-        sloppy_rate=settings.sloppy_rate,
-        exclude=tiny_problems.problem_texts(clean),
-    )
-    held_out = tiny_problems.held_out_rows(settings.eval_problems, 3 * settings.seed + 1_000_002, clean + sloppy)
-    return clean, sloppy, held_out
-
-
-def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
-    """Train the tokenizer on problems and solutions."""
-    rows = tiny_problems.generate_rows(2000, seed=3 * settings.seed + 999_999, sloppy_rate=0.25)
-    # The roles stand in no text, and are words that every prompt has.
-    texts = (f"system\nuser\nassistant\n{row['problem']}\n{row['solution']}" for row in rows)
-    return train_tokenizer(texts, settings, chat_template=CHAT_TEMPLATE)
+NUMBERS = {
+    "seed": "seed of data, weights and evaluation",
+    "steps1": "steps of the clean phase",
+    "steps2": "steps of the sloppy phase",
+    "eval_problems": "held-out problems; 0 skips the evaluation",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the model; see ``--help``."""
-    Recipe(
-        command="python -m tiny.make_model --out tiny/model",
-        description="Make the tiny model for training runs on a CPU.",
-        settings=Settings(),
-        make_tokenizer=make_tokenizer,
-        make_data=make_rows,
-        evaluate=evaluate,
-    ).run(argv)
+    parser = argparse.ArgumentParser(description="Make a tiny model for training runs on a CPU.")
+    parser.add_argument("--out", type=Path, required=True, help="model directory to write")
+    parser.add_argument("--chat", action="store_true", help="the model that holds conversations and calls a calculator")
+    for name, text in NUMBERS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{text} (default: as shipped)")
+    args = parser.parse_args(argv)
+    given = {name: value for name in NUMBERS if (value := getattr(args, name)) is not None}
+    for name in given.keys() - {"seed"}:
+        if given[name] < 0:
+            parser.error(f"--{name.replace('_', '-')} must not be negative, got {given[name]}")
+    recipe: Recipe[Any] = chat_recipe.RECIPE if args.chat else plain_recipe.RECIPE
+    folder = "--chat --out tiny/chat_model" if args.chat else "--out tiny/model"
+    command = f"python -m tiny.make_model {folder}"
+    measured = recipe.run(args.out.absolute(), replace(recipe.settings, **given), command)
+    logger.info("wrote the model to %s", args.out)
+    for key, value in measured.items():
+        logger.info("%-24s %s", key, f"{value:.3f}" if isinstance(value, float) else value)
 
 
 if __name__ == "__main__":

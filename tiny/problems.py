@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generate small multi-step word problems in the form of NuminaMath's rows.
 
-They are what the tiny model of ``tiny/make_model.py`` learns and what the tiny training runs
-use, so that the whole pipeline can be seen to learn in minutes on a CPU. A row has the keys
+The tiny model learns them (``tiny/plain_recipe.py``) and the tiny training runs use them, so the whole pipeline learns
+within minutes on a CPU. A row has the keys
 ``problem``, ``solution`` and ``messages`` (user, assistant), as NuminaMath-TIR has. The solution has
 one line per reasoning step and ends in a sentence with the boxed answer::
 
@@ -129,7 +129,7 @@ def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, 
 
 
 def can_finish(value: int, steps: Sequence[Step]) -> bool:
-    """Say whether all ``steps`` keep the bounds when they begin from ``value``."""
+    """Return whether all ``steps`` keep the bounds when they begin from ``value``."""
     for step in steps:
         result = apply_operation(step.op, value, step.operand)
         if result is None:
@@ -178,7 +178,7 @@ def solve(problem: Problem, rng: random.Random, *, sloppy_rate: float = 0.0) -> 
     """Write the worked solution, one line per step.
 
     Args:
-        problem: what to solve.
+        problem: the problem to solve.
         rng: decides which steps are sloppy; not used when ``sloppy_rate`` is 0.
         sloppy_rate: probability that a step carries the marker word, 0 to 1. 0 gives the true solution.
     """

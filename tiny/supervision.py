@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared parts of the scripts that make tiny models: settings, tokenizer, model, training, directory."""
+"""Train a tiny model: settings, tokenizer, model, supervised training, model directory."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
 import math
 import os
 import random
-import re
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -42,7 +40,7 @@ Trained = tuple[list[int], list[bool]]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """Hold what every tiny model's weights depend on; the scripts add their own fields."""
+    """Hold the settings that decide the weights of every tiny model; the recipes add their own fields."""
 
     steps1: int
     """Optimizer steps of the clean phase."""
@@ -59,7 +57,7 @@ class ModelSettings:
     """Steps over which the learning rate of each phase rises from 0."""
     batch_size: int = 16
     vocab_size: int = 500
-    """Most tokens of the tokenizer, the special ones included; the model's vocabulary is what comes out."""
+    """Most tokens of the tokenizer, the special ones included; the result is the model's vocabulary."""
     hidden_size: int = 128
     intermediate_size: int = 384
     layers: int = 4
@@ -160,7 +158,7 @@ def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[dict[str, A
 
 
 def _assistant_turns(tokens: list[int], header: list[int], end: int) -> list[bool]:
-    """Mark what follows each header up to and with the next end."""
+    """Mark the tokens from each header to the next end, included."""
     trained, inside = [], False
     for at, token in enumerate(tokens):
         inside = inside or (at >= len(header) and tokens[at - len(header) : at] == header)
@@ -236,35 +234,6 @@ def train_phase(
     return statistics.fmean(losses[-20:])
 
 
-def boxed_answer(text: str) -> str | None:
-    """Return what the last ``\\boxed{...}`` of a text holds, or None."""
-    found = re.findall(r"\\boxed\{([^{}]*)\}", text)
-    return found[-1] if found else None
-
-
-def sample_turns(
-    model: Qwen2ForCausalLM, contexts_T: Sequence[list[int]], *, max_new_tokens: int
-) -> list[tuple[list[int], bool]]:
-    """Sample one turn after each context at temperature 1; return its tokens with the end, and whether it ended."""
-    import torch
-
-    ends = set(model.generation_config.eos_token_id)
-    longest = max(map(len, contexts_T))
-    ids = torch.full((len(contexts_T), longest), model.config.pad_token_id)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(contexts_T):
-        ids[row, longest - len(tokens) :] = torch.tensor(tokens)
-        mask[row, longest - len(tokens) :] = 1
-    options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": max_new_tokens}
-    with torch.inference_mode():
-        output = model.generate(input_ids=ids, attention_mask=mask, **options)
-    turns = []
-    for tokens in output[:, longest:].tolist():
-        cut = next((at for at, token in enumerate(tokens) if token in ends), None)
-        turns.append((tokens if cut is None else tokens[: cut + 1], cut is not None))
-    return turns
-
-
 def checksums(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of each file of a model directory but the manifest, which holds them."""
     files = sorted(path for path in directory.iterdir() if path.name != MANIFEST)
@@ -301,21 +270,17 @@ def start_clock() -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Generic[Settings]):
-    """Hold what the scripts differ in."""
+    """Hold the parts in which the two models differ."""
 
-    command: str
-    """The command that made the model, for its manifest."""
-    description: str
     settings: Settings
-    """The defaults of the command line."""
+    """Settings that made the shipped weights."""
     make_tokenizer: Callable[[Settings], PreTrainedTokenizerBase]
     make_data: Callable[[Settings], tuple[list[Any], list[Any], list[Any]]]
-    """Returns the clean chats, the sloppy chats and what is held out for ``evaluate``."""
+    """Return the clean chats, the sloppy chats and the held-out problems for ``evaluate``."""
     evaluate: Callable[[Qwen2ForCausalLM, PreTrainedTokenizerBase, list[Any], Settings], dict[str, float]]
 
-    def run(self, argv: Sequence[str] | None) -> None:
-        """Train the model, write it to ``--out`` and log the measurements; see ``--help``."""
-        out, settings = parse_arguments(argv, self.settings, self.description)
+    def run(self, out: Path, settings: Settings, command: str) -> dict[str, Any]:
+        """Train the model and write it to ``out``; return the measurements. ``command`` goes into the manifest."""
         started = start_clock()
         tokenizer = self.make_tokenizer(settings)
         model = build_model(tokenizer, settings)
@@ -326,27 +291,13 @@ class Recipe(Generic[Settings]):
         measured["loss1"] = train_phase(model, clean_data, settings, name="clean", peak_lr=settings.lr1)
         measured["loss2"] = train_phase(model, sloppy_data, settings, name="sloppy", peak_lr=settings.lr2)
         if held_out:
+            import torch
+
+            torch.manual_seed(settings.seed)
+            model.eval()
             measured |= self.evaluate(model, tokenizer, held_out, settings)
         measured["seconds"] = round(time.perf_counter() - started, 1)
         versions = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
-        manifest = {"command": self.command, "versions": versions, "settings": asdict(settings), "measured": measured}
+        manifest = {"command": command, "versions": versions, "settings": asdict(settings), "measured": measured}
         write_directory(out, model, tokenizer, manifest)
-        logger.info("wrote the model to %s", out)
-        for key, value in measured.items():
-            logger.info("%-24s %s", key, f"{value:.3f}" if isinstance(value, float) else value)
-
-
-def parse_arguments(argv: Sequence[str] | None, default: Settings, description: str) -> tuple[Path, Settings]:
-    """Return the output directory and the settings."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--out", type=Path, required=True, help="model directory to write")
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--steps1", type=int, default=default.steps1, help="steps of the clean phase")
-    parser.add_argument("--steps2", type=int, default=default.steps2, help="steps of the sloppy phase")
-    parser.add_argument("--eval-problems", type=int, default=default.eval_problems, help="0 skips the evaluation")
-    args = parser.parse_args(argv)
-    for name in ("steps1", "steps2", "eval_problems"):
-        if getattr(args, name) < 0:
-            parser.error(f"--{name.replace('_', '-')} must not be negative, got {getattr(args, name)}")
-    names = ("seed", "steps1", "steps2", "eval_problems")
-    return args.out.absolute(), replace(default, **{name: getattr(args, name) for name in names})
+        return measured

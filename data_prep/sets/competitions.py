@@ -27,7 +27,7 @@ def _answer(row: dict[str, Any]) -> Any:
 
 
 def _other_year(row: dict[str, Any], year: int) -> bool:
-    """Tell whether `year`, or the url ("2023_AMC_12A_Problems"), names a year, and not this one."""
+    """Return whether `year`, or the url ("2023_AMC_12A_Problems"), names a year, and not this one."""
     stated = number_as_text(row.get("year"))
     if isinstance(stated, str) and re.fullmatch(r"\s*20\d\d\s*", stated, re.ASCII):
         return int(stated) != year
@@ -48,7 +48,7 @@ def aime_row(row: dict[str, Any], *, year: int) -> Problem | Drop:
 
 
 def amc_row(row: dict[str, Any], *, year: int) -> Problem | Drop:
-    """Read a row of an AMC whose answer is no choice but a value, "27" or 27.0."""
+    """Read a row of an AMC whose answer is a value instead of a choice, "27" or 27.0."""
     if _other_year(row, year):
         return Drop.NOT_SELECTED
     answer = _answer(row)
@@ -57,7 +57,7 @@ def amc_row(row: dict[str, Any], *, year: int) -> Problem | Drop:
     return make_problem(first_of(row, *_PROBLEM), answer)
 
 
-def _competition(name: str, about: str, repository: str, split: str, row: Any, licence: str | None = None) -> DataSet:
+def _competition(name: str, about: str, repository: str, split: str, row: Any, license: str | None = None) -> DataSet:
     return DataSet(
         name=name,
         purpose=Purpose.EVALUATION,
@@ -67,7 +67,7 @@ def _competition(name: str, about: str, repository: str, split: str, row: Any, l
         row=row,
         columns=(_PROBLEM, _ANSWER),
         optional=("url", "year"),
-        licence=licence,
+        license=license,
     )
 
 

@@ -51,5 +51,5 @@ DAPO_MATH_17K = DataSet(
     repository="BytedTsinghua-SIA/DAPO-Math-17k",
     row=dapo_row,
     columns=(("prompt",), ("reward_model", "solution")),
-    licence="apache-2.0",
+    license="apache-2.0",
 )

@@ -21,5 +21,5 @@ DEEPSCALER = DataSet(
     repository="agentica-org/DeepScaleR-Preview-Dataset",
     row=deepscaler_row,
     columns=(("problem",), ("answer",)),
-    licence="mit",
+    license="mit",
 )

@@ -33,7 +33,7 @@ GSM8K = DataSet(
     config="main",
     row=gsm8k_row,
     columns=(("question",), ("answer",)),
-    licence="mit",
+    license="mit",
 )
 GSM8K_TEST = DataSet(
     name="gsm8k_test",
@@ -44,5 +44,5 @@ GSM8K_TEST = DataSet(
     split="test",
     row=gsm8k_row,
     columns=(("question",), ("answer",)),
-    licence="mit",
+    license="mit",
 )

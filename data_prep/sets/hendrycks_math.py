@@ -65,7 +65,7 @@ SIMPLERL_MATH = DataSet(
     columns=(("question",), ("gt_answer",)),
     optional=("level", "subject"),
     extras=("level", "subject"),
-    licence="apache-2.0",
+    license="apache-2.0",
 )
 MATH500 = DataSet(
     name="math500",

@@ -22,7 +22,7 @@ NUMINA_MATH_TIR = DataSet(
     repository="AI-MO/NuminaMath-TIR",
     row=numina_row,
     columns=(("problem",), ("solution",)),
-    licence="apache-2.0",
+    license="apache-2.0",
 )
 NUMINA_MATH_COT = DataSet(
     name="numina_math_cot",
@@ -33,5 +33,5 @@ NUMINA_MATH_COT = DataSet(
     columns=(("problem",), ("solution",)),
     optional=("source",),
     extras=("source",),
-    licence="apache-2.0",
+    license="apache-2.0",
 )

@@ -4,7 +4,7 @@ r"""OlympiadBench (Hothan/OlympiadBench), the part OE_TO_maths_en_COMP: open-end
 674 problems. Some have a `context` that belongs before the question, and some several answers, in a list or in one text
 (`is_multiple_answer`): these are joined by commas, and the reward function takes them in any order. Rows with a
 tolerance (`error`) are dropped, because the reward function compares exactly, as are proofs, rows with images and, in
-copies of all parts, those of physics (`subject`). The `unit` is no part of the answer; it is kept as an extra.
+copies of all parts, those of physics (`subject`). The `unit` is not part of the answer; it is kept as an extra.
 math-ai/olympiadbench has the same columns.
 """
 
@@ -44,7 +44,7 @@ def _exclusion(row: dict[str, Any]) -> Drop | None:
 
 
 def olympiad_row(row: dict[str, Any]) -> Problem | Drop:
-    """Read a row with `question`, `context`, `final_answer` and what else OlympiadBench says of it."""
+    """Read a row with `question`, `context`, `final_answer` and the other columns of OlympiadBench."""
     if (reason := _exclusion(row)) is not None:
         return reason
     question, context = row.get("question"), row.get("context")
@@ -68,5 +68,5 @@ OLYMPIAD_BENCH = DataSet(
         *_IMAGES,
     ),
     extras=("subject", "unit"),
-    licence="apache-2.0",
+    license="apache-2.0",
 )

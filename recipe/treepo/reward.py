@@ -31,11 +31,11 @@ from recipe.treepo.answers.boxes import BoxState, last_number, scan_boxes, unbox
 from recipe.treepo.answers.compare import Question, compare_text
 from recipe.treepo.sandbox.verifier import Verdict, get_pool
 
-# What verl's reward managers and loaders pass to every reward function; of no use here.
+# Arguments that verl's reward managers and loaders pass to every reward function; unused here.
 _VERL_KEYS = frozenset(
     {"reward_router_address", "reward_model_tokenizer", "sandbox_fusion_url", "concurrent_semaphore", "memory_limit_mb"}
 )
-# The keys of what compute_score returns; verl wants the same ones every time.
+# Keys of the result of compute_score; verl needs the same ones every time.
 METRICS = ("score", "acc", "reward_boxed", "reward_too_long", "reward_timeout", "reward_crash")
 _NUMBERS = ("correct_score", "wrong_score", "no_box_score")
 _RANGES = {"timeout_s": (0.01, 600), "max_answer_chars": (1, 4_000), "workers": (1, 64), "memory_mb": (64, 65_536)}
@@ -66,7 +66,7 @@ def option_problems(options: Mapping[str, Any]) -> list[tuple[str, Any, str, str
         rule = f"must be more than wrong_score={wrong}"
         problems.append(("correct_score", right, rule, f"Use correct_score={wrong + 1}, for instance."))
     if _is_number(no_box) and _is_number(wrong) and no_box > wrong:
-        rule = f"must be at most wrong_score={wrong}, or leaving out the box would pay for who does not know the answer"
+        rule = f"must not exceed wrong_score={wrong}; otherwise omitting the box is rewarded"
         problems.append(("no_box_score", no_box, rule, f"Use no_box_score={wrong}, or less."))
     return problems
 
@@ -121,7 +121,7 @@ def answers_agree(
     workers: int = 2,
     memory_mb: int = 1_024,
 ) -> tuple[bool, Verdict | None]:
-    """Tell whether two answers agree, and what math-verify said; None where text decided. Arguments: `compute_score`.
+    """Return whether two answers agree, and math-verify's verdict; None where text decided. Options: `compute_score`.
 
     Answers of more than `max_chars` characters agree by text only.
     """
@@ -156,8 +156,8 @@ def compute_score(
     Args:
         data_source: named in error messages only.
         solution_str: the decoded response, of any length.
-        ground_truth: LaTeX, number, text or choice letter, in a box or not; of a solution as GSM8K has it what
-            stands behind the last ####. Blank or not a number (NaN) raises ValueError.
+        ground_truth: LaTeX, number, text or choice letter, in a box or not; in a solution in GSM8K's form, the part
+            behind the last ####. Blank or not a number (NaN) raises ValueError.
         extra_info: not used.
         correct_score, wrong_score: the two values of "score".
         no_box_score: "score" of a response without a complete box, right or wrong; at most wrong_score. None: as
@@ -169,9 +169,9 @@ def compute_score(
             parsed, 1 to 4,000 characters. A longer ground truth can only be matched by text.
         workers: worker processes per process that scores, 1 to 64, about 75 MB each; the second starts when the
             first is busy.
-        memory_mb: address space for an answer beyond what a worker's imports take, 64 to 65,536 MiB. Ordinary
+        memory_mb: address space for an answer beyond a worker's imports, 64 to 65,536 MiB. Ordinary
             answers need some 10 MiB; 1,024 leaves room and keeps eight reward processes from filling a machine.
-        kwargs: what verl's reward managers add; anything else raises ValueError.
+        kwargs: arguments that verl's reward managers add; anything else raises ValueError.
 
     Returns:
         "score"; and as 0.0 or 1.0: "acc" (correct), "reward_boxed" (answer stood in a box), "reward_too_long",
@@ -206,7 +206,7 @@ def compute_score(
     }
 
 
-# What the options are when they are not given.
+# Default values of the options.
 _DEFAULTS: dict[str, Any] = {
     name: parameter.default
     for name, parameter in inspect.signature(compute_score).parameters.items()

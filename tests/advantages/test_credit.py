@@ -10,7 +10,7 @@ from recipe.treepo.advantages.credit import segment_credit, subgroup_advantages,
 from recipe.treepo.advantages.forest import Forest, build_forest
 from recipe.treepo.advantages.options import AdvantageOptions, Aggregation, ChainCounting
 
-# 8 leaves of a binary tree of depth 3 (DESIGN.md's worked example): halves 1 and 2, pairs 3 to 6, leaves 7 to 14.
+# 8 leaves of a binary tree of depth 3 (a worked example): halves 1 and 2, pairs 3 to 6, leaves 7 to 14.
 BINARY = [[1 + row // 4, 3 + row // 2, 7 + row] for row in range(8)]
 REWARDS = [-1.0, -1, -1, -1, -1, 1, 1, 1]
 

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scorer against three tables of answer pairs that were labelled by hand.
 
-``answer_pairs.jsonl`` was at hand when the scorer was written; ``answer_pairs_blind.jsonl`` was labelled without
-knowledge of either, and no rule was made for it: it says how well the scorer does on what it has not seen.
-``answer_pairs_review.jsonl`` comes from a search for wrong answers that an earlier scorer took for right ones, and has
-the right answers that stand next to them; rules were made for it, and the holes that docs/reward.md lists are not in
-it. A line has ``form``, ``gold`` (a ground truth as data sets write it), ``equal`` (the label) and either ``answer``,
-what stands in the box, or ``solution``, a whole text with its boxes; ``why`` names a trap or a convention. A label
-follows mathematics first. Where graders differ, these conventions hold (pairs on which they would still differ were
-left out, such as 3:4 against 3/4 or 500 cm against 5 m):
+``answer_pairs.jsonl`` was available while the scorer was written. ``answer_pairs_blind.jsonl`` was labelled without
+knowledge of the scorer, and no rule was made for it: it measures the scorer on unseen answers.
+``answer_pairs_review.jsonl`` comes from a search for wrong answers that an earlier scorer accepted, with right answers
+beside them. Rules were made for it; the holes listed in docs/reward.md are not in it. Each rule of ``answers/`` is
+needed by at least one pair: without the rule, a test below fails.
+
+A line has ``form``, ``gold`` (a ground truth in the spelling of data sets), ``equal`` (the label) and either
+``answer`` (the content of the box) or ``solution`` (a whole text with its boxes). ``why`` names a trap or a convention;
+``missed`` marks a right answer that the scorer is known to reject. A label follows mathematics first. Where graders
+differ, these conventions hold (pairs on which they would still differ were left out, such as 3:4 against 3/4 or 500 cm
+against 5 m):
 
 - a value that was rounded is not the exact one; an unreduced fraction or an unexpanded product is the same value;
 - the percent sign may be missing on either side (50% is 50), and a percentage is also the number (50% is 0.5);
@@ -38,8 +41,7 @@ def read(name: str) -> list[dict]:
 PAIRS, BLIND = read("answer_pairs.jsonl"), read("answer_pairs_blind.jsonl")
 REVIEW = read("answer_pairs_review.jsonl")
 
-LEAST_AGREEMENT = 0.97
-TIMEOUT_S = 30.0  # per pair; generous, so that a busy machine changes no verdict
+TIMEOUT_S = 120.0  # per pair; generous, so that a busy machine changes no verdict
 
 
 def text_of(pair: dict) -> str:
@@ -47,9 +49,9 @@ def text_of(pair: dict) -> str:
 
 
 def test_the_tables_have_no_pair_twice_and_only_known_keys():
-    assert (len(PAIRS), len(BLIND), len(REVIEW)) == (480, 200, 815)
+    assert (len(PAIRS), len(BLIND), len(REVIEW)) == (480, 200, 836)
     for pair in PAIRS + BLIND + REVIEW:
-        keys = set(pair) - {"why"}
+        keys = set(pair) - {"why", "missed"}
         assert keys in ({"form", "answer", "gold", "equal"}, {"form", "solution", "gold", "equal"}), pair
         assert isinstance(pair["equal"], bool) and pair["gold"].strip(), pair
     for table in (PAIRS, BLIND, REVIEW):
@@ -77,7 +79,7 @@ def table(request) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def misjudged(table) -> list[dict]:
-    """The pairs that the scorer labels otherwise; all of them go through its one pool of workers."""
+    """Return the pairs whose score contradicts the label; one pool of workers scores all of them."""
 
     def scored_correct(pair: dict) -> bool:
         solution = pair.get("solution", f"The answer is $\\boxed{{{pair.get('answer')}}}$.")
@@ -91,6 +93,6 @@ def test_no_wrong_answer_is_scored_correct(misjudged):
     assert not wrong, f"{len(wrong)} wrong answers are scored correct:\n{listed(wrong)}"
 
 
-def test_the_scorer_agrees_with_the_labels(misjudged, table):
-    agreement = 1 - len(misjudged) / len(table)
-    assert agreement >= LEAST_AGREEMENT, f"agreement {agreement:.3f}, misjudged:\n{listed(misjudged)}"
+def test_the_right_answers_scored_wrong_are_the_known_ones(misjudged, table):
+    missed = [pair for pair in misjudged if pair["equal"]]
+    assert missed == [pair for pair in table if pair.get("missed")], listed(missed)

@@ -60,7 +60,7 @@ def test_other_text_around_a_problem_stays() -> None:
         assert without_instruction(content) == content
 
 
-def test_the_text_is_that_of_the_problem_else_the_question_else_the_message(tmp_path: Path) -> None:
+def test_the_text_is_the_problem_else_the_question_else_the_message(tmp_path: Path) -> None:
     rows = [
         {"prompt": user("message"), "extra_info": {"problem": "problem", "question": "question"}},
         {"prompt": user("message"), "extra_info": {"problem": None, "question": "question"}},
@@ -97,7 +97,7 @@ def test_files_without_problems_or_with_damage_are_told(tmp_path: Path) -> None:
         list(held_out_problems(path))
 
 
-def test_folders_give_their_files_without_those_for_training_and_without_folders(tmp_path: Path) -> None:
+def test_folders_give_their_evaluation_files_only(tmp_path: Path) -> None:
     names = ("a.parquet/part.parquet", "b.parquet", "train.parquet", "deep/val.parquet", "deep/c.parquet")
     for name in names:
         write(tmp_path / name, [{"x": 1}])
@@ -108,7 +108,7 @@ def test_folders_give_their_files_without_those_for_training_and_without_folders
     assert held_out_files([str(tmp_path / "notes.txt"), "~no-such-user/x"]) == []
 
 
-def test_overlap_with_prepared_evaluation_sets_is_removed_counted_and_part_of_the_record(
+def test_overlap_with_evaluation_sets_is_removed_counted_and_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     contest = {"problem": "Let $ABC$ be a triangle with sides of lengths 3, 4 and 5. Find the square of its area."}

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import outputs, prepare
+from data_prep import outputs, preparation
 from data_prep.__main__ import main
 
 MINE = [{"mine": "precious"}]
@@ -41,7 +41,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("val_size", ["3", "2", "0"])
-def test_a_file_that_someone_put_in_place_of_an_output_is_replaced_only_with_force(
+def test_a_changed_output_is_replaced_only_with_force(
     tmp_path: Path, capsys: pytest.CaptureFixture, val_size: str
 ) -> None:
     source, out = write_source(tmp_path / "raw.jsonl", 9), tmp_path / "out"
@@ -185,7 +185,7 @@ def test_a_val_file_left_over_by_an_interrupted_run_is_removed_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "remove_output", interrupted)
+        patch.setattr(preparation, "remove_output", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(source, out, "--val-size", "0")
     assert (out / "val.parquet.json").exists()

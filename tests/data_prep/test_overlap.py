@@ -196,7 +196,7 @@ def test_thirteen_words_in_a_row_are_an_overlap_and_twelve_are_none() -> None:
     assert held_out.files_with("x " + " ".join(words[3:15]) + " y") == set()
 
 
-def test_a_stock_phrase_is_no_overlap_but_a_copy_of_a_problem_with_it_is() -> None:
+def test_a_stock_phrase_alone_is_not_an_overlap() -> None:
     phrase = "can be written as m/n where m and n are relatively prime positive integers. Find m+n."
     subjects = [
         "The area of a triangle with sides three, four and five",
@@ -218,7 +218,7 @@ def test_copies_of_one_problem_in_several_files_do_not_make_it_stock() -> None:
     assert held_out.files_with("zero one two three") == set("abcd")
 
 
-def test_slightly_different_copies_in_the_files_of_several_publishers_do_not_make_it_stock() -> None:
+def test_copies_in_several_files_do_not_make_a_phrase_stock() -> None:
     problem = "Let ABC be a triangle with sides three, four and five, and D the midpoint of AB; find its area"
     copies = [problem, f"Problem 1. {problem} in square units", f"{problem} (AIME)"]
     held_out = [(f"file{number}", copy) for number, copy in enumerate(copies)]

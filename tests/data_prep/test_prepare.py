@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import prepare
-from data_prep.numina_math import main
+from data_prep import preparation
+from data_prep.__main__ import main
 from data_prep.prompts import build_prompt
 from data_prep.tokens import token_counter
 from helpers.data_samples import write_lines, write_parquet, write_tokenizer
@@ -35,7 +35,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def run(source: Path | str, out: Path, *more: str) -> int:
-    return main(["--source", str(source), "--out-dir", str(out), *more])
+    return main(["numina_math_tir", "--source", str(source), "--out-dir", str(out), *more])
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -163,7 +163,7 @@ def test_a_source_without_the_right_to_read_is_told(
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(prepare, "sha256_of", refuse)
+    monkeypatch.setattr(preparation, "sha256_of", refuse)
     assert run(source, tmp_path / "out") == 2
     assert "cannot be read ([Errno 13] Permission denied" in capsys.readouterr().err
 
@@ -206,8 +206,18 @@ def test_a_hub_source_is_loaded_at_its_commit_and_rerun_is_skipped(
 
     commits = ["abc"]
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(prepare, "hub_commit", lambda source: commits[-1])
-    arguments = ["--out-dir", str(tmp_path / "out"), "--val-size", "5", "--split", "test", "--revision", "main"]
+    monkeypatch.setattr(preparation, "hub_commit", lambda source: commits[-1])
+    arguments = [
+        "numina_math_tir",
+        "--out-dir",
+        str(tmp_path / "out"),
+        "--val-size",
+        "5",
+        "--split",
+        "test",
+        "--revision",
+        "main",
+    ]
     for commit, loads in (("abc", 1), ("abc", 1), ("def", 2), (None, 2)):  # None: offline, nothing known to differ
         commits.append(commit)
         assert main(arguments) == 0
@@ -248,18 +258,16 @@ def test_tokens_are_counted_with_the_chat_template_applied(tmp_path: Path, capsy
     assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 8
     (tokenizer / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": None, "chat_template": spaced}))
     assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 7  # no <s>
-    serialised = json.loads((tokenizer / "tokenizer.json").read_text())
+    serialized = json.loads((tokenizer / "tokenizer.json").read_text())
     truncation = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
-    (tokenizer / "tokenizer.json").write_text(json.dumps(serialised | {"truncation": truncation}))
+    (tokenizer / "tokenizer.json").write_text(json.dumps(serialized | {"truncation": truncation}))
     assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 7  # all are counted
     (tokenizer / "tokenizer_config.json").unlink()
     assert run(source, tmp_path / "out2", *filters, "--max-prompt-tokens", "8") == 2
     assert "has no chat template" in capsys.readouterr().err
 
 
-def test_a_tokenizer_that_cannot_serve_is_told_in_one_line_and_outputs_stay(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_an_unusable_tokenizer_is_one_line_and_outputs_stay(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     source, out = write_lines(tmp_path / "raw.jsonl", good_rows(3)), tmp_path / "out"
     assert run(source, out, "--val-size", "0") == 0
     before = snapshot(out)
@@ -284,8 +292,8 @@ def test_no_torch_is_imported_by_a_whole_run(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path / "tokenizer")
     code = """
 import sys
-from data_prep.numina_math import main
-assert main(sys.argv[1:]) == 0
+from data_prep.__main__ import main
+assert main(["numina_math_tir", *sys.argv[1:]]) == 0
 import datasets
 print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "ray", "vllm", "verl", "math_verify"}))
 """

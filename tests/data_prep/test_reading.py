@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import prepare, tokens
+from data_prep import preparation, tokens
 from data_prep.__main__ import main
 from data_prep.reading import Source, hub_commit, source_files
 from helpers.data_samples import write_parquet, write_tokenizer
@@ -42,9 +42,7 @@ def test_a_copy_of_gsm8k_gives_its_own_configuration_and_split(tmp_path: Path) -
         assert prepared("gsm8k", part, tmp_path / f"part{number}", *NO_VAL) == {"socratic train?"}
 
 
-def test_the_split_of_a_file_is_told_by_its_folder_where_its_name_does_not(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_the_folder_names_the_split_where_the_file_name_does_not(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for split in ("train", "test"):
         for number in range(2):
             row = {"problem": f"{split} {number}", "answer": "1", "level": 5, "solution": "\\boxed{1}"}
@@ -82,7 +80,7 @@ def test_a_split_may_have_any_name(tmp_path: Path) -> None:
         assert [file.name for file in source_files(Source(str(tmp_path), split))] == [name]
 
 
-def test_a_copy_of_olympiad_bench_gives_english_mathematics_without_images(tmp_path: Path) -> None:
+def test_a_copy_of_olympiad_bench_gives_english_text_only_mathematics(tmp_path: Path) -> None:
     def row(question: str, subject: str | None) -> dict[str, Any]:
         return {"question": question, "final_answer": ["2"], "subject": subject, "language": "English"}
 
@@ -106,15 +104,14 @@ def test_a_copy_of_simplerl_gives_its_own_folder(tmp_path: Path) -> None:
     assert found == {"simplelr_abel_level3to5 train"}
 
 
-def test_a_file_that_was_cut_off_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_file_that_was_cut_off_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     lines = "".join(json.dumps({"problem": f"What is {n}?", "solution": f"\\boxed{{{n}}}"}) + "\n" for n in range(5))
     source = tmp_path / "raw.jsonl"
     arguments = ["numina_math_tir", "--source", str(source), "--out-dir", str(tmp_path / "out"), *NO_VAL]
     for text in (lines[:-20], "[1]\n" + lines[:-20]):
         source.write_text(text)
         assert main(arguments) == 2
-        expected = f"error: --source {source}: ends in the middle of a row: fetch the file again\n"
-        assert capsys.readouterr().err == expected
+        assert f"--source {source}: ends in the middle of a row" in capsys.readouterr().err
     for text in (lines[:-1], lines + "null", lines + "  ", lines + "}"):  # a last line without its end, but no half row
         source.write_text(text)
         assert main([*arguments, "--force"]) == 0
@@ -155,7 +152,7 @@ def test_json_nested_too_deep_is_damage_or_a_malformed_row(tmp_path: Path, capsy
     assert "malformed row: 1" in capsys.readouterr().out
 
 
-def test_values_that_python_cannot_hold_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_values_that_python_cannot_hold_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     late = pa.array([4_000_000], pa.int32()).cast(pa.date32())  # the year 12921
     nowhere = pa.array([1], pa.timestamp("us", tz="No/Where"))
     good = pa.array(["\\boxed{1}"])
@@ -169,7 +166,7 @@ def test_values_that_python_cannot_hold_are_told(tmp_path: Path, capsys: pytest.
     assert prepared("numina_math_tir", source, tmp_path / "out", *NO_VAL) == {"P"}
 
 
-def test_a_folder_named_like_a_sets_repository_is_read_only_where_source_says_so(
+def test_a_folder_named_like_a_repository_needs_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -180,7 +177,7 @@ def test_a_folder_named_like_a_sets_repository_is_read_only_where_source_says_so
     assert prepared("gsm8k", Path("openai/gsm8k"), tmp_path / "out", *NO_VAL) == {"Q?"}
 
 
-def test_files_that_may_not_be_read_are_told_by_their_option(
+def test_unreadable_files_are_reported_with_their_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     source = write_parquet(tmp_path / "raw.parquet", [{"problem": "What is 1?", "solution": "\\boxed{1}"}])
@@ -196,7 +193,7 @@ def test_files_that_may_not_be_read_are_told_by_their_option(
                 raise PermissionError(13, "Permission denied", str(file))
             return ""
 
-        for module in (prepare, tokens):
+        for module in (preparation, tokens):
             monkeypatch.setattr(module, "sha256_of", refuse)
         assert main(arguments) == 2
         error = capsys.readouterr().err
@@ -241,8 +238,7 @@ def test_a_hub_source_without_the_columns_is_refused(
 ) -> None:
     rows = datasets.Dataset.from_list([{"question": "Q?", "text": "x"}])
     monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: rows)
-    monkeypatch.setattr(prepare, "hub_commit", lambda source: None)
+    monkeypatch.setattr(preparation, "hub_commit", lambda source: None)
     assert main(["gsm8k", "--out-dir", str(tmp_path / "out")]) == 2
-    expected = "--source openai/gsm8k: no column answer (found: question, text): gsm8k needs columns question; answer"
-    assert expected in capsys.readouterr().err
+    assert "--source openai/gsm8k: no column answer (found: question, text)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -120,7 +120,7 @@ def test_duplicates_are_what_the_option_says_and_the_first_stays() -> None:
         assert result.dropped[Drop.DUPLICATE_PROBLEM] == 4 - len(expected)
 
 
-def test_a_duplicate_of_a_dropped_row_is_no_duplicate_and_costs_no_tokens_where_the_first_was_kept() -> None:
+def test_only_kept_rows_make_duplicates_and_duplicates_are_not_tokenized() -> None:
     rows = [make_row("P", "no answer"), make_row("P", r"\boxed{1}"), make_row("P", r"\boxed{2}")]
     counted: list[Any] = []
 
@@ -133,7 +133,7 @@ def test_a_duplicate_of_a_dropped_row_is_no_duplicate_and_costs_no_tokens_where_
     assert result.dropped == {Drop.NO_BOX: 1, Drop.DUPLICATE_PROBLEM: 1}
 
 
-def test_rows_that_overlap_are_dropped_and_counted_for_every_file_they_overlap() -> None:
+def test_overlapping_rows_are_dropped_and_counted_per_file() -> None:
     held_out = HeldOut([("a", "What is 1 + 1?"), ("b", "What is $1+1$"), ("b", "What is 2 + 1?")])
     result = convert(good_rows(4), held_out=held_out)
     assert problems_of(result) == ["What is 0 + 1?", "What is 3 + 1?"]
@@ -144,7 +144,7 @@ def indices(rows: list[dict[str, Any]]) -> list[int]:
     return [row["extra_info"]["index"] for row in rows]
 
 
-def test_the_split_is_disjoint_seeded_and_val_does_not_depend_on_the_subset() -> None:
+def test_the_split_is_disjoint_and_val_is_independent_of_the_subset() -> None:
     kept = convert(good_rows(50)).kept
     whole = draw_tables(kept, TIR, make_options(val_size=10, seed=3))
     part = draw_tables(kept, TIR, make_options(val_size=10, seed=3, subset_size=15))

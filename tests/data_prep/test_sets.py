@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep import prepare
+from data_prep import preparation
 from data_prep.__main__ import main
 from data_prep.options import Options
 from data_prep.outputs import verl_schema
@@ -137,7 +137,7 @@ damage = st.recursive(
 @pytest.mark.parametrize("name", NAMES)
 @examples(short=25, long=60)
 @given(data=st.data())
-def test_damaged_rows_never_raise_and_what_is_kept_can_be_stored_and_scored(name: str, data: st.DataObject) -> None:
+def test_damaged_rows_never_raise_and_kept_rows_can_be_scored(name: str, data: st.DataObject) -> None:
     data_set = DATA_SETS[name]
     row = data.draw(st.sampled_from(rows_of(name)) | damage)
     if isinstance(row, dict):
@@ -183,7 +183,7 @@ def test_every_set_is_prepared_from_local_files_and_from_the_hub(
         return datasets.Dataset(table)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(prepare, "hub_commit", lambda source: "c0ffee")
+    monkeypatch.setattr(preparation, "hub_commit", lambda source: "c0ffee")
     assert main([name, "--out-dir", str(tmp_path / "hub"), *val]) == 0
     check_outputs(name, tmp_path / "hub")
     output = "train" if data_set.purpose is Purpose.TRAINING else name
@@ -197,7 +197,7 @@ def test_every_set_is_prepared_from_local_files_and_from_the_hub(
     assert record["fingerprint"]["commit"] == "c0ffee" and record["fingerprint"]["data_set"] == name
 
 
-def test_datasets_itself_finds_configurations_and_folders_as_they_are_named(
+def test_datasets_finds_configurations_and_folders_by_these_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The two ways in which hub sets are laid out, loaded by the real library from a folder in place of the hub."""
@@ -234,7 +234,7 @@ def test_another_repository_does_not_get_the_sets_own_configuration(
         return datasets.Dataset.from_list([{"question": "Q?", "answer": "#### 1"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(prepare, "hub_commit", lambda source: None)
+    monkeypatch.setattr(preparation, "hub_commit", lambda source: None)
     common = ["gsm8k_test", "--source", "someone/gsm8k", "--out-dir", str(tmp_path)]
     assert main(common) == 0
     assert main([*common, "--config", "de", "--split", "dev"]) == 0
@@ -249,7 +249,7 @@ def test_without_a_name_everything_is_listed(capsys: pytest.CaptureFixture) -> N
     assert "columns: problem or Problem or question; answer or Answer or solution" in printed
 
 
-def test_evaluation_prepares_every_evaluation_set_and_one_failure_keeps_none_back(
+def test_evaluation_prepares_every_set_in_spite_of_one_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     by_place = {(data_set.repository, data_set.split): data_set.name for data_set in DATA_SETS.values()}
@@ -261,7 +261,7 @@ def test_evaluation_prepares_every_evaluation_set_and_one_failure_keeps_none_bac
         return datasets.Dataset(pa.Table.from_pylist(rows_of(name)))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(prepare, "hub_commit", lambda source: None)
+    monkeypatch.setattr(preparation, "hub_commit", lambda source: None)
     assert main(["evaluation", "--out-dir", str(tmp_path)]) == 2
     evaluation = {name for name, data_set in DATA_SETS.items() if data_set.purpose is Purpose.EVALUATION}
     assert {path.stem for path in tmp_path.glob("*.parquet")} == evaluation - {"aime_2025"}
@@ -272,7 +272,7 @@ def test_evaluation_prepares_every_evaluation_set_and_one_failure_keeps_none_bac
     assert len(both) == sum(len(expected_problems(name)) for name in evaluation - {"aime_2025"})
 
 
-def test_wrong_combinations_are_told_at_once_in_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_wrong_combinations_are_reported_at_once_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.parquet").write_text("x")
     out = ["--out-dir", str(tmp_path / "out")]
@@ -314,7 +314,7 @@ def test_wrong_combinations_are_told_at_once_in_one_line_each(tmp_path: Path, ca
         (["gsm8k", "--held-out", "~no-such-user/x", "x" * 5_000, *out], ["user/x: no such file", "xxx: no such file"]),
         (
             ["gsm8k", "--data-source", "a\udcff", "--system-prompt", "b\udcff", *out],
-            [r"--system-prompt 'b\udcff': is no valid text", r"--data-source 'a\udcff': is no valid text"],
+            [r"--system-prompt 'b\udcff': is not valid text", r"--data-source 'a\udcff': is not valid text"],
         ),
     ]  # fmt: skip
     for arguments, expected in cases:

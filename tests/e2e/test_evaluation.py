@@ -22,12 +22,15 @@ N, PROBLEMS = 4, 10
 LIMIT = 1800
 
 
+PLAIN = ("--template", "plain", "--val-size", "10")
+
+
 def make_data(folder: Path) -> list[Path]:
     """Write two data sets, whose rows have different fields."""
     lines = folder / "problems.jsonl"
     for module, *arguments in (
         ("tiny.problems", "--out", lines, "--count", "40", "--seed", "9"),
-        ("data_prep.numina_math", "--source", lines, "--out-dir", folder, "--template", "plain", "--val-size", "10"),
+        ("data_prep", "numina_math_tir", "--source", lines, "--out-dir", folder, *PLAIN),
     ):
         subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, check=True)
     rows = pd.read_parquet(folder / "val.parquet").to_dict("records")

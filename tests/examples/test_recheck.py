@@ -28,7 +28,7 @@ def conversation(*turns: str, **options: str) -> tuple[list[str], FinishReason, 
     return [message["content"] for (message,) in asked], node.finish_reason, node.finish_detail, node.depth
 
 
-def test_a_wrong_answer_is_asked_about_again_and_the_last_turn_is_for_the_final_answer():
+def test_a_wrong_answer_is_checked_again_and_the_last_turn_is_final():
     again, final = tiny_conversations.CHECK_AGAIN, tiny_conversations.FINAL_ANSWER  # what the tiny model was taught
     wrong, right = "\\boxed{4}", "it is \\boxed{5}"
     assert conversation(wrong) == ([again, again, final], FinishReason.DEPTH, "", 4)

@@ -24,12 +24,12 @@ TREES = {
     "paper_best": (14, 512, (2, 2), (2, 8), None, 16, 7168),
     "paper_fixed": (14, 512, (2, 2), (2, 2), None, 16, 7168),
     # equal parts of the response length, 512 tokens unless a preset says otherwise: 4 x 128, 5 x 103, 6 x 86
-    "reference_d4_k2": (4, 128, (2, 2), (1, 1), 2, 8, 512),
-    "reference_d4_k3": (4, 128, (3, 3), (1, 1), 3, 8, 512),
-    "reference_d5_k2": (5, 103, (2, 2), (1, 1), 2, 8, 512),
-    "reference_d5_k3": (5, 103, (3, 3), (1, 1), 3, 8, 512),
-    "reference_d6_k2": (6, 86, (2, 2), (1, 1), 2, 8, 512),
-    "reference_d6_k3": (6, 86, (3, 3), (1, 1), 3, 8, 512),
+    "ms_swift_d4_k2": (4, 128, (2, 2), (1, 1), 2, 8, 512),
+    "ms_swift_d4_k3": (4, 128, (3, 3), (1, 1), 3, 8, 512),
+    "ms_swift_d5_k2": (5, 103, (2, 2), (1, 1), 2, 8, 512),
+    "ms_swift_d5_k3": (5, 103, (3, 3), (1, 1), 3, 8, 512),
+    "ms_swift_d6_k2": (6, 86, (2, 2), (1, 1), 2, 8, 512),
+    "ms_swift_d6_k3": (6, 86, (3, 3), (1, 1), 3, 8, 512),
     "scaling_2": (8, 2048, (2, 2), (2, 2), None, 16, 16384),
     "scaling_4": (8, 2048, (4, 4), (4, 4), None, 16, 16384),
     "scaling_8": (8, 2048, (8, 8), (8, 8), None, 16, 16384),
@@ -535,7 +535,7 @@ def test_a_named_tree_wins_over_the_preset(tree):
     config = composed("platform=cpu", "preset=tiny", f"tree={tree}", "actor_rollout_ref.rollout.max_model_len=null")
     settings = validate(config, check_files=False)
     depth, segment, *branching, n, length = TREES[tree]
-    if tree.startswith("reference"):
+    if tree.startswith("ms_swift"):
         # the response length is left to the run, here 128 tokens: 4 x 32, 5 x 26, 6 x 22
         segment, length = {4: 32, 5: 26, 6: 22}[depth], 128
     assert shape_of(settings, config) == (depth, segment, *branching, n, length)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from helpers.load_file import ROOT
+from tiny import chat_recipe, make_model, sampling, supervision
 from tiny import conversations as tiny_conversations
-from tiny import make_chat_model, supervision
 from tiny.conversations import CALCULATOR, Sloppiness, conversations
 from tiny.problems import generate_problems
 
@@ -55,7 +55,7 @@ def turn_text(message: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def test_verls_builder_gives_the_supervised_tokens_and_marks_the_same_ones(tokenizer: Any, builder: Any) -> None:
+def test_verls_builder_gives_the_supervised_tokens_and_mask(tokenizer: Any, builder: Any) -> None:
     for conversation in made(1):
         messages, tools = conversation.messages, conversation.tools
         fed = builder.build_initial_tokens(messages[:1], tools=tools)
@@ -81,7 +81,7 @@ def test_verl_chooses_that_builder_for_the_model() -> None:
     assert wiring._CONTINUOUS_TOKEN_BUILDER_REGISTRY[family].__name__ == "QwenContinuousTokenBuilder"
 
 
-def test_several_messages_at_once_are_added_as_the_whole_template_renders_them(tokenizer: Any, builder: Any) -> None:
+def test_several_added_messages_equal_the_whole_template(tokenizer: Any, builder: Any) -> None:
     two_calls = {"role": "assistant", "content": "Both.", "tool_calls": [CALL, CALL]}
     before = [{"role": "user", "content": "Hi."}, two_calls]
     after = [*before, {"role": "tool", "content": "24"}, {"role": "tool", "content": "25"}]
@@ -98,7 +98,7 @@ def test_several_messages_at_once_are_added_as_the_whole_template_renders_them(t
     assert fed == whole["input_ids"]
 
 
-def test_template_writes_a_system_message_only_for_tools_or_where_one_is_given(tokenizer: Any) -> None:
+def test_template_adds_a_system_message_only_for_tools(tokenizer: Any) -> None:
     user, system = {"role": "user", "content": "Hi 12"}, {"role": "system", "content": "Be brief."}
     said = "<|im_start|>user\nHi 12<|im_end|>\n"
     listed = f"<tools>\n{json.dumps(CALCULATOR)}\n</tools><|im_end|>\n"
@@ -130,7 +130,7 @@ def test_schema_is_that_of_a_verl_function_tool(monkeypatch: pytest.MonkeyPatch)
     assert json.dumps(schema) == json.dumps(CALCULATOR)
 
 
-def test_verls_parser_finds_the_calls_and_tags_are_tokens_but_not_special(tokenizer: Any) -> None:
+def test_verls_parser_finds_calls_and_tags_are_not_special(tokenizer: Any) -> None:
     from verl.experimental.agent_loop.tool_parser import ToolParser
 
     ids = tokenizer(f"Selling 5.\n{CALL_TEXT}<|im_end|>")["input_ids"]
@@ -156,7 +156,7 @@ def test_turns_prompts_and_conversations_stay_within_their_lengths(tokenizer: An
     assert 500 <= len(tokenizer) <= 600
 
 
-def test_evaluation_answers_calls_and_adds_the_tokens_that_verl_adds(
+def test_evaluation_answers_calls_with_verls_tokens(
     tokenizer: Any, builder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -166,9 +166,9 @@ def test_evaluation_answers_calls_and_adds_the_tokens_that_verl_adds(
         seen.append(list(contexts_T[0]))
         return [(tokenizer(next(turns))["input_ids"], True)]
 
-    monkeypatch.setattr(make_chat_model, "sample_turns", sample)
+    monkeypatch.setattr(sampling, "sample_turns", sample)
     chat = {"messages": [{"role": "user", "content": "Mia has 4."}], "tools": [CALCULATOR]}
-    [conversation] = make_chat_model.converse(None, tokenizer, [chat], make_chat_model.tool_reply, 99)
+    [conversation] = sampling.converse(None, tokenizer, [chat], chat_recipe.tool_reply, 99)
     assert [text for text, _, _ in conversation] == [CALL_TEXT, "So Mia has \\boxed{24} pens."]
     before = [*chat["messages"], {"role": "assistant", "content": "", "tool_calls": [CALL]}]
     fed = builder.merge_assistant_tokens(seen[0], tokenizer(f"{CALL_TEXT}<|im_end|>")["input_ids"]).token_ids
@@ -179,10 +179,10 @@ def test_evaluation_answers_calls_and_adds_the_tokens_that_verl_adds(
 def test_sampled_turns_end_with_an_end_token_or_at_the_limit(tokenizer: Any) -> None:
     import torch
 
-    model = supervision.build_model(tokenizer, make_chat_model.Settings())  # about one end in 300 tokens
+    model = supervision.build_model(tokenizer, chat_recipe.Settings())  # about one end in 300 tokens
     torch.manual_seed(0)
     contexts_T = [tokenizer("Hi")["input_ids"], tokenizer("Hi 12 there")["input_ids"]] * 50
-    turns = make_chat_model.sample_turns(model, contexts_T, max_new_tokens=60)
+    turns = sampling.sample_turns(model, contexts_T, max_new_tokens=60)
     ends = set(model.generation_config.eos_token_id)
     assert {ended for _, ended in turns} == {True, False}
     for tokens, ended in turns:
@@ -192,8 +192,8 @@ def test_sampled_turns_end_with_an_end_token_or_at_the_limit(tokenizer: Any) -> 
 
 
 def test_problems_of_the_phases_and_of_the_evaluation_are_apart() -> None:
-    settings = make_chat_model.Settings(steps1=20, steps2=4, eval_problems=9)
-    clean, sloppy, held_out = make_chat_model.make_chats(settings)
+    settings = chat_recipe.Settings(steps1=20, steps2=4, eval_problems=9)
+    clean, sloppy, held_out = chat_recipe.make_chats(settings)
     texts = [chat["messages"][0]["content"] for chat in clean + sloppy] + [problem.text for problem in held_out]
     assert (len(clean), len(sloppy), len(held_out)) == (320, 64, 9)
     assert len(set(texts)) == len(texts)
@@ -208,8 +208,8 @@ def test_problems_of_the_phases_and_of_the_evaluation_are_apart() -> None:
 def test_short_training_evaluates_both_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "model"
-    arguments = ["--out", str(out), "--steps1", "10", "--steps2", "4", "--eval-problems", "2"]
-    make_chat_model.main(arguments)
+    arguments = ["--chat", "--out", str(out), "--steps1", "10", "--steps2", "4", "--eval-problems", "2"]
+    make_model.main(arguments)
     measured = json.loads((out / "tiny_model_manifest.json").read_text(encoding="utf-8"))["measured"]
     # A guess among 550 tokens has a loss of ln(550) = 6.3.
     assert measured["loss2"] < 5.8

@@ -34,7 +34,7 @@ def assistant_turns(conversation: Conversation) -> list[dict]:
 
 @examples(short=10, long=30)
 @given(seed=SEEDS)
-def test_clean_conversations_state_the_answer_of_the_story_in_every_solution(seed: int) -> None:
+def test_clean_conversations_state_the_right_answer_in_every_solution(seed: int) -> None:
     for conversation in made(seed, sloppiness=Sloppiness()):
         assert conversation.answer == answer_from_story(conversation.problem)
         turns = assistant_turns(conversation)
@@ -118,7 +118,7 @@ def inline(content: str, value: int, steps: int) -> tuple[int, int]:
     return value, steps
 
 
-def test_wrong_operands_and_inline_steps_both_occur_and_only_where_sloppy() -> None:
+def test_wrong_operands_and_inline_steps_occur_only_where_sloppy() -> None:
     rows = made(3, 1000, tool_share=1.0)
     inline_steps = sum("roughly" in message["content"] for row in rows for message in row.messages)
     wrong = sum(boxed(row.messages[-1]["content"]) != row.answer for row in rows)
@@ -143,7 +143,7 @@ def test_same_seed_gives_same_conversations() -> None:
     assert conversations(problems, 1, SLOPPY, tool_share=0.5) != conversations(problems, 2, SLOPPY, tool_share=0.5)
 
 
-def test_the_final_answer_of_a_wrong_conversation_may_be_an_earlier_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_final_answer_may_be_an_earlier_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem("Mia has 4.", "Mia", "pens", 4, (Step("+", 3, "", "Buying 3"),))
     values = iter([7, 8])
     monkeypatch.setattr(tiny_conversations, "work_out", lambda *_, **__: (["x"], next(values)))

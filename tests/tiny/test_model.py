@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded model ``tiny/model`` and the script that made it."""
+"""The embedded model ``tiny/model`` and its recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.prompts import build_prompt
 from helpers.paths import ROOT
-from tiny import make_chat_model, make_model, supervision
+from tiny import chat_recipe, make_model, plain_recipe, sampling, supervision
 from tiny import problems as tiny_problems
 
 pytest.importorskip("torch")
@@ -20,7 +20,8 @@ pytest.importorskip("transformers")
 
 
 MODEL = ROOT / "tiny/model"
-SCRIPTS = {"model": make_model, "chat_model": make_chat_model}
+RECIPES = {"model": plain_recipe.RECIPE, "chat_model": chat_recipe.RECIPE}
+OPTIONS = {"model": [], "chat_model": ["--chat"]}
 # What Qwen2.5 renders for these messages, without the system message that it adds by itself.
 CHAT = [{"role": "user", "content": "Hi 12"}, {"role": "assistant", "content": "So 3."}]
 RENDERED = "<|im_start|>user\nHi 12<|im_end|>\n<|im_start|>assistant\nSo 3.<|im_end|>\n"
@@ -43,15 +44,15 @@ def model() -> Any:
 
 
 @pytest.mark.parametrize("name", ["model", "chat_model"])
-def test_shipped_files_are_those_of_the_manifest_made_with_the_scripts_settings(name: str, tmp_path: Path) -> None:
-    script = SCRIPTS[name]
+def test_shipped_files_and_settings_are_those_of_the_manifest(name: str, tmp_path: Path) -> None:
+    recipe = RECIPES[name]
     folder = ROOT / "tiny" / name
     manifest = json.loads((folder / supervision.MANIFEST).read_text(encoding="utf-8"))
     assert manifest["sha256"] == supervision.checksums(folder)
-    assert manifest["settings"] == asdict(script.Settings())
-    assert manifest["command"] == f"python -m {script.__name__} --out tiny/{name}"
+    assert manifest["settings"] == asdict(recipe.settings)
+    assert manifest["command"] == " ".join(["python -m tiny.make_model", *OPTIONS[name], f"--out tiny/{name}"])
     # The tokenizer depends on the words of the problems: it comes out the same as long as they do.
-    script.make_tokenizer(script.Settings()).save_pretrained(tmp_path)
+    recipe.make_tokenizer(recipe.settings).save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 
@@ -59,11 +60,10 @@ def test_shipped_files_are_those_of_the_manifest_made_with_the_scripts_settings(
 @pytest.mark.parametrize(
     ("name", "accuracies"), [("model", ["accuracy"]), ("chat_model", ["recheck_accuracy_first", "tool_accuracy"])]
 )
-def test_the_models_made_again_are_as_accurate_as_the_shipped_ones(
+def test_models_made_again_are_as_accurate_as_the_shipped_ones(
     name: str, accuracies: list[str], tmp_path: Path
 ) -> None:
-    script = SCRIPTS[name]
-    script.main(["--out", str(tmp_path / "model"), "--eval-problems", "200"])
+    make_model.main([*OPTIONS[name], "--out", str(tmp_path / "model"), "--eval-problems", "200"])
     made, shipped = (
         json.loads((folder / supervision.MANIFEST).read_text(encoding="utf-8"))["measured"]
         for folder in (tmp_path / "model", ROOT / "tiny" / name)
@@ -118,7 +118,7 @@ def test_chat_template_renders_chatml_exactly(tokenizer: Any) -> None:
     )
 
 
-def test_training_sequences_are_what_verl_feeds_followed_by_the_response(tokenizer: Any) -> None:
+def test_training_sequences_are_verls_prompt_and_the_response(tokenizer: Any) -> None:
     row = tiny_problems.generate_rows(1, 13)[0]
     [(tokens, trained)] = supervision.encode_chats(tokenizer, [row])
     prompt_length = trained.index(True)
@@ -154,7 +154,7 @@ def test_loss_equals_transformers_own_with_an_attention_mask(model: Any, tokeniz
     torch.testing.assert_close(supervision.response_loss(model, ids, labels), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_model_loads_with_the_tokenizers_vocabulary_tied_embeddings_and_float32(model: Any, tokenizer: Any) -> None:
+def test_model_has_the_tokenizers_vocabulary_and_tied_float32_embeddings(model: Any, tokenizer: Any) -> None:
     import torch
 
     assert type(model).__name__ == "Qwen2ForCausalLM"
@@ -167,7 +167,7 @@ def test_model_loads_with_the_tokenizers_vocabulary_tied_embeddings_and_float32(
     assert (model.config.num_attention_heads, model.config.num_key_value_heads) == (4, 2)
 
 
-def test_generation_config_names_two_ends_of_sequence_and_sets_no_sampling_filter(tokenizer: Any) -> None:
+def test_generation_config_has_two_ends_and_no_sampling_filter(tokenizer: Any) -> None:
     config = json.loads((MODEL / "generation_config.json").read_text(encoding="utf-8"))
     turn_end, end_of_text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert config["eos_token_id"] == [turn_end, end_of_text]
@@ -195,4 +195,4 @@ def test_short_training_lowers_the_loss_and_replaces_the_directory(
     ("text", "answer"), [("a \\boxed{1} b \\boxed{12}", "12"), ("none", None), ("\\boxed{1", None)]
 )
 def test_boxed_answer_is_the_last_complete_one(text: str, answer: str | None) -> None:
-    assert supervision.boxed_answer(text) == answer
+    assert sampling.boxed_answer(text) == answer

@@ -73,7 +73,7 @@ def test_problems_do_not_repeat_within_a_set() -> None:
     assert len(tiny_problems.problem_texts(rows)) == 5000
 
 
-def test_held_out_problems_are_disjoint_even_with_the_seed_of_the_training_set() -> None:
+def test_held_out_problems_are_disjoint_even_with_the_training_seed() -> None:
     training = tiny_problems.generate_rows(300, 5)
     held_out = tiny_problems.held_out_rows(300, 5, training)
     assert len(held_out) == 300

@@ -2,7 +2,7 @@
 r"""Find the final answer in the text of a solution; pure text, no imports beyond the standard library.
 
 Everything here runs on untrusted model output: nothing is evaluated, and it takes time linear in the length of the
-text. What an answer means is for `answer_text.py` and `answer_compare.py`.
+text. `spelling.py` and `compare.py` interpret the answer.
 
 A *box* is `\boxed{...}` with balanced braces, where `\{` and `\}` do not count. `\\boxed{...}` (an escaped
 backslash, as models that were trained on JSON write it) and `\boxed {...}` are boxes too; `\boxed 5` is not.
@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"(?<![\w.])(?:(?<![)\]}])[-\u2212])?(?<![\w.])\d+(?:,\d{3}
 
 
 class BoxState(Enum):
-    """What became of the last box of a text."""
+    """State of the last box of a text."""
 
     ABSENT = "absent"  # the text opens no box
     UNCLOSED = "unclosed"  # a box is opened after the last complete one and never closed
@@ -83,11 +83,11 @@ def unboxed(truth: str) -> str:
 
 
 def has_complete_box(text: str) -> bool:
-    r"""Tell whether any box of `text` is closed and not empty: the stopping rule of the search.
+    r"""Return whether any box of `text` is closed and not empty: the stopping rule of the search.
 
     An empty `\boxed{}` does not count, so that a model which repeats the instruction may go on.
     """
-    # Asked at every segment boundary, mostly of texts without a box. What comes before the first one cannot matter:
+    # Asked at every segment boundary, mostly of texts without a box. The text before the first box does not matter:
     # braces that are open there close after the box, and it is a box however many backslashes stand before its own.
     first = text.find("\\boxed")
     if first < 0:
@@ -115,9 +115,9 @@ def last_number(text: str) -> str | None:
     A minus sign belongs to the number unless it follows a letter, a digit or a closing bracket (subtraction). Not by
     themselves are the numbers in `2^{10}`, `5\sqrt{2}`, `2x`, `x + 1`, `\frac{3}{4}` and `3:30`.
     """
-    found = None
+    number = None
     for match in _NUMBER.finditer(text):
         before = text[max(0, match.start() - 20) : match.start()]
         if not _FORMULA_BEFORE.search(before) and not _FORMULA_BEHIND.match(text, match.end()):
-            found = match.group()
-    return None if found is None else found.replace("\u2212", "-")
+            number = match.group()
+    return None if number is None else number.replace("\u2212", "-")

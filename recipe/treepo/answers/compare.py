@@ -4,7 +4,7 @@ r"""Decide whether two answers agree as far as text can; pure text, standard lib
 Conventions where graders differ: a rounded value is not the exact one; a unit, a currency, a degree or percent sign
 may be missing on one side, but two different ones are not equal, and a percentage is also the number (50% is 0.5);
 a base that is named counts; order counts in tuples and ratios, not in sets and bare lists; the left side of `x = 5`
-may be missing; an equation to be solved and a computation to be done are no answers; letters of variables keep their
+may be missing; unsolved equations and unfinished computations are not answers; letters of variables keep their
 case, words do not; of a choice with its value, "(D) 7", either is right by itself.
 """
 
@@ -14,10 +14,10 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from recipe.treepo.answers.forms import NAME, RELATION, same_form
-from recipe.treepo.answers.lists import JOINT, split_list
+from recipe.treepo.answers.lists import split_list
 from recipe.treepo.answers.refusals import REFUSALS
-from recipe.treepo.answers.spelling import normalise, read_number, tidy
-from recipe.treepo.answers.units import has_words, split_unit
+from recipe.treepo.answers.spelling import normalize, read_number, tidy
+from recipe.treepo.answers.units import split_unit
 
 LONGEST = 4_000  # characters
 
@@ -34,7 +34,7 @@ Rule = Callable[[str, str], bool | Question | None]
 
 
 def compare_text(answer: str, gold: str) -> bool | Question:
-    """Say whether two answers agree, or return what mathematics has to decide.
+    """Return whether two answers agree, or the question that mathematics has to decide.
 
     Over `LONGEST` characters only the same text agrees.
     """
@@ -59,7 +59,7 @@ def _compare_whole(answer: str, gold: str) -> bool | Question:
 
 
 def _compare_values(answer: str, gold: str, answer_percent: bool, gold_percent: bool) -> bool | Question:
-    plain_answer, plain_gold = normalise(answer), normalise(gold)
+    plain_answer, plain_gold = normalize(answer), normalize(gold)
     if not plain_answer or not plain_gold:
         return False
     one_percent = answer_percent != gold_percent
@@ -79,17 +79,10 @@ def _compare_values(answer: str, gold: str, answer_percent: bool, gold_percent: 
     return _question(answer, gold)
 
 
-# --- rules on whole answers: True, False, or None where a rule has nothing to say --------------------------------
+# --- rules on whole answers: True, False, or None where a rule does not apply --------------------------------
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 _SHORT_WORDS = frozenset("a an as at be by do if in is it no of on or so to up we".split())
-
-
-def _same_text(answer: str, gold: str) -> bool | None:
-    plain_answer, plain_gold = normalise(answer), normalise(gold)
-    if not plain_answer or not plain_gold:
-        return False
-    return True if plain_answer == plain_gold else None
 
 
 def _words(answer: str, gold: str) -> bool | None:
@@ -117,7 +110,7 @@ _ANOTHER_CHOICE = re.compile(r"\([A-Z]\)|(?<![A-Za-z\\])[A-Z][).:]")
 
 def _without_choice(answer: str, gold: str) -> bool | tuple[str, str]:
     """Compare the letters of a choice; where a value decides return the two values."""
-    if normalise(answer) == normalise(gold) != "":
+    if normalize(answer) == normalize(gold) != "":
         return True
     letter, value = _split_choice(answer)
     gold_letter, gold_value = _split_choice(gold)
@@ -131,7 +124,7 @@ def _without_choice(answer: str, gold: str) -> bool | tuple[str, str]:
 
 
 def _split_choice(answer: str) -> tuple[str | None, str | None]:
-    """Return the letter of a choice and what stands behind it; each may be None."""
+    """Return the letter of a choice and its value; each may be None."""
     if match := _CHOICE.fullmatch(answer):
         return (match.group(1) or match.group(2)).upper(), None
     match = _CHOICE_WITH_VALUE.fullmatch(re.sub(r"\\text\s*\{\s*(\(?[A-Z]\)?[.:]?)\s*\}", r"\1", answer))
@@ -152,7 +145,7 @@ def _base(answer: str, gold: str) -> bool | None:
 
 
 def _read_base(answer: str) -> tuple[int, int] | None:
-    match = _BASE.fullmatch(normalise(answer))
+    match = _BASE.fullmatch(normalize(answer))
     if match is None or len(match.group(1)) > 200:
         return None
     name = match.group(2) or match.group(3) or match.group(4)
@@ -167,7 +160,7 @@ _LETTERS = re.compile(r"[A-Za-z]")
 
 
 def _joined_relations(answer: str, gold: str) -> bool | None:
-    """Relations joined by "and" do not say what those joined by "or" say, but for values of one variable."""
+    """Relations joined by "and" differ from those joined by "or", except for values of one variable."""
     if not all(RELATION.search(text) or len(_variables(text)[0]) > 1 for text in (answer, gold)):
         return None
     joints = [{word for word in re.findall(r"\b(and|or)\b", text)} for text in (answer, gold)]
@@ -178,9 +171,9 @@ _SIDES = re.compile(r"[=<>,;]|\\(?:le|ge|ne|lt|gt|in)(?![A-Za-z])|\\text\s*\{\s*
 
 
 def _unsolved(answer: str, gold: str) -> bool | None:
-    """Where the ground truth is a solution such as x > 3, a relation that is still to be solved is none.
+    """Refuse an unsolved relation if the ground truth is a solution such as x > 3.
 
-    Mathematics would solve it, so that who repeats the problem would be right.
+    Mathematics would solve it, and so accept a copy of the problem.
     """
     if "=" not in answer and not RELATION.search(answer):
         return None
@@ -209,7 +202,7 @@ def _other_variable(answer: str, gold: str) -> bool | None:
     return None
 
 
-_RULES: tuple[Rule, ...] = (_same_text, _words, _base, _joined_relations, _unsolved, _other_variable)
+_RULES: tuple[Rule, ...] = (_words, _base, _joined_relations, _unsolved, _other_variable)
 
 # --- rules on values ---------------------------------------------------------------------------------------------
 
@@ -222,7 +215,7 @@ def _right_side(answer: str, other: str) -> str:
     if not right.strip() or "=" in right or RELATION.search(answer) or not NAME.fullmatch(left.strip()):
         return answer
     other_left, equals, _ = other.partition("=")
-    if equals and normalise(other_left) != normalise(left):
+    if equals and normalize(other_left) != normalize(left):
         return answer
     return answer if RELATION.search(other) or "\\in" in other else right.strip()
 
@@ -236,8 +229,8 @@ def _stated_result(answer: str, gold: str) -> Question | None:
     left, equals, right = (rest if "=" in rest and NAME.fullmatch(name.strip()) else answer).partition("=")
     if not equals or "=" in right + gold or not left.strip() or _LETTERS.search(_SIGNS.sub("", left)):
         return None
-    number, gold_number = _number(right), _number(gold)
-    same = normalise(right) == normalise(gold) or (number is not None and number == gold_number)
+    number, gold_number = read_number(normalize(right)), read_number(normalize(gold))
+    same = normalize(right) == normalize(gold) or (number is not None and number == gold_number)
     return _question(left, gold) if same else None
 
 
@@ -250,7 +243,7 @@ def _ratio(answer: str, gold: str) -> bool | None:
     )
     if len(parts) == len(gold_parts) == 1:
         return None
-    numbers, gold_numbers = ([_number(part) for part in side] for side in (parts, gold_parts))
+    numbers, gold_numbers = ([read_number(normalize(part)) for part in side] for side in (parts, gold_parts))
     return None not in numbers and numbers == gold_numbers
 
 
@@ -268,14 +261,15 @@ def _lists(answer: str, gold: str) -> bool | Question | None:
     if len(items) < 2 and len(gold_items) < 2:
         return None
     if {opened[:1], gold_opened[:1]} in ({"\\", "("}, {"\\", "["}):
-        return False  # a set is no tuple
+        return False  # a set is not a tuple
     ordered = opened[:1] in ("(", "[") or gold_opened[:1] in ("(", "[")
     if "" in (opened, gold_opened) and "()" in (opened, gold_opened) and len(items) == len(gold_items):
         # A list is taken for a tuple in its order.
         answer, gold = answer if opened else f"({answer})", gold if gold_opened else f"({gold})"
         opened = gold_opened = "()"
     numbers, gold_numbers = (
-        [number for item in side if (number := _number(item)) is not None] for side in (items, gold_items)
+        [number for item in side if (number := read_number(normalize(item))) is not None]
+        for side in (items, gold_items)
     )
     if len(numbers) < len(items) or len(gold_numbers) < len(gold_items):
         return _question(answer, gold)
@@ -308,15 +302,9 @@ def _without_macros(text: str) -> str:
     return re.sub(r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", text)
 
 
-def _prose(answer: str, gold: str) -> bool | None:
-    """Sentences are no answer to a question that has none in its ground truth: no number is picked from them."""
-    without = [re.sub(r"\\text\s*\{\s*(?:and|or)\s*\}", ",", text).replace("\\text", " ") for text in (answer, gold)]
-    return False if has_words(without[0]) and not has_words(without[1]) else None
+_VALUE_RULES: tuple[Rule, ...] = (_stated_result, *REFUSALS, _ratio, _case_of_letters, _lists)
 
-
-_VALUE_RULES: tuple[Rule, ...] = (_stated_result, *REFUSALS, _ratio, _case_of_letters, _prose, _lists)
-
-# --- what mathematics gets -------------------------------------------------------------------------------------
+# --- questions for mathematics ---------------------------------------------------------------------------------
 
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])(?:\\overline\{(\d+)\})?", re.ASCII)
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\\circ", re.ASCII)
@@ -332,7 +320,7 @@ def _exact(text: str) -> str:
 
     The mathematics parser takes a mixed number for a product.
     """
-    text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", JOINT.sub(", ", text))
+    text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
     return _DECIMAL.sub(_fraction, _MIXED.sub(_improper, text))
 
 

@@ -7,10 +7,10 @@ of intervals. The texts are as `tidy` leaves them.
 
 import re
 
-from recipe.treepo.answers.spelling import normalise, read_number
+from recipe.treepo.answers.spelling import normalize, read_number
 
 RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])")
-# What may stand on the left of an equation as the name of the value.
+# Names of a value on the left of an equation.
 NAME = re.compile(
     r"(?:\\text\s*\{[^{}]*\}|[A-Za-z]'*(?:_\w|_\{\w+\})?(?:\((?:[a-z]|-?\d+)\))?|\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|"
     r"\\frac\{d[A-Za-z]\}\{d[A-Za-z]\}|(?:\\(?:angle|triangle|overline)(?![A-Za-z]))?[A-Za-z{} ]+)"
@@ -41,11 +41,11 @@ def _exact_side(text: str, other: str) -> str:
     decimal stays if the other answer is a decimal, too: that one has been rounded in the same way.
     """
     left, sign, right = (part.strip() for part in text.partition("\\approx"))
-    if not sign or "." not in right or read_number(normalise(right)) is None:
+    if not sign or "." not in right or read_number(normalize(right)) is None:
         return text
     if left and not NAME.fullmatch(left):
         return left
-    return right if "." in other and read_number(normalise(other)) is not None else text
+    return right if "." in other and read_number(normalize(other)) is not None else text
 
 
 _THOUSANDS = re.compile(r"(?<![\d,.])(\d{1,3}(?:,\d{3})+(?:\.\d+)?)(?= ?(?:\\[A-Za-z]|[A-Za-z]))", re.ASCII)
@@ -69,10 +69,10 @@ def _as_union(text: str, other: str) -> str:
     if "\\cup" not in other or RELATION.search(other) or not _OR.search(text):
         return text
     parts = _OR.split(text)
-    found = [interval for part in parts if (interval := _interval(part)) is not None]
-    if len(found) < len(parts) or len({name for name, _ in found}) != 1:
+    intervals = [interval for part in parts if (interval := _interval(part)) is not None]
+    if len(intervals) < len(parts) or len({name for name, _ in intervals}) != 1:
         return text
-    return "\\cup".join(interval for _, interval in found)
+    return "\\cup".join(interval for _, interval in intervals)
 
 
 def _interval(relation: str) -> tuple[str, str] | None:

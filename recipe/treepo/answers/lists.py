@@ -3,7 +3,7 @@ r"""Split lists, sets, tuples and intervals into their items; pure text, standar
 
 import re
 
-# What joins the items of a list beside commas.
+# Separators of list items beside commas.
 JOINT = re.compile(r"\s*(?:,?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s(?:and|or)\s|;)\s*")
 
 

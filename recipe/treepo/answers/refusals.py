@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Refuse answers that a mathematics parser would take for right; pure text, standard library only.
 
-The parser solves and computes, so that a problem, copied into the box, would be right; and it leaves out what it
-does not know. Each rule gets answer and ground truth as `tidy` leaves them, without units and without the name on the
-left of an equation, and returns False, or None where it has nothing to say.
+The parser solves and computes, so it would accept a copy of the problem; and it skips unknown symbols. Each rule gets
+answer and ground truth after `tidy`, without units and without the name on the left of an equation. It returns False,
+or None where it does not apply.
 """
 
 import re
@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 from recipe.treepo.answers.forms import RELATION
 from recipe.treepo.answers.lists import split_list
-from recipe.treepo.answers.spelling import normalise, read_number
+from recipe.treepo.answers.spelling import normalize, read_number
 
-# What may stand on the left of a solved equation beside letters: subscripts, f^{-1} and arguments.
+# Allowed on the left of a solved equation beside letters: subscripts, f^{-1} and arguments.
 _ARGUMENT = re.compile(r"_(?:\{[^{}]*\}|\w)|\^\{-1\}(?=\()|(?<=[A-Za-z}])\([^()]*\)")
 _ARITHMETIC = re.compile(r"[-\d+*/^!]|\\(?:frac|sqrt|cdot|times)(?![A-Za-z])")
 
 
 def _unsolved_equation(answer: str, gold: str) -> bool | None:
-    """For a value, an equation that is still to be solved (2x = 5 for 5) is no answer, nor is a false one (2 = 5)."""
+    """Refuse an unsolved equation (2x = 5 for 5) and a false one (2 = 5) where the ground truth is a value."""
     if "=" not in answer or "=" in gold or "\\in" in gold or RELATION.search(gold):
         return None
     left = answer.partition("=")[0] if len(split_list(answer)[1]) > 1 else answer.rpartition("=")[0]
@@ -35,7 +35,7 @@ _UNREAD = re.compile(
 
 def _unread_marks(answer: str, gold: str) -> bool | None:
     """Require the same marks that the parser leaves out: subscripts of numbers, primes, dots, relations such as ~."""
-    marks, gold_marks = (["".join(found).strip() for found in _UNREAD.findall(text)] for text in (answer, gold))
+    marks, gold_marks = (["".join(groups).strip() for groups in _UNREAD.findall(text)] for text in (answer, gold))
     return False if marks != gold_marks else None
 
 
@@ -45,7 +45,7 @@ _OPERATIONS = re.compile(
 )
 _TERM = r"(?:\\frac(?:\{\d+\}|\d)(?:\{\d+\}|\d)|\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?)"
 _SIGN = r"[)} ]*(?:[-+*]|\\(?:times|cdot|div)(?![A-Za-z]))(?:\\\$|[-({ ])*"
-# Neither exponents nor subscripts, nor what has one or a factorial behind it.
+# Neither exponents nor subscripts, nor a number followed by one or by a factorial.
 _CHAIN = re.compile(
     rf"(?<![\d.^_])(?<![\^_]\{{){_TERM}(?:{_SIGN}{_TERM}(?![\d.]|[)}} ]*[\^!_]))+", re.ASCII
 )  # fmt: skip
@@ -60,7 +60,7 @@ def _uncomputed(answer: str, gold: str) -> bool | None:
     """
     if _OPERATIONS.search(answer) and not _OPERATIONS.search(gold):
         return False
-    if any(read_number(normalise(item)) is None for item in split_list(gold)[1]):
+    if any(read_number(normalize(item)) is None for item in split_list(gold)[1]):
         return None
     for chain in _CHAIN.finditer(answer):
         long = [len(re.findall(r"\d", term)) > 1 for term in re.findall(_TERM, chain.group(), re.ASCII)]

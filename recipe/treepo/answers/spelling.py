@@ -59,8 +59,6 @@ _PER = re.compile(r"\\text\{([^{}]*)\} ?/ ?\\text\{([^{}]*)\}")
 _DELIMITERS = re.compile(r"\\\\|\\\$|\$|\\[()\[\]]")
 _SPACES = re.compile(r"\\\\|\\[!,;:> ]|~|\\q?quad(?![A-Za-z])")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?", re.ASCII)
-_CHOICE = re.compile(r"\(?([A-Za-z])(?:\)[.:]?|[.:])?")
 _UNIT_LETTERS = tuple("mgshlLNJWVK")
 # A group of digits prints like the digits: {7} is 7, and {1}{2} is 12.
 _BRACED_DIGITS = re.compile(r"[-+]?[\d{}.,]*", re.ASCII)
@@ -69,8 +67,8 @@ _BRACED_DIGITS = re.compile(r"[-+]?[\d{}.,]*", re.ASCII)
 def tidy(answer: str) -> str:
     r"""Drop LaTeX markup that does not change the meaning, and write synonyms alike.
 
-    Words stay apart from mathematics: what stood in `\text{}`, `\mathrm{}` and their kin comes back in `\text{}`,
-    but for numbers and for single characters that are no unit, which only had their font changed.
+    Words stay apart from mathematics: the content of `\text{}`, `\mathrm{}` and similar macros comes back in `\text{}`.
+    Numbers, and single characters that are not a unit, lose the macro.
     """
     for character, macro in _UNICODE.items():
         answer = answer.replace(character, macro)
@@ -105,17 +103,7 @@ def _unwrap(match: re.Match[str]) -> str:
     return f"\\text{{{content}}}"
 
 
-def _canonical_number(answer: str) -> str:
-    """Rewrite a plain decimal ("+007.50" becomes "7.5"); anything else comes back unchanged."""
-    match = _DECIMAL.fullmatch(answer)
-    if match is None or not any(character.isdigit() for character in answer):
-        return answer
-    sign, whole, fraction = match.group(1), match.group(2).lstrip("0") or "0", (match.group(3) or "").rstrip("0")
-    number = f"{whole}.{fraction}" if fraction else whole
-    return f"-{number}" if sign == "-" and number != "0" else number
-
-
-def _normalise_once(answer: str) -> str:
+def _normalize_once(answer: str) -> str:
     answer = _WRAPPED.sub(r"\1", tidy(answer))
     box = scan_boxes(answer) if answer.startswith("\\boxed") and answer.endswith("}") else None
     if box is not None and answer == f"\\boxed{{{box.content}}}":
@@ -124,24 +112,22 @@ def _normalise_once(answer: str) -> str:
         answer = answer.replace(",", "")
     # White space between two digits stays: "2 3" is not 23. A list keeps ", ", so that "1, 234" is not 1234.
     answer = re.sub(r"(?<=\d)\s+(?=\d)", "\0", answer)
-    answer = re.sub(r",\s*", ", ", re.sub(r"\s+", "", answer)).replace("\0", " ").strip()
-    choice = _CHOICE.fullmatch(answer)
-    return choice.group(1) if choice is not None else _canonical_number(answer)
+    return re.sub(r",\s*", ", ", re.sub(r"\s+", "", answer)).replace("\0", " ").strip()
 
 
 @lru_cache(maxsize=128)
-def normalise(answer: str) -> str:
+def normalize(answer: str) -> str:
     r"""Rewrite an answer so that spellings of the same thing become equal; idempotent.
 
     Drops `$`, `\(`, `\text{}` and its kin, `\left`, spacing and one trailing period; `\dfrac` becomes `\frac`, and
-    characters such as the degree sign their macro; thousands commas go where the whole answer is one number; plain
-    decimals lose redundant zeros and a plus; "(A)", "A." and "A:" become "A". Letters keep their case.
+    characters such as the degree sign their macro; thousands commas go where the whole answer is one number. Letters
+    keep their case.
     """
     # Removing one piece of markup may join others into a new one. Each round that changes anything beyond
     # separators shortens the text or turns one spelling into its only other one, so this ends.
     previous = None
     while answer != previous:
-        previous, answer = answer, _normalise_once(answer)
+        previous, answer = answer, _normalize_once(answer)
     return answer
 
 
@@ -156,9 +142,9 @@ _POWER_OF_TEN = re.compile(rf"({_UNSIGNED})\\(?:times|cdot)10\^(?:\{{([-+]?\d{{1
 
 
 def read_number(answer: str) -> Fraction | None:
-    r"""Return the exact value of a normalised answer that is one plain number, else None.
+    r"""Return the exact value of a normalized answer that is one plain number, else None.
 
-    Integers, decimals (also with `\overline{}` over what repeats), a/b, `\frac{a}{b}`, mixed numbers, and a decimal
+    Integers, decimals (also repeating ones with `\overline{}`), a/b, `\frac{a}{b}`, mixed numbers, and a decimal
     times a power of ten with at most two digits in the exponent; each with a sign. Longer than 1,000 characters: None.
     """
     if len(answer) > 1_000 or not re.search(r"\d", answer, re.ASCII):

@@ -9,12 +9,9 @@ _CURRENCIES = {"\\pounds": "pound", "\u00a3": "pound", "\u20ac": "euro", "\\euro
 _POWER = r"(?:\s*\^\s*(?:\{\s*(\d)\s*\}|(\d)))?"
 _IN_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}" + _POWER + r"\s*\.?\s*\Z")
 _BARE = re.compile(r"([A-Za-z][A-Za-z./ ]*)" + _POWER + r"\s*\Z")
-# Longer runs of letters than a variable: words. Names of functions and what joins the items of a list are none.
-_WORD = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]{3,}")
-NO_UNITS = frozenset("sin cos tan cot sec csc log ln exp max min gcd lcm mod and or to pi sqrt frac".split())
-
-# Words that change or hedge the number in front of them.
-_NOT_UNITS = NO_UNITS | frozenset(
+# Functions, words between numbers, and words that change or hedge the number in front of them.
+_NOT_UNITS = frozenset(
+    "sin cos tan cot sec csc log ln exp max min gcd lcm mod and or to pi sqrt frac "
     "hundred hundreds thousand thousands million millions billion billions trillion dozen dozens factorial "
     "half halves third thirds quarter quarters fourth fourths fifth fifths plus minus times over by "
     "not no is are least most more less than fewer maybe about approximately".split()
@@ -67,7 +64,7 @@ def split_unit(answer: str) -> tuple[str, str | None]:
 
     A unit is a currency in front, or behind the value a percent or degree sign, words in `\text{}`, or bare words of
     three letters or known names after white space; with an exponent or not. Words that change the number, such as
-    "million" and "or more", are no unit. Spellings of one unit come back alike.
+    "million" and "or more", are not units. Spellings of one unit come back alike.
     """
     if match := _CURRENCY.match(answer):
         return match.group(1) + answer[match.end() :], _CURRENCIES.get(match.group(2), "dollar")
@@ -92,19 +89,14 @@ def split_unit(answer: str) -> tuple[str, str | None]:
         return answer, None
     if any(name in _NOT_UNITS for name in re.findall(r"[^\W\d_]+", words.casefold())):
         return answer, None
-    if not value or has_words(value) or value.endswith((",", "=", "+", "-")):
+    if not value or value.endswith((",", "=", "+", "-")):
         return answer, None
     return value, _canonical(words, match.group(2) or match.group(3)) or None
 
 
-def has_words(text: str) -> bool:
-    r"""Tell whether a text has words: three letters or more that name no macro and no function."""
-    return any(word[0] != "\\" and word.casefold() not in NO_UNITS for word in _WORD.findall(text))
-
-
 def _is_bare_unit(value: str, words: str) -> bool:
     names = [name for name in re.split(r"[\s/.]+", words) if name]
-    if not names or any(name.casefold() in NO_UNITS for name in names):
+    if not names:
         return False
     apart = value.endswith(" ") or words.startswith(" ")
     if apart and "/" in words:
@@ -115,7 +107,7 @@ def _is_bare_unit(value: str, words: str) -> bool:
         return all(len(name) >= 3 or (len(name) == 2 and name.casefold() in _CANONICAL) for name in names) or (
             words.strip(" .").casefold() in ("a.m", "p.m")
         )
-    # Without a space only what can hardly be a product of variables.
+    # Without a space, only names that can hardly be a product of variables.
     return words in ("cm", "km", "mm", "kg", "mph") or (len(words) > 4 and words.casefold() in _CANONICAL)
 
 

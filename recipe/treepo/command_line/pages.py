@@ -24,7 +24,7 @@ bash scripts/run_treepo_qwen0.5b.sh makes environment and data first, and takes 
             "Qwen2.5-0.5B on data of your own, made with python -m data_prep",
         ),
         (
-            f"{TRAIN} preset=gpu tree=reference_d5_k3 algorithm.adv_estimator=grpo",
+            f"{TRAIN} preset=gpu tree=ms_swift_d5_k3 algorithm.adv_estimator=grpo",
             "GRPO on trees of 5 levels, with up to 3 children of a path",
         ),
     ),

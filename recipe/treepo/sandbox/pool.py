@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep a few `limited_worker` processes and put questions to them under a wall-clock and a memory limit.
+"""Keep a few processes of `worker.py` and ask them questions under a wall-clock and a memory limit.
 
-A module that is imported by name: verl loads reward functions and tools by file path, and may pickle what it loaded,
+This module is imported by name: verl loads reward functions and tools by file path, and may pickle what it loaded,
 so they cannot hold locks and processes themselves.
 """
 
@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 WORKER_FILE = Path(__file__).with_name("worker.py")
 START_TIMEOUT_S = 60.0  # importing math-verify takes 0.6 to 2 s, more where many processes start at once
-PIPE_BYTES = 65_536  # what a pipe holds, so that writing to an idle worker cannot block
-GRACE_S = 5.0  # beyond the time limit, which the kernel keeps for us; past it the worker itself is given up
+PIPE_BYTES = 65_536  # capacity of a pipe: writing less to an idle worker cannot block
+GRACE_S = 5.0  # beyond the time limit, which the kernel keeps for us; past it the worker itself is replaced
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "TMPDIR", "LANG")
 
 
@@ -88,7 +88,7 @@ class Worker:
         self.forget()
 
     def forget(self) -> None:
-        """Close the pipes only: what a forked child does with its parent's worker."""
+        """Close the pipes only: for a forked child, which must not end its parent's worker."""
         self._requests.close()
         self._replies.close()
 
@@ -114,9 +114,9 @@ class LimitedPool:
     """At most `workers` processes for any number of threads; started when first needed, replaced when lost.
 
     Args:
-        task: the file that the workers load (see `limited_worker`).
+        task: the file that the workers load (see `worker.py`).
         workers: most processes at a time.
-        memory_mb: address space for one question beyond what loading the task takes, MiB.
+        memory_mb: address space for one question beyond the loaded task, MiB.
     """
 
     def __init__(self, task: Path, *, workers: int, memory_mb: int) -> None:

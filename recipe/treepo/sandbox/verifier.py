@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare answers with math-verify in `limited_pool`'s processes, and remember the verdicts."""
+"""Compare answers with math-verify in the processes of `pool.py`, and remember the verdicts."""
 
 import threading
 from collections import OrderedDict
@@ -14,7 +14,7 @@ _REMEDY = "install math-verify (pip install math-verify) into the environment th
 
 
 class Verdict(Enum):
-    """What a worker said about a pair of answers."""
+    """Verdict of a worker on a pair of answers."""
 
     EQUAL = "equal"
     DIFFERENT = "different"
@@ -22,7 +22,7 @@ class Verdict(Enum):
     CRASH = "crash"  # out of memory, or an error of math-verify, or the worker died
 
 
-# What does not fit a pipe is not parsed, and different.
+# Answers that do not fit a pipe are not parsed, and count as different.
 _VERDICTS = {
     True: Verdict.EQUAL,
     False: Verdict.DIFFERENT,
@@ -38,7 +38,7 @@ class VerifierPool(LimitedPool):
     def __init__(self, *, workers: int, memory_mb: int) -> None:
         super().__init__(TASK_FILE, workers=workers, memory_mb=memory_mb)
         self._known_lock = threading.Lock()
-        # The samples of a prompt often agree in their answer; a verdict does not depend on what was asked before it.
+        # The samples of a prompt often agree in their answer; a verdict does not depend on earlier questions.
         self._known: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
 
     def verify(self, gold: str, answer: str, *, timeout_s: float) -> Verdict:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare answers with math-verify: the task of the processes that `reward_pool` keeps (see `limited_worker`).
+"""Compare answers with math-verify: the task of the processes of `verifier.py` (see `worker.py`).
 
 math-verify hands untrusted text to SymPy, which may compute for ever or take all memory.
 """
@@ -7,7 +7,7 @@ math-verify hands untrusted text to SymPy, which may compute for ever or take al
 from collections.abc import Callable
 from typing import Any
 
-# Compared before the first question, so that what the parser builds once is not built anew in every copy.
+# Compared before the first question, so that the parser's one-time work is not repeated in every copy.
 WARM_UP = (
     (r"\frac{1}{2}", r"\sqrt{\frac{1}{4}}"),
     (r"\frac{3+\sqrt{5}}{2}", r"\frac{3}{2}+\frac{\sqrt{5}}{2}"),
@@ -40,7 +40,7 @@ def load_checker() -> Callable[[str, str], bool]:
     from sympy.logic.boolalg import Boolean, BooleanAtom
 
     # The LaTeX parser itself: math-verify's own `parse` searches the text for an answer (the last box or fraction of
-    # what it cannot read), drops letters such as t, h and m as units, and takes capitals for small letters.
+    # unreadable text), drops letters such as t, h and m as units, and takes capitals for small letters.
     normalization = NormalizationConfig(units=False, malformed_operators=True, nits=False, boxed="none")
     conversion = ConversionConfig(lowercase_symbols=False, interpret_contains_as_eq=False)
 
@@ -49,7 +49,7 @@ def load_checker() -> Callable[[str, str], bool]:
         try:
             real = not should_treat_as_complex(latex)
             return [latex2sympy(latex, is_real=real, normalization_config=None, conversion_config=conversion)]
-        except Exception:  # what cannot be read agrees with nothing
+        except Exception:  # unreadable text agrees with nothing
             return []
 
     solve_and_compare = grader.sympy_solve_and_compare
@@ -86,7 +86,7 @@ def load_checker() -> Callable[[str, str], bool]:
     def same_solutions(gold: list[Any], answer: list[Any]) -> bool:
         try:
             solutions, gold_solutions = solution_set(answer), solution_set(gold)
-        except (AttributeError, NotImplementedError, TypeError, ValueError):  # what SymPy raises where it cannot solve
+        except (AttributeError, NotImplementedError, TypeError, ValueError):  # SymPy cannot solve
             return False
         return solutions is not None and solutions == gold_solutions and not solutions[1].is_empty
 
@@ -103,7 +103,7 @@ def load_checker() -> Callable[[str, str], bool]:
         # SymPy turns any equation that cannot hold into False, and any that always holds into True.
         if any(isinstance(expression, BooleanAtom) for expression in (*parsed_gold, *parsed_answer)):
             return False
-        # Differences below 10^-precision count as none; 15 digits, the default, are what rounded values have.
+        # Differences below 10^-precision count as none; 15 digits, the default, would accept rounded values.
         options = {"numeric_precision": 50, "allow_set_relation_comp": True, "timeout_seconds": None}
         return verify(parsed_gold, parsed_answer, **options) or same_solutions(parsed_gold, parsed_answer)
 

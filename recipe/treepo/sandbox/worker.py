@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answer questions about untrusted text in a process of its own; run by file path from `limited_pool`.
+"""Answer questions about untrusted text in a process of its own; run by file path from `pool.py`.
 
 A *task* is a Python file with a function `load()` that returns a function (question, a JSON object) -> any JSON value.
-This process loads it once, and for each question forks a copy of itself that the kernel ends at its time limit and
-that cannot take more than its memory. The worker itself never touches untrusted text and goes on, whatever becomes of
-a copy; and each question meets the same fresh state, so that a result does not depend on what was asked before
-(docs/reward.md says why this is no time-out inside one process).
+This process loads it once and forks a copy of itself for each question. The kernel ends the copy at its time limit and
+limits its memory. The worker itself never touches untrusted text and survives any fate of a copy. Each question meets
+the same fresh state, so a result does not depend on earlier questions (docs/reward.md explains why this is not a
+time-out inside one process).
 
 It speaks JSON lines: "ready" first, then one reply per request, until end of file on standard input (the parent has
 gone). It imports nothing of this repository and neither torch nor ray; nor may a task.
@@ -26,7 +26,7 @@ Task = Callable[[dict[str, Any]], Any]
 
 
 def limit_memory(extra_bytes: int) -> None:
-    """Cap the address space at what is mapped now plus `extra_bytes`, so what importing needs comes on top."""
+    """Limit the address space to the present size plus `extra_bytes`, so imports do not count."""
     with open("/proc/self/statm", encoding="ascii") as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -48,7 +48,7 @@ def load_task(path: str) -> Task:
 
 
 def _run_copy(request: dict[str, Any], task: Task, sender: int) -> None:
-    """What a copy does: write the result to `sender` and end. Does not return."""
+    """Write the result to `sender` and end the copy. Does not return."""
     status = 1
     try:
         # The default action of SIGALRM ends the copy inside the kernel, also when a long C call holds the

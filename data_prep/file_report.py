@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What python -m data_prep.check found in a file, as text and as JSON."""
+"""Findings of python -m data_prep.check in one file, as text and as JSON."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_prep.check_rows import Finding, Severity
+from data_prep.row_findings import Finding, Severity
 
-SHOWN_ROWS = 5  # row numbers told per reason, as text
+SHOWN_ROWS = 5  # row numbers per reason, as text
 
 
 @dataclass(slots=True)
 class FileReport:
-    """What was found in one file.
+    """Findings in one file.
 
-    `problems` say why it cannot be used at all, or not beyond the rows counted; `conflicts` why not in one list with a
-    file before it, which is a warning only, since files for training and validation are never in one list.
+    `problems`: reasons why verl cannot use the file, or its rows after the counted ones. `conflicts`: reasons why it
+    cannot join an earlier file in one list; warnings, since training and validation files are never in one list.
     """
 
     file: str
@@ -25,7 +25,7 @@ class FileReport:
     row_numbers: dict[Finding, list[int]] = field(default_factory=dict)
 
     def add(self, row: int, findings: set[Finding]) -> None:
-        """Count what was found in a row."""
+        """Count the findings of a row."""
         self.rows += 1
         self.bad_rows += any(finding.severity is Severity.ERROR for finding in findings)
         for finding in findings:
@@ -62,6 +62,6 @@ class FileReport:
         for finding in self.as_json()["findings"]:
             rows = ", ".join(map(str, finding["row_numbers"][:SHOWN_ROWS]))
             more = ", ..." if finding["rows"] > SHOWN_ROWS else ""
-            what = f"{finding['severity']}: {finding['rows']} rows: {finding['reason']}: {finding['remedy']}"
-            lines.append(f"  {what} (rows {rows}{more})")
+            reason = f"{finding['severity']}: {finding['rows']} rows: {finding['reason']}: {finding['remedy']}"
+            lines.append(f"  {reason} (rows {rows}{more})")
         return "\n".join(lines)

@@ -51,8 +51,8 @@ class Preparation:
 
     def problems(self, *, force: bool = False) -> list[str]:
         """Return why this cannot be done, in words; nothing is read yet but the names of files."""
-        found = option_problems(self.options, self.data_set)
-        return found + self._output_problems(force) + self._held_out_problems()
+        problems = option_problems(self.options, self.data_set)
+        return problems + self._output_problems(force) + self._held_out_problems()
 
     def _output_problems(self, force: bool) -> list[str]:
         out_dir, source = self.out_dir, self.options.source
@@ -104,7 +104,7 @@ def _reading(option: str, value: str) -> Iterator[None]:
 
 
 def fingerprint(preparation: Preparation, commit: str | None) -> dict[str, Any]:
-    """Return what must be equal for a second run to be skipped: options, contents of the files read, format.
+    """Return the inputs of a run: options, contents of the files read, format. With equal inputs a run is skipped.
 
     Raises PrepError where a file cannot be read.
     """
@@ -137,7 +137,7 @@ def prepare(
     wanted = fingerprint(preparation, commit)
     if not force and is_current(preparation.paths(), wanted) and not preparation.left_over():
         return None
-    with _reading("--source", options.source.name):  # held-out files and tokenizer tell of theirs
+    with _reading("--source", options.source.name):  # held-out files and tokenizer report their own errors
         converted = _convert(data_set, options, commit, progress)
     tables = draw_tables(converted.kept, data_set, options)
     counts = _counts(converted, tables, options)

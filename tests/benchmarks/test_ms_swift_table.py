@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference table's arithmetic; that the runs do what the rows say is seen in tests/e2e/test_conversations.py."""
+"""The arithmetic of ms-swift's TreePO table; tests/e2e/test_conversations.py checks the runs."""
 
 import json
 from dataclasses import replace
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import reference_table
-from benchmarks.reference_table import REFERENCE, main, parse, prepare, saving, summarise, table
+from benchmarks import ms_swift_table
+from benchmarks.ms_swift_table import REFERENCE, main, parse, prepare, saving, summarise, table
 
 
 def step(calls: int, seconds: float, gen: float) -> dict[str, float]:
@@ -51,7 +51,7 @@ def test_trees_are_compared_with_the_loops_of_their_depth():
     assert len({len(row) for row in cells}) == 1
 
 
-def test_the_references_savings_are_those_of_its_own_counts():
+def test_ms_swifts_savings_follow_from_its_counts():
     counts = {
         (4, 3): (5965, 3678),
         (5, 2): (4312, 2513),
@@ -69,7 +69,7 @@ def test_runs_with_a_result_are_kept_and_others_are_made(tmp_path, monkeypatch, 
         made.append((depth, divergence))
         return summarise(depth, divergence, [step(100 if divergence else 200, 1.0, 0.5)] * 3, warm_up=1)
 
-    monkeypatch.setattr(reference_table, "train", train)
+    monkeypatch.setattr(ms_swift_table, "train", train)
     arguments = ["--out", str(tmp_path), "--steps", "3", "--warm-up", "1", "--report", str(tmp_path / "page.md")]
     main(arguments)
     assert made == [(depth, divergence) for depth in (4, 5, 6) for divergence in (None, 2, 3)]
@@ -79,7 +79,7 @@ def test_runs_with_a_result_are_kept_and_others_are_made(tmp_path, monkeypatch, 
     assert len(made) == 18
     page, results = (tmp_path / "page.md").read_text(), json.loads((tmp_path / "page.json").read_text())
     # What another machine measured is measured again: a table has one machine.
-    monkeypatch.setattr(reference_table, "machine", lambda: {"cpus": 64, "python": "3.12.1", "versions": {"ray": "3"}})
+    monkeypatch.setattr(ms_swift_table, "machine", lambda: {"cpus": 64, "python": "3.12.1", "versions": {"ray": "3"}})
     main([*arguments, "--seed", "1", "--depths", "4", "--report", str(tmp_path / "other.md")])
     assert made[18:] == made[:3]
     assert "\n64 CPUs, Python 3.12.1, ray 3\n" in (tmp_path / "other.md").read_text()
@@ -99,7 +99,7 @@ def test_problems_of_other_lengths_are_other_files(tmp_path, monkeypatch):
             (folder / "train.parquet").touch()
             (folder / "val.parquet").touch()
 
-    monkeypatch.setattr(reference_table.subprocess, "run", made)
+    monkeypatch.setattr(ms_swift_table.subprocess, "run", made)
     first, again, other = (
         prepare(parse(["--out", str(tmp_path), "--problem-steps", *steps])) for steps in ("67", "67", "23")
     )

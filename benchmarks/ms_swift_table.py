@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fill the reference table: engine calls and training speed of n independent conversations and of trees.
+"""Fill ms-swift's TreePO table: engine calls and training speed of n independent conversations and of trees.
 
-    python -m benchmarks.reference_table --report docs/reference_table/recheck.md
+    python -m benchmarks.ms_swift_table --report docs/ms_swift_table/recheck.md
 
 For each depth one row with n independent multi-turn loops (treepo.sampler=independent, "original implementation") and
 one for each max_divergence with trees; same interaction, model, prompts, batch and n, one training run each.
@@ -9,7 +9,7 @@ one for each max_divergence with trees; same interaction, model, prompts, batch 
 conversation runs to full depth and the calls per prompt are known beforehand.
 
 The problems have more steps than the tiny model was taught (--problem-steps), so that it is as rarely right as
-Qwen2.5-0.5B in the reference document, whose calls are those of conversations that nearly all run to full depth.
+Qwen2.5-0.5B in ms-swift's TreePO table, whose calls are those of conversations that nearly all run to full depth.
 
 Calls and tokens are the engine's own counts over all steps. Speed is training steps per second of verl's timing_s/step,
 the first --warm-up steps left out: sampling, rewards, training and transfer of the weights, without start-up.
@@ -41,7 +41,7 @@ CONVERSATIONS = {
     "recheck": (),
     "endless": ("treepo.interaction.path=benchmarks/common/endless.py", "treepo.interaction.name=Endless"),
 }
-# Saving in percent that the counts of the reference document give, by depth and max_divergence.
+# Saving in percent that the counts of ms-swift's TreePO table give, by depth and max_divergence.
 REFERENCE = {(4, 3): 38.34, (5, 2): 41.72, (5, 3): 30.66, (6, 2): 35.64, (6, 3): 25.26}
 
 
@@ -87,7 +87,10 @@ def prepare(options: argparse.Namespace) -> dict[str, str]:
         source = folder / "problems.jsonl"
         problems = ("--out", source, "--count", 1100, "--seed", 1, "--min-steps", fewest, "--max-steps", most)
         rows = ("--source", source, "--out-dir", folder, "--data-source", "tiny_problems", "--template", "plain")
-        for module, arguments in (("tiny.problems", problems), ("data_prep.numina_math", (*rows, "--val-size", 100))):
+        for module, arguments in (
+            ("tiny.problems", problems),
+            ("data_prep", ("numina_math_tir", *rows, "--val-size", 100)),
+        ):
             command = [sys.executable, "-m", module, *map(str, arguments)]
             subprocess.run(command, cwd=ROOT, check=True)
     return prepared
@@ -106,7 +109,7 @@ def train(depth: int, divergence: int | None, options: argparse.Namespace) -> Ro
     metrics.unlink(missing_ok=True)
     overrides = [] if divergence else ["treepo.sampler=independent"]
     command = [
-        *("bash", SCRIPT, f"tree=reference_d{depth}_k{divergence or 2}"),
+        *("bash", SCRIPT, f"tree=ms_swift_d{depth}_k{divergence or 2}"),
         *(*CONVERSATIONS[options.conversation], *overrides),
         f"data.train_batch_size={BATCH}",
         f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
@@ -166,7 +169,7 @@ def table(rows: Sequence[Row]) -> str:
     baselines = {row.depth: row for row in rows if row.divergence is None}
     titles = (
         *("", "batch_size", "num_generation", "max_tree_depth", "global_step", "total inference calls"),
-        *("calls per prompt", "saving ratio", "the reference's", "train_speed (iter/s)", "improvement rate"),
+        *("calls per prompt", "saving ratio", "ms-swift's", "train_speed (iter/s)", "improvement rate"),
         *("decoded tokens", "computed prompt", "cached prompt", "turns", "share of sampling", "reward"),
     )
     lines = []
@@ -192,7 +195,7 @@ def saving(row: Row, base: Row) -> float:
 
 def report(rows: Sequence[Row], options: argparse.Namespace) -> str:
     """Return the page: command, machine and table."""
-    command = shlex.join(["python", "-m", "benchmarks.reference_table", *words_of(options)])
+    command = shlex.join(["python", "-m", "benchmarks.ms_swift_table", *words_of(options)])
     return f"`{command}`\n\n{described(machine())}\n\n{table(rows)}\n"
 
 
@@ -208,7 +211,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--out", type=Path, help="folder for results and logs; default outputs/reference_table_CONVERSATION_FEWEST_MOST"
+        "--out", type=Path, help="folder for results and logs; default outputs/ms_swift_table_CONVERSATION_FEWEST_MOST"
     )
     parser.add_argument("--conversation", choices=CONVERSATIONS, default="recheck")
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 5, 6], choices=[4, 5, 6])
@@ -227,7 +230,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--problem-steps {fewest} {most}: must be at least 1, the larger one last")
     if not options.time_limit > 0:
         parser.error(f"--time-limit {options.time_limit:g}: must be more than 0 seconds")
-    name = f"outputs/reference_table_{options.conversation}_{fewest}_{most}"
+    name = f"outputs/ms_swift_table_{options.conversation}_{fewest}_{most}"
     options.out = (options.out or Path(name)).resolve()
     return options
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a row, and the columns of a file, must have for verl 0.9.1 and this recipe; pure Python.
+"""Rules of verl 0.9.1 and this recipe for a row and for the columns of a file; pure Python.
 
 Where each rule comes from: verl's RLHFDataset (`prompt`, `extra_info`), its reward managers (`data_source`,
 `reward_model.ground_truth`, which recipe.treepo.reward refuses where blank), its agent loops, which get every column of
-a row as an argument and store it beside what they sampled, and trees, which take the place of single_turn_agent only.
+a row as an argument and store it beside the samples, and trees, which replace single_turn_agent only.
 """
 
 import json
@@ -15,12 +15,12 @@ from typing import Any
 from data_prep.problems import MAX_ANSWER_CHARS
 from recipe.treepo.answers.boxes import unboxed
 from recipe.treepo.answers.compare import Question, compare_text
-from recipe.treepo.answers.spelling import normalise, read_number
+from recipe.treepo.answers.spelling import normalize, read_number
 from recipe.treepo.settings.schema import REPLACED_AGENTS
 
 NEEDED = ("prompt", "data_source", "reward_model")
 MEDIA = ("images", "videos", "audios")
-# Arguments of verl's agent loops, and fields of what they return: a column of that name would take their place.
+# Arguments of verl's agent loops, and fields of their outputs: a column of that name would overwrite them.
 _ARGUMENTS = ("sampling_params", "trajectory", "trace", "session_id", "validate", "output", "self", "tree_request")
 _RESULTS = (
     *("prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "routed_experts", "num_turns"),
@@ -30,22 +30,26 @@ RESERVED = (*_ARGUMENTS, *_RESULTS)
 
 
 class Severity(Enum):
-    """Whether a row will not work, or may work otherwise than meant."""
+    """Error: the row will not work. Warning: it may work differently than intended."""
 
     ERROR = "error"
     WARNING = "warning"
 
 
 class Finding(Enum):
-    """What may be wrong with a row: severity, what it is, what to do."""
+    """Problem of a row: severity, reason, remedy."""
 
     NO_MESSAGES = (Severity.ERROR, "prompt is not a list of messages", "write [{role, content}, ...]")
-    BAD_MESSAGE = (Severity.ERROR, "a message has no role or content, or they are no text", "write both as text")
+    BAD_MESSAGE = (Severity.ERROR, "a message has no role or content, or they are not text", "write both as text")
     MULTI_MODAL = (Severity.ERROR, "images, video or audio, and trees are text only", "use treepo.sampler=plain")
     BLANK_PROMPT = (Severity.ERROR, "no message of prompt has any text", "drop the row")
     TEMPLATE = (Severity.ERROR, "the chat template refuses the messages", "fix their roles and order")
     NO_TRUTH = (Severity.ERROR, "reward_model.ground_truth is missing or blank", "drop the row")
-    ODD_TRUTH = (Severity.ERROR, "reward_model.ground_truth is no text or finite number", "write one answer as text")
+    ODD_TRUTH = (
+        Severity.ERROR,
+        "reward_model.ground_truth is neither text nor a finite number",
+        "write one answer as text",
+    )
     EMPTY_TRUTH = (Severity.ERROR, "ground truth is nothing but markup, which no answer equals", "drop the row")
     EXTRA_INFO = (Severity.ERROR, "extra_info is not an object", "write fields, or leave the column out")
     AGENT = (
@@ -62,12 +66,12 @@ class Finding(Enum):
     )
     LONG_TRUTH = (
         Severity.WARNING,
-        f"ground truth of more than {MAX_ANSWER_CHARS:,} characters: only an answer spelt the same counts",
+        f"ground truth of more than {MAX_ANSWER_CHARS:,} characters: only an answer spelled the same counts",
         "drop the row",
     )
     UNREADABLE_TRUTH = (
         Severity.WARNING,
-        "math-verify cannot read the ground truth: only an answer spelt the same counts",
+        "math-verify cannot read the ground truth: only an answer spelled the same counts",
         "write a number, formula or word, or drop the row",
     )
     NO_SOURCE = (Severity.WARNING, "data_source is blank: its accuracy has no name", "name the data set")
@@ -79,12 +83,12 @@ class Finding(Enum):
 
     @property
     def reason(self) -> str:
-        """What is wrong."""
+        """The problem in words."""
         return self.value[1]
 
     @property
     def remedy(self) -> str:
-        """What to do about it."""
+        """The way to repair the row."""
         return self.value[2]
 
 
@@ -92,25 +96,25 @@ def column_problems(names: Iterable[str]) -> list[str]:
     """Return, in words, why a file with these columns cannot be used at all."""
     names = list(names)
     problems = [f"column {name}: missing: verl needs {', '.join(NEEDED)}" for name in NEEDED if name not in names]
-    rule = "verl's agent loops use this name for what they hand on: rename or drop it"
+    rule = "verl's agent loops use this name themselves: rename or drop it"
     problems += [f"column {name}: {rule}" for name in dict.fromkeys(names) if name in RESERVED]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     return problems + [f"column {name}: is there {names.count(name)} times: keep one" for name in twice]
 
 
 def row_findings(row: Mapping[str, Any]) -> set[Finding]:
-    """Return what is wrong with one row by itself; what needs other rows, a tokenizer or mathematics is left out."""
-    found = _prompt_findings(row.get("prompt")) | _truth_findings(row.get("reward_model"))
+    """Return the findings of one row alone, without checks that need other rows, a tokenizer or mathematics."""
+    findings = _prompt_findings(row.get("prompt")) | _truth_findings(row.get("reward_model"))
     if any(row.get(column) for column in MEDIA):
-        found.add(Finding.MULTI_MODAL)
+        findings.add(Finding.MULTI_MODAL)
     if not isinstance(row.get("extra_info"), dict | None):
-        found.add(Finding.EXTRA_INFO)
+        findings.add(Finding.EXTRA_INFO)
     if "agent_name" in row and row["agent_name"] not in REPLACED_AGENTS:
-        found.add(Finding.AGENT)
+        findings.add(Finding.AGENT)
     source = row.get("data_source")
     if not (isinstance(source, str) and source.strip()):
-        found.add(Finding.NO_SOURCE)
-    return found
+        findings.add(Finding.NO_SOURCE)
+    return findings
 
 
 def _prompt_findings(prompt: Any) -> set[Finding]:
@@ -139,15 +143,15 @@ def _truth_findings(reward_model: Any) -> set[Finding]:
     truth = unboxed(str(truth))
     if len(truth) > MAX_ANSWER_CHARS:
         return {Finding.LONG_TRUTH}
-    return set() if normalise(truth) else {Finding.EMPTY_TRUTH}
+    return set() if normalize(truth) else {Finding.EMPTY_TRUTH}
 
 
 def takes_mathematics(truth: str) -> bool:
-    """Tell whether an answer may need math-verify to be found equal to this ground truth, and that may not read it.
+    """Return whether math-verify, which may be unable to read it, compares answers with this ground truth.
 
     Words and choices are compared as text, and a plain number can always be read.
     """
-    return read_number(normalise(truth)) is None and isinstance(compare_text("?", truth), Question)
+    return read_number(normalize(truth)) is None and isinstance(compare_text("?", truth), Question)
 
 
 def prompt_key(prompt: Any) -> str:

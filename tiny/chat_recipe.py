@@ -1,39 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the tiny model that holds conversations: it checks a solution again when asked, and uses a calculator.
+"""Recipe of the tiny chat model: the conversations of ``tiny.conversations``.
 
-``tiny/chat_model`` in the repository is its result:
+It checks a solution again when asked, and uses a calculator. Architecture and training are those of the tiny model:
+first clean conversations, most of them a single solution, until the model can do the arithmetic; then sloppy
+conversations of both kinds.
 
-    python -m tiny.make_chat_model --out tiny/chat_model         about 10 minutes on two cores
-
-It is the model of ``make_tiny_model.py`` (same architecture, same way of training), supervised on the conversations of
-``tiny.conversations``: first on clean ones, most of them a single solution, until it can do the arithmetic;
-then on sloppy ones of both kinds. At temperature 1 it is right in a part of the conversations, and reinforcement
-learning can raise that part. What is said there about evidence holds here.
-
-The chat template is that of Qwen2.5 with shorter texts and without a system message of its own. Its tokens are those
-of verl's Continuous Token builder for Qwen2, turn by turn, so what is supervised is what verl feeds at RL time.
+The chat template is Qwen2.5's with shorter texts and without a system message of its own. Its tokens are those of
+verl's Continuous Token builder for Qwen2, turn by turn, so the supervised tokens are those that verl feeds at RL time.
 ``<tool_call>`` and its like are tokens but not special, as in Qwen2.5: text decoded without special tokens keeps them.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import statistics
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tiny import conversations as tiny_conversations
 from tiny import problems as tiny_problems
 from tiny.conversations import CHECK_AGAIN, FINAL_ANSWER, Conversation, Sloppiness, conversations
-from tiny.supervision import ModelSettings, Recipe, boxed_answer, sample_turns, train_tokenizer
+from tiny.sampling import Chat, Reply, boxed_answer, measure
+from tiny.supervision import ModelSettings, Recipe, train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
-
-logger = logging.getLogger(__name__)
 
 TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 CHAT_TEMPLATE = (
@@ -72,7 +64,7 @@ class Settings(ModelSettings):
     """Share of the tool kind in phase 1; it teaches no arithmetic, but to find values in other messages."""
     again_share1: float = 0.3
     """Share of the problems of phase 1 whose solutions are asked for again. The first one is sloppy, as in phase 2, and
-    the others are not: from right ones alone the model would learn to copy what it has written."""
+    the others are not: from right ones alone the model would learn to copy its own text."""
     tool_share2: float = 0.5
     sloppy_first: float = 0.25
     """Share of the steps marked sloppy in the first solutions of phase 2."""
@@ -91,10 +83,6 @@ class Settings(ModelSettings):
     def sloppiness(self) -> Sloppiness:
         """Return the rates of phase 2."""
         return Sloppiness(first=self.sloppy_first, again=self.sloppy_again, tool=self.sloppy_tool)
-
-
-Chat = dict[str, Any]
-Reply = Callable[[int, str], dict[str, Any] | None]
 
 
 def chats(made: Sequence[Conversation]) -> list[Chat]:
@@ -116,7 +104,7 @@ def make_chats(settings: Settings) -> tuple[list[Chat], list[Chat], list[tiny_pr
 
 
 def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
-    """Train the tokenizer on what conversations are made of, without the tags, which are tokens of their own."""
+    """Train the tokenizer on the texts of conversations, without the tags, which are tokens of their own."""
     problems = tiny_problems.generate_problems(1500, seed=2_000_000 + settings.seed)
     made = conversations(problems, settings.seed + 2, settings.sloppiness, tool_share=0.3)
     texts = []
@@ -126,16 +114,6 @@ def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
         parts += [message["content"] for message in conversation.messages] + [json.dumps(call) for call in calls]
         texts.append("\n".join(parts))
     return train_tokenizer(texts, settings, chat_template=CHAT_TEMPLATE, added=TAGS)
-
-
-def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Chat]) -> list[list[int]]:
-    """Return what verl feeds before the first turn."""
-    texts = [
-        tokenizer.apply_chat_template(chat["messages"], tools=chat["tools"], tokenize=False, add_generation_prompt=True)
-        for chat in prompts
-    ]
-    tokens: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return tokens
 
 
 def recheck_reply(turn: int, text: str) -> dict[str, Any] | None:
@@ -152,90 +130,43 @@ def tool_reply(turn: int, text: str) -> dict[str, Any] | None:
     return {"role": "tool", "content": tiny_conversations.calculate(expression)}
 
 
-def converse(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Chat], reply: Reply, max_turn: int
-) -> list[list[tuple[str, int, bool]]]:
-    """Sample a conversation from each prompt; return for each turn its text, its tokens' number and if it ended."""
-    contexts_T = prompt_tokens(tokenizer, prompts)
-    done: list[list[tuple[str, int, bool]]] = [[] for _ in prompts]
-    going = list(range(len(prompts)))
-    while going:
-        turns = sample_turns(model, [contexts_T[at] for at in going], max_new_tokens=max_turn)
-        still = []
-        for at, (tokens, ended) in zip(going, turns, strict=True):
-            text = tokenizer.decode(tokens, skip_special_tokens=True)
-            done[at].append((text, len(tokens), ended))
-            message = reply(len(done[at]), text) if ended else None
-            if message:
-                added = "\n" + tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-                contexts_T[at] += tokens + tokenizer(added, add_special_tokens=False)["input_ids"]
-                still.append(at)
-        going = still
-    return done
-
-
 def evaluate(
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[tiny_problems.Problem],
     settings: Settings,
 ) -> dict[str, float]:
-    """Sample conversations of both kinds on held-out problems and count what matters for RL."""
-    import torch
-
-    torch.manual_seed(settings.seed)
-    model.eval()
-    measured: dict[str, float] = {}
+    """Sample conversations of both kinds on held-out problems and measure them."""
     problems = sorted(problems, key=lambda problem: len(problem.text))
-    answers = [str(tiny_problems.right_answer(problem)) for problem in problems for _ in range(settings.eval_samples)]
-    for kind, tools, reply in (
+    answers = [str(tiny_problems.right_answer(problem)) for problem in problems]
+    kinds: tuple[tuple[str, list[dict[str, Any]] | None, Reply], ...] = (
         ("recheck", None, recheck_reply),
         ("tool", [tiny_conversations.CALCULATOR], tool_reply),
-    ):
+    )
+    measured: dict[str, float] = {}
+    for kind, tools, reply in kinds:
         prompts = [{"messages": [{"role": "user", "content": problem.text}], "tools": tools} for problem in problems]
-        repeated = [prompt for prompt in prompts for _ in range(settings.eval_samples)]
-        sampled = converse(model, tokenizer, repeated, reply, settings.max_turn)
-        right = [boxed_answer(turns[-1][0]) == answer for turns, answer in zip(sampled, answers, strict=True)]
-        outcomes = [sum(right[at : at + settings.eval_samples]) for at in range(0, len(right), settings.eval_samples)]
-        turns = [turn for conversation in sampled for turn in conversation]
-        lengths = [length for _, length, _ in turns]
-        prompt_lengths = [len(tokens) for tokens in prompt_tokens(tokenizer, prompts)]
-        results = {
-            "accuracy": statistics.fmean(right),
-            "mixed_outcome_fraction": statistics.fmean(0 < n < settings.eval_samples for n in outcomes),
-            "ended_fraction": statistics.fmean(ended for _, _, ended in turns),
-            "turns_mean": len(turns) / len(sampled),
-            "turn_tokens_mean": statistics.fmean(lengths),
-            "turn_tokens_max": max(lengths),
-            "prompt_tokens_mean": statistics.fmean(prompt_lengths),
-            "prompt_tokens_max": max(prompt_lengths),
-        }
+        samples = settings.eval_samples
+        sampled, results = measure(
+            model, tokenizer, prompts, answers, samples=samples, reply=reply, max_turn=settings.max_turn
+        )
         if kind == "recheck":
             for name, at in (("first", 0), ("again", 1)):
-                pairs = [(t[at][0], a) for t, a in zip(sampled, answers, strict=True) if len(t) > at]
-                results[f"accuracy_{name}"] = statistics.fmean(boxed_answer(text) == a for text, a in pairs)
+                right = [
+                    boxed_answer(turns[at].text) == answers[index // samples]
+                    for index, turns in enumerate(sampled)
+                    if len(turns) > at
+                ]
+                results[f"accuracy_{name}"] = statistics.fmean(right)
         else:
-            # A turn is well formed that has one call and no answer, or an answer and no call.
+            # A well-formed turn has one call and no answer, or an answer and no call.
             results["well_formed_fraction"] = statistics.fmean(
-                (tiny_conversations.parse_call(text) is not None) != (boxed_answer(text) is not None)
-                for text, _, _ in turns
+                (tiny_conversations.parse_call(turn.text) is not None) != (boxed_answer(turn.text) is not None)
+                for turns in sampled
+                for turn in turns
             )
         measured |= {f"{kind}_{name}": value for name, value in results.items()}
     return measured
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Make the model; see ``--help``."""
-    Recipe(
-        command="python -m tiny.make_chat_model --out tiny/chat_model",
-        description="Make the tiny chat model for training runs on a CPU.",
-        settings=Settings(),
-        make_tokenizer=make_tokenizer,
-        make_data=make_chats,
-        evaluate=evaluate,
-    ).run(argv)
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    main()
+RECIPE = Recipe(settings=Settings(), make_tokenizer=make_tokenizer, make_data=make_chats, evaluate=evaluate)
