@@ -229,7 +229,7 @@ def _stated_result(answer: str, gold: str) -> Question | None:
     left, equals, right = (rest if "=" in rest and NAME.fullmatch(name.strip()) else answer).partition("=")
     if not equals or "=" in right + gold or not left.strip() or _LETTERS.search(_SIGNS.sub("", left)):
         return None
-    number, gold_number = read_number(normalize(right)), read_number(normalize(gold))
+    number, gold_number = _number(right), _number(gold)
     same = normalize(right) == normalize(gold) or (number is not None and number == gold_number)
     return _question(left, gold) if same else None
 
@@ -243,7 +243,7 @@ def _ratio(answer: str, gold: str) -> bool | None:
     )
     if len(parts) == len(gold_parts) == 1:
         return None
-    numbers, gold_numbers = ([read_number(normalize(part)) for part in side] for side in (parts, gold_parts))
+    numbers, gold_numbers = ([_number(part) for part in side] for side in (parts, gold_parts))
     return None not in numbers and numbers == gold_numbers
 
 
@@ -268,8 +268,7 @@ def _lists(answer: str, gold: str) -> bool | Question | None:
         answer, gold = answer if opened else f"({answer})", gold if gold_opened else f"({gold})"
         opened = gold_opened = "()"
     numbers, gold_numbers = (
-        [number for item in side if (number := read_number(normalize(item))) is not None]
-        for side in (items, gold_items)
+        [number for item in side if (number := _number(item)) is not None] for side in (items, gold_items)
     )
     if len(numbers) < len(items) or len(gold_numbers) < len(gold_items):
         return _question(answer, gold)
@@ -281,7 +280,7 @@ def _lists(answer: str, gold: str) -> bool | Question | None:
 
 
 def _number(text: str) -> Fraction | None:
-    return read_number(normalise(text))
+    return read_number(normalize(text))
 
 
 def _case_of_letters(answer: str, gold: str) -> bool | None:
