@@ -68,7 +68,8 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Chat]) -
         tokenizer.apply_chat_template(chat["messages"], tools=chat["tools"], tokenize=False, add_generation_prompt=True)
         for chat in prompts
     ]
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    tokens: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return tokens
 
 
 def converse(

@@ -184,10 +184,17 @@ def _report(
     problems: Sequence[EvaluationProblem],
     failures: Sequence[str],
 ) -> int:
-    sizes = {"resamples": settings.bootstrap, "confidence": settings.confidence}
+    resamples, confidence = settings.bootstrap, settings.confidence
     sources = list(dict.fromkeys(problem.data_source for problem in problems))
     summaries = {
-        run: summarise(own.results, n=run.n, ks=sorted({*settings.k, run.n}), sources=sources, **sizes)
+        run: summarise(
+            own.results,
+            n=run.n,
+            ks=sorted({*settings.k, run.n}),
+            sources=sources,
+            resamples=resamples,
+            confidence=confidence,
+        )
         for run, own in records.items()
         if own.results
     }

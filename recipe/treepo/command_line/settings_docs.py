@@ -6,9 +6,9 @@ Keys come from the declarations, defaults and meanings (the first sentence of ea
 
 from collections.abc import Iterator
 
-from recipe.treepo.command_line.arguments import OwnGroup
+from recipe.treepo.command_line.arguments import TREEPO, OwnGroup
 from recipe.treepo.command_line.help_text import ROOT, declared, written
-from recipe.treepo.command_line.pages import EVALUATION, TREEPO
+from recipe.treepo.command_line.pages import EVALUATION
 
 PAGE = ROOT / "docs/settings.md"
 HEAD = """\

@@ -132,7 +132,9 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
         ConfigError: listing all problems found.
     """
     problems: list[Problem] = []
-    raw = {"out_dir": None} | OmegaConf.to_container(config.evaluation, resolve=True)
+    group = OmegaConf.to_container(config.evaluation, resolve=True)
+    assert isinstance(group, dict)
+    raw = {"out_dir": None, **group}
     values = read_group("evaluation", raw, KEYS, problems, see=SEE)
     numbers = values.get("n") or _validation_n(config, problems)
     arms = _parse_arms(config, values.get("arms") or {}, problems)

@@ -347,19 +347,19 @@ def _checked(reply: Any, failure: Failure) -> Reply | None:
     """
     if reply is None:
         return None
-    reply = reply if isinstance(reply, Reply) else Reply(messages=reply)
-    if not isinstance(reply.messages, list) or not reply.messages or not all(map(_has_text, reply.messages)):
+    checked = reply if isinstance(reply, Reply) else Reply(messages=reply)
+    if not isinstance(checked.messages, list) or not checked.messages or not all(map(_has_text, checked.messages)):
         # A template would render other types as Python does, None as "None".
         rule = "must return None, or at least one message with a role and a text as content"
-        raise failure(f"{rule}, not {reply.messages!r:.200}")
-    if not isinstance(reply.info, dict) or "messages" in reply.info:
-        raise failure(f"info must be a dict without the key messages, not {reply.info!r:.200}")
-    if not isinstance(reply.tool_rewards, list) or not all(isinstance(r, Real) for r in reply.tool_rewards):
-        raise failure(f"tool_rewards must be a list of numbers, not {reply.tool_rewards!r:.200}")
+        raise failure(f"{rule}, not {checked.messages!r:.200}")
+    if not isinstance(checked.info, dict) or "messages" in checked.info:
+        raise failure(f"info must be a dict without the key messages, not {checked.info!r:.200}")
+    if not isinstance(checked.tool_rewards, list) or not all(isinstance(r, Real) for r in checked.tool_rewards):
+        raise failure(f"tool_rewards must be a list of numbers, not {checked.tool_rewards!r:.200}")
     try:
-        json.dumps((reply.messages, reply.info))
+        json.dumps((checked.messages, checked.info))
         # A caller that changes its reply later must not change the tree.
-        return copy.deepcopy(reply)
+        return copy.deepcopy(checked)
     except Exception as error:  # cannot be written or copied
         raise failure(error) from error
 

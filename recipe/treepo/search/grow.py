@@ -65,10 +65,10 @@ async def grow_tree(
         if talk is not None:
             await talk.open()
         await search.run()
-    except InteractionError as failure:
-        raise SearchError(str(failure)) from failure
-    except BaseExceptionGroup as failures:
-        failure = next((error for error in failures.exceptions if isinstance(error, InteractionError)), None)
+    except InteractionError as error:
+        raise SearchError(str(error)) from error
+    except BaseExceptionGroup as group:
+        failure = next((error for error in group.exceptions if isinstance(error, InteractionError)), None)
         if failure is None:
             raise
         raise SearchError(str(failure)) from failure

@@ -197,6 +197,7 @@ def reward_problems(config: DictConfig) -> list[Problem]:
         return []
     options = OmegaConf.select(config, "reward.custom_reward_function.reward_kwargs") or {}
     options = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
+    assert isinstance(options, dict)
     return [
         Problem("reward_option", f"reward.custom_reward_function.reward_kwargs.{option}", value, rule, remedy)
         for option, value, rule, remedy in option_problems(options)

@@ -134,13 +134,15 @@ _READERS: dict[Any, Reader] = {
 
 def _reader(hint: Any, metadata: Mapping[str, Any]) -> Reader:
     """Return the reader for a field's type."""
+    read: Reader
     if isinstance(hint, UnionType):
         inner, none = get_args(hint)
         assert none is NoneType, f"{hint}: the only union is with None"
         read = _reader(inner, metadata)
         return lambda value: None if value is None else read(value)
     if "read" in metadata:
-        return metadata["read"]
+        read = metadata["read"]
+        return read
     if hint in (int, float):
         return integer(**metadata) if hint is int else positive(**metadata)
     return choice(hint) if isinstance(hint, type) and issubclass(hint, StrEnum) else _READERS[hint]
@@ -175,7 +177,7 @@ def keys_of(name: str, group: type, places: Mapping[str, str | None] | None = No
     hints, places = get_type_hints(group), places or {}
     for field in fields(group):
         own, hint = f"{path}{field.name}", hints[field.name]
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             found |= keys_of(f"{name}.{field.name}", hint, places, f"{own}.")
         elif key := places.get(own, f"{name}.{field.name}"):
             found[key] = Key(own, _reader(hint, field.metadata))

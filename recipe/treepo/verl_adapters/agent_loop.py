@@ -64,7 +64,7 @@ class TreeAgentLoop(ToolAgentLoop):
     """Search one tree. verl makes one instance per prompt."""
 
     @rollout_trace_op
-    async def run(  # type: ignore[override]  # verl's worker passes the fields of a row by keyword
+    async def run(
         self, sampling_params: dict[str, Any], *, tree_request: TreeRequest, priority: int = 0, **kwargs: Any
     ) -> list[AgentLoopOutput]:
         """Return the trajectories of one prompt.
@@ -146,7 +146,8 @@ class TreeAgentLoop(ToolAgentLoop):
         """See :class:`recipe.treepo.search.conversation.TurnTokens`; verl tokenizes the added messages only."""
         merge = partial(self.continuous_token_builder.merge_context_tokens, tools=tools)
         result = await self.loop.run_in_executor(None, merge, messages, updated, token_ids)
-        return result.token_ids
+        merged: list[int] = result.token_ids
+        return merged
 
     def _engine(
         self, request: TreeRequest, sampling_params: dict[str, Any], priority: int, ends: frozenset[int]

@@ -24,13 +24,16 @@ class CriticEngine(FSDPEngineWithValueHead):
         ``FSDPEngine._build_module`` asks for the type of the model only to choose between the two ways.
         """
         hf_config = self.model_config.hf_config
+        module: torch.nn.Module
         if hf_config._attn_implementation == "flash_attention_2":
-            return super()._build_module()
+            module = super()._build_module()
+            return module
         hf_config.num_labels = 1
         hf_config.classifier_dropout = 0.0
         hf_config.architectures = [hf_config.architectures[0].partition("For")[0] + "ForTokenClassification"]
         self.model_config.model_type = "language_model"
         try:
-            return super()._build_module()
+            module = super()._build_module()
+            return module
         finally:
             self.model_config.model_type = "value_model"

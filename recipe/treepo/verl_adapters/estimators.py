@@ -149,7 +149,7 @@ def _estimate(
     index: np.ndarray,
     published: Normalization,
 ) -> Advantages:
-    """Credit the nodes, normalise, and give each token the credit of its node; ``published``: what null stands for."""
+    """Credit the nodes, normalize, and give each token the credit of its node; ``published``: what null stands for."""
     batch = _tree_batch.get()
     if batch is None or len(batch.paths_P) != len(index):
         raise RuntimeError(
@@ -157,7 +157,7 @@ def _estimate(
             "is chosen by trainer.v1.trainer_mode=treepo_sync"
         )
     settings = batch.settings
-    forest = build_forest(index, batch.paths_P)
+    forest = build_forest(list(index), batch.paths_P)
     rewards_T = np.zeros(len(forest.node_TL))
     rewards_T[forest.trajectory_P] = token_level_rewards.sum(dim=-1).double().numpy(force=True)
     if settings.chains is ChainCounting.DISTINCT:
@@ -165,13 +165,13 @@ def _estimate(
     credit_PL = credit(forest, rewards_T, settings)[forest.trajectory_P, 1:]
     tokens_PL = forest.tokens_of_nodes(response_mask.shape[1])
     mask = response_mask.numpy(force=True).astype(np.int64, copy=False)  # any other type sums 60 times slower
-    credit_PL = _normalise(credit_PL, _count(mask, tokens_PL), settings.normalization or published)
+    credit_PL = _normalize(credit_PL, _count(mask, tokens_PL), settings.normalization or published)
     advantages = _spread(credit_PL, tokens_PL).to(response_mask.device).masked_fill_(response_mask == 0, 0.0)
     return advantages, advantages
 
 
-def _normalise(credit_PL: np.ndarray, trained_PL: np.ndarray, normalization: Normalization) -> np.ndarray:
-    """Normalise over the batch's trained tokens, of which each node of each row has ``trained_PL``.
+def _normalize(credit_PL: np.ndarray, trained_PL: np.ndarray, normalization: Normalization) -> np.ndarray:
+    """Normalize over the batch's trained tokens, of which each node of each row has ``trained_PL``.
 
     The same as verl's ``masked_whiten`` over all tokens, at a cost that does not grow with their number.
     """
@@ -183,7 +183,8 @@ def _normalise(credit_PL: np.ndarray, trained_PL: np.ndarray, normalization: Nor
     mean = (trained_PL * credit_PL).sum() / tokens
     variance = (trained_PL * (credit_PL - mean) ** 2).sum() / (tokens - 1)
     shift = mean if normalization is Normalization.WHITEN else 0.0
-    return (credit_PL - shift) / np.sqrt(variance + 1e-8)
+    normalized_PL: np.ndarray = (credit_PL - shift) / np.sqrt(variance + 1e-8)
+    return normalized_PL
 
 
 def _count(mask: np.ndarray, tokens_PL: np.ndarray) -> np.ndarray:

@@ -45,8 +45,10 @@ def read_rows(config: DictConfig, tokenizer: Any, file: str) -> Sequence[dict[st
         Rows that are read on access; access raises if verl cannot read the row.
     """
     data = OmegaConf.merge(config.data, {"shuffle": False})
+    assert isinstance(data, DictConfig)
     most = data.get("val_max_samples", -1)
-    return create_rl_dataset([file], data, tokenizer, None, is_train=False, max_samples=most)
+    rows: Sequence[dict[str, Any]] = create_rl_dataset([file], data, tokenizer, None, is_train=False, max_samples=most)
+    return rows
 
 
 def prompt_builder(config: DictConfig, model: HFModelConfig) -> Callable[[list[Message]], list[int]]:
@@ -58,9 +60,11 @@ def prompt_builder(config: DictConfig, model: HFModelConfig) -> Callable[[list[M
         mm_processor_kwargs={},
         processor=None,
     )
-    return builder.build_initial_tokens
+    build_prompt: Callable[[list[Message]], list[int]] = builder.build_initial_tokens
+    return build_prompt
 
 
 def reward_function(config: DictConfig) -> Callable[..., Any]:
     """Return the configured reward function, or verl's own; it may be a coroutine function."""
-    return get_custom_reward_fn(config) or default_compute_score
+    function: Callable[..., Any] = get_custom_reward_fn(config) or default_compute_score
+    return function

@@ -77,21 +77,21 @@ class PackedEngine(FSDPEngineWithLMHead):
             # critic takes as many, and beyond the limit torch computes every pair of tokens and only warns.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
 
-    def _build_module(self) -> torch.nn.Module:
-        module = super()._build_module()
+    def _build_module(self) -> Any:
+        module: Any = super()._build_module()
         if not type(module).__module__.startswith("transformers.models."):
             raise ValueError(
                 f"treepo.packed_training=true knows transformers' own models, not {type(module).__name__}, whose code "
                 "may ignore what it is told about attention: set treepo.packed_training=false"
             )
-        if module.config._attn_implementation == "sdpa":
+        if self.model_config.hf_config._attn_implementation == "sdpa":
             module.set_attn_implementation(CHAIN_ATTENTION)
         return module
 
     # --- micro-batches ---------------------------------------------------------------------------------------------
 
     def forward_backward_batch(
-        self, data: TensorDict, loss_function: Callable, forward_only: bool = False
+        self, data: TensorDict, loss_function: Callable[..., Any], forward_only: bool = False
     ) -> dict[str, Any]:
         """Do what ``FSDPEngine.forward_backward_batch`` does, with micro-batches that keep trees together.
 
@@ -127,7 +127,7 @@ class PackedEngine(FSDPEngineWithLMHead):
                     if not return_model_output:
                         output.pop("model_output", None)
             outputs.append(output)
-        result = postprocess_batch_func(output_lst=outputs, indices=indices, data=data)
+        result: dict[str, Any] = postprocess_batch_func(output_lst=outputs, indices=indices, data=data)
         share = sum(unique_tokens(ordered, *run) for run in runs) / int(ordered.length_S.sum())
         if forward_only:
             self._forward_share = share
@@ -159,8 +159,11 @@ class PackedEngine(FSDPEngineWithLMHead):
             raise ValueError("treepo.packed_training=true knows no distillation: set treepo.packed_training=false")
         input_ids = micro_batch["input_ids"]
         packing = pack(_sequences(input_ids))
-        to_device = lambda array: torch.from_numpy(array).to(input_ids.device)  # noqa: E731
-        model_inputs = {
+
+        def to_device(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array).to(input_ids.device)
+
+        model_inputs: dict[str, Any] = {
             "input_ids": to_device(packing.token_U)[None],
             "position_ids": to_device(packing.depth_U)[None],
         }
@@ -192,7 +195,11 @@ class PackedEngine(FSDPEngineWithLMHead):
         )
 
     def prepare_model_outputs(
-        self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Callable | None
+        self,
+        output: Any,
+        output_args: dict[str, Any],
+        micro_batch: TensorDict,
+        logits_processor_func: Callable[..., Any] | None,
     ) -> dict[str, torch.Tensor]:
         """Return verl's outputs of the rows, gathered for each sequence; 0 where nothing was asked."""
         rows: Rows = output_args["rows"]
@@ -226,8 +233,8 @@ class PackedEngine(FSDPEngineWithLMHead):
         return {name: _gathered(values.values(), rows.row_T, offsets) for name, values in answers.items()}
 
 
-def _sequences(input_ids: torch.Tensor) -> list[np.ndarray]:
-    """Return the tokens of each row of a nested tensor."""
+def _sequences(input_ids: Any) -> list[np.ndarray]:
+    """Return the tokens of each row of a nested tensor, whose methods torch's types do not have."""
     offsets = input_ids.offsets().cpu().numpy()
     return np.split(input_ids.values().cpu().numpy(), offsets[1:-1])
 

@@ -104,7 +104,9 @@ class ServerEngine:
         if not self._spread:
             return self._tree_id
         # The name of a branch begins with the number of the root's child that its path goes through.
-        return f"{self._tree_id}-{re.match('[0-9]+', branch)[0]}"
+        child = re.match("[0-9]+", branch)
+        assert child is not None, f"{branch} is not the name of a branch"
+        return f"{self._tree_id}-{child[0]}"
 
     def _engine_id(self, branch: str) -> str:
         """Return a new id: a request that is repeated must not meet the one before it, which may not be gone yet."""
@@ -142,7 +144,7 @@ class TreeClient(LLMServerClient):
             raise
         return server_id, CancellableServer(server)
 
-    def _give_back(self, request_id: str, acquired: asyncio.Future) -> None:
+    def _give_back(self, request_id: str, acquired: asyncio.Future[Any]) -> None:
         if not acquired.cancelled() and acquired.exception() is None:
             self._release_server(acquired.result()[0], request_id=request_id)
 

@@ -2,6 +2,7 @@
 """verl's inference servers without a trainer."""
 
 import asyncio
+from typing import Any
 
 import ray
 from omegaconf import DictConfig, OmegaConf
@@ -32,7 +33,7 @@ class StandaloneServers:
 
     async def start(self) -> None:
         """Start Ray and the servers, and wait for their first response."""
-        init = OmegaConf.to_container(self.config.ray_kwargs.get("ray_init", {}), resolve=True)
+        init: Any = OmegaConf.to_container(self.config.ray_kwargs.get("ray_init", {}), resolve=True)
         environment = OmegaConf.merge(get_ppo_ray_runtime_env(self.config), init.pop("runtime_env", {}))
         ray.init(**init, runtime_env=OmegaConf.to_container(environment))
         self._manager = await LLMServerManager.create(self.config)
@@ -42,6 +43,7 @@ class StandaloneServers:
 
     async def empty_cache(self) -> None:
         """Drop all cached prefixes, so that no run reuses those of another."""
+        assert self._manager is not None, "the servers have not started"
         await asyncio.gather(*(replica.clear_kv_cache() for replica in self._manager.get_replicas()))
 
     def stop(self) -> None:

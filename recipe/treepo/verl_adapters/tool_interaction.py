@@ -27,7 +27,8 @@ class ToolInteraction(Interaction):
         return [tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for tool in tools]
 
     def stop_token_ids(self) -> list[int]:
-        return self._agent.tool_parser.stop_token_ids
+        stop_token_ids: list[int] = self._agent.tool_parser.stop_token_ids
+        return stop_token_ids
 
     async def start(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return what tools may keep in ``agent_data.extra_fields``."""
@@ -64,9 +65,8 @@ class ToolInteraction(Interaction):
     def _tools(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return the tools of a row: all, or those that its ``extra_info.tool_selection`` names."""
         selection = (sample.get("extra_info") or {}).get("tool_selection")
-        if not selection:
-            return self._agent.tools
-        return {name: self._agent.tools[name] for name in selection if name in self._agent.tools}
+        tools: dict[str, Any] = self._agent.tools
+        return {name: tools[name] for name in selection if name in tools} if selection else tools
 
     def _agent_data(self, context: TurnContext, tools: dict[str, Any]) -> AgentData:
         """Return the path as verl's tools know it."""

@@ -59,7 +59,11 @@ class TreePOTrainer(PPOTrainer):
         return buffer
 
     def _balance_batch(
-        self, batch: tq.KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = False
+        self,
+        batch: tq.KVBatchMeta,
+        metrics: dict[str, Any],
+        logging_prefix: str = "global_seqlen",
+        keep_minibatch: bool = False,
     ) -> tq.KVBatchMeta:
         batch = super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
         if self.treepo.packed_training:
@@ -77,7 +81,7 @@ class TreePOTrainer(PPOTrainer):
             batch.reorder([row for part in parts for row in part])
         return batch
 
-    def _compute_advantage(self, batch: tq.KVBatchMeta, metrics: dict) -> tq.KVBatchMeta:
+    def _compute_advantage(self, batch: tq.KVBatchMeta, metrics: dict[str, Any]) -> tq.KVBatchMeta:
         # Rows that verl pads a batch with are copies of a real row's fields with a prompt id of their own.
         paths = [
             [] if tag.get("is_padding", False) else extra.get("tree_path", [])
@@ -109,7 +113,7 @@ class TreePOTrainer(PPOTrainer):
         return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
 
     def _compute_metrics(
-        self, batch: tq.KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
+        self, batch: tq.KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, Any], global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         rows = [
@@ -122,7 +126,8 @@ class TreePOTrainer(PPOTrainer):
     @staticmethod
     def _extra_fields(batch: tq.KVBatchMeta) -> list[dict[str, Any]]:
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        return data.pop("extra_fields").tolist()
+        fields: list[dict[str, Any]] = data.pop("extra_fields").tolist()
+        return fields
 
 
 def _prompt_ids(batch: tq.KVBatchMeta) -> list[str]:

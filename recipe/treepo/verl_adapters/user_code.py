@@ -20,14 +20,15 @@ from recipe.treepo.settings.values import Problem
 
 def interaction_class(settings: InteractionSettings) -> type[Interaction] | None:
     """Return the class, None where none is named; raises whatever loading it raises."""
-    if settings.path is None:
+    if settings.path is None or settings.name is None:
         return None
-    return getattr(_module(settings.path), settings.name)
+    found: type[Interaction] = getattr(_module(settings.path), settings.name)
+    return found
 
 
 def interaction_problems(settings: InteractionSettings) -> list[Problem]:
     """Load the class and make an instance of it, as each prompt does."""
-    if settings.path is None:
+    if settings.path is None or settings.name is None:
         return []
     path, name = "treepo.interaction.path", "treepo.interaction.name"
     try:

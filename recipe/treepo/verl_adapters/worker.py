@@ -43,11 +43,11 @@ def training_progress(config: DictConfig, global_steps: int) -> float:
         total = updates // (OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1)
     if total < 1:
         return 0.0
-    return min(1.0, max(0.0, (global_steps - 1) / max(1, total - 1)))
+    return min(1.0, max(0.0, (global_steps - 1) / max(1, int(total) - 1)))
 
 
 # Ray refuses to subclass an actor class; the class inside can be subclassed.
-_WorkerBase = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+_WorkerBase: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
 
 @ray.remote
@@ -106,7 +106,8 @@ class TreeAgentLoopWorker(_WorkerBase):
     ) -> None:
         """Score and store every trajectory by itself; verl scores only the last of a list."""
         if kwargs.pop("tree_request", None) is None:
-            return await super()._agent_loop_postprocess(output, validate, **kwargs)
+            await super()._agent_loop_postprocess(output, validate, **kwargs)
+            return
         del kwargs["session_id"]
         store = super()._agent_loop_postprocess
         results = await asyncio.gather(

@@ -25,7 +25,10 @@ def _without_expected_warnings() -> Iterator[None]:
     """
 
     def keep(record: logging.LogRecord) -> bool:
-        return not (record.args and record.args[0] in ("ParallelLMHead", "RotaryEmbedding"))
+        arguments = record.args
+        return not (
+            isinstance(arguments, tuple) and arguments and arguments[0] in ("ParallelLMHead", "RotaryEmbedding")
+        )
 
     reload_logger = logging.getLogger(_RELOAD_LOGGER)
     reload_logger.addFilter(keep)
@@ -100,7 +103,7 @@ def _worker_extension_class() -> type:
         """``vLLMColocateWorkerExtension`` whose weight sync works on vLLM's CPU backend."""
 
         def update_weights_from_ipc(
-            self, peft_config: dict | None = None, base_sync_done: bool = False, use_shm: bool = False
+            self, peft_config: dict[str, Any] | None = None, base_sync_done: bool = False, use_shm: bool = False
         ) -> None:
             """Replace the running model's weights by those the trainer sends."""
             del base_sync_done
