@@ -132,10 +132,10 @@ def train(depth: int, divergence: int | None, options: argparse.Namespace) -> Ro
     records = [record for record in read_records(metrics) if record["step"] > 0]
     if len(records) < options.steps:
         raise RuntimeError(f"{len(records)} of {options.steps} steps ({ended}); see {folder}/log.txt")
-    return summarise(depth, divergence, [record["data"] for record in records], warm_up=options.warm_up)
+    return summarize(depth, divergence, [record["data"] for record in records], warm_up=options.warm_up)
 
 
-def summarise(depth: int, divergence: int | None, steps: Sequence[dict[str, float]], *, warm_up: int) -> Row:
+def summarize(depth: int, divergence: int | None, steps: Sequence[dict[str, float]], *, warm_up: int) -> Row:
     """Return the row of a run from verl's metrics of its steps."""
 
     def total(name: str) -> int:

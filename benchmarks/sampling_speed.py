@@ -72,12 +72,12 @@ def measure(cases: Sequence[Case], options: argparse.Namespace, number: int) -> 
         command = [sys.executable, "-m", "benchmarks.sampling.session", str(job)]
         ended = run_session(command, folder=ROOT, environment={}, log=log, time_limit=options.time_limit)
         lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    found: list[list[dict]] = [[] for _ in cases]
+    rows_by_case: list[list[dict]] = [[] for _ in cases]
     for row in lines[1:]:
-        found[row.pop("case")].append(row)
-    if any(len(repetitions) < options.repetitions for repetitions in found):
+        rows_by_case[row.pop("case")].append(row)
+    if any(len(repetitions) < options.repetitions for repetitions in rows_by_case):
         raise RuntimeError(f"{len(lines[1:])} of {options.repetitions * len(cases)} measurements ({ended}); see {log}")
-    return [Result(case, repetitions) for case, repetitions in zip(cases, found, strict=True)], lines[0]
+    return [Result(case, repetitions) for case, repetitions in zip(cases, rows_by_case, strict=True)], lines[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,12 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parts = ", ".join(dict.fromkeys(case.part for case in group))
         print(f"[{number}/{len(groups)}] {time.strftime('%H:%M:%S')} {parts}: {group[0].engine}", flush=True)
         try:
-            found, had = measure(group, options, number)
+            measured, facts = measure(group, options, number)
         except RuntimeError as error:
             sys.exit(f"error: {error}")
-        results = sorted([*results, *found], key=lambda result: cases.index(result.case))
-        servers.append({"parts": parts, "settings": had["servers"]})
-        machine = had["machine"]
+        results = sorted([*results, *measured], key=lambda result: cases.index(result.case))
+        servers.append({"parts": parts, "settings": facts["servers"]})
+        machine = facts["machine"]
         settings = {"command": command, "machine": machine, "repetitions": options.repetitions, "servers": servers}
         write_results(options.out / "results.json", results, settings)
     about = f"`{command}`\n\n{described(machine)}; medians of {options.repetitions}"

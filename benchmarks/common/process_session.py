@@ -63,12 +63,12 @@ def run_session(
 
 def living(session: int) -> list[int]:
     """Return the ids of a session's processes, zombies left out."""
-    found = []
+    processes = []
     for process in psutil.process_iter(["status"]):
         with contextlib.suppress(ProcessLookupError):
             if os.getsid(process.pid) == session and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-    return found
+                processes.append(process.pid)
+    return processes
 
 
 def stop_session(child: subprocess.Popen) -> None:

@@ -88,11 +88,11 @@ async def sample(
     meter.change(0)
     seconds = time.perf_counter() - started
     total = TreeStatistics.total(map(TreeStatistics.of, trees))
-    found = {name: getattr(total, name) for name in COUNTS}
-    assert found["trajectories"] == case.width * len(prompts), "not all trajectories could be had"
-    assert found["failed_calls"] == 0, "requests were repeated, which takes time"
+    costs = {name: getattr(total, name) for name in COUNTS}
+    assert costs["trajectories"] == case.width * len(prompts), "not all trajectories could be had"
+    assert costs["failed_calls"] == 0, "requests were repeated, which takes time"
     return {
-        **found,
+        **costs,
         "prompt_tokens": sum(map(len, prompts)),
         "seconds": seconds,
         "idle_seconds": meter.idle_seconds,
@@ -131,14 +131,14 @@ def own_memory() -> PeakMemory:
 
 def engine_memories() -> list[PeakMemory]:
     """Return the host memory of each engine process."""
-    found = []
+    engines = []
     for process in psutil.Process().children(recursive=True):
         try:
             if "VLLM::" in " ".join([process.name(), *process.cmdline()]):
-                found.append(PeakMemory(process.pid))
+                costs.append(PeakMemory(process.pid))
         except (psutil.Error, OSError):  # has ended since
             continue
-    return found
+    return costs
 
 
 # --- servers ---------------------------------------------------------------------------------------------------
@@ -236,10 +236,10 @@ async def measure(job: dict[str, Any]) -> None:
                 await servers.empty_cache()
                 memory, engines = own_memory(), engine_memories()
                 own = prompts[: case.prompts]
-                found = await sample(case, own, engine_of, ends=ends, decode=decode, seed=repetition)
-                found["searches_gb"] = max(0.0, memory.gb() - memory.before)
-                found["engine_gb"] = sum(engine.gb() for engine in engines)
-                stream.write(json.dumps({"case": number, **found}) + "\n")
+                costs = await sample(case, own, engine_of, ends=ends, decode=decode, seed=repetition)
+                costs["searches_gb"] = max(0.0, memory.gb() - memory.before)
+                costs["engine_gb"] = sum(engine.gb() for engine in engines)
+                stream.write(json.dumps({"case": number, **costs}) + "\n")
                 stream.flush()
                 print(f"{repetition}/{job['repetitions']} {case.part}, {case.arm}, {case.shape}", flush=True)
     servers.stop()

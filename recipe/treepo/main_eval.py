@@ -37,7 +37,7 @@ from recipe.treepo.evaluation.report import write_report
 from recipe.treepo.evaluation.sampling import ProblemSampler
 from recipe.treepo.evaluation.scoring import Scorer
 from recipe.treepo.evaluation.settings import EvaluationSettings, Run, load_evaluation
-from recipe.treepo.evaluation.summary import summarise
+from recipe.treepo.evaluation.summary import summarize
 from recipe.treepo.main_treepo import use_plugin
 from recipe.treepo.settings.training_rules import is_our_reward
 from recipe.treepo.settings.values import ConfigError, Problem
@@ -81,17 +81,17 @@ def open_records(
     Raises:
         ConfigError: naming every file that holds the samples of another evaluation.
     """
-    found, problems = {}, []
+    records, problems = {}, []
     for run in settings.runs:
         try:
-            found[run] = Records(folder / run.file, made_with[run], restart=settings.restart)
+            records[run] = Records(folder / run.file, made_with[run], restart=settings.restart)
         except RecordsError as error:
             problems.append(
                 Problem("other_samples", "evaluation.out_dir", settings.out_dir, str(error).rstrip("."), "")
             )
     if problems:
         raise ConfigError(problems)
-    return found
+    return records
 
 
 # --- running ---------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def _report(
     resamples, confidence = settings.bootstrap, settings.confidence
     sources = list(dict.fromkeys(problem.data_source for problem in problems))
     summaries = {
-        run: summarise(
+        run: summarize(
             own.results,
             n=run.n,
             ks=sorted({*settings.k, run.n}),
@@ -213,15 +213,15 @@ def _report(
 
 def notes(settings: EvaluationSettings, missing: Mapping[str, int]) -> list[str]:
     """Return what readers of the tables have to know; ``missing`` is the number of problems by run."""
-    found = [
+    lines = [
         f"Accuracies with {settings.confidence:.0%} bootstrap intervals over problems; overall: the mean over the data "
         "sets. Tokens and calls are the engine's own counts, summed over the problems; prompt tokens without those "
         "found in the prefix cache, and those. pass@n and maj@n of fewer trajectories (report.json): expected values "
         "over their subsets, for trees over the leaves of the same trees."
     ]
-    if told := ", ".join(f"{number} of {run}" for run, number in missing.items() if number):
-        found.append(f"Problems that are missing, and in no number: {told}. The same command samples them.")
-    return found
+    if missing_text := ", ".join(f"{number} of {run}" for run, number in missing.items() if number):
+        lines.append(f"Problems that are missing, and in no number: {missing_text}. The same command samples them.")
+    return lines
 
 
 # --- command line ----------------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        ours = REGISTRATIONS.get(fullname)
-        if ours is None:
+        own_modules = REGISTRATIONS.get(fullname)
+        if own_modules is None:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -42,7 +42,7 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            for name in ours:
+            for name in own_modules:
                 importlib.import_module(name)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # a hook after this one import
@@ -55,9 +55,9 @@ def _install() -> None:
     platform.activate()
     if not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegisterAfterImport())
-    for verl_module, ours in REGISTRATIONS.items():
+    for verl_module, own_modules in REGISTRATIONS.items():
         if verl_module in sys.modules:
-            for name in ours:
+            for name in own_modules:
                 importlib.import_module(name)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ms_swift_table
-from benchmarks.ms_swift_table import REFERENCE, main, parse, prepare, saving, summarise, table
+from benchmarks.ms_swift_table import REFERENCE, main, parse, prepare, saving, summarize, table
 
 
 def step(calls: int, seconds: float, gen: float) -> dict[str, float]:
@@ -26,7 +26,7 @@ def step(calls: int, seconds: float, gen: float) -> dict[str, float]:
 
 
 def test_a_row_counts_all_steps_and_times_those_after_the_warm_up():
-    row = summarise(4, 3, [step(160, 100.0, 90.0), step(160, 4.0, 1.0), step(128, 6.0, 2.0)], warm_up=1)
+    row = summarize(4, 3, [step(160, 100.0, 90.0), step(160, 4.0, 1.0), step(128, 6.0, 2.0)], warm_up=1)
     assert (row.calls, row.decoded, row.computed, row.cached, row.steps) == (448, 300, 30, 3000, 3)
     # 2 steps in 10 seconds, 3 of them sampling; verl counts the turns of both sides.
     assert (row.steps_per_second, row.rollout_share, row.turns) == (0.2, 0.3, 3.0)
@@ -35,8 +35,8 @@ def test_a_row_counts_all_steps_and_times_those_after_the_warm_up():
 
 
 def test_trees_are_compared_with_the_loops_of_their_depth():
-    base = summarise(4, None, [step(256, 5.0, 2.0)], warm_up=0)
-    tree = summarise(4, 3, [step(160, 4.0, 1.0)], warm_up=0)
+    base = summarize(4, None, [step(256, 5.0, 2.0)], warm_up=0)
+    tree = summarize(4, 3, [step(160, 4.0, 1.0)], warm_up=0)
     other = replace(base, depth=5, calls=320, steps_per_second=0.5)
     lines = table([base, tree, other]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -67,7 +67,7 @@ def test_runs_with_a_result_are_kept_and_others_are_made(tmp_path, monkeypatch, 
 
     def train(depth, divergence, options):
         made.append((depth, divergence))
-        return summarise(depth, divergence, [step(100 if divergence else 200, 1.0, 0.5)] * 3, warm_up=1)
+        return summarize(depth, divergence, [step(100 if divergence else 200, 1.0, 0.5)] * 3, warm_up=1)
 
     monkeypatch.setattr(ms_swift_table, "train", train)
     arguments = ["--out", str(tmp_path), "--steps", "3", "--warm-up", "1", "--report", str(tmp_path / "page.md")]
@@ -118,5 +118,5 @@ def test_a_table_that_cannot_be_made_is_refused(wrong, capsys):
 
 
 def test_saving_is_of_calls():
-    base = summarise(5, None, [step(320, 1.0, 1.0)], warm_up=0)
+    base = summarize(5, None, [step(320, 1.0, 1.0)], warm_up=0)
     assert saving(replace(base, calls=184), base) == pytest.approx(42.5)

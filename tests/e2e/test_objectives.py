@@ -97,7 +97,7 @@ def check_critic(steps: list[Metrics], groups: list[Groups]) -> None:
     assert distance[-1] < distance[0]
 
 
-# Estimator, normalisation and weight of shared tokens of those whose every number is checked against the formulas.
+# Estimator, normalization and weight of shared tokens of those whose every number is checked against the formulas.
 OURS = {
     "treepo": ("treepo", "whiten", "per_trajectory"),
     "treepo_segment": ("treepo_segment", "std", "per_trajectory"),

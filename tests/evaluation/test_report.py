@@ -10,7 +10,7 @@ from recipe.treepo.evaluation.records import ProblemResult, Trajectory
 from recipe.treepo.evaluation.report import curves, tables, write_report
 from recipe.treepo.evaluation.scores import Interval
 from recipe.treepo.evaluation.settings import Run
-from recipe.treepo.evaluation.summary import Point, costs_of, covered, scaling_points, summarise
+from recipe.treepo.evaluation.summary import Point, costs_of, covered, scaling_points, summarize
 from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.settings.schema import Sampler, TreePOSettings
 
@@ -42,7 +42,7 @@ RESULTS = [
 
 
 def summaries(n=4, results=RESULTS, ks=(1, 2, 4)):
-    return summarise(results, n=n, ks=ks, sources=["a", "b"], resamples=200, confidence=0.9)
+    return summarize(results, n=n, ks=ks, sources=["a", "b"], resamples=200, confidence=0.9)
 
 
 def test_accuracies_of_each_data_set_and_the_mean_over_them():
@@ -115,7 +115,7 @@ def test_the_plot_takes_intervals_that_miss_their_value_by_rounding_and_any_name
 
 
 def test_names_of_data_sets_do_not_break_the_table():
-    odd = summarise([result("x | y\nz", 0, [0], [1])], n=1, ks=[1], sources=["x | y\nz"], resamples=100, confidence=0.9)
+    odd = summarize([result("x | y\nz", 0, [0], [1])], n=1, ks=[1], sources=["x | y\nz"], resamples=100, confidence=0.9)
     assert "| x \\| y z " in tables({Run("plain", PLAIN, 1): odd})
 
 

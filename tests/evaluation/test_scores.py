@@ -139,6 +139,6 @@ def test_answers_vote_together_by_text_then_by_meaning_and_right_ones_always():
     assert asked == [("7", "1/2"), ("7", "0.5"), ("1/2", "0.5"), ("7", "8"), ("1/2", "8")]
 
 
-def test_long_answers_are_not_normalised():
+def test_long_answers_are_not_normalized():
     long = "x " * 5_000
     assert count_votes([long, long, long + "y"], [False] * 3, lambda first, second: False) == [0, 0, 1]

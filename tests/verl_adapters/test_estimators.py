@@ -78,7 +78,7 @@ def test_every_token_of_random_trees_has_the_credit_of_the_formulas(forest, esti
             ("treepo", "reinforce_plus_plus_baseline", {}),
             ("treepo_segment", "reinforce_plus_plus_baseline", {}),
             ("treepo_segment", "reinforce_plus_plus_baseline", {"chains": ChainCounting.PUBLISHED}),
-            # twice the distance from the mean, once from the root and once from the parent: the scale is normalised
+            # twice the distance from the mean, once from the root and once from the parent: the scale is normalized
             ("treerl", "reinforce_plus_plus_baseline", {"normalization": Normalization.WHITEN}),
             ("treerpo", "grpo", {}),
         ]
@@ -155,7 +155,7 @@ def test_trees_of_equal_prompts_are_two_groups_and_two_first_nodes_are_one():
     assert one_id[:, 0].tolist() == pytest.approx([(-3 / 4 - 1 / 2) / 2, (1 / 4 + 1 / 2) / 2, 1 / 8, 1 / 8])
 
 
-def test_published_normalisation_whitens_for_treepo_and_leaves_the_neighbours_alone():
+def test_published_normalization_whitens_for_treepo_and_leaves_the_neighbours_alone():
     rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 5)
     batch = rewards, mask, ["p"] * 3, [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
     for estimator, published in (

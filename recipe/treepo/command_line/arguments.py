@@ -65,7 +65,7 @@ class CommandLine:
 
 def read_command_line(arguments: Sequence[str], groups: Sequence[OwnGroup] = (TREEPO,)) -> CommandLine:
     """Take our flags and our unknown keys out of the command line; Hydra would stop at the first of them."""
-    ours = {"--dry-run", "--full", *HELP_FLAGS}
+    own_flags = {"--dry-run", "--full", *HELP_FLAGS}
     flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
     if "hydra.mode=MULTIRUN" in arguments:
         flags.add("--multirun")
@@ -73,7 +73,7 @@ def read_command_line(arguments: Sequence[str], groups: Sequence[OwnGroup] = (TR
     problems = _flag_problems(flags)
     values: dict[str, Any] = {}
     for argument in arguments:
-        if argument in ours:
+        if argument in own_flags:
             continue
         override = _parsed(argument)
         key, value = (override.key_or_group, override.value()) if override else (_key(argument), None)

@@ -61,10 +61,10 @@ def _verls_defaults() -> DictConfig:
 
 def compare(config: DictConfig, defaults: Mapping[str, Any]) -> Differences:
     """Find the keys of ``config`` that are not written as in ``defaults``."""
-    found = Differences()
+    differences = Differences()
     written, resolved = plain_values(config), plain_values(config, resolve=True)
-    found.values = _compare_groups(written, resolved, defaults, "", found)
-    return found
+    differences.values = _compare_groups(written, resolved, defaults, "", differences)
+    return differences
 
 
 def dry_run_report(config: DictConfig, *, full: bool, comments: Sequence[str] = ()) -> str:
@@ -76,27 +76,33 @@ def dry_run_report(config: DictConfig, *, full: bool, comments: Sequence[str] = 
     if full:
         lines, text = [*comments], OmegaConf.to_yaml(config, resolve=True)
     else:
-        found = compare(config, defaults_for(config))
-        same = f"{found.same} keys are as in verl or the recipe (--full prints all), {found.changed} differ:"
-        lines = [f"The configuration is valid. {same}", *comments, *(f"removed: {key}" for key in found.removed)]
-        text = OmegaConf.to_yaml(OmegaConf.create(found.values))
+        differences = compare(config, defaults_for(config))
+        same = (
+            f"{differences.same} keys are as in verl or the recipe (--full prints all), {differences.changed} differ:"
+        )
+        lines = [f"The configuration is valid. {same}", *comments, *(f"removed: {key}" for key in differences.removed)]
+        text = OmegaConf.to_yaml(OmegaConf.create(differences.values))
     return "".join(f"# {line}\n" for line in lines) + text
 
 
 def _compare_groups(
-    written: Mapping[str, Any], resolved: Mapping[str, Any], base: Mapping[str, Any], name: str, found: Differences
+    written: Mapping[str, Any],
+    resolved: Mapping[str, Any],
+    base: Mapping[str, Any],
+    name: str,
+    differences: Differences,
 ) -> dict[str, Any]:
     values = {}
     for key, value in written.items():
         default = base.get(key)
         if isinstance(value, Mapping) and value:
             inner = default if isinstance(default, Mapping) else {}
-            if below := _compare_groups(value, resolved[key], inner, f"{name}{key}.", found):
+            if below := _compare_groups(value, resolved[key], inner, f"{name}{key}.", differences):
                 values[key] = below
         elif key in base and repr(value) == repr(default):
-            found.same += 1
+            differences.same += 1
         else:
-            found.changed += 1
+            differences.changed += 1
             values[key] = resolved[key]
-    found.removed += [f"{name}{key}" for key in base if key not in written]
+    differences.removed += [f"{name}{key}" for key in base if key not in written]
     return values

@@ -91,18 +91,18 @@ class Declared:
 def declared(group: OwnGroup) -> Declared:
     """Read the yaml file of a group."""
     text = (ROOT / group.see).read_text(encoding="utf-8")
-    values, found = OmegaConf.create(text), comments(text)
+    values, meanings = OmegaConf.create(text), comments(text)
     if group.name not in values:  # the file is the group
         values = OmegaConf.create({group.name: values})
-        found = {f"{group.name}.{key}": comment for key, comment in found.items()}
-    order = [name for name in found if name in group.keys]
+        meanings = {f"{group.name}.{key}": comment for key, comment in meanings.items()}
+    order = [name for name in meanings if name in group.keys]
     defaults = {key: OmegaConf.select(values, key) for key in order}
-    return Declared(groups_of(order), defaults, found)
+    return Declared(groups_of(order), defaults, meanings)
 
 
 def comments(text: str) -> dict[str, str]:
     """Return the comment above each key of a YAML file, by the key's full name."""
-    found: dict[str, str] = {}
+    by_key: dict[str, str] = {}
     outer: list[tuple[int, str]] = []
     comment: list[str] = []
     for line in text.splitlines():
@@ -113,9 +113,9 @@ def comments(text: str) -> dict[str, str]:
             depth = len(match[1])
             outer = [(indent, name) for indent, name in outer if indent < depth] + [(depth, match[2])]
             if comment:
-                found[".".join(name for _, name in outer)] = " ".join(comment)
+                by_key[".".join(name for _, name in outer)] = " ".join(comment)
         comment = []
-    return found
+    return by_key
 
 
 def first_words(comment: str) -> str:
@@ -136,14 +136,14 @@ def written(value: Any) -> str:
 
 
 def _keys(group: OwnGroup, columns: int) -> list[str]:
-    found, lines = declared(group), []
-    for name, keys in found.groups.items():
-        lines.append(f"{name}." if name == group.name else f"{name}.  {first_words(found.comments[name])}")
+    declaration, lines = declared(group), []
+    for name, keys in declaration.groups.items():
+        lines.append(f"{name}." if name == group.name else f"{name}.  {first_words(declaration.comments[name])}")
         cells = []
         for key in keys:
             if (full := f"{name}.{key}") in group.keys:
-                value = f"{key}={written(found.defaults[full])}"
-                cells.append(f"{value:<{NAME_WIDTH}} {first_words(found.comments[full])}")
+                value = f"{key}={written(declaration.defaults[full])}"
+                cells.append(f"{value:<{NAME_WIDTH}} {first_words(declaration.comments[full])}")
         lines += _in_columns(cells, columns)
     return lines
 

@@ -27,14 +27,14 @@ def settings_page() -> str:
 
 def _section(title: str, group: OwnGroup) -> Iterator[str]:
     yield f"## {title}\n\n[`{group.see}`](../{group.see})\n"
-    found = declared(group)
-    texts = {key: first_sentence(comment) for key, comment in found.comments.items()}
-    for name, keys in found.groups.items():
+    declaration = declared(group)
+    texts = {key: first_sentence(comment) for key, comment in declaration.comments.items()}
+    for name, keys in declaration.groups.items():
         yield f"### `{name}`\n" if name == group.name else f"### `{name}`: {texts[name]}\n"
         yield "| key | default | meaning |\n|---|---|---|"
         for key in keys:
             if (full := f"{name}.{key}") in group.keys:
-                yield f"| `{key}` | `{written(found.defaults[full])}` | {texts[full]} |"
+                yield f"| `{key}` | `{written(declaration.defaults[full])}` | {texts[full]} |"
         yield ""
 
 

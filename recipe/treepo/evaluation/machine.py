@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 
-def described(found: Mapping[str, Any]) -> str:
-    """Return in one line what :func:`machine` found."""
-    numbers = (f"{name} {number}" for name, number in found["versions"].items())
-    return ", ".join([*found.get("gpus", []), f"{found['cpus']} CPUs", f"Python {found['python']}", *numbers])
+def described(facts: Mapping[str, Any]) -> str:
+    """Return in one line the result of :func:`machine`."""
+    numbers = (f"{name} {number}" for name, number in facts["versions"].items())
+    return ", ".join([*facts.get("gpus", []), f"{facts['cpus']} CPUs", f"Python {facts['python']}", *numbers])
 
 
 def machine() -> dict[str, Any]:
@@ -22,7 +22,7 @@ def machine() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    found = {"versions": versions, "cpus": len(os.sched_getaffinity(0)), "python": sys.version.split()[0]}
+    facts = {"versions": versions, "cpus": len(os.sched_getaffinity(0)), "python": sys.version.split()[0]}
     if (torch := sys.modules.get("torch")) is not None:
-        found["gpus"] = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return found
+        facts["gpus"] = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return facts

@@ -49,7 +49,7 @@ def load_problems(
     files = config.data.val_files
     blank_truths = not is_our_reward(config)
     rows: Counter[str] = Counter()
-    found, problems = [], []
+    accepted, problems = [], []
     for file in files if OmegaConf.is_list(files) else [files]:
         file_rows = read_rows(file)
         for number in range(len(file_rows)):
@@ -67,14 +67,16 @@ def load_problems(
                 problems.append(Problem("wrong_row", "data.val_files", f"{file}, row {number}", wrong, remedy))
                 continue
             source = str(fields["data_source"])
-            found.append(EvaluationProblem(data_source=source, row=rows[source], prompt_ids=prompt_ids, fields=fields))
+            accepted.append(
+                EvaluationProblem(data_source=source, row=rows[source], prompt_ids=prompt_ids, fields=fields)
+            )
             rows[source] += 1
-    if not problems and not found:
+    if not problems and not accepted:
         remedy = "Name other files, or keep longer prompts."
         problems = [Problem("no_rows", "data.val_files", files, "hold no problems", remedy)]
     if problems:
         raise ConfigError(_first(problems, 10))
-    return found
+    return accepted
 
 
 def _row_problem(fields: dict[str, Any], blank_truths: bool) -> str | None:

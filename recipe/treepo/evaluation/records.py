@@ -135,12 +135,12 @@ class Records:
             ) from error
 
     def _check(self, before: Mapping[str, Any]) -> None:
-        ours = self.fingerprint
-        changed = [key for key in sorted({*before, *ours}) if before.get(key) != ours.get(key)]
+        after = self.fingerprint
+        changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
         if changed:
-            told = "; ".join(f"{key} was {before.get(key)}, now {ours.get(key)}" for key in changed)
+            changes = "; ".join(f"{key} was {before.get(key)}, now {after.get(key)}" for key in changed)
             raise RecordsError(
-                f"{self.path} holds samples that were made otherwise: {told}. Use another evaluation.out_dir, "
+                f"{self.path} holds samples that were made otherwise: {changes}. Use another evaluation.out_dir, "
                 "evaluation.restart=true to sample anew, or the settings of before."
             )
 

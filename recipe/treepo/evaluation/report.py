@@ -32,19 +32,19 @@ def data_sets(summaries: Summaries) -> list[str]:
 
 def curves(summaries: Summaries) -> dict[str, dict[str, list[Point]]]:
     """Return the scaling curves by data set and arm; runs without results of a data set are left out there."""
-    found: dict[str, dict[str, list[Point]]] = {}
+    points: dict[str, dict[str, list[Point]]] = {}
     for name in data_sets(summaries):
         arms: dict[str, dict[Run, Summary]] = {}
         for run, own in summaries.items():
             if name in own:
                 arms.setdefault(run.arm, {})[run] = own[name]
-        found[name] = {
+        points[name] = {
             arm: scaling_points(
                 {run.n: summary for run, summary in runs.items()}, independent=next(iter(runs)).is_plain
             )
             for arm, runs in arms.items()
         }
-    return found
+    return points
 
 
 def tables(summaries: Summaries) -> str:
@@ -70,14 +70,14 @@ def tables(summaries: Summaries) -> str:
     return text
 
 
-def _scaling_table(found: Mapping[str, Mapping[str, Sequence[Point]]]) -> str:
+def _scaling_table(points: Mapping[str, Mapping[str, Sequence[Point]]]) -> str:
     header = ["data set", "sampler", "trajectories", "decoded per problem", "mean", "pass", "majority"]
     rows = [
         [
             *(name, arm, f"{point.k}", f"{point.decoded_tokens:,.0f}"),
             *map(_interval, (point.mean, point.passed, point.majority)),
         ]
-        for name, arms in found.items()
+        for name, arms in points.items()
         for arm, points in arms.items()
         for point in points
     ]
@@ -95,7 +95,7 @@ def write_report(folder: Path, summaries: Summaries, *, facts: Mapping[str, Any]
         facts: What the evaluation was made with, for the JSON.
         notes: Sentences below the tables.
     """
-    found = curves(summaries)
+    points = curves(summaries)
     document = {
         "facts": {**facts, "machine": machine()},
         "runs": [
@@ -109,7 +109,7 @@ def write_report(folder: Path, summaries: Summaries, *, facts: Mapping[str, Any]
         ],
         "curves": {
             name: {arm: [asdict(point) for point in points] for arm, points in arms.items()}
-            for name, arms in found.items()
+            for name, arms in points.items()
         },
         "notes": list(notes),
     }
@@ -117,7 +117,7 @@ def write_report(folder: Path, summaries: Summaries, *, facts: Mapping[str, Any]
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "report.json", json.dumps(document, indent=1) + "\n")
     _replace(folder / "report.md", text + "\n![Accuracy against decoded tokens](report.png)\n")
-    draw(found, folder / "report.png")
+    draw(points, folder / "report.png")
     return text
 
 

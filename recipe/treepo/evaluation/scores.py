@@ -95,16 +95,16 @@ def _with_single_rivals(ways: Mapping[int, list[int]], number: int, most: int) -
 def _extended(ways: Mapping[int, list[int]], choices: Sequence[tuple[int, int, int]]) -> dict[int, list[int]]:
     """Return the ways after one of ``choices``, (trajectories drawn, rivals tied, number of ways), is taken."""
     room = len(next(iter(ways.values())))
-    found: dict[int, list[int]] = {}
+    counts: dict[int, list[int]] = {}
     for tied, before in ways.items():
         for drawn, more_tied, factor in choices:
             if drawn >= room:
                 break
-            target = found.setdefault(tied + more_tied, [0] * room)
+            target = counts.setdefault(tied + more_tied, [0] * room)
             for place in range(room - drawn):
                 if before[place]:
                     target[place + drawn] += before[place] * factor
-    return found
+    return counts
 
 
 def bootstrap(
@@ -135,8 +135,8 @@ def bootstrap(
     means[OVERALL] = np.mean([means[name] for name in values], axis=0)
     draws[OVERALL] = np.mean([draws[name] for name in values], axis=0)
     tail = (1 - confidence) / 2
-    found = {}
+    intervals = {}
     for name, mean in means.items():
         low, high = np.quantile(draws[name], [tail, 1 - tail], axis=0)
-        found[name] = [Interval(*map(float, bounds)) for bounds in zip(mean, low, high, strict=True)]
-    return found
+        intervals[name] = [Interval(*map(float, bounds)) for bounds in zip(mean, low, high, strict=True)]
+    return intervals

@@ -152,8 +152,8 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
         problems += file_problems(config, ("data.val_files",))
     if problems:
         raise ConfigError(list({str(problem): problem for problem in problems}.values()))
-    found = {"n": numbers, "k": values["k"] or powers_of_two(max(numbers)), "runs": tuple(runs)}
-    return EvaluationSettings(**(values | found))
+    resolved = {"n": numbers, "k": values["k"] or powers_of_two(max(numbers)), "runs": tuple(runs)}
+    return EvaluationSettings(**(values | resolved))
 
 
 def powers_of_two(n: int) -> tuple[int, ...]:
@@ -177,14 +177,14 @@ def _parse_arms(
     config: DictConfig, arms: Mapping[str, Mapping[str, Any]], problems: list[Problem]
 ) -> dict[str, TreePOSettings]:
     """Read the ``treepo`` group with the keys of each arm in place of its own."""
-    found = {}
+    by_arm = {}
     for name, keys in arms.items():
         group = OmegaConf.create(OmegaConf.to_container(config.treepo, resolve=True))
         settings, wrong = parse_settings(OmegaConf.create({"treepo": OmegaConf.merge(group, dict(keys))}))
         problems += _in_words_of(name, keys, wrong)
         if settings is not None:
-            found[name] = settings
-    return found
+            by_arm[name] = settings
+    return by_arm
 
 
 def _in_words_of(arm: str, keys: Mapping[str, Any], problems: list[Problem]) -> list[Problem]:

@@ -37,7 +37,7 @@ class Summary:
     costs: dict[str, float]
 
 
-def summarise(
+def summarize(
     results: Sequence[ProblemResult],
     *,
     n: int,
@@ -64,19 +64,19 @@ def summarise(
     by_source = {source: own for source, own in by_source.items() if own}
     values = {source: np.array([_worth(result, n, ks) for result in own]) for source, own in by_source.items()}
     intervals = bootstrap(values, resamples=resamples, confidence=confidence, seed=seed)
-    found = {}
+    summaries = {}
     for source, (mean, *rest) in intervals.items():
         if source == OVERALL and not complete:
             continue  # a mean over fewer data sets than other runs have would be taken for theirs
         own = results if source == OVERALL else by_source[source]
-        found[source] = Summary(
+        summaries[source] = Summary(
             problems=len(own),
             mean=mean,
             passed=dict(zip(ks, rest[: len(ks)], strict=True)),
             majority=dict(zip(ks, rest[len(ks) :], strict=True)),
             costs=costs_of(own),
         )
-    return found
+    return summaries
 
 
 def _worth(result: ProblemResult, n: int, ks: Sequence[int]) -> list[float]:

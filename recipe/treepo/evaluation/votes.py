@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from recipe.treepo.answers.spelling import normalize
 
-# More characters than this are compared as they are: normalising takes quadratic time at worst.
+# More characters than this are compared as they are: normalizing takes quadratic time at worst.
 MAX_NORMALISED_CHARS = 1_000
 
 

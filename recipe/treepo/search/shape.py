@@ -28,7 +28,7 @@ class SearchShape:
         max_segments_per_request: Most segments of one request where nothing can branch, None for no limit.
         cache_block: Tokens of a block of the engine's prefix cache, with which segments are to end; None for segments
             of equal length. For responses of one turn.
-        retries: How often a failed request is repeated before its path is given up.
+        retries: Repeats of a failed request before its path is abandoned.
         retry_seconds: Pause before the first repetition; it doubles each time.
     """
 

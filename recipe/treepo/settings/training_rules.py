@@ -47,7 +47,9 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem
     if mode in TREEPO_TRAINERS:
         return []
     estimator, problems = config.algorithm.adv_estimator, []
-    ours = " or ".join([ours for ours, verls in TREEPO_TRAINERS.items() if verls == mode] or TREEPO_TRAINERS)
+    own_modes = " or ".join(
+        [own_modes for own_modes, verls in TREEPO_TRAINERS.items() if verls == mode] or TREEPO_TRAINERS
+    )
     for needs, what, instead in (
         (estimator in TREE_ESTIMATORS, f"algorithm.adv_estimator={estimator}", "another adv_estimator"),
         (
@@ -58,7 +60,7 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem
     ):
         if needs:
             rule = f"{what} needs a trainer of this recipe, which passes tree paths on"
-            remedy = f"Use trainer.v1.trainer_mode={ours}, or {instead}."
+            remedy = f"Use trainer.v1.trainer_mode={own_modes}, or {instead}."
             problems.append(Problem("other_trainer", "trainer.v1.trainer_mode", mode, rule, remedy))
     return problems
 

@@ -74,7 +74,7 @@ def read_rollout(config: DictConfig, problems: list[Problem], **given: Any) -> R
             problems.append(Problem("number", f"{ROLLOUT}.{key}", value, "must be a number", f"Set {ROLLOUT}.{key}."))
     if len(problems) > wrong:
         return None
-    found = {
+    numbers = {
         "validation_n": read("val_kwargs.n") or 1,
         "validation_temperature": read("val_kwargs.temperature") or 0,
         "max_model_len": read("max_model_len"),
@@ -82,7 +82,7 @@ def read_rollout(config: DictConfig, problems: list[Problem], **given: Any) -> R
         "agent": read("agent.default_agent_loop"),
         "routing_replay": bool(read("enable_rollout_routing_replay")),
     }
-    return Rollout(**(found | given))
+    return Rollout(**(numbers | given))
 
 
 def sampler_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:

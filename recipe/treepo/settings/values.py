@@ -173,25 +173,25 @@ def keys_of(name: str, group: type, places: Mapping[str, str | None] | None = No
         name: Full name of the group.
         places: Full name of the key by the path of its field, where the two differ; None for a field without a key.
     """
-    found: dict[str, Key] = {}
+    keys: dict[str, Key] = {}
     hints, places = get_type_hints(group), places or {}
     for field in fields(group):
         own, hint = f"{path}{field.name}", hints[field.name]
         if isinstance(hint, type) and is_dataclass(hint):
-            found |= keys_of(f"{name}.{field.name}", hint, places, f"{own}.")
+            keys |= keys_of(f"{name}.{field.name}", hint, places, f"{own}.")
         elif key := places.get(own, f"{name}.{field.name}"):
-            found[key] = Key(own, _reader(hint, field.metadata))
-    return found
+            keys[key] = Key(own, _reader(hint, field.metadata))
+    return keys
 
 
 def groups_of(keys: Iterable[str]) -> dict[str, list[str]]:
     """Return the full names of all groups, the outer before the inner, with the names in each."""
-    found: dict[str, dict[str, None]] = defaultdict(dict)
+    groups: dict[str, dict[str, None]] = defaultdict(dict)
     for key in keys:
         parts = key.split(".")
         for depth in range(1, len(parts)):
-            found[".".join(parts[:depth])][parts[depth]] = None
-    return {group: list(names) for group, names in found.items()}
+            groups[".".join(parts[:depth])][parts[depth]] = None
+    return {group: list(names) for group, names in groups.items()}
 
 
 # Keys, and values of keys, that were renamed.

@@ -125,9 +125,9 @@ def tree_client(client: LLMServerClient) -> LLMServerClient:
     The class is made from the client's own, because each trainer of verl brings another: the one of the async trainers
     goes on with what a weight update cut off, and asks for a server and an id for each part.
     """
-    ours = copy.copy(client)
-    ours.__class__ = type(f"Tree{type(client).__name__}", (TreeClient, type(client)), {})
-    return ours
+    copied = copy.copy(client)
+    copied.__class__ = type(f"Tree{type(client).__name__}", (TreeClient, type(client)), {})
+    return copied
 
 
 class TreeClient(LLMServerClient):

@@ -22,8 +22,8 @@ def interaction_class(settings: InteractionSettings) -> type[Interaction] | None
     """Return the class, None where none is named; raises whatever loading it raises."""
     if settings.path is None or settings.name is None:
         return None
-    found: type[Interaction] = getattr(_module(settings.path), settings.name)
-    return found
+    loaded: type[Interaction] = getattr(_module(settings.path), settings.name)
+    return loaded
 
 
 def interaction_problems(settings: InteractionSettings) -> list[Problem]:
@@ -41,16 +41,16 @@ def interaction_problems(settings: InteractionSettings) -> list[Problem]:
     if not hasattr(module, settings.name):
         rule = f"{settings.path} does not define this name"
         return [Problem("interaction_not_found", name, settings.name, rule, "Name a class in it.")]
-    found = getattr(module, settings.name)
-    if not isinstance(found, type) or not issubclass(found, Interaction):
+    loaded = getattr(module, settings.name)
+    if not isinstance(loaded, type) or not issubclass(loaded, Interaction):
         rule = "is not a subclass of recipe.treepo.interaction.Interaction"
         return [Problem("not_an_interaction", name, settings.name, rule, "Derive the class from it.")]
     for method in ("setup", "tool_schemas", "stop_token_ids"):
-        if inspect.iscoroutinefunction(getattr(found, method)):
+        if inspect.iscoroutinefunction(getattr(loaded, method)):
             rule = f"its method {method} is a coroutine"
             return [Problem("coroutine", name, settings.name, rule, "Make it a plain function.")]
     try:
-        found(**settings.options)
+        loaded(**settings.options)
     except Exception as error:  # whatever the user's constructor raises
         rule = f"{settings.name} does not accept these options ({_told(error)})"
         remedy = f"Set the arguments of {settings.name}."
