@@ -135,10 +135,10 @@ def engine_memories() -> list[PeakMemory]:
     for process in psutil.Process().children(recursive=True):
         try:
             if "VLLM::" in " ".join([process.name(), *process.cmdline()]):
-                costs.append(PeakMemory(process.pid))
+                engines.append(PeakMemory(process.pid))
         except (psutil.Error, OSError):  # has ended since
             continue
-    return costs
+    return engines
 
 
 # --- servers ---------------------------------------------------------------------------------------------------

@@ -47,9 +47,8 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem
     if mode in TREEPO_TRAINERS:
         return []
     estimator, problems = config.algorithm.adv_estimator, []
-    own_modes = " or ".join(
-        [own_modes for own_modes, verls in TREEPO_TRAINERS.items() if verls == mode] or TREEPO_TRAINERS
-    )
+    matching = [own for own, verls in TREEPO_TRAINERS.items() if verls == mode]
+    own_modes = " or ".join(matching or TREEPO_TRAINERS)
     for needs, what, instead in (
         (estimator in TREE_ESTIMATORS, f"algorithm.adv_estimator={estimator}", "another adv_estimator"),
         (
