@@ -221,11 +221,9 @@ class Oracle:
             assert taken.node == name
             turns = self.turns(node.index)
             messages = list(QUESTION)
-            for number, index in enumerate(
-                i.index for i in self.tree.path(node.index).nodes if self.tree.nodes[i].reply
-            ):
-                messages += [{"role": "assistant", "content": decode(turns[number])}]
-                messages += self.tree.nodes[index].reply.messages
+            replies = [on_path.reply for on_path in self.tree.path(node.index).nodes if on_path.reply]
+            for number, reply in enumerate(replies):
+                messages += [{"role": "assistant", "content": decode(turns[number])}, *reply.messages]
             assert taken.messages == [*messages, {"role": "assistant", "content": decode(turns[-1])}]
             assert (taken.token_ids, taken.text, taken.turn) == (turns[-1], decode(turns[-1]), len(turns))
             before = self.tree.path(node.index).response_ids[: self.tree.path(node.index).turn_start]

@@ -616,7 +616,7 @@ def test_limits_of_packed_training_are_named_with_the_key_and_both_remedies(over
 
 def test_verl_is_told_to_look_for_the_packed_engines_first(monkeypatch):
     started = []
-    monkeypatch.setattr("verl.trainer.main_ppo.run_ppo", lambda config, **_: started.append(config))
+    monkeypatch.setattr("recipe.treepo.verl_adapters.run.run_ppo", lambda config, **_: started.append(config))
     variables = []
     for override in (PACKED, "treepo.packed_training=false"):
         train(composed("platform=cpu", "preset=tiny", override))

@@ -90,7 +90,7 @@ EXTENSION = f"{VLLM_ROLLOUT}.utils.vLLMColocateWorkerExtension"
 HEADS = "vllm.model_executor.layers.vocab_parallel_embedding"
 
 ROLLOUT = [
-    *names(AGENT_LOOP, "AgentLoopMetrics AgentLoopOutput register"),
+    *names(AGENT_LOOP, "AgentLoopMetrics AgentLoopOutput DictConfigWrap ToolListWrap register"),
     *names(TOOL_LOOP, "AgentData ToolAgentLoop"),
     *names("verl.trainer.ppo.v1.agent_loop_tq", "AgentLoopManagerTQ AgentLoopWorkerTQ"),
     *names("verl.utils.rollout_trace", "rollout_trace_op"),
@@ -174,8 +174,8 @@ CLIENTS = [
     source(f"{CLIENT}._release_server", "8367c46302"),
     source(f"{CLIENT}._vllm_request_id", "187ce16a31"),
     source(f"{CLIENT}.generate", "ad5317be68"),
-    source(f"{ASYNC_CLIENT}._acquire_server", "501a0a677c", ours="TreeRequests"),
-    source(f"{ASYNC_CLIENT}.generate", "82d739ff1c", ours="TreeRequests"),
+    source(f"{ASYNC_CLIENT}._acquire_server", "501a0a677c", ours="TreeClient"),
+    source(f"{ASYNC_CLIENT}.generate", "82d739ff1c", ours="TreeClient"),
     *texts(f"{CLIENT}.generate", '"priority"', '"min_global_steps"', '"max_global_steps"'),
     *texts(f"{VLLM_ROLLOUT}.vllm_async_server", '"num_cached_tokens"', 'stop_reason="aborted"'),
     call(f"{SERVERS}.create"),
