@@ -40,7 +40,7 @@ from recipe.treepo.evaluation.settings import EvaluationSettings, Run, load_eval
 from recipe.treepo.evaluation.summary import summarize
 from recipe.treepo.main_treepo import use_plugin
 from recipe.treepo.settings.training_rules import is_our_reward
-from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 
 def with_group(arguments: Sequence[str]) -> list[str]:
@@ -69,7 +69,7 @@ def locked(out_dir: str) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             rule, remedy = "another evaluation is writing there", "Wait for it, or use another evaluation.out_dir."
-            raise ConfigError([Problem("folder_in_use", "evaluation.out_dir", out_dir, rule, remedy)]) from error
+            raise ConfigError([ConfigProblem("folder_in_use", "evaluation.out_dir", out_dir, rule, remedy)]) from error
         yield folder
 
 
@@ -87,7 +87,7 @@ def open_records(
             records[run] = Records(folder / run.file, made_with[run], restart=settings.restart)
         except RecordsError as error:
             problems.append(
-                Problem("other_samples", "evaluation.out_dir", settings.out_dir, str(error).rstrip("."), "")
+                ConfigProblem("other_samples", "evaluation.out_dir", settings.out_dir, str(error).rstrip("."), "")
             )
     if problems:
         raise ConfigError(problems)
@@ -227,7 +227,7 @@ def notes(settings: EvaluationSettings, missing: Mapping[str, int]) -> list[str]
 # --- command line ----------------------------------------------------------------------------------------------
 
 
-def run(config: DictConfig, problems: list[Problem], *, dry_run: bool, full: bool = False) -> int:
+def run(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool, full: bool = False) -> int:
     """Check the configuration and evaluate, or print what would be sampled and with what; return the exit status."""
     restart = False
     try:

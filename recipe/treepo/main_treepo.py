@@ -19,10 +19,10 @@ from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import TRAINING_PAGE
 from recipe.treepo.settings.schema import load_settings
 from recipe.treepo.settings.validate import validate
-from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 
-def prepare(config: DictConfig, problems: list[Problem], *, dry_run: bool) -> None:
+def prepare(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool) -> None:
     """Check the recipe's rules, then verl's own.
 
     Raises:
@@ -62,7 +62,7 @@ def train(config: DictConfig) -> None:
     run.train(config, load_settings(config))
 
 
-def _files_to_be_made(config: DictConfig) -> list[Problem]:
+def _files_to_be_made(config: DictConfig) -> list[ConfigProblem]:
     try:
         validate(config)
     except ConfigError as error:

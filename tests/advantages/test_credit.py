@@ -156,7 +156,7 @@ def test_decay_lessens_the_parents_value_by_the_distance_from_the_parent_to_the_
     assert rows[0] == pytest.approx([-3 / 7, 0, 0], abs=1e-12)
 
 
-def test_inside_a_sub_tree_whose_leaves_agree_there_is_no_credit_even_if_it_is_uneven():
+def test_no_credit_inside_an_uneven_sub_tree_whose_leaves_agree():
     # Root {a, b, c, d}; s (node 1) holds a and t (node 2) holds b and c: all wrong, at different depths; d is right.
     # Values by group size: a (4 * -1/4 + 3 * 0) / 7 = -1/7; b, c (4 * -1/4) / 9 = -1/9; d 3/4.
     rows = segment([[1, 3], [1, 2, 4], [1, 2, 5], [6]], [0.0, 0.0, 0.0, 1.0])
@@ -171,7 +171,7 @@ def test_the_credits_of_a_nodes_children_sum_to_zero():
     assert rows[0][0] == pytest.approx(-rows[3][0])
 
 
-def test_tokens_of_a_chain_share_one_credit_or_as_published_only_its_first_segment_has_any():
+def test_a_chain_shares_one_credit_and_published_only_its_first_segment():
     # a passes 1 -> 2, b 3 -> 4 -> 5; leaves -1/2 and 1/2, root 0.
     paths, rewards = [[1, 2], [3, 4, 5]], [0.0, 1.0]
     assert segment(paths, rewards) == approximately([[-1 / 2], [1 / 2]])

@@ -112,7 +112,7 @@ def test_the_meter_adds_up_the_time_without_requests_and_the_time_of_each(monkey
     assert (meter.idle_seconds, meter.request_seconds) == (3.0, 9.0)
 
 
-def test_every_case_of_a_plan_can_be_measured_and_samplers_are_compared_with_all_else_equal():
+def test_a_plan_compares_samplers_with_all_else_equal():
     for plan in PLANS.values():
         cases = plan()
         assert len(set(cases)) == len(cases)
@@ -184,7 +184,7 @@ def test_a_comparison_names_everything_that_got_worse_and_nothing_else(tmp_path,
     assert main([str(files[0]), str(files[0])]) == 0
 
 
-def test_a_comparison_names_other_machines_and_where_they_are_the_same_speeds_and_the_searches_share(tmp_path, capsys):
+def test_a_comparison_names_machines_speeds_and_the_searches_share(tmp_path, capsys):
     case = Case(part="samplers", arm=Arm.PLAIN)
     files = [tmp_path / "old.json", tmp_path / "new.json"]
     slower = {"seconds": 5.0, "busy_seconds": 0.2, "computed_prompt_tokens": 60, "unique_tokens": 200}

@@ -175,7 +175,7 @@ def test_tools_are_called_once_for_all_branches_and_the_reward_sees_the_calls(to
     assert len(scores) > 2
 
 
-def test_the_asynchronous_trainer_trains_packed_trees_with_segment_credit_and_each_unique_token_once(tools):
+def test_async_training_with_packing_segment_credit_and_weight_once(tools):
     for step in tools.metrics:
         check_step(tools.folder, step, "treepo_segment", "whiten", "once")
         assert step["treepo/decoded_tokens"] < step["treepo/total_tokens"]

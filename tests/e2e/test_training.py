@@ -60,7 +60,7 @@ def test_each_step_trains_every_prompt_with_exactly_n_trajectories(run):
         assert [len(tree["leaves"]) for tree in trees] == [WIDTH] * BATCH
 
 
-def test_the_engine_was_given_the_tokens_on_the_path_and_the_tree_holds_what_it_returned(run):
+def test_the_engine_gets_the_path_and_the_tree_holds_its_answers(run):
     folder, metrics = run
     model = json.loads((ROOT / "tiny/model/generation_config.json").read_text())
     ends = set(model["eos_token_id"])
@@ -187,7 +187,7 @@ def test_the_plain_partner_samples_independently_and_costs_a_call_per_trajectory
 
 
 @pytest.mark.slow
-def test_with_a_bfloat16_engine_the_difference_stays_that_of_rounding_after_an_update():
+def test_a_bfloat16_engine_differs_by_rounding_only_after_an_update():
     with tempfile.TemporaryDirectory() as name:
         metrics = train(
             "run_treepo_qwen0.5b.sh",

@@ -269,7 +269,7 @@ def test_no_more_problems_than_allowed_are_sampled_at_once(tmp_path, most):
     assert max(highest) == most
 
 
-def test_a_reward_function_may_return_a_number_and_the_answer_is_then_read_from_the_response(tmp_path):
+def test_a_reward_that_is_a_number_leaves_the_answer_to_the_response(tmp_path):
     for require_box, script, answer, vote in (
         (False, "\\boxed{7} or 8", "7", 0),
         (False, "so it is 8.", "8", 0),

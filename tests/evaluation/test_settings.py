@@ -21,7 +21,7 @@ from recipe.treepo.evaluation.fingerprint import fingerprints
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.settings import EvaluationSettings, load_evaluation, powers_of_two
 from recipe.treepo.main_eval import locked, open_records, with_group
-from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 CONFIG = ROOT / "recipe/treepo/config"
 TINY = ["platform=cpu", "preset=tiny"]
@@ -41,7 +41,7 @@ def composed(*overrides: str) -> DictConfig:
     return composed_for_training(*with_group(overrides))
 
 
-def problems_of(*overrides: str) -> list[Problem]:
+def problems_of(*overrides: str) -> list[ConfigProblem]:
     with pytest.raises(ConfigError) as caught:
         load_evaluation(composed(*overrides))
     return caught.value.problems

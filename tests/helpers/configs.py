@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from helpers.paths import ROOT
 from recipe.treepo.settings.training_rules import TREE_MANAGER
 from recipe.treepo.settings.validate import validate
-from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 CONFIG = ROOT / "recipe/treepo/config"
 
@@ -43,13 +43,13 @@ def config_of(treepo: dict | None = None, **changes) -> DictConfig:
     return config
 
 
-def problems_of(config: DictConfig) -> list[Problem]:
+def problems_of(config: DictConfig) -> list[ConfigProblem]:
     with pytest.raises(ConfigError) as caught:
         validate(config)
     return caught.value.problems
 
 
-def briefly(problems: list[Problem]) -> list[str]:
+def briefly(problems: list[ConfigProblem]) -> list[str]:
     """Return key, value and broken rule of each problem; ``tests/settings/messages.txt`` has the sentences."""
     return [f"{problem.key}={problem.value}: {problem.rule_id}" for problem in problems]
 

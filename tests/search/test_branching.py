@@ -48,7 +48,7 @@ def test_the_least_width_is_kept_whatever_the_budget_pays_for():
     assert width_within(rules, width=12, finished=1, finished_tokens=10, response_length=10) == 4
 
 
-def test_reachable_leaves_are_bounded_by_divergence_levels_and_the_largest_divergence():
+def test_reachable_leaves_are_bounded_by_levels_and_divergence():
     # Three branches, the deepest of which may branch twice more. Two end, and the third gets 3 * 2 children; five of
     # these end, and the sixth gets 6 * 2: 2 + 5 + 12.
     assert reachable_leaves(BranchingRules(), [2, 1, 0], segment_length=4) == 19

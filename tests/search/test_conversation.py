@@ -100,7 +100,7 @@ def test_an_ended_turn_is_followed_by_what_was_added_and_that_is_not_trained():
     assert trajectory_fields(tree)[0]["tree_turns"] == [{"messages": [{"role": "user", "content": "again"}]}]
 
 
-def test_a_turn_that_the_model_did_not_close_gets_the_end_token_as_part_of_what_is_added():
+def test_an_open_turn_gets_its_end_token_with_the_reply():
     cut = Chancy(goes_on=True)
     cut.decide_step = lambda context: [{"role": "user", "content": "again"}]
     tree = talk(Turns([97] * 9, TURN), cut, rules=ConversationRules(turn_length=4), **sizes(width=1, depth=2))
@@ -121,7 +121,7 @@ def test_a_turn_is_not_closed_where_the_chat_template_closes_none():
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3, 4, 5, 6, 7])
 @pytest.mark.parametrize("steps", Steps)
-def test_a_template_that_takes_back_the_end_of_the_turn_trims_it_for_all_branches(steps, order):
+def test_a_template_that_takes_back_the_end_trims_all_branches(steps, order):
     # Two branches go on from the first turn, in any order; one of three ends the conversation instead.
     class Some(Recorded):
         def decide_step(self, context):
@@ -153,7 +153,7 @@ def test_a_template_cannot_take_back_a_whole_turn():
 
 @pytest.mark.parametrize("steps", Steps)
 @pytest.mark.parametrize(("room", "fits"), [(9, False), (10, True)])
-def test_what_leaves_no_room_for_a_turn_is_not_added_and_the_path_ends_by_its_length(room, fits, steps):
+def test_a_reply_without_room_for_a_turn_ends_the_path_by_length(room, fits, steps):
     # 3 tokens of the turn and 6 of the addition: one token more is the least that can follow.
     interaction = Recorded()
     tree = talk(
@@ -166,7 +166,7 @@ def test_what_leaves_no_room_for_a_turn_is_not_added_and_the_path_ends_by_its_le
     assert interaction.open == [] and interaction.faults == []
 
 
-def test_the_assistants_message_of_a_reply_stands_for_the_turn_and_the_tokens_stay():
+def test_the_assistant_message_of_a_reply_leaves_the_tokens():
     seen = []
 
     class Calls(Interaction):
@@ -262,7 +262,7 @@ def test_what_a_tree_tells_reward_functions_can_be_written_as_json():
         assert len(fields["tree_turns"]) == len(tree.path(leaf).replies) == 2
 
 
-def test_what_was_added_is_no_node_of_the_path_that_advantages_see_but_where_it_is_the_leaf():
+def test_advantages_see_a_reply_only_where_it_is_the_leaf():
     class One(Recorded):
         def decide_step(self, context):
             return None if context.node == "0.1" else super().decide_step(context)

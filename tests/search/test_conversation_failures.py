@@ -45,7 +45,7 @@ class Failing(Recorded):
 
 @pytest.mark.parametrize("method", ["check_finished", "step"])
 @pytest.mark.parametrize("search", list(SearchKind))
-def test_where_failures_are_dropped_the_width_goes_to_others_and_the_first_is_warned_of(search, method, caplog):
+def test_dropped_failures_give_their_width_to_others_and_warn_once(search, method, caplog):
     caplog.set_level(logging.DEBUG, logger="recipe.treepo.search.interaction_calls")
     interaction = Failing(method, {"0", "1"})
     tree = talk(Turns(TURN), interaction, **sizes(width=4, init_divergence=(3, 3), search=search))
@@ -218,7 +218,7 @@ def test_a_call_that_takes_too_long_has_failed_and_names_the_seconds(method, pla
     release.set()
 
 
-def test_calls_that_hang_hold_up_neither_other_calls_nor_what_verl_does_in_threads():
+def test_hanging_calls_hold_up_neither_others_nor_verls_threads():
     release = threading.Event()
 
     class Hangs(Interaction):
@@ -257,7 +257,7 @@ def test_a_timeout_of_the_interactions_own_is_not_taken_for_ours():
 
 
 @pytest.mark.parametrize("search", list(SearchKind))
-def test_a_task_that_was_cancelled_inside_an_interaction_is_a_failure_and_cancels_nothing(search):
+def test_a_task_cancelled_inside_an_interaction_is_a_failure(search):
     class Cancels(Interaction):
         async def step(self, context):
             if context.node == "0":
@@ -271,7 +271,7 @@ def test_a_task_that_was_cancelled_inside_an_interaction_is_a_failure_and_cancel
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_a_program_that_exits_inside_an_interaction_ends_its_path_and_not_the_process(plain):
+def test_an_exit_inside_an_interaction_ends_only_its_path(plain):
     class Exits(Interaction):
         def step(self, context):
             if context.node == "0":

@@ -72,7 +72,7 @@ def test_a_cancelled_search_closes_every_state_and_leaves_nothing_running(search
 
 @pytest.mark.parametrize("method", ["start", "copy_state"])
 @pytest.mark.parametrize("cancel", [True, False])
-def test_a_state_that_a_thread_returns_too_late_is_closed_all_the_same(method, cancel):
+def test_a_state_that_a_thread_returns_too_late_is_closed(method, cancel):
     states, closed = [], []
     asked, answer = threading.Event(), threading.Event()
 
@@ -178,7 +178,7 @@ def test_no_path_resumes_inside_what_was_added(point, window, steps):
     assert rounds > 0
 
 
-def test_a_path_that_falls_back_to_the_beginning_of_a_turn_steps_again_only_where_each_branch_does():
+def test_a_resumed_turn_steps_again_only_with_a_step_per_branch():
     def grown(steps):
         class Twice(Recorded):
             def decide_step(self, context):
@@ -229,7 +229,7 @@ def test_the_state_of_a_path_is_closed_when_the_path_ends_and_not_with_the_tree(
 
 @pytest.mark.parametrize("steps", Steps)
 @pytest.mark.parametrize("search", list(SearchKind))
-def test_plain_functions_in_threads_meet_no_other_paths_state_and_make_the_same_tree(search, steps):
+def test_plain_functions_in_threads_make_the_same_tree(search, steps):
     def grown():
         faults = []
 
@@ -263,7 +263,7 @@ def test_plain_functions_in_threads_meet_no_other_paths_state_and_make_the_same_
     assert grown() == grown()
 
 
-def test_rows_are_read_only_and_what_an_interaction_does_to_its_copies_changes_nothing():
+def test_rows_are_read_only_and_changed_copies_change_nothing():
     sample = {"data_source": "x"}
     messages = copy.deepcopy(QUESTION)
     seen = []

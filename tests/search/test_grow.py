@@ -114,7 +114,7 @@ def test_what_a_request_wrote_beyond_the_end_of_its_path_is_cut_off_and_counted(
     assert tree.counters.overrun_tokens == 8
 
 
-def test_requests_stop_where_a_path_may_yet_end_too_short_and_its_width_be_shared_out():
+def test_requests_stop_where_a_path_may_still_end_too_short():
     # The second of four paths ends after a token and is dropped. Had the others run on, its width would have had to
     # fall back; so one of them branches.
     engine = ScriptedEngine(script=[[97] * 12, [EOS[0]], [97] * 12, [97] * 12])
@@ -246,7 +246,7 @@ def test_fallback_does_not_wait_for_open_paths_that_cannot_fill_the_width():
     assert first_fallback(FallbackStart.DRY) == (4, 2)
 
 
-def test_a_path_that_resumes_inside_a_segment_splits_it_and_ends_it_where_it_would_have_ended():
+def test_resuming_inside_a_segment_splits_it_and_keeps_its_boundary():
     # Token 5 (the second of the second segment) is the least likely one of the only path that has ended.
     class OneUnlikelyToken(ScriptedEngine):
         def _answer(self, input_ids, max_tokens, branch):
@@ -327,7 +327,7 @@ def test_where_no_path_may_be_dropped_any_more_requests_run_on():
 
 
 @pytest.mark.parametrize("max_segments_per_request", [None, 1])
-def test_what_is_sampled_instead_of_a_dropped_path_keeps_all_but_its_last_segment(max_segments_per_request):
+def test_the_replacement_of_a_dropped_path_keeps_all_but_its_last_segment(max_segments_per_request):
     engine = ScriptedEngine(script=[[97, 97, EOS[0]]])
     tree = grow(
         engine, depth=4, response_length=8, width=1, segment_length=2, init_divergence=(1, 1), min_length=4,
@@ -386,7 +386,7 @@ def test_what_can_be_had_is_kept_although_the_engine_fails_for_the_rest(search):
     assert tree.counters.missing_trajectories == 4 - len(tree.leaves)
 
 
-def test_a_branch_that_is_given_up_is_sampled_anew_for_as_many_trajectories_from_where_it_was():
+def test_an_abandoned_path_is_sampled_again_with_its_width():
     tree = grow(
         ScriptedEngine(broken={"0.0"}), order=REQUIRED, depth=4, response_length=16, width=4, segment_length=4,
         init_divergence=(1, 1), search=SearchKind.BY_PATH,
@@ -398,7 +398,7 @@ def test_a_branch_that_is_given_up_is_sampled_anew_for_as_many_trajectories_from
 
 
 @pytest.mark.parametrize("search", list(SearchKind))
-def test_a_path_on_which_the_engine_stopped_inside_a_segment_goes_on_to_the_boundary_before_it_branches(search):
+def test_a_path_stopped_inside_a_segment_branches_at_its_boundary(search):
     class Hasty(ScriptedEngine):
         def _tokens(self, input_ids, max_tokens, branch):
             return super()._tokens(input_ids, min(max_tokens, 3), branch)
@@ -444,7 +444,7 @@ def test_cancelling_a_search_leaves_no_request_running(search):
     assert asyncio.run(cancelled()) == (0, 2)
 
 
-def test_with_a_cache_block_paths_branch_where_whole_blocks_and_one_token_are_behind_them():
+def test_with_a_cache_block_paths_branch_after_whole_blocks_and_one_token():
     # The prompt has 3 tokens, a block 4: after 3 + 2, 3 + 6 and 3 + 10 tokens one is left over; 4 is as near to 2 as to
     # 6, and the lower is taken.
     tree = grow(

@@ -20,7 +20,7 @@ from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart
 from recipe.treepo.settings.schema import InteractionSettings, TreePOSettings, leads_conversations, load_settings
 from recipe.treepo.settings.validate import validate, validate_trees
-from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.verl_adapters.user_code import interaction_class, interaction_problems, tool_problems
 
 GROUP = "treepo.interaction"
@@ -298,7 +298,7 @@ def settings_of(path: str, name: str = "Talk", **options: Any) -> InteractionSet
     return InteractionSettings(path=path, name=name, options=options)
 
 
-def problem_of(settings: InteractionSettings) -> Problem:
+def problem_of(settings: InteractionSettings) -> ConfigProblem:
     [problem] = interaction_problems(settings)
     assert "\n" not in str(problem)
     return problem
@@ -344,7 +344,7 @@ def test_a_package_that_fails_with_an_attribute_is_not_said_to_lack_the_name(tmp
     assert not_loaded("pkg://broken_package_of_treepo").endswith(reason)
 
 
-def test_a_class_that_is_missing_is_not_an_interaction_or_refuses_its_options_is_a_problem(talk):
+def test_a_class_that_cannot_be_an_interaction_is_a_problem(talk):
     name = f"{GROUP}.name"
     problem = problem_of(settings_of(talk, "Tlak"))
     assert briefly([problem]) == [f"{name}=Tlak: interaction_not_found"] and talk in problem.rule
@@ -428,7 +428,7 @@ def test_classes_of_tools_are_loaded_before_a_run_and_none_is_made(text, rule, t
         assert rule in problem.rule and problem.remedy == "Name a YAML file with verl's tools."
 
 
-def test_the_class_is_loaded_before_a_run_and_in_a_dry_run_unless_the_file_is_still_to_be_made(talk):
+def test_the_class_is_loaded_before_a_run_unless_its_file_is_to_be_made(talk):
     def config(path, **options):
         keys = [f"{GROUP}.path={path}", f"{GROUP}.name=Talk", *(f"++{GROUP}.options.{key}=1" for key in options)]
         return composed("preset=tiny", *keys)

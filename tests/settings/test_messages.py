@@ -21,7 +21,7 @@ from helpers.paths import ROOT
 from recipe.treepo.command_line.arguments import read_command_line
 from recipe.treepo.evaluation.settings import load_evaluation
 from recipe.treepo.settings.schema import InteractionSettings
-from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
 
 RECORD = Path(__file__).with_name("messages.txt")
@@ -157,7 +157,7 @@ def evaluation_of(changes: dict[str, Any]) -> DictConfig:
     return OmegaConf.merge(merged, changes)
 
 
-def examples() -> Iterator[Problem]:
+def examples() -> Iterator[ConfigProblem]:
     """Yield the problems of configurations that break every rule once or more; the working directory is empty."""
     for treepo, rollout in CONFIGS:
         config = config_of(treepo)
@@ -198,7 +198,7 @@ def messages() -> str:
 
 def rule_ids() -> set[str]:
     """Return the rule ids in the source: each is a literal where the problem is made."""
-    makers = {"Problem", "WrongValue", "reader", "check"}
+    makers = {"ConfigProblem", "WrongValue", "reader", "check"}
     return {
         node.args[0].value
         for path in (ROOT / "recipe/treepo").rglob("*.py")

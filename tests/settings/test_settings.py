@@ -27,7 +27,7 @@ from recipe.treepo.settings.schema import (
     TreePOSettings,
     load_settings,
 )
-from recipe.treepo.settings.values import RENAMED, ConfigError, Problem, groups_of
+from recipe.treepo.settings.values import RENAMED, ConfigError, ConfigProblem, groups_of
 
 YAML = ROOT / "recipe/treepo/config/treepo_trainer.yaml"
 GROUPS = list(groups_of(KEYS))
@@ -99,7 +99,7 @@ def flat(group: dict, name: str = "treepo") -> list[str]:
     return names
 
 
-def problems_of(treepo) -> list[Problem]:
+def problems_of(treepo) -> list[ConfigProblem]:
     with pytest.raises(ConfigError) as caught:
         load_settings(OmegaConf.create({"treepo": treepo}))
     return caught.value.problems

@@ -250,7 +250,7 @@ def test_a_level_that_no_path_can_reach_is_refused():
     assert validate(config_of({"segment_length": 33})).segment_length == 33
 
 
-def test_a_depth_that_whole_tokens_cannot_fill_is_refused_also_with_the_automatic_segment_length():
+def test_a_depth_that_whole_tokens_cannot_fill_is_refused():
     # 100 tokens in 14 levels: segments of 8 tokens fill it after 13, segments of 7 need 15.
     [problem] = problems_of(config_of({"depth": 14}))
     assert briefly([problem]) == ["treepo.depth=14: segments_too_many"]
@@ -447,7 +447,7 @@ def test_options_of_another_reward_function_are_its_own_business():
     validate(composed("preset=tiny", *other, f"{PENALTY}.enable=True", f"{PENALTY}.len=20"), check_files=False)
 
 
-def test_keys_of_a_penalty_that_verls_own_configuration_leaves_out_are_problems_not_tracebacks():
+def test_missing_keys_of_a_penalty_are_problems_not_tracebacks():
     config = config_of(reward__reward_kwargs={"overlong_buffer_cfg": {"enable": True}})
     OmegaConf.set_struct(config, True)
     assert broken_rules(config) == [
@@ -551,7 +551,7 @@ def test_the_command_line_wins_over_a_named_tree():
     assert settings.fallback.start == "early" and settings.fallback.self_ended_only
 
 
-def test_the_papers_runs_stop_and_fall_back_as_published_and_differ_at_the_root_only():
+def test_the_papers_runs_are_as_published_and_differ_at_the_root():
     best, fixed = composed("tree=paper_best"), composed("tree=paper_fixed")
     settings = validate(best, check_files=False)
     assert (settings.fallback.start, settings.fallback.order, settings.fallback.point) == ("dry", "random", "boundary")

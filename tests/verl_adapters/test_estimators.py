@@ -98,7 +98,7 @@ def test_at_depth_one_the_estimators_are_verls_own(rows, seed, with_paths, pair)
     torch.testing.assert_close(run(ours, rewards, mask, prompts, paths, **options), expected, atol=5e-5, rtol=1e-4)
 
 
-def test_without_division_by_the_standard_deviation_treerpo_is_verls_grpo_without_it():
+def test_treerpo_without_division_is_verls_grpo_without_it():
     rewards, mask = outcome([0.0, 1.0, 1.0], [1, 2, 2], 2)
     prompts = ["p"] * 3
     expected, _ = get_adv_estimator_fn("grpo")(

@@ -66,7 +66,7 @@ def make_trainer(request) -> Callable[..., TreePOTrainer]:
     return partial(trainer_of, request.param)
 
 
-def test_each_of_verls_trainers_has_one_of_ours_under_the_name_that_the_settings_know():
+def test_each_of_verls_trainers_has_one_of_ours():
     for ours, verls in TREEPO_TRAINERS.items():
         assert get_trainer_cls(ours).verl_mode == verls
         # ours first, then verl's own class with all that makes its mode

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 
 from recipe.treepo.settings.schema import FREE_GROUP, KEYS
 from recipe.treepo.settings.schema import SEE as SEE_TREEPO
-from recipe.treepo.settings.values import Keys, Problem, groups_of, read_group, unknown_key
+from recipe.treepo.settings.values import ConfigProblem, Keys, groups_of, read_group, unknown_key
 
 HELP_FLAGS = ("--help", "-h")
 # Flags with which Hydra shows something, or composes several configurations.
@@ -55,8 +55,8 @@ class CommandLine:
     """
 
     arguments: list[str]
-    name_problems: list[Problem]
-    value_problems: list[Problem]
+    name_problems: list[ConfigProblem]
+    value_problems: list[ConfigProblem]
     asks_help: bool
     dry_run: bool
     full: bool
@@ -104,14 +104,14 @@ def holds(group: str, key: str) -> bool:
     return f"{key}.".startswith(f"{group}.")
 
 
-def _flag_problems(flags: set[str]) -> list[Problem]:
+def _flag_problems(flags: set[str]) -> list[ConfigProblem]:
     problems = []
     if "--full" in flags and "--dry-run" not in flags:
         rule = "prints the configuration of a dry run"
-        problems.append(Problem("full_without_dry_run", "--full", True, rule, "Add --dry-run."))
+        problems.append(ConfigProblem("full_without_dry_run", "--full", True, rule, "Add --dry-run."))
     if "--dry-run" in flags and (others := sorted(flags.intersection(HYDRA_ONLY_FLAGS))):
         rule = f"checks a single configuration, so it cannot be combined with {others[0]}"
-        problems.append(Problem("dry_run_conflict", "--dry-run", True, rule, "Leave one of them out."))
+        problems.append(ConfigProblem("dry_run_conflict", "--dry-run", True, rule, "Leave one of them out."))
     return problems
 
 
@@ -161,8 +161,8 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _value_problems(values: Mapping[str, Any], groups: Sequence[OwnGroup]) -> list[Problem]:
-    problems: list[Problem] = []
+def _value_problems(values: Mapping[str, Any], groups: Sequence[OwnGroup]) -> list[ConfigProblem]:
+    problems: list[ConfigProblem] = []
     for group in groups:
         read_group(group.name, values.get(group.name), group.keys, problems, see=group.see)
     return problems

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.settings.schema import SINGLE_TURN_AGENT
 from recipe.treepo.settings.training_rules import is_our_reward
-from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ def load_problems(
                 wrong = f"has a prompt of {len(prompt_ids)} tokens, more than data.max_prompt_length"
             if wrong:
                 remedy = f"Drop such rows; `python -m data_prep.check {file}` finds them."
-                problems.append(Problem("wrong_row", "data.val_files", f"{file}, row {number}", wrong, remedy))
+                problems.append(ConfigProblem("wrong_row", "data.val_files", f"{file}, row {number}", wrong, remedy))
                 continue
             source = str(fields["data_source"])
             accepted.append(
@@ -73,7 +73,7 @@ def load_problems(
             rows[source] += 1
     if not problems and not accepted:
         remedy = "Name other files, or keep longer prompts."
-        problems = [Problem("no_rows", "data.val_files", files, "hold no problems", remedy)]
+        problems = [ConfigProblem("no_rows", "data.val_files", files, "hold no problems", remedy)]
     if problems:
         raise ConfigError(_first(problems, 10))
     return accepted
@@ -96,8 +96,8 @@ def _row_problem(fields: dict[str, Any], blank_truths: bool) -> str | None:
     return None
 
 
-def _first(problems: Sequence[Problem], most: int) -> list[Problem]:
+def _first(problems: Sequence[ConfigProblem], most: int) -> list[ConfigProblem]:
     rest = len(problems) - most
     rule = f"{rest} more rows cannot be evaluated"
-    more = [Problem("more_wrong_rows", "data.val_files", "...", rule, "See above.")] if rest > 0 else []
+    more = [ConfigProblem("more_wrong_rows", "data.val_files", "...", rule, "See above.")] if rest > 0 else []
     return [*problems[:most], *more]

@@ -19,7 +19,7 @@ from recipe.treepo.settings.tree_rules import Rollout, context_problems, read_ro
 from recipe.treepo.settings.validate import file_problems
 from recipe.treepo.settings.values import (
     ConfigError,
-    Problem,
+    ConfigProblem,
     WrongValue,
     integer,
     is_number,
@@ -131,7 +131,7 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
     Raises:
         ConfigError: listing all problems found.
     """
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     group = OmegaConf.to_container(config.evaluation, resolve=True)
     assert isinstance(group, dict)
     raw = {"out_dir": None, **group}
@@ -146,7 +146,9 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
         problems += context_problems(rollout) + _run_problems(rollout, arms, runs, numbers)
     for k in [k for k in values.get("k") or () if numbers and k > max(numbers)]:
         rule = f"must not exceed the largest number of trajectories, {max(numbers)}"
-        problems.append(Problem("k_beyond_n", "evaluation.k", k, rule, "Leave it out, or use a larger evaluation.n."))
+        problems.append(
+            ConfigProblem("k_beyond_n", "evaluation.k", k, rule, "Leave it out, or use a larger evaluation.n.")
+        )
     problems += reward_problems(config)
     if check_files:
         problems += file_problems(config, ("data.val_files",))
@@ -164,17 +166,17 @@ def powers_of_two(n: int) -> tuple[int, ...]:
 # --- values ----------------------------------------------------------------------------------------------------
 
 
-def _validation_n(config: DictConfig, problems: list[Problem]) -> tuple[int, ...]:
+def _validation_n(config: DictConfig, problems: list[ConfigProblem]) -> tuple[int, ...]:
     value = OmegaConf.select(config, f"{VAL_KWARGS}.n")
     try:
         return (integer()(value),)
     except WrongValue as error:
-        problems.append(Problem("validation_n", f"{VAL_KWARGS}.n", value, str(error), "Set it, or evaluation.n."))
+        problems.append(ConfigProblem("validation_n", f"{VAL_KWARGS}.n", value, str(error), "Set it, or evaluation.n."))
         return ()
 
 
 def _parse_arms(
-    config: DictConfig, arms: Mapping[str, Mapping[str, Any]], problems: list[Problem]
+    config: DictConfig, arms: Mapping[str, Mapping[str, Any]], problems: list[ConfigProblem]
 ) -> dict[str, TreePOSettings]:
     """Read the ``treepo`` group with the keys of each arm in place of its own."""
     by_arm = {}
@@ -187,10 +189,10 @@ def _parse_arms(
     return by_arm
 
 
-def _in_words_of(arm: str, keys: Mapping[str, Any], problems: list[Problem]) -> list[Problem]:
+def _in_words_of(arm: str, keys: Mapping[str, Any], problems: list[ConfigProblem]) -> list[ConfigProblem]:
     """Name the keys of an arm as they were written."""
 
-    def named(problem: Problem) -> Problem:
+    def named(problem: ConfigProblem) -> ConfigProblem:
         group, _, rest = problem.key.partition(".")
         if group != "treepo" or rest.partition(".")[0] not in keys:
             return problem
@@ -212,13 +214,13 @@ def _runs(arms: Mapping[str, TreePOSettings], numbers: tuple[int, ...]) -> list[
     return runs
 
 
-def _sampling_problems(config: DictConfig, numbers: tuple[int, ...]) -> list[Problem]:
+def _sampling_problems(config: DictConfig, numbers: tuple[int, ...]) -> list[ConfigProblem]:
     sampling, problems = config.actor_rollout_ref.rollout.val_kwargs, []
 
     def check(rule_id: str, key: str, holds: Callable[[float], bool], rule: str) -> None:
         value = sampling.get(key)
         if not is_number(value) or not holds(value):
-            problems.append(Problem(rule_id, f"{VAL_KWARGS}.{key}", value, rule, f"Set {VAL_KWARGS}.{key}."))
+            problems.append(ConfigProblem(rule_id, f"{VAL_KWARGS}.{key}", value, rule, f"Set {VAL_KWARGS}.{key}."))
 
     check("temperature", "temperature", lambda value: value >= 0, "must be a number of at least 0")
     check("top_p", "top_p", lambda value: 0 < value <= 1, "must be a number above 0 and at most 1")
@@ -226,19 +228,23 @@ def _sampling_problems(config: DictConfig, numbers: tuple[int, ...]) -> list[Pro
     check("top_k", "top_k", lambda value: value == -1 or (value >= 1 and value % 1 == 0), whole)
     if not problems and sampling.temperature == 0 and any(n > 1 for n in numbers):
         rule, remedy = "greedy samples of a problem are all equal", "Use a temperature above 0, or evaluation.n=1."
-        problems.append(Problem("greedy_samples", f"{VAL_KWARGS}.temperature", sampling.temperature, rule, remedy))
+        problems.append(
+            ConfigProblem("greedy_samples", f"{VAL_KWARGS}.temperature", sampling.temperature, rule, remedy)
+        )
     if OmegaConf.select(config, "reward.reward_model.enable"):
         rule, remedy = "an evaluation scores with a reward function only", "Use reward.reward_model.enable=false."
-        problems.append(Problem("reward_model", "reward.reward_model.enable", True, rule, remedy))
+        problems.append(ConfigProblem("reward_model", "reward.reward_model.enable", True, rule, remedy))
     files = config.data.val_files
     if not isinstance(files, str) and not OmegaConf.is_list(files):
-        problems.append(Problem("no_files", "data.val_files", files, "must be a file or a list of files", "Name some."))
+        problems.append(
+            ConfigProblem("no_files", "data.val_files", files, "must be a file or a list of files", "Name some.")
+        )
     return problems
 
 
 def _run_problems(
     rollout: Rollout, arms: Mapping[str, TreePOSettings], runs: list[Run], numbers: tuple[int, ...]
-) -> list[Problem]:
+) -> list[ConfigProblem]:
     """Check each tree against the rules for trees in training, with the numbers of this evaluation."""
     problems = []
     for name, settings in arms.items():
@@ -246,21 +252,25 @@ def _run_problems(
         if leads_conversations(settings, rollout.agent):
             rule = "an evaluation samples single turns, not conversations"
             remedy = "Validate in training (trainer.val_only=true), or leave interaction and tools out."
-            problems.append(Problem("no_conversations", key, settings.interaction.name or TOOL_AGENT, rule, remedy))
+            problems.append(
+                ConfigProblem("no_conversations", key, settings.interaction.name or TOOL_AGENT, rule, remedy)
+            )
         if settings.sampler is Sampler.INDEPENDENT:
             rule, remedy = "segment loops sample the same as plain, and take longer", "Use plain, or tree."
-            problems.append(Problem("no_loops", f"{key}.sampler", settings.sampler, rule, remedy))
+            problems.append(ConfigProblem("no_loops", f"{key}.sampler", settings.sampler, rule, remedy))
         if settings.sampler is not Sampler.TREE:
             continue
         if settings.branching.budget is Budget.TOTAL_TOKENS:
             rule = "trajectories that the token budget leaves out would count as wrong"
             remedy = f"Use another treepo.branching.budget than {Budget.TOTAL_TOKENS}."
-            problems.append(Problem("no_budget", "treepo.branching.budget", settings.branching.budget, rule, remedy))
+            problems.append(
+                ConfigProblem("no_budget", "treepo.branching.budget", settings.branching.budget, rule, remedy)
+            )
         if numbers and not any(run.arm == name for run in runs):
             children = settings.branching.init_divergence[1]
             rule = f"must not exceed the largest number of trajectories, {numbers[-1]}"
             remedy = "Use a larger evaluation.n, or a lower init_divergence."
-            problems.append(Problem("root_beyond_n", f"{key}.init_divergence", children, rule, remedy))
+            problems.append(ConfigProblem("root_beyond_n", f"{key}.init_divergence", children, rule, remedy))
     for run in runs:
         if run.settings.sampler is Sampler.TREE:
             problems += tree_problems(run.settings, replace(rollout, n=run.n))

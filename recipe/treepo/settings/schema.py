@@ -23,8 +23,8 @@ from recipe.treepo.search.fallback import FallbackRules
 from recipe.treepo.search.stopping import RULES, FinishReason, Repetition, StoppingRules
 from recipe.treepo.settings.values import (
     ConfigError,
+    ConfigProblem,
     Keys,
-    Problem,
     WrongValue,
     build,
     class_name,
@@ -231,15 +231,15 @@ _PLACES = {
 KEYS: Keys = keys_of("treepo", TreePOSettings, _PLACES)
 
 
-def parse_settings(config: DictConfig) -> tuple[TreePOSettings | None, list[Problem]]:
+def parse_settings(config: DictConfig) -> tuple[TreePOSettings | None, list[ConfigProblem]]:
     """Read the ``treepo`` group; return all problems found, and the settings if there are none."""
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     try:
         group = OmegaConf.select(config, "treepo")
         raw = OmegaConf.to_container(group, resolve=True) if OmegaConf.is_config(group) else group
     except OmegaConfBaseException as error:
         problem = f"cannot be resolved ({' '.join(str(error).split())})"
-        return None, [Problem("unresolved", "treepo", "...", problem, "Correct the interpolation.")]
+        return None, [ConfigProblem("unresolved", "treepo", "...", problem, "Correct the interpolation.")]
     values = read_group("treepo", raw, KEYS, problems, see=SEE)
     return (None, problems) if problems else (build(TreePOSettings, values), [])
 

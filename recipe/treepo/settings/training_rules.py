@@ -15,7 +15,7 @@ from recipe.treepo.settings.schema import (
     SharedTokenWeight,
     TreePOSettings,
 )
-from recipe.treepo.settings.values import Problem, is_number
+from recipe.treepo.settings.values import ConfigProblem, is_number
 
 TREE_MANAGER = "recipe.treepo.rollout.TreeAgentLoopManager"
 # Reward managers that know the overlong penalty
@@ -24,24 +24,24 @@ OVERLONG_MANAGERS = ("treepo", "dapo")
 LOSSES_WITHOUT_TOKEN_WEIGHTS = ("geo_mean", "bypass_mode")
 
 
-def trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
+def trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[ConfigProblem]:
     problems = []
     manager = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
     if settings.sampler is not Sampler.PLAIN and manager != TREE_MANAGER:
         key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
         rule = f"treepo.sampler={settings.sampler} needs the recipe's rollout manager"
         remedy = f"Use {key}={TREE_MANAGER}, or treepo.sampler=plain."
-        problems.append(Problem("other_manager", key, manager, rule, remedy))
+        problems.append(ConfigProblem("other_manager", key, manager, rule, remedy))
     problems += _mode_problems(settings, config) + _advantage_problems(settings, config) + _server_problems(config)
     if settings.packed_training:
         problems += _packing_problems(config)
     if not OmegaConf.select(config, "trainer.use_v1"):
         rule = "the recipe extends verl's V1 trainer"
-        problems.append(Problem("old_trainer", "trainer.use_v1", False, rule, "Use trainer.use_v1=True."))
+        problems.append(ConfigProblem("old_trainer", "trainer.use_v1", False, rule, "Use trainer.use_v1=True."))
     return problems
 
 
-def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
+def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[ConfigProblem]:
     """Check that verl's trainer is one of ours where something needs it."""
     mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
     if mode in TREEPO_TRAINERS:
@@ -60,11 +60,11 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem
         if needs:
             rule = f"{what} needs a trainer of this recipe, which passes tree paths on"
             remedy = f"Use trainer.v1.trainer_mode={own_modes}, or {instead}."
-            problems.append(Problem("other_trainer", "trainer.v1.trainer_mode", mode, rule, remedy))
+            problems.append(ConfigProblem("other_trainer", "trainer.v1.trainer_mode", mode, rule, remedy))
     return problems
 
 
-def _server_problems(config: DictConfig) -> list[Problem]:
+def _server_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check what verl asserts when it has loaded the model (``engine_workers.py``, ``init_model``)."""
     if "separate" in (OmegaConf.select(config, "trainer.v1.trainer_mode") or ""):  # servers have GPUs of their own
         return []
@@ -79,10 +79,10 @@ def _server_problems(config: DictConfig) -> list[Problem]:
         return []
     key, rule = f"actor_rollout_ref.rollout.{sizes[0]}", f"{gpus} GPUs cannot be divided into servers of {server}"
     remedy = f"Use {key}=1, or make trainer.nnodes x trainer.n_gpus_per_node a multiple of {server}."
-    return [Problem("gpus_per_server", key, rollout.get(sizes[0]), rule, remedy)]
+    return [ConfigProblem("gpus_per_server", key, rollout.get(sizes[0]), rule, remedy)]
 
 
-def _packing_problems(config: DictConfig) -> list[Problem]:
+def _packing_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check the limits of packed training; the engine checks the model itself."""
     instead, problems = "treepo.packed_training=false", []
     roles, models = ["actor_rollout_ref.actor", "actor_rollout_ref.ref"], ["actor_rollout_ref.model"]
@@ -94,7 +94,7 @@ def _packing_problems(config: DictConfig) -> list[Problem]:
         if value not in allowed:
             kept = [choice for choice in allowed if choice is not None]
             remedy = f"Use {key}={' or '.join(map(str, kept))}, or {instead}."
-            problems.append(Problem(rule_id, key, value, rule, remedy))
+            problems.append(ConfigProblem(rule_id, key, value, rule, remedy))
 
     check("packed_device", "trainer.device", ("cuda", "cpu"), "packed training has no engine for this device")
     distillation = "packed training does not support distillation"
@@ -123,29 +123,29 @@ def has_critic(config: DictConfig) -> bool:
     return config.algorithm.adv_estimator == "gae" if enable is None else bool(enable)
 
 
-def _advantage_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
+def _advantage_problems(settings: TreePOSettings, config: DictConfig) -> list[ConfigProblem]:
     problems = []
     estimator, key = config.algorithm.adv_estimator, "treepo.advantage.root_group"
     flat = settings.sampler is not Sampler.TREE or settings.depth == 1
     if estimator in ("treepo", "treepo_segment") and not settings.advantage.root_group and flat:
         rule = "without subtrees the prompt group is the only group, so every advantage would be 0"
         remedy = f"Use {key}=true, or treepo.sampler=tree with treepo.depth of 2 or more."
-        problems.append(Problem("root_group_alone", key, False, rule, remedy))
+        problems.append(ConfigProblem("root_group_alone", key, False, rule, remedy))
     if settings.shared_token_weight is SharedTokenWeight.ONCE:
         key, remedy = "treepo.shared_token_weight", "Use treepo.shared_token_weight=per_trajectory, or"
         loss_key = "actor_rollout_ref.actor.policy_loss.loss_mode"
         loss = OmegaConf.select(config, loss_key)
         if loss in LOSSES_WITHOUT_TOKEN_WEIGHTS:
             rule = f"verl's policy loss {loss} does not read weights per token"
-            problems.append(Problem("loss_without_weights", key, "once", rule, f"{remedy} another {loss_key}."))
+            problems.append(ConfigProblem("loss_without_weights", key, "once", rule, f"{remedy} another {loss_key}."))
         if OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode"):
             rule = "algorithm.rollout_correction.bypass_mode=True replaces the weights"
             remedy += " algorithm.rollout_correction.bypass_mode=False."
-            problems.append(Problem("weights_replaced", key, "once", rule, remedy))
+            problems.append(ConfigProblem("weights_replaced", key, "once", rule, remedy))
     return problems
 
 
-def objective_problems(config: DictConfig) -> list[Problem]:
+def objective_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check rules that verl checks in the first step only, or not at all."""
     reward = OmegaConf.select(config, "reward") or OmegaConf.create()
     manager = OmegaConf.select(reward, "reward_manager.name")
@@ -161,38 +161,38 @@ def objective_problems(config: DictConfig) -> list[Problem]:
         if filtering.metric not in known:
             rule, key = "the recipe's reward has no such metric", "algorithm.filter_groups.metric"
             remedy = f"Use one of {', '.join(known)}; acc drops groups whose answers are all correct or all wrong."
-            problems.append(Problem("unknown_metric", key, filtering.metric, rule, remedy))
+            problems.append(ConfigProblem("unknown_metric", key, filtering.metric, rule, remedy))
     return problems
 
 
-def _overlong_problems(penalty: DictConfig, reward: DictConfig, config: DictConfig) -> list[Problem]:
+def _overlong_problems(penalty: DictConfig, reward: DictConfig, config: DictConfig) -> list[ConfigProblem]:
     problems, name = [], "reward.reward_kwargs.overlong_buffer_cfg"
     manager = OmegaConf.select(reward, "reward_manager.name")
     if manager not in OVERLONG_MANAGERS:
         rule = f"needs one of the reward managers {' and '.join(OVERLONG_MANAGERS)}, not {manager}"
         remedy = f"Use reward.reward_manager.name=treepo, or {name}.enable=false."
-        problems.append(Problem("penalty_manager", f"{name}.enable", True, rule, remedy))
+        problems.append(ConfigProblem("penalty_manager", f"{name}.enable", True, rule, remedy))
     factor = OmegaConf.select(penalty, "penalty_factor")
     if not is_number(factor) or not 0 < factor < math.inf:
         rule, key = "must be a number above 0: the penalty of a response of full length", f"{name}.penalty_factor"
-        problems.append(Problem("penalty_factor", key, factor, rule, f"Use {key}=1.0."))
+        problems.append(ConfigProblem("penalty_factor", key, factor, rule, f"Use {key}=1.0."))
     longest, length = OmegaConf.select(reward, "reward_kwargs.max_resp_len"), OmegaConf.select(penalty, "len")
     most = OmegaConf.select(config, "data.max_response_length")
     key, remedy = "reward.reward_kwargs.max_resp_len", "Use ${data.max_response_length}."
     if not is_number(longest, int):
         rule = "must be the length of the longest response in tokens; the overlong penalty needs it"
-        return [*problems, Problem("penalty_without_length", key, longest, rule, remedy)]
+        return [*problems, ConfigProblem("penalty_without_length", key, longest, rule, remedy)]
     if isinstance(most, int) and longest < most:
         rule = f"must not be less than data.max_response_length={most}; otherwise penalties exceed penalty_factor"
-        problems.append(Problem("penalty_beyond_factor", key, longest, rule, remedy))
+        problems.append(ConfigProblem("penalty_beyond_factor", key, longest, rule, remedy))
     if not is_number(length, int) or not 1 <= length <= longest:
         rule = f"must be a whole number from 1 to {key}={longest}"
         remedy = f"Use {name}.len={max(1, longest // 5)}, a fifth, as DAPO does."
-        problems.append(Problem("penalty_length", f"{name}.len", length, rule, remedy))
+        problems.append(ConfigProblem("penalty_length", f"{name}.len", length, rule, remedy))
     return problems
 
 
-def reward_problems(config: DictConfig) -> list[Problem]:
+def reward_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check the options of the recipe's reward function, if it is used."""
     if not is_our_reward(config):
         return []
@@ -200,7 +200,7 @@ def reward_problems(config: DictConfig) -> list[Problem]:
     options = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
     assert isinstance(options, dict)
     return [
-        Problem("reward_option", f"reward.custom_reward_function.reward_kwargs.{option}", value, rule, remedy)
+        ConfigProblem("reward_option", f"reward.custom_reward_function.reward_kwargs.{option}", value, rule, remedy)
         for option, value, rule, remedy in option_problems(options)
     ]
 

@@ -23,7 +23,7 @@ from recipe.treepo.settings.schema import (
     TreePOSettings,
     leads_conversations,
 )
-from recipe.treepo.settings.values import Problem, WrongValue, integer
+from recipe.treepo.settings.values import ConfigProblem, WrongValue, integer
 
 ROLLOUT = "actor_rollout_ref.rollout"
 
@@ -57,7 +57,7 @@ class Rollout:
     routing_replay: bool
 
 
-def read_rollout(config: DictConfig, problems: list[Problem], **given: Any) -> Rollout | None:
+def read_rollout(config: DictConfig, problems: list[ConfigProblem], **given: Any) -> Rollout | None:
     """Return verl's rollout keys; append problems, and return None, where one is not a number.
 
     Args:
@@ -71,7 +71,9 @@ def read_rollout(config: DictConfig, problems: list[Problem], **given: Any) -> R
     for key in ("n", "response_length", "prompt_length", "temperature"):
         value = given.setdefault(key, read(key))
         if not isinstance(value, int | float):
-            problems.append(Problem("number", f"{ROLLOUT}.{key}", value, "must be a number", f"Set {ROLLOUT}.{key}."))
+            problems.append(
+                ConfigProblem("number", f"{ROLLOUT}.{key}", value, "must be a number", f"Set {ROLLOUT}.{key}.")
+            )
     if len(problems) > wrong:
         return None
     numbers = {
@@ -85,9 +87,9 @@ def read_rollout(config: DictConfig, problems: list[Problem], **given: Any) -> R
     return Rollout(**(numbers | given))
 
 
-def sampler_problems(settings: TreePOSettings, config: DictConfig) -> list[Problem]:
+def sampler_problems(settings: TreePOSettings, config: DictConfig) -> list[ConfigProblem]:
     """Check the requirements of ``treepo.sampler``."""
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     if settings.sampler is not Sampler.PLAIN:
         rollout = read_rollout(config, problems)
         return problems if rollout is None else tree_problems(settings, rollout) + _turn_limit_problems(config)
@@ -95,11 +97,11 @@ def sampler_problems(settings: TreePOSettings, config: DictConfig) -> list[Probl
         rule = "verl's own sampler (treepo.sampler=plain) supports no interaction"
         remedy = "Use treepo.sampler=independent for independent loops, or treepo.interaction.path=null."
         key = "treepo.interaction.path"
-        problems.append(Problem("interaction_with_plain", key, settings.interaction.path, rule, remedy))
+        problems.append(ConfigProblem("interaction_with_plain", key, settings.interaction.path, rule, remedy))
     return problems
 
 
-def tree_problems(settings: TreePOSettings, rollout: Rollout) -> list[Problem]:
+def tree_problems(settings: TreePOSettings, rollout: Rollout) -> list[ConfigProblem]:
     """Check whether the trees of these settings can be grown."""
     talks = leads_conversations(settings, rollout.agent)
     n, length = rollout.n, rollout.response_length
@@ -120,7 +122,7 @@ def tree_problems(settings: TreePOSettings, rollout: Rollout) -> list[Problem]:
 # --- the shape of the tree -------------------------------------------------------------------------------------
 
 
-def _segment_problems(settings: TreePOSettings, response_length: int) -> list[Problem]:
+def _segment_problems(settings: TreePOSettings, response_length: int) -> list[ConfigProblem]:
     """Check that ``depth`` segments hold a whole response, and that the last of them can be reached."""
     depth, segment = settings.depth, settings.resolved_segment_length(response_length)
     fitting_depth, fitting_segment = -(-response_length // segment), -(-response_length // depth)
@@ -134,90 +136,94 @@ def _segment_problems(settings: TreePOSettings, response_length: int) -> list[Pr
     key, value = ("treepo.depth", depth) if automatic else ("treepo.segment_length", segment)
     if fitting_depth > depth:
         rule = f"{tokens} hold {depth * segment} tokens, fewer than the response length {response_length}"
-        return [Problem("segments_too_few", key, value, rule, f"{remedy}, or a smaller data.max_response_length.")]
+        return [
+            ConfigProblem("segments_too_few", key, value, rule, f"{remedy}, or a smaller data.max_response_length.")
+        ]
     rule = f"{tokens} exceed the response length {response_length}, so the last level is never reached"
-    return [Problem("segments_too_many", key, value, rule, f"{remedy}, or a larger data.max_response_length.")]
+    return [ConfigProblem("segments_too_many", key, value, rule, f"{remedy}, or a larger data.max_response_length.")]
 
 
-def _turn_problems(settings: TreePOSettings, response_length: int) -> list[Problem]:
+def _turn_problems(settings: TreePOSettings, response_length: int) -> list[ConfigProblem]:
     """Check the lengths of turns and segments, of which a conversation may leave much unused."""
     turn, segment = settings.interaction.turn_length, settings.segment_length
     problems, longest = [], turn or response_length
     if turn is not None and turn > response_length:
         rule = f"must not exceed the response length {response_length}"
         remedy = "Use null for no limit, or a larger data.max_response_length."
-        problems.append(Problem("turn_too_long", "treepo.interaction.turn_length", turn, rule, remedy))
+        problems.append(ConfigProblem("turn_too_long", "treepo.interaction.turn_length", turn, rule, remedy))
     if segment is not None and segment > longest:
         rule = f"must not exceed the {longest} tokens of a turn"
         remedy = "Use null for one segment per turn."
-        problems.append(Problem("segment_longer_than_turn", "treepo.segment_length", segment, rule, remedy))
+        problems.append(ConfigProblem("segment_longer_than_turn", "treepo.segment_length", segment, rule, remedy))
     return problems
 
 
-def _interaction_problems(interaction: InteractionSettings, talks: bool) -> list[Problem]:
+def _interaction_problems(interaction: InteractionSettings, talks: bool) -> list[ConfigProblem]:
     """Check that options of an interaction have an interaction."""
     problems, group = [], "treepo.interaction"
     if (interaction.path is None) != (interaction.name is None):
         missing = "path" if interaction.path is None else "name"
         rule = "path and name must be set together: the file, and a class in it"
         remedy = f"Set {group}.{missing}, or leave both null."
-        problems.append(Problem("path_without_name", f"{group}.{missing}", "null", rule, remedy))
+        problems.append(ConfigProblem("path_without_name", f"{group}.{missing}", "null", rule, remedy))
     elif interaction.path is None and interaction.options:
         rule, remedy = f"needs a class that takes them, and {group}.path is null", f"Set {group}.path and name."
         options = dict(interaction.options)
-        problems.append(Problem("options_without_class", f"{group}.options", options, rule, remedy))
+        problems.append(ConfigProblem("options_without_class", f"{group}.options", options, rule, remedy))
     for key, value in (("turn_length", interaction.turn_length), ("steps", interaction.steps)):
         if not talks and value not in (None, Steps.SHARED):
             rule = "has no effect without an interaction or the tool agent"
             agent = f"{ROLLOUT}.agent.default_agent_loop={TOOL_AGENT}"
             unset = "null" if key == "turn_length" else Steps.SHARED
             remedy = f"Set {group}.path and name, or use {agent}, or {group}.{key}={unset}."
-            problems.append(Problem("no_turns", f"{group}.{key}", value, rule, remedy))
+            problems.append(ConfigProblem("no_turns", f"{group}.{key}", value, rule, remedy))
     return problems
 
 
-def _branching_problems(settings: TreePOSettings, n: int) -> list[Problem]:
+def _branching_problems(settings: TreePOSettings, n: int) -> list[ConfigProblem]:
     rules, problems = settings.branching, []
     by_path = settings.search is SearchKind.BY_PATH
     lowest, highest = rules.init_divergence
     if highest > n:
         rule = f"must not exceed the width of the tree, {ROLLOUT}.n={n}"
         remedy = f"Use treepo.init_divergence={min(lowest, n)} or a range up to {n}, or a larger {ROLLOUT}.n."
-        problems.append(Problem("root_too_wide", "treepo.init_divergence", [lowest, highest], rule, remedy))
+        problems.append(ConfigProblem("root_too_wide", "treepo.init_divergence", [lowest, highest], rule, remedy))
     most, lowest = rules.max_divergence, rules.divergence[0]
     # A budget of tokens per level does not read divergence.
     if most is not None and most < lowest and rules.budget is not Budget.LEVEL_TOKENS:
         rule = f"must not be less than the lowest divergence, {lowest}"
         remedy = f"Use treepo.max_divergence={lowest} or null, or a lower treepo.divergence."
-        problems.append(Problem("max_divergence_too_low", "treepo.max_divergence", most, rule, remedy))
+        problems.append(ConfigProblem("max_divergence_too_low", "treepo.max_divergence", most, rule, remedy))
     if by_path and rules.share is not Share.EVEN:
         rule = "treepo.search=by_path does not compare paths, so shares must be even"
         remedy = "Use treepo.branching.share=even, or treepo.search=by_level."
-        problems.append(Problem("share_by_path", "treepo.branching.share", rules.share, rule, remedy))
+        problems.append(ConfigProblem("share_by_path", "treepo.branching.share", rules.share, rule, remedy))
     if by_path and rules.budget is not Budget.TRANSFER:
         rule = "treepo.search=by_path does not compare paths, so they cannot share a token budget"
         remedy = "Use treepo.branching.budget=transfer, or treepo.search=by_level."
-        problems.append(Problem("budget_by_path", "treepo.branching.budget", rules.budget, rule, remedy))
+        problems.append(ConfigProblem("budget_by_path", "treepo.branching.budget", rules.budget, rule, remedy))
     return problems
 
 
-def _budget_key(settings: TreePOSettings, key: str, owner: Budget, meaning: str, least: int) -> list[Problem]:
+def _budget_key(settings: TreePOSettings, key: str, owner: Budget, meaning: str, least: int) -> list[ConfigProblem]:
     """Check that a key of ``treepo.branching`` is set where the budget is its ``owner``, and only there."""
     name, value = f"treepo.branching.{key}", getattr(settings.branching, key)
     budget = settings.branching.budget
     if budget is not owner and value is not None:
         rule = f"has no effect unless treepo.branching.budget={owner} (it is {budget})"
         return [
-            Problem("budget_key_unused", name, value, rule, f"Use {name}=null, or treepo.branching.budget={owner}.")
+            ConfigProblem(
+                "budget_key_unused", name, value, rule, f"Use {name}=null, or treepo.branching.budget={owner}."
+            )
         ]
     if budget is owner and value is None:
         rule = f"treepo.branching.budget={owner} needs {meaning}"
         remedy = f"Use at least {name}={least}, or another treepo.branching.budget."
-        return [Problem("budget_key_missing", name, "null", rule, remedy)]
+        return [ConfigProblem("budget_key_missing", name, "null", rule, remedy)]
     return []
 
 
-def _level_budget_problems(settings: TreePOSettings, longest_segment: int) -> list[Problem]:
+def _level_budget_problems(settings: TreePOSettings, longest_segment: int) -> list[ConfigProblem]:
     rules, owner = settings.branching, Budget.LEVEL_TOKENS
     children = rules.init_divergence[1]
     least = children * longest_segment
@@ -226,11 +232,11 @@ def _level_budget_problems(settings: TreePOSettings, longest_segment: int) -> li
         rule = f"must hold the first level: {children} segments of {longest_segment} tokens"
         remedy = f"Use at least treepo.branching.level_tokens={least}, or a lower treepo.init_divergence."
         key = "treepo.branching.level_tokens"
-        problems.append(Problem("level_tokens_too_few", key, rules.level_tokens, rule, remedy))
+        problems.append(ConfigProblem("level_tokens_too_few", key, rules.level_tokens, rule, remedy))
     return problems
 
 
-def _total_budget_problems(settings: TreePOSettings, n: int, response_length: int) -> list[Problem]:
+def _total_budget_problems(settings: TreePOSettings, n: int, response_length: int) -> list[ConfigProblem]:
     rules, owner = settings.branching, Budget.TOTAL_TOKENS
     least = (rules.min_width or 1) * response_length
     problems = _budget_key(settings, "total_tokens", owner, "a maximum of response tokens per prompt", least)
@@ -238,60 +244,62 @@ def _total_budget_problems(settings: TreePOSettings, n: int, response_length: in
     if settings.validate_with_tree and rules.budget is owner:
         rule = "verl would count trajectories that the token budget leaves out as wrong answers"
         remedy = f"Use treepo.validate_with_tree=false, or another treepo.branching.budget than {owner}."
-        problems.append(Problem("validation_with_budget", "treepo.validate_with_tree", True, rule, remedy))
+        problems.append(ConfigProblem("validation_with_budget", "treepo.validate_with_tree", True, rule, remedy))
     if problems or rules.total_tokens is None or rules.min_width is None:
         return problems
     if rules.min_width > n:
         rule = f"must not exceed the width of the tree, {ROLLOUT}.n={n}"
         remedy = f"Use treepo.branching.min_width={n} or less, or a larger {ROLLOUT}.n."
-        problems.append(Problem("min_width_too_high", "treepo.branching.min_width", rules.min_width, rule, remedy))
+        problems.append(
+            ConfigProblem("min_width_too_high", "treepo.branching.min_width", rules.min_width, rule, remedy)
+        )
     elif rules.total_tokens < least:
         rule = f"must hold treepo.branching.min_width={rules.min_width} responses of {response_length} tokens"
         remedy = f"Use at least treepo.branching.total_tokens={least}, or a smaller treepo.branching.min_width."
         key = "treepo.branching.total_tokens"
-        problems.append(Problem("total_tokens_too_few", key, rules.total_tokens, rule, remedy))
+        problems.append(ConfigProblem("total_tokens_too_few", key, rules.total_tokens, rule, remedy))
     return problems
 
 
-def _fallback_problems(settings: TreePOSettings) -> list[Problem]:
+def _fallback_problems(settings: TreePOSettings) -> list[ConfigProblem]:
     rules, problems = settings.fallback, []
     by_path = settings.search is SearchKind.BY_PATH and rules.start is FallbackStart.EARLY
     if by_path and rules.order is not PathOrder.RANDOM:
         rule = "with treepo.search=by_path a path that ends resumes at once, so finished paths have no order"
         remedy = "Use treepo.fallback.order=random, or treepo.fallback.start=dry."
-        problems.append(Problem("order_by_path", "treepo.fallback.order", rules.order, rule, remedy))
+        problems.append(ConfigProblem("order_by_path", "treepo.fallback.order", rules.order, rule, remedy))
     if rules.min_segments > settings.depth:
         rule = f"no path has more than treepo.depth={settings.depth} segments, so all would resume at the root"
         remedy = f"Use treepo.fallback.min_segments={settings.depth} or less."
         key = "treepo.fallback.min_segments"
-        problems.append(Problem("min_segments_too_high", key, rules.min_segments, rule, remedy))
+        problems.append(ConfigProblem("min_segments_too_high", key, rules.min_segments, rule, remedy))
     return problems
 
 
 # --- the end of paths ------------------------------------------------------------------------------------------
 
 
-def _stopping_problems(settings: TreePOSettings, response_length: int) -> list[Problem]:
+def _stopping_problems(settings: TreePOSettings, response_length: int) -> list[ConfigProblem]:
     problems = []
     if FinishReason.STOP in settings.stopping and not settings.stop_strings:
         rule, remedy = (
             "the rule stop in treepo.stopping needs strings",
             "Set some, or remove stop from treepo.stopping.",
         )
-        problems.append(Problem("stop_without_strings", "treepo.stop_strings", "[]", rule, remedy))
+        problems.append(ConfigProblem("stop_without_strings", "treepo.stop_strings", "[]", rule, remedy))
     if settings.stop_strings and FinishReason.STOP not in settings.stopping:
         rule, order = "must contain stop; otherwise treepo.stop_strings has no effect", _listed(settings.stopping)
         remedy = "Add stop to treepo.stopping, or use treepo.stop_strings=[]."
-        problems.append(Problem("strings_without_stop", "treepo.stopping", order, rule, remedy))
+        problems.append(ConfigProblem("strings_without_stop", "treepo.stopping", order, rule, remedy))
     if settings.min_response_length >= response_length:
         rule = f"must be less than the response length {response_length}; otherwise every response is dropped"
         remedy = f"Use treepo.min_response_length={response_length - 1} or less."
         key = "treepo.min_response_length"
-        problems.append(Problem("min_response_length_too_high", key, settings.min_response_length, rule, remedy))
+        problems.append(ConfigProblem("min_response_length_too_high", key, settings.min_response_length, rule, remedy))
     return problems
 
 
-def _answer_problems(settings: TreePOSettings, ignore_eos: bool) -> list[Problem]:
+def _answer_problems(settings: TreePOSettings, ignore_eos: bool) -> list[ConfigProblem]:
     """Check that an answer with an end token can be distinguished from an end token alone."""
     if not settings.answer_needs_eos:
         return []
@@ -300,13 +308,13 @@ def _answer_problems(settings: TreePOSettings, ignore_eos: bool) -> list[Problem
     place = f"Put answer before eos in treepo.stopping, {other}"
     if FinishReason.ANSWER not in order:
         rule = f"treepo.stopping={_listed(order)} does not contain answer"
-        problems.append(Problem("stopping_without_answer", key, True, rule, place))
+        problems.append(ConfigProblem("stopping_without_answer", key, True, rule, place))
     elif order.index(FinishReason.ANSWER) > order.index(FinishReason.EOS):
         rule = f"treepo.stopping={_listed(order)} checks eos first, so no path would end as answered"
-        problems.append(Problem("eos_before_answer", key, True, rule, place))
+        problems.append(ConfigProblem("eos_before_answer", key, True, rule, place))
     if ignore_eos:
         rule = f"{ROLLOUT}.ignore_eos=True leaves no end tokens"
-        problems.append(Problem("eos_ignored", key, True, rule, f"Use {ROLLOUT}.ignore_eos=False, {other}"))
+        problems.append(ConfigProblem("eos_ignored", key, True, rule, f"Use {ROLLOUT}.ignore_eos=False, {other}"))
     return problems
 
 
@@ -317,38 +325,42 @@ def _listed(rules: tuple[FinishReason, ...]) -> str:
 # --- verl's own keys -------------------------------------------------------------------------------------------
 
 
-def context_problems(rollout: Rollout) -> list[Problem]:
+def context_problems(rollout: Rollout) -> list[ConfigProblem]:
     """Check that the engine's context holds the longest prompt and response."""
     needed, room = rollout.prompt_length + rollout.response_length, rollout.max_model_len
     if room is None or room >= needed:
         return []
     rule = f"a path of full length needs {needed} tokens (prompt_length + response_length)"
-    return [Problem("context_too_short", f"{ROLLOUT}.max_model_len", room, rule, f"Use at least {needed}, or null.")]
+    return [
+        ConfigProblem("context_too_short", f"{ROLLOUT}.max_model_len", room, rule, f"Use at least {needed}, or null.")
+    ]
 
 
-def _rollout_problems(settings: TreePOSettings, rollout: Rollout) -> list[Problem]:
+def _rollout_problems(settings: TreePOSettings, rollout: Rollout) -> list[ConfigProblem]:
     """Check verl's own keys that trees depend on."""
     problems = []
     greedy = "greedy samples in one tree are all equal"
     if rollout.temperature <= 0:
         remedy = "Use a temperature above 0, or treepo.sampler=plain."
-        problems.append(Problem("greedy_trees", f"{ROLLOUT}.temperature", rollout.temperature, greedy, remedy))
+        problems.append(ConfigProblem("greedy_trees", f"{ROLLOUT}.temperature", rollout.temperature, greedy, remedy))
     if settings.validate_with_tree and rollout.validation_n > 1 and rollout.validation_temperature <= 0:
         remedy = "Use a temperature above 0 (and do_sample), or treepo.validate_with_tree=false."
         key = f"{ROLLOUT}.val_kwargs.temperature"
-        problems.append(Problem("greedy_validation", key, rollout.validation_temperature, greedy, remedy))
+        problems.append(ConfigProblem("greedy_validation", key, rollout.validation_temperature, greedy, remedy))
     problems += context_problems(rollout)
     if rollout.agent not in (None, *REPLACED_AGENTS):
         rule = f"trees replace {' and '.join(REPLACED_AGENTS)} only"
         remedy = "Use one of them, or treepo.sampler=plain."
-        problems.append(Problem("other_agent", f"{ROLLOUT}.agent.default_agent_loop", rollout.agent, rule, remedy))
+        problems.append(
+            ConfigProblem("other_agent", f"{ROLLOUT}.agent.default_agent_loop", rollout.agent, rule, remedy)
+        )
     if rollout.routing_replay:
         key, rule = f"{ROLLOUT}.enable_rollout_routing_replay", "trees do not record the routing of experts"
-        problems.append(Problem("routing_replay", key, True, rule, "Use false, or treepo.sampler=plain."))
+        problems.append(ConfigProblem("routing_replay", key, True, rule, "Use false, or treepo.sampler=plain."))
     return problems
 
 
-def _turn_limit_problems(config: DictConfig) -> list[Problem]:
+def _turn_limit_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check verl's limits of conversations, which verl reads only after the first turn."""
     problems = []
     for key, least, unset in (
@@ -363,5 +375,5 @@ def _turn_limit_problems(config: DictConfig) -> list[Problem]:
                 integer(least)(value)
         except WrongValue as error:
             remedy = f"Use {name}={'null' if unset is None else unset}."
-            problems.append(Problem("turn_limit", name, value, str(error), remedy))
+            problems.append(ConfigProblem("turn_limit", name, value, str(error), remedy))
     return problems

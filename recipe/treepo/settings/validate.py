@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.settings.schema import TreePOSettings, parse_settings
 from recipe.treepo.settings.training_rules import has_critic, objective_problems, trainer_problems
 from recipe.treepo.settings.tree_rules import sampler_problems
-from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 
 def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
@@ -53,7 +53,7 @@ def validate_trees(config: DictConfig) -> TreePOSettings:
 # --- files -----------------------------------------------------------------------------------------------------
 
 
-def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]:
+def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[ConfigProblem]:
     """Return a problem for each missing file (data, code, model), and for data that verl cannot read."""
     made = "Make it with `python -m data_prep`, or name another file."
     reward = "Name a Python file, or leave it out for the recipe's reward."
@@ -68,7 +68,7 @@ def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]
         value = OmegaConf.select(config, key)
         paths = value if OmegaConf.is_list(value) else [value]
         missing = [path for path in paths if is_missing_file(path)]
-        problems += [Problem("missing_file", key, path, "there is no such file", remedy) for path in missing]
+        problems += [ConfigProblem("missing_file", key, path, "there is no such file", remedy) for path in missing]
     problems += [problem for key in data_keys for problem in _foreign_data(config, key)]
     models = {"actor_rollout_ref.model.path": OmegaConf.select(config, "actor_rollout_ref.model.path")}
     critic = OmegaConf.select(config, "critic.model.path")
@@ -77,11 +77,11 @@ def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[Problem]
     for key, model in models.items():
         if model is not None and _is_missing_model(str(model)):
             remedy = "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
-            problems.append(Problem("missing_model", key, model, "there is no such folder", remedy))
+            problems.append(ConfigProblem("missing_model", key, model, "there is no such folder", remedy))
     return problems
 
 
-def _foreign_data(config: DictConfig, key: str) -> list[Problem]:
+def _foreign_data(config: DictConfig, key: str) -> list[ConfigProblem]:
     """Check the columns of local parquet files, which verl reads only after everything has started."""
     if OmegaConf.select(config, "data.custom_cls.path") is not None:
         return []  # a data set class of the user's own has columns of its own
@@ -99,10 +99,12 @@ def _foreign_data(config: DictConfig, key: str) -> list[Problem]:
             missing = [name for name in needed if name not in pq.read_schema(file).names]
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = " ".join(str(error).split())
-            problems.append(Problem("damaged_file", key, path, f"is not a parquet file, or damaged ({reason})", remedy))
+            problems.append(
+                ConfigProblem("damaged_file", key, path, f"is not a parquet file, or damaged ({reason})", remedy)
+            )
             continue
         if missing:
-            problems.append(Problem("missing_column", key, path, f"has no column {', '.join(missing)}", remedy))
+            problems.append(ConfigProblem("missing_column", key, path, f"has no column {', '.join(missing)}", remedy))
     return problems
 
 

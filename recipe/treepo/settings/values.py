@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ConfigProblem:
     """One broken rule, in words for the person who wrote the configuration.
 
     Attributes:
@@ -36,7 +36,7 @@ class Problem:
 class ConfigError(ValueError):
     """All problems of a configuration."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[ConfigProblem]) -> None:
         self.problems = problems
         lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, start=1))
         super().__init__(f"{len(problems)} problem(s) in the configuration:\n{lines}")
@@ -203,10 +203,10 @@ RENAMED = {
 }
 
 
-def unknown_key(key: str, value: Any, keys: Keys) -> Problem:
+def unknown_key(key: str, value: Any, keys: Keys) -> ConfigProblem:
     """Return the problem of a key that is not among ``keys``."""
     if new := RENAMED.get(key):
-        return Problem("renamed_key", key, value, f"was renamed to {new}", f"Use {new}={value}.")
+        return ConfigProblem("renamed_key", key, value, f"was renamed to {new}", f"Use {new}={value}.")
     groups = groups_of(keys)
     group = key.rpartition(".")[0]
     while group and group not in groups:
@@ -214,12 +214,12 @@ def unknown_key(key: str, value: Any, keys: Keys) -> Problem:
     group = group or next(iter(groups))
     similar = get_close_matches(key, keys, n=1)
     hint = f"Did you mean {similar[0]}? " if similar else ""
-    return Problem(
+    return ConfigProblem(
         "unknown_key", key, value, "there is no such key", f"{hint}Keys of {group}: {', '.join(groups[group])}."
     )
 
 
-def read_group(name: str, raw: Any, keys: Keys, problems: list[Problem], *, see: str) -> dict[str, Any]:
+def read_group(name: str, raw: Any, keys: Keys, problems: list[ConfigProblem], *, see: str) -> dict[str, Any]:
     """Return the values of a group by the paths of their fields; append problems to ``problems``.
 
     Args:
@@ -243,16 +243,16 @@ def read_group(name: str, raw: Any, keys: Keys, problems: list[Problem], *, see:
                 visit(f"{key}.{inner}", below)
         elif value is not None:
             remedy = f"Keys of {key}: {', '.join(groups[key])}."
-            problems.append(Problem("group", key, value, "must be a group of keys", remedy))
+            problems.append(ConfigProblem("group", key, value, "must be a group of keys", remedy))
 
     visit(name, raw)
     return values
 
 
-def _wrong_value(key: str, value: Any, error: WrongValue, see: str) -> Problem:
+def _wrong_value(key: str, value: Any, error: WrongValue, see: str) -> ConfigProblem:
     if new := RENAMED.get(f"{key}={value}"):
-        return Problem("renamed_value", key, value, f"was renamed to {new}", f"Use {new}, and leave {key} out.")
-    return Problem(error.rule_id, key, value, str(error), f"See {see}.")
+        return ConfigProblem("renamed_value", key, value, f"was renamed to {new}", f"Use {new}, and leave {key} out.")
+    return ConfigProblem(error.rule_id, key, value, str(error), f"See {see}.")
 
 
 def build(group: type, values: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 from verl.workers.config import HFModelConfig
 
 from recipe.treepo.interaction import Message
-from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 
 def load_model(config: DictConfig) -> HFModelConfig:
@@ -27,7 +27,7 @@ def load_model(config: DictConfig) -> HFModelConfig:
     except (OSError, ValueError) as error:
         key, rule = "actor_rollout_ref.model.path", f"cannot be loaded ({error})"
         path, remedy = config.actor_rollout_ref.model.path, "Name another model."
-        raise ConfigError([Problem("model_not_loaded", key, path, rule, remedy)]) from error
+        raise ConfigError([ConfigProblem("model_not_loaded", key, path, rule, remedy)]) from error
 
 
 def read_rows(config: DictConfig, tokenizer: Any, file: str) -> Sequence[dict[str, Any]]:

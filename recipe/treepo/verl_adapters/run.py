@@ -10,7 +10,7 @@ from verl.utils.device import auto_set_device
 
 from recipe.treepo.settings.schema import PACKED_VENDOR, TreePOSettings
 from recipe.treepo.settings.validate import is_missing_file
-from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
 
 
@@ -34,7 +34,7 @@ def check_with_verl(config: DictConfig, settings: TreePOSettings) -> None:
     if estimator not in known:
         # verl would find out after the first rollouts.
         rule, remedy = "there is no such estimator", f"Use one of {', '.join(known)}."
-        raise ConfigError([Problem("unknown_estimator", "algorithm.adv_estimator", estimator, rule, remedy)])
+        raise ConfigError([ConfigProblem("unknown_estimator", "algorithm.adv_estimator", estimator, rule, remedy)])
     # verl's dataclass of the critic loads the model's tokenizer at once, if need be from the hub. No rule reads it.
     config = config.copy()
     config.critic.model = None

@@ -23,7 +23,7 @@ from verl.workers.utils.padding import response_to_nested
 from recipe.treepo.advantages.forest import TreePath
 from recipe.treepo.settings.schema import PACKED_VENDOR, SharedTokenWeight
 from recipe.treepo.settings.validate import validate
-from recipe.treepo.settings.values import ConfigError, Problem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.verl_adapters.batching import parts_by_prompt
 from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_batch
 from recipe.treepo.verl_adapters.metrics import sampling_metrics
@@ -46,7 +46,7 @@ class TreePOTrainer(PPOTrainer):
             remedy = (
                 f"Start with recipe.treepo.main_treepo, where Ray is not running yet, or use +{key}={PACKED_VENDOR}."
             )
-            raise ConfigError([Problem("engine_vendor", key, os.environ.get("VERL_ENGINE_VENDOR"), rule, remedy)])
+            raise ConfigError([ConfigProblem("engine_vendor", key, os.environ.get("VERL_ENGINE_VENDOR"), rule, remedy)])
         # verl compares the mode with its own names (which replay buffer, which loader, which of its groups of keys),
         # so it sees the one we extend.
         with open_dict(config):

@@ -15,7 +15,7 @@ from verl.utils.import_utils import load_module, resolve_config_path
 from recipe.treepo.interaction import Interaction
 from recipe.treepo.settings.schema import FREE_GROUP, InteractionSettings
 from recipe.treepo.settings.validate import is_missing_file
-from recipe.treepo.settings.values import Problem
+from recipe.treepo.settings.values import ConfigProblem
 
 
 def interaction_class(settings: InteractionSettings) -> type[Interaction] | None:
@@ -26,7 +26,7 @@ def interaction_class(settings: InteractionSettings) -> type[Interaction] | None
     return loaded
 
 
-def interaction_problems(settings: InteractionSettings) -> list[Problem]:
+def interaction_problems(settings: InteractionSettings) -> list[ConfigProblem]:
     """Load the class and make an instance of it, as each prompt does."""
     if settings.path is None or settings.name is None:
         return []
@@ -37,28 +37,28 @@ def interaction_problems(settings: InteractionSettings) -> list[Problem]:
         # verl's loader wraps what a file raises.
         rule = f"cannot be loaded ({_told(error.__cause__ or error)})"
         remedy = "Name a Python file or pkg://module that can be imported."
-        return [Problem("interaction_not_loaded", path, settings.path, rule, remedy)]
+        return [ConfigProblem("interaction_not_loaded", path, settings.path, rule, remedy)]
     if not hasattr(module, settings.name):
         rule = f"{settings.path} does not define this name"
-        return [Problem("interaction_not_found", name, settings.name, rule, "Name a class in it.")]
+        return [ConfigProblem("interaction_not_found", name, settings.name, rule, "Name a class in it.")]
     loaded = getattr(module, settings.name)
     if not isinstance(loaded, type) or not issubclass(loaded, Interaction):
         rule = "is not a subclass of recipe.treepo.interaction.Interaction"
-        return [Problem("not_an_interaction", name, settings.name, rule, "Derive the class from it.")]
+        return [ConfigProblem("not_an_interaction", name, settings.name, rule, "Derive the class from it.")]
     for method in ("setup", "tool_schemas", "stop_token_ids"):
         if inspect.iscoroutinefunction(getattr(loaded, method)):
             rule = f"its method {method} is a coroutine"
-            return [Problem("coroutine", name, settings.name, rule, "Make it a plain function.")]
+            return [ConfigProblem("coroutine", name, settings.name, rule, "Make it a plain function.")]
     try:
         loaded(**settings.options)
     except Exception as error:  # whatever the user's constructor raises
         rule = f"{settings.name} does not accept these options ({_told(error)})"
         remedy = f"Set the arguments of {settings.name}."
-        return [Problem("options_refused", FREE_GROUP, dict(settings.options), rule, remedy)]
+        return [ConfigProblem("options_refused", FREE_GROUP, dict(settings.options), rule, remedy)]
     return []
 
 
-def tool_problems(config: DictConfig) -> list[Problem]:
+def tool_problems(config: DictConfig) -> list[ConfigProblem]:
     """Load verl's tools and look for the parser of their calls, as each worker does.
 
     Of ``tool_config_path`` the classes and schemas only: some of verl's tools start Ray as soon as they are made. A
@@ -77,12 +77,12 @@ def tool_problems(config: DictConfig) -> list[Problem]:
         except Exception as error:  # whatever the user's file raises
             rule = f"cannot be loaded ({_told(error)})"
         if rule is not None:
-            problems.append(Problem("tools_not_loaded", f"{group}.{name}", path, rule, remedy))
+            problems.append(ConfigProblem("tools_not_loaded", f"{group}.{name}", path, rule, remedy))
     format_ = OmegaConf.select(config, f"{group}.format")
     if format_ is not None and format_ not in ToolParser._registry:
         formats = ", ".join(sorted(ToolParser._registry))
         rule, remedy = "verl has no parser of this name", f"Use one of {formats}."
-        problems.append(Problem("unknown_parser", f"{group}.format", format_, rule, remedy))
+        problems.append(ConfigProblem("unknown_parser", f"{group}.format", format_, rule, remedy))
     return problems
 
 
