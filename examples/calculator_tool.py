@@ -18,7 +18,7 @@ from verl.tools.function_tool import function_tool
 from recipe.treepo.sandbox.pool import Failure, LimitedPool, shared_pool
 
 TASK_FILE = Path(__file__).resolve().with_name("arithmetic.py")
-# A second line of defence behind arithmetic.py's bounds. An ordinary question takes milliseconds, far from these limits
+# A second line of defense behind arithmetic.py's bounds. An ordinary question takes milliseconds, far from these limits
 # also on a busy machine; only many numbers of ten thousands of digits reach them.
 TIMEOUT_S = 2.0  # wall clock for one calculation; CPU time can be no more, since it has one thread
 MEMORY_MB = 256  # address space for one calculation

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""The reward function: hand-labelled answers, hostile answers, worker processes, and how verl calls it."""
+r"""The reward function: hand-labeled answers, hostile answers, worker processes, and how verl calls it."""
 
 import asyncio
 import gc
@@ -23,8 +23,8 @@ import pytest
 from helpers.paths import ROOT
 from recipe.treepo import reward
 from recipe.treepo.reward import METRICS, compute_score, option_problems
-from recipe.treepo.sandbox import pool as limited_pool
-from recipe.treepo.sandbox import verifier as reward_pool
+from recipe.treepo.sandbox import pool as sandbox_pool
+from recipe.treepo.sandbox import verifier as sandbox_verifier
 from recipe.treepo.sandbox.pool import Failure, Worker
 from recipe.treepo.sandbox.verifier import TASK_FILE, Verdict, VerifierPool, get_pool
 
@@ -228,7 +228,7 @@ def test_verdicts_do_not_depend_on_what_was_asked_before(
         r"\sqrt{" * 100 + "2" + "}" * 100,
         r"\sqrt{2+" * 40 + "x" + "}" * 40,
     ]
-    monkeypatch.setattr(reward_pool, "MAX_KNOWN", 0)
+    monkeypatch.setattr(sandbox_verifier, "MAX_KNOWN", 0)
     for poison in ["1", *poisons]:
         verifier.verify("5", poison, timeout_s=0.2)
         verifier.verify(r"\sqrt{2}", poison, timeout_s=0.2)
@@ -422,7 +422,7 @@ def test_running_out_of_memory_is_a_crash_and_the_worker_goes_on(tmp_path: Path)
     replies = {}
     for megabytes in (64, 1_024):
         done = subprocess.run(
-            [sys.executable, "-P", str(limited_pool.WORKER_FILE), str(task), str(megabytes * 2**20)],
+            [sys.executable, "-P", str(sandbox_pool.WORKER_FILE), str(task), str(megabytes * 2**20)],
             input=b'{"question": {}, "timeout_s": 20}\n' * 2,
             capture_output=True,
             timeout=30,
@@ -460,21 +460,21 @@ def test_a_worker_that_died_is_a_crash_when_busy_and_replaced_when_idle() -> Non
 def test_a_worker_that_no_longer_replies_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     silent = tmp_path / "worker.py"
     silent.write_text("""print('{"ready": true}', flush=True); import time; time.sleep(60)""")
-    monkeypatch.setattr(limited_pool, "GRACE_S", 0.1)
+    monkeypatch.setattr(sandbox_pool, "GRACE_S", 0.1)
     pool = VerifierPool(workers=1, memory_mb=256)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(limited_pool, "WORKER_FILE", silent)
+            patch.setattr(sandbox_pool, "WORKER_FILE", silent)
             assert pool.verify("1/2", "0.5", timeout_s=0.1) is Verdict.TIMEOUT
         assert pool.workers() == []
-        monkeypatch.setattr(limited_pool, "GRACE_S", 20)
+        monkeypatch.setattr(sandbox_pool, "GRACE_S", 20)
         assert pool.verify("1/2", "0.5", timeout_s=60) is Verdict.EQUAL
     finally:
         pool.close()
 
 
 def test_a_verdict_is_kept_and_a_timeout_is_not(verifier: VerifierPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reward_pool, "MAX_KNOWN", 2)
+    monkeypatch.setattr(sandbox_verifier, "MAX_KNOWN", 2)
     asked: list[str] = []
     ask = Worker.ask
 
@@ -500,7 +500,7 @@ def test_what_does_not_fit_a_pipe_is_different(verifier: VerifierPool) -> None:
 def test_a_worker_that_cannot_start_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "worker.py"
     broken.write_text("""print('{"failed": "ModuleNotFoundError: math_verify"}')""")
-    monkeypatch.setattr(limited_pool, "WORKER_FILE", broken)
+    monkeypatch.setattr(sandbox_pool, "WORKER_FILE", broken)
     pool = VerifierPool(workers=1, memory_mb=256)
     with pytest.raises(RuntimeError, match="did not start: ModuleNotFoundError: math_verify; install math-verify"):
         pool.verify("1/2", "0.5", timeout_s=60)
@@ -563,7 +563,7 @@ def test_a_forked_child_leaves_the_workers_to_its_parent() -> None:
     before = {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()}
     child = os.fork()
     if child == 0:
-        os._exit(0 if not limited_pool._pools else 1)
+        os._exit(0 if not sandbox_pool._pools else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert compute_score("test", r"\boxed{\sqrt{4}}", "2", timeout_s=60)["score"] == 1.0
     assert {worker.process.pid for worker in get_pool(workers=2, memory_mb=1_024).workers()} == before

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scorer against three tables of answer pairs that were labelled by hand.
+"""The scorer against three tables of answer pairs that were labeled by hand.
 
-``answer_pairs.jsonl`` was available while the scorer was written. ``answer_pairs_blind.jsonl`` was labelled without
+``answer_pairs.jsonl`` was available while the scorer was written. ``answer_pairs_blind.jsonl`` was labeled without
 knowledge of the scorer, and no rule was made for it: it measures the scorer on unseen answers.
 ``answer_pairs_review.jsonl`` comes from a search for wrong answers that an earlier scorer accepted, with right answers
 beside them. Rules were made for it; the holes listed in docs/reward.md are not in it. Each rule of ``answers/`` is
@@ -69,7 +69,7 @@ def test_every_form_has_twenty_pairs_about_half_of_them_wrong():
 
 
 def listed(pairs: list[dict]) -> str:
-    return "\n".join(f"{p['form']}: {text_of(p)!r} against {p['gold']!r}, labelled {p['equal']}" for p in pairs)
+    return "\n".join(f"{p['form']}: {text_of(p)!r} against {p['gold']!r}, labeled {p['equal']}" for p in pairs)
 
 
 @pytest.fixture(scope="module", params=[PAIRS, BLIND, REVIEW], ids=["known", "blind", "review"])

@@ -120,11 +120,11 @@ def test_names_of_data_sets_do_not_break_the_table():
 
 
 def test_plain_samples_give_a_point_for_each_k_and_trees_one_for_each_width():
-    plain = scaling_points({4: summaries()["a"]}, independent=True)
+    plain = scaling_points({4: summaries()["a"]}, plain=True)
     assert [(point.k, point.decoded_tokens) for point in plain] == [(1, 20.0), (2, 40.0), (4, 80.0)]
     assert plain[1].passed.value == pytest.approx(5 / 12)
     narrow = summaries(n=2, results=[result("a", 0, [0, 0], [1, 0], decoded_tokens=30)])["a"]
-    trees = scaling_points({4: summaries()["a"], 2: narrow}, independent=False)
+    trees = scaling_points({4: summaries()["a"], 2: narrow}, plain=False)
     assert [(point.k, point.decoded_tokens) for point in trees] == [(2, 30.0), (4, 80.0)]
     assert [point.majority.value for point in trees] == [0.5, 0.5]
 

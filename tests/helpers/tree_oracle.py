@@ -128,9 +128,9 @@ def credits_of(root: Span, row: int, rewards, estimator: str, options: dict) -> 
         else:
             leaves = {member: rewards[member] for member in root.trajectories}
             siblings = [recursive_value(child, leaves) for child in parent.children]
-            centre = 0.0 if baseline_is_zero else mean(siblings)
+            center = 0.0 if baseline_is_zero else mean(siblings)
             scale = 1.0 if baseline_is_zero else (statistics.stdev(siblings) if len(siblings) > 1 else 0.0)
-            credit = recursive_value(span, leaves) - centre
+            credit = recursive_value(span, leaves) - center
             if options["divide_by_std"]:
                 credit /= scale + 1e-6
         result.append((span.begin, credit))

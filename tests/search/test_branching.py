@@ -92,7 +92,7 @@ def test_expected_shares_are_the_exact_ones():
         shares = allocate(8, [4.0, 3.0, 1.0], most=None, rng=rng)
         assert shares[0] in (3, 4) and shares[1] in (2, 3) and shares[2] in (1, 2)
         sums = [total + share for total, share in zip(sums, shares, strict=True)]
-    # 5 sigma of a mean of numbers that are one of two neighbours: 5 * 0.5 / sqrt(8000) = 0.028
+    # 5 sigma of a mean of numbers that are one of two neighbors: 5 * 0.5 / sqrt(8000) = 0.028
     assert [total / 8000 for total in sums] == pytest.approx([3.5, 2.875, 1.625], abs=0.028)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from recipe.treepo.command_line.arguments import TREEPO, OwnGroup
 from recipe.treepo.command_line.help_text import ROOT, declared, written
 from recipe.treepo.command_line.pages import EVALUATION
+from recipe.treepo.evaluation.markdown import table
 
 PAGE = ROOT / "docs/settings.md"
 HEAD = """\
@@ -31,16 +32,20 @@ def _section(title: str, group: OwnGroup) -> Iterator[str]:
     texts = {key: first_sentence(comment) for key, comment in declaration.comments.items()}
     for name, keys in declaration.groups.items():
         yield f"### `{name}`\n" if name == group.name else f"### `{name}`: {texts[name]}\n"
-        yield "| key | default | meaning |\n|---|---|---|"
-        for key in keys:
-            if (full := f"{name}.{key}") in group.keys:
-                yield f"| `{key}` | `{written(declaration.defaults[full])}` | {texts[full]} |"
+        full_names = [f"{name}.{key}" for key in keys if f"{name}.{key}" in group.keys]
+        yield table(
+            ("key", "default", "meaning"),
+            (
+                (f"`{full.removeprefix(f'{name}.')}`", f"`{written(declaration.defaults[full])}`", texts[full])
+                for full in full_names
+            ),
+        )
         yield ""
 
 
 def first_sentence(comment: str) -> str:
-    """Return the first sentence of a comment without its stop, as a cell of a table."""
-    return comment.partition(". ")[0].rstrip(".").replace("|", "\\|")
+    """Return the first sentence of a comment without its stop."""
+    return comment.partition(". ")[0].rstrip(".")
 
 
 if __name__ == "__main__":

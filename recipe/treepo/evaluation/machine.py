@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a measurement was had on, for its record."""
+"""Versions and hardware of this machine, for benchmark records."""
 
 import os
 import sys

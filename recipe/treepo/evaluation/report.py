@@ -39,9 +39,7 @@ def curves(summaries: Summaries) -> dict[str, dict[str, list[Point]]]:
             if name in own:
                 arms.setdefault(run.arm, {})[run] = own[name]
         points[name] = {
-            arm: scaling_points(
-                {run.n: summary for run, summary in runs.items()}, independent=next(iter(runs)).is_plain
-            )
+            arm: scaling_points({run.n: summary for run, summary in runs.items()}, plain=next(iter(runs)).is_plain)
             for arm, runs in arms.items()
         }
     return points

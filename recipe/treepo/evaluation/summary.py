@@ -11,12 +11,6 @@ from recipe.treepo.evaluation.records import ProblemResult
 from recipe.treepo.evaluation.scores import OVERALL, Interval, bootstrap, majority_at_k, pass_at_k
 from recipe.treepo.search.statistics import TreeStatistics
 
-# Fields of TreeStatistics in the report.
-COSTS = (
-    *("engine_calls", "failed_calls", "decoded_tokens", "overrun_tokens", "computed_prompt_tokens"),
-    *("cached_prompt_tokens", "unique_tokens", "total_tokens", "trajectories", "fallbacks"),
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
@@ -92,9 +86,9 @@ def _worth(result: ProblemResult, n: int, ks: Sequence[int]) -> list[float]:
 
 
 def costs_of(results: Sequence[ProblemResult]) -> dict[str, float]:
-    """Return the sums of :data:`COSTS`, and how fast trajectories were had."""
+    """Return the sums of the statistics, the seconds and the trajectories per second."""
     total = TreeStatistics.total(result.statistics for result in results)
-    sums = {name: getattr(total, name) for name in COSTS}
+    sums = total.numbers()
     seconds = covered([(result.started, result.ended) for result in results])
     return {**sums, "seconds": seconds, "trajectories_per_second": sums["trajectories"] / seconds if seconds else 0.0}
 
@@ -119,7 +113,7 @@ class Point:
     majority: Interval
 
 
-def scaling_points(runs: Mapping[int, Summary], *, independent: bool) -> list[Point]:
+def scaling_points(runs: Mapping[int, Summary], *, plain: bool) -> list[Point]:
     """Return the scaling curve of an arm on one data set; decoded tokens per problem.
 
     A tree of width k is not what k leaves of a wider tree are, so trees give one point for each n they were grown with.
@@ -128,7 +122,7 @@ def scaling_points(runs: Mapping[int, Summary], *, independent: bool) -> list[Po
     Args:
         runs: Summaries by n.
     """
-    if independent:
+    if plain:
         n = max(runs)
         chosen = [(k, runs[n], k / n) for k in runs[n].passed]
     else:

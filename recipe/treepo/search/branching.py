@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Budget(StrEnum):
-    """What bounds the number of segments that are sampled next."""
+    """Limit on the number of segments of the next level."""
 
     TRANSFER = "transfer"  # divergence for each path of the level; what stopped paths leave goes to the open ones
     LEVEL_TOKENS = "level_tokens"  # a number of tokens for each level of a prompt
@@ -17,7 +17,7 @@ class Budget(StrEnum):
 
 
 class Share(StrEnum):
-    """What the share of a path in its level's budget follows."""
+    """Score that decides a path's share of its level's budget."""
 
     EVEN = "even"
     PATH_SUM = "path_sum"  # log-probability of the path
@@ -39,17 +39,17 @@ class BranchingRules:
     """Branching of a tree.
 
     Attributes:
-        budget: What bounds the number of segments that are sampled next.
-        divergence: Lowest and highest number of children per path, drawn anew for every level (in a
-            search by path for every path).
+        budget: Limit on the number of segments of the next level.
+        divergence: Lowest and highest number of children per path, drawn for every level (in a search by path, for
+            every path).
         init_divergence: Lowest and highest number of children of the root, drawn for every prompt.
-        max_divergence: Most children of a node when it branches, None for no limit. The root is not meant.
-        level_tokens: With LEVEL_TOKENS: most tokens that the segments of one level may have.
-        total_tokens: With TOTAL_TOKENS: most response tokens that the trajectories of a prompt may have in all.
-        min_width: With TOTAL_TOKENS: trajectories that a prompt gets at least.
-        share: What the share of a path follows.
+        max_divergence: Most children of a node below the root, None for no limit.
+        level_tokens: With LEVEL_TOKENS, most tokens of the segments of one level.
+        total_tokens: With TOTAL_TOKENS, most response tokens of all trajectories of a prompt.
+        min_width: With TOTAL_TOKENS, fewest trajectories of a prompt.
+        share: Score that decides a path's share.
         favor: Whether high or low values get more.
-        temperature: Of the softmax over the values; above 0.
+        temperature: Temperature of the softmax over the scores; above 0.
     """
 
     budget: Budget = Budget.TRANSFER

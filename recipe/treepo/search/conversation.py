@@ -171,7 +171,7 @@ class Conversation:
         Raises:
             InteractionError: if the interaction failed and ``on_error`` is FAIL.
         """
-        node.partial, node.turn_over = False, True
+        self._tree.end_turn(node.index)
         try:
             return await self._end_turn(node, ended)
         except InteractionError as error:

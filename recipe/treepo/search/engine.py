@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the search asks of an inference engine: continue this prefix."""
+"""The engine protocol of the search: continue a prefix."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -7,7 +7,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What one engine call returned, or the part of it that a node holds.
+    """The result of one engine call, or the part of it that a node holds.
 
     Attributes:
         token_ids: Generated tokens, an end token included.
@@ -29,7 +29,7 @@ class Segment:
 
 
 class SegmentEngine(Protocol):
-    """Continues a prefix. The search knows no more of verl, vLLM or a server than this."""
+    """Continues a prefix. The search depends on nothing else of verl, vLLM or a server."""
 
     async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
         """Sample 1 to ``max_tokens`` tokens after ``input_ids``.

@@ -64,7 +64,7 @@ class FallbackRules:
         self_ended_only: Whether paths that were cut or failed (length, depth, turns, repetition, error) are left out.
         min_segments: Fewest segments of a path that is resumed.
         point: Where on the path sampling resumes.
-        window: Most segments that are abandoned, None for no limit.
+        window: Most segments of the path that are sampled again, None for no limit.
         block_length: Tokens of a block.
     """
 
@@ -94,11 +94,11 @@ def choose_resume_points(
     each is drawn on its own. Where no path may be chosen, all start again at the root.
 
     Args:
-        tree: For the paths.
+        tree: The tree that holds the paths.
         leaves: Finished paths to choose from, in an order that does not depend on chance.
-        count: Trajectories that are missing.
-        rules: How to choose.
-        rng: For everything that is drawn.
+        count: Number of missing trajectories.
+        rules: The rules of choice.
+        rng: Source of all draws.
     """
     eligible = [leaf for leaf in leaves if _may_be_chosen(tree.nodes[leaf], rules)]
     if not eligible:

@@ -39,7 +39,7 @@ class LevelSearch:
     async def run(self) -> None:
         """Grow the tree until it has all its leaves."""
         children = min(self._width, self._rng.randint(*self._rules.init_divergence))
-        paths = self._sampler.children(ROOT, [1] * children)
+        paths = self._sampler.new_children(ROOT, [1] * children)
         while paths:
             if self._before_level is not None:
                 await self._before_level()
@@ -103,7 +103,7 @@ class LevelSearch:
         open_paths = [node for node in level if node.finish_reason is None]
         # An engine may stop inside a segment for reasons of its own: such a path first continues to the boundary.
         at_boundary = [node for node in open_paths if not node.partial]
-        paths = [path for node in open_paths if node.partial for path in self._sampler.children(node.index, [1])]
+        paths = [path for node in open_paths if node.partial for path in self._sampler.new_children(node.index, [1])]
         if at_boundary:
             paths += self._branch(at_boundary, max(len(at_boundary), min(wanted, limit) - len(paths)))
         room = limit if self._rules.budget is Budget.LEVEL_TOKENS else wanted
@@ -125,7 +125,7 @@ class LevelSearch:
         return [
             path
             for node, share in zip(open_paths, shares, strict=True)
-            for path in self._sampler.children(node.index, [1] * share)
+            for path in self._sampler.new_children(node.index, [1] * share)
         ]
 
     def _value(self, node: Node) -> float:

@@ -113,13 +113,13 @@ class PathSampler:
         segments = self.shape.max_segments_per_request
         node = await self.extend(path, segments=segments, may_drop=may_drop)
         while node is not None and node.finish_reason is None:
-            (path,) = self.children(node.index, [1])
+            (path,) = self.new_children(node.index, [1])
             node = await self.extend(path, segments=segments, may_drop=may_drop)
         return node
 
     # --- continuations -----------------------------------------------------------------------------------------------
 
-    def children(self, parent: int, widths: list[int]) -> list[Continuation]:
+    def new_children(self, parent: int, widths: list[int]) -> list[Continuation]:
         """Return a new continuation of ``parent`` for each of the widths."""
         node = self.tree.nodes[parent]
         return [Continuation(parent, node.new_child_key(), width) for width in widths]

@@ -65,13 +65,13 @@ class PathSearch:
             return self._return_width(node, path.width - 1)
         if node.partial:
             # An engine may stop inside a segment for reasons of its own: the path first continues to the boundary.
-            return self._sampler.children(node.index, [path.width])
+            return self._sampler.new_children(node.index, [path.width])
         return self._branch(node.index, path.width, self._rules.divergence, most=self._rules.max_divergence)
 
     def _branch(self, parent: int, width: int, divergence: tuple[int, int], *, most: int | None) -> list[Continuation]:
         rng = self._rng(self._tree.nodes[parent].key)
         count = min(width, rng.randint(*divergence), most or width)
-        return self._sampler.children(parent, allocate(width, [1.0] * count, most=None, rng=rng))
+        return self._sampler.new_children(parent, allocate(width, [1.0] * count, most=None, rng=rng))
 
     def _return_width(self, leaf: Node, width: int) -> list[Continuation]:
         if self._shape.fallback.start is FallbackStart.DRY:

@@ -36,7 +36,7 @@ class FinishReason(StrEnum):
 MODEL_ENDED = frozenset({FinishReason.ANSWER, FinishReason.EOS, FinishReason.STOP})
 # The path came to its own end; for the other reasons it was cut off.
 SELF_ENDED = MODEL_ENDED | {FinishReason.INTERACTION}
-# What can be asked of a response; the others come from the conversation.
+# Reasons that can be read from a response; the others come from the conversation.
 RULES = (
     FinishReason.ANSWER,
     FinishReason.EOS,
@@ -48,7 +48,7 @@ RULES = (
 
 
 class RepetitionUnit(StrEnum):
-    """What a repetition is counted in."""
+    """Unit of a repetition."""
 
     TOKENS = "tokens"
     CHARACTERS = "characters"
@@ -60,7 +60,7 @@ class Repetition:
 
     Attributes:
         unit: Tokens, or characters as in the released code.
-        window: Length of what is repeated, in units.
+        window: Length of the repeated sequence, in units.
         count: Occurrences, anywhere in the response; they may overlap, as in one letter written again and again.
     """
 
@@ -114,7 +114,7 @@ class StoppingRules:
         answer_needs_eos: Whether an answer ends a path only where the last token is an end token.
         stop_strings: Texts that end a path for the STOP rule. Special tokens leave no text: they go into
             ``eos_token_ids``.
-        repetition: What the REPETITION rule calls one.
+        repetition: Definition of a repetition for the REPETITION rule.
         min_length: Fewest tokens of a response; the search drops a path that ends with fewer.
     """
 
@@ -170,7 +170,7 @@ class StoppingRules:
                 case FinishReason.REPETITION:
                     return self.repetition.found_in(turn_ids, text)
                 case _:
-                    raise AssertionError(f"{rule} is no rule")
+                    raise AssertionError(f"{rule} is not a rule")
 
         return next(filter(applies, self.order), None)
 

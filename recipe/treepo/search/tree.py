@@ -89,8 +89,13 @@ class Tree:
         assert not any(child.segment.token_ids for child in children), f"node {node} is followed by tokens"
         assert 0 < length, f"nothing would be left of node {node}"
         trimmed.segment = trimmed.segment.part(0, length)
+        self._set_text(trimmed)
         for child in children:
             child.offset = trimmed.end
+
+    def end_turn(self, node: int) -> None:
+        """End the current turn at ``node``, and with it the segment."""
+        self.nodes[node].partial, self.nodes[node].turn_over = False, True
 
     def finish(self, node: int, reason: FinishReason, *, detail: str = "", dropped: bool = False) -> None:
         """End the path at ``node``: a leaf, or nothing if it is ``dropped``."""

@@ -116,7 +116,7 @@ def is_missing_file(path: Any) -> bool:
 
 
 def _is_missing_model(path: str) -> bool:
-    """Tell whether ``path`` is neither a folder nor possibly a model of the hub (``organisation/name``)."""
+    """Tell whether ``path`` is neither a folder nor possibly a model of the hub (``organization/name``)."""
     if re.match(r"\w+://", path) or os.path.isdir(os.path.expanduser(path)):
         return False
     is_hub_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path) is not None
