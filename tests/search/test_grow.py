@@ -364,7 +364,7 @@ def test_a_failed_request_is_repeated_and_then_its_width_goes_elsewhere(search):
 @pytest.mark.parametrize("search", list(SearchKind))
 def test_a_prompt_fails_only_if_nothing_can_be_had_and_says_why(search):
     engine = ScriptedEngine(broken=True, jitter=3)
-    # By level 2 + 4 and, once more paths than 4 were given up, 2 of those; by node each of 2 is sampled 3 times.
+    # By level 2 + 4 and, once more paths than 4 were abandoned, 2 of those; by path each of 2 is sampled 3 times.
     paths = {SearchKind.BY_LEVEL: 2 + 4 + 2, SearchKind.BY_PATH: 2 * 3}[search]
     with pytest.raises(SearchError, match=f"{paths} paths were abandoned after 2 requests each.*went away") as caught:
         grow(engine, depth=3, response_length=12, width=4, segment_length=4, retries=1, search=search)
@@ -381,7 +381,7 @@ def test_what_can_be_had_is_kept_although_the_engine_fails_for_the_rest(search):
             return super()._answer(input_ids, max_tokens, branch)
 
     tree = grow(NoSecondChild(), depth=2, response_length=8, width=4, segment_length=4, search=search)
-    # By node the second child was to become two; by level the first gets all the width when the second is given up.
+    # By path the second child was to become two; by level the first gets all the width when the second is given up.
     assert len(tree.leaves) == (2 if search is SearchKind.BY_PATH else 4)
     assert tree.counters.missing_trajectories == 4 - len(tree.leaves)
 

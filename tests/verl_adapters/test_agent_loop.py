@@ -145,10 +145,10 @@ def test_a_tree_is_dumped_with_its_nodes_and_calls(searches, tmp_path):
 
 def test_an_error_of_the_search_fails_the_prompt(monkeypatch):
     async def fail(prompt_ids, **arguments):
-        raise SearchError("4 paths were given up")
+        raise SearchError("the prompt got no trajectory")
 
     monkeypatch.setattr(agent_loop, "grow_tree", fail)
-    with pytest.raises(SearchError, match="^4 paths were given up$"):
+    with pytest.raises(SearchError, match="^the prompt got no trajectory$"):
         run_loop(tree_request())
 
 

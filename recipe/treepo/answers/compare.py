@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from recipe.treepo.answers.forms import NAME, RELATION, same_form
-from recipe.treepo.answers.lists import split_list
+from recipe.treepo.answers.lists import JOINT, split_list
 from recipe.treepo.answers.refusals import REFUSALS
 from recipe.treepo.answers.spelling import normalize, read_number, tidy
 from recipe.treepo.answers.units import split_unit
@@ -319,7 +319,7 @@ def _exact(text: str) -> str:
 
     The mathematics parser takes a mixed number for a product.
     """
-    text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
+    text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", JOINT.sub(", ", text))
     return _DECIMAL.sub(_fraction, _MIXED.sub(_improper, text))
 
 

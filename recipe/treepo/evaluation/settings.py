@@ -196,7 +196,11 @@ def _in_words_of(arm: str, keys: Mapping[str, Any], problems: list[ConfigProblem
         group, _, rest = problem.key.partition(".")
         if group != "treepo" or rest.partition(".")[0] not in keys:
             return problem
-        return replace(problem, key=f"{ARMS}.{arm}.{rest}", value=str(problem.value))
+        own = replace(problem, key=f"{ARMS}.{arm}.{rest}", value=str(problem.value))
+        if not problem.rule_id.startswith("renamed"):
+            return own
+        rule, remedy = (text.replace("treepo.", f"{ARMS}.{arm}.") for text in (problem.rule, problem.remedy))
+        return replace(own, rule=rule, remedy=remedy)
 
     return [named(problem) for problem in problems]
 

@@ -11,6 +11,12 @@ from recipe.treepo.evaluation.records import ProblemResult
 from recipe.treepo.evaluation.scores import OVERALL, Interval, bootstrap, majority_at_k, pass_at_k
 from recipe.treepo.search.statistics import TreeStatistics
 
+# Fields of TreeStatistics that a report has as sums over the problems.
+COSTS = (
+    *("engine_calls", "failed_calls", "decoded_tokens", "overrun_tokens", "computed_prompt_tokens"),
+    *("cached_prompt_tokens", "unique_tokens", "total_tokens", "trajectories", "fallbacks"),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
@@ -86,9 +92,9 @@ def _worth(result: ProblemResult, n: int, ks: Sequence[int]) -> list[float]:
 
 
 def costs_of(results: Sequence[ProblemResult]) -> dict[str, float]:
-    """Return the sums of the statistics, the seconds and the trajectories per second."""
+    """Return the sums of :data:`COSTS`, the seconds and the trajectories per second."""
     total = TreeStatistics.total(result.statistics for result in results)
-    sums = total.numbers()
+    sums = {name: getattr(total, name) for name in COSTS}
     seconds = covered([(result.started, result.ended) for result in results])
     return {**sums, "seconds": seconds, "trajectories_per_second": sums["trajectories"] / seconds if seconds else 0.0}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from recipe.treepo.answers.spelling import normalize
 
 # More characters than this are compared as they are: normalizing takes quadratic time at worst.
-MAX_NORMALISED_CHARS = 1_000
+MAX_NORMALIZED_CHARS = 1_000
 
 
 def count_votes(
@@ -29,7 +29,7 @@ def count_votes(
         if answer is None or not answer.strip():
             numbers.append(None)
             continue
-        text = normalize(answer) if len(answer) <= MAX_NORMALISED_CHARS else answer
+        text = normalize(answer) if len(answer) <= MAX_NORMALIZED_CHARS else answer
         number = by_text.get((right, text))
         if number is None:
             number = next(

@@ -70,11 +70,6 @@ class TreeStatistics(SearchCounters):
             total_tokens=response_tokens,
         )
 
-    def numbers(self) -> dict[str, float]:
-        """Return all counts and times by name."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: value for name, value in values.items() if not isinstance(value, dict)}
-
     @classmethod
     def total(cls, statistics: Iterable["TreeStatistics"]) -> "TreeStatistics":
         """Return the sums over several trees, and the largest depth."""

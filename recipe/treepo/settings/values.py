@@ -206,7 +206,8 @@ RENAMED = {
 def unknown_key(key: str, value: Any, keys: Keys) -> ConfigProblem:
     """Return the problem of a key that is not among ``keys``."""
     if new := RENAMED.get(key):
-        return ConfigProblem("renamed_key", key, value, f"was renamed to {new}", f"Use {new}={value}.")
+        remedy = "Leave it out." if value is None else f"Use {new}={value}."
+        return ConfigProblem("renamed_key", key, value, f"was renamed to {new}", remedy)
     groups = groups_of(keys)
     group = key.rpartition(".")[0]
     while group and group not in groups:
@@ -240,7 +241,11 @@ def read_group(name: str, raw: Any, keys: Keys, problems: list[ConfigProblem], *
             problems.append(unknown_key(key, value, keys))
         elif isinstance(value, Mapping):
             for inner, below in value.items():
-                visit(f"{key}.{inner}", below)
+                name = f"{key}.{inner}"
+                if "." in str(inner):  # not a nested key, although it reads like one
+                    problems.append(unknown_key(name, below, keys))
+                else:
+                    visit(name, below)
         elif value is not None:
             remedy = f"Keys of {key}: {', '.join(groups[key])}."
             problems.append(ConfigProblem("group", key, value, "must be a group of keys", remedy))

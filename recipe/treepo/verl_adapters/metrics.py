@@ -58,7 +58,8 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
         prompt_tokens[prompt_id] = prompt_length
         statistics = extra.get("tree_statistics")
         if statistics is not None:  # every trajectory of a tree carries the tree's numbers
-            trees[prompt_id] = TreeStatistics(**statistics)
+            if prompt_id not in trees:
+                trees[prompt_id] = TreeStatistics(**statistics)
             continue
         cached = extra.get("num_cached_tokens") or 0
         samples.append(

@@ -84,7 +84,7 @@ class PackedEngine(FSDPEngineWithLMHead):
                 f"treepo.packed_training=true knows transformers' own models, not {type(module).__name__}, whose code "
                 "may ignore what it is told about attention: set treepo.packed_training=false"
             )
-        if self.model_config.hf_config._attn_implementation == "sdpa":
+        if module.config._attn_implementation == "sdpa":
             module.set_attn_implementation(CHAIN_ATTENTION)
         return module
 

@@ -20,16 +20,18 @@ from recipe.treepo.settings.values import ConfigProblem
 
 def interaction_class(settings: InteractionSettings) -> type[Interaction] | None:
     """Return the class, None where none is named; raises whatever loading it raises."""
-    if settings.path is None or settings.name is None:
+    if settings.path is None:
         return None
+    assert settings.name is not None, "a rule of the settings: path and name go together"
     loaded: type[Interaction] = getattr(_module(settings.path), settings.name)
     return loaded
 
 
 def interaction_problems(settings: InteractionSettings) -> list[ConfigProblem]:
     """Load the class and make an instance of it, as each prompt does."""
-    if settings.path is None or settings.name is None:
+    if settings.path is None:
         return []
+    assert settings.name is not None, "a rule of the settings: path and name go together"
     path, name = "treepo.interaction.path", "treepo.interaction.name"
     try:
         module = _module(settings.path)
