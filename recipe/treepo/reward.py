@@ -20,8 +20,9 @@ except ModuleNotFoundError:
     # verl loads this file by its path, also in processes that were started outside the repository.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
     from recipe.treepo import answers
-_FOLDER = Path(__file__).resolve().parent
-if _FOLDER.parts[-2:] == ("recipe", "treepo") and Path(answers.__file__).resolve().parents[1] != _FOLDER:
+if Path(__file__).resolve().parts[-3:-1] == ("recipe", "treepo") and (
+    Path(answers.__file__).resolve().parents[1] != Path(__file__).resolve().parent
+):
     # The other copy's modules would score, and verl's plugin may have imported them already.
     raise ImportError(
         f"reward.custom_reward_function.path={__file__}: this Python finds recipe.treepo in another folder, "
