@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from helpers.training_run import ROOT
+from recipe.treepo.search.statistics import TreeStatistics
 
 N, PROBLEMS = 4, 10
 # Seconds after which a start hangs; a minute is usual.
@@ -110,13 +111,13 @@ def test_what_was_sampled_before_an_interruption_is_kept_and_the_rest_follows(ev
 def test_plain_samples_are_independent_and_trees_decode_no_token_twice(evaluation):
     folder, _, _ = evaluation
     for result in results(folder, "plain"):
-        statistics = result["statistics"]
+        statistics = TreeStatistics(**result["statistics"])
         assert statistics.engine_calls == N
         assert statistics.decoded_tokens == sum(t["tokens"] for t in result["trajectories"])
         assert {t["finish_reason"] for t in result["trajectories"]} <= {"eos", "length"}
     shared = 0
     for result in results(folder, "tree"):
-        statistics, lengths = result["statistics"], [t["tokens"] for t in result["trajectories"]]
+        statistics, lengths = TreeStatistics(**result["statistics"]), [t["tokens"] for t in result["trajectories"]]
         assert statistics.decoded_tokens == statistics.unique_tokens + statistics.overrun_tokens
         assert statistics.total_tokens == sum(lengths)
         shared += sum(lengths) - statistics.unique_tokens
@@ -166,5 +167,5 @@ def test_the_report_has_what_the_samples_say(evaluation):
         assert run["data_sets"]["overall"]["mean"]["value"] == pytest.approx(sum(means.values()) / 2)
         assert run["data_sets"]["overall"]["passed"]["2"]["value"] == pytest.approx(sum(passed.values()) / 2)
     console = (folder / "second.txt").read_text()
-    assert re.search(r"\| overall +\| tree +\| 4 \| 10 ", console)
+    assert re.search(r"\| overall +\| tree +\| 4 +\| 10 ", console)
     assert (folder / "out/report.png").read_bytes().startswith(b"\x89PNG")
