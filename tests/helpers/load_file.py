@@ -2,22 +2,15 @@
 """Load a Python file that is in no package: an example, or a script (verl installs a package called ``scripts``)."""
 
 import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 from helpers.paths import ROOT
 
 
-def load_file(path: str, *, register: bool = False) -> ModuleType:
-    """Return the module in the file ``path`` of the repository.
-
-    Args:
-        register: Whether it can be found among the modules by its name, as a file with dataclasses has to be.
-    """
+def load_file(path: str) -> ModuleType:
+    """Return the module in the file ``path`` of the repository."""
     spec = importlib.util.spec_from_file_location(f"{Path(path).stem}_under_test", ROOT / path)
     module = importlib.util.module_from_spec(spec)
-    if register:
-        sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module

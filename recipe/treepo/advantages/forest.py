@@ -161,7 +161,7 @@ def _sums(nodes: Ints, values: Floats, size: int) -> Floats:
     return np.bincount(nodes, weights=values, minlength=size).astype(np.float64, copy=False)  # numpy's stub: integers
 
 
-def build_forest(prompt_ids: Sequence[Any], paths_P: Sequence[TreePath]) -> Forest:
+def build_forest(prompt_ids: Sequence[Any] | np.ndarray, paths_P: Sequence[TreePath]) -> Forest:
     """Return the forest of the rows of a batch.
 
     Args:

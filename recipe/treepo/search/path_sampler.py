@@ -206,18 +206,18 @@ class PathSampler:
         Returns:
             The last node, and the reason why path or turn end there, None if they do not.
         """
-        taken, reason = 0, None
+        path, taken, reason = self.tree.path(node.index), 0, None
         while taken < len(answer.token_ids) and reason is None:
             if taken:
                 key = node.new_child_key()
-            path = self.tree.path(node.index)
             room = self._tokens_to_boundary(path)
             left = answer.token_ids[taken : taken + room]
             length = min(len(left), self._tokens_to_stop(path, left))
             piece = answer.part(taken, taken + length)
             node = self.tree.add(node.index, piece, key=key, partial=length < room)
+            path = self.tree.path(node.index)
             taken += length
-            reason = self._reason(self.tree.path(node.index))
+            reason = self._reason(path)
         self.tree.counters.overrun_tokens += len(answer.token_ids) - taken
         return node, reason
 

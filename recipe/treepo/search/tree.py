@@ -167,8 +167,7 @@ class Tree:
 
     def _set_text(self, node: Node) -> None:
         if self._text is not None:
-            path = self.path(node.index)
-            turn_ids = path.turn_ids
+            turn_ids = self.path(node.index).turn_ids
             node.text = self._text.added(turn_ids, len(turn_ids) - len(node.segment.token_ids))
 
     # --- invariants --------------------------------------------------------------------------------------------------

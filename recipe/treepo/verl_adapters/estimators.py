@@ -157,7 +157,7 @@ def _estimate(
             "is chosen by trainer.v1.trainer_mode=treepo_sync"
         )
     settings = batch.settings
-    forest = build_forest(list(index), batch.paths_P)
+    forest = build_forest(index, batch.paths_P)
     rewards_T = np.zeros(len(forest.node_TL))
     rewards_T[forest.trajectory_P] = token_level_rewards.sum(dim=-1).double().numpy(force=True)
     if settings.chains is ChainCounting.DISTINCT:
