@@ -2,7 +2,9 @@
 """Settings of all tests: how many examples the property tests try, threads, and which tests start an engine."""
 
 import gc
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,13 @@ def pytest_collection_finish() -> None:
 
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # else some extension modules print at exit that they leak
+
+
+@pytest.fixture(autouse=True)
+def levels_of_logging() -> Iterator[None]:
+    """Undo what a test's imports do to logging: a package that vLLM imports sets the level of every root handler."""
+    loggers = [logging.root, *logging.root.handlers]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tiny import conversations as tiny_conversations
 from tiny import problems as tiny_problems
 from tiny.conversations import CHECK_AGAIN, FINAL_ANSWER, Conversation, Sloppiness, conversations
-from tiny.sampling import Chat, Reply, boxed_answer, measure
+from tiny.measure import Chat, Reply, boxed_answer, measure
 from tiny.supervision import ModelSettings, Recipe, train_tokenizer
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def chats(made: Sequence[Conversation]) -> list[Chat]:
     return [{"messages": conversation.messages, "tools": conversation.tools} for conversation in made]
 
 
-def make_chats(settings: Settings) -> tuple[list[Chat], list[Chat], list[tiny_problems.Problem]]:
+def make_chats(settings: Settings) -> tuple[list[Chat], list[Chat], list[tiny_problems.WordProblem]]:
     """Return the clean chats, the sloppy ones and the held-out problems; no problem is in two of them."""
     counts = [settings.steps1 * settings.batch_size, settings.steps2 * settings.batch_size, settings.eval_problems]
     problems = tiny_problems.generate_problems(sum(counts), seed=3_000_000 + settings.seed)
@@ -133,7 +133,7 @@ def tool_reply(turn: int, text: str) -> dict[str, Any] | None:
 def evaluate(
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[tiny_problems.Problem],
+    problems: Sequence[tiny_problems.WordProblem],
     settings: Settings,
 ) -> dict[str, float]:
     """Sample conversations of both kinds on held-out problems and measure them."""

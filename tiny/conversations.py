@@ -27,8 +27,8 @@ from tiny.problems import (
     MAX_OPERAND,
     MIN_OPERAND,
     SLOPPY_WRONG_SHARE,
-    Problem,
     Step,
+    WordProblem,
     answer_line,
     apply_operation,
     can_finish,
@@ -90,7 +90,7 @@ class Conversation:
 
 
 def recheck_conversation(
-    problem: Problem, rng: random.Random, sloppiness: Sloppiness, *, max_turns: int | None = None
+    problem: WordProblem, rng: random.Random, sloppiness: Sloppiness, *, max_turns: int | None = None
 ) -> Conversation:
     """Write a conversation in which solutions are asked for again.
 
@@ -119,7 +119,7 @@ def recheck_conversation(
     return Conversation(problem=problem.text, messages=messages, tools=None, answer=right)
 
 
-def tool_conversation(problem: Problem, rng: random.Random, sloppiness: Sloppiness) -> Conversation:
+def tool_conversation(problem: WordProblem, rng: random.Random, sloppiness: Sloppiness) -> Conversation:
     """Write a conversation in which the steps are worked with the calculator, one call a turn."""
     messages, lines, value = [_user(problem.text)], [], problem.start
     for index, step in enumerate(problem.steps):
@@ -133,7 +133,7 @@ def tool_conversation(problem: Problem, rng: random.Random, sloppiness: Sloppine
                 lines.append(step_line(step, value, result, sloppy=True))
                 value = result
                 continue
-            operand = _wrong_operand(step, value, rest)
+            operand = wrong_operand(step, value, rest)
         expression = f"{value} {step.op} {operand}"
         value = int(calculate(expression))
         messages += [_assistant("\n".join(lines), expression), {"role": "tool", "content": str(value)}]
@@ -143,7 +143,7 @@ def tool_conversation(problem: Problem, rng: random.Random, sloppiness: Sloppine
 
 
 def conversations(
-    problems: Sequence[Problem],
+    problems: Sequence[WordProblem],
     seed: int,
     sloppiness: Sloppiness,
     *,
@@ -189,7 +189,7 @@ def parse_call(text: str) -> str | None:
     return expression if name == "calculator" and isinstance(expression, str) else None
 
 
-def _wrong_operand(step: Step, value: int, rest: Sequence[Step]) -> int:
+def wrong_operand(step: Step, value: int, rest: Sequence[Step]) -> int:
     """Return an operand that is off by one and from whose result ``rest`` can be worked; the right one if none is."""
     for operand in (step.operand + 1, step.operand - 1):
         if MIN_OPERAND <= operand <= MAX_OPERAND:

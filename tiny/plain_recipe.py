@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.prompts import build_prompt
 from tiny import problems as tiny_problems
-from tiny.sampling import boxed_answer, measure, no_reply
+from tiny.measure import boxed_answer, measure, no_reply
 from tiny.supervision import ModelSettings, Recipe, train_tokenizer
 
 if TYPE_CHECKING:

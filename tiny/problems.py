@@ -75,7 +75,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Problem:
+class WordProblem:
     """Hold a problem's text, its first value and the steps that lead to the answer."""
 
     text: str
@@ -105,7 +105,7 @@ def _draw_operation(rng: random.Random, value: int) -> tuple[str, int, int]:
             return op, operand, result
 
 
-def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, MAX_STEPS)) -> Problem:
+def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, MAX_STEPS)) -> WordProblem:
     """Draw one problem with a number of steps in the range; all randomness comes from ``rng``."""
     (name, pronoun), (friend, _) = rng.sample(PEOPLE, 2)
     words = {"he": pronoun, "friend": friend, "containers": rng.choice(CONTAINERS)}
@@ -125,7 +125,7 @@ def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, 
         steps.append(Step(op, operand, sentence.format(b=operand, **words), line_opening.format(b=operand, **words)))
     sentences = [opening, *(step.sentence for step in steps if step.sentence != opening)]
     text = " ".join([*sentences, f"How many {objects} does {name} have now?"])
-    return Problem(text=text, name=name, objects=objects, start=start, steps=tuple(steps))
+    return WordProblem(text=text, name=name, objects=objects, start=start, steps=tuple(steps))
 
 
 def can_finish(value: int, steps: Sequence[Step]) -> bool:
@@ -144,7 +144,7 @@ def slip(right: int, rest: Sequence[Step]) -> int:
     return next((value for value in near if can_finish(value, rest)), right)
 
 
-def work_out(problem: Problem, rng: random.Random, *, sloppy_rate: float = 0.0) -> tuple[list[str], int]:
+def work_out(problem: WordProblem, rng: random.Random, *, sloppy_rate: float = 0.0) -> tuple[list[str], int]:
     """Return the lines of a worked solution, one per step, and the value that they lead to; see :func:`solve`."""
     lines, value = [], problem.start
     for index, step in enumerate(problem.steps):
@@ -164,17 +164,17 @@ def step_line(step: Step, value: int, result: int, *, sloppy: bool) -> str:
     return f"{step.opening} gives {marker}{value} {step.op} {step.operand} = {result}."
 
 
-def answer_line(problem: Problem, value: int) -> str:
+def answer_line(problem: WordProblem, value: int) -> str:
     """Write the sentence that a solution ends in."""
     return f"So {problem.name} has \\boxed{{{value}}} {problem.objects}."
 
 
-def right_answer(problem: Problem) -> int:
+def right_answer(problem: WordProblem) -> int:
     """Return the value after the last step."""
     return work_out(problem, random.Random(0))[1]
 
 
-def solve(problem: Problem, rng: random.Random, *, sloppy_rate: float = 0.0) -> str:
+def solve(problem: WordProblem, rng: random.Random, *, sloppy_rate: float = 0.0) -> str:
     """Write the worked solution, one line per step.
 
     Args:
@@ -192,10 +192,10 @@ def generate_problems(
     *,
     exclude: Collection[str] = frozenset(),
     steps_range: tuple[int, int] = (MIN_STEPS, MAX_STEPS),
-) -> list[Problem]:
+) -> list[WordProblem]:
     """Generate ``count`` problems whose texts differ from each other and from those in ``exclude``."""
     rng, seen = random.Random(f"problems/{seed}"), set(exclude)
-    problems: list[Problem] = []
+    problems: list[WordProblem] = []
     while len(problems) < count:
         problem = draw_problem(rng, steps_range)
         if problem.text not in seen:

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from recipe.treepo.evaluation.sampling import plain_samples
+from recipe.treepo.evaluation.problem_sampler import plain_samples
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart
 from recipe.treepo.search.stopping import FinishReason

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from recipe.treepo.command_line.arguments import TREEPO, read_command_line
@@ -31,10 +31,10 @@ from recipe.treepo.command_line.differences import dry_run_report
 from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import EVALUATION, EVALUATION_PAGE
 from recipe.treepo.evaluation.fingerprint import fingerprints
+from recipe.treepo.evaluation.problem_sampler import ProblemSampler
 from recipe.treepo.evaluation.problems import EvaluationProblem, load_problems
 from recipe.treepo.evaluation.records import ProblemResult, Records, RecordsError
 from recipe.treepo.evaluation.report import write_report
-from recipe.treepo.evaluation.sampling import ProblemSampler
 from recipe.treepo.evaluation.scoring import Scorer
 from recipe.treepo.evaluation.settings import EvaluationSettings, Run, load_evaluation
 from recipe.treepo.evaluation.summary import summarize
@@ -128,7 +128,14 @@ def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
 
     with locked(settings.out_dir) as folder:
         model = load_model(config)
-        problems = load_problems(config, partial(read_rows, config, model.tokenizer), prompt_builder(config, model))
+        files = config.data.val_files
+        problems = load_problems(
+            files if OmegaConf.is_list(files) else [files],
+            partial(read_rows, config, model.tokenizer),
+            prompt_builder(config, model),
+            max_prompt_length=config.data.max_prompt_length,
+            blank_truths=not is_our_reward(config),
+        )
         records = open_records(folder, settings, fingerprints(config, settings, problems))
         failures: list[str] = []
         if any(len(own.results) < len(problems) for own in records.values()):

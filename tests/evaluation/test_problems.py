@@ -24,7 +24,7 @@ def row(number: int, source: str = "a", **changes) -> dict:
     return {"data_source": source, "prompt": prompt, "reward_model": reward, "extra_info": {"index": number}} | changes
 
 
-def load(tmp_path: Path, *files: list[dict], reward: str = "pkg://recipe.treepo.reward", **data):
+def load(tmp_path: Path, *files: list[dict], blank_truths: bool = False, **data):
     names = []
     for number, rows in enumerate(files):
         names.append(str(tmp_path / f"{number}.parquet"))
@@ -37,8 +37,10 @@ def load(tmp_path: Path, *files: list[dict], reward: str = "pkg://recipe.treepo.
     }
     # verl's defaults: rows are drawn, without a seed
     settings |= {"shuffle": True, "seed": None, **data}
-    config = OmegaConf.create({"data": settings, "reward": {"custom_reward_function": {"path": reward}}})
-    return load_problems(config, partial(read_rows, config, None), letters)
+    config = OmegaConf.create({"data": settings})
+    return load_problems(
+        names, partial(read_rows, config, None), letters, max_prompt_length=4, blank_truths=blank_truths
+    )
 
 
 def told(tmp_path: Path, *files: list[dict], **data) -> list[str]:
@@ -90,7 +92,7 @@ def test_a_row_that_verl_stumbles_over_is_told_like_the_others(tmp_path):
 
 
 def test_other_rewards_may_do_without_a_ground_truth(tmp_path):
-    assert len(load(tmp_path, [row(10, reward_model={"ground_truth": ""})], reward="mine.py")) == 1
+    assert len(load(tmp_path, [row(10, reward_model={"ground_truth": ""})], blank_truths=True)) == 1
 
 
 def test_many_bad_rows_are_counted(tmp_path):

@@ -327,5 +327,5 @@ def test_the_reward_in_a_fingerprint_is_all_code_that_scores():
     scoring = [package / "reward.py", *sorted(package.glob("answers/*.py")), *sorted(package.glob("sandbox/*.py"))]
     assert {"compare.py", "verifier_task.py"} < {file.name for file in scoring}
     expected = hashlib.sha256(b"".join(file.read_bytes() for file in scoring)).hexdigest()
-    assert fingerprint._code_of("pkg://recipe.treepo.reward") == expected
-    assert fingerprint._code_of(str(package / "reward.py")) == expected
+    assert fingerprint.code_of("pkg://recipe.treepo.reward") == expected
+    assert fingerprint.code_of(str(package / "reward.py")) == expected

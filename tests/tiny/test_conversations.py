@@ -16,7 +16,7 @@ from helpers.example_counts import examples
 from helpers.tiny_stories import LINE, answer_from_story, boxed, calculate
 from tiny import conversations as tiny_conversations
 from tiny.conversations import CHECK_AGAIN, FINAL_ANSWER, Conversation, Sloppiness, conversations
-from tiny.problems import Problem, Step, generate_problems
+from tiny.problems import Step, WordProblem, generate_problems
 
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
 SLOPPY = Sloppiness(first=0.25, again=0.15, tool=0.2)
@@ -118,7 +118,7 @@ def inline(content: str, value: int, steps: int) -> tuple[int, int]:
     return value, steps
 
 
-def test_wrong_operands_and_inline_steps_occur_only_where_sloppy() -> None:
+def testwrong_operands_and_inline_steps_occur_only_where_sloppy() -> None:
     rows = made(3, 1000, tool_share=1.0)
     inline_steps = sum("roughly" in message["content"] for row in rows for message in row.messages)
     wrong = sum(boxed(row.messages[-1]["content"]) != row.answer for row in rows)
@@ -127,14 +127,14 @@ def test_wrong_operands_and_inline_steps_occur_only_where_sloppy() -> None:
     assert 0.42 < wrong / len(rows) < 0.56
 
 
-def test_wrong_operands_keep_the_bounds() -> None:
+def testwrong_operands_keep_the_bounds() -> None:
     # 10 is no operand.
-    assert tiny_conversations._wrong_operand(Step("+", 9, "", ""), 10, ()) == 8
-    assert tiny_conversations._wrong_operand(Step("+", 5, "", ""), 10, ()) == 6
+    assert tiny_conversations.wrong_operand(Step("+", 9, "", ""), 10, ()) == 8
+    assert tiny_conversations.wrong_operand(Step("+", 5, "", ""), 10, ()) == 6
     # 55 + 6 = 61 is out of bounds.
-    assert tiny_conversations._wrong_operand(Step("+", 5, "", ""), 55, ()) == 4
+    assert tiny_conversations.wrong_operand(Step("+", 5, "", ""), 55, ()) == 4
     # 5 - 3 = 2 cannot lose 2, and 1 is no operand: it stays.
-    assert tiny_conversations._wrong_operand(Step("-", 2, "", ""), 5, (Step("-", 2, "", ""),)) == 2
+    assert tiny_conversations.wrong_operand(Step("-", 2, "", ""), 5, (Step("-", 2, "", ""),)) == 2
 
 
 def test_same_seed_gives_same_conversations() -> None:
@@ -144,7 +144,7 @@ def test_same_seed_gives_same_conversations() -> None:
 
 
 def test_the_final_answer_may_be_an_earlier_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = Problem("Mia has 4.", "Mia", "pens", 4, (Step("+", 3, "", "Buying 3"),))
+    problem = WordProblem("Mia has 4.", "Mia", "pens", 4, (Step("+", 3, "", "Buying 3"),))
     values = iter([7, 8])
     monkeypatch.setattr(tiny_conversations, "work_out", lambda *_, **__: (["x"], next(values)))
     monkeypatch.setattr(tiny_conversations, "right_answer", lambda _: 7)

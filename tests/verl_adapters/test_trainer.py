@@ -84,7 +84,7 @@ def test_the_estimator_sees_each_rows_own_path_and_none_for_plain_and_padding_ro
     seen = []
 
     def compute(self, batch, metrics):
-        seen.append(advantage._tree_batch.get())
+        seen.append(advantage.current_batch.get())
         return batch
 
     monkeypatch.setattr(PPOTrainer, "_compute_advantage", compute)
@@ -92,13 +92,13 @@ def test_the_estimator_sees_each_rows_own_path_and_none_for_plain_and_padding_ro
     assert instance._compute_advantage(batch, {}) is batch
     assert seen[0].paths_P == [[(1, 0), (3, 4)], [], [(1, 0), (2, 4)], []]
     assert seen[0].settings is instance.treepo.advantage
-    assert advantage._tree_batch.get() is None
+    assert advantage.current_batch.get() is None
 
 
 def test_each_local_update_of_a_step_has_the_paths_of_its_own_rows(make_trainer, batch, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        PPOTrainer, "_compute_advantage", lambda self, batch, metrics: seen.append(advantage._tree_batch.get())
+        PPOTrainer, "_compute_advantage", lambda self, batch, metrics: seen.append(advantage.current_batch.get())
     )
     for keys in (["a_0_0", "a_1_0"], ["pad_0_0", "b_0_0"]):
         make_trainer()._compute_advantage(batch.select_keys(keys), {})

@@ -38,7 +38,7 @@ def fingerprints(
         "data.max_response_length": config.data.max_response_length,
         "reward.custom_reward_function": {
             "options": _plain(config.reward.custom_reward_function),
-            "code": _code_of(config.reward.custom_reward_function.get("path")),
+            "code": code_of(config.reward.custom_reward_function.get("path")),
         },
         "evaluation.seed": settings.seed,
         "evaluation.keep_responses": settings.keep_responses,
@@ -66,7 +66,7 @@ def _files_of(model: str) -> dict[str, list[int]] | None:
     return {file.name: [file.stat().st_size, int(file.stat().st_mtime)] for file in files}
 
 
-def _code_of(reward: str | None) -> str | None:
+def code_of(reward: str | None) -> str | None:
     """Return the hash of a reward function's file; of the recipe's own with the modules that it is made of."""
     if reward is None:
         return None

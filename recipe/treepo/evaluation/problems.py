@@ -6,10 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from recipe.treepo.settings.schema import SINGLE_TURN_AGENT
-from recipe.treepo.settings.training_rules import is_our_reward
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 
@@ -31,26 +28,29 @@ class EvaluationProblem:
 
 
 def load_problems(
-    config: DictConfig,
+    files: Sequence[str],
     read_rows: Callable[[str], Sequence[dict[str, Any]]],
     build_prompt: Callable[[list[dict[str, Any]]], list[int]],
+    *,
+    max_prompt_length: int,
+    blank_truths: bool,
 ) -> list[EvaluationProblem]:
-    """Read ``data.val_files``.
+    """Read the files of ``data.val_files``.
 
     Args:
-        config: The whole configuration.
-        read_rows: Function from a file's name to its rows. Files are read one by one: verl would concatenate a list,
-            and that needs equal column types.
+        files: Names of the files. They are read one by one: verl would concatenate them, and that needs equal column
+            types.
+        read_rows: Function from a file's name to its rows.
         build_prompt: Function from messages to prompt tokens.
+        max_prompt_length: Most tokens of a prompt.
+        blank_truths: Whether a row may have a blank ground truth.
 
     Raises:
         ConfigError: naming the rows that cannot be evaluated, with reasons.
     """
-    files = config.data.val_files
-    blank_truths = not is_our_reward(config)
     rows: Counter[str] = Counter()
     accepted, problems = [], []
-    for file in files if OmegaConf.is_list(files) else [files]:
+    for file in files:
         file_rows = read_rows(file)
         for number in range(len(file_rows)):
             try:
@@ -60,7 +60,7 @@ def load_problems(
                 prompt_ids = [] if wrong else build_prompt(list(fields["raw_prompt"]))
             except Exception as error:  # whatever verl's data set or a chat template makes of a row
                 wrong = f"cannot be made a prompt ({type(error).__name__}: {error})"
-            if not wrong and len(prompt_ids) > config.data.max_prompt_length:
+            if not wrong and len(prompt_ids) > max_prompt_length:
                 wrong = f"has a prompt of {len(prompt_ids)} tokens, more than data.max_prompt_length"
             if wrong:
                 remedy = f"Drop such rows; `python -m data_prep.check {file}` finds them."
@@ -73,7 +73,7 @@ def load_problems(
             rows[source] += 1
     if not problems and not accepted:
         remedy = "Name other files, or keep longer prompts."
-        problems = [ConfigProblem("no_rows", "data.val_files", files, "hold no problems", remedy)]
+        problems = [ConfigProblem("no_rows", "data.val_files", list(files), "hold no problems", remedy)]
     if problems:
         raise ConfigError(_first(problems, 10))
     return accepted

@@ -37,17 +37,17 @@ class TreeBatch:
     settings: AdvantageSettings
 
 
-_tree_batch: ContextVar[TreeBatch | None] = ContextVar("treepo_tree_batch", default=None)
+current_batch: ContextVar[TreeBatch | None] = ContextVar("treepo_tree_batch", default=None)
 
 
 @contextmanager
 def tree_batch(paths: Sequence[TreePath], settings: AdvantageSettings) -> Iterator[None]:
     """Make the tree paths of a batch known to the estimators that are called inside the ``with`` block."""
-    token = _tree_batch.set(TreeBatch(paths, settings))
+    token = current_batch.set(TreeBatch(paths, settings))
     try:
         yield
     finally:
-        _tree_batch.reset(token)
+        current_batch.reset(token)
 
 
 @register_adv_est("treepo")
@@ -150,7 +150,7 @@ def _estimate(
     published: Normalization,
 ) -> Advantages:
     """Credit the nodes, normalize, and give each token the credit of its node; ``published``: what null stands for."""
-    batch = _tree_batch.get()
+    batch = current_batch.get()
     if batch is None or len(batch.paths_P) != len(index):
         raise RuntimeError(
             f"algorithm.adv_estimator={name} got no tree paths for this batch: the trainer that hands them over "

@@ -11,9 +11,9 @@ import pytest
 
 from helpers.scripted_engine import EOS, ScriptedEngine, decode
 from recipe.treepo.evaluation import scoring
+from recipe.treepo.evaluation.problem_sampler import GIVE_UP_AFTER, ProblemSampler
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.records import ProblemResult, Records, Trajectory
-from recipe.treepo.evaluation.sampling import GIVE_UP_AFTER, ProblemSampler
 from recipe.treepo.evaluation.scoring import Scorer
 from recipe.treepo.evaluation.settings import Run
 from recipe.treepo.search.branching import BranchingRules

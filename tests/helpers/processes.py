@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the system knows about processes."""
+
+from pathlib import Path
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that the main thread of ``pid`` started and has not reaped."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
