@@ -15,6 +15,8 @@ class Segment:
         cached_tokens: How many of the call's input tokens the engine took from its prefix cache.
         min_version: Oldest version of the policy's weights that generated some of the tokens, None if unknown.
         max_version: Newest such version.
+        started: When the call began, in seconds since the epoch; set by the search.
+        ended: When it was answered.
     """
 
     token_ids: list[int]
@@ -22,6 +24,8 @@ class Segment:
     cached_tokens: int = 0
     min_version: int | None = None
     max_version: int | None = None
+    started: float = 0.0
+    ended: float = 0.0
 
     def part(self, start: int, end: int) -> "Segment":
         """Return the tokens from ``start`` to before ``end`` with their log-probabilities, all else the same."""

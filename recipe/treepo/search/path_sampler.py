@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recipe.treepo.interaction import Steps
 from recipe.treepo.search.boundaries import Boundaries
@@ -164,6 +164,7 @@ class PathSampler:
         for attempt in range(self.shape.retries + 1):
             if attempt:
                 await asyncio.sleep(self.shape.retry_seconds * 2 ** (attempt - 1))
+            started = time.time()
             try:
                 answer = await self._engine.extend(input_ids, max_tokens=max_tokens, branch=key)
                 _check_answer(answer, max_tokens)
@@ -172,7 +173,7 @@ class PathSampler:
                 self.tree.counters.failed_calls += 1
             else:
                 self._count(answer, len(input_ids))
-                return answer
+                return replace(answer, started=started, ended=time.time())
         self.tree.counters.abandoned_paths += 1
         return None
 

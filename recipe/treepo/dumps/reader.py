@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a dump, while it is written too. What a file says is never trusted: wrong types are errors, not crashes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recipe.treepo.dumps.lines import FORMAT
+from recipe.treepo.dumps.members import DumpError, Member, load, members
+
+SUFFIX = ".jsonl.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
+    """A tree of the dump, as its summary tells.
+
+    Attributes:
+        member: Its line.
+        folder: Folder of its step.
+    """
+
+    member: Member
+    folder: str
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """The line's summary; its keys are those of ``lines.py``."""
+        return self.member.summary
+
+    @property
+    def uid(self) -> str:
+        """verl's id of the prompt."""
+        return str(self.summary.get("uid"))
+
+
+@dataclass(slots=True)
+class Dump:
+    """A folder of trees.
+
+    Attributes:
+        folder: The folder.
+    """
+
+    folder: Path
+    _members: dict[Path, list[Member]] = field(default_factory=dict)
+
+    def refresh(self) -> None:
+        """Read the summaries of lines that were added since the last call.
+
+        Raises:
+            DumpError: if the folder holds no dump of this format.
+        """
+        if not self.folder.is_dir():
+            raise DumpError(f"{self.folder}: there is no such folder")
+        for path in sorted(self.folder.glob(f"*/*{SUFFIX}")):
+            known = self._members.setdefault(path, [])
+            start = known[-1].offset + known[-1].size if known else 0
+            for member in members(path, start):
+                if member.summary.get("format") != FORMAT:
+                    raise DumpError(
+                        f"{path} has the format {member.summary.get('format')}; this viewer reads {FORMAT}. "
+                        "Use the version of the recipe that wrote it."
+                    )
+                known.append(member)
+        if not self._members and next(self.folder.glob("*step_*/*.json"), None) is not None:
+            raise DumpError(
+                f"{self.folder} holds trees in the format before {FORMAT}. Sample them again, or use the version "
+                "of the recipe that wrote them."
+            )
+
+    def trees(self) -> list[TreeEntry]:
+        """Return the trees that are complete, in the order of their steps."""
+        entries = [
+            TreeEntry(member, path.parent.name)
+            for path, found in self._members.items()
+            for member in found
+            if member.summary.get("kind") == "tree"
+        ]
+        return sorted(entries, key=lambda entry: (_integer(entry.summary, "step"), entry.folder, _number(entry)))
+
+    def load(self, entry: TreeEntry) -> dict[str, Any]:
+        """Return a tree with the credit of its trajectories.
+
+        Returns:
+            The line of the tree (``lines.py``), checked; each of its ``trajectories`` has ``advantages`` besides:
+            (node, advantage) pairs, None where no trainer has given any.
+
+        Raises:
+            DumpError: if a line is damaged.
+        """
+        tree = load(entry.member)
+        check_tree(tree, entry.member.path)
+        credits: dict[int, dict[str, Any]] = {}
+        for path, found in self._members.items():
+            if path.parent.name != entry.folder:
+                continue
+            for member in found:
+                if member.summary.get("kind") == "credit" and str(member.summary.get("uid")) == entry.uid:
+                    credit = load(member)
+                    credits[_integer(credit, "leaf")] = credit
+        for trajectory in tree["trajectories"]:
+            credit = credits.get(trajectory["leaf"], {})
+            trajectory["advantages"] = _advantages(credit.get("advantages"), len(tree["nodes"]))
+            if trajectory.get("reward") is None and _is_number(credit.get("reward")):
+                trajectory["reward"] = credit["reward"]
+                trajectory["parts"] = credit.get("parts") or {}
+        return tree
+
+
+_NODE_TYPES: dict[str, type | tuple[type, ...]] = {
+    "key": str,
+    "depth": int,
+    "offset": int,
+    "kind": str,
+    "text": str,
+    "token_ids": list,
+    "logprobs": list,
+    "cached_tokens": int,
+    "started": (int, float),
+    "ended": (int, float),
+    "versions": list,
+    "partial": bool,
+    "finish_reason": (str, type(None)),
+    "finish_detail": str,
+    "dropped": bool,
+    "messages": (list, type(None)),
+}
+_TREE_TYPES: dict[str, type | tuple[type, ...]] = {
+    "uid": str,
+    "step": int,
+    "split": str,
+    "number": int,
+    "data_source": str,
+    "prompt": str,
+    "ground_truth": (str, type(None)),
+    "settings": dict,
+    "prompt_ids": list,
+    "statistics": dict,
+    "nodes": list,
+    "trajectories": list,
+    "vocabulary": dict,
+}
+
+
+def check_tree(tree: dict[str, Any], path: Path) -> None:
+    """Check types and structure of a tree's line.
+
+    Raises:
+        DumpError: naming the first thing that is wrong.
+    """
+
+    def require(holds: bool, what: str) -> None:
+        if not holds:
+            raise DumpError(f"{path} is damaged: {what}")
+
+    require(tree.get("format") == FORMAT, f"format is {tree.get('format')!r}, not {FORMAT!r}")
+    for key, kind in _TREE_TYPES.items():
+        require(isinstance(tree.get(key), kind), f"{key} of a tree has a wrong type")
+    require(bool(tree["nodes"]), "a tree without nodes")
+    for number, node in enumerate(tree["nodes"]):
+        require(isinstance(node, dict), f"node {number} is no mapping")
+        for key, kind in _NODE_TYPES.items():
+            require(isinstance(node.get(key), kind), f"{key} of node {number} has a wrong type")
+        parent = node.get("parent")
+        require(isinstance(parent, int) and node.get("index") == number, f"node {number} has no number or parent")
+        # Depth first: a parent's number is smaller, so no path runs in a circle.
+        require(parent == -1 if number == 0 else 0 <= parent < number, f"node {number} has the parent {parent}")
+        require(all(map(_is_token, node["token_ids"])), f"a token of node {number} is no number")
+        require(all(item is None or _is_number(item) for item in node["logprobs"]), f"log-probs of node {number}")
+        require(len(node["logprobs"]) in (0, len(node["token_ids"])), f"node {number} lacks log-probabilities")
+        if number:
+            above = tree["nodes"][parent]
+            require(node["offset"] == above["offset"] + len(above["token_ids"]), f"node {number} begins elsewhere")
+    for trajectory in tree["trajectories"]:
+        require(isinstance(trajectory, dict), "a trajectory is no mapping")
+        leaf = trajectory.get("leaf")
+        require(isinstance(leaf, int) and 0 <= leaf < len(tree["nodes"]), f"there is no leaf {leaf}")
+        require(trajectory.get("reward") is None or _is_number(trajectory["reward"]), f"the reward of leaf {leaf}")
+        require(isinstance(trajectory.get("parts"), dict), f"the parts of the reward of leaf {leaf}")
+    require(all(isinstance(text, str) for text in tree["vocabulary"].values()), "a token's text is no text")
+
+
+def _advantages(pairs: Any, nodes: int) -> list[tuple[int, float | None]] | None:
+    if not isinstance(pairs, list):
+        return None
+    return [
+        (pair[0], pair[1] if _is_number(pair[1]) else None)
+        for pair in pairs
+        if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int) and 0 <= pair[0] < nodes
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _integer(mapping: Mapping[str, Any], key: str) -> int:
+    value = mapping.get(key)
+    return value if isinstance(value, int) else 0
+
+
+def _number(entry: TreeEntry) -> tuple[int, str]:
+    return _integer(entry.summary, "number"), entry.uid

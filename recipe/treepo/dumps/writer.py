@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Append lines to the dump of one process. A failing disk is reported once and never stops a run."""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recipe.treepo.dumps.members import pack
+
+logger = logging.getLogger(__name__)
+
+
+class DumpWriter:
+    """Writes the lines of one process, one file per step.
+
+    Attributes:
+        failures: Lines that could not be written.
+    """
+
+    def __init__(self, folder: Path | str, name: str) -> None:
+        """Make a writer; nothing is written before the first line.
+
+        Args:
+            folder: Folder of the dump. Workers on several nodes need a shared one.
+            name: What the process does, for the names of its files.
+        """
+        self._folder = Path(folder)
+        self._file_name = f"{name}-{socket.gethostname()}-{os.getpid()}.jsonl.gz"
+        self._lock = threading.Lock()
+        self.failures = 0
+
+    def append(self, step: str, line: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
+        """Write a line into the file of ``step`` (the name of a folder); return whether that succeeded."""
+        with self._lock:
+            try:
+                _append(self._folder / step / self._file_name, pack(line, summary))
+            except (OSError, ValueError) as error:
+                self.failures += 1
+                if self.failures == 1:
+                    logger.warning(
+                        "treepo.dump.dir=%s: a tree could not be written (%s: %s). The run goes on without; "
+                        "further failures are only counted.",
+                        *(self._folder, type(error).__name__, error),
+                    )
+                return False
+        return True
+
+
+def _append(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        before = file.tell()
+        try:
+            file.write(data)
+            file.flush()
+        except OSError:
+            # A full disk may have taken a part, which would spoil what comes after it.
+            os.truncate(path, before)
+            raise
