@@ -38,6 +38,7 @@ from recipe.treepo.evaluation.report import write_report
 from recipe.treepo.evaluation.scoring import Scorer
 from recipe.treepo.evaluation.settings import EvaluationSettings, Run, load_evaluation
 from recipe.treepo.evaluation.summary import summarize
+from recipe.treepo.evaluation.tree_dump import EvaluationDump
 from recipe.treepo.main_treepo import use_plugin
 from recipe.treepo.settings.training_rules import is_our_reward
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
@@ -160,6 +161,9 @@ def _sample(
     eos = frozenset() if config.actor_rollout_ref.rollout.ignore_eos else eos
     options = config.reward.custom_reward_function.get("reward_kwargs") if is_our_reward(config) else None
     servers = Servers(config, eos)
+    dump = None
+    if (folder := config.treepo.dump.dir) is not None:
+        dump = EvaluationDump(folder, tokenizer.decode, {"model": str(config.actor_rollout_ref.model.path)})
     sampler = ProblemSampler(
         engine_of=partial(servers.engine, seed=settings.seed),
         scorer=Scorer(
@@ -173,6 +177,7 @@ def _sample(
         response_length=config.data.max_response_length,
         seed=settings.seed,
         prompts_in_flight=settings.prompts_in_flight,
+        dump=dump,
     )
 
     async def work() -> list[str]:

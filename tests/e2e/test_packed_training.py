@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training with packed trees through the run scripts: real verl, Ray, FSDP2 and vLLM, tiny preset."""
 
-import json
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from helpers.training_run import BATCH, LARGEST_DIFFERENCE, WIDTH, response_of, train
+from helpers.training_run import BATCH, LARGEST_DIFFERENCE, WIDTH, dumped_trees, dumps, response_of, train
 
 
-def trajectories(folder: Path) -> list[list[int]]:
+def rows_of(folder: Path, step: int) -> list[list[int]]:
     """Return prompt and response of each trajectory of a step."""
-    trees = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    trees = dumped_trees(folder, step)
     return [tree["prompt_ids"] + response_of(tree, leaf) for tree in trees for leaf in tree["leaves"]]
 
 
@@ -39,12 +38,12 @@ def test_packed_training_computes_each_token_once_and_trains_actor_and_critic():
             "trainer.total_training_steps=2",
             "trainer.save_freq=-1",
             "treepo.packed_training=true",
-            f"treepo.dump_dir={name}/trees",
+            *dumps(Path(name)),
             "algorithm.adv_estimator=gae",
             "actor_rollout_ref.actor.use_kl_loss=true",
         )
         # One micro-batch holds the batch, so what prompts have in common is shared, too.
-        shares = [unique_over_total(trajectories(Path(name) / f"trees/step_{step}")) for step in (1, 2)]
+        shares = [unique_over_total(rows_of(Path(name), step)) for step in (1, 2)]
     assert [step["treepo/trajectories"] for step in metrics] == [BATCH * WIDTH] * 2
     for step, share in zip(metrics, shares, strict=True):
         # What the engine sampled with and what the packed pass computes are the same probabilities.

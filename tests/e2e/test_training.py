@@ -23,6 +23,7 @@ from helpers.training_run import (
     SEGMENT,
     STEPS,
     WIDTH,
+    dumped_trees,
     dumps,
     response_of,
     train,
@@ -36,10 +37,7 @@ def run(main_run):
 
 def trees_of(folder: Path) -> dict[int, list[dict]]:
     """Return the dumped trees by training step."""
-    return {
-        step: [json.loads(path.read_text()) for path in (folder / f"trees/step_{step}").glob("*.json")]
-        for step in range(1, STEPS + 1)
-    }
+    return {step: dumped_trees(folder, step) for step in range(1, STEPS + 1)}
 
 
 def nodes_of_call(tree: dict, branch: str) -> list[dict]:
@@ -152,10 +150,10 @@ def test_the_validation_after_the_last_step_scores_plain_samples(run):
 
 
 def sampled(folder: Path, step: int) -> list:
-    """Return the tokens of all trees of a step; the names of the files are random."""
+    """Return the tokens of all trees of a step; their ids are random."""
     return [
-        [(node["key"], node["token_ids"], node["finish_reason"]) for node in json.loads(path.read_text())["nodes"]]
-        for path in (folder / f"trees/step_{step}").glob("*.json")
+        [(node["key"], node["token_ids"], node["finish_reason"]) for node in tree["nodes"]]
+        for tree in dumped_trees(folder, step)
     ]
 
 

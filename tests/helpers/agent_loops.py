@@ -120,7 +120,9 @@ def tree_request(**changes: Any) -> TreeRequest:
         "independent": False,
         "interaction": None,
         "replaced_agent": "single_turn_agent",
+        "number": 0,
         "validate": False,
+        "sampled": None,
         "client": OneTokenClient(),
     }
     return TreeRequest(**{**standard, **changes})

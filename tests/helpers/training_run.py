@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from helpers.paths import ROOT
+from recipe.treepo.dumps.reader import Dump
 
 OUTPUTS = Path(os.environ.get("OUTPUTS", ROOT / "outputs")).resolve()
 # The tiny preset is float32 on CPU; on a GPU engine and actor round to bfloat16.
@@ -68,9 +69,22 @@ def metrics_of(line: str) -> dict[str, float]:
     return {key: float(value) for key, value in re.findall(number, line)}
 
 
-def dumps(folder: Path) -> tuple[str, str]:
+def dumps(folder: Path) -> tuple[str, ...]:
     """Return the overrides with which a run writes its rows and trees to a folder."""
-    return f"trainer.rollout_data_dir={folder}/rollouts", f"treepo.dump_dir={folder}/trees"
+    trees = (f"treepo.dump.dir={folder}/trees", "treepo.dump.every=1", "treepo.dump.prompts=null")
+    return f"trainer.rollout_data_dir={folder}/rollouts", *trees, "treepo.dump.calls=true"
+
+
+def dumped_trees(folder: Path, step: int | None = None, split: str = "train") -> list[dict[str, Any]]:
+    """Return the dumped trees of a step, or of all steps, with the numbers of the leaves as ``leaves``."""
+    dump = Dump(folder / "trees")
+    dump.refresh()
+    trees = []
+    for entry in dump.trees():
+        if entry.summary["split"] == split and step in (None, entry.summary["step"]):
+            tree = dump.load(entry)
+            trees.append({**tree, "leaves": [one["leaf"] for one in tree["trajectories"]]})
+    return trees
 
 
 @dataclass(frozen=True)
@@ -98,13 +112,10 @@ class Trajectory:
 
 def trajectories(folder: Path, step: int) -> list[Trajectory]:
     """Return what a step trained on; an asynchronous trainer may have begun the trees in an earlier step."""
-    found, trees = [], {}
+    found, trees = [], {tree["uid"]: tree for tree in dumped_trees(folder)}
     for line in (folder / f"rollouts/{step}.jsonl").read_text().splitlines():
         row = json.loads(line)
         prompt, session, _ = row["uid"].rsplit("_", 2)
-        if prompt not in trees:
-            [file] = folder.glob(f"trees/step_*/{prompt}.json")
-            trees[prompt] = json.loads(file.read_text())
         tree = trees[prompt]
         found.append(Trajectory(row, tree, path_of(tree, tree["leaves"][int(session)])))
     return found

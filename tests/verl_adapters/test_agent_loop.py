@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent loop: arguments of the search, trajectories in verl's form, dumps, conversations."""
+"""The agent loop: arguments of the search, trajectories in verl's form, conversations."""
 
 import asyncio
-import json
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,10 +23,11 @@ from recipe.treepo.search.node import ROOT
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.search.tree import Tree
-from recipe.treepo.settings.schema import InteractionSettings, TreePOSettings
+from recipe.treepo.settings.schema import DumpSettings, InteractionSettings, TreePOSettings
 from recipe.treepo.verl_adapters import agent_loop
 from recipe.treepo.verl_adapters.agent_loop import TreeAgentLoop, TreeRequest, trajectory_output
 from recipe.treepo.verl_adapters.trajectory import trajectory_fields
+from recipe.treepo.verl_adapters.tree_dump import SampledTree
 
 ROW = {"raw_prompt": [{"role": "user", "content": "?"}], "global_steps": 6, "uid": "u"}
 
@@ -117,30 +117,14 @@ def test_the_engine_gets_client_end_tokens_stop_strings_and_seed(engine_name, fu
     assert sent["priority"] == 9 and type(sent["priority"]) is int
 
 
-def test_a_tree_is_dumped_with_its_nodes_and_calls(searches, tmp_path):
-    run_loop(tree_request(settings=TreePOSettings(dump_dir=str(tmp_path))))
-    document = json.loads((tmp_path / "step_6" / "u.json").read_text())
-    assert document["prompt_ids"] == [1, 2] and document["leaves"] == [1]
-    assert [(node["index"], node["parent"], node["key"], node["dropped"]) for node in document["nodes"]] == [
-        (0, -1, "", False),
-        (1, 0, "0", False),
-        (2, 0, "1", True),
-    ]
-    assert document["nodes"][1] == {
-        "index": 1,
-        "parent": 0,
-        "key": "0",
-        "offset": 0,
-        "token_ids": [3],
-        "logprobs": [-0.5],
-        "messages": None,
-        "finish_reason": "eos",
-        "finish_detail": "",
-        "dropped": False,
-    }
-    assert document["calls"] == [{"branch": "0", "input_ids": [1, 2], "output_ids": [3]}]
-    run_loop(tree_request(settings=TreePOSettings(dump_dir=str(tmp_path)), validate=True))
-    assert (tmp_path / "val_step_6" / "u.json").exists()
+def test_the_tree_is_left_for_the_dump_with_its_calls_where_they_are_asked_for(searches):
+    without, with_calls, none = SampledTree(), SampledTree(), tree_request()
+    run_loop(none)
+    run_loop(tree_request(sampled=without))
+    run_loop(tree_request(sampled=with_calls, settings=TreePOSettings(dump=DumpSettings(calls=True))))
+    assert without.tree.leaves == with_calls.tree.leaves == [1]
+    assert without.calls == []
+    assert with_calls.calls == [{"branch": "0", "input_ids": [1, 2], "output_ids": [3]}]
 
 
 def test_an_error_of_the_search_fails_the_prompt(monkeypatch):
@@ -269,19 +253,6 @@ def test_tool_rewards_and_reply_infos_follow_the_path(talks, monkeypatch):
         {"messages": [{"role": "tool", "content": "1"}], "turn": 1},
         {"messages": [{"role": "tool", "content": "2"}], "turn": 2},
     ]
-
-
-def test_replies_are_dumped_with_their_messages(talks, tmp_path):
-    settings = TreePOSettings(depth=2, dump_dir=str(tmp_path))
-    run_loop(talk_request(settings=settings))
-    nodes = json.loads((tmp_path / "step_6" / "u.json").read_text())["nodes"]
-    assert [(node["key"], node["token_ids"], node["messages"]) for node in nodes] == [
-        ("", [], None),
-        ("0", [3, 5], None),
-        ("0+", [30, 31], [{"role": "user", "content": "more"}]),
-        ("0+.0", [3, 5], None),
-    ]
-    assert [node["finish_reason"] for node in nodes] == [None, None, None, "depth"]
 
 
 @pytest.mark.parametrize(("independent", "routes"), [(True, 3), (False, 1)])

@@ -32,11 +32,16 @@ EXTRA = {
     "pad_0_0": {"tree_path": [(1, 0), (3, 4)], "tree_statistics": None},
 }
 
+# Of the trained trajectories, by name and row.
+FIELDS: dict[str, dict[str, list[float]]] = {}
+
 
 @pytest.fixture
 def batch(monkeypatch):
     def kv_batch_get(keys, partition_id, select_fields):
-        assert select_fields == ["extra_fields"] and partition_id == "train"
+        assert partition_id == "train"
+        if select_fields != ["extra_fields"]:
+            return {name: torch.nested.nested_tensor([FIELDS[name][key] for key in keys]) for name in select_fields}
         return {"extra_fields": np.array([EXTRA[key] for key in keys], dtype=object)}
 
     monkeypatch.setattr(trainer.tq, "kv_batch_get", kv_batch_get)

@@ -43,10 +43,10 @@ class TreeOrigin:
     ground_truth: str | None
     settings: Mapping[str, Any]
 
-    @property
-    def folder(self) -> str:
-        """Folder of the step, sorted as the steps are."""
-        return f"{self.split}_{self.step:06}"
+
+def step_folder(split: str, step: int) -> str:
+    """Return the name of a step's folder."""
+    return f"{split}_{step:06}"
 
 
 def tree_line(

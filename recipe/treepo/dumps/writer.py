@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ from recipe.treepo.dumps.members import pack
 
 logger = logging.getLogger(__name__)
 
+Line = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""A line and its summary."""
+
 
 class DumpWriter:
     """Writes the lines of one process, one file per step.
 
     Attributes:
+        file_name: Name of its file in the folder of each step.
         failures: Lines that could not be written.
     """
 
@@ -29,24 +33,31 @@ class DumpWriter:
             name: What the process does, for the names of its files.
         """
         self._folder = Path(folder)
-        self._file_name = f"{name}-{socket.gethostname()}-{os.getpid()}.jsonl.gz"
+        self.file_name = f"{name}-{socket.gethostname()}-{os.getpid()}.jsonl.gz"
         self._lock = threading.Lock()
         self.failures = 0
 
-    def append(self, step: str, line: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
-        """Write a line into the file of ``step`` (the name of a folder); return whether that succeeded."""
-        with self._lock:
-            try:
-                _append(self._folder / step / self._file_name, pack(line, summary))
-            except (OSError, ValueError) as error:
+    def append(self, step: str, make_line: Callable[[], Line]) -> bool:
+        """Write a line into the file of ``step`` (the name of a folder); return whether that succeeded.
+
+        Args:
+            make_line: Returns the line and its summary. An error of it counts like one of the disk.
+        """
+        try:
+            data = pack(*make_line())
+            with self._lock:
+                _append(self._folder / step / self.file_name, data)
+        except Exception as error:  # a picture of a run is never worth the run
+            with self._lock:
                 self.failures += 1
-                if self.failures == 1:
-                    logger.warning(
-                        "treepo.dump.dir=%s: a tree could not be written (%s: %s). The run goes on without; "
-                        "further failures are only counted.",
-                        *(self._folder, type(error).__name__, error),
-                    )
-                return False
+                is_first = self.failures == 1
+            if is_first:
+                logger.warning(
+                    "treepo.dump.dir=%s: a line could not be written (%s: %s). The run goes on without it; "
+                    "further failures are only counted.",
+                    *(self._folder, type(error).__name__, error),
+                )
+            return False
         return True
 
 

@@ -10,6 +10,7 @@ from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.records import ProblemResult, Records
 from recipe.treepo.evaluation.scoring import Scorer, ScoringError
 from recipe.treepo.evaluation.settings import Run
+from recipe.treepo.evaluation.tree_dump import EvaluationDump
 from recipe.treepo.search import SearchError, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import SegmentEngine
@@ -33,6 +34,7 @@ class ProblemSampler:
         response_length: Most tokens of a response.
         seed: Of the search's draws; None like 0.
         prompts_in_flight: Problems that are sampled at the same time.
+        dump: Where trees are written, None for nowhere.
     """
 
     engine_of: Callable[[Run, EvaluationProblem], SegmentEngine]
@@ -41,6 +43,7 @@ class ProblemSampler:
     response_length: int
     seed: int | None
     prompts_in_flight: int
+    dump: EvaluationDump | None = None
 
     async def sample(
         self,
@@ -106,13 +109,16 @@ class ProblemSampler:
         ended = time.time()
         if missing := tree.counters.missing_trajectories:
             raise SearchError(f"{missing} of {run.n} trajectories could not be had, because requests failed")
+        trajectories = await self.scorer.trajectories(problem, tree, with_tree=not run.is_plain)
+        if self.dump is not None:
+            await asyncio.to_thread(self.dump.write, run, problem, tree, trajectories)
         return ProblemResult(
             data_source=problem.data_source,
             row=problem.row,
             started=started,
             ended=ended,
             statistics=TreeStatistics.of(tree),
-            trajectories=await self.scorer.trajectories(problem, tree, with_tree=not run.is_plain),
+            trajectories=trajectories,
         )
 
 

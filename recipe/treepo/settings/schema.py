@@ -82,6 +82,23 @@ class AdvantageSettings(AdvantageOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DumpSettings:
+    """The ``treepo.dump`` group; ``dir`` None: no trees are written."""
+
+    dir: str | None = None
+    every: int = 10
+    prompts: int | None = 8
+    calls: bool = False
+    pictures: int = field(default=2, metadata={"least": 0})
+
+    def takes(self, *, validate: bool, step: int, number: int) -> bool:
+        """Tell whether the dump takes a prompt, ``number`` within its step or validation."""
+        if self.dir is None or (self.prompts is not None and number >= self.prompts):
+            return False
+        return validate or step == 1 or step % self.every == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InteractionSettings:
     """The ``treepo.interaction`` group; ``path`` None: no interaction but verl's tools, where they are asked for."""
 
@@ -147,7 +164,7 @@ class TreePOSettings:
     min_response_length: int = field(default=0, metadata={"least": 0})
     retries: int = field(default=2, metadata={"least": 0})
     validate_with_tree: bool = False
-    dump_dir: str | None = None
+    dump: DumpSettings = field(default_factory=DumpSettings)
     poll_interval: float = 0.2
     interaction: InteractionSettings = field(default_factory=InteractionSettings)
     packed_training: bool = False

@@ -6,7 +6,9 @@ Imports no torch, ray or vllm: everything is checked before any of them starts.
 
 import os
 import re
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +17,9 @@ from recipe.treepo.settings.schema import TreePOSettings, parse_settings
 from recipe.treepo.settings.training_rules import has_critic, objective_problems, trainer_problems
 from recipe.treepo.settings.tree_rules import sampler_problems
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
+
+LEAST_FREE_BYTES = 64 * 2**20
+"""Room that a dump needs at least."""
 
 
 def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
@@ -78,7 +83,28 @@ def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[ConfigPr
         if model is not None and _is_missing_model(str(model)):
             remedy = "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
             problems.append(ConfigProblem("missing_model", key, model, "there is no such folder", remedy))
-    return problems
+    return problems + _dump_problems(OmegaConf.select(config, "treepo.dump.dir"))
+
+
+def _dump_problems(folder: Any) -> list[ConfigProblem]:
+    """Check that trees can be written, without writing anything."""
+    if not isinstance(folder, str) or not folder:
+        return []
+    path = Path(folder).expanduser().absolute()
+    parent = next(above for above in (path, *path.parents) if above.exists())
+    remedy = "Name another folder, or null for no dump."
+
+    def problem(rule_id: str, rule: str) -> list[ConfigProblem]:
+        return [ConfigProblem(rule_id, "treepo.dump.dir", folder, rule, remedy)]
+
+    if not parent.is_dir():
+        return problem("dump_folder", f"{parent} is a file, not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        return problem("dump_folder", f"nothing can be written to {parent}")
+    free = shutil.disk_usage(parent).free
+    if free < LEAST_FREE_BYTES:
+        return problem("dump_disk_full", f"its disk has {free // 2**20} MiB left, less than {LEAST_FREE_BYTES >> 20}")
+    return []
 
 
 def _foreign_data(config: DictConfig, key: str) -> list[ConfigProblem]:

@@ -198,6 +198,7 @@ def groups_of(keys: Iterable[str]) -> dict[str, list[str]]:
 RENAMED = {
     "treepo.width": "actor_rollout_ref.rollout.n",
     "treepo.run_on": "treepo.max_segments_per_request",
+    "treepo.dump_dir": "treepo.dump.dir",
     "treepo.branching.favour": "treepo.branching.favor",
     "treepo.branching.budget=node": "treepo.search=by_path",
 }

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent loop of one prompt: search a tree, return its trajectories as verl's outputs, dump it.
+"""The agent loop of one prompt: search a tree, and return its trajectories as verl's outputs.
 
 The loop extends verl's ``ToolAgentLoop`` with another ``run``: paths may be conversations, with an interaction of the
 user's or with verl's tools. ``worker.py`` starts one loop per prompt.
 """
 
-import json
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, register
@@ -25,6 +23,7 @@ from recipe.treepo.verl_adapters.model_tokens import turn_end
 from recipe.treepo.verl_adapters.server_engine import ServerEngine
 from recipe.treepo.verl_adapters.tool_interaction import ToolInteraction
 from recipe.treepo.verl_adapters.trajectory import trajectory_fields
+from recipe.treepo.verl_adapters.tree_dump import SampledTree
 
 TREE_AGENT = "treepo_agent"
 
@@ -37,12 +36,14 @@ class TreeRequest:
         width: Number of trajectories.
         settings: Settings of the search.
         progress: Training progress from 0 to 1, for schedules.
+        number: Number of the prompt within its step.
         seed: Seed of this tree, the same in every run.
         eos_token_ids: All end tokens of the model; empty to ignore them.
         independent: Whether the trajectories are separate loops without shared tokens.
         interaction: Class of the model's conversation partner; None for single-turn prompts.
         replaced_agent: ``agent_name`` of the row.
         validate: Whether the prompt is one of the validation data.
+        sampled: Where the loop leaves the tree for the dump, None for a tree that is not dumped.
         client: The worker's only result of ``tree_client``: a client's first request asks the load balancer which
             fields it needs.
     """
@@ -50,12 +51,14 @@ class TreeRequest:
     width: int
     settings: TreePOSettings
     progress: float
+    number: int
     seed: int
     eos_token_ids: frozenset[int]
     independent: bool
     interaction: type[Interaction] | None
     replaced_agent: str
     validate: bool
+    sampled: SampledTree | None
     client: LLMServerClient
 
 
@@ -99,10 +102,8 @@ class TreeAgentLoop(ToolAgentLoop):
         if interaction is not None:
             conversation = self._conversation(tree_request, interaction, messages, kwargs, tools)
         tree = await self._grow(tree_request, prompt_ids, engine, ends, conversation)
-        if tree_request.settings.dump_dir is not None:
-            name = f"val_step_{kwargs['global_steps']}" if tree_request.validate else f"step_{kwargs['global_steps']}"
-            folder = Path(tree_request.settings.dump_dir) / name
-            await self.loop.run_in_executor(None, dump_tree, tree, engine.calls, folder / f"{kwargs['uid']}.json")
+        if tree_request.sampled is not None:
+            tree_request.sampled.tree, tree_request.sampled.calls = tree, engine.calls
         fields = trajectory_fields(tree)
         return [trajectory_output(tree, leaf, own) for leaf, own in zip(tree.leaves, fields, strict=True)]
 
@@ -161,7 +162,7 @@ class TreeAgentLoop(ToolAgentLoop):
             # Only vLLM is started with a tokenizer and sees text. Other engines generate the whole segment, and the
             # search cuts it.
             stop_strings=request.settings.stop_strings if rollout.name == "vllm" else (),
-            record=request.settings.dump_dir is not None,
+            record=request.sampled is not None and request.settings.dump.calls,
             spread=request.independent,
         )
 
@@ -214,25 +215,3 @@ def trajectory_output(tree: Tree, leaf: int, fields: dict[str, Any]) -> AgentLoo
             **fields,
         },
     )
-
-
-def dump_tree(tree: Tree, calls: list[dict[str, Any]], path: Path) -> None:
-    """Write a tree and its engine calls as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nodes = [
-        {
-            "index": node.index,
-            "parent": node.parent,
-            "key": node.key,
-            "offset": node.offset,
-            "token_ids": node.segment.token_ids,
-            "logprobs": node.segment.logprobs,
-            "messages": None if node.reply is None else node.reply.messages,
-            "finish_reason": node.finish_reason,
-            "finish_detail": node.finish_detail,
-            "dropped": node.dropped,
-        }
-        for node in tree.nodes
-    ]
-    document = {"prompt_ids": tree.prompt_ids, "nodes": nodes, "leaves": tree.leaves, "calls": calls}
-    path.write_text(json.dumps(document))

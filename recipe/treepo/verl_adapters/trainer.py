@@ -7,6 +7,8 @@ prompts together for packed training.
 """
 
 import os
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import transfer_queue as tq
@@ -25,8 +27,12 @@ from recipe.treepo.settings.schema import PACKED_VENDOR, SharedTokenWeight
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.verl_adapters.batching import parts_by_prompt
+from recipe.treepo.verl_adapters.constant_metrics import constant_metrics, without_constants
 from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_batch
 from recipe.treepo.verl_adapters.metrics import sampling_metrics
+from recipe.treepo.verl_adapters.outcome_metrics import OutcomeRow, outcome_metrics
+from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, CreditDump, CreditRow
+from recipe.treepo.verl_adapters.tree_pictures import log_pictures
 
 
 class TreePOTrainer(PPOTrainer):
@@ -40,6 +46,7 @@ class TreePOTrainer(PPOTrainer):
 
     def __init__(self, config: DictConfig) -> None:
         self.treepo = validate(config, check_files=False)
+        self.credit_dump = CreditDump(self.treepo.dump.dir)
         if self.treepo.packed_training and os.environ.get("VERL_ENGINE_VENDOR") != PACKED_VENDOR:
             key = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
             rule = "treepo.packed_training=true needs engines that verl finds by this variable of its workers"
@@ -83,15 +90,45 @@ class TreePOTrainer(PPOTrainer):
 
     def _compute_advantage(self, batch: tq.KVBatchMeta, metrics: dict[str, Any]) -> tq.KVBatchMeta:
         # Rows that verl pads a batch with are copies of a real row's fields with a prompt id of their own.
+        extra_fields = self._extra_fields(batch)
         paths = [
             [] if tag.get("is_padding", False) else extra.get("tree_path", [])
-            for extra, tag in zip(self._extra_fields(batch), batch.tags, strict=True)
+            for extra, tag in zip(extra_fields, batch.tags, strict=True)
         ]
         with tree_batch(paths, self.treepo.advantage):
             batch = super()._compute_advantage(batch, metrics)
         if self.treepo.shared_token_weight is SharedTokenWeight.ONCE:
             batch = self._weight_shared_tokens(batch, paths)
+        self._dump_credit(batch, extra_fields)
         return batch
+
+    def _dump_credit(self, batch: tq.KVBatchMeta, extra_fields: list[dict[str, Any]]) -> None:
+        """Write rewards and advantages of the trajectories whose trees are in the dump."""
+        rows = [
+            row
+            for row, (extra, tag) in enumerate(zip(extra_fields, batch.tags, strict=True))
+            if extra.get(DUMP_FIELD) and not tag.get("is_padding", False)
+        ]
+        if not rows:
+            return
+        data = tq.kv_batch_get(
+            keys=[batch.keys[row] for row in rows],
+            partition_id=batch.partition_id,
+            select_fields=["advantages", "response_mask", "rm_scores"],
+        )
+        uids = _prompt_ids(batch)
+        columns = (data[name].unbind() for name in ("advantages", "response_mask", "rm_scores"))
+        self.credit_dump.write(
+            CreditRow(
+                uid=uids[row],
+                step=int(batch.tags[row]["global_steps"]),
+                reward=float(rewards.sum()),
+                advantages=advantages.tolist(),
+                mask=mask.tolist(),
+                extra=extra_fields[row],
+            )
+            for row, advantages, mask, rewards in zip(rows, *columns, strict=True)
+        )
 
     def _weight_shared_tokens(self, batch: tq.KVBatchMeta, paths: list[TreePath]) -> tq.KVBatchMeta:
         """Store the weights of shared tokens where verl's ``ppo_loss`` looks for a weight of each token.
@@ -116,12 +153,51 @@ class TreePOTrainer(PPOTrainer):
         self, batch: tq.KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, Any], global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
+        extra_fields = self._extra_fields(batch)
         rows = [
             (prompt_id, tag["prompt_len"], tag["response_len"], extra)
-            for prompt_id, tag, extra in zip(_prompt_ids(batch), batch.tags, self._extra_fields(batch), strict=True)
+            for prompt_id, tag, extra in zip(_prompt_ids(batch), batch.tags, extra_fields, strict=True)
             if not tag.get("is_padding", False)
         ]
         metrics.update(sampling_metrics(rows))
+        metrics.update(outcome_metrics(self._outcome_rows(batch, extra_fields)))
+        if self.credit_dump.failures:
+            metrics["treepo/dump_failures"] = float(self.credit_dump.failures)
+        changing = without_constants(metrics, self._is_constant)
+        metrics.clear()
+        metrics.update(changing)
+
+    def _validate(self) -> dict[str, float]:
+        metrics: dict[str, float] = super()._validate()
+        log_pictures(self.treepo.dump, self.logger, self.global_steps)
+        return without_constants(metrics, self._is_constant)
+
+    @cached_property
+    def _is_constant(self) -> Callable[[str], bool]:
+        ranks = max(self.actor_rollout_wg._dispatch_info["actor"], default=0) + 1
+        return constant_metrics(self.config, self.treepo, trainer=self.verl_mode, ranks=ranks)
+
+    @staticmethod
+    def _outcome_rows(batch: tq.KVBatchMeta, extra_fields: list[dict[str, Any]]) -> list[OutcomeRow]:
+        data = tq.kv_batch_get(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            select_fields=["advantages", "response_mask", "rm_scores"],
+        )
+        columns = (data[name].unbind() for name in ("advantages", "response_mask", "rm_scores"))
+        rows = zip(_prompt_ids(batch), batch.tags, extra_fields, *columns, strict=True)
+        return [
+            OutcomeRow(
+                uid=uid,
+                path=extra.get("tree_path", []),
+                depths=extra.get("tree_depths", []),
+                reward=float(scores.sum()),
+                advantages=advantages.double().numpy(force=True),
+                mask=mask.double().numpy(force=True),
+            )
+            for uid, tag, extra, advantages, mask, scores in rows
+            if not tag.get("is_padding", False)
+        ]
 
     @staticmethod
     def _extra_fields(batch: tq.KVBatchMeta) -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ def trajectory_fields(tree: Tree) -> list[dict[str, Any]]:
     """Return the fields of each trajectory of a finished tree, in the order of its leaves.
 
     Returns:
-        ``tree_path``: (node number, response token at which it begins) from the root's child on. ``tree_finish_reason``
+        ``tree_path``: (node number, response token at which it begins) from the root's child on. ``tree_depths``:
+        segments on the path up to each of these nodes. ``tree_finish_reason``
         and ``tree_finish_detail``: why the path ended. ``tree_turns``: messages and info of each reply of the
         interaction. ``tree_statistics``: :class:`TreeStatistics` of the whole tree, as a dictionary.
     """
@@ -21,6 +22,7 @@ def trajectory_fields(tree: Tree) -> list[dict[str, Any]]:
     return [
         {
             "tree_path": path.spans,
+            "tree_depths": [tree.nodes[node].depth for node, _ in path.spans],
             "tree_finish_reason": str(path.last.finish_reason),
             "tree_finish_detail": path.last.finish_detail,
             "tree_turns": [{"messages": reply.messages, **reply.info} for reply in path.replies],

@@ -9,6 +9,7 @@ scores each of the n trajectories of that loop as a session of its own.
 
 import asyncio
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import ray
@@ -26,6 +27,7 @@ from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters.agent_loop import TREE_AGENT, TreeRequest
 from recipe.treepo.verl_adapters.model_tokens import eos_token_ids
 from recipe.treepo.verl_adapters.server_engine import tree_client
+from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, SampledTree, TreeDump
 from recipe.treepo.verl_adapters.user_code import interaction_class, interaction_problems, tool_problems
 
 # Field of the data set's rows that holds a prompt's number within its step.
@@ -60,6 +62,7 @@ class TreeAgentLoopWorker(_WorkerBase):
         self.eos_token_ids = frozenset() if self.rollout_config.ignore_eos else eos_token_ids(self.model_config)
         self.tree_client = tree_client(self.llm_client)
         self.interaction = interaction_class(self.settings.interaction)
+        self.dump = TreeDump(self.config, self.settings, self.tokenizer.decode)
 
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
@@ -87,10 +90,12 @@ class TreeAgentLoopWorker(_WorkerBase):
     def _request(self, prompt: dict[str, Any], validate: bool, number: int, *, independent: bool) -> TreeRequest:
         rollout, step = self.config.actor_rollout_ref.rollout, int(prompt["global_steps"])
         n = rollout.val_kwargs.n if validate else rollout.n
+        is_dumped = self.dump.takes(validate=validate, step=step, number=number)
         return TreeRequest(
             width=int(prompt.get("__rollout_n__", n)),
             settings=self.settings,
             progress=training_progress(self.config, step),
+            number=number,
             # Not uid or index: verl draws the uid at random, and rows may have the same index.
             seed=derive_seed(rollout.seed, "val" if validate else "train", step, number),
             eos_token_ids=self.eos_token_ids,
@@ -98,6 +103,7 @@ class TreeAgentLoopWorker(_WorkerBase):
             interaction=self.interaction,
             replaced_agent=prompt["agent_name"],
             validate=validate,
+            sampled=SampledTree() if is_dumped else None,
             client=self.tree_client,
         )
 
@@ -105,15 +111,23 @@ class TreeAgentLoopWorker(_WorkerBase):
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
     ) -> None:
         """Score and store every trajectory by itself; verl scores only the last of a list."""
-        if kwargs.pop("tree_request", None) is None:
+        request: TreeRequest | None = kwargs.pop("tree_request", None)
+        if request is None:
             await super()._agent_loop_postprocess(output, validate, **kwargs)
             return
         del kwargs["session_id"]
         store = super()._agent_loop_postprocess
+        assert isinstance(output, list)
+        if request.sampled is not None:
+            for trajectory in output:
+                trajectory.extra_fields[DUMP_FIELD] = self.dump.report
         results = await asyncio.gather(
             *(store(trajectory, validate, session_id=rank, **kwargs) for rank, trajectory in enumerate(output)),
             return_exceptions=True,
         )
+        if request.sampled is not None:
+            write = partial(self.dump.write, request.sampled, kwargs, output, validate=validate, number=request.number)
+            await asyncio.get_running_loop().run_in_executor(None, write)
         # As verl does with its sessions: report a failure after all have finished, so that none can still write.
         for result in results:
             if isinstance(result, BaseException):

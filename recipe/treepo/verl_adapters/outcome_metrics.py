@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tree advantages live on, as metrics: mixed outcomes, credit by depth, how independent trajectories are."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from recipe.treepo.advantages.forest import Floats, Forest, TreePath, build_forest
+
+
+class OutcomeRow(NamedTuple):
+    """A trajectory of a training batch.
+
+    Attributes:
+        uid: verl's id of its prompt.
+        path: Its ``Tree.tree_path``, empty for a row that was sampled on its own.
+        depths: Segments on the path up to each node of ``path``.
+        reward: Its reward.
+        advantages: (response tokens,) advantage of each response token.
+        mask: (response tokens,) 1 where a token is trained, else 0.
+    """
+
+    uid: str
+    path: TreePath
+    depths: Sequence[int]
+    reward: float
+    advantages: Floats
+    mask: Floats
+
+
+def outcome_metrics(rows: Sequence[OutcomeRow]) -> dict[str, float]:
+    """Return metrics of one batch under ``treepo/``.
+
+    ``mixed_prompts``: share of the prompts whose trajectories differ in reward; the others teach nothing.
+    ``mixed_subgroups``: the same for the groups that share a branch point below the prompt.
+    ``effective_trajectories``: mean over the prompts of ``n * tokens / sum over nodes (k^2 * tokens of the node)``,
+    where k of the n trajectories pass a node: n if they share nothing, 1 if they are all equal (the design effect of
+    sampling in clusters, with shared tokens for correlation). ``reward/depth_D``: mean reward of the trajectories that
+    ended after D segments. ``advantage/depth_D``: mean absolute advantage of the trained tokens of the D-th segment.
+    """
+    if not rows:
+        return {}
+    forest = build_forest([row.uid for row in rows], [row.path for row in rows])
+    rewards_T = np.zeros(len(forest.node_TL))
+    rewards_T[forest.trajectory_P] = [row.reward for row in rows]
+    merged = forest.merge_chains()
+    agrees_N = merged.agrees(rewards_T)
+    is_root_N, is_group_N = merged.parent_N < 0, (merged.parent_N >= 0) & (merged.size_N > 1)
+    tokens_T = np.zeros(len(forest.node_TL), dtype=np.int64)
+    tokens_T[forest.trajectory_P] = [len(row.mask) for row in rows]
+    metrics = {
+        "treepo/mixed_prompts": 1.0 - float(agrees_N[is_root_N].mean()),
+        "treepo/effective_trajectories": float(_effective_trajectories(forest, tokens_T).mean()),
+    }
+    if is_group_N.any():
+        metrics["treepo/mixed_subgroups"] = 1.0 - float(agrees_N[is_group_N].mean())
+    in_trees = [row for row in rows if row.path]
+    return metrics | _reward_by_depth(in_trees) | _advantage_by_depth(in_trees)
+
+
+def _effective_trajectories(forest: Forest, tokens_T: np.ndarray) -> Floats:
+    """Return the effective number of trajectories of each prompt, (prompts,)."""
+    end = np.where(forest.on_path_TL, forest.begin_TL, tokens_T[:, None])[:, 1:]
+    begin, end = end, np.concatenate([end[:, 1:], tokens_T[:, None]], axis=1)
+    tokens_TL = end - begin
+    prompt_T = forest.node_TL[:, 0]
+    shared_T = (tokens_TL * forest.at(forest.size_N)[:, 1:]).sum(axis=1)
+    total = np.bincount(prompt_T, weights=tokens_T)
+    shared = np.bincount(prompt_T, weights=shared_T)
+    n: Floats = np.bincount(prompt_T).astype(np.float64)
+    return np.where(shared > 0, n * total / np.maximum(shared, 1), n)
+
+
+def _reward_by_depth(rows: Sequence[OutcomeRow]) -> dict[str, float]:
+    depths = np.array([row.depths[-1] for row in rows], dtype=np.int64)
+    rewards = np.array([row.reward for row in rows])
+    return {f"treepo/reward/depth_{depth}": float(rewards[depths == depth].mean()) for depth in np.unique(depths)}
+
+
+def _advantage_by_depth(rows: Sequence[OutcomeRow]) -> dict[str, float]:
+    size = 1 + max((depth for row in rows for depth in row.depths), default=0)
+    sums, counts = np.zeros(size), np.zeros(size)
+    for row in rows:
+        begins = np.array([begin for _, begin in row.path])
+        inside = begins < len(row.mask)  # a reply without tokens, or one that was cut off, ends beyond the response
+        if not inside.any():
+            continue
+        depths = np.asarray(row.depths)[inside]
+        np.add.at(sums, depths, np.add.reduceat(np.abs(row.advantages) * row.mask, begins[inside]))
+        np.add.at(counts, depths, np.add.reduceat(row.mask, begins[inside]))
+    return {f"treepo/advantage/depth_{depth}": sums[depth] / counts[depth] for depth in np.flatnonzero(counts)}

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of trees for TensorBoard and W&B, drawn from the dump after each validation."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from verl.utils.tracking import Tracking
+
+from recipe.treepo.dumps.reader import Dump, TreeEntry
+from recipe.treepo.settings.schema import DumpSettings
+from recipe.treepo.viewer.png import tree_image
+from recipe.treepo.viewer.svg import tree_svg
+
+logger = logging.getLogger(__name__)
+_failed = False
+
+
+def log_pictures(settings: DumpSettings, tracking: Tracking, step: int) -> None:
+    """Log pictures of the newest trees of the dump; a failure is warned about once and costs nothing.
+
+    Args:
+        tracking: verl's loggers, of which TensorBoard and W&B get pictures.
+        step: Training step.
+    """
+    global _failed
+    if settings.dir is None or settings.pictures == 0 or _failed:
+        return
+    try:
+        _log(Path(settings.dir), settings.pictures, tracking.logger, step)
+    except Exception as error:  # a picture of a run is never worth the run
+        _failed = True
+        logger.warning(
+            "treepo.dump.pictures=%s: no picture could be drawn (%s: %s). The run goes on without.",
+            *(settings.pictures, type(error).__name__, error),
+        )
+
+
+def _log(folder: Path, count: int, loggers: dict[str, Any], step: int) -> None:
+    if not folder.is_dir() or not {"tensorboard", "wandb"} & set(loggers):
+        return
+    dump = Dump(folder)
+    dump.refresh()
+    trees = [dump.load(entry) for entry in newest_trees(dump.trees(), count)]
+    for number, tree in enumerate(trees):
+        name = f"tree/{number}"
+        if "tensorboard" in loggers:
+            loggers["tensorboard"].writer.add_image(name, np.asarray(tree_image(tree)), step, dataformats="HWC")
+        if "wandb" in loggers:
+            wandb = loggers["wandb"]
+            wandb.log({name: wandb.Html(tree_svg(tree))}, step=step)
+
+
+def newest_trees(entries: Sequence[TreeEntry], count: int) -> list[TreeEntry]:
+    """Return trees of the newest step: of its validation if it has one, mixed outcomes first."""
+    if not entries:
+        return []
+    last = max(entry.summary["step"] for entry in entries)
+    newest = [entry for entry in entries if entry.summary["step"] == last]
+    validation = [entry for entry in newest if entry.summary["split"] == "val"]
+    return sorted(validation or newest, key=lambda entry: not entry.summary["mixed"])[:count]
