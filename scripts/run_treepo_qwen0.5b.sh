@@ -117,6 +117,7 @@ else
         "actor_rollout_ref.rollout.seed=${SEED:-0}"
         "trainer.experiment_name=$EXPERIMENT"
         "trainer.default_local_dir=$RUN/checkpoints"
+        "treepo.dump.dir=$RUN/trees"
         "hydra.run.dir=$RUN/hydra"
     )
     # Trees of the tiny preset share most of their tokens, and the attention of the CPU platform supports packing.

@@ -221,7 +221,7 @@ def test_the_search_matters_to_trees_only_and_what_is_about_training_to_none(bas
     before = made_with(composed(*base))
     after = made_with(composed(*base, "treepo.divergence=3"))
     assert before["plain"] == after["plain"] and before["tree"] != after["tree"]
-    training = ["treepo.advantage.aggregation=group_size", "treepo.dump_dir=trees", "evaluation.prompts_in_flight=2"]
+    training = ["treepo.advantage.aggregation=group_size", "treepo.dump.dir=trees", "evaluation.prompts_in_flight=2"]
     assert made_with(composed(*base, *training, "evaluation.bootstrap=500")) == before
 
 

@@ -27,12 +27,14 @@ from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_pro
 RECORD = Path(__file__).with_name("messages.txt")
 # Rules of a run that has started: their own tests have examples.
 LATER = {
+    "dump_disk_full",
     *("engine_vendor", "folder_in_use", "model_not_loaded", "more_wrong_rows", "no_rows", "other_samples"),
     *("unknown_estimator", "wrong_row"),
 }
 WRONG_VALUES = {
     "depth": 0,
-    "dump_dir": "",
+    "dump": {"dir": "", "every": 0},
+    "dump_dir": "trees",
     "poll_interval": 0,
     "stop_strings": "a",
     "stopping": ["length"],
@@ -118,6 +120,7 @@ TRAINING: list[dict[str, Any]] = [
     {"data": {"train_files": "foreign.parquet", "val_files": ["damaged.parquet", "missing.parquet"]}},
     {"actor_rollout_ref": {"model": {"path": "./missing"}}},
     {"treepo": {"width": 8}},
+    {"treepo": {"dump": {"dir": "damaged.parquet/trees"}}},
 ]
 EVALUATIONS: list[dict[str, Any]] = [
     {"evaluation": {"n": 0, "arms": {}}},

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules that settings keep among each other and with verl's keys, and that every shipped yaml keeps them."""
 
+import os
 import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -86,6 +90,23 @@ def test_files_that_verl_cannot_read_are_problems_before_anything_starts(tmp_pat
     validate(config_of(data__val_files=names[1], data__prompt_key="question"))
     # a data set class of one's own has columns of its own
     validate(config_of(data__val_files=names[2], data__custom_cls={"path": "mine.py"}))
+
+
+def test_a_folder_for_trees_is_checked_before_anything_starts(tmp_path, monkeypatch):
+    def broken(folder: Path) -> list[str]:
+        return briefly(problems_of(config_of({"dump": {"dir": str(folder)}})))
+
+    new = tmp_path / "new/trees"
+    validate(config_of({"dump": {"dir": str(new)}}))
+    assert not new.parent.exists()  # nothing is made yet
+    file = tmp_path / "file"
+    file.write_text("")
+    assert broken(file / "trees") == [f"treepo.dump.dir={file}/trees: dump_folder"]
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    assert broken(new) == [f"treepo.dump.dir={new}: dump_folder"]
+    monkeypatch.undo()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=63 * 2**20))
+    assert broken(new) == [f"treepo.dump.dir={new}: dump_disk_full"]
 
 
 BRANCHING = "treepo.branching"

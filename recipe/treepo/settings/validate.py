@@ -98,12 +98,12 @@ def _dump_problems(folder: Any) -> list[ConfigProblem]:
         return [ConfigProblem(rule_id, "treepo.dump.dir", folder, rule, remedy)]
 
     if not parent.is_dir():
-        return problem("dump_folder", f"{parent} is a file, not a folder")
+        return problem("dump_folder", "a file is in the way")
     if not os.access(parent, os.W_OK | os.X_OK):
-        return problem("dump_folder", f"nothing can be written to {parent}")
+        return problem("dump_folder", "nothing can be written there")
     free = shutil.disk_usage(parent).free
     if free < LEAST_FREE_BYTES:
-        return problem("dump_disk_full", f"its disk has {free // 2**20} MiB left, less than {LEAST_FREE_BYTES >> 20}")
+        return problem("dump_disk_full", f"its disk has {free >> 20} MiB left, less than {LEAST_FREE_BYTES >> 20}")
     return []
 
 

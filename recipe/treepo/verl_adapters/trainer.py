@@ -32,7 +32,7 @@ from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_ba
 from recipe.treepo.verl_adapters.metrics import sampling_metrics
 from recipe.treepo.verl_adapters.outcome_metrics import OutcomeRow, outcome_metrics
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, CreditDump, CreditRow
-from recipe.treepo.verl_adapters.tree_pictures import log_pictures
+from recipe.treepo.verl_adapters.tree_pictures import TreePictures
 
 
 class TreePOTrainer(PPOTrainer):
@@ -46,7 +46,7 @@ class TreePOTrainer(PPOTrainer):
 
     def __init__(self, config: DictConfig) -> None:
         self.treepo = validate(config, check_files=False)
-        self.credit_dump = CreditDump(self.treepo.dump.dir)
+        self.credit_dump, self.pictures = CreditDump(self.treepo.dump.dir), TreePictures(self.treepo.dump)
         if self.treepo.packed_training and os.environ.get("VERL_ENGINE_VENDOR") != PACKED_VENDOR:
             key = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
             rule = "treepo.packed_training=true needs engines that verl finds by this variable of its workers"
@@ -169,7 +169,7 @@ class TreePOTrainer(PPOTrainer):
 
     def _validate(self) -> dict[str, float]:
         metrics: dict[str, float] = super()._validate()
-        log_pictures(self.treepo.dump, self.logger, self.global_steps)
+        self.pictures.log(self.logger, self.global_steps)
         return without_constants(metrics, self._is_constant)
 
     @cached_property

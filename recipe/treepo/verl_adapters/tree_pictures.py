@@ -15,27 +15,32 @@ from recipe.treepo.viewer.png import tree_image
 from recipe.treepo.viewer.svg import tree_svg
 
 logger = logging.getLogger(__name__)
-_failed = False
 
 
-def log_pictures(settings: DumpSettings, tracking: Tracking, step: int) -> None:
-    """Log pictures of the newest trees of the dump; a failure is warned about once and costs nothing.
+class TreePictures:
+    """Logs pictures of the newest trees of the dump; a failure is warned about once and costs nothing."""
 
-    Args:
-        tracking: verl's loggers, of which TensorBoard and W&B get pictures.
-        step: Training step.
-    """
-    global _failed
-    if settings.dir is None or settings.pictures == 0 or _failed:
-        return
-    try:
-        _log(Path(settings.dir), settings.pictures, tracking.logger, step)
-    except Exception as error:  # a picture of a run is never worth the run
-        _failed = True
-        logger.warning(
-            "treepo.dump.pictures=%s: no picture could be drawn (%s: %s). The run goes on without.",
-            *(settings.pictures, type(error).__name__, error),
-        )
+    def __init__(self, settings: DumpSettings) -> None:
+        self._settings, self._failed = settings, False
+
+    def log(self, tracking: Tracking, step: int) -> None:
+        """Log pictures after a validation.
+
+        Args:
+            tracking: verl's loggers, of which TensorBoard and W&B get pictures.
+            step: Training step.
+        """
+        folder, count = self._settings.dir, self._settings.pictures
+        if folder is None or count == 0 or self._failed:
+            return
+        try:
+            _log(Path(folder), count, tracking.logger, step)
+        except Exception as error:  # a picture of a run is never worth the run
+            self._failed = True
+            logger.warning(
+                "treepo.dump.pictures=%s: no picture could be drawn (%s: %s). The run goes on without.",
+                *(count, type(error).__name__, error),
+            )
 
 
 def _log(folder: Path, count: int, loggers: dict[str, Any], step: int) -> None:
