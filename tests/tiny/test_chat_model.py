@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from helpers.load_file import ROOT
-from tiny import chat_recipe, make_model, sampling, supervision
+from tiny import chat_recipe, make_model, measure, supervision
 from tiny import conversations as tiny_conversations
 from tiny.conversations import CALCULATOR, Sloppiness, conversations
 from tiny.problems import generate_problems
@@ -166,9 +166,9 @@ def test_evaluation_answers_calls_with_verls_tokens(
         seen.append(list(contexts_T[0]))
         return [(tokenizer(next(turns))["input_ids"], True)]
 
-    monkeypatch.setattr(sampling, "sample_turns", sample)
+    monkeypatch.setattr(measure, "sample_turns", sample)
     chat = {"messages": [{"role": "user", "content": "Mia has 4."}], "tools": [CALCULATOR]}
-    [conversation] = sampling.converse(None, tokenizer, [chat], chat_recipe.tool_reply, 99)
+    [conversation] = measure.converse(None, tokenizer, [chat], chat_recipe.tool_reply, 99)
     assert [text for text, _, _ in conversation] == [CALL_TEXT, "So Mia has \\boxed{24} pens."]
     before = [*chat["messages"], {"role": "assistant", "content": "", "tool_calls": [CALL]}]
     fed = builder.merge_assistant_tokens(seen[0], tokenizer(f"{CALL_TEXT}<|im_end|>")["input_ids"]).token_ids
@@ -182,7 +182,7 @@ def test_sampled_turns_end_with_an_end_token_or_at_the_limit(tokenizer: Any) -> 
     model = supervision.build_model(tokenizer, chat_recipe.Settings())  # about one end in 300 tokens
     torch.manual_seed(0)
     contexts_T = [tokenizer("Hi")["input_ids"], tokenizer("Hi 12 there")["input_ids"]] * 50
-    turns = sampling.sample_turns(model, contexts_T, max_new_tokens=60)
+    turns = measure.sample_turns(model, contexts_T, max_new_tokens=60)
     ends = set(model.generation_config.eos_token_id)
     assert {ended for _, ended in turns} == {True, False}
     for tokens, ended in turns:

@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.prompts import build_prompt
 from helpers.paths import ROOT
-from tiny import chat_recipe, make_model, plain_recipe, sampling, supervision
+from tiny import chat_recipe, make_model, measure, plain_recipe, supervision
 from tiny import problems as tiny_problems
 
 pytest.importorskip("torch")
@@ -195,4 +195,4 @@ def test_short_training_lowers_the_loss_and_replaces_the_directory(
     ("text", "answer"), [("a \\boxed{1} b \\boxed{12}", "12"), ("none", None), ("\\boxed{1", None)]
 )
 def test_boxed_answer_is_the_last_complete_one(text: str, answer: str | None) -> None:
-    assert sampling.boxed_answer(text) == answer
+    assert measure.boxed_answer(text) == answer
