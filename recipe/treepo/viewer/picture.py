@@ -86,7 +86,7 @@ def draw(
         shapes += legend(picture, scale, color_by, theme, 4, SIZE * LINE + 4, width)
     shapes += _axis(frame, bottom, theme)
     shapes.append(_prompt(tree, frame, bottom, theme))
-    shapes += [_box(tree, box, frame, scale.color(_shown(box, color_by)), theme) for box in picture.boxes]
+    shapes += [_box(tree, box, frame, scale.color(shown_value(box, color_by)), theme) for box in picture.boxes]
     if row >= SIZE:
         for number, end in enumerate(picture.rows):
             shapes += _label(end, number, frame, labels, theme)
@@ -104,7 +104,7 @@ def title(tree: TreeLine, picture: Layout) -> str:
     return f"{place}: {count} {'trajectory' if count == 1 else 'trajectories'}, mean reward {mean}{shared}"
 
 
-def _shown(box: Box, color_by: str) -> float | None:
+def shown_value(box: Box, color_by: str) -> float | None:
     """Return the value that colors a box: none for the tokens of an interaction, which are not trained."""
     return None if box.reply or box.lost else box.value(color_by)
 
