@@ -65,8 +65,9 @@ def tree_line(
     """
     text = IncrementalText(decode)
     statistics = TreeStatistics.of(tree)
-    nodes = [_node(tree, node, text) for node in tree.nodes]
     token_ids = sorted({token for node in tree.nodes for token in node.segment.token_ids})
+    vocabulary = {token: decode([token]) for token in token_ids}
+    nodes = [_node(tree, node, text, vocabulary) for node in tree.nodes]
     line = {
         "format": FORMAT,
         "kind": "tree",
@@ -78,7 +79,7 @@ def tree_line(
         "trajectories": [
             {"leaf": leaf, **_parts(reward or {})} for leaf, reward in zip(tree.leaves, rewards, strict=True)
         ],
-        "vocabulary": {str(token): decode([token]) for token in token_ids},
+        "vocabulary": {str(token): piece for token, piece in vocabulary.items()},
     }
     if calls:
         line["calls"] = list(calls)
@@ -100,9 +101,11 @@ def credit_line(
     return line, {"format": FORMAT, "kind": "credit", "uid": uid}
 
 
-def _node(tree: Tree, node: Node, text: IncrementalText) -> dict[str, Any]:
+def _node(tree: Tree, node: Node, text: IncrementalText, vocabulary: Mapping[int, str]) -> dict[str, Any]:
     path = tree.path(node.index)
     segment = node.segment
+    added = text.added(path.response_ids, node.offset)
+    joined = "".join(vocabulary[token] for token in segment.token_ids)
     return {
         "index": node.index,
         "parent": node.parent,
@@ -110,7 +113,8 @@ def _node(tree: Tree, node: Node, text: IncrementalText) -> dict[str, Any]:
         "depth": node.depth,
         "offset": node.offset,
         "kind": _kind(node),
-        "text": text.added(path.response_ids, node.offset),
+        # The vocabulary has it already, unless tokens read otherwise together; texts are a third of a dump's size.
+        "text": None if added == joined else added,
         "token_ids": segment.token_ids,
         "logprobs": [_finite(round(logprob, 3)) for logprob in segment.logprobs],
         "cached_tokens": segment.cached_tokens,

@@ -87,7 +87,7 @@ def members(path: Path, start: int = 0) -> Iterator[Member]:
             if start + size > length:
                 return
             try:
-                summary = json.loads(file.read(content - 4))
+                summary = _parse(file.read(content - 4))
             except ValueError as error:
                 raise DumpError(f"{path} is damaged: the summary at byte {start} is no JSON") from error
             if not isinstance(summary, dict):
@@ -108,9 +108,9 @@ def load(member: Member) -> dict[str, Any]:
     try:
         unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)  # 16: with gzip's header and checksum
         text = unpacker.decompress(data, MOST_LINE_BYTES)
-        if not unpacker.eof:
+        if len(text) == MOST_LINE_BYTES and not unpacker.eof:
             raise DumpError(f"{member.path}: the line at byte {member.offset} has more than {MOST_LINE_BYTES} bytes")
-        line = json.loads(text)
+        line = _parse(text if unpacker.eof else b"")
     except (zlib.error, ValueError) as error:
         if isinstance(error, DumpError):
             raise
@@ -118,3 +118,15 @@ def load(member: Member) -> dict[str, Any]:
     if not isinstance(line, dict):
         raise DumpError(f"{member.path} is damaged: the line at byte {member.offset} is no mapping")
     return line
+
+
+def _parse(text: bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: if it is damaged, or nested too deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error

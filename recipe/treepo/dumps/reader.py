@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read a dump, while it is written too. What a file says is never trusted: wrong types are errors, not crashes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from recipe.treepo.dumps.lines import FORMAT
 from recipe.treepo.dumps.members import DumpError, Member, load, members
 
 SUFFIX = ".jsonl.gz"
+MOST_NUMBER = 2**53
+"""Larger numbers, which only a damaged file has, are no longer exact as floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +86,17 @@ class Dump:
         """Return a tree with the credit of its trajectories.
 
         Returns:
-            The line of the tree (``lines.py``), checked; each of its ``trajectories`` has ``advantages`` besides:
-            (node, advantage) pairs, None where no trainer has given any.
+            The line of the tree (``lines.py``), checked, with the text of every node; each of its ``trajectories`` has
+            ``advantages`` besides: (node, advantage) pairs, None where no trainer has given any.
 
         Raises:
             DumpError: if a line is damaged.
         """
         tree = load(entry.member)
         check_tree(tree, entry.member.path)
+        for node in tree["nodes"]:
+            if node["text"] is None:
+                node["text"] = "".join(tree["vocabulary"][str(token)] for token in node["token_ids"])
         credits: dict[int, dict[str, Any]] = {}
         for path, found in self._members.items():
             if path.parent.name != entry.folder:
@@ -105,7 +110,8 @@ class Dump:
             trajectory["advantages"] = _advantages(credit.get("advantages"), len(tree["nodes"]))
             if trajectory.get("reward") is None and _is_number(credit.get("reward")):
                 trajectory["reward"] = credit["reward"]
-                trajectory["parts"] = credit.get("parts") or {}
+                parts = credit.get("parts")
+                trajectory["parts"] = parts if isinstance(parts, dict) else {}
         return tree
 
 
@@ -114,7 +120,7 @@ _NODE_TYPES: dict[str, type | tuple[type, ...]] = {
     "depth": int,
     "offset": int,
     "kind": str,
-    "text": str,
+    "text": (str, type(None)),
     "token_ids": list,
     "logprobs": list,
     "cached_tokens": int,
@@ -122,6 +128,7 @@ _NODE_TYPES: dict[str, type | tuple[type, ...]] = {
     "ended": (int, float),
     "versions": list,
     "partial": bool,
+    "turn_over": bool,
     "finish_reason": (str, type(None)),
     "finish_detail": str,
     "dropped": bool,
@@ -157,29 +164,43 @@ def check_tree(tree: dict[str, Any], path: Path) -> None:
 
     require(tree.get("format") == FORMAT, f"format is {tree.get('format')!r}, not {FORMAT!r}")
     for key, kind in _TREE_TYPES.items():
-        require(isinstance(tree.get(key), kind), f"{key} of a tree has a wrong type")
+        require(_is_a(tree.get(key), kind), f"{key} of a tree has a wrong type")
+    require(all(isinstance(text, str) for text in tree["vocabulary"].values()), "a token's text is no text")
     require(bool(tree["nodes"]), "a tree without nodes")
     for number, node in enumerate(tree["nodes"]):
         require(isinstance(node, dict), f"node {number} is no mapping")
-        for key, kind in _NODE_TYPES.items():
-            require(isinstance(node.get(key), kind), f"{key} of node {number} has a wrong type")
-        parent = node.get("parent")
-        require(isinstance(parent, int) and node.get("index") == number, f"node {number} has no number or parent")
-        # Depth first: a parent's number is smaller, so no path runs in a circle.
-        require(parent == -1 if number == 0 else 0 <= parent < number, f"node {number} has the parent {parent}")
-        require(all(map(_is_token, node["token_ids"])), f"a token of node {number} is no number")
-        require(all(item is None or _is_number(item) for item in node["logprobs"]), f"log-probs of node {number}")
-        require(len(node["logprobs"]) in (0, len(node["token_ids"])), f"node {number} lacks log-probabilities")
-        if number:
-            above = tree["nodes"][parent]
-            require(node["offset"] == above["offset"] + len(above["token_ids"]), f"node {number} begins elsewhere")
+        _check_node(tree, number, node, require)
+    inner = {node["parent"] for node in tree["nodes"]}
+    leaves = set()
     for trajectory in tree["trajectories"]:
         require(isinstance(trajectory, dict), "a trajectory is no mapping")
         leaf = trajectory.get("leaf")
-        require(isinstance(leaf, int) and 0 <= leaf < len(tree["nodes"]), f"there is no leaf {leaf}")
+        require(_is_integer(leaf) and 0 <= leaf < len(tree["nodes"]), "a trajectory has no leaf")
+        require(leaf not in inner and leaf not in leaves, f"node {leaf} is no leaf, or one of two trajectories")
+        leaves.add(leaf)
         require(trajectory.get("reward") is None or _is_number(trajectory["reward"]), f"the reward of leaf {leaf}")
         require(isinstance(trajectory.get("parts"), dict), f"the parts of the reward of leaf {leaf}")
-    require(all(isinstance(text, str) for text in tree["vocabulary"].values()), "a token's text is no text")
+
+
+def _check_node(tree: dict[str, Any], number: int, node: dict[str, Any], require: Callable[[bool, str], None]) -> None:
+    for key, kind in _NODE_TYPES.items():
+        require(_is_a(node.get(key), kind), f"{key} of node {number} has a wrong type")
+    parent = node.get("parent")
+    require(_is_integer(parent) and _is_integer(node.get("index")), f"node {number} has no number or parent")
+    require(node["index"] == number, f"node {number} has the number {node['index']}")
+    # Depth first: a parent's number is smaller, so no path runs in a circle.
+    require(parent == -1 if number == 0 else 0 <= parent < number, f"node {number} has the parent {parent}")
+    require(all(map(_is_integer, node["token_ids"])), f"a token of node {number} is no number")
+    known = node["text"] is not None or all(str(token) in tree["vocabulary"] for token in node["token_ids"])
+    require(known, f"node {number} has a token without text")
+    require(all(item is None or _is_number(item) for item in node["logprobs"]), f"log-probs of node {number}")
+    require(len(node["logprobs"]) in (0, len(node["token_ids"])), f"node {number} lacks log-probabilities")
+    versions = node["versions"]
+    require(all(item is None or _is_integer(item) for item in versions), f"versions of node {number}")
+    require(_is_number(node["started"]) and _is_number(node["ended"]), f"times of node {number}")
+    above = tree["nodes"][parent] if number else None
+    end = above["offset"] + len(above["token_ids"]) if above else 0
+    require(node["offset"] == end, f"node {number} begins elsewhere")
 
 
 def _advantages(pairs: Any, nodes: int) -> list[tuple[int, float | None]] | None:
@@ -192,17 +213,22 @@ def _advantages(pairs: Any, nodes: int) -> list[tuple[int, float | None]] | None
     ]
 
 
+def _is_a(value: Any, kind: type | tuple[type, ...]) -> bool:
+    """Tell whether a value has a type; True and False are not numbers."""
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return _is_a(value, (int, float)) and abs(value) <= MOST_NUMBER  # also false for infinity and NaN
 
 
-def _is_token(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_integer(value: Any) -> bool:
+    return _is_a(value, int) and abs(value) <= MOST_NUMBER
 
 
 def _integer(mapping: Mapping[str, Any], key: str) -> int:
     value = mapping.get(key)
-    return value if isinstance(value, int) else 0
+    return value if _is_integer(value) else 0
 
 
 def _number(entry: TreeEntry) -> tuple[int, str]:
