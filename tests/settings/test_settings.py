@@ -427,7 +427,8 @@ def test_every_group_and_key_can_be_given_on_the_command_line():
     free = ["treepo", "treepo.interaction", "treepo.interaction.options"]
     assert [argument for argument in rest if argument.startswith("+")] == [f"++{name}=null" for name in free]
     assert GROUPS == [
-        "treepo", "treepo.branching", "treepo.fallback", "treepo.repetition", "treepo.interaction", "treepo.advantage",
+        "treepo", "treepo.branching", "treepo.fallback", "treepo.repetition", "treepo.dump", "treepo.interaction",
+        "treepo.advantage",
     ]  # fmt: skip
 
 

@@ -12,9 +12,9 @@ MODEL = f"actor_rollout_ref.model.path={ROOT}/tiny/model"
 INTERACTION = f"treepo.interaction.path={ROOT}/examples/recheck.py", "treepo.interaction.name=Recheck"
 
 
-def is_constant(*overrides: str, trainer: str = "sync", ranks: int = 1):
+def is_constant(*overrides: str, trainer: str = "sync"):
     config = composed("platform=cpu", "preset=tiny", MODEL, *overrides)
-    return constant_metrics(config, load_settings(config), trainer=trainer, ranks=ranks)
+    return constant_metrics(config, load_settings(config), trainer=trainer)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,8 @@ def test_a_metric_is_constant_unless_the_configuration_lets_it_change(name, over
 def test_other_trainers_and_more_ranks_let_more_change():
     for name in ("training/off_policy/trajectory_staleness/mean", "actor/ppo_kl"):
         assert is_constant()(name) and not is_constant(trainer="separate_async")(name)
-    assert is_constant()("global_seqlen/minmax_diff") and not is_constant(ranks=2)("global_seqlen/minmax_diff")
+    balance = "global_seqlen/minmax_diff"
+    assert is_constant()(balance) and not is_constant("trainer.n_gpus_per_node=2")(balance)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the trainers hand to the estimator and the logger, with TransferQueue and verl's own steps replaced."""
 
+import gzip
 import inspect
+import json
 from collections.abc import Callable
 from functools import cache, partial
 from types import SimpleNamespace
@@ -23,17 +25,27 @@ from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters import estimators as advantage
 from recipe.treepo.verl_adapters import trainer
 from recipe.treepo.verl_adapters.trainer import TreePOTrainer
+from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD
 
 # Rows in an order that verl's balancing could give: two of prompt a, a plain one of b, and a row that verl adds.
 EXTRA = {
-    "a_1_0": {"tree_path": [(1, 0), (3, 4)], "tree_statistics": None},
+    "a_1_0": {"tree_path": [(1, 0), (3, 4)], "tree_depths": [1, 2], "tree_statistics": None},
     "b_0_0": {"num_cached_tokens": 2},
-    "a_0_0": {"tree_path": [(1, 0), (2, 4)], "tree_statistics": None},
+    "a_0_0": {"tree_path": [(1, 0), (2, 4)], "tree_depths": [1, 2], "tree_statistics": None},
     "pad_0_0": {"tree_path": [(1, 0), (3, 4)], "tree_statistics": None},
 }
 
-# Of the trained trajectories, by name and row.
-FIELDS: dict[str, dict[str, list[float]]] = {}
+# Tensors of the rows, by name and row.
+FIELDS = {
+    "advantages": {
+        "a_1_0": [1.0, 1.0, 1.0, 1.0, 3.0],
+        "b_0_0": [0.0] * 5,
+        "a_0_0": [-1.0, -1.0, -1.0, -1.0, -2.0],
+        "pad_0_0": [9.0] * 5,
+    },
+    "response_mask": {key: [1.0] * 5 for key in EXTRA},
+    "rm_scores": {"a_1_0": [0.0] * 4 + [1.0], "b_0_0": [0.0] * 5, "a_0_0": [0.0] * 5, "pad_0_0": [9.0] * 5},
+}
 
 
 @pytest.fixture
@@ -103,7 +115,9 @@ def test_the_estimator_sees_each_rows_own_path_and_none_for_plain_and_padding_ro
 def test_each_local_update_of_a_step_has_the_paths_of_its_own_rows(make_trainer, batch, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        PPOTrainer, "_compute_advantage", lambda self, batch, metrics: seen.append(advantage.current_batch.get())
+        PPOTrainer,
+        "_compute_advantage",
+        lambda self, batch, metrics: seen.append(advantage.current_batch.get()) or batch,
     )
     for keys in (["a_0_0", "a_1_0"], ["pad_0_0", "b_0_0"]):
         make_trainer()._compute_advantage(batch.select_keys(keys), {})
@@ -171,6 +185,40 @@ def test_the_metrics_leave_padding_rows_out(make_trainer, batch, monkeypatch):
     assert metrics["treepo/decoded_tokens"] == 15
     assert metrics["treepo/computed_prompt_tokens"] == 19
     assert called == [((batch, metrics, {}), {"global_steps": 1, "epoch": 0})]
+    # Prompt a has both outcomes, b one trajectory. a: 2 x 10 / (2^2 x 4 + 1 + 1); b: 1.
+    assert metrics["treepo/mixed_prompts"] == 0.5
+    assert metrics["treepo/effective_trajectories"] == pytest.approx((20 / 18 + 1) / 2)
+    assert (metrics["treepo/advantage/depth_1"], metrics["treepo/advantage/depth_2"]) == (1.0, 2.5)
+    assert metrics["treepo/reward/depth_2"] == 0.5
+
+
+def test_the_credit_of_dumped_trajectories_is_written(make_trainer, batch, monkeypatch, tmp_path):
+    monkeypatch.setattr(PPOTrainer, "_compute_advantage", lambda self, batch, metrics: batch)
+    dumped = {"writer": "worker-1", "failures": 2}
+    monkeypatch.setitem(EXTRA, "a_1_0", {**EXTRA["a_1_0"], DUMP_FIELD: dumped})
+    monkeypatch.setitem(EXTRA, "pad_0_0", {**EXTRA["pad_0_0"], DUMP_FIELD: dumped})
+    for tag in batch.tags:
+        tag["global_steps"] = 4
+    instance = make_trainer(dump={"dir": str(tmp_path)})
+    instance._compute_advantage(batch, {})
+    [file] = tmp_path.glob("train_000004/trainer-*.jsonl.gz")
+    [line] = [json.loads(line) for line in gzip.open(file)]
+    assert (line["uid"], line["leaf"], line["reward"]) == ("a", 3, 1.0)
+    assert line["advantages"] == [[1, 1.0], [3, 3.0]]
+    monkeypatch.setattr(PPOTrainer, "_compute_metrics", lambda self, *args, **kwargs: None)
+    metrics: dict[str, Any] = {}
+    instance._compute_metrics(batch, metrics, {}, global_steps=4, epoch=0)
+    assert metrics["treepo/dump_failures"] == 2
+
+
+def test_a_validation_logs_pictures_and_no_constants(make_trainer, monkeypatch):
+    validated = {"val-core/sums/acc/mean@4": 0.5, "val-aux/sums/reward_crash/best@4/std": 0.0}
+    monkeypatch.setattr(PPOTrainer, "_validate", lambda self: validated)
+    instance, logged = make_trainer(), []
+    monkeypatch.setattr(instance.pictures, "log", lambda *arguments: logged.append(arguments))
+    instance.logger, instance.global_steps = "loggers", 7
+    assert instance._validate() == {"val-core/sums/acc/mean@4": 0.5}
+    assert logged == [("loggers", 7)]
 
 
 def test_verl_sees_its_own_mode_and_the_replay_buffer_our_poll_interval(make_trainer):

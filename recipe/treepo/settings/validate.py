@@ -92,18 +92,14 @@ def _dump_problems(folder: Any) -> list[ConfigProblem]:
         return []
     path = Path(folder).expanduser().absolute()
     parent = next(above for above in (path, *path.parents) if above.exists())
-    remedy = "Name another folder, or null for no dump."
-
-    def problem(rule_id: str, rule: str) -> list[ConfigProblem]:
-        return [ConfigProblem(rule_id, "treepo.dump.dir", folder, rule, remedy)]
-
+    key, remedy = "treepo.dump.dir", "Name another folder, or null for no dump."
     if not parent.is_dir():
-        return problem("dump_folder", "a file is in the way")
+        return [ConfigProblem("dump_folder", key, folder, "a file is in the way", remedy)]
     if not os.access(parent, os.W_OK | os.X_OK):
-        return problem("dump_folder", "nothing can be written there")
-    free = shutil.disk_usage(parent).free
-    if free < LEAST_FREE_BYTES:
-        return problem("dump_disk_full", f"its disk has {free >> 20} MiB left, less than {LEAST_FREE_BYTES >> 20}")
+        return [ConfigProblem("dump_folder", key, folder, "nothing can be written there", remedy)]
+    if (free := shutil.disk_usage(parent).free) < LEAST_FREE_BYTES:
+        rule = f"its disk has {free >> 20} MiB left, less than {LEAST_FREE_BYTES >> 20}"
+        return [ConfigProblem("dump_disk_full", key, folder, rule, remedy)]
     return []
 
 

@@ -27,22 +27,19 @@ def without_constants(metrics: Mapping[str, _Value], is_constant: Callable[[str]
     return {name: value for name, value in metrics.items() if not is_constant(name) or _differs(value)}
 
 
-def constant_metrics(
-    config: DictConfig, settings: TreePOSettings, *, trainer: str, ranks: int
-) -> Callable[[str], bool]:
+def constant_metrics(config: DictConfig, settings: TreePOSettings, *, trainer: str) -> Callable[[str], bool]:
     """Return a function that tells of a metric's name whether it is 0 by construction, or repeats another one.
 
     Args:
         config: The whole configuration.
         trainer: verl's name of the trainer.
-        ranks: Number of actors that share a batch.
     """
     constant = {f"treepo/finish/{rule}" for rule in RULES if rule not in settings.stopping}
     if not leads_conversations(settings, config.actor_rollout_ref.rollout.agent.default_agent_loop):
         constant |= {f"treepo/{name}" for name in CONVERSATION}
     if settings.min_response_length == 0:
         constant.add("treepo/dropped_paths")
-    if ranks == 1:
+    if config.trainer.nnodes * config.trainer.n_gpus_per_node == 1:
         constant.add("global_seqlen/minmax_diff")
     if trainer == "sync" and _updates_once(config):
         constant |= set(ONE_UPDATE)

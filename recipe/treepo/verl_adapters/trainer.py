@@ -174,8 +174,7 @@ class TreePOTrainer(PPOTrainer):
 
     @cached_property
     def _is_constant(self) -> Callable[[str], bool]:
-        ranks = max(self.actor_rollout_wg._dispatch_info["actor"], default=0) + 1
-        return constant_metrics(self.config, self.treepo, trainer=self.verl_mode, ranks=ranks)
+        return constant_metrics(self.config, self.treepo, trainer=self.verl_mode)
 
     @staticmethod
     def _outcome_rows(batch: tq.KVBatchMeta, extra_fields: list[dict[str, Any]]) -> list[OutcomeRow]:
