@@ -20,6 +20,7 @@ from recipe.treepo.settings.schema import (
     FREE_GROUP,
     KEYS,
     AdvantageSettings,
+    Console,
     InteractionSettings,
     Normalization,
     Sampler,
@@ -69,6 +70,7 @@ EVERY_KEY = {
     "validate_with_tree": True,
     "dump_dir": "trees",
     "poll_interval": 0.5,
+    "console": "verl",
     "interaction": {
         "path": "talk.py",
         "name": "Talk",
@@ -151,6 +153,7 @@ def test_every_key_is_read_into_its_place():
         validate_with_tree=True,
         dump_dir="trees",
         poll_interval=0.5,
+        console=Console.VERL,
         interaction=InteractionSettings(
             path="talk.py",
             name="Talk",

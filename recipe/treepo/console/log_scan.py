@@ -62,8 +62,7 @@ class LogScan:
         if kind := warning_kind(text):
             self.warnings[kind] += 1
         text = _LOGGER.sub("", text)
-        begins = text.lstrip().startswith("Traceback (most recent call last)")
-        if begins or _is_remote_header(text):
+        if text.lstrip().startswith("Traceback (most recent call last)") or _is_remote_header(text):
             self._open[process] = [text]
             return
         traceback = self._open.get(process)
@@ -74,7 +73,7 @@ class LogScan:
             return
         del self._open[process]
         last = _LAST_LINE.match(text)
-        if last and not begins:
+        if last:
             self._count(last["kind"].rpartition(".")[2], last["text"] or "", traceback)
 
     def _count(self, kind: str, text: str, traceback: list[str]) -> None:
@@ -84,9 +83,14 @@ class LogScan:
         else:
             self.errors[key] = LoggedError(kind, shorten(text), frames_in("\n".join(traceback)))
 
-    def most_frequent_error(self) -> LoggedError | None:
-        """Return the most frequent error, of several the first."""
-        return max(self.errors.values(), key=lambda error: error.count, default=None)
+    def most_frequent_error(self, *, besides: tuple[str, str] | None = None) -> LoggedError | None:
+        """Return the most frequent error, of several the first.
+
+        Args:
+            besides: Kind and text of an error that does not count.
+        """
+        errors = [error for error in self.errors.values() if not _is_same(error, besides)]
+        return max(errors, key=lambda error: error.count, default=None)
 
 
 def warning_kind(text: str) -> str | None:
@@ -106,6 +110,11 @@ def warnings_line(warnings: Counter[str]) -> str | None:
     if rest := sum(count for _, count in named[NAMED_KINDS:]):
         parts.append(f"{rest:,} of other kinds")
     return f"{warnings.total():,}: {', '.join(parts)}"
+
+
+def _is_same(error: LoggedError, other: tuple[str, str] | None) -> bool:
+    """Tell whether an error is the other one; the log has only the first line of a message."""
+    return other is not None and (error.kind, error.text) == (other[0], other[1].partition("\n")[0])
 
 
 def _split(line: str) -> tuple[str, str]:

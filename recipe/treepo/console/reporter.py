@@ -93,7 +93,7 @@ class Reporter:
         for chore in self._chores:
             chore()
         if self._doing == STARTING and self._tail.started():
-            self._doing = "validating before training" if self._validates_first else "step 1"
+            self._doing = "validating before training" if self._validates_first else "first step"
             self._restart_clock()
             self._screen.lines(f"ready after {duration(self.seconds)}, {self._doing} ...")
         for record in self._tail.read():
