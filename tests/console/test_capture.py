@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.paths import ROOT
 from recipe.treepo.console.capture import Capture, held
 
 
@@ -19,20 +20,30 @@ def identities() -> list[tuple[int, int]]:
     return [(os.fstat(descriptor).st_dev, os.fstat(descriptor).st_ino) for descriptor in (1, 2)]
 
 
-def test_everything_is_in_the_log_in_order(tmp_path, capfd):
+PROGRAM = """
+import os, subprocess, sys
+from pathlib import Path
+from recipe.treepo.console.capture import Capture
+
+print("first", end=" ")
+with Capture(Path(sys.argv[1])) as capture:
+    print("python")
+    print("stderr", file=sys.stderr)
+    os.write(1, b"C\\n")
+    subprocess.run(["sh", "-c", "echo child; echo error >&2"], check=True)
+    print("end", end="")
+    os.write(capture.screen, b"for the screen ")
+print("last")
+"""
+
+
+def test_everything_is_in_the_log_in_order(tmp_path):
     log = tmp_path / "console.log"
     log.write_text("before\n")
-    with Capture(log) as capture:
-        print("python")
-        print("stderr", file=sys.stderr)
-        write("C\n")
-        subprocess.run(["sh", "-c", "echo child; echo error >&2"], check=True)
-        print("end", end="")
-        os.write(capture.screen, b"for the screen\n")
-    print("after")
-    # pytest's sys.stdout is a file of its own during a test with capfd
+    # in a program of its own: pytest replaces sys.stdout
+    done = subprocess.run([sys.executable, "-c", PROGRAM, log], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("first for the screen last\n", "")
     assert log.read_text() == "before\npython\nstderr\nC\nchild\nerror\nend"
-    assert capfd.readouterr().out == "for the screen\nafter\n"
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])

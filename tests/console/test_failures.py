@@ -38,7 +38,9 @@ def raised(error: Exception) -> Exception:
         return caught
 
 
-@pytest.mark.parametrize("wrapped", [Dual(REMOTE, ValueError("boom")), RayTaskError("x", Dual(REMOTE, ValueError("boom")))])
+@pytest.mark.parametrize(
+    "wrapped", [Dual(REMOTE, ValueError("boom")), RayTaskError("x", Dual(REMOTE, ValueError("boom")))]
+)
 def test_a_remote_error_is_unwrapped_to_its_cause_and_our_frames(wrapped):
     failure = failure_of(raised(wrapped))
     assert failure == Failure("ValueError", "boom", ("/home/me/mine.py:7 outer", "/home/me/mine.py:3 inner"))

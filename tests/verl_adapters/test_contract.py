@@ -345,8 +345,7 @@ METRICS = [
     *texts("verl.trainer.ppo.v1.trainer_sync", '"update_weights"'),
     *texts("verl.workers.utils.losses", '"actor/pg_loss"'),
     *texts("verl.utils.debug.metrics", '"training/rollout_probs_diff_max"'),
-    *texts("verl.utils.tracking", '"VERL_FILE_LOGGER_PATH"'),
-    *texts("verl.utils.logger.aggregate_logger", "step:{step}"),
+    *texts("verl.utils.tracking", '"VERL_FILE_LOGGER_PATH"', '"VERL_FILE_LOGGER_ROOT"'),
 ]
 
 CPU_PLATFORM = [

@@ -4,6 +4,7 @@
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -68,7 +69,8 @@ class Capture:
         self._buffering = []
 
     def _buffer_lines(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
+        streams: tuple[Any, Any] = (sys.stdout, sys.stderr)
+        for stream in streams:
             if hasattr(stream, "reconfigure") and hasattr(stream, "line_buffering"):
                 self._buffering.append((stream, stream.line_buffering))
                 stream.reconfigure(line_buffering=True)
@@ -91,6 +93,13 @@ def release(path: Path) -> None:
     with contextlib.suppress(OSError):
         _write_all(_STDERR, path.read_bytes())
         path.unlink()
+
+
+def log_traceback() -> None:
+    """Print the current exception to descriptor 2, whatever ``sys.stderr`` is."""
+    _flush()
+    with contextlib.suppress(OSError):
+        _write_all(_STDERR, traceback.format_exc().encode("utf-8", "backslashreplace"))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

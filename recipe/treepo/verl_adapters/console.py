@@ -4,7 +4,6 @@
 import contextlib
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TypeVar
 
 from omegaconf import DictConfig
 
-from recipe.treepo.console.capture import Capture, release
+from recipe.treepo.console.capture import Capture, log_traceback, release
 from recipe.treepo.console.failures import Failure, failure_of
 from recipe.treepo.console.log_scan import LogScan, warnings_line
 from recipe.treepo.console.metric_tail import MetricTail
@@ -92,13 +91,17 @@ class _RunConsole:
         try:
             train()
         except BaseException as error:
-            traceback.print_exc()
+            log_traceback()
             self._close()
             return self._report_end(error)
         self._close()
-        notes = _tried(lambda: results(self._config), [])
-        self._screen.lines(*summary(self._reporter.totals, self._reporter.seconds, [*notes, *self._log_notes()]))
+        self._screen.lines(*_tried(self._summary, ["done; the summary failed, see the logs"]))
         return 0
+
+    def _summary(self) -> list[str]:
+        none: list[Note] = []
+        notes = _tried(lambda: results(self._config), none)
+        return summary(self._reporter.totals, self._reporter.seconds, [*notes, *self._log_notes()])
 
     def _close(self) -> None:
         """End reporting, then Ray; a second Ctrl-C ends this only."""
@@ -173,5 +176,5 @@ def _tried(make: Callable[[], _T], instead: _T) -> _T:
     try:
         return make()
     except Exception:
-        traceback.print_exc()  # to the log
+        log_traceback()
         return instead
