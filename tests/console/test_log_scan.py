@@ -34,8 +34,8 @@ def test_warnings_are_one_line():
     scan = LogScan().add([lines[0], *[lines[1]] * 1200])
     assert warnings_line(scan.warnings) == "1,201: 1,200 vllm, 1 UserWarning"
     assert warnings_line(LogScan().warnings) is None
-    many = LogScan().add(f"2026 - WARNING - logger{number} - x" for number in range(8))
-    assert warnings_line(many.warnings) == "8: " + ", ".join(f"1 logger{n}" for n in range(5)) + ", 3 of other kinds"
+    many = LogScan().add(f"2026 - WARNING - logger{number} - x" for number in range(8)).add(["Warning: x"])
+    assert warnings_line(many.warnings) == "9: " + ", ".join(f"1 logger{n}" for n in range(5)) + ", 4 other"
 
 
 FAILED_PROMPT = """\

@@ -116,6 +116,7 @@ class FakeRay:
         node = SimpleNamespace(get_logs_dir_path=lambda: str(session), is_head=lambda: head)
         monkeypatch.setattr(ray, "is_initialized", lambda: self.running)
         monkeypatch.setattr(ray, "shutdown", self.stop)
+        monkeypatch.setattr("recipe.treepo.verl_adapters.console_files.LAST_LINES", 0)
         monkeypatch.setattr(ray._private.worker, "_global_node", node)
 
     def stop(self) -> None:

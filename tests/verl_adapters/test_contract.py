@@ -185,7 +185,11 @@ CLIENTS = [
     call(f"{REPLICA}.RolloutReplica.clear_kv_cache"),
     call("ray.cancel", "ray_waitable"),
     call("ray.init", "* num_cpus, num_gpus, include_dashboard, runtime_env"),
-    *names("ray", "ObjectRef remote shutdown"),
+    *names("ray", "ObjectRef is_initialized remote shutdown"),
+    *names("ray", "_private"),
+    *names("ray._private.worker", "_global_node"),
+    *attributes("ray._private.node.Node", "get_logs_dir_path is_head"),
+    *texts("ray._private.ray_constants", '"RAY_DEDUP_LOGS"'),
 ]
 
 TRAINING = [

@@ -105,10 +105,10 @@ def warnings_line(warnings: Counter[str]) -> str | None:
     """Return ``155: 120 transfer_queue, 25 UserWarning, ...``, None without warnings."""
     if not warnings:
         return None
-    named = sorted(warnings.items(), key=lambda item: (-item[1], item[0]))
+    named = sorted((item for item in warnings.items() if item[0] != "other"), key=lambda item: (-item[1], item[0]))
     parts = [f"{count:,} {kind}" for kind, count in named[:NAMED_KINDS]]
-    if rest := sum(count for _, count in named[NAMED_KINDS:]):
-        parts.append(f"{rest:,} of other kinds")
+    if rest := warnings["other"] + sum(count for _, count in named[NAMED_KINDS:]):
+        parts.append(f"{rest:,} other")
     return f"{warnings.total():,}: {', '.join(parts)}"
 
 

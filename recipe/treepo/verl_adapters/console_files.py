@@ -4,6 +4,7 @@
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 CONSOLE_LOG, METRICS, RAY_LOGS = "console.log", "metrics.jsonl", "ray"
+# Seconds in which Ray brings the last lines of its workers; at the end of a process it waits for half a second.
+LAST_LINES = 1.0
 _ENVIRONMENT = "ray_kwargs.ray_init.runtime_env.env_vars"
 
 
@@ -114,6 +117,7 @@ class RayLogs:
             self.link()  # Ray may have failed before the first look
         if not self._is_ours or self._source is None:
             return
+        time.sleep(LAST_LINES)
         ray.shutdown()
         copy = self._place.with_name(f"{RAY_LOGS}.partial")
         shutil.copytree(self._source, copy, symlinks=True, dirs_exist_ok=True)

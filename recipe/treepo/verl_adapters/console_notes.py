@@ -18,7 +18,7 @@ Note = tuple[str, str]
 # Overrides of a training run that decide about an evaluation, and those among them that do not.
 _EVALUATED = ("platform=", "preset=", "tree=", "data.", "treepo.", "actor_rollout_ref.rollout.", "reward.")
 _TRAINING_ONLY = (
-    *("data.train_", "data.seed=", "actor_rollout_ref.rollout.seed="),
+    *("data.train_files=", "data.train_batch_size=", "data.seed=", "actor_rollout_ref.rollout.seed="),
     *("treepo.console=", "treepo.dump", "treepo.packed_training=", "treepo.poll_interval="),
 )
 
