@@ -62,6 +62,21 @@ def test_a_local_error_has_the_frames_of_this_file():
     assert failure.frames[-1].endswith(" raised") and __file__ in failure.frames[-1]
 
 
+def test_what_ray_says_about_a_dead_process_has_no_place():
+    class ActorDiedError(Exception):
+        __module__ = "ray.exceptions"
+
+    assert failure_of(raised(ActorDiedError("died"))).lines() == ["error: ActorDiedError: died"]
+
+
+def test_places_that_every_run_passes_through_are_left_out():
+    text = "".join(
+        f'  File "/x/recipe/treepo/{name}.py", line 1, in f\n' for name in ("main_treepo", "verl_adapters/run")
+    )
+    own = '  File "/x/recipe/treepo/reward.py", line 2, in g\n'
+    assert frames_in(own + text) == ("/x/recipe/treepo/reward.py:2 g",)
+
+
 def test_an_error_for_users_is_its_text():
     problem = ConfigProblem("choice", "treepo.a", 1, "must be b", "Use b.")
     sent = pickle.loads(pickle.dumps(ConfigError([problem])))

@@ -3,7 +3,7 @@
 
 import pytest
 
-from recipe.treepo.console.log_scan import LogScan, warning_kind, warnings_line
+from recipe.treepo.console.log_scan import LogScan, last_lines_of, warning_kind, warnings_line
 
 RUNNER = "\x1b[36m(TaskRunnerV1 pid=3498)\x1b[0m "
 SERVER = "\x1b[36m(vLLMHttpServer pid=4368)\x1b[0m "
@@ -83,3 +83,9 @@ def test_recursion_without_end_and_a_log_that_ends_early_do_no_harm():
     frame = '  File "a.py", line 1, in f'
     assert LogScan().add(["Traceback (most recent call last):", *[frame] * 5000]).errors == {}
     assert LogScan().add(["Traceback (most recent call last):", frame]).errors == {}
+
+
+def test_the_last_lines_of_a_process_are_its_own():
+    lines = [f"{RUNNER}{number}" for number in range(9)] + [f"{SERVER}x", f"{RUNNER} ", "(A pid=34980) y"]
+    assert last_lines_of(3498, lines, most=2) == ["7", "8"]
+    assert last_lines_of(1, lines) == []

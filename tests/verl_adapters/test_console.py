@@ -260,7 +260,7 @@ def test_a_failure_ends_with_its_cause(tmp_path, monkeypatch, capfd):
     assert status == 1 and [os.fstat(descriptor).st_ino for descriptor in (1, 2)] == descriptors
     assert shown.out.splitlines()[-3].startswith("failed after 0.")
     assert shown.out.splitlines()[-1].startswith("  resume:     no checkpoint yet")
-    frame, error, *cause = shown.err.splitlines()[2:]
+    frame, error, *cause = shown.err.splitlines()[1:]
     assert frame.startswith(f"  at {__file__}:") and frame.endswith(" train")
     assert error == "error: RuntimeError: no trajectories"
     assert cause == ["logged 16 times by workers:", "  at my_reward.py:5 score", "error: KeyError: 'answer'"]

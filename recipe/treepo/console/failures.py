@@ -12,6 +12,8 @@ FRAMES, MESSAGE_LINES, MESSAGE_CHARACTERS = 3, 12, 1500
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+?)\s*$', re.MULTILINE)
 _FOREIGN = re.compile(r"site-packages|dist-packages|[/\\]lib[/\\]python\d|^<frozen|python/ray/_raylet|\.pyx$")
+# Where every run passes through.
+_COMMON = re.compile(r"recipe/treepo/(main_treepo|command_line/composition|verl_adapters/(console|run))\.py$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,16 @@ def failure_of(error: BaseException) -> Failure:
     if _is_remote(cause):  # Ray could not send the cause, only its text
         return _of_text(str(cause))
     source = str(remote) if remote is not None else "".join(traceback.format_exception(cause))
-    frames = () if type(cause).__name__ in _FOR_USERS else frames_in(source)
-    return Failure(_name(cause), shorten(str(cause)), frames)
+    # What Ray itself says about a process that died has only the place that waited for it.
+    has_no_place = type(cause).__name__ in _FOR_USERS or type(cause).__module__.startswith("ray.")
+    return Failure(type(cause).__name__, shorten(str(cause)), () if has_no_place else frames_in(source))
 
 
 def frames_in(text: str) -> tuple[str, ...]:
     """Return the last places of the innermost traceback in a text."""
     text = _COLOR.sub("", text)
     found = [(match["file"], f"{match['file']}:{match['line']} {match['function']}") for match in _FRAME.finditer(text)]
-    own = [place for file, place in found if not _FOREIGN.search(file)]
+    own = [place for file, place in found if not _FOREIGN.search(file) and not _COMMON.search(file)]
     return tuple((own or [place for _, place in found])[-FRAMES:])
 
 
@@ -74,7 +77,3 @@ def _of_text(text: str) -> Failure:
 def _is_remote(error: BaseException) -> bool:
     """Tell whether Ray made this error from that of a remote task; without importing Ray."""
     return any(base.__name__ == "RayTaskError" for base in type(error).__mro__)
-
-
-def _name(error: BaseException) -> str:
-    return type(error).__name__

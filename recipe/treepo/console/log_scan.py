@@ -2,7 +2,7 @@
 """Count warnings by kind and find tracebacks in a log that many processes write."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -91,6 +91,16 @@ class LogScan:
         """
         errors = [error for error in self.errors.values() if not _is_same(error, besides)]
         return max(errors, key=lambda error: error.count, default=None)
+
+
+def last_lines_of(process: int, lines: Iterable[str], *, most: int = 5) -> list[str]:
+    """Return what a process printed last, for one that died without an error."""
+    kept: deque[str] = deque(maxlen=most)
+    for line in lines:
+        names, text = _split(line)
+        if re.search(rf"\bpid={process}\b", names) and text.strip():
+            kept.append(text)
+    return list(kept)
 
 
 def warning_kind(text: str) -> str | None:

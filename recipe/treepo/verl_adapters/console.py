@@ -2,18 +2,19 @@
 """A training run with the recipe's console: what verl, Ray and the engines print goes to files of the run."""
 
 import contextlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from omegaconf import DictConfig
 
 from recipe.treepo.console.capture import Capture, log_traceback, release
-from recipe.treepo.console.failures import Failure, failure_of
-from recipe.treepo.console.log_scan import LogScan, warnings_line
+from recipe.treepo.console.failures import Failure, failure_of, shorten
+from recipe.treepo.console.log_scan import LogScan, last_lines_of, warnings_line
 from recipe.treepo.console.metric_tail import MetricTail
 from recipe.treepo.console.reporter import Reporter
 from recipe.treepo.console.screen import Screen
@@ -129,10 +130,13 @@ class _RunConsole:
 
     def _scan(self) -> LogScan:
         def scan() -> LogScan:
-            with (self._logs / CONSOLE_LOG).open(encoding="utf-8", errors="replace") as file:
-                return LogScan().add(islice(file, _MOST_LINES))
+            with self._open_log() as lines:
+                return LogScan().add(islice(lines, _MOST_LINES))
 
         return _tried(scan, LogScan())
+
+    def _open_log(self) -> TextIO:
+        return (self._logs / CONSOLE_LOG).open(encoding="utf-8", errors="replace")
 
     def _report_end(self, error: BaseException) -> int:
         """Say how a run ended before its end, the cause last; return the exit status."""
@@ -161,10 +165,19 @@ class _RunConsole:
         raised = failure_of(error)
         logged = self._scan().most_frequent_error(besides=(raised.kind, raised.text))
         if logged is None:
-            return raised.lines()
+            return [*self._last_words(raised), *raised.lines()]
         times = "once" if logged.count == 1 else f"{logged.count:,} times"
         cause = Failure(logged.kind, logged.text, logged.frames)
         return [*raised.lines(), f"logged {times} by workers:", *cause.lines()]
+
+    def _last_words(self, raised: Failure) -> list[str]:
+        """Return the last lines of a process that died; Ray's error names it."""
+        died = re.search(r"^\s*pid: (\d+)$", raised.text, re.MULTILINE)
+        if died is None:
+            return []
+        with self._open_log() as lines:
+            last = last_lines_of(int(died[1]), islice(lines, _MOST_LINES))
+        return [f"last lines of process {died[1]}:", *(f"  {shorten(line)}" for line in last)] if last else []
 
 
 def _status(error: SystemExit) -> int:
