@@ -88,7 +88,7 @@ class _RunConsole:
 
     def run(self, train: Callable[[], None]) -> int:
         """Train; return the exit status."""
-        self._reporter.start()
+        _tried(self._reporter.start, None)
         try:
             train()
         except BaseException as error:
