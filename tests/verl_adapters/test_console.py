@@ -112,15 +112,20 @@ class FakeRay:
     """A Ray that a test starts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, session: Path, *, head: bool = True) -> None:
-        self.running = False
-        node = SimpleNamespace(get_logs_dir_path=lambda: str(session), is_head=lambda: head)
+        self._node = SimpleNamespace(get_logs_dir_path=lambda: str(session), is_head=lambda: head)
+        self._monkeypatch = monkeypatch
+        self.stop()
         monkeypatch.setattr(ray, "is_initialized", lambda: self.running)
         monkeypatch.setattr(ray, "shutdown", self.stop)
         monkeypatch.setattr("recipe.treepo.verl_adapters.console_files.LAST_LINES", 0)
-        monkeypatch.setattr(ray._private.worker, "_global_node", node)
+
+    def start(self) -> None:
+        self.running = True
+        self._monkeypatch.setattr(ray._private.worker, "_global_node", self._node)
 
     def stop(self) -> None:
         self.running = False
+        self._monkeypatch.setattr(ray._private.worker, "_global_node", None)
 
 
 @pytest.fixture
@@ -135,7 +140,7 @@ def test_rays_logs_are_linked_during_the_run_and_copied_after_it(tmp_path, sessi
     fake, logs = FakeRay(monkeypatch, session), RayLogs(tmp_path)
     logs.link()
     assert not os.path.lexists(tmp_path / "ray")
-    fake.running = True
+    fake.start()
     logs.link()
     logs.link()
     assert (tmp_path / "ray").readlink() == session
@@ -148,9 +153,10 @@ def test_rays_logs_are_linked_during_the_run_and_copied_after_it(tmp_path, sessi
 @pytest.mark.parametrize(("head", "running"), [(False, False), (True, True)])
 def test_a_ray_that_the_run_has_not_started_goes_on(tmp_path, session, monkeypatch, head, running):
     fake = FakeRay(monkeypatch, session, head=head)
-    fake.running = running
+    if running:
+        fake.start()
     logs = RayLogs(tmp_path)
-    fake.running = True
+    fake.start()
     logs.close()
     assert fake.running and (tmp_path / "ray").is_symlink()
 

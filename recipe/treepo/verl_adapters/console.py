@@ -148,8 +148,10 @@ class _RunConsole:
             ended, status = f"ended by a signal or an exit ({error.code})", _status(error)
         else:
             ended, cause = "failed", _tried(lambda: self._cause(error), [f"error: {error}"])
+        processes = self._logs / RAY_LOGS
+        also = f", and each process in {short(processes)}" if processes.exists() else ""
         notes = [
-            ("logs", f"{short(self._logs / CONSOLE_LOG)}, and each process in {short(self._logs / RAY_LOGS)}"),
+            ("logs", f"{short(self._logs / CONSOLE_LOG)}{also}"),
             _tried(lambda: resume(self._config), ("resume", "the same command")),
         ]
         after = duration(self._reporter.seconds)
@@ -165,7 +167,7 @@ class _RunConsole:
         raised = failure_of(error)
         logged = self._scan().most_frequent_error(besides=(raised.kind, raised.text))
         if logged is None:
-            return [*self._last_words(raised), *raised.lines()]
+            return [*raised.lines(), *self._last_words(raised)]
         times = "once" if logged.count == 1 else f"{logged.count:,} times"
         cause = Failure(logged.kind, logged.text, logged.frames)
         return [*raised.lines(), f"logged {times} by workers:", *cause.lines()]

@@ -98,11 +98,9 @@ class RayLogs:
         self._was_running = ray.is_initialized()
 
     def link(self) -> None:
-        """Link the logs as soon as Ray is running."""
-        if self._source is not None or not ray.is_initialized():
-            return
+        """Link the logs as soon as Ray has processes on this machine."""
         node: Any = ray._private.worker._global_node  # Ray has no public name for this folder
-        if node is None:  # a client of a remote cluster
+        if self._source is not None or node is None:  # None also for a client of a remote cluster
             return
         self._source, self._is_ours = Path(node.get_logs_dir_path()), node.is_head() and not self._was_running
         self._place.symlink_to(self._source)
@@ -114,7 +112,7 @@ class RayLogs:
             OSError: if something could not be copied; the link, or what was copied, stays.
         """
         with contextlib.suppress(OSError):
-            self.link()  # Ray may have failed before the first look
+            self.link()  # Ray may have failed before the first look, or before it was ready
         if not self._is_ours or self._source is None:
             return
         time.sleep(LAST_LINES)
