@@ -7,8 +7,10 @@ The whole configuration is checked before Ray or a model is started, our own rul
 
 import os
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from importlib.metadata import entry_points
+from pathlib import Path
+from tempfile import mkstemp
 
 from omegaconf import DictConfig
 
@@ -17,7 +19,8 @@ from recipe.treepo.command_line.composition import call_with_config, without_imp
 from recipe.treepo.command_line.differences import dry_run_report
 from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import TRAINING_PAGE
-from recipe.treepo.settings.schema import load_settings
+from recipe.treepo.console.capture import held
+from recipe.treepo.settings.schema import Console, load_settings
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
@@ -34,6 +37,8 @@ def prepare(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool)
         problems = problems + error.problems
     if problems:
         raise ConfigError(problems)
+    if settings.console is Console.TREEPO:
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # Ray reads it when verl imports it; our log is complete
     from recipe.treepo.verl_adapters.run import check_with_verl
 
     check_with_verl(config, settings)
@@ -55,11 +60,16 @@ def show(config: DictConfig, *, full: bool) -> None:
         print(f"note: {problem}", file=sys.stderr)
 
 
-def train(config: DictConfig) -> None:
-    """Train with a configuration that has been checked."""
+def train(config: DictConfig, early: Path | None = None) -> None:
+    """Train with a configuration that has been checked; leave with status 1 or 130 after a failure.
+
+    Args:
+        early: File with what was printed before.
+    """
     from recipe.treepo.verl_adapters import run
 
-    run.train(config, load_settings(config))
+    if status := run.train(config, load_settings(config), early=early):
+        sys.exit(status)
 
 
 def _files_to_be_made(config: DictConfig) -> list[ConfigProblem]:
@@ -77,6 +87,13 @@ def use_plugin() -> None:
         os.environ["VERL_USE_EXTERNAL_MODULES"] = ",".join(filter(None, [modules, "recipe.treepo.plugin"]))
 
 
+def temporary_file() -> Path:
+    """Make an empty file for what is printed before the run's folder is known."""
+    descriptor, path = mkstemp(prefix="treepo-", suffix=".log")
+    os.close(descriptor)
+    return Path(path)
+
+
 def main() -> None:
     """Run with the command line's arguments."""
     line = read_command_line(sys.argv[1:])
@@ -84,6 +101,10 @@ def main() -> None:
         print(help_text(TRAINING_PAGE))
         return
     use_plugin()
+    early = None
+    if not line.dry_run and not line.for_hydra_only:
+        print("checking the configuration ...", file=sys.stderr)  # verl's import takes some seconds
+        early = temporary_file()
 
     def check_and_show(config: DictConfig) -> None:
         check(config, line)
@@ -93,11 +114,13 @@ def main() -> None:
     def start(config: DictConfig) -> None:
         if line.for_hydra_only:  # several configurations, each checked when its turn comes
             check(config, line)
-        train(config)
+        train(config, early)
 
     if line.dry_run or not line.for_hydra_only:
         # Composed and checked first without importing verl and without Hydra's output folder.
-        call_with_config(line, without_output(without_importing_verl(line.arguments)), check_and_show)
+        arguments = without_output(without_importing_verl(line.arguments))
+        with held(early) if early else nullcontext():
+            call_with_config(line, arguments, check_and_show)
     if not line.dry_run:
         call_with_config(line, line.arguments, start)
 

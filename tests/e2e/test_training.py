@@ -50,6 +50,20 @@ def nodes_of_call(tree: dict, branch: str) -> list[dict]:
     return nodes
 
 
+def test_the_screen_has_a_line_per_step_and_the_logs_have_everything(run):
+    folder, metrics = run
+    _, _, shown = (folder / "log.txt").read_text().partition("checking the configuration ...\n")
+    lines = shown.splitlines()
+    steps = [line.split() for line in lines if line.startswith("    ")]
+    assert [step[0] for step in steps] == [str(step + 1) for step in range(STEPS)]
+    assert [float(step[3]) for step in steps] == [pytest.approx(m["critic/score/mean"], abs=6e-4) for m in metrics]
+    assert len(lines) < 15 + STEPS and f"done: held-out {steps[-1][-1]} in {STEPS} steps, " in shown
+    checkpoint = f"{folder}/checkpoints/global_step_{STEPS}"
+    assert f"  checkpoint: {checkpoint}\n" in shown and f"--local_dir {checkpoint}/actor" in shown
+    assert "'adv_estimator': 'treepo'" in (folder / "logs/console.log").read_text()  # verl prints its configuration
+    assert not (folder / "logs/ray").is_symlink() and list((folder / "logs/ray").glob("worker-*.out"))
+
+
 def test_each_step_trains_every_prompt_with_exactly_n_trajectories(run):
     folder, metrics = run
     assert [step["training/global_step"] for step in metrics] == [1, 2, 3]

@@ -4,7 +4,6 @@
 import json
 import math
 import os
-import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from helpers.paths import ROOT
+from recipe.treepo.console.metric_tail import parse_record
 from recipe.treepo.dumps.reader import Dump
 
 OUTPUTS = Path(os.environ.get("OUTPUTS", ROOT / "outputs")).resolve()
@@ -32,7 +32,7 @@ LENGTHS = (
 
 
 def train(script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] = LENGTHS) -> list[dict[str, float]]:
-    """Run a script for a few steps; return the metrics that verl's console logger printed for each.
+    """Run a script for a few steps; return the metrics of each, as verl's logger wrote them to the run's folder.
 
     Fails if the run does, or if one of its metrics is not a finite number.
     """
@@ -55,18 +55,17 @@ def train(script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] =
         result = subprocess.run(
             command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, timeout=3600, check=False
         )
-    text = log.read_text(errors="replace")
-    assert result.returncode == 0, text[-6000:]
-    metrics = [metrics_of(line) for line in text.splitlines() if re.search(r"step:\d+ - ", line)]
+    assert result.returncode == 0, log.read_text(errors="replace")[-6000:]
+    metrics = metrics_of(folder)
     for step in metrics:
         assert not {key: value for key, value in step.items() if not math.isfinite(value)}
     return metrics
 
 
-def metrics_of(line: str) -> dict[str, float]:
-    """Return what verl's console logger printed for a step (``verl.utils.logger.aggregate_logger``)."""
-    number = r"([\w/@.-]+):(?:np\.\w+\()?(-?[\d.]+(?:e[+-]?\d+)?|-?inf|nan)\b"
-    return {key: float(value) for key, value in re.findall(number, line)}
+def metrics_of(folder: Path) -> list[dict[str, float]]:
+    """Return the metrics of each step of a run, validations before training included."""
+    records = [parse_record(line) for line in (folder / "logs/metrics.jsonl").read_text().splitlines()]
+    return [record.metrics for record in records if record is not None]
 
 
 def dumps(folder: Path) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from recipe.treepo.settings.schema import (
     FREE_GROUP,
     KEYS,
     AdvantageSettings,
+    Console,
     DumpSettings,
     InteractionSettings,
     Normalization,
@@ -70,6 +71,7 @@ EVERY_KEY = {
     "validate_with_tree": True,
     "dump": {"dir": "trees", "every": 2, "prompts": None, "calls": True, "pictures": 0},
     "poll_interval": 0.5,
+    "console": "verl",
     "interaction": {
         "path": "talk.py",
         "name": "Talk",
@@ -152,6 +154,7 @@ def test_every_key_is_read_into_its_place():
         validate_with_tree=True,
         dump=DumpSettings(dir="trees", every=2, prompts=None, calls=True, pictures=0),
         poll_interval=0.5,
+        console=Console.VERL,
         interaction=InteractionSettings(
             path="talk.py",
             name="Talk",

@@ -640,7 +640,7 @@ def test_verl_is_told_to_look_for_the_packed_engines_first(monkeypatch):
     monkeypatch.setattr("recipe.treepo.verl_adapters.run.run_ppo", lambda config, **_: started.append(config))
     variables = []
     for override in (PACKED, "treepo.packed_training=false"):
-        train(composed("platform=cpu", "preset=tiny", override))
+        train(composed("platform=cpu", "preset=tiny", "treepo.console=verl", override))
         variables.append(OmegaConf.select(started[-1], "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"))
     assert variables == ["treepo_packed", None]
     monkeypatch.setenv("VERL_ENGINE_DEVICE", "cuda")

@@ -185,7 +185,11 @@ CLIENTS = [
     call(f"{REPLICA}.RolloutReplica.clear_kv_cache"),
     call("ray.cancel", "ray_waitable"),
     call("ray.init", "* num_cpus, num_gpus, include_dashboard, runtime_env"),
-    *names("ray", "ObjectRef remote shutdown"),
+    *names("ray", "ObjectRef is_initialized remote shutdown"),
+    *names("ray", "_private"),
+    *names("ray._private.worker", "_global_node"),
+    *attributes("ray._private.node.Node", "get_logs_dir_path is_head"),
+    *texts("ray._private.ray_constants", '"RAY_DEDUP_LOGS"'),
 ]
 
 TRAINING = [
@@ -345,8 +349,7 @@ METRICS = [
     *texts("verl.trainer.ppo.v1.trainer_sync", '"update_weights"'),
     *texts("verl.workers.utils.losses", '"actor/pg_loss"'),
     *texts("verl.utils.debug.metrics", '"training/rollout_probs_diff_max"'),
-    *texts("verl.utils.tracking", '"VERL_FILE_LOGGER_PATH"'),
-    *texts("verl.utils.logger.aggregate_logger", "step:{step}"),
+    *texts("verl.utils.tracking", '"VERL_FILE_LOGGER_PATH"', '"VERL_FILE_LOGGER_ROOT"'),
 ]
 
 CPU_PLATFORM = [

@@ -52,7 +52,7 @@ def fingerprints(
 def _search(run: Run) -> dict[str, Any]:
     search = asdict(run.settings)
     # These say nothing about what is sampled.
-    for key in ("dump", "advantage", "shared_token_weight", "validate_with_tree"):
+    for key in ("dump", "advantage", "shared_token_weight", "validate_with_tree", "console"):
         del search[key]
     return search
 

@@ -74,6 +74,13 @@ class SharedTokenWeight(StrEnum):
     ONCE = "once"
 
 
+class Console(StrEnum):
+    """What a training run prints."""
+
+    TREEPO = "treepo"  # a line per step and a summary; everything else goes to files
+    VERL = "verl"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvantageSettings(AdvantageOptions):
     """The ``treepo.advantage`` group; ``normalization`` None: as published for each estimator."""
@@ -166,6 +173,7 @@ class TreePOSettings:
     validate_with_tree: bool = False
     dump: DumpSettings = field(default_factory=DumpSettings)
     poll_interval: float = 0.2
+    console: Console = Console.TREEPO
     interaction: InteractionSettings = field(default_factory=InteractionSettings)
     packed_training: bool = False
     shared_token_weight: SharedTokenWeight = SharedTokenWeight.PER_TRAJECTORY

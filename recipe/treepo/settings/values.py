@@ -41,6 +41,9 @@ class ConfigError(ValueError):
         lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, start=1))
         super().__init__(f"{len(problems)} problem(s) in the configuration:\n{lines}")
 
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[ConfigProblem]]]:
+        return type(self), (self.problems,)  # Ray pickles errors; an exception is made again from its message
+
 
 class WrongValue(ValueError):
     """A value breaks the rule of its key."""

@@ -36,7 +36,8 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
 
     Sums over the batch: ``engine_calls``, ``decoded_tokens``, ``computed_prompt_tokens`` and
     ``cached_prompt_tokens`` (the engine's own count), ``unique_tokens`` and ``total_tokens`` of the responses,
-    ``trajectories``. Ratios: ``unique_over_total``; ``waste`` = (computed prompt + decoded) / (prompt once per
+    ``trajectories``. ``right``: mean ``acc`` of the trajectories whose reward function returns it. Ratios:
+    ``unique_over_total``; ``waste`` = (computed prompt + decoded) / (prompt once per
     prompt + unique response tokens), 1 is the limit. With trees also ``finish/<reason>`` (share of trajectories),
     ``fallbacks_per_prompt``, ``depth/mean`` and ``depth/max`` (segments), ``branching`` (children per node that has
     any), ``search_s/mean`` and ``search_s/max`` (seconds per prompt, waiting for the engine included), and sums over
@@ -54,8 +55,10 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
     trees: dict[str, TreeStatistics] = {}
     samples: list[TreeStatistics] = []
     prompt_tokens: dict[str, int] = {}
+    accuracies: list[float] = []
     for prompt_id, prompt_length, response_length, extra in rows:
         prompt_tokens[prompt_id] = prompt_length
+        accuracies += _accuracy(extra)
         statistics = extra.get("tree_statistics")
         if statistics is not None:  # every trajectory of a tree carries the tree's numbers
             if prompt_id not in trees:
@@ -70,11 +73,20 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
     total = TreeStatistics.total([*trees.values(), *samples])
     metrics = {f"treepo/{name}": float(getattr(total, name)) for name in SUMS}
     metrics["treepo/unique_over_total"] = total.unique_tokens / max(1, total.total_tokens)
+    if accuracies:
+        metrics["treepo/right"] = sum(accuracies) / len(accuracies)
     needed = sum(prompt_tokens.values()) + total.unique_tokens
     metrics["treepo/waste"] = (total.computed_prompt_tokens + total.decoded_tokens) / max(1, needed)
     if trees:
         metrics |= _tree_metrics(list(trees.values()))
     return metrics
+
+
+def _accuracy(extra: Mapping[str, Any]) -> list[float]:
+    """Return what the reward function said about being right, as a list of one number or none."""
+    info = extra.get("reward_extra_info")
+    value = info.get("acc") if isinstance(info, Mapping) else None
+    return [float(value)] if isinstance(value, int | float) else []
 
 
 def _tree_metrics(trees: Sequence[TreeStatistics]) -> dict[str, float]:

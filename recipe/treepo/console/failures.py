@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the cause of a failed run in what Ray raises, in a few lines."""
+
+import re
+import traceback
+from dataclasses import dataclass
+
+# Errors whose text is written for the user: it stands alone.
+_FOR_USERS = ("ConfigError", "ConfigCompositionException", "MissingMandatoryValue")
+# Frames that are shown, and lines and characters of a message.
+FRAMES, MESSAGE_LINES, MESSAGE_CHARACTERS = 3, 12, 1500
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+_FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+?)\s*$', re.MULTILINE)
+_FOREIGN = re.compile(r"site-packages|dist-packages|[/\\]lib[/\\]python\d|^<frozen|python/ray/_raylet|\.pyx$")
+# Where every run passes through.
+_COMMON = re.compile(r"recipe/treepo/(main_treepo|command_line/composition|verl_adapters/(console|run))\.py$")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The innermost error.
+
+    Attributes:
+        frames: Last places of our own or the user's code, ``file:line function``, the innermost last; of verl and
+            others where there are none.
+    """
+
+    kind: str
+    text: str
+    frames: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Return ``error: ...`` and the places below it."""
+        message = self.text if self.kind in _FOR_USERS else f"{self.kind}: {self.text}" if self.text else self.kind
+        return [f"  at {frame}" for frame in self.frames] + [f"error: {message}"]
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Describe an error; errors of remote tasks are unwrapped to their cause."""
+    cause, remote = error, None
+    seen: set[int] = set()
+    while id(cause) not in seen:
+        seen.add(id(cause))
+        inner = getattr(cause, "cause", None)
+        if not isinstance(inner, BaseException) or not _is_remote(cause):
+            break
+        remote, cause = cause, inner
+    if _is_remote(cause):  # Ray could not send the cause, only its text
+        return _of_text(str(cause))
+    source = str(remote) if remote is not None else "".join(traceback.format_exception(cause))
+    # What Ray itself says about a process that died has only the place that waited for it.
+    has_no_place = type(cause).__name__ in _FOR_USERS or type(cause).__module__.startswith("ray.")
+    return Failure(type(cause).__name__, shorten(str(cause)), () if has_no_place else frames_in(source))
+
+
+def frames_in(text: str) -> tuple[str, ...]:
+    """Return the last places of the innermost traceback in a text."""
+    text = _COLOR.sub("", text)
+    found = [(match["file"], f"{match['file']}:{match['line']} {match['function']}") for match in _FRAME.finditer(text)]
+    own = [place for file, place in found if not _FOREIGN.search(file) and not _COMMON.search(file)]
+    return tuple((own or [place for _, place in found])[-FRAMES:])
+
+
+def shorten(text: str) -> str:
+    """Cut a message that would fill the screen."""
+    text = _COLOR.sub("", text).strip()
+    kept = "\n".join(text.splitlines()[:MESSAGE_LINES])[:MESSAGE_CHARACTERS]
+    return kept if kept == text else f"{kept} ..."
+
+
+def _of_text(text: str) -> Failure:
+    lines = [line for line in _COLOR.sub("", text).splitlines() if line.strip()]
+    kind, _, rest = (lines[-1] if lines else "").partition(": ")
+    return Failure(kind.rpartition(".")[2] or "RayTaskError", shorten(rest), frames_in(text))
+
+
+def _is_remote(error: BaseException) -> bool:
+    """Tell whether Ray made this error from that of a remote task; without importing Ray."""
+    return any(base.__name__ == "RayTaskError" for base in type(error).__mro__)

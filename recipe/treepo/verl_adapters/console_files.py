@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a run's console: where they are, verl's metrics among them, and the logs of Ray's processes."""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+CONSOLE_LOG, METRICS, RAY_LOGS = "console.log", "metrics.jsonl", "ray"
+# Seconds in which Ray brings the last lines of its workers; at the end of a process it waits for half a second.
+LAST_LINES = 1.0
+_ENVIRONMENT = "ray_kwargs.ray_init.runtime_env.env_vars"
+
+
+def run_folder(config: DictConfig) -> Path:
+    """Return the folder of a run.
+
+    That of its checkpoints (``trainer.default_local_dir``), or the folder around it if it is named ``checkpoints``, as
+    in the run scripts.
+    """
+    checkpoints = Path(str(config.trainer.default_local_dir)).expanduser().absolute()
+    return checkpoints.parent if checkpoints.name == "checkpoints" else checkpoints
+
+
+def open_logs(folder: Path) -> Path:
+    """Make the folder ``logs`` of a run; the files of an earlier start move to ``logs/start_1`` and so on.
+
+    Raises:
+        OSError: if nothing can be written there.
+    """
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    earlier = [logs / name for name in (CONSOLE_LOG, METRICS, RAY_LOGS) if os.path.lexists(logs / name)]
+    if earlier:
+        number = next(number for number in range(1, 10_000_000) if not (logs / f"start_{number}").exists())
+        target = logs / f"start_{number}"
+        target.mkdir()
+        for path in earlier:
+            path.rename(target / path.name)
+    return logs
+
+
+def use_file_logger(config: DictConfig, logs: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """Have verl write its metrics to a file instead of printing them; return the file.
+
+    A ``trainer.logger`` that names ``file`` keeps the file that verl chooses. Other loggers stay as they are.
+    """
+    chosen = config.trainer.get("logger") or []
+    names = [chosen] if isinstance(chosen, str) else list(chosen)
+    if "file" in names:
+        path = _own_file(config, environment)
+    else:
+        variable, value, path = _place(config, logs, environment)
+        names.append("file")
+        OmegaConf.update(config, f"{_ENVIRONMENT}.{variable}", str(value), force_add=True)
+    with open_dict(config):
+        config.trainer.logger = [name for name in names if name != "console"]
+    return path
+
+
+def _place(config: DictConfig, logs: Path, environment: Mapping[str, str]) -> tuple[str, Path, Path]:
+    """Return the variable of verl's file logger, its value and the file."""
+    address = OmegaConf.select(config, "ray_kwargs.ray_init.address") or environment.get("RAY_ADDRESS")
+    if address in (None, "", "local"):
+        return "VERL_FILE_LOGGER_PATH", logs / METRICS, logs / METRICS
+    # On another machine the folder may not exist; verl makes it for a root, but not for a path.
+    return "VERL_FILE_LOGGER_ROOT", logs, logs / _named_by_verl(config)
+
+
+def _own_file(config: DictConfig, environment: Mapping[str, str]) -> Path:
+    """Return where verl's file logger writes with the user's settings (``verl.utils.tracking.FileLogger``)."""
+    variables = {**environment, **(OmegaConf.select(config, _ENVIRONMENT) or {})}
+    if path := variables.get("VERL_FILE_LOGGER_PATH"):
+        return Path(path).absolute()
+    return (Path(variables.get("VERL_FILE_LOGGER_ROOT") or ".").expanduser() / _named_by_verl(config)).absolute()
+
+
+def _named_by_verl(config: DictConfig) -> Path:
+    return Path(str(config.trainer.project_name), f"{config.trainer.experiment_name}.jsonl")
+
+
+class RayLogs:
+    """The logs of all of Ray's processes on this machine: a link during the run, a copy after it.
+
+    Where the run has joined a cluster, which goes on and has other jobs, the link stays.
+    """
+
+    def __init__(self, logs: Path) -> None:
+        self._place = logs / RAY_LOGS
+        self._source: Path | None = None
+        self._is_ours = False
+        self._was_running = ray.is_initialized()
+
+    def link(self) -> None:
+        """Link the logs as soon as Ray has processes on this machine."""
+        node: Any = ray._private.worker._global_node  # Ray has no public name for this folder
+        if self._source is not None or node is None:  # None also for a client of a remote cluster
+            return
+        self._source, self._is_ours = Path(node.get_logs_dir_path()), node.is_head() and not self._was_running
+        self._place.symlink_to(self._source)
+
+    def close(self) -> None:
+        """Stop a Ray of our own, so that its logs are complete, and copy them.
+
+        Raises:
+            OSError: if something could not be copied; the link, or what was copied, stays.
+        """
+        with contextlib.suppress(OSError):
+            self.link()  # Ray may have failed before the first look, or before it was ready
+        if not self._is_ours or self._source is None:
+            return
+        time.sleep(LAST_LINES)
+        ray.shutdown()
+        copy = self._place.with_name(f"{RAY_LOGS}.partial")
+        shutil.copytree(self._source, copy, symlinks=True, dirs_exist_ok=True)
+        self._place.unlink(missing_ok=True)
+        copy.rename(self._place)
