@@ -38,7 +38,7 @@ class DumpWriter:
         with self._lock:
             try:
                 _append(self._folder / step / self._file_name, pack(line, summary))
-            except (OSError, ValueError) as error:
+            except (OSError, TypeError, ValueError) as error:
                 self.failures += 1
                 if self.failures == 1:
                     logger.warning(
@@ -52,12 +52,15 @@ class DumpWriter:
 
 def _append(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        before = file.tell()
-        try:
-            file.write(data)
-            file.flush()
-        except OSError:
-            # A full disk may have taken a part, which would spoil what comes after it.
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        # Without a buffer: closing a file would write what is left in it once more, after the cut below.
+        with path.open("ab", buffering=0) as file:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+    except OSError:
+        # A full disk may have taken a part, which would spoil what comes after it.
+        if path.exists():
             os.truncate(path, before)
-            raise
+        raise

@@ -122,7 +122,8 @@ def _box(tree: TreeLine, box: Box, frame: Frame, fill: str, theme: Theme) -> Nod
     rect = Rect(x, y, width, height, fill, theme.faint if box.lost else None, box.lost)
     marks = list(_marks(box, rect, theme))
     texts = _box_texts(tree["nodes"][box.node]["text"], rect, ink_on(fill), bool(box.start))
-    return NodeShapes(box.node, rect, texts, marks)
+    hatch = Hatch(x, y, width, height, theme.faint) if box.reply else None
+    return NodeShapes(box.node, rect, hatch, texts, marks)
 
 
 def _box_texts(text: str, rect: Rect, fill: str, marked: bool) -> list[Text]:
@@ -146,8 +147,6 @@ def _box_texts(text: str, rect: Rect, fill: str, marked: bool) -> list[Text]:
 
 def _marks(box: Box, rect: Rect, theme: Theme) -> Iterator[Shape]:
     right, bottom = rect.x + rect.width, rect.y + rect.height
-    if box.reply:
-        yield Hatch(rect.x, rect.y, rect.width, rect.height, theme.faint)
     if box.partial:
         yield Line(right + GAP / 2, rect.y, right + GAP / 2, bottom, theme.ink, dashed=True)
     if box.start is not None:
@@ -164,7 +163,7 @@ def _prompt(tree: TreeLine, frame: Frame, bottom: float, theme: Theme) -> NodeSh
         Text(3, frame.top + SIZE + number * SIZE * LINE, cut(word, SIZE, PROMPT_WIDTH - 4), SIZE, ink_on(theme.neutral))
         for number, word in enumerate(words[:lines])
     ]
-    return NodeShapes(0, rect, texts)
+    return NodeShapes(0, rect, texts=texts)
 
 
 def _axis(frame: Frame, bottom: float, theme: Theme) -> Iterator[Shape]:
@@ -210,4 +209,4 @@ def row_words(end: Row) -> str:
             return "open: no trajectory"
         case End.DROPPED:
             return f"dropped: {reason}"
-    return f"{'no reward' if end.reward is None else format(end.reward, '.3g')} {reason}"
+    return f"{'no reward' if end.reward is None else format(end.reward, '.3g')} · {reason}"

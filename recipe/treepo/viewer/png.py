@@ -32,8 +32,9 @@ def tree_image(
     painter = _Painter(ImageDraw.Draw(image))
     for shape in drawing.shapes:
         if isinstance(shape, NodeShapes):
-            for part in (shape.rect, *shape.texts, *shape.marks):
-                painter.paint(part)
+            for part in (shape.rect, shape.hatch, *shape.texts, *shape.marks):
+                if part is not None:
+                    painter.paint(part)
         else:
             painter.paint(shape)
     return image

@@ -78,12 +78,14 @@ class NodeShapes:
     Attributes:
         node: Number of the node.
         rect: The box.
+        hatch: Lines over the box and under the texts, None without.
         texts: Lines in the box, clipped to it.
         marks: Drawn over it.
     """
 
     node: int
     rect: Rect
+    hatch: Hatch | None = None
     texts: list[Text] = field(default_factory=list)
     marks: list[Shape] = field(default_factory=list)
 
@@ -128,6 +130,8 @@ def wrap(text: str, size: float, width: float, lines: int) -> list[str]:
     character = next(rest, "")
     while character and len(wrapped) < lines:
         line, room = "", width
+        while character == " ":
+            character = next(rest, "")
         while character and room >= (needed := size * _character_width(character)):
             line, room, character = line + character, room - needed, next(rest, "")
         if not line:

@@ -85,6 +85,8 @@ class _Writer:
     def _node(self, shapes: NodeShapes) -> Iterator[str]:
         rect = shapes.rect
         yield f'<g data-node="{shapes.node}">{self._shape(rect, themed=False)}'
+        if shapes.hatch is not None:
+            yield self._shape(shapes.hatch, themed=False)
         if shapes.texts:
             # An inner svg clips what is wider than estimated.
             yield f'<svg{_place(rect)} overflow="hidden">'
@@ -135,7 +137,7 @@ def _place(shape: Rect | Hatch) -> str:
 
 def _defs(drawing: Drawing, hatch: str) -> Iterator[str]:
     """Yield the pattern of hatched boxes where one is used."""
-    inner = [mark for shape in drawing.shapes if isinstance(shape, NodeShapes) for mark in shape.marks]
+    inner = [shape.hatch for shape in drawing.shapes if isinstance(shape, NodeShapes)]
     found = next((shape for shape in [*drawing.shapes, *inner] if isinstance(shape, Hatch)), None)
     if found is not None:
         lines = f'<path d="M0 6L6 0M-1 1L1 -1M5 7L7 5" stroke="{found.stroke}" stroke-width="1" opacity="0.5"/>'
