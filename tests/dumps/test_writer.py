@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from helpers.dumped_trees import Words, even_tree, origin, write_tree
-from recipe.treepo.dumps.members import load, members
+from recipe.treepo.dumps.members import load, members, pack
 from recipe.treepo.dumps.writer import DumpWriter
 
-# Random letters: compressed they take several thousand bytes.
-LINE = {"text": Words(3_000).decode(list(range(3_000)))}
+# Random letters, so that a line stays longer than the room that is left: one below and one above a file's buffer.
+LINE = {"text": Words(3_000).decode(list(range(400)))}
+LONG = {"text": Words(3_000).decode(list(range(3_000)))}
 
 
 @contextmanager
@@ -30,21 +33,23 @@ def lines_in(folder: Path) -> list[dict]:
     return [load(member) for path in folder.rglob("*.jsonl.gz") for member in members(path)]
 
 
-def test_a_disk_that_fills_up_midway_costs_the_line_only(tmp_path, caplog):
+@pytest.mark.parametrize("line", [LINE, LONG], ids=["short", "long"])
+def test_a_disk_that_fills_up_midway_costs_the_line_only(tmp_path, caplog, line):
+    assert len(pack(line, {})) > 700
     writer = DumpWriter(tmp_path, "worker")
     assert writer.append("train_000001", {"n": 1}, {})
     (path,) = tmp_path.rglob("*.jsonl.gz")
     size = path.stat().st_size
     with caplog.at_level(logging.WARNING), largest_file(size + 500):
-        assert not writer.append("train_000001", LINE, {})
-        assert not writer.append("train_000001", LINE, {})
+        assert not writer.append("train_000001", line, {})
+        assert not writer.append("train_000001", line, {})
     assert writer.failures == 2
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     message = caplog.text
     assert f"treepo.dump.dir={tmp_path}: a tree could not be written (OSError: " in message
     assert path.stat().st_size == size
-    assert writer.append("train_000001", LINE, {"a": 1})
-    assert lines_in(tmp_path) == [{"n": 1}, LINE]
+    assert writer.append("train_000001", line, {"a": 1})
+    assert lines_in(tmp_path) == [{"n": 1}, line]
 
 
 def test_a_folder_that_cannot_be_made_is_counted_and_reported_once(tmp_path, caplog):
