@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dumps of known trees, read back; and files that say something else."""
 
-import copy
-import json
 import math
 import random
 
@@ -10,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.dumped_trees import Words, origin, rich_tree, write_tree
+from helpers.dumped_trees import origin, write_tree
 from helpers.example_counts import examples
 from helpers.scripted_engine import ScriptedEngine, decode
 from helpers.searches import grow, searches
+from helpers.strange_values import STRANGE, places, strange_trees, with_value
 from recipe.treepo.dumps.lines import TreeOrigin, credit_line, tree_line
 from recipe.treepo.dumps.members import DumpError, pack
 from recipe.treepo.dumps.reader import Dump
@@ -166,40 +165,6 @@ def test_every_tree_of_a_search_can_be_read(tmp_path_factory, search, seed):
 
 
 # --- values that are not what they should be ---------------------------------------------------------------------------
-
-STRANGE = [None, True, -1, 0, 1, 2.5, 10**30, 1e308, "", "x", [], [None], [[1, 2]], {}, {"a": 1}, "\ud800", "NaN"]
-
-
-def places(value, path=()):
-    yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, below in items:
-        yield from places(below, (*path, key))
-
-
-def with_value(value, path, new):
-    if not path:
-        return new
-    changed = copy.copy(value)
-    changed[path[0]] = with_value(value[path[0]], path[1:], new)
-    return changed
-
-
-def strange_trees(count: int, seed: int = 0):
-    """Yield lines of a tree with one or two values replaced."""
-    line, summary = tree_line(rich_tree(Words(50), segment=12), origin(), [None] * 8, Words(50).decode)
-    line = json.loads(json.dumps(line))
-    rng, found = random.Random(seed), list(places(line))
-    near = [path for path in found if len(path) <= 3]  # most places are single tokens
-    for _ in range(count):
-        changed = line
-        for _ in range(rng.choice((1, 1, 2))):
-            path = rng.choice(rng.choice((found, near)))
-            try:
-                changed = with_value(changed, path, rng.choice(STRANGE))
-            except (KeyError, IndexError, TypeError):
-                break  # an earlier replacement removed the place
-        yield changed, summary
 
 
 def test_a_replaced_value_is_read_or_a_dump_error(tmp_path):

@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from recipe.treepo.viewer.colors import COLOR_BY, THEMES, Scale, Theme, ink_on, scale_of
+from recipe.treepo.viewer.colors import THEMES, Scale, Theme, ink_on, scale_of
 from recipe.treepo.viewer.layout import Box, End, Layout, Row, Start, TreeLine, layout
 from recipe.treepo.viewer.legend import diamond, legend, legend_height, triangle
 from recipe.treepo.viewer.shapes import (
@@ -62,20 +62,20 @@ def draw(
     """Draw a tree.
 
     Args:
-        color_by: A key of :data:`COLOR_BY`.
+        color_by: A key of ``colors.COLOR_BY``.
         width: Pixels; at least 240.
-        height: Pixels; None for rows of a readable height.
+        height: Pixels; None for rows of a readable height. A row has at least one pixel.
         theme_name: ``light`` or ``dark``.
-        header: Whether a title and a legend stand above the boxes.
+        header: Whether a title and a legend stand above the boxes, where the height leaves room for them.
     """
-    if color_by not in COLOR_BY:
-        raise ValueError(f"color_by={color_by}: must be one of {', '.join(COLOR_BY)}.")
     if theme_name not in THEMES:
         raise ValueError(f"theme={theme_name}: must be light or dark.")
     theme, picture = THEMES[theme_name], layout(tree)
     width = max(width, LEAST_WIDTH)
     scale = scale_of(picture, color_by, theme)
-    top = SIZE * LINE + legend_height(picture, width) + 8 if header else 4.0
+    top = SIZE * LINE + legend_height(picture, width) + 8
+    if not header or (height is not None and top > height / 2):
+        header, top = False, 4.0
     row = _row_height(len(picture.rows), None if height is None else height - top - AXIS_HEIGHT)
     labels = LABEL_WIDTH if width > 2.5 * LABEL_WIDTH else width / 3
     frame = Frame(PROMPT_WIDTH + 3, width - labels, top, row, picture.tokens)

@@ -28,9 +28,9 @@ def tree_svg(
         tree: A tree as ``recipe.treepo.dumps.reader.Dump.load`` returns it.
         color_by: ``reward``, ``advantage``, ``logprob`` or ``version``.
         width: Pixels, at least 240.
-        height: Pixels; None for rows of a readable height.
+        height: Pixels; None for rows of a readable height. A row has at least one pixel.
         theme: ``light`` or ``dark``.
-        header: Whether a title and a legend stand above the boxes.
+        header: Whether a title and a legend stand above the boxes, where the height leaves room for them.
 
     Raises:
         ValueError: if ``color_by`` or ``theme`` is another word.
@@ -72,7 +72,7 @@ def drawing_svg(drawing: Drawing, theme: Theme, *, name: str = "tree") -> str:
 class _Writer:
     def __init__(self, theme: Theme, hatch: str) -> None:
         names = ("paper", "ink", "faint", "neutral", "good", "bad")
-        self._class_of = {getattr(theme, name): name for name in names}
+        self._class_of: dict[str | None, str] = {getattr(theme, name): name for name in names}
         self._hatch = hatch
 
     def all(self, shapes: Iterable[Shape | NodeShapes]) -> Iterator[str]:
@@ -101,34 +101,35 @@ class _Writer:
     def _shape(self, shape: Shape, *, themed: bool) -> str:
         match shape:
             case Rect(fill=fill, stroke=stroke, dashed=dashed):
-                paint = f"{self._fill(fill, themed)}{self._stroke(stroke, dashed)}"
-                return f"<rect{_place(shape)}{paint}/>"
+                return f"<rect{_place(shape)}{self._paint(fill, stroke, dashed, themed)}/>"
             case Hatch():
                 return f'<rect{_place(shape)} fill="url(#{self._hatch})"/>'
             case Line(x1, y1, x2, y2, stroke, dashed):
                 place = f' x1="{x1:.5g}" y1="{y1:.5g}" x2="{x2:.5g}" y2="{y2:.5g}"'
-                return f"<line{place}{self._stroke(stroke, dashed)}/>"
+                return f"<line{place}{self._paint(None, stroke, dashed, themed)}/>"
             case Polygon(points, fill):
-                return (
-                    f'<polygon points="{" ".join(f"{x:.5g},{y:.5g}" for x, y in points)}"{self._fill(fill, themed)}/>'
-                )
+                corners = " ".join(f"{x:.5g},{y:.5g}" for x, y in points)
+                return f'<polygon points="{corners}"{self._paint(fill, None, False, themed)}/>'
             case Text(x, y, text, size, fill, right):
                 anchor = ' text-anchor="end"' if right else ""
                 place = f' x="{x:.5g}" y="{y:.5g}" font-size="{size:.3g}"{anchor} xml:space="preserve"'
-                return f"<text{place}{self._fill(fill, themed)}>{escape(text)}</text>"
+                return f"<text{place}{self._paint(fill, None, False, themed)}>{escape(text)}</text>"
 
-    def _fill(self, color: str | None, themed: bool) -> str:
-        if color is None:
-            return ' fill="none"'
-        name = f' class="{self._class_of[color]}"' if themed and color in self._class_of else ""
-        return f' fill="{color}"{name}'
-
-    def _stroke(self, color: str | None, dashed: bool) -> str:
-        if color is None:
-            return ""
-        name = self._class_of.get(color)
-        dashes = ' stroke-dasharray="3 2"' if dashed else ""
-        return f' stroke="{color}"{dashes}' + (f' class="{name}-line"' if name else "")
+    def _paint(self, fill: str | None, stroke: str | None, dashed: bool, themed: bool) -> str:
+        """Return the attributes of fill and outline."""
+        names = []
+        if themed and fill in self._class_of:
+            names.append(self._class_of[fill])
+        if stroke in self._class_of:
+            names.append(f"{self._class_of[stroke]}-line")
+        return "".join(
+            (
+                f' fill="{fill or "none"}"',
+                f' stroke="{stroke}"' if stroke else "",
+                ' stroke-dasharray="3 2"' if dashed else "",
+                f' class="{" ".join(names)}"' if names else "",
+            )
+        )
 
 
 def _place(shape: Rect | Hatch) -> str:
