@@ -164,7 +164,7 @@ def test_every_tree_of_a_search_can_be_read(tmp_path_factory, search, seed):
         assert "".join(texts) == decode(path.response_ids)
 
 
-# --- values that are not what they should be ---------------------------------------------------------------------------
+# --- values that are not what they should be --------------------------------------------------------------------------
 
 
 def test_a_replaced_value_is_read_or_a_dump_error(tmp_path):

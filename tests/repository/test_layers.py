@@ -22,6 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "packed": {"numpy"},
     "search": {"answers", "interaction"},
     "reward": {"answers", "sandbox"},
+    "dumps": {"search"},
+    "viewer": {"jinja2", "markupsafe", "rich", "PIL", "dumps"},
     "settings": {"omegaconf", "pyarrow", "search", "advantages", "packed", "interaction", "reward"},
     "command_line": {"hydra", "omegaconf", "evaluation", "settings"},
     "verl_adapters": {

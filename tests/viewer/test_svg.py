@@ -86,7 +86,9 @@ def test_svg_is_well_formed_and_names_its_nodes(rich, color_by, theme):
     assert {element.tag.removeprefix(SVG) for element in root.iter()} <= {
         *("svg", "g", "rect", "line", "polygon", "text", "defs", "pattern", "path")
     }
-    assert not [element for element in root.iter() for name in element.keys() if name.startswith("on") or "href" in name]
+    assert not [
+        element for element in root.iter() for name in element.keys() if name.startswith("on") or "href" in name
+    ]
     ElementTree.fromstring(legend_svg(rich, color_by=color_by, width=600, theme=theme))
 
 
@@ -139,7 +141,9 @@ def test_a_given_height_is_kept(rich):
     assert (root.get("width"), root.get("height")) == ("700", "300")
 
 
-@pytest.mark.parametrize(("tokens", "most", "step"), [(256, 13, 20), (7168, 13, 1000), (0, 5, 1), (9, 9, 1), (10, 9, 2)])
+@pytest.mark.parametrize(
+    ("tokens", "most", "step"), [(256, 13, 20), (7168, 13, 1000), (0, 5, 1), (9, 9, 1), (10, 9, 2)]
+)
 def test_ticks_by_hand(tokens, most, step):
     assert tick_step(tokens, most) == step
 

@@ -52,7 +52,9 @@ def test_events_by_hand(tmp_path):
         ("0.0~0", 4_000_000, 250_000, 1),
     ]
     assert events[2]["args"] == {"nodes": ["0.0@3", "0.0", "0.0.0"], "tokens": 4, "cached_tokens": 7}
-    names = {(event["pid"], event["tid"]): event["args"]["name"] for event in trace["traceEvents"] if event["ph"] == "M"}
+    names = {
+        (event["pid"], event["tid"]): event["args"]["name"] for event in trace["traceEvents"] if event["ph"] == "M"
+    }
     assert names[1, 0].startswith("train_000010 worker-") and names[2, 0].startswith("train_000011 worker-")
     assert (names[1, 1], names[1, 2]) == ("prompt 3 train-10-3", "prompt 3 train-10-3 (2)")
     assert (names[2, 1001], names[2, 1002]) == ("prompt 4 train-11-4", "prompt 4 train-11-4 (2)")

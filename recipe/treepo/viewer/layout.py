@@ -221,9 +221,7 @@ def _spans(
     return first, count
 
 
-def _collect(
-    nodes: Sequence[Mapping[str, Any]], at: Mapping[int, list[float | None]]
-) -> list[list[float | None]]:
+def _collect(nodes: Sequence[Mapping[str, Any]], at: Mapping[int, list[float | None]]) -> list[list[float | None]]:
     """Return for each node the values at path ends below it."""
     values: list[list[float | None]] = [list(at.get(node["index"], ())) for node in nodes]
     for node in reversed(nodes[1:]):

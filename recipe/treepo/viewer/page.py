@@ -110,7 +110,7 @@ def _render(name: str, **values: Any) -> Page:
     template = _environment().get_template(f"{name}.html")
     text = template.render(policy=Markup(policy), script=Markup(script), style=Markup(style), **values)
     html = text.encode("utf-8", "backslashreplace")
-    if len(html) > MOST_BYTES:
+    if len(html) > MOST_BYTES and name != "message":
         return message_page(
             f"This page would have {len(html) / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are shown. "
             "Choose fewer trees with --step and --uid, or print the tree with --text."

@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from recipe.treepo.viewer.colors import THEMES, Scale, Theme, ink_on, scale_of
+from recipe.treepo.viewer.colors import THEMES, Theme, ink_on, scale_of
 from recipe.treepo.viewer.layout import Box, End, Layout, Row, Start, TreeLine, layout
 from recipe.treepo.viewer.legend import diamond, legend, legend_height, triangle
 from recipe.treepo.viewer.shapes import (
@@ -56,9 +56,7 @@ class Frame:
         return self.top + self.row * row
 
 
-def draw(
-    tree: TreeLine, *, color_by: str, width: int, height: int | None, theme_name: str, header: bool
-) -> Drawing:
+def draw(tree: TreeLine, *, color_by: str, width: int, height: int | None, theme_name: str, header: bool) -> Drawing:
     """Draw a tree.
 
     Args:
