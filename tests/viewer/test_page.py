@@ -16,6 +16,7 @@ from recipe.treepo.dumps.members import DumpError, pack
 from recipe.treepo.dumps.reader import Dump
 from recipe.treepo.viewer import page
 from recipe.treepo.viewer.curve import points
+from recipe.treepo.viewer.layout import layout
 from recipe.treepo.viewer.page import index_page, message_page, tree_page
 from recipe.treepo.viewer.page_data import index_rows, tree_data
 from recipe.treepo.viewer.png import tree_image
@@ -43,6 +44,10 @@ class Elements(HTMLParser):
     def handle_data(self, data):
         if self._inside:
             self.texts[self._inside].append(data)
+
+
+def data_of(tree):
+    return json.loads(json.dumps(tree_data(tree, layout(tree))))
 
 
 def pages(dump):
@@ -96,7 +101,7 @@ def test_the_index_holds_the_summaries(dump):
 
 
 def test_the_page_of_a_tree_holds_its_nodes_and_paths(rich):
-    data = json.loads(json.dumps(tree_data(rich)))
+    data = data_of(rich)
     texts = [
         node["text"] if node["pieces"] is None else "".join(data["vocabulary"][piece] for piece in node["pieces"])
         for node in data["nodes"]
@@ -115,7 +120,7 @@ def test_the_page_of_a_tree_holds_its_nodes_and_paths(rich):
 
 def test_tokens_that_do_not_join_to_the_text_are_not_tinted(rich):
     rich["nodes"][1]["text"] += "!"
-    node = tree_data(rich)["nodes"][1]
+    node = data_of(rich)["nodes"][1]
     assert node["pieces"] is None and node["text"] == rich["nodes"][1]["text"]
 
 

@@ -20,8 +20,7 @@ TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
 
 
 def drawing(tree, **options):
-    return draw(tree, **{"color_by": "reward", "width": 1200, "height": None, "theme_name": "light", "header": True,
-                         **options})  # fmt: skip
+    return draw(tree, layout(tree), **options)
 
 
 def boxes(picture):
@@ -89,7 +88,7 @@ def test_svg_is_well_formed_and_names_its_nodes(rich, color_by, theme):
     assert not [
         element for element in root.iter() for name in element.keys() if name.startswith("on") or "href" in name
     ]
-    ElementTree.fromstring(legend_svg(rich, color_by=color_by, width=600, theme=theme))
+    ElementTree.fromstring(legend_svg(layout(rich), color_by=color_by, width=600, theme=theme))
 
 
 def test_boxes_have_the_color_of_their_value(rich):

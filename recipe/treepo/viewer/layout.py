@@ -145,7 +145,7 @@ def layout(tree: TreeLine) -> Layout:
             rows=count[node["index"]],
             group=groups[node["index"]],
             advantage=mean(advantages[node["index"]]),
-            logprob=mean([value for value in map(finite, node["logprobs"]) if value is not None]),
+            logprob=mean([value for value in node["logprobs"] if value is not None]),
             version=_newest(node["versions"]),
             start=start_of(node["key"], nodes[node["parent"]]["key"]),
             partial=node["partial"],

@@ -7,7 +7,7 @@ from typing import Any
 
 from recipe.treepo.dumps.reader import TreeEntry
 from recipe.treepo.viewer.colors import COLOR_BY, THEMES, ink_on, scale_of
-from recipe.treepo.viewer.layout import Box, Layout, TreeLine, finite, layout
+from recipe.treepo.viewer.layout import Box, Layout, TreeLine, finite
 from recipe.treepo.viewer.picture import row_words, shown_value
 from recipe.treepo.viewer.selection import page_name, sharing
 from recipe.treepo.viewer.visible import one_line, visible, visible_values
@@ -38,9 +38,8 @@ def index_rows(entries: Sequence[TreeEntry]) -> list[dict[str, Any]]:
     ]
 
 
-def tree_data(tree: TreeLine) -> dict[str, Any]:
-    """Return what the page of a tree holds."""
-    picture = layout(tree)
+def tree_data(tree: TreeLine, picture: Layout) -> dict[str, Any]:
+    """Return what the page of a tree with this layout holds."""
     ids = sorted(tree["vocabulary"])
     number_of = {token: number for number, token in enumerate(ids)}
     return {

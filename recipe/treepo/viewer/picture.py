@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from recipe.treepo.viewer.colors import THEMES, Theme, ink_on, scale_of
-from recipe.treepo.viewer.layout import Box, End, Layout, Row, Start, TreeLine, layout
+from recipe.treepo.viewer.layout import Box, End, Layout, Row, Start, TreeLine
 from recipe.treepo.viewer.legend import diamond, legend, legend_height, triangle
 from recipe.treepo.viewer.shapes import (
     LINE,
@@ -56,21 +56,31 @@ class Frame:
         return self.top + self.row * row
 
 
-def draw(tree: TreeLine, *, color_by: str, width: int, height: int | None, theme_name: str, header: bool) -> Drawing:
+def draw(
+    tree: TreeLine,
+    picture: Layout,
+    *,
+    color_by: str = "reward",
+    width: int = 1200,
+    height: int | None = None,
+    theme: str = "light",
+    header: bool = True,
+) -> Drawing:
     """Draw a tree.
 
     Args:
+        picture: Its layout.
         color_by: A key of ``colors.COLOR_BY``.
         width: Pixels; at least 240.
         height: Pixels; None for rows of a readable height. A row has at least one pixel.
-        theme_name: ``light`` or ``dark``.
+        theme: ``light`` or ``dark``.
         header: Whether a title and a legend stand above the boxes, where the height leaves room for them.
     """
-    if theme_name not in THEMES:
-        raise ValueError(f"theme={theme_name}: must be light or dark.")
-    theme, picture = THEMES[theme_name], layout(tree)
+    if theme not in THEMES:
+        raise ValueError(f"theme={theme}: must be light or dark.")
+    colors = THEMES[theme]
     width = max(width, LEAST_WIDTH)
-    scale = scale_of(picture, color_by, theme)
+    scale = scale_of(picture, color_by, colors)
     top = SIZE * LINE + legend_height(picture, width) + 8
     if not header or (height is not None and top > height / 2):
         header, top = False, 4.0
@@ -78,16 +88,16 @@ def draw(tree: TreeLine, *, color_by: str, width: int, height: int | None, theme
     labels = LABEL_WIDTH if width > 2.5 * LABEL_WIDTH else width / 3
     frame = Frame(PROMPT_WIDTH + 3, width - labels, top, row, picture.tokens)
     bottom = frame.y(len(picture.rows))
-    shapes: list[Shape | NodeShapes] = [Rect(0, 0, width, bottom + AXIS_HEIGHT, theme.paper)]
+    shapes: list[Shape | NodeShapes] = [Rect(0, 0, width, bottom + AXIS_HEIGHT, colors.paper)]
     if header:
-        shapes.append(Text(4, SIZE + 1, cut(title(tree, picture), SIZE, width - 8), SIZE, theme.ink))
-        shapes += legend(picture, scale, color_by, theme, 4, SIZE * LINE + 4, width)
-    shapes += _axis(frame, bottom, theme)
-    shapes.append(_prompt(tree, frame, bottom, theme))
-    shapes += [_box(tree, box, frame, scale.color(shown_value(box, color_by)), theme) for box in picture.boxes]
+        shapes.append(Text(4, SIZE + 1, cut(title(tree, picture), SIZE, width - 8), SIZE, colors.ink))
+        shapes += legend(picture, scale, color_by, colors, 4, SIZE * LINE + 4, width)
+    shapes += _axis(frame, bottom, colors)
+    shapes.append(_prompt(tree, frame, bottom, colors))
+    shapes += [_box(tree, box, frame, scale.color(shown_value(box, color_by)), colors) for box in picture.boxes]
     if row >= SIZE:
         for number, end in enumerate(picture.rows):
-            shapes += _label(end, number, frame, labels, theme)
+            shapes += _label(end, number, frame, labels, colors)
     return Drawing(width, round(bottom + AXIS_HEIGHT), shapes)
 
 

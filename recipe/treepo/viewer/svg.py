@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 
 from recipe.treepo.viewer.colors import THEMES, Theme, scale_of
-from recipe.treepo.viewer.layout import TreeLine, layout
+from recipe.treepo.viewer.layout import Layout, TreeLine, layout
 from recipe.treepo.viewer.legend import legend, legend_height
 from recipe.treepo.viewer.picture import draw
 from recipe.treepo.viewer.shapes import Drawing, Hatch, Line, NodeShapes, Polygon, Rect, Shape, Text
@@ -35,13 +35,13 @@ def tree_svg(
     Raises:
         ValueError: if ``color_by`` or ``theme`` is another word.
     """
-    drawing = draw(tree, color_by=color_by, width=width, height=height, theme_name=theme, header=header)
+    drawing = draw(tree, layout(tree), color_by=color_by, width=width, height=height, theme=theme, header=header)
     return drawing_svg(drawing, THEMES[theme])
 
 
-def legend_svg(tree: TreeLine, *, color_by: str, width: int, theme: str) -> str:
-    """Return the legend alone as SVG."""
-    picture, colors = layout(tree), THEMES[theme]
+def legend_svg(picture: Layout, *, color_by: str, width: int, theme: str) -> str:
+    """Return the legend of a tree alone as SVG."""
+    colors = THEMES[theme]
     scale = scale_of(picture, color_by, colors)
     height = round(legend_height(picture, width))
     drawing = Drawing(width, height, [*legend(picture, scale, color_by, colors, 4, 2, width)])
