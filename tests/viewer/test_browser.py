@@ -254,6 +254,7 @@ ATTACKS = (
     "<svg onload=window.hacked=1>",
     "</text></svg><script>window.hacked=1</script>",
     "<!--<script>",
+    "</script x><img src=x onerror=window.hacked=1>",
     "]]><script>window.hacked=1</script>",
     "</style><style>body{display:none}</style>",
     "{{7*7}}${7*7}{%raw%}#{7*7}",

@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Places and values of boxes, by hand and for any tree."""
 
+import json
 from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.example_counts import examples
+from helpers.scripted_conversation import Chancy, talk
 from helpers.scripted_engine import ScriptedEngine, decode
 from helpers.searches import grow, searches
 from recipe.treepo.dumps.lines import TreeOrigin, tree_line
+from recipe.treepo.dumps.reader import check_tree
+from recipe.treepo.interaction import ConversationRules, OnError, Steps
+from recipe.treepo.search import SearchError
 from recipe.treepo.viewer.layout import End, Group, Start, finite, layout, path_to, start_of
+from recipe.treepo.viewer.svg import tree_svg
 
 PLACE = TreeOrigin(
     uid="u", step=1, split="val", number=0, data_source="", row=None, prompt="", ground_truth=None, settings={}
@@ -140,6 +148,34 @@ def test_boxes_of_any_tree_fit_together(search, seed, data):
     for box in picture.boxes:
         on = [leaf for leaf in tree.leaves if box.node in path_to(line["nodes"], leaf)]
         assert box.group.size == len(on) and box.lost == (not on)
+
+
+@examples(short=30, long=300)
+@given(
+    seed=st.integers(0, 10_000), rates=st.tuples(*[st.sampled_from([0.0, 0.2, 0.5])] * 3), steps=st.sampled_from(Steps)
+)
+def test_any_conversation_can_be_shown(seed, rates, steps):
+    """Failed, dropped and empty replies; with ``steps=per_branch`` a reply stands before its branch."""
+    engine = ScriptedEngine(seed=seed, end_rate=0.2, fail_rate=rates[0])
+    rules = ConversationRules(steps=steps, on_error=OnError.DROP if seed % 2 else OnError.END)
+    numbers = {"depth": 4, "width": 6, "segment_length": 8, "response_length": 60, "init_divergence": (2, 2)}
+    interaction = Chancy(end_rate=rates[1], fail_rate=rates[2])
+    try:
+        tree = talk(engine, interaction, rules=rules, seed=seed, **numbers)
+    except SearchError:
+        return  # a prompt without a trajectory is not dumped
+    line, _ = tree_line(tree, PLACE, [{"reward": 1.0}] * len(tree.leaves), decode)
+    line = json.loads(json.dumps(line))
+    for node in line["nodes"]:
+        node["text"] = node["text"] or ""
+    check_tree(line, Path("dump"))
+    picture = layout(line)
+    replies = {node.index for node in tree.nodes if node.reply is not None}
+    assert {box.node for box in picture.boxes if box.reply} == replies
+    assert all(box.logprob is None for box in picture.boxes if box.reply)
+    dropped = {node.index for node in tree.nodes if node.dropped}
+    assert {row.node for row in picture.rows if row.end is End.DROPPED} == dropped
+    ElementTree.fromstring(tree_svg(line))
 
 
 def test_a_tree_without_paths_has_one_open_row(rich):
