@@ -2,11 +2,16 @@
 """A headless browser for the viewer's pages, and a watch on what they do."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
+from recipe.treepo.dumps.reader import Dump
+from recipe.treepo.viewer.selection import select
+from recipe.treepo.viewer.server import make_server
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -49,3 +54,31 @@ class Watch:
     def _dismiss(self, dialog: Any) -> None:
         self.troubles.append(f"dialog: {dialog.message}")
         dialog.dismiss()
+
+
+@contextmanager
+def serving(dump: Dump) -> Iterator[str]:
+    """Serve a dump and yield the address."""
+    server = make_server(dump, select, port=0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def cells(page: Any, table: str) -> list[list[str]]:
+    """Return the texts of a table's rows."""
+    return page.eval_on_selector_all(
+        f"{table} tbody tr", "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
+    )
+
+
+def shown_text(page: Any, column: str = "") -> dict[int, str]:
+    """Return the texts of the segments that a page shows, by number of the node."""
+    pairs = page.eval_on_selector_all(
+        f"#text {column} .segment",
+        "parts => parts.map(part => [Number(part.dataset.segment), part.querySelector('.text').textContent])",
+    )
+    return dict(map(tuple, pairs))

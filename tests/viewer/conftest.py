@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.browser import Watch, open_browser, serving
 from helpers.dumped_trees import Words, even_tree, origin, rich_tree, write_tree
 from recipe.treepo.dumps.reader import Dump
 
@@ -39,3 +40,29 @@ def dump(folder) -> Dump:
 def rich(dump) -> dict:
     """``rich_tree`` of step 10 as the viewer gets it; node ``n`` has key, credit and reward as in the tests."""
     return dump.load(next(entry for entry in dump.trees() if entry.uid == "train-10-0"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium. Not for a whole session: while it is open, ``asyncio.run`` fails in its thread."""
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser):
+    """An empty page; after the test, nothing that it showed may have asked for or run anything else."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.watch = Watch(page)
+    yield page
+    context.close()
+    assert page.watch.troubles == []
+    assert all(address.startswith(("http://127.0.0.1:", "file:///")) for address in page.watch.requests)
+
+
+@pytest.fixture
+def address(dump):
+    with serving(dump) as address:
+        yield address

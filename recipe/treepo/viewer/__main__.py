@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from recipe.treepo.dumps.reader import Dump
 
 DESCRIPTION = """\
-Show the trees that a run dumped: what was shared, where right and wrong answers part, which segment got credit.
+Show the trees of a run: shared tokens, forks between right and wrong answers, credit of each segment.
 Without --html, --text or --trace the pages are served at an address of this machine, until Ctrl-C."""
 EXAMPLES = """\
 examples:

@@ -16,7 +16,7 @@ COLOR_BY = {
     "logprob": "mean log-prob",
     "version": "policy version",
 }
-"""What may color a box, with its name for people."""
+"""Values that may color a box, with their names for people."""
 Rgb = tuple[int, int, int]
 
 

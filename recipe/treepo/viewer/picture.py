@@ -74,7 +74,7 @@ def draw(
         width: Pixels; at least 240.
         height: Pixels; None for rows of a readable height. A row has at least one pixel.
         theme: ``light`` or ``dark``.
-        header: Whether a title and a legend stand above the boxes, where the height leaves room for them.
+        header: Whether to draw a title and a legend above the boxes; left out if the height is too small.
     """
     if theme not in THEMES:
         raise ValueError(f"theme={theme}: must be light or dark.")
@@ -102,7 +102,7 @@ def draw(
 
 
 def title(tree: TreeLine, picture: Layout) -> str:
-    """Return a line about a tree: its place, and what it is worth."""
+    """Return the title of a tree: place, number of trajectories, mean reward, sharing."""
     mean = "unknown" if picture.root.mean is None else f"{picture.root.mean:.3g}"
     unique = sum(box.width for box in picture.boxes if not box.lost)
     total = sum(row.tokens for row in picture.rows if row.end is End.LEAF)

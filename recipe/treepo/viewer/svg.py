@@ -30,7 +30,7 @@ def tree_svg(
         width: Pixels, at least 240.
         height: Pixels; None for rows of a readable height. A row has at least one pixel.
         theme: ``light`` or ``dark``.
-        header: Whether a title and a legend stand above the boxes, where the height leaves room for them.
+        header: Whether to draw a title and a legend above the boxes; left out if the height is too small.
 
     Raises:
         ValueError: if ``color_by`` or ``theme`` is another word.
@@ -88,7 +88,7 @@ class _Writer:
         if shapes.hatch is not None:
             yield self._shape(shapes.hatch, themed=False)
         if shapes.texts:
-            # An inner svg clips what is wider than estimated.
+            # An inner svg clips a text that is wider than estimated.
             yield f'<svg{_place(rect)} overflow="hidden">'
             for text in shapes.texts:
                 inner = Text(text.x - rect.x, text.y - rect.y, text.text, text.size, text.fill, text.right)
@@ -137,7 +137,7 @@ def _place(shape: Rect | Hatch) -> str:
 
 
 def _defs(drawing: Drawing, hatch: str) -> Iterator[str]:
-    """Yield the pattern of hatched boxes where one is used."""
+    """Yield the pattern of hatched boxes if there are any."""
     inner = [shape.hatch for shape in drawing.shapes if isinstance(shape, NodeShapes)]
     found = next((shape for shape in [*drawing.shapes, *inner] if isinstance(shape, Hatch)), None)
     if found is not None:
