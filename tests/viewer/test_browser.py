@@ -130,7 +130,10 @@ def test_the_credit_of_a_path_by_hand(page, address, dump):
         ["1.0+.1", "3", "64", "1", "1", "–", "0", f"{number['1.0+.1'] / 100:g}"],
     ]
     assert [line[:-1] for line in cells(page, "#credit")] == expected
-    assert page.text_content("#outcome").startswith("1 · interaction: solved, 203 tokens, parts of the reward: ")
+    assert page.text_content("#outcome") == "1 · interaction: solved, 203 tokens"
+    assert page.text_content("#parts pre") == '{\n "acc": 1.0\n}'
+    page.select_option("#first", str(row_of(tree, "1.3.0")))
+    assert page.locator("#parts").is_hidden()
 
 
 def test_colors_follow_the_switch_and_the_theme(page, address, dump):

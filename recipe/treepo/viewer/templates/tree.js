@@ -141,8 +141,9 @@ function showText(row, other) {
 
 function showCredit(row) {
   const { node: end, reward, advantages, words, tokens, parts } = rows[row];
-  const more = parts ? ", parts of the reward: " + parts.replace(/\s+/g, " ") : "";
-  field("outcome").textContent = words + ", " + plural(tokens, "token") + more;
+  field("outcome").textContent = words + ", " + plural(tokens, "token");
+  field("parts").hidden = parts === null;
+  field("parts").querySelector("pre").textContent = parts || "";
   const lines = [0, ...pathTo(end)].map((number) => {
     const node = nodes[number];
     const recorded = advantages && number in advantages ? advantages[number] : null;
