@@ -7,6 +7,7 @@ Users run ``main_treepo`` and ``main_eval``, name ``rollout``, ``reward`` and ``
 - ``search``: the tree and how it grows
 - ``advantages``: paths and rewards in, credits out
 - ``answers``, ``sandbox``: find and compare answers; untrusted work in limited processes
+- ``dumps``, ``viewer``: trees in files, and their pages (``python -m recipe.treepo.viewer DIR``)
 - ``packed``: prefix trees in a row, attention within them
 - ``settings``: keys, values and rules
 - ``verl_adapters``: everything that imports verl or Ray

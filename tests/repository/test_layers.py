@@ -25,6 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "dumps": {"search"},
     "viewer": {"PIL", "jinja2", "rich", "dumps"},
     "reward": {"answers", "sandbox"},
+    "dumps": {"search"},
+    "viewer": {"jinja2", "markupsafe", "rich", "PIL", "dumps"},
     "settings": {"omegaconf", "pyarrow", "search", "advantages", "packed", "interaction", "reward"},
     "command_line": {"hydra", "omegaconf", "evaluation", "settings"},
     "verl_adapters": {

@@ -93,7 +93,7 @@ def test_the_wheel_holds_our_packages_with_their_configuration_and_nothing_else(
     assert held == expected
     assert {"recipe/treepo/config/treepo_trainer.yaml", "recipe/treepo/config/preset/tiny.yaml"} < held
     assert {name.partition("/")[0] for name in held} == {"recipe", "data_prep", "treepo_verl_plugin.py"}
-    assert {Path(name).suffix for name in held} == {".py", ".yaml", ".txt"}
+    assert {Path(name).suffix for name in held} == {".py", ".yaml", ".txt", ".html", ".css", ".js"}
 
 
 def test_installing_the_wheel_leaves_the_environment_of_the_tests_alone(installed):

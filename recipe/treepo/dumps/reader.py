@@ -4,7 +4,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from recipe.treepo.dumps.lines import FORMAT
 from recipe.treepo.dumps.members import DumpError, Member, load, members
@@ -185,7 +185,7 @@ def check_tree(tree: dict[str, Any], path: Path) -> None:
 def _check_node(tree: dict[str, Any], number: int, node: dict[str, Any], require: Callable[[bool, str], None]) -> None:
     for key, kind in _NODE_TYPES.items():
         require(_is_a(node.get(key), kind), f"{key} of node {number} has a wrong type")
-    parent = node.get("parent")
+    parent: Any = node.get("parent")
     require(_is_integer(parent) and _is_integer(node.get("index")), f"node {number} has no number or parent")
     require(node["index"] == number, f"node {number} has the number {node['index']}")
     # Depth first: a parent's number is smaller, so no path runs in a circle.
@@ -222,7 +222,7 @@ def _is_number(value: Any) -> bool:
     return _is_a(value, (int, float)) and abs(value) <= MOST_NUMBER  # also false for infinity and NaN
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: Any) -> TypeGuard[int]:
     return _is_a(value, int) and abs(value) <= MOST_NUMBER
 
 

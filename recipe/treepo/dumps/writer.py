@@ -37,18 +37,12 @@ class DumpWriter:
         self._lock = threading.Lock()
         self.failures = 0
 
-    def append(self, step: str, make_line: Callable[[], Line]) -> bool:
-        """Write a line into the file of ``step`` (the name of a folder); return whether that succeeded.
-
-        Args:
-            make_line: Returns the line and its summary. An error of it counts like one of the disk.
-        """
-        try:
-            data = pack(*make_line())
-            with self._lock:
-                _append(self._folder / step / self.file_name, data)
-        except Exception as error:  # a picture of a run is never worth the run
-            with self._lock:
+    def append(self, step: str, line: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
+        """Write a line into the file of ``step`` (the name of a folder); return whether that succeeded."""
+        with self._lock:
+            try:
+                _append(self._folder / step / self._file_name, pack(line, summary))
+            except (OSError, TypeError, ValueError) as error:
                 self.failures += 1
                 is_first = self.failures == 1
             if is_first:
@@ -63,12 +57,15 @@ class DumpWriter:
 
 def _append(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        before = file.tell()
-        try:
-            file.write(data)
-            file.flush()
-        except OSError:
-            # A full disk may have taken a part, which would spoil what comes after it.
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        # Without a buffer: closing a file would write what is left in it once more, after the cut below.
+        with path.open("ab", buffering=0) as file:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+    except OSError:
+        # A full disk may have taken a part, which would spoil what comes after it.
+        if path.exists():
             os.truncate(path, before)
-            raise
+        raise

@@ -10,9 +10,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recipe.treepo.dumps.reader import Dump
 
 DESCRIPTION = """\
-Show the trees that a run dumped: what was shared, where right and wrong answers part, which segment got credit.
+Show the trees of a run: shared tokens, forks between right and wrong answers, credit of each segment.
 Without --html, --text or --trace the pages are served at an address of this machine, until Ctrl-C."""
 EXAMPLES = """\
 examples:
@@ -65,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _show(dump: "Dump", chosen: argparse.Namespace) -> None:  # noqa: F821
+def _show(dump: "Dump", chosen: argparse.Namespace) -> None:
     from recipe.treepo.viewer.selection import require_trees, select
 
     entries = select(dump, step=chosen.step, uid=chosen.uid)
@@ -97,7 +101,7 @@ def _show(dump: "Dump", chosen: argparse.Namespace) -> None:  # noqa: F821
             print_tree(dump.load(entry), console)
 
 
-def _serve(dump: "Dump", chosen: argparse.Namespace) -> None:  # noqa: F821
+def _serve(dump: "Dump", chosen: argparse.Namespace) -> None:
     from recipe.treepo.viewer.selection import select
     from recipe.treepo.viewer.server import ADDRESS, make_server
 

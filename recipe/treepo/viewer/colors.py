@@ -16,7 +16,7 @@ COLOR_BY = {
     "logprob": "mean log-prob",
     "version": "policy version",
 }
-"""What may color a box, with its name for people."""
+"""Values that may color a box, with their names for people."""
 Rgb = tuple[int, int, int]
 
 
@@ -93,8 +93,13 @@ def scale_of(picture: Layout, color_by: str, theme: Theme) -> Scale:
     """Return the scale of a tree's values.
 
     Rewards: at least 0 to 1, so that a tree with one reward throughout still shows whether it is high or low.
-    Advantages: symmetric about 0. Log-probabilities: up to 0, down to at least -1.
+    Advantages: symmetric about 0. Log-probabilities: up to 0, down to at least -1. Versions: from oldest to newest.
+
+    Raises:
+        ValueError: if ``color_by`` is not a key of :data:`COLOR_BY`.
     """
+    if color_by not in COLOR_BY:
+        raise ValueError(f"color_by={color_by}: must be one of {', '.join(COLOR_BY)}.")
     values = [value for box in picture.boxes if (value := box.value(color_by)) is not None]
     match color_by:
         case "reward":
@@ -106,10 +111,8 @@ def scale_of(picture: Layout, color_by: str, theme: Theme) -> Scale:
             return Scale(-most, most, theme.diverging, theme.neutral)
         case "logprob":
             return Scale(min([-1.0, *values]), 0.0, *_rest(theme))
-        case "version":
-            return Scale(min(values, default=0.0), max(values, default=1.0), *_rest(theme))
         case _:
-            raise ValueError(f"color_by={color_by}: must be one of {', '.join(COLOR_BY)}.")
+            return Scale(min(values, default=0.0), max(values, default=1.0), *_rest(theme))
 
 
 def ink_on(color: str) -> str:

@@ -20,7 +20,7 @@ Points = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def curves_svg(summaries: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the curves of a dump, None where fewer than two steps have a reward."""
+    """Return the curves of a dump, None if fewer than two steps have a reward."""
     rewards = points(summaries, lambda summary: finite(summary.get("reward")))
     shared = points(summaries, sharing)
     if len({step for values in rewards.values() for step, _ in values}) < 2:

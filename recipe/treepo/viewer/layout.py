@@ -56,7 +56,7 @@ class Box:
         x, width: First response token, and number of tokens.
         row, rows: First row, and number of rows.
         group: Rewards of the trajectories through the node.
-        advantage: Mean recorded advantage, None where none is recorded.
+        advantage: Mean recorded advantage, None if none is recorded.
         logprob: Mean log-probability of the tokens, None without any.
         version: Newest version of the policy that generated some of the tokens, None if unknown.
         start: Why a path begins here, None for ordinary branches and continuations.
@@ -145,7 +145,7 @@ def layout(tree: TreeLine) -> Layout:
             rows=count[node["index"]],
             group=groups[node["index"]],
             advantage=mean(advantages[node["index"]]),
-            logprob=mean([value for value in map(finite, node["logprobs"]) if value is not None]),
+            logprob=mean([value for value in node["logprobs"] if value is not None]),
             version=_newest(node["versions"]),
             start=start_of(node["key"], nodes[node["parent"]]["key"]),
             partial=node["partial"],
@@ -167,7 +167,7 @@ def path_to(nodes: Sequence[Mapping[str, Any]], end: int) -> list[int]:
 
 
 def start_of(key: str, above: str) -> Start | None:
-    """Return why a path begins at the node ``key`` below ``above``, None where it only branches or goes on.
+    """Return why a path begins at the node ``key`` below ``above``, None if it only branches or continues.
 
     The pieces of a split node (``0.1@37`` above ``0.1``) share its name before the ``@``.
     """

@@ -14,13 +14,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from recipe.treepo.dumps.reader import Dump, TreeEntry
-from recipe.treepo.viewer.colors import COLOR_BY, THEMES
+from recipe.treepo.viewer.colors import COLOR_BY, LIGHT, THEMES
 from recipe.treepo.viewer.curve import curves_svg
 from recipe.treepo.viewer.layout import layout
 from recipe.treepo.viewer.page_data import facts, index_rows, tree_data
-from recipe.treepo.viewer.picture import title
+from recipe.treepo.viewer.picture import draw, title
 from recipe.treepo.viewer.selection import page_name
-from recipe.treepo.viewer.svg import legend_svg, tree_svg
+from recipe.treepo.viewer.svg import drawing_svg, legend_svg
 from recipe.treepo.viewer.visible import one_line, visible
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -68,24 +68,25 @@ def tree_page(dump: Dump, entries: Sequence[TreeEntry], number: int, *, alone: b
     """
     entry = entries[number]
     tree = dump.load(entry)
+    picture = layout(tree)
     before, after = entries[max(number - 1, 0) : number], entries[number + 1 : number + 2]
     legends = [
-        (color_by, theme, Markup(legend_svg(tree, color_by=color_by, width=WIDTH, theme=theme)))
+        (color_by, theme, Markup(legend_svg(picture, color_by=color_by, width=WIDTH, theme=theme)))
         for color_by in COLOR_BY
         for theme in THEMES
     ]
     return _render(
         "tree",
-        heading=title(tree, layout(tree)),
+        heading=title(tree, picture),
         uid=one_line(tree["uid"], 100),
         alone=alone,
         before=page_name(before[0]) if before else None,
         after=page_name(after[0]) if after else None,
         color_by=COLOR_BY,
         legends=legends,
-        picture=Markup(tree_svg(tree, width=WIDTH, header=False)),
+        picture=Markup(drawing_svg(draw(tree, picture, width=WIDTH, header=False), LIGHT)),
         facts=facts(tree),
-        data=tree_data(tree),
+        data=tree_data(tree, picture),
     )
 
 
@@ -110,7 +111,7 @@ def _render(name: str, **values: Any) -> Page:
     template = _environment().get_template(f"{name}.html")
     text = template.render(policy=Markup(policy), script=Markup(script), style=Markup(style), **values)
     html = text.encode("utf-8", "backslashreplace")
-    if len(html) > MOST_BYTES:
+    if len(html) > MOST_BYTES and name != "message":
         return message_page(
             f"This page would have {len(html) / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are shown. "
             "Choose fewer trees with --step and --uid, or print the tree with --text."

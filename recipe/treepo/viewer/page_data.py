@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pages hold, as plain data with visible texts; the scripts of the pages show it."""
+"""Data of the pages: plain values with visible texts, which the pages' scripts show."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from recipe.treepo.dumps.reader import TreeEntry
 from recipe.treepo.viewer.colors import COLOR_BY, THEMES, ink_on, scale_of
-from recipe.treepo.viewer.layout import Box, Layout, TreeLine, finite, layout
+from recipe.treepo.viewer.layout import Box, Layout, TreeLine, finite
 from recipe.treepo.viewer.picture import row_words, shown_value
 from recipe.treepo.viewer.selection import page_name, sharing
 from recipe.treepo.viewer.visible import one_line, visible, visible_values
@@ -38,9 +38,8 @@ def index_rows(entries: Sequence[TreeEntry]) -> list[dict[str, Any]]:
     ]
 
 
-def tree_data(tree: TreeLine) -> dict[str, Any]:
-    """Return what the page of a tree holds."""
-    picture = layout(tree)
+def tree_data(tree: TreeLine, picture: Layout) -> dict[str, Any]:
+    """Return the data of a tree's page."""
     ids = sorted(tree["vocabulary"])
     number_of = {token: number for number, token in enumerate(ids)}
     return {
@@ -52,7 +51,7 @@ def tree_data(tree: TreeLine) -> dict[str, Any]:
 
 
 def facts(tree: TreeLine) -> list[tuple[str, str]]:
-    """Return names and texts of what a tree's page tells besides the picture."""
+    """Return prompt, ground truth, settings and counters of a tree as (name, text)."""
     return [
         ("prompt", visible(tree["prompt"])),
         ("ground truth", visible(tree["ground_truth"] or "")),
@@ -77,7 +76,7 @@ def _nodes(tree: TreeLine, picture: Layout, number_of: Mapping[str, int]) -> lis
 def _node(
     tree: TreeLine, node: Mapping[str, Any], box: Box | None, picture: Layout, number_of: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return a node; its ``pieces`` are numbers of texts in the vocabulary, where these join to its text."""
+    """Return a node's data; ``pieces`` index the vocabulary, None if the pieces do not join to the node's text."""
     tokens = [str(token) for token in node["token_ids"]]
     joins = all(token in number_of for token in tokens)
     joins = joins and "".join(tree["vocabulary"][token] for token in tokens) == node["text"]

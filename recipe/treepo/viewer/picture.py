@@ -4,8 +4,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from recipe.treepo.viewer.colors import COLOR_BY, THEMES, Theme, ink_on, scale_of
-from recipe.treepo.viewer.layout import Box, End, Layout, Row, Start, TreeLine, layout
+from recipe.treepo.viewer.colors import THEMES, Theme, ink_on, scale_of
+from recipe.treepo.viewer.layout import Box, End, Layout, Row, Start, TreeLine
 from recipe.treepo.viewer.legend import diamond, legend, legend_height, triangle
 from recipe.treepo.viewer.shapes import (
     LINE,
@@ -56,43 +56,53 @@ class Frame:
         return self.top + self.row * row
 
 
-def draw(tree: TreeLine, *, color_by: str, width: int, height: int | None, theme_name: str, header: bool) -> Drawing:
+def draw(
+    tree: TreeLine,
+    picture: Layout,
+    *,
+    color_by: str = "reward",
+    width: int = 1200,
+    height: int | None = None,
+    theme: str = "light",
+    header: bool = True,
+) -> Drawing:
     """Draw a tree.
 
     Args:
-        color_by: A key of :data:`COLOR_BY`.
+        picture: Its layout.
+        color_by: A key of ``colors.COLOR_BY``.
         width: Pixels; at least 240.
-        height: Pixels; None for rows of a readable height.
-        theme_name: ``light`` or ``dark``.
-        header: Whether a title and a legend stand above the boxes.
+        height: Pixels; None for rows of a readable height. A row has at least one pixel.
+        theme: ``light`` or ``dark``.
+        header: Whether to draw a title and a legend above the boxes; left out if the height is too small.
     """
-    if color_by not in COLOR_BY:
-        raise ValueError(f"color_by={color_by}: must be one of {', '.join(COLOR_BY)}.")
-    if theme_name not in THEMES:
-        raise ValueError(f"theme={theme_name}: must be light or dark.")
-    theme, picture = THEMES[theme_name], layout(tree)
+    if theme not in THEMES:
+        raise ValueError(f"theme={theme}: must be light or dark.")
+    colors = THEMES[theme]
     width = max(width, LEAST_WIDTH)
-    scale = scale_of(picture, color_by, theme)
-    top = SIZE * LINE + legend_height(picture, width) + 8 if header else 4.0
+    scale = scale_of(picture, color_by, colors)
+    top = SIZE * LINE + legend_height(picture, width) + 8
+    if not header or (height is not None and top > height / 2):
+        header, top = False, 4.0
     row = _row_height(len(picture.rows), None if height is None else height - top - AXIS_HEIGHT)
     labels = LABEL_WIDTH if width > 2.5 * LABEL_WIDTH else width / 3
     frame = Frame(PROMPT_WIDTH + 3, width - labels, top, row, picture.tokens)
     bottom = frame.y(len(picture.rows))
-    shapes: list[Shape | NodeShapes] = [Rect(0, 0, width, bottom + AXIS_HEIGHT, theme.paper)]
+    shapes: list[Shape | NodeShapes] = [Rect(0, 0, width, bottom + AXIS_HEIGHT, colors.paper)]
     if header:
-        shapes.append(Text(4, SIZE + 1, cut(title(tree, picture), SIZE, width - 8), SIZE, theme.ink))
-        shapes += legend(picture, scale, color_by, theme, 4, SIZE * LINE + 4, width)
-    shapes += _axis(frame, bottom, theme)
-    shapes.append(_prompt(tree, frame, bottom, theme))
-    shapes += [_box(tree, box, frame, scale.color(shown_value(box, color_by)), theme) for box in picture.boxes]
+        shapes.append(Text(4, SIZE + 1, cut(title(tree, picture), SIZE, width - 8), SIZE, colors.ink))
+        shapes += legend(picture, scale, color_by, colors, 4, SIZE * LINE + 4, width)
+    shapes += _axis(frame, bottom, colors)
+    shapes.append(_prompt(tree, frame, bottom, colors))
+    shapes += [_box(tree, box, frame, scale.color(shown_value(box, color_by)), colors) for box in picture.boxes]
     if row >= SIZE:
         for number, end in enumerate(picture.rows):
-            shapes += _label(end, number, frame, labels, theme)
+            shapes += _label(end, number, frame, labels, colors)
     return Drawing(width, round(bottom + AXIS_HEIGHT), shapes)
 
 
 def title(tree: TreeLine, picture: Layout) -> str:
-    """Return a line about a tree: its place, and what it is worth."""
+    """Return the title of a tree: place, number of trajectories, mean reward, sharing."""
     mean = "unknown" if picture.root.mean is None else f"{picture.root.mean:.3g}"
     unique = sum(box.width for box in picture.boxes if not box.lost)
     total = sum(row.tokens for row in picture.rows if row.end is End.LEAF)
@@ -120,7 +130,8 @@ def _box(tree: TreeLine, box: Box, frame: Frame, fill: str, theme: Theme) -> Nod
     rect = Rect(x, y, width, height, fill, theme.faint if box.lost else None, box.lost)
     marks = list(_marks(box, rect, theme))
     texts = _box_texts(tree["nodes"][box.node]["text"], rect, ink_on(fill), bool(box.start))
-    return NodeShapes(box.node, rect, texts, marks)
+    hatch = Hatch(x, y, width, height, theme.faint) if box.reply else None
+    return NodeShapes(box.node, rect, hatch, texts, marks)
 
 
 def _box_texts(text: str, rect: Rect, fill: str, marked: bool) -> list[Text]:
@@ -144,8 +155,6 @@ def _box_texts(text: str, rect: Rect, fill: str, marked: bool) -> list[Text]:
 
 def _marks(box: Box, rect: Rect, theme: Theme) -> Iterator[Shape]:
     right, bottom = rect.x + rect.width, rect.y + rect.height
-    if box.reply:
-        yield Hatch(rect.x, rect.y, rect.width, rect.height, theme.faint)
     if box.partial:
         yield Line(right + GAP / 2, rect.y, right + GAP / 2, bottom, theme.ink, dashed=True)
     if box.start is not None:
@@ -162,7 +171,7 @@ def _prompt(tree: TreeLine, frame: Frame, bottom: float, theme: Theme) -> NodeSh
         Text(3, frame.top + SIZE + number * SIZE * LINE, cut(word, SIZE, PROMPT_WIDTH - 4), SIZE, ink_on(theme.neutral))
         for number, word in enumerate(words[:lines])
     ]
-    return NodeShapes(0, rect, texts)
+    return NodeShapes(0, rect, texts=texts)
 
 
 def _axis(frame: Frame, bottom: float, theme: Theme) -> Iterator[Shape]:
@@ -208,4 +217,4 @@ def row_words(end: Row) -> str:
             return "open: no trajectory"
         case End.DROPPED:
             return f"dropped: {reason}"
-    return f"{'no reward' if end.reward is None else format(end.reward, '.3g')} {reason}"
+    return f"{'no reward' if end.reward is None else format(end.reward, '.3g')} · {reason}"

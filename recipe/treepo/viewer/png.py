@@ -4,7 +4,7 @@
 from typing import TYPE_CHECKING, Any
 
 from recipe.treepo.viewer.colors import THEMES
-from recipe.treepo.viewer.layout import TreeLine
+from recipe.treepo.viewer.layout import TreeLine, layout
 from recipe.treepo.viewer.picture import draw
 from recipe.treepo.viewer.shapes import Hatch, Line, NodeShapes, Polygon, Rect, Shape, Text
 
@@ -27,13 +27,14 @@ def tree_image(
     """Return a tree as a Pillow image with the same picture and arguments as ``svg.tree_svg``."""
     from PIL import Image, ImageDraw
 
-    drawing = draw(tree, color_by=color_by, width=width, height=height, theme_name=theme, header=header)
+    drawing = draw(tree, layout(tree), color_by=color_by, width=width, height=height, theme=theme, header=header)
     image = Image.new("RGB", (drawing.width, drawing.height), THEMES[theme].paper)
     painter = _Painter(ImageDraw.Draw(image))
     for shape in drawing.shapes:
         if isinstance(shape, NodeShapes):
-            for part in (shape.rect, *shape.texts, *shape.marks):
-                painter.paint(part)
+            for part in (shape.rect, shape.hatch, *shape.texts, *shape.marks):
+                if part is not None:
+                    painter.paint(part)
         else:
             painter.paint(shape)
     return image

@@ -30,7 +30,7 @@ def require_trees(dump: Dump, entries: Sequence[TreeEntry], step: int | None, ui
     """Check that the selection found something.
 
     Raises:
-        DumpError: naming what is there instead.
+        DumpError: naming a step or id that exists.
     """
     if entries:
         return

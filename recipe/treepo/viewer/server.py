@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve the pages on this machine only; each request reads what has been dumped by then."""
+"""Serve the pages on this machine only; each request reads the lines added since the last one."""
 
 import threading
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def make_server(
 
     Args:
         choose: Returns the trees to show.
-        port: None for the default port, or a free one where that is taken.
+        port: None for the default port, or a free one if that is taken.
 
     Raises:
         OSError: if ``port`` cannot be used.

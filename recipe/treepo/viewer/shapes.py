@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 CHARACTER = 0.61
 """Width of a character by the text's size: the widest of the usual monospaced fonts has 0.602."""
 WIDE_CHARACTER = 1.25
-"""The same where a font for other scripts is used: full-width characters, emoji, and all that is hard to predict."""
+"""The same for characters of other scripts and emoji, whose fonts differ."""
 LINE = 1.25
 """Distance of lines by the text's size."""
 
@@ -78,12 +78,14 @@ class NodeShapes:
     Attributes:
         node: Number of the node.
         rect: The box.
+        hatch: Lines over the box and under the texts, None without.
         texts: Lines in the box, clipped to it.
         marks: Drawn over it.
     """
 
     node: int
     rect: Rect
+    hatch: Hatch | None = None
     texts: list[Text] = field(default_factory=list)
     marks: list[Shape] = field(default_factory=list)
 
@@ -108,7 +110,7 @@ def text_width(text: str, size: float) -> float:
 
 
 def cut(text: str, size: float, width: float) -> str:
-    """Return as much of the text as fits into ``width`` pixels, with an ellipsis where some is left out."""
+    """Return as much of the text as fits into ``width`` pixels, with an ellipsis if some is left out."""
     most = int(width / (size * CHARACTER)) + 1
     if len(text) <= most and text_width(text, size) <= width:
         return text
@@ -128,6 +130,8 @@ def wrap(text: str, size: float, width: float, lines: int) -> list[str]:
     character = next(rest, "")
     while character and len(wrapped) < lines:
         line, room = "", width
+        while character == " ":
+            character = next(rest, "")
         while character and room >= (needed := size * _character_width(character)):
             line, room, character = line + character, room - needed, next(rest, "")
         if not line:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 
 from recipe.treepo.viewer.colors import THEMES, Theme, scale_of
-from recipe.treepo.viewer.layout import TreeLine, layout
+from recipe.treepo.viewer.layout import Layout, TreeLine, layout
 from recipe.treepo.viewer.legend import legend, legend_height
 from recipe.treepo.viewer.picture import draw
 from recipe.treepo.viewer.shapes import Drawing, Hatch, Line, NodeShapes, Polygon, Rect, Shape, Text
@@ -28,20 +28,20 @@ def tree_svg(
         tree: A tree as ``recipe.treepo.dumps.reader.Dump.load`` returns it.
         color_by: ``reward``, ``advantage``, ``logprob`` or ``version``.
         width: Pixels, at least 240.
-        height: Pixels; None for rows of a readable height.
+        height: Pixels; None for rows of a readable height. A row has at least one pixel.
         theme: ``light`` or ``dark``.
-        header: Whether a title and a legend stand above the boxes.
+        header: Whether to draw a title and a legend above the boxes; left out if the height is too small.
 
     Raises:
         ValueError: if ``color_by`` or ``theme`` is another word.
     """
-    drawing = draw(tree, color_by=color_by, width=width, height=height, theme_name=theme, header=header)
+    drawing = draw(tree, layout(tree), color_by=color_by, width=width, height=height, theme=theme, header=header)
     return drawing_svg(drawing, THEMES[theme])
 
 
-def legend_svg(tree: TreeLine, *, color_by: str, width: int, theme: str) -> str:
-    """Return the legend alone as SVG."""
-    picture, colors = layout(tree), THEMES[theme]
+def legend_svg(picture: Layout, *, color_by: str, width: int, theme: str) -> str:
+    """Return the legend of a tree alone as SVG."""
+    colors = THEMES[theme]
     scale = scale_of(picture, color_by, colors)
     height = round(legend_height(picture, width))
     drawing = Drawing(width, height, [*legend(picture, scale, color_by, colors, 4, 2, width)])
@@ -72,7 +72,7 @@ def drawing_svg(drawing: Drawing, theme: Theme, *, name: str = "tree") -> str:
 class _Writer:
     def __init__(self, theme: Theme, hatch: str) -> None:
         names = ("paper", "ink", "faint", "neutral", "good", "bad")
-        self._class_of = {getattr(theme, name): name for name in names}
+        self._class_of: dict[str | None, str] = {getattr(theme, name): name for name in names}
         self._hatch = hatch
 
     def all(self, shapes: Iterable[Shape | NodeShapes]) -> Iterator[str]:
@@ -85,8 +85,10 @@ class _Writer:
     def _node(self, shapes: NodeShapes) -> Iterator[str]:
         rect = shapes.rect
         yield f'<g data-node="{shapes.node}">{self._shape(rect, themed=False)}'
+        if shapes.hatch is not None:
+            yield self._shape(shapes.hatch, themed=False)
         if shapes.texts:
-            # An inner svg clips what is wider than estimated.
+            # An inner svg clips a text that is wider than estimated.
             yield f'<svg{_place(rect)} overflow="hidden">'
             for text in shapes.texts:
                 inner = Text(text.x - rect.x, text.y - rect.y, text.text, text.size, text.fill, text.right)
@@ -99,34 +101,35 @@ class _Writer:
     def _shape(self, shape: Shape, *, themed: bool) -> str:
         match shape:
             case Rect(fill=fill, stroke=stroke, dashed=dashed):
-                paint = f"{self._fill(fill, themed)}{self._stroke(stroke, dashed)}"
-                return f"<rect{_place(shape)}{paint}/>"
+                return f"<rect{_place(shape)}{self._paint(fill, stroke, dashed, themed)}/>"
             case Hatch():
                 return f'<rect{_place(shape)} fill="url(#{self._hatch})"/>'
             case Line(x1, y1, x2, y2, stroke, dashed):
                 place = f' x1="{x1:.5g}" y1="{y1:.5g}" x2="{x2:.5g}" y2="{y2:.5g}"'
-                return f"<line{place}{self._stroke(stroke, dashed)}/>"
+                return f"<line{place}{self._paint(None, stroke, dashed, themed)}/>"
             case Polygon(points, fill):
-                return (
-                    f'<polygon points="{" ".join(f"{x:.5g},{y:.5g}" for x, y in points)}"{self._fill(fill, themed)}/>'
-                )
+                corners = " ".join(f"{x:.5g},{y:.5g}" for x, y in points)
+                return f'<polygon points="{corners}"{self._paint(fill, None, False, themed)}/>'
             case Text(x, y, text, size, fill, right):
                 anchor = ' text-anchor="end"' if right else ""
                 place = f' x="{x:.5g}" y="{y:.5g}" font-size="{size:.3g}"{anchor} xml:space="preserve"'
-                return f"<text{place}{self._fill(fill, themed)}>{escape(text)}</text>"
+                return f"<text{place}{self._paint(fill, None, False, themed)}>{escape(text)}</text>"
 
-    def _fill(self, color: str | None, themed: bool) -> str:
-        if color is None:
-            return ' fill="none"'
-        name = f' class="{self._class_of[color]}"' if themed and color in self._class_of else ""
-        return f' fill="{color}"{name}'
-
-    def _stroke(self, color: str | None, dashed: bool) -> str:
-        if color is None:
-            return ""
-        name = self._class_of.get(color)
-        dashes = ' stroke-dasharray="3 2"' if dashed else ""
-        return f' stroke="{color}"{dashes}' + (f' class="{name}-line"' if name else "")
+    def _paint(self, fill: str | None, stroke: str | None, dashed: bool, themed: bool) -> str:
+        """Return the attributes of fill and outline."""
+        names = []
+        if themed and fill in self._class_of:
+            names.append(self._class_of[fill])
+        if stroke in self._class_of:
+            names.append(f"{self._class_of[stroke]}-line")
+        return "".join(
+            (
+                f' fill="{fill or "none"}"',
+                f' stroke="{stroke}"' if stroke else "",
+                ' stroke-dasharray="3 2"' if dashed else "",
+                f' class="{" ".join(names)}"' if names else "",
+            )
+        )
 
 
 def _place(shape: Rect | Hatch) -> str:
@@ -134,8 +137,8 @@ def _place(shape: Rect | Hatch) -> str:
 
 
 def _defs(drawing: Drawing, hatch: str) -> Iterator[str]:
-    """Yield the pattern of hatched boxes where one is used."""
-    inner = [mark for shape in drawing.shapes if isinstance(shape, NodeShapes) for mark in shape.marks]
+    """Yield the pattern of hatched boxes if there are any."""
+    inner = [shape.hatch for shape in drawing.shapes if isinstance(shape, NodeShapes)]
     found = next((shape for shape in [*drawing.shapes, *inner] if isinstance(shape, Hatch)), None)
     if found is not None:
         lines = f'<path d="M0 6L6 0M-1 1L1 -1M5 7L7 5" stroke="{found.stroke}" stroke-width="1" opacity="0.5"/>'

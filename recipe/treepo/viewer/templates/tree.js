@@ -11,7 +11,7 @@ const STARTS = {
 };
 const TINTS = [-0.1, -0.5, -1, -2, -4];
 
-const digits = (value) => (value === null || value === undefined ? "–" : String(Number(value.toFixed(4))).replace("-", "−"));
+const digits = (value) => (value === null ? "–" : String(Number(value.toFixed(4))).replace("-", "−"));
 const plural = (count, word, many) => count + " " + (count === 1 ? word : many || word + "s");
 
 function element(tag, text, className) {
@@ -49,16 +49,19 @@ function paint() {
 
 function hint(number) {
   const node = nodes[number];
-  if (number === 0) return ["prompt", plural(node.size, "trajectory", "trajectories"), "mean reward " + digits(node.mean)];
+  const mean = "mean reward " + digits(node.mean);
+  if (number === 0) return ["prompt", plural(node.size, "trajectory", "trajectories"), mean];
   const lines = [node.key, plural(node.tokens, "token") + ", segment " + node.depth];
   if (node.start) lines.push(STARTS[node.start]);
   if (node.reply) lines.push("reply of a tool or user, not trained");
   if (node.partial) lines.push("ends inside its segment");
-  lines.push("mean reward " + digits(node.mean) + " of " + node.size);
+  lines.push(mean + " of " + node.size);
   lines.push("mean advantage " + digits(node.advantage));
   lines.push("mean log-prob " + digits(node.logprob));
   if (node.versions.some((version) => version !== null)) lines.push("policy version " + node.versions.join(" to "));
-  if (node.seconds !== null) lines.push("request " + node.seconds.toFixed(2) + " s, " + plural(node.cached, "cached token"));
+  if (node.seconds !== null) {
+    lines.push("request " + node.seconds.toFixed(2) + " s, " + plural(node.cached, "cached token"));
+  }
   return lines;
 }
 
@@ -138,18 +141,18 @@ function showText(row, other) {
 
 function showCredit(row) {
   const { node: end, reward, advantages, words, tokens, parts } = rows[row];
-  const more = parts ? ", parts of the reward: " + parts.replace(/\s+/g, " ") : "";
-  field("outcome").textContent = words + ", " + plural(tokens, "token") + more;
+  field("outcome").textContent = words + ", " + plural(tokens, "token");
+  field("parts").hidden = parts === null;
+  field("parts").querySelector("pre").textContent = parts || "";
   const lines = [0, ...pathTo(end)].map((number) => {
     const node = nodes[number];
     const recorded = advantages && number in advantages ? advantages[number] : null;
     const difference = reward === null || node.mean === null ? null : reward - node.mean;
+    const values = [node.mean, node.deviation, difference, recorded, node.logprob].map(digits);
+    const counts = number === 0 ? ["", "", node.size] : [node.depth, node.tokens, node.size];
     const line = element("tr");
-    line.append(
-      element("td", number === 0 ? "prompt" : node.key),
-      ...[number === 0 ? "" : node.depth, number === 0 ? "" : node.tokens, node.size].map((text) => element("td", text, "number")),
-      ...[node.mean, node.deviation, difference, recorded, node.logprob].map((value) => element("td", digits(value), "number")),
-    );
+    line.append(element("td", number === 0 ? "prompt" : node.key));
+    line.append(...[...counts, ...values].map((text) => element("td", text, "number")));
     return line;
   });
   document.querySelector("#credit tbody").replaceChildren(...lines);

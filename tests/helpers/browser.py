@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A headless browser for the viewer's pages, and a watch on what they do."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from recipe.treepo.dumps.reader import Dump
+from recipe.treepo.viewer.selection import select
+from recipe.treepo.viewer.server import make_server
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@contextmanager
+def open_browser() -> Iterator[Any]:
+    """Open the system's Chromium with Playwright, or skip the test that asks for it."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip("needs Chromium, for example apt-get install chromium")
+    with playwright.sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Watch:
+    """All that a page must not do.
+
+    Attributes:
+        requests: Addresses that were asked for.
+        troubles: Messages of the console, errors of scripts, and dialogs.
+    """
+
+    def __init__(self, page: Any) -> None:
+        self.requests: list[str] = []
+        self.troubles: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", lambda message: self.troubles.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
+        page.on("dialog", self._dismiss)
+
+    def _dismiss(self, dialog: Any) -> None:
+        self.troubles.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+
+@contextmanager
+def serving(dump: Dump) -> Iterator[str]:
+    """Serve a dump and yield the address."""
+    server = make_server(dump, select, port=0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def cells(page: Any, table: str) -> list[list[str]]:
+    """Return the texts of a table's rows."""
+    return page.eval_on_selector_all(
+        f"{table} tbody tr", "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
+    )
+
+
+def shown_text(page: Any, column: str = "") -> dict[int, str]:
+    """Return the texts of the segments that a page shows, by number of the node."""
+    pairs = page.eval_on_selector_all(
+        f"#text {column} .segment",
+        "parts => parts.map(part => [Number(part.dataset.segment), part.querySelector('.text').textContent])",
+    )
+    return dict(map(tuple, pairs))
