@@ -116,13 +116,17 @@ def main() -> None:
             check(config, line)
         train(config, early)
 
-    if line.dry_run or not line.for_hydra_only:
-        # Composed and checked first without importing verl and without Hydra's output folder.
-        arguments = without_output(without_importing_verl(line.arguments))
-        with held(early) if early else nullcontext():
-            call_with_config(line, arguments, check_and_show)
-    if not line.dry_run:
-        call_with_config(line, line.arguments, start)
+    try:
+        if line.dry_run or not line.for_hydra_only:
+            # Composed and checked first without importing verl and without Hydra's output folder.
+            arguments = without_output(without_importing_verl(line.arguments))
+            with held(early) if early else nullcontext():
+                call_with_config(line, arguments, check_and_show)
+        if not line.dry_run:
+            call_with_config(line, line.arguments, start)
+    finally:
+        if early:
+            early.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

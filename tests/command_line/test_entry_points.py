@@ -142,7 +142,8 @@ def remember(config, problems, **options):
     assert not os.path.exists("run")
     checked.append(OmegaConf.to_yaml(config))
     prepare(config, problems, **options)
-def train(config):
+def train(config, early):
+    assert "validate_config" in early.read_text()  # what verl printed is held back
     print("trained", [OmegaConf.to_yaml(config)] == checked, config.treepo.retries, config.trainer.device)
 entry_point.prepare, entry_point.train = remember, train
 """
@@ -154,3 +155,26 @@ entry_point.prepare, entry_point.train = remember, train
     overrides = yaml.safe_load((empty / "run/.hydra/overrides.yaml").read_text())
     assert overrides == [argument for argument in arguments if not argument.startswith("hydra")]
     assert re.findall(r"file:\S+", (empty / "run/.hydra/hydra.yaml").read_text()) == []
+
+
+def test_a_failed_run_ends_with_its_cause(empty, tmp_path):
+    (tmp_path / "model").mkdir()
+    arguments = [*TINY, f"actor_rollout_ref.model.path={tmp_path}/model", "hydra.run.dir=run"]
+    arguments += [f"data.{name}_files={__file__}" for name in ("train", "val")]
+    arguments.append("trainer.default_local_dir=mine/checkpoints")
+    before = """
+from recipe.treepo.verl_adapters import run
+def run_ppo(config, **options):
+    print("noise")
+    raise ValueError("boom")
+run.run_ppo = run_ppo
+"""
+    done = run("main_treepo", *arguments, folder=empty, before=before)
+    assert done.returncode == 1
+    *_, frame, error, imported = done.stderr.splitlines()
+    assert frame.endswith(" run_ppo") and error == "error: ValueError: boom" and imported.startswith("imported:")
+    title, folders, *_, resume = done.stdout.splitlines()
+    assert title.startswith("treepo  ") and folders == "logs: mine/logs" and resume.startswith("  resume: ")
+    log = (empty / "mine/logs/console.log").read_text()
+    assert "noise\n" in log and "validate_config" in log and "ValueError: boom" in log
+    assert sorted(os.listdir(empty)) == ["mine", "run"]
