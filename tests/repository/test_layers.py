@@ -22,8 +22,6 @@ ALLOWED: dict[str, set[str]] = {
     "packed/attention": {"numpy", "torch", "transformers"},
     "packed": {"numpy"},
     "search": {"answers", "interaction"},
-    "dumps": {"search"},
-    "viewer": {"PIL", "jinja2", "rich", "dumps"},
     "reward": {"answers", "sandbox"},
     "dumps": {"search"},
     "viewer": {"jinja2", "markupsafe", "rich", "PIL", "dumps"},

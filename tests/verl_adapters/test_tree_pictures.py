@@ -32,7 +32,7 @@ def write(folder: Path, uid: str, *, step: int, split: str, rewards: list[float]
     )
     rows = [{"reward": reward} for reward in rewards]
     made = DumpWriter(folder, "worker").append(
-        step_folder(split, step), lambda: tree_line(tree, origin, rows, lambda ids: "x" * len(ids))
+        step_folder(split, step), *tree_line(tree, origin, rows, lambda ids: "x" * len(ids))
     )
     assert made
 

@@ -43,6 +43,11 @@ class TreeOrigin:
     ground_truth: str | None
     settings: Mapping[str, Any]
 
+    @property
+    def folder(self) -> str:
+        """Folder of the step."""
+        return step_folder(self.split, self.step)
+
 
 def step_folder(split: str, step: int) -> str:
     """Return the name of a step's folder."""

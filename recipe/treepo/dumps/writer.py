@@ -39,20 +39,29 @@ class DumpWriter:
 
     def append(self, step: str, line: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
         """Write a line into the file of ``step`` (the name of a folder); return whether that succeeded."""
-        with self._lock:
-            try:
-                _append(self._folder / step / self._file_name, pack(line, summary))
-            except (OSError, TypeError, ValueError) as error:
-                self.failures += 1
-                is_first = self.failures == 1
-            if is_first:
-                logger.warning(
-                    "treepo.dump.dir=%s: a line could not be written (%s: %s). The run goes on without it; "
-                    "further failures are only counted.",
-                    *(self._folder, type(error).__name__, error),
-                )
+        return self.append_made(step, lambda: (line, summary))
+
+    def append_made(self, step: str, make_line: Callable[[], Line]) -> bool:
+        """Make a line and write it. An error while making it counts like a failure of the disk."""
+        try:
+            data = pack(*make_line())
+            with self._lock:
+                _append(self._folder / step / self.file_name, data)
+        except Exception as error:  # a dump is never worth the run
+            self._report(error)
             return False
         return True
+
+    def _report(self, error: Exception) -> None:
+        with self._lock:
+            self.failures += 1
+            is_first = self.failures == 1
+        if is_first:
+            logger.warning(
+                "treepo.dump.dir=%s: a line could not be written (%s: %s). The run goes on without it; "
+                "further failures are only counted.",
+                *(self._folder, type(error).__name__, error),
+            )
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -53,4 +53,4 @@ class EvaluationDump:
             rewards = [{"reward": one.score, "acc": one.acc, "answer": one.answer} for one in trajectories]
             return tree_line(tree, origin, rewards, self._decode)
 
-        self._writer.append(step_folder(split, 0), make_line)
+        self._writer.append_made(step_folder(split, 0), make_line)

@@ -90,7 +90,7 @@ class TreeDump:
             rewards = [_reward(output.reward_score, output.extra_fields) for output in outputs]
             return tree_line(tree, origin, rewards, self._decode, sampled.calls)
 
-        self._writer.append(step_folder(split, step), make_line)
+        self._writer.append_made(step_folder(split, step), make_line)
 
 
 class CreditRow(NamedTuple):
@@ -141,7 +141,7 @@ class CreditDump:
                 continue
             before = self._failures_of.get(dumped["writer"], 0)
             self._failures_of[dumped["writer"]] = max(dumped["failures"], before)
-            self._writer.append(step_folder("train", row.step), partial(_credit_line, row))
+            self._writer.append_made(step_folder("train", row.step), partial(_credit_line, row))
 
 
 def _credit_line(row: CreditRow) -> Line:
