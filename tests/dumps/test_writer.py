@@ -46,7 +46,7 @@ def test_a_disk_that_fills_up_midway_costs_the_line_only(tmp_path, caplog, line)
     assert writer.failures == 2
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     message = caplog.text
-    assert f"treepo.dump.dir={tmp_path}: a tree could not be written (OSError: " in message
+    assert f"treepo.dump.dir={tmp_path}: a line could not be written (OSError: " in message
     assert path.stat().st_size == size
     assert writer.append("train_000001", line, {"a": 1})
     assert lines_in(tmp_path) == [{"n": 1}, line]

@@ -39,15 +39,14 @@ class HelpPage:
 
 
 OPTIONS = """\
-  --dry-run      check the configuration, print the keys that differ from the defaults; nothing is started or written
-  --full         with --dry-run: print all keys
+  --dry-run      check the configuration and print the keys that differ from the defaults (all keys: --full), then stop
   --hydra-help   Hydra's own options, among them --cfg, --info, --multirun and --config-dir
 """
 
 
 def help_text(page: HelpPage) -> str:
     """Return the help text of an entry point."""
-    examples = "\n".join(f"  # {meaning}\n  {command}" for command, meaning in page.examples)
+    examples = "\n".join(_example(*example) for example in page.examples)
     parts = [
         page.purpose,
         f"  {page.usage}",
@@ -59,6 +58,11 @@ def help_text(page: HelpPage) -> str:
         f"Examples:\n{examples}",
     ]
     return "\n\n".join(parts)
+
+
+def _example(command: str, meaning: str) -> str:
+    line = f"  {command}  # {meaning}"
+    return line if len(line) <= WIDTH and "\n" not in line else f"  # {meaning}\n  {command}"
 
 
 def _choices(defaults: Mapping[str, str]) -> list[str]:

@@ -25,7 +25,7 @@ bash scripts/run_treepo_qwen0.5b.sh makes environment and data first, and takes 
         ),
         (
             f"{TRAIN} preset=gpu tree=ms_swift_d5_k3 algorithm.adv_estimator=grpo",
-            "GRPO on trees of 5 levels, with up to 3 children of a path",
+            "GRPO on trees",
         ),
     ),
 )

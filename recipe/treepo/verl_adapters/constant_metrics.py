@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -59,8 +59,8 @@ def _updates_once(config: DictConfig) -> bool:
     return not bypass and actor.ppo_epochs == 1 and actor.ppo_mini_batch_size >= config.data.train_batch_size
 
 
-def _differs(value: object) -> bool:
+def _differs(value: Any) -> bool:
     try:
-        return float(value) != 0  # type: ignore[arg-type]
+        return float(value) != 0
     except (TypeError, ValueError):
         return True
