@@ -156,7 +156,8 @@ def test_the_examples_of_the_help_are_valid(name):
     page = PAGES[name]
     assert len(page.examples) == 3
     for command, meaning in page.examples:
-        assert f"  # {meaning}\n  {command}" in help_text(page)
+        above, behind = f"  # {meaning}\n  {command}\n", f"  {command}  # {meaning}\n"
+        assert (above in help_text(page) + "\n") != (behind in help_text(page) + "\n")
         assert command.startswith(f"python -m recipe.treepo.{name} ")
         line = read_command_line(shlex.split(command.replace("\\\n", " "))[3:], (TREEPO, EVALUATION))
         assert not line.name_problems
