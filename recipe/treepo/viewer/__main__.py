@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Show the trees of a run: shared tokens, forks between right and wrong answers, credit of each segment.
-Without --html, --text or --trace the pages are served at an address of this machine, until Ctrl-C."""
+Without --html, --svg, --text or --trace the pages are served at an address of this machine, until Ctrl-C."""
 EXAMPLES = """\
 examples:
   python -m recipe.treepo.viewer outputs/runs/X/trees
@@ -44,6 +44,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     output.add_argument(
         "--html", type=Path, metavar="OUT", help="write pages into a folder, or one tree into a file that ends in .html"
     )
+    output.add_argument("--svg", type=Path, metavar="OUT", help="write the picture of one tree")
     output.add_argument("--text", action="store_true", help="print the trees")
     output.add_argument("--trace", type=Path, metavar="OUT", help="write the requests as a Chrome trace")
     parser.add_argument("--port", type=int, metavar="N", help="port to serve on (default: 8765, or a free one)")
@@ -73,7 +74,7 @@ def _show(dump: "Dump", chosen: argparse.Namespace) -> None:
     from recipe.treepo.viewer.selection import require_trees, select
 
     entries = select(dump, step=chosen.step, uid=chosen.uid)
-    serving = chosen.html is None and chosen.trace is None and not chosen.text
+    serving = chosen.html is None and chosen.svg is None and chosen.trace is None and not chosen.text
     if not serving or dump.trees():  # a run may write its first tree later
         require_trees(dump, entries, chosen.step, chosen.uid)
     if serving:
@@ -84,6 +85,11 @@ def _show(dump: "Dump", chosen: argparse.Namespace) -> None:
         count = export(dump, entries, chosen.html)
         place = chosen.html if chosen.html.suffix == ".html" else chosen.html / "index.html"
         print(f"{count} {'tree' if count == 1 else 'trees'}: {place}")
+    elif chosen.svg is not None:
+        from recipe.treepo.viewer.export import export_picture
+
+        export_picture(dump, entries, chosen.svg)
+        print(f"1 tree: {chosen.svg}")
     elif chosen.trace is not None:
         from recipe.treepo.viewer.trace import chrome_trace
 

@@ -8,6 +8,10 @@ from recipe.treepo.dumps.members import DumpError
 from recipe.treepo.dumps.reader import Dump, TreeEntry
 from recipe.treepo.viewer.page import index_page, tree_page
 from recipe.treepo.viewer.selection import page_name
+from recipe.treepo.viewer.svg import tree_svg
+
+PICTURE_WIDTH = 960
+"""Pixels of a picture, about the width of a page of documentation."""
 
 
 def export(dump: Dump, entries: Sequence[TreeEntry], out: Path) -> int:
@@ -20,11 +24,7 @@ def export(dump: Dump, entries: Sequence[TreeEntry], out: Path) -> int:
         DumpError: if a tree is damaged, or ``out`` does not fit the number of trees.
     """
     if out.suffix == ".html":
-        if len(entries) != 1:
-            raise DumpError(
-                f"--html={out}: one file holds one tree, and {len(entries)} are selected. "
-                "Choose one with --step and --uid, or name a folder."
-            )
+        _require_one(entries, f"--html={out}", ", or name a folder")
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(tree_page(dump, entries, 0, alone=True).html)
         return 1
@@ -35,3 +35,23 @@ def export(dump: Dump, entries: Sequence[TreeEntry], out: Path) -> int:
         (out / page_name(entry)).write_bytes(tree_page(dump, entries, number).html)
     (out / "index.html").write_bytes(index_page(dump.folder, entries).html)
     return len(entries)
+
+
+def export_picture(dump: Dump, entries: Sequence[TreeEntry], out: Path) -> None:
+    """Write the picture of the one selected tree as SVG.
+
+    Raises:
+        DumpError: if the tree is damaged, or another number of trees is selected.
+    """
+    _require_one(entries, f"--svg={out}", "")
+    picture = tree_svg(dump.load(entries[0]), width=PICTURE_WIDTH)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(picture.encode("utf-8", "backslashreplace"))
+
+
+def _require_one(entries: Sequence[TreeEntry], option: str, other: str) -> None:
+    if len(entries) != 1:
+        raise DumpError(
+            f"{option}: one file holds one tree, and {len(entries)} are selected. "
+            f"Choose one with --step and --uid{other}."
+        )

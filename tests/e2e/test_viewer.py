@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trees of a real training run: in a browser, and as the picture of the README."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from helpers.browser import Watch, cells, open_browser, serving, shown_text
+from recipe.treepo.dumps.reader import Dump
+from recipe.treepo.viewer.__main__ import main
+from recipe.treepo.viewer.layout import layout, path_to
+from recipe.treepo.viewer.page_data import index_rows
+from recipe.treepo.viewer.selection import page_name
+from recipe.treepo.viewer.visible import visible
+
+SHOWN = 3  # trees that are opened
+
+
+@pytest.fixture(scope="module")
+def dump(main_run):
+    dump = Dump(main_run.folder / "trees")
+    dump.refresh()
+    return dump
+
+
+def test_pages_show_the_trees_of_a_run(dump):
+    entries = dump.trees()
+    with serving(dump) as address, open_browser() as browser:
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        watch = Watch(page)
+        page.goto(address)
+        assert [line[3] for line in cells(page, "#trees")] == [row["prompt"] for row in index_rows(entries)]
+        for entry in entries[-SHOWN:]:
+            tree = dump.load(entry)
+            nodes = tree["nodes"]
+            page.goto(f"{address}/{page_name(entry)}")
+            for number, row in enumerate(layout(tree).rows):
+                page.select_option("#first", str(number))
+                path = path_to(nodes, row.node)[1:]
+                assert shown_text(page) == {node: visible(nodes[node]["text"]) for node in path}
+        assert watch.troubles == []
+        assert all(request.startswith("http://127.0.0.1:") for request in watch.requests)
+
+
+def test_the_dump_has_reward_and_advantage_of_each_trajectory(dump):
+    for entry in dump.trees():
+        tree = dump.load(entry)
+        for trajectory in tree["trajectories"]:
+            assert trajectory["reward"] in (0.0, 1.0) and trajectory["parts"]["acc"] == trajectory["reward"]
+            credited = [node for node, _ in trajectory["advantages"]]
+            assert credited == path_to(tree["nodes"], trajectory["leaf"])[1:]
+
+
+def test_one_command_makes_the_picture_of_the_readme(dump, tmp_path):
+    entry = next(entry for entry in reversed(dump.trees()) if entry.summary["mixed"])
+    picture = tmp_path / "tree.svg"
+    step = str(entry.summary["step"])
+    assert main([str(dump.folder), "--step", step, "--uid", entry.uid, "--svg", str(picture)]) == 0
+    texts = {text for element in ElementTree.fromstring(picture.read_bytes()).iter() if (text := element.text)}
+    assert any("answer" in text for text in texts) and any(text.startswith("train step") for text in texts)
