@@ -201,6 +201,7 @@ TRAINING = [
     call("verl.trainer.ppo.v1.trainer_base.register_trainer", "name"),
     call(TRAINER, "config"),
     override(f"{TRAINER}._build_replay_buffer"),
+    override(f"{TRAINER}._validate"),
     override(f"{TRAINER}._balance_batch", "batch, metrics, logging_prefix, keep_minibatch"),
     override(f"{TRAINER}._compute_advantage", "batch, metrics"),
     override(f"{TRAINER}._compute_metrics", "batch, metrics, timing_raw, global_steps, epoch"),
@@ -209,7 +210,7 @@ TRAINING = [
     source(f"{TRAINER}._init_dataloader", "68fd9503e6"),
     source("verl.trainer.ppo.ray_trainer.compute_advantage", "6db086feda"),
     source("verl.workers.utils.losses.ppo_loss", "2fa5dacc6a"),
-    *attributes(TRAINER, "actor_rollout_wg"),
+    *attributes(TRAINER, "actor_rollout_wg global_steps logger"),
     *attributes("verl.trainer.ppo.v1.replay_buffer.ReplayBuffer", "poll_interval"),
     *attributes("verl.single_controller.base.worker_group.WorkerGroup", "_dispatch_info"),
     *texts("verl.trainer.ppo.padding_utils", "is_padding"),
@@ -350,6 +351,8 @@ METRICS = [
     *texts("verl.workers.utils.losses", '"actor/pg_loss"'),
     *texts("verl.utils.debug.metrics", '"training/rollout_probs_diff_max"'),
     *texts("verl.utils.tracking", '"VERL_FILE_LOGGER_PATH"', '"VERL_FILE_LOGGER_ROOT"'),
+    *names("verl.utils.tracking", "Tracking"),
+    *texts("verl.utils.tracking", 'self.logger["tensorboard"]', 'self.logger["wandb"]', "self.writer"),
 ]
 
 CPU_PLATFORM = [

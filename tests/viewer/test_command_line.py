@@ -60,7 +60,7 @@ def test_a_picture_of_one_tree_as_a_file(folder, tmp_path, capsys):
     dump.refresh()
     [entry] = select(dump, step=10, uid="train-10-0")
     drawn = {int(group.get("data-node")) for group in root.iter() if group.get("data-node") is not None}
-    assert drawn == {node["index"] for node in dump.load(entry)["nodes"][1:]}
+    assert drawn == {node["index"] for node in dump.load(entry)["nodes"]}
     assert main([str(folder), "--svg", str(picture)]) == 2
     assert f"--svg={picture}: one file holds one tree, and 6 are selected." in capsys.readouterr().err
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine protocol of the search: continue a prefix."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 
@@ -24,8 +24,8 @@ class Segment:
     cached_tokens: int = 0
     min_version: int | None = None
     max_version: int | None = None
-    started: float = 0.0
-    ended: float = 0.0
+    started: float = field(default=0.0, compare=False)
+    ended: float = field(default=0.0, compare=False)
 
     def part(self, start: int, end: int) -> "Segment":
         """Return the tokens from ``start`` to before ``end`` with their log-probabilities, all else the same."""
