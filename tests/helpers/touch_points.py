@@ -515,6 +515,7 @@ def keys_of_ours() -> dict[str, list[str]]:
 
 def our_classes() -> list[Any]:
     """Import our modules that extend verl; return all classes in them, and those that are made when asked for."""
+    import verl.workers.engine  # noqa: F401 - its end loads our engines, which import each other through it
     from verl.plugin.platform import PlatformRegistry
 
     found = []
