@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sums of a run and its summary."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from recipe.treepo.console.metric_tail import StepRecord
@@ -91,7 +91,7 @@ def summary(totals: Totals, seconds: float, notes: Sequence[tuple[str, str]]) ->
     Args:
         notes: Name and text of each further line.
     """
-    return [outcome(totals, seconds), *_aligned(_all_notes(totals, notes))]
+    return [outcome(totals, seconds), *note_lines(_all_notes(totals, notes))]
 
 
 def _all_notes(totals: Totals, notes: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -100,13 +100,9 @@ def _all_notes(totals: Totals, notes: Sequence[tuple[str, str]]) -> Iterator[tup
     yield from notes
 
 
-def _aligned(notes: Iterator[tuple[str, str]] | Sequence[tuple[str, str]]) -> list[str]:
-    return [f"  {name + ':':<12}{text}" for name, text in notes]
-
-
-def note_lines(notes: Sequence[tuple[str, str]]) -> list[str]:
+def note_lines(notes: Iterable[tuple[str, str]]) -> list[str]:
     """Return lines below a summary, or above an error."""
-    return _aligned(notes)
+    return [f"  {name + ':':<12}{text}" for name, text in notes]
 
 
 def before_training(record: StepRecord) -> str:

@@ -64,7 +64,7 @@ def last_checkpoint(config: DictConfig) -> tuple[int, Path | None]:
 
 def trees_folder(config: DictConfig) -> str | None:
     """Return the folder of dumped trees, if they are dumped."""
-    folder = OmegaConf.select(config, "treepo.dump.dir") or OmegaConf.select(config, "treepo.dump_dir")
+    folder = OmegaConf.select(config, "treepo.dump.dir")
     return str(folder) if folder else None
 
 
@@ -138,6 +138,4 @@ def _trees(config: DictConfig) -> list[Note]:
     folder = trees_folder(config)
     if folder is None:
         return []
-    if OmegaConf.select(config, "treepo.dump.dir") is None:
-        return [("trees", short(Path(folder)))]
     return [("trees", f"{python()} -m recipe.treepo.viewer {short(Path(folder))}")]

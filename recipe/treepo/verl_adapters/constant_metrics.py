@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.reward import METRICS
 from recipe.treepo.search.stopping import RULES
 from recipe.treepo.settings.schema import TreePOSettings, leads_conversations
 
@@ -16,7 +15,7 @@ CONVERSATION = ("steps", "failed_steps", "interaction_s", "finish/interaction", 
 # What verl logs of the distance between the policy that sampled and the one that is updated.
 ONE_UPDATE = ("actor/pg_clipfrac", "actor/pg_clipfrac_lower", "actor/ppo_kl")
 # verl's statistics over the samples of a prompt, of a part of the reward that counts failures. The mean says it all.
-FAILURES = tuple(name for name in METRICS if name in ("reward_too_long", "reward_timeout", "reward_crash"))
+FAILURES = ("reward_too_long", "reward_timeout", "reward_crash")
 _STATISTICS = re.compile(rf"val-aux/.*/({'|'.join(FAILURES)})/(std|best|worst|maj)@")
 
 _Value = TypeVar("_Value")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
@@ -111,13 +112,7 @@ class TreePOTrainer(PPOTrainer):
         ]
         if not rows:
             return
-        data = tq.kv_batch_get(
-            keys=[batch.keys[row] for row in rows],
-            partition_id=batch.partition_id,
-            select_fields=["advantages", "response_mask", "rm_scores"],
-        )
-        uids = _prompt_ids(batch)
-        columns = (data[name].unbind() for name in ("advantages", "response_mask", "rm_scores"))
+        uids, columns = _prompt_ids(batch), _credit_columns([batch.keys[row] for row in rows], batch.partition_id)
         self.credit_dump.write(
             CreditRow(
                 uid=uids[row],
@@ -178,12 +173,7 @@ class TreePOTrainer(PPOTrainer):
 
     @staticmethod
     def _outcome_rows(batch: tq.KVBatchMeta, extra_fields: list[dict[str, Any]]) -> list[OutcomeRow]:
-        data = tq.kv_batch_get(
-            keys=batch.keys,
-            partition_id=batch.partition_id,
-            select_fields=["advantages", "response_mask", "rm_scores"],
-        )
-        columns = (data[name].unbind() for name in ("advantages", "response_mask", "rm_scores"))
+        columns = _credit_columns(batch.keys, batch.partition_id)
         rows = zip(_prompt_ids(batch), batch.tags, extra_fields, *columns, strict=True)
         return [
             OutcomeRow(
@@ -208,6 +198,13 @@ class TreePOTrainer(PPOTrainer):
 def _prompt_ids(batch: tq.KVBatchMeta) -> list[str]:
     """Return verl's uid of each row; keys are ``{uid}_{session}_{index}``."""
     return [key.rsplit("_", 2)[0] for key in batch.keys]
+
+
+def _credit_columns(keys: list[str], partition_id: str) -> list[tuple[torch.Tensor, ...]]:
+    """Return advantages, response mask and scores of rows, each as one tensor per row."""
+    fields = ["advantages", "response_mask", "rm_scores"]
+    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=fields)
+    return [data[field].unbind() for field in fields]
 
 
 @register_trainer("treepo_sync")
