@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fill ms-swift's TreePO table: engine calls and training speed of n independent conversations and of trees.
 
-    python -m benchmarks.ms_swift_table --report docs/ms_swift_table/recheck.md
+    python -m benchmarks.ms_swift_table --report docs/results/ms_swift_table/recheck.md
 
 For each depth one row with n independent multi-turn loops (treepo.sampler=independent, "original implementation") and
 one for each max_divergence with trees; same interaction, model, prompts, batch and n, one training run each.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on conversations, with one tree of turns per prompt: after a wrong answer the model is asked to check it, before
-# the last turn to give a final answer (examples/recheck.py, docs/interaction.md).
+# the last turn to give a final answer (examples/recheck.py, docs/how_to/conversations.md).
 #
 #   bash scripts/run_recheck_qwen0.5b.sh [--dry-run [--full]] [KEY=VALUE ...]
 #

@@ -4,7 +4,7 @@
 A *turn* is what the model writes until it ends its message. After each turn the interaction is asked whether the path
 has ended (``check_finished``) and, if not, what to add to the conversation (``step``): messages of a user, results of
 tools. What it adds becomes response tokens that are not trained; then the model writes its next turn.
-``docs/interaction.md`` has examples. Pure: imports no verl, torch or ray.
+``docs/how_to/conversations.md`` has examples. Pure: imports no verl, torch or ray.
 """
 
 import copy

@@ -4,7 +4,7 @@ r"""Score a solution by its final answer: verl's `reward.custom_reward_function`
 The answer is the content of the last `\boxed{}`; without any box, the last plain number (option). Text comparison
 decides first; the rest goes to math-verify in a worker process under a wall-clock and a memory limit, because
 model output is untrusted. verl calls this function from threads of several processes; each process has its own
-workers. Options are passed through `reward.custom_reward_function.reward_kwargs` (docs/reward.md).
+workers. Options are passed through `reward.custom_reward_function.reward_kwargs` (docs/how_to/reward.md).
 """
 
 import inspect

@@ -4,7 +4,7 @@
 ``answer_pairs.jsonl`` was available while the scorer was written. ``answer_pairs_blind.jsonl`` was labeled without
 knowledge of the scorer, and no rule was made for it: it measures the scorer on unseen answers.
 ``answer_pairs_review.jsonl`` comes from a search for wrong answers that an earlier scorer accepted, with right answers
-beside them. Rules were made for it; the holes listed in docs/reward.md are not in it. Each rule of ``answers/`` is
+beside them. Rules were made for it; the holes listed in docs/how_to/reward.md are not in it. Each rule of ``answers/`` is
 needed by at least one pair: without the rule, a test below fails.
 
 A line has ``form``, ``gold`` (a ground truth in the spelling of data sets), ``equal`` (the label) and either

@@ -208,5 +208,5 @@ def test_a_bfloat16_engine_differs_by_rounding_only_after_an_update():
             "trainer.save_freq=-1",
             "actor_rollout_ref.rollout.dtype=bfloat16",
         )
-    # transformers alone, bfloat16 against float32 on this model's samples: 5e-4 on average (docs/decisions.md).
+    # transformers alone, bfloat16 against float32 on this model's samples: 5e-4 on average (docs/design/decisions.md).
     assert all(step["training/rollout_probs_diff_mean"] < 2e-3 for step in metrics)

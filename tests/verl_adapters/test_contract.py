@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract with verl, vLLM, transformers, Ray and torch: everything of theirs that our code depends on.
 
-A failure says in one line what is gone and which files of ours use it. ``docs/versions.md`` says how to move to another
+A failure says in one line what is gone and which files of ours use it. ``docs/design/versions.md`` says how to move to another
 verl. The tests at the end find uses that the table lacks.
 """
 

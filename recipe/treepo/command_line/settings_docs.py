@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write ``docs/settings.md``: ``python -m recipe.treepo.command_line.settings_docs``.
+"""Write ``docs/reference/settings.md``: ``python -m recipe.treepo.command_line.settings_docs``.
 
 Keys come from the declarations, defaults and meanings (the first sentence of each comment) from the yaml files.
 """
@@ -11,7 +11,7 @@ from recipe.treepo.command_line.help_text import ROOT, declared, written
 from recipe.treepo.command_line.pages import EVALUATION
 from recipe.treepo.evaluation.markdown import table
 
-PAGE = ROOT / "docs/settings.md"
+PAGE = ROOT / "docs/reference/settings.md"
 HEAD = """\
 # Settings
 
@@ -27,7 +27,7 @@ def settings_page() -> str:
 
 
 def _section(title: str, group: OwnGroup) -> Iterator[str]:
-    yield f"## {title}\n\n[`{group.see}`](../{group.see})\n"
+    yield f"## {title}\n\n`{group.see}`\n"
     declaration = declared(group)
     texts = {key: first_sentence(comment) for key, comment in declaration.comments.items()}
     for name, keys in declaration.groups.items():

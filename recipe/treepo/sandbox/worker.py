@@ -4,7 +4,7 @@
 A *task* is a Python file with a function `load()` that returns a function (question, a JSON object) -> any JSON value.
 This process loads it once and forks a copy of itself for each question. The kernel ends the copy at its time limit and
 limits its memory. The worker itself never touches untrusted text and survives any fate of a copy. Each question meets
-the same fresh state, so a result does not depend on earlier questions (docs/reward.md explains why this is not a
+the same fresh state, so a result does not depend on earlier questions (docs/how_to/reward.md explains why this is not a
 time-out inside one process).
 
 It speaks JSON lines: "ready" first, then one reply per request, until end of file on standard input (the parent has
