@@ -3,6 +3,9 @@
 
 import json
 import re
+import shlex
+import shutil
+import subprocess
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -18,6 +21,7 @@ from helpers.training_run import (
     BLOCK,
     DETERMINISTIC,
     LARGEST_DIFFERENCE,
+    LENGTHS,
     RESPONSE,
     ROOT,
     SEGMENT,
@@ -27,7 +31,10 @@ from helpers.training_run import (
     dumps,
     response_of,
     train,
+    train_with_verl,
 )
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +178,28 @@ def sampled(folder: Path, step: int) -> list:
     ]
 
 
-def test_with_full_determinism_two_runs_sample_the_same_trajectories(run):
+def overrides_of_the_readme() -> list[str]:
+    """Return the lines that the README adds to a run of verl."""
+    (block,) = re.findall(r"of `python -m verl.trainer.main_ppo`:\n\n```\n(.*?)```", README, re.DOTALL)
+    return block.split()
+
+
+def test_verls_entry_point_with_the_readmes_lines_samples_the_same_trajectories(run):
     first, _ = run
     with tempfile.TemporaryDirectory() as name:
         second = Path(name)
         steps = ("trainer.total_training_steps=2", "trainer.save_freq=-1")
-        train("run_treepo_qwen0.5b.sh", second, *steps, DETERMINISTIC, *dumps(second))
+        like_first = (
+            *(f"++{option}" for option in LENGTHS),
+            *(option.replace("treepo.", "++treepo.") for option in dumps(second)),
+            f"++treepo.cache_block={BLOCK}",
+            "algorithm.adv_estimator=treepo",
+            DETERMINISTIC,
+            LENGTHS,
+            "++treepo.packed_training=true",
+            "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR=treepo_packed",
+        )
+        train_with_verl(second, *overrides_of_the_readme(), *steps, *like_first)
         # The second step samples from weights that were trained on the first, so training has to agree, too. It adds
         # rows in the order in which they were finished: rounding may change a token in one of about 10,000 runs.
         for step, allowed in ((1, 0), (2, 1)):
@@ -186,6 +209,33 @@ def test_with_full_determinism_two_runs_sample_the_same_trajectories(run):
     # Siblings have seeds of their own: no two children of the root begin alike in every tree.
     beginnings = [[tokens for key, tokens, _ in tree if key in ("0", "1")] for tree in sampled(first, 1)]
     assert any(one != other for one, other in beginnings)
+
+
+def test_the_export_command_of_the_summary_writes_the_trained_weights(run):
+    folder, _ = run
+    (command,) = re.findall(r"^  export: +(.*)$", (folder / "log.txt").read_text(), re.MULTILINE)
+    subprocess.run(shlex.split(command), cwd=ROOT, check=True, capture_output=True, timeout=600)
+    exported = load_file(folder / f"model_step_{STEPS}/model.safetensors")
+    actor = folder / f"checkpoints/global_step_{STEPS}/actor"
+    trained = torch.load(actor / "model_world_size_1_rank_0.pt", weights_only=False)
+    # The merger saves bfloat16, verl's type for export; tied weights are saved once.
+    assert set(trained) - set(exported) <= {"lm_head.weight"}
+    for name, tensor in exported.items():
+        assert torch.equal(tensor, trained[name].to_local().to(tensor.dtype))
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_after_the_last_checkpoint_with_the_next_prompts(run):
+    first, _ = run
+    with tempfile.TemporaryDirectory() as name:
+        second = Path(name)
+        shutil.copytree(first / "checkpoints", second / "checkpoints")
+        steps = f"trainer.total_training_steps={STEPS + 1}", "trainer.save_freq=-1"
+        metrics = train("run_treepo_qwen0.5b.sh", second, *steps, DETERMINISTIC, *dumps(second))
+        assert [step["training/global_step"] for step in metrics] == [STEPS + 1]
+        before = {tuple(tree["prompt_ids"]) for trees in trees_of(first).values() for tree in trees}
+        after = {tuple(tree["prompt_ids"]) for tree in dumped_trees(second, STEPS + 1)}
+    assert len(before) == STEPS * BATCH and len(after) == BATCH and not before & after
 
 
 def test_the_plain_partner_samples_independently_and_costs_a_call_per_trajectory():

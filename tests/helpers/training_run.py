@@ -5,6 +5,7 @@ import json
 import math
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,19 +37,56 @@ def train(script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] =
 
     Fails if the run does, or if one of its metrics is not a finite number.
     """
-    command = [
-        "bash",
-        f"scripts/{script}",
+    run_in(folder, "bash", f"scripts/{script}", *few_steps(folder), *lengths, *overrides)
+    metrics = metrics_of(folder)
+    for step in metrics:
+        assert not {key: value for key, value in step.items() if not math.isfinite(value)}
+    return metrics
+
+
+def train_with_verl(folder: Path, *overrides: str) -> None:
+    """Train through verl's own entry point; fails if the run does.
+
+    The run is that of ``run_treepo_qwen0.5b.sh``, as a user of verl has it: with machine, model, data and sizes, and
+    without anything about trees.
+    """
+    data = OUTPUTS / "data/tiny"
+    presets = ("hydra.searchpath=[pkg://recipe.treepo.config]", "+platform=cpu", "+preset=tiny", "~treepo")
+    reward = ("path=pkg://recipe.treepo.reward", "name=compute_score")
+    run_in(
+        folder,
+        sys.executable,
+        "-m",
+        "verl.trainer.main_ppo",
+        *presets,
+        f"actor_rollout_ref.model.path={ROOT}/tiny/model",
+        f"data.train_files={data}/train.parquet",
+        f"data.val_files={data}/val.parquet",
+        "data.seed=0",
+        "actor_rollout_ref.rollout.seed=0",
+        *(f"reward.custom_reward_function.{option}" for option in reward),
+        *few_steps(folder),
+        f"data.max_response_length={RESPONSE}",
+        "trainer.logger=[console]",
+        *overrides,
+    )
+
+
+def few_steps(folder: Path) -> tuple[str, ...]:
+    """Return the overrides of a small run whose files are in a folder."""
+    return (
         f"data.train_batch_size={BATCH}",
         f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
         f"actor_rollout_ref.rollout.n={WIDTH}",
-        *lengths,
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
         f"trainer.default_local_dir={folder}/checkpoints",
         f"hydra.run.dir={folder}/hydra",
-        *overrides,
-    ]
+    )
+
+
+def run_in(folder: Path, *command: str) -> None:
+    """Run a training command; its output is in ``log.txt`` of the folder, and the error of a failure, too."""
     environment = {**os.environ, "PRESET": "tiny", "OUTPUTS": str(OUTPUTS), "TENSORBOARD_DIR": f"{folder}/tensorboard"}
     log = folder / "log.txt"
     with log.open("w") as stream:
@@ -56,10 +94,6 @@ def train(script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] =
             command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, timeout=3600, check=False
         )
     assert result.returncode == 0, log.read_text(errors="replace")[-6000:]
-    metrics = metrics_of(folder)
-    for step in metrics:
-        assert not {key: value for key, value in step.items() if not math.isfinite(value)}
-    return metrics
 
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:

@@ -120,6 +120,7 @@ TRAINING: list[dict[str, Any]] = [
     {"data": {"train_files": "foreign.parquet", "val_files": ["damaged.parquet", "missing.parquet"]}},
     {"actor_rollout_ref": {"model": {"path": "./missing"}}},
     {"treepo": {"width": 8}},
+    {"tree": "paper_best"},
     {"treepo": {"dump": {"dir": "damaged.parquet/trees"}}},
 ]
 EVALUATIONS: list[dict[str, Any]] = [

@@ -310,6 +310,16 @@ def test_with_the_plain_sampler_the_shape_of_trees_does_not_matter():
     assert settings.advantage == AdvantageSettings()
 
 
+@pytest.mark.parametrize("group", ["tree", "preset", "platform"])
+def test_the_name_of_a_group_that_hydra_did_not_find_is_refused(group):
+    """``+tree=paper_best`` on top of verl's entry point, without the search path that the remedy adds."""
+    config = config_of(**{group: "paper_best"})
+    for check in (validate, validate_trees):
+        with pytest.raises(ConfigError) as error:
+            check(config)
+        assert briefly(error.value.problems) == [f"{group}=paper_best: group_not_found"]
+
+
 def test_trees_without_the_manager_that_samples_them_are_refused():
     key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
     [problem] = problems_of(config_of(**{key.replace(".", "__"): None}))

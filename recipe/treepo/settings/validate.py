@@ -18,6 +18,7 @@ from recipe.treepo.settings.training_rules import has_critic, objective_problems
 from recipe.treepo.settings.tree_rules import sampler_problems
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
+GROUPS = ("tree", "preset", "platform")
 LEAST_FREE_BYTES = 64 * 2**20
 """Room that a dump needs at least."""
 
@@ -29,6 +30,7 @@ def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
         ConfigError: listing all problems found.
     """
     settings, problems = parse_settings(config)
+    problems += _group_problems(config)
     if settings is not None:
         problems += trainer_problems(settings, config) + objective_problems(config)
         problems += sampler_problems(settings, config)
@@ -47,12 +49,24 @@ def validate_trees(config: DictConfig) -> TreePOSettings:
         ConfigError: listing all problems found.
     """
     settings, problems = parse_settings(config)
+    problems += _group_problems(config)
     if settings is not None:
         problems += sampler_problems(settings, config)
     if problems:
         raise ConfigError(problems)
     assert settings is not None
     return settings
+
+
+def _group_problems(config: DictConfig) -> list[ConfigProblem]:
+    """Check that Hydra found the recipe's groups; without its search path, ``+tree=NAME`` only sets a key ``tree``."""
+    rule = "Hydra took the name for a value, because it does not search the recipe's groups"
+    remedy = "Add hydra.searchpath=[pkg://recipe.treepo.config]."
+    return [
+        ConfigProblem("group_not_found", name, value, rule, remedy)
+        for name in GROUPS
+        if isinstance(value := OmegaConf.select(config, name), str)
+    ]
 
 
 # --- files -----------------------------------------------------------------------------------------------------
