@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a conversation with the model is made of: subclass :class:`Interaction`.
+"""Conversations between the model and an environment or user: subclass :class:`Interaction`.
 
-A *turn* is what the model writes until it ends its message. After each turn the interaction is asked whether the path
-has ended (``check_finished``) and, if not, what to add to the conversation (``step``): messages of a user, results of
-tools. What it adds becomes response tokens that are not trained; then the model writes its next turn.
-``docs/how_to/conversations.md`` has examples. Pure: imports no verl, torch or ray.
+A *turn* is the model's message. After each turn, ``check_finished`` may end the path. Otherwise ``step`` returns a
+*reply* (messages of a user, results of tools) or ends the conversation. Reply tokens are part of the response but are
+not trained. After a reply the model generates its next turn. ``docs/how_to/conversations.md`` has examples.
+
+This module imports no verl, torch or ray.
 """
 
 import copy
@@ -19,27 +20,26 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnContext:
-    """What an interaction gets to know about a turn that has just ended. All of it is the caller's to keep.
+    """The turn that just ended, as seen by the interaction. Safe to store or modify, except ``sample``.
 
     Attributes:
-        messages: The conversation up to this turn and with it, as the data set and the interaction wrote it and as the
-            model's tokens read. Changes to it change nothing.
-        text: The turn, special tokens left out.
-        response: The response up to this turn and with it, what was added to it included: what a reward function would
-            be given if the path ended here.
-        token_ids: Its tokens, an end token included.
-        turn: Its number on the path, 1 for the first.
-        turns_left: Most turns that may follow it; fewer where turns take several segments.
-        tokens_left: Response tokens that may follow it, those of added messages included.
-        cut_off: Whether it was cut off at ``treepo.interaction.turn_length``.
+        messages: Conversation up to and including this turn. Turns read as their decoded text, or as
+            ``Reply.assistant``.
+        text: Text of the turn without special tokens.
+        response: Text of the response up to and including this turn, with all replies. A reward function would get this
+            text if the path ended here.
+        token_ids: Tokens of the turn, including an end token.
+        turn: Number of the turn on the path, from 1.
+        turns_left: Maximum number of further turns; turns of several segments leave room for fewer.
+        tokens_left: Response tokens available after this turn, for replies and turns.
+        cut_off: Whether the turn was cut off at ``treepo.interaction.turn_length``.
         depth: Segments on the path.
-        node: Name of its last node, unique in the tree and the same whenever the tree is grown again; with
-            ``treepo.interaction.steps=per_branch`` the name of the branch that the step is for.
-        sample: Fields of the data set's row (``data_source``, ``reward_model``, ``extra_info`` and so on); not to be
-            changed.
-        rng: Random numbers that depend on the run's seed, the prompt and ``node`` only.
-        validate: Whether the prompt is one of the validation data.
-        state: What ``start`` returned, as the steps on this path have changed it; no other path has the same object.
+        node: Name of the path's last node, unique in the tree and the same if the tree is grown again. With
+            ``treepo.interaction.steps=per_branch``, ``step`` gets the name of its branch.
+        sample: Fields of the data set's row (``data_source``, ``reward_model``, ``extra_info`` and so on). Read-only.
+        rng: Random generator that depends only on the run's seed, the prompt and ``node``.
+        validate: Whether the prompt belongs to the validation data.
+        state: State from ``start`` with the changes made on this path. Paths never share the object.
     """
 
     messages: list[Message]
@@ -60,15 +60,15 @@ class TurnContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a step adds to a conversation.
+    """Messages that a step adds to the conversation, with data for reward functions.
 
     Attributes:
-        messages: At least one, of a role that the model's chat template can append: user, tool or system.
-        info: For reward functions, which find it in ``tree_turns``; plain data that can be written as JSON, like the
-            messages, and without the key ``messages``.
+        messages: One or more messages with roles that the model's chat template can append: user, tool or system.
+        info: Data for reward functions, which find it in ``tree_turns``. Must be JSON-serializable, like the messages,
+            and must not contain the key ``messages``.
         tool_rewards: Numbers for verl's field of that name.
-        assistant: How the model's turn is recorded among the messages, where its text alone does not say it all (tool
-            calls); None for ``{"role": "assistant", "content": text}``. Its tokens stay what they are.
+        assistant: Record of the model's turn among the messages, for turns with more than text (tool calls); None for
+            ``{"role": "assistant", "content": text}``. The turn's tokens stay unchanged.
     """
 
     messages: list[Message]
@@ -78,18 +78,18 @@ class Reply:
 
 
 class Interaction:
-    """What the model talks to. One instance serves one prompt, all paths of its tree.
+    """Environment or user that replies to the model. One instance serves all paths of one prompt's tree.
 
-    The first three methods are plain functions that are called once, before the search. Each of the others may be a
-    coroutine or a plain function; plain ones run in threads, up to 64 at a time in a process. Whatever belongs to one
-    path goes into the state, never into the instance.
+    ``setup``, ``tool_schemas`` and ``stop_token_ids`` are plain functions, called once before the search. Each other
+    method may be a coroutine or a plain function. Plain functions run in threads, up to 64 at a time per process. Keep
+    the data of a path in its state, never in the instance.
     """
 
     def setup(self, agent: Any) -> None:
-        """Take what only verl knows, before anything else is called.
+        """Store objects that only verl provides. Called before all other methods.
 
         Args:
-            agent: verl's ``ToolAgentLoop`` of this prompt: its ``tokenizer``, ``tools``, ``config`` and so on.
+            agent: verl's ``ToolAgentLoop`` of this prompt, with ``tokenizer``, ``tools``, ``config`` and so on.
         """
 
     def tool_schemas(self, sample: Mapping[str, Any]) -> list[dict[str, Any]] | None:
@@ -97,68 +97,68 @@ class Interaction:
         return None
 
     def stop_token_ids(self) -> list[int]:
-        """Return tokens that end a turn like the model's end tokens."""
+        """Return tokens that end a turn, in addition to the model's end tokens."""
         return []
 
     async def start(self, sample: Mapping[str, Any]) -> Any:
-        """Return the state of a new conversation about a row of the data set."""
+        """Return the state of a new conversation for a row of the data set."""
         return None
 
     async def check_finished(self, context: TurnContext) -> str | None:
-        """Return why the path ends with this turn, in a word or two that are counted in the metrics, or None.
+        """Return a reason to end the path after this turn, or None to continue.
 
-        The default ends what was cut off.
+        The metrics count paths by reason: use one or two words. The default ends the path if its turn was cut off.
         """
         return "cut_off" if context.cut_off else None
 
     async def step(self, context: TurnContext) -> Reply | list[Message] | None:
-        """Return what to add after this turn, or None to end the conversation.
+        """Return the messages to add after this turn, or None to end the conversation.
 
-        It is not asked where no turn may follow. May change ``context.state``.
+        Not called if no further turn is possible. May modify ``context.state``.
         """
         return None
 
     async def copy_state(self, state: Any, messages: list[Message]) -> Any:
         """Return a copy of a state for another path.
 
-        An environment with snapshots takes one here; one without can start anew and replay.
+        An environment with snapshots can take one here. Without snapshots, start anew and replay the messages.
 
         Args:
-            state: Not to be changed: other paths are copied from it, too.
-            messages: The conversation that has led to it. With ``treepo.interaction.steps=per_branch`` it may end with
-                a turn: ``check_finished`` has seen it, and its step is still to be taken.
+            state: State to copy. Do not modify it: other paths are copied from it, too.
+            messages: Conversation that led to the state. With ``treepo.interaction.steps=per_branch`` it may end with a
+                turn that ``check_finished`` has seen and ``step`` has not.
         """
         return copy.deepcopy(state)
 
     async def close_state(self, state: Any) -> None:
-        """Give back what a state holds. Called once for every state that ``start`` and ``copy_state`` returned."""
+        """Release the resources of a state. Called once for every state that ``start`` and ``copy_state`` returned."""
 
 
 class Steps(StrEnum):
-    """How often a step is taken after a turn from which several branches go on."""
+    """Number of steps after a turn with several branches."""
 
-    SHARED = "shared"  # once: the branches share what it added
-    PER_BRANCH = "per_branch"  # by every branch for itself
+    SHARED = "shared"  # one step, whose reply all branches share
+    PER_BRANCH = "per_branch"  # one step for each branch
 
 
 class OnError(StrEnum):
-    """What becomes of a path where the interaction failed."""
+    """Handling of a path whose interaction failed."""
 
-    DROP = "drop"  # it is no trajectory, and its width is given back
-    END = "end"  # it ends there, as a trajectory
+    DROP = "drop"  # no trajectory; its width is sampled again
+    END = "end"  # the path ends there, as a trajectory
     FAIL = "fail"  # the whole prompt fails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationRules:
-    """How conversations are led.
+    """Limits and error handling of conversations.
 
     Attributes:
-        turn_length: Most tokens of a turn, None for no limit.
-        max_turns: Most turns on a path, None for no limit.
-        steps: How often a step is taken.
-        on_error: What becomes of a path where the interaction failed.
-        timeout_seconds: Most seconds of one call of the interaction, None for no limit.
+        turn_length: Maximum tokens of a turn, None for no limit.
+        max_turns: Maximum turns on a path, None for no limit.
+        steps: Number of steps after a turn with several branches.
+        on_error: Handling of a path whose interaction failed.
+        timeout_seconds: Maximum seconds of one call of the interaction, None for no limit.
     """
 
     turn_length: int | None = None
@@ -169,4 +169,4 @@ class ConversationRules:
 
 
 class InteractionError(RuntimeError):
-    """An interaction failed; the message names its class, the prompt and the node."""
+    """Failure of an interaction. The message names its class, the prompt and the node."""

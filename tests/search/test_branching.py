@@ -20,7 +20,7 @@ from recipe.treepo.search.branching import (
 
 
 def test_what_stopped_paths_leave_is_in_the_limit_of_the_next_level():
-    # 5 paths of the level, whether they ended or not, have 3 children each.
+    # Each of the 5 paths of the level, ended or open, has 3 children.
     rules = BranchingRules(divergence=(3, 3))
     assert level_limit(rules, level_size=5, segment_length=16, rng=random.Random(0)) == 15
     rules = BranchingRules(budget=Budget.LEVEL_TOKENS, level_tokens=100)
@@ -33,7 +33,7 @@ def test_what_stopped_paths_leave_is_in_the_limit_of_the_next_level():
 
 @pytest.mark.parametrize(
     ("finished", "finished_tokens", "width"),
-    # 100 tokens pay for 10 responses of 10, the least is 2 and the most 12.
+    # 100 tokens pay for 10 responses of 10 tokens; minimum 2, maximum 12.
     [(0, 0, 10), (3, 30, 10), (3, 12, 3 + 8), (5, 7, 12), (9, 95, 9)],
 )
 def test_a_token_budget_pays_for_whole_responses_of_those_that_have_not_ended(finished, finished_tokens, width):
@@ -49,8 +49,8 @@ def test_the_least_width_is_kept_whatever_the_budget_pays_for():
 
 
 def test_reachable_leaves_are_bounded_by_levels_and_divergence():
-    # Three branches, the deepest of which may branch twice more. Two end, and the third gets 3 * 2 children; five of
-    # these end, and the sixth gets 6 * 2: 2 + 5 + 12.
+    # Three branches; the first may branch twice more. Two end, and the third gets 3 * 2 children. Five of these end,
+    # and the sixth gets 6 * 2: 2 + 5 + 12.
     assert reachable_leaves(BranchingRules(), [2, 1, 0], segment_length=4) == 19
     assert reachable_leaves(BranchingRules(divergence=(1, 1)), [3, 3], segment_length=4) == 1 + 1 + 1 + 2
     assert reachable_leaves(BranchingRules(), [0, 0], segment_length=4) == 2
@@ -76,23 +76,23 @@ def test_weights_are_the_softmax_of_the_values():
 def test_remainders_go_to_paths_drawn_at_random():
     rng = random.Random(0)
     shares = Counter(tuple(allocate(8, [1.0] * 3, most=None, rng=rng)) for _ in range(3000))
-    # 8 = 2 + 3 + 3: which path gets the small share is a matter of chance, 1000 times each; 5 sigma = 130
+    # 8 = 2 + 3 + 3: each path gets the small share about 1000 times; 5 sigma = 130
     assert set(shares) == {(2, 3, 3), (3, 2, 3), (3, 3, 2)}
     assert all(870 < count < 1130 for count in shares.values())
-    # Any two of four paths may get the two children that are left over, 500 times each; 5 sigma = 102
+    # Each pair of four paths gets the two leftover children about 500 times; 5 sigma = 102
     shares = Counter(tuple(allocate(6, [1.0] * 4, most=None, rng=rng)) for _ in range(3000))
     assert len(shares) == 6
     assert all(398 < count < 602 for count in shares.values())
 
 
 def test_expected_shares_are_the_exact_ones():
-    # One child each; of the 5 others in proportion 4 : 3 : 1, that is 2.5, 1.875 and 0.625.
+    # One child each; the 5 others in proportion 4 : 3 : 1, that is 2.5, 1.875 and 0.625.
     rng, sums = random.Random(1), [0, 0, 0]
     for _ in range(8000):
         shares = allocate(8, [4.0, 3.0, 1.0], most=None, rng=rng)
         assert shares[0] in (3, 4) and shares[1] in (2, 3) and shares[2] in (1, 2)
         sums = [total + share for total, share in zip(sums, shares, strict=True)]
-    # 5 sigma of a mean of numbers that are one of two neighbors: 5 * 0.5 / sqrt(8000) = 0.028
+    # 5 sigma of a mean of draws from two neighboring integers: 5 * 0.5 / sqrt(8000) = 0.028
     assert [total / 8000 for total in sums] == pytest.approx([3.5, 2.875, 1.625], abs=0.028)
 
 

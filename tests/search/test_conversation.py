@@ -29,11 +29,11 @@ from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.settings.schema import TreePOSettings
 from recipe.treepo.verl_adapters.trajectory import trajectory_fields
 
-# --- what trees of conversations cost -------------------------------------------------------------------------------
+# --- cost of trees of conversations ---------------------------------------------------------------------------------
 
-# A turn is a segment. Levels of calls: one at the root, then times the divergence up to 8. Nothing is added after the
-# last level. A shared step is taken once for each path of a level but the last; else once for each path of a level but
-# the first.
+# A turn is a segment. Calls per level: one at the root, then times the divergence up to 8. The last level has no reply.
+# A shared step follows each path of every level but the last. With steps per branch, a step precedes each path of every
+# level but the first.
 COSTS = [
     (4, 2, [1, 2, 4, 8]),
     (4, 3, [1, 3, 8, 8]),
@@ -122,7 +122,7 @@ def test_a_turn_is_not_closed_where_the_chat_template_closes_none():
 @pytest.mark.parametrize("order", [0, 1, 2, 3, 4, 5, 6, 7])
 @pytest.mark.parametrize("steps", Steps)
 def test_a_template_that_takes_back_the_end_trims_all_branches(steps, order):
-    # Two branches go on from the first turn, in any order; one of three ends the conversation instead.
+    # Two branches continue from the first turn, in any order; the third ends the conversation.
     class Some(Recorded):
         def decide_step(self, context):
             return None if context.node == "0.1" else super().decide_step(context)
@@ -154,7 +154,7 @@ def test_a_template_cannot_take_back_a_whole_turn():
 @pytest.mark.parametrize("steps", Steps)
 @pytest.mark.parametrize(("room", "fits"), [(9, False), (10, True)])
 def test_a_reply_without_room_for_a_turn_ends_the_path_by_length(room, fits, steps):
-    # 3 tokens of the turn and 6 of the addition: one token more is the least that can follow.
+    # The turn has 3 tokens and the reply 6: a next turn needs at least one more.
     interaction = Recorded()
     tree = talk(
         Turns(TURN), interaction, rules=ConversationRules(steps=steps), **sizes(width=1, depth=2, response_length=room)
@@ -283,7 +283,7 @@ def test_siblings_are_compared_also_where_each_has_an_addition_of_its_own(steps,
     forest = forest.merge_chains() if chains is ChainCounting.DISTINCT else forest
     settings = AdvantageOptions(chains=chains, aggregation=Aggregation.GROUP_SIZE)
     rewards = np.array([0.0, 1.0])
-    # the two paths differ in their second turn only, so all credit is there: half a reward more or less
+    # The paths differ in their second turn only, so it gets all credit: half a reward more or less.
     assert treerpo_credit(forest, rewards, divide_by_std=False)[:, 1:].tolist() == [[0.0, -0.5], [0.0, 0.5]]
     assert segment_credit(forest, rewards, settings)[:, 1:].tolist() == [[0.0, -0.5], [0.0, 0.5]]
     assert forest.tokens_of_nodes(12).tolist() == [[9, 3], [9, 3]]

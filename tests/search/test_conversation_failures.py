@@ -25,7 +25,7 @@ from recipe.treepo.search.stopping import FinishReason
 
 
 class Failing(Recorded):
-    """Fails in one method at the nodes named."""
+    """Fails in one method at the given nodes."""
 
     def __init__(self, method: str, nodes: set[str]) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def test_states_are_closed_side_by_side():
 
     interaction = Slow()
     talk(Turns(TURN), interaction, **sizes())
-    # the root's, and those after the first turn and the two second ones
+    # states of the root, of the first turn and of the two second turns
     assert interaction.most == 4
 
 
@@ -194,7 +194,7 @@ def test_a_state_that_cannot_be_closed_is_warned_of_and_the_others_are(caplog):
 
     tree = talk(Turns(TURN), Stuck(), **sizes())
     assert len(tree.leaves) == 2
-    # One of the root, one of each of the 1 + 2 + 2 turns.
+    # one state of the root, and one of each of the 1 + 2 + 2 turns
     assert len(closed) == 6
     assert "Stuck.close_state failed for prompt 7 at node the end: OSError: stuck" in caplog.text
 
@@ -325,7 +325,7 @@ def test_plain_functions_run_off_the_event_loop_and_coroutines_on_it():
 
 
 def test_plain_functions_that_wait_do_not_make_each_other_wait():
-    # More than asyncio's own threads on any machine; each waits for all the others.
+    # More calls than asyncio has threads on any machine; each waits for all the others.
     together = threading.Barrier(40)
 
     class Waits(Interaction):

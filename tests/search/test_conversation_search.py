@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees of random conversations under random settings, against rules written down a second time."""
+"""Check trees of random conversations with random settings against a second implementation of the rules."""
 
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -22,7 +22,7 @@ from recipe.treepo.search.tree import Tree
 
 @st.composite
 def conversations(draw):
-    search = {**draw(searches()), "cache_block": None}  # which conversations do not have
+    search = {**draw(searches()), "cache_block": None}  # not available in conversations
     more = draw(st.integers(0, 60))
     search["response_length"] += more
     if search["budget"] is Budget.TOTAL_TOKENS:
@@ -35,7 +35,7 @@ def conversations(draw):
     )
     takes_back = draw(st.sampled_from([0, 0, 1]))
     if takes_back and rules.steps is Steps.PER_BRANCH:
-        search["min_length"] = 0  # a branch that ends does not know whether another takes back a token of the turn
+        search["min_length"] = 0  # another branch's template may shorten the turn after a branch has ended
     interaction = {
         "end_rate": draw(st.sampled_from([0.0, 0.3])),
         "fail_rate": draw(st.sampled_from([0.0, 0.0, 0.15])),
@@ -98,7 +98,7 @@ def test_every_conversation_keeps_the_invariants(conversation, text, jitter):
     with checked_after_every_change():
         tree = grown(engine, interaction, FakeTokens(takes_back=takes_back), search, rules)
 
-    # The same whose requests and calls finish in another order is the same tree.
+    # The order in which requests and calls finish does not change the tree.
     again, other = ScriptedEngine(**text, jitter=jitter), Chancy(**chances, jitter=jitter)
     twin = grown(again, other, FakeTokens(takes_back=takes_back, jitter=jitter), search, rules)
     assert (twin is None) == (tree is None)
@@ -128,7 +128,7 @@ def test_a_level_that_pays_for_no_whole_turn_has_one_all_the_same():
 
 
 class Oracle:
-    """What a finished tree has to be, worked out from what engine and interaction were asked and answered."""
+    """Expected properties of a finished tree, derived from the recorded calls and results."""
 
     def __init__(self, tree, search, rules, takes_back, interaction) -> None:
         self.tree, self.search, self.rules, self.takes_back = tree, search, rules, takes_back
@@ -139,7 +139,7 @@ class Oracle:
     # --- reading the tree ------------------------------------------------------------------------------------------
 
     def turns(self, node: int) -> list[list[int]]:
-        """The turns on a path as the model wrote them, the last one up to ``node``."""
+        """Return the turns on a path as generated, the last one up to ``node``."""
         turns: list[list[int]] = [[]]
         for on_path in self.tree.path(node).nodes:
             if on_path.reply is None:
@@ -155,7 +155,7 @@ class Oracle:
         return turns
 
     def depth(self, node: int) -> int:
-        """Segments that are complete at ``node``, in whose turn the last one need not be."""
+        """Return the number of complete segments at ``node``; the last segment of its turn may be incomplete."""
         *before, last = [len(turn) for turn in self.turns(node)]
         length = self.search["segment_length"]
         return sum(-(-turn // length) for turn in before) + last // length
@@ -169,7 +169,7 @@ class Oracle:
     # --- claims ----------------------------------------------------------------------------------------------------
 
     def check_calls(self, engine: ScriptedEngine) -> None:
-        """Every call was given exactly prompt and path, and every token that it returned is kept once or cut off."""
+        """Check that each call got exactly prompt and path, and each returned token is kept once or cut off."""
         node_of = {node.key: node for node in self.tree.nodes}
         stored = decoded = 0
         for branch, (input_ids, max_tokens, output) in engine.calls.items():
@@ -214,7 +214,7 @@ class Oracle:
         for (method, name), taken in self.contexts.items():
             if method == "step" and self.per_branch:
                 if (reply := node_of.get(f"{name}+")) is None:
-                    continue  # its branch was given up
+                    continue  # abandoned branch
                 node = self.tree.nodes[reply.parent]
             else:
                 node = node_of[name]
@@ -237,11 +237,11 @@ class Oracle:
             assert taken.cut_off == (self.reasons(node) == [])
 
     def length(self, node) -> int:
-        """Response tokens up to the end of the turn at ``node``, before a template took some back."""
+        """Return the response tokens up to the end of the turn at ``node``, before a template removed some."""
         return self.tree.path(node.index).turn_start + len(self.turns(node.index)[-1])
 
     def reasons(self, node) -> list[FinishReason]:
-        """The rules that apply where the model stopped writing, in the order asked for."""
+        """Return the rules that apply at the end of the generated text, in their order."""
         turn, search = self.turns(node.index)[-1], self.search
         text = decode(turn)
         repetition = search["repetition"]
@@ -271,7 +271,7 @@ class Oracle:
             reason = reasons[0] if reasons else FinishReason.LENGTH
             asks = not reasons or reason in MODEL_ENDED
             assert written.turn_over == asks
-            # A place at which branches begin goes on, so it has no reason of its own.
+            # The path continues after a node from which branches begin, so the node has no reason of its own.
             expected = self.end_of_turn(node, written, reason) if asks else (reason, "")
             if expected is None:
                 assert node.finish_reason is None
@@ -281,7 +281,7 @@ class Oracle:
                 assert node.end < self.search["min_length"]
 
     def failed(self, node, expected) -> bool:
-        """Whether the node ended as it must where the interaction failed; the message is looked at elsewhere."""
+        """Return whether the node ended as required after a failure; other tests check the message."""
         if expected != (FinishReason.ERROR, ""):
             return False
         assert node.finish_reason is FinishReason.ERROR
@@ -290,7 +290,7 @@ class Oracle:
         return "Chancy" in node.finish_detail and "prompt 7" in node.finish_detail
 
     def end_of_turn(self, node, written, reason) -> tuple[FinishReason, str] | None:
-        """Why the path ends that has a turn behind it, None if it does not."""
+        """Return why the path ends after a turn, None if it does not."""
         checked = self.outcomes["check_finished", written.key]
         if isinstance(checked, Exception):
             return FinishReason.ERROR, ""

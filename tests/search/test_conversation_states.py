@@ -35,7 +35,7 @@ def test_a_cancelled_search_closes_every_state_and_leaves_nothing_running(search
 
         async def _wait(self):
             await super()._wait()
-            # The second call of a kind: others are where they got to.
+            # Block in the second call of a kind, while other paths are in different places.
             caller = self.kind
             if caller == blocked and len(self.open) >= (0 if blocked == "start" else 2):
                 self.waiting += 1
@@ -132,7 +132,7 @@ def test_a_thread_that_never_ends_is_not_waited_for_without_end(monkeypatch, cap
 @pytest.mark.parametrize("copies", ["deepcopy", "snapshot", "replay"])
 @pytest.mark.parametrize("steps", Steps)
 def test_every_path_has_the_state_of_what_it_has_seen_also_after_it_fell_back(steps, copies):
-    # Each path ends after two turns, and what it leaves falls back to the beginning of its second turn or its first.
+    # Each path ends after two turns; its leftover width resumes at the start of its second or first turn.
     class Numbered(Recorded):
         def decide_step(self, context):
             if context.turn == 2:
@@ -146,7 +146,7 @@ def test_every_path_has_the_state_of_what_it_has_seen_also_after_it_fell_back(st
     )  # fmt: skip
     assert interaction.faults == [] and interaction.open == []
     assert tree.counters.fallbacks == 5
-    # What was added is as many as were stepped for.
+    # There are as many replies as steps with a reply.
     names = {node.reply.messages[0]["content"] for node in tree.nodes if node.reply and node.reply.messages}
     added = [node for node in tree.nodes if node.reply and node.reply.messages]
     assert len(names) == len(added) == tree.counters.steps - len(tree.leaves)
@@ -156,7 +156,7 @@ def test_every_path_has_the_state_of_what_it_has_seen_also_after_it_fell_back(st
 @pytest.mark.parametrize("point", PointRule)
 @pytest.mark.parametrize("window", [None, 1])
 def test_no_path_resumes_inside_what_was_added(point, window, steps):
-    # What was added comes before the tokens that are the least likely; all points are in or before the model's turns.
+    # Replies precede the least likely tokens; all resume points are in or before the model's turns.
     rounds = 0
     for seed in range(20):
         interaction = Chancy(end_rate=0.4)
@@ -173,7 +173,7 @@ def test_no_path_resumes_inside_what_was_added(point, window, steps):
             assert node.reply is None or "@" not in node.key
             above = tree.nodes[node.parent]
             if "~" in node.key.rpartition(".")[2] and steps is Steps.PER_BRANCH and node.reply is None:
-                # After an addition, only to one that it stepped for itself.
+                # A path resumes after a reply only if its own step returned the reply.
                 assert above.reply is None or above.key == f"{node.key}+"
     assert rounds > 0
 
@@ -184,7 +184,7 @@ def test_a_resumed_turn_steps_again_only_with_a_step_per_branch():
             def decide_step(self, context):
                 return None if context.turn == 2 else super().decide_step(context)
 
-        # The second turn holds the least likely token of all, so the path resumes before it.
+        # The second turn begins with the least likely token, so the path resumes before that turn.
         class Unlikely(Turns):
             async def extend(self, input_ids, *, max_tokens, branch):
                 answer = await super().extend(input_ids, max_tokens=max_tokens, branch=branch)
@@ -205,7 +205,7 @@ def test_a_resumed_turn_steps_again_only_with_a_step_per_branch():
     assert firsts == ["0"] and tree.counters.fallbacks == 1
     assert {node.parent for node in tree.nodes if node.depth == 2} == {2}
     tree, firsts = grown(Steps.PER_BRANCH)
-    # Its name says from which path it fell back: the end of the branch that ended.
+    # Its name contains the path from which it fell back: the end of the branch that ended.
     assert firsts == ["0.0", "0.0.0+~0"] and tree.counters.fallbacks == 1
     assert len({node.parent for node in tree.nodes if node.depth == 2 and node.reply is None}) == 2
 
@@ -221,7 +221,7 @@ def test_the_state_of_a_path_is_closed_when_the_path_ends_and_not_with_the_tree(
                 raise ValueError("no luck")
             return "won"
 
-    # The first path ends at once, and what it leaves falls back: 5 more, each from the state of the root.
+    # The first path ends at once; its leftover width falls back: 5 more paths, each from the state of the root.
     talk(Turns(TURN), Ends(), rules=ConversationRules(on_error=OnError.END), **sizes(width=6))
     assert opened[0] == 2
     assert max(opened) <= 1 + 5

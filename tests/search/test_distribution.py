@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees must not change what the model writes: each leaf of an evenly branching tree is a plain sample of it."""
+"""Trees must not change the model's distribution: each leaf of an evenly branching tree is a plain sample."""
 
 import asyncio
 import math
@@ -24,7 +24,7 @@ STOPPING = StoppingRules(
 
 
 def responses_by_leaf(search: SearchKind = SearchKind.BY_LEVEL, **rules) -> list[Counter]:
-    """What came out at each leaf (by its place in the tree), over all trees."""
+    """Count the responses at each leaf (by its place in the tree), over all trees."""
     shape = SearchShape(width=WIDTH, segment_length=2, search=search, branching=BranchingRules(**rules))
 
     async def sample():
@@ -39,7 +39,7 @@ def responses_by_leaf(search: SearchKind = SearchKind.BY_LEVEL, **rules) -> list
 
 
 def chi_square(found: Counter, truth: dict) -> float:
-    """Return by how many standard deviations the statistic is above its mean."""
+    """Return the number of standard deviations of the statistic above its mean."""
     total, freedom = sum(found.values()), len(truth) - 1
     statistic = sum((found[response] - total * p) ** 2 / (total * p) for response, p in truth.items())
     return (statistic - freedom) / math.sqrt(2 * freedom)
@@ -53,7 +53,7 @@ def test_every_leaf_of_an_evenly_branching_tree_is_a_plain_sample(search, init):
     assert len(truth) == 2**LENGTH
     found = responses_by_leaf(search, init_divergence=(init, init))
     assert sum(leaf.total() for leaf in found) == TREES * WIDTH
-    # The seeds are fixed, so this is no matter of luck; of 8 right leaves one beyond 4 would be had in 1 of 4,000.
+    # Fixed seeds fix the result. With random seeds, one of 8 correct leaves exceeds 4 in 1 of 4,000 runs.
     assert [chi_square(leaf, truth) < 4 for leaf in found] == [True] * WIDTH
 
 

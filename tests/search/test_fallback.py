@@ -13,7 +13,7 @@ from recipe.treepo.search.tree import Tree
 
 
 def tree_with(*paths: tuple[list[float], int, FinishReason]) -> tuple[Tree, list[int]]:
-    """Paths from the root, given by log-probabilities, tokens of a segment, and the reason why they ended."""
+    """Build paths from the root, each from log-probabilities, tokens per segment, and its finish reason."""
     tree = Tree([1])
     for number, (logprobs, segment, reason) in enumerate(paths):
         parent, key = ROOT, str(number)
@@ -30,7 +30,7 @@ def choose(tree, leaves, count, *, seed=0, **rules) -> list[ResumePoint]:
 
 
 def draws(tree, leaves, count=4000, **rules) -> Counter:
-    """What is drawn first, in so many draws."""
+    """Count the first resume points of ``count`` independent draws."""
     return Counter(choose(tree, leaves, 1, seed=seed, **rules)[0] for seed in range(count))
 
 
@@ -85,7 +85,7 @@ def test_the_root_can_be_the_point():
 
 @pytest.fixture
 def four():
-    """Paths that ended for a length of 12, an answer of 4, an end token of 8 and a repetition of 16 tokens."""
+    """Paths that ended by a length of 12, an answer of 4, an end token of 8 and a repetition of 16 tokens."""
     return tree_with(
         ([-1.0] * 12, 4, FinishReason.LENGTH),
         ([-1.0] * 4, 4, FinishReason.ANSWER),
@@ -115,7 +115,7 @@ def test_the_best_reason_comes_first_and_the_longest_path(four):
 def test_softly_better_reasons_are_more_likely_to_come_first(four):
     tree, leaves = four
     drawn = Counter(choose(tree, leaves, 1, seed=s, order=PathOrder.ANSWERED_FIRST_SOFT)[0].leaf for s in range(6000))
-    # There are 6 reasons; answer counts 6, eos 5, length 3 and repetition 1: 15 in all.
+    # Weights: answer 6, eos 5, length 3, repetition 1; 15 in all.
     for leaf, weight in zip(leaves, (3, 6, 5, 1), strict=True):
         assert abs(drawn[leaf] - 400 * weight) < 5 * math.sqrt(400 * weight)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hold six seeded searches to a record: a change of structure must not change a token, a name or a counter.
 
-A change of behavior does: run ``PYTHONPATH=.:tests python tests/search/test_golden_trees.py``, read the differences and
-commit the new record.
+After a change of behavior, run ``PYTHONPATH=.:tests python tests/search/test_golden_trees.py``, read the differences
+and commit the new record.
 """
 
 import hashlib

@@ -29,7 +29,7 @@ from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.search.tree import Tree
 
-# --- what a tree costs ----------------------------------------------------------------------------------------------
+# --- cost of a tree -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("search", list(SearchKind))
@@ -92,7 +92,7 @@ def test_a_long_path_is_given_to_the_engine_from_its_first_token_on():
 
 
 def test_a_request_runs_on_over_as_many_segments_as_it_may():
-    # Width 4 is used up when the root has its 4 children: each of the 5 segments is due in ceil(5 / 2) requests.
+    # The 4 children of the root use up the width: each path's 5 segments take ceil(5 / 2) requests.
     tree = grow(
         ScriptedEngine(), order=REQUIRED, depth=5, response_length=20, width=4, segment_length=4,
         init_divergence=(4, 4), max_segments_per_request=2,
@@ -102,7 +102,7 @@ def test_a_request_runs_on_over_as_many_segments_as_it_may():
 
 
 def test_what_a_request_wrote_beyond_the_end_of_its_path_is_cut_off_and_counted():
-    # An answer is complete after 12 tokens, three segments of 4; the engine was let run on to 20.
+    # The answer is complete after 12 tokens (three segments of 4), but the request allows 20.
     text = list(b"so \\boxed{7} and so on and")
     tree = grow(
         ScriptedEngine(script=[text]), depth=5, response_length=20, width=1, segment_length=4, init_divergence=(1, 1)
@@ -115,8 +115,8 @@ def test_what_a_request_wrote_beyond_the_end_of_its_path_is_cut_off_and_counted(
 
 
 def test_requests_stop_where_a_path_may_still_end_too_short():
-    # The second of four paths ends after a token and is dropped. Had the others run on, its width would have had to
-    # fall back; so one of them branches.
+    # The second of four paths ends after one token and is dropped. The others stop at the boundary, so one of them can
+    # branch. Otherwise the width of the second path would fall back.
     engine = ScriptedEngine(script=[[97] * 12, [EOS[0]], [97] * 12, [97] * 12])
     tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, init_divergence=(4, 4), min_length=5)
     assert (tree.counters.dropped_paths, tree.counters.fallbacks) == (1, 0)
@@ -127,7 +127,7 @@ def test_requests_stop_where_a_path_may_still_end_too_short():
 
 
 def test_what_a_stopped_path_leaves_goes_to_the_open_paths_of_its_level():
-    # The first child of the root goes on, the second ends at once. The level had 2 paths, so the next one may have
+    # The first child of the root continues, the second ends at once. The level had 2 paths, so the next one may have
     # min(4 - 1, 2 * 2) = 3 segments, all of them children of the first.
     engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
     tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4)
@@ -137,8 +137,8 @@ def test_what_a_stopped_path_leaves_goes_to_the_open_paths_of_its_level():
 
 
 def test_without_transfer_a_path_gets_its_divergence_and_the_rest_falls_back():
-    # Each of the two children of the root is to become 2 trajectories. The second ends at once, and what it leaves
-    # resumes at its only boundary, the root; there the scripted engine goes on as for a first child.
+    # Each of the two children of the root should become 2 trajectories. The second ends at once, and its leftover width
+    # resumes at its only boundary, the root. There the scripted engine generates the text of a first child.
     engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
     tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4, search=SearchKind.BY_PATH)
     assert {node.key: node.finish_reason for node in tree.nodes if node.depth == 1} == {
@@ -150,7 +150,7 @@ def test_without_transfer_a_path_gets_its_divergence_and_the_rest_falls_back():
 
 
 def test_no_node_but_the_root_gets_more_children_than_the_largest_divergence():
-    # Both paths may become 2; the transfer of the ended one would have made that 3.
+    # Without the limit, the open path would also get the children of the ended one.
     engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
     tree = grow(engine, depth=3, response_length=12, width=6, segment_length=4, max_divergence=2)
     assert max(len(node.children) for node in tree.nodes[1:]) == 2
@@ -183,13 +183,13 @@ def test_a_level_has_no_more_segments_than_its_tokens_pay_for():
 
 
 def test_a_prompt_gets_as_many_trajectories_as_its_response_tokens_pay_for():
-    # Each response may take 12 tokens, so 36 tokens pay for 3; all take 5, and 4 more are had for what is left:
-    # after 3 there are 36 - 15 = 21 tokens, enough for one; then 16, 11: one more, and none. 3 + 1 + 1 = 5.
+    # Each response may take 12 tokens, so 36 tokens pay for 3. All take 5, so 36 - 15 = 21 tokens remain, enough for
+    # one more. Then 16 remain, enough for one more, and then 11, enough for none: 3 + 1 + 1 = 5.
     engine = ScriptedEngine(script=[[97] * 4 + [EOS[0]]])
     numbers = {"depth": 3, "response_length": 12, "segment_length": 4, "budget": Budget.TOTAL_TOKENS}
     tree = grow(engine, width=8, total_tokens=36, min_width=2, init_divergence=(8, 8), **numbers)
     assert [tree.nodes[leaf].end for leaf in tree.leaves] == [5] * 5
-    # 6 is the most where that is less, and 3 the least where nothing is left over.
+    # The width limits the number from above, min_width from below.
     tree = grow(ScriptedEngine(script=engine.script), width=4, total_tokens=36, min_width=2, **numbers)
     assert len(tree.leaves) == 4
     tree = grow(ScriptedEngine(script=[[97] * 20]), width=8, total_tokens=36, min_width=3, **numbers)
@@ -197,7 +197,7 @@ def test_a_prompt_gets_as_many_trajectories_as_its_response_tokens_pay_for():
 
 
 def test_the_favored_path_gets_the_children():
-    # Token 98 is sure and 97 is not; at a low temperature all that can be shared goes to one of the two paths.
+    # Token 98 is likely and 97 is not. At a low temperature all free children go to one of the two paths.
     class Sure(ScriptedEngine):
         def _answer(self, input_ids, max_tokens, branch):
             answer = super()._answer(input_ids, max_tokens, branch)
@@ -232,8 +232,8 @@ def test_a_dry_tree_falls_back_to_boundaries_of_finished_paths_until_it_is_full(
 
 
 def test_fallback_does_not_wait_for_open_paths_that_cannot_fill_the_width():
-    # The second path ends in its first segment. With two children at most the first can become 2 of the 3 that are
-    # missing in the two levels that are left, so one falls back at once; the published way is to wait until it ended.
+    # The second path ends in its first segment, so 3 trajectories are missing. With two children at most, the first
+    # path can become 2 of them. EARLY falls back for the third at once; DRY (as published) waits for the first path.
     def first_fallback(start):
         engine = ScriptedEngine(script=[[97] * 12, [EOS[0]]])
         grow(
@@ -247,7 +247,7 @@ def test_fallback_does_not_wait_for_open_paths_that_cannot_fill_the_width():
 
 
 def test_resuming_inside_a_segment_splits_it_and_keeps_its_boundary():
-    # Token 5 (the second of the second segment) is the least likely one of the only path that has ended.
+    # Token 5 (the second of the second segment) is the least likely token of the only finished path.
     class OneUnlikelyToken(ScriptedEngine):
         def _answer(self, input_ids, max_tokens, branch):
             answer = super()._answer(input_ids, max_tokens, branch)
@@ -299,7 +299,7 @@ def test_a_stop_string_ends_the_path_where_it_ends_also_across_a_boundary():
 
 
 def test_a_path_that_ends_too_short_is_dropped_and_its_width_given_back():
-    # The second child of the root ends after one token; its width falls to the children of the first.
+    # The second child of the root ends after one token; its width goes to the children of the first.
     engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
     tree = grow(engine, depth=3, response_length=12, width=3, segment_length=4, min_length=2)
     dropped = [node for node in tree.nodes if node.dropped]
@@ -310,7 +310,7 @@ def test_a_path_that_ends_too_short_is_dropped_and_its_width_given_back():
 
 @pytest.mark.parametrize(("min_length", "calls"), [(1, 4), (2, 8), (5, 8), (6, 12)])
 def test_requests_stop_only_as_long_as_a_path_may_end_too_short(min_length, calls):
-    # Every answer has a token: with 1 nothing can be too short, with 5 nothing after the first boundary, at 4.
+    # Each result has a token: with 1 no path can be too short, with 5 none after the first boundary, at 4.
     tree = grow(
         ScriptedEngine(), order=REQUIRED, depth=3, response_length=12, width=4, segment_length=4,
         init_divergence=(4, 4), min_length=min_length,
@@ -319,7 +319,7 @@ def test_requests_stop_only_as_long_as_a_path_may_end_too_short(min_length, call
 
 
 def test_where_no_path_may_be_dropped_any_more_requests_run_on():
-    # The only path of the first level is dropped, and with width 1 no other may be.
+    # The only path of the first level is dropped; with width 1 no other may be dropped.
     engine = ScriptedEngine(script=[[EOS[0]], [97] * 12])
     tree = grow(engine, depth=3, response_length=12, width=1, segment_length=4, init_divergence=(1, 1), min_length=5)
     assert [max_tokens for _, max_tokens, _ in engine.calls.values()] == [4, 12]
@@ -381,7 +381,7 @@ def test_what_can_be_had_is_kept_although_the_engine_fails_for_the_rest(search):
             return super()._answer(input_ids, max_tokens, branch)
 
     tree = grow(NoSecondChild(), depth=2, response_length=8, width=4, segment_length=4, search=search)
-    # By path the second child was to become two; by level the first gets all the width when the second is given up.
+    # By path, the second child loses its width of two. By level, its width goes to the first child.
     assert len(tree.leaves) == (2 if search is SearchKind.BY_PATH else 4)
     assert tree.counters.missing_trajectories == 4 - len(tree.leaves)
 
@@ -445,8 +445,8 @@ def test_cancelling_a_search_leaves_no_request_running(search):
 
 
 def test_with_a_cache_block_paths_branch_after_whole_blocks_and_one_token():
-    # The prompt has 3 tokens, a block 4: after 3 + 2, 3 + 6 and 3 + 10 tokens one is left over; 4 is as near to 2 as to
-    # 6, and the lower is taken.
+    # The prompt has 3 tokens, a block 4: one token exceeds whole blocks after 3 + 2, 3 + 6 and 3 + 10 tokens. 4 is as
+    # near to 2 as to 6, and the lower boundary is taken.
     tree = grow(
         ScriptedEngine(), order=REQUIRED, depth=4, response_length=16, width=8, segment_length=4,
         init_divergence=(1, 1), cache_block=4, max_segments_per_request=1,
@@ -455,14 +455,14 @@ def test_with_a_cache_block_paths_branch_after_whole_blocks_and_one_token():
     assert [tree.nodes[leaf].depth for leaf in tree.leaves] == [4] * 8
     # 1 x 2 + 2 x 4 + 4 x 4 + 8 x 6
     assert tree.counters.decoded_tokens == 74
-    # Segments that are no multiple of a block: 6 is nearest to 5, and 10 to 10; requests run on over the boundaries.
+    # Segments that are not a multiple of a block: 6 is nearest to 5, and 10 to 10. Requests cross the boundaries.
     tree = grow(
         ScriptedEngine(), order=REQUIRED, depth=3, response_length=15, width=4, segment_length=5,
         init_divergence=(4, 4), cache_block=4,
     )  # fmt: skip
     assert {node.end for node in tree.nodes[1:]} == {6, 10, 15}
     assert tree.counters.engine_calls == 4
-    # 9 is nearest to 10, the end of the response: the last level would never be reached.
+    # 9 would shift to 10, the end of the response, and the last level would never be reached.
     tree = grow(
         ScriptedEngine(), order=REQUIRED, depth=2, response_length=10, width=4, segment_length=9,
         init_divergence=(2, 2), cache_block=4,
@@ -504,7 +504,7 @@ def test_by_path_none_waits_for_another_and_by_level_all_do():
         return without_the_first, await task
 
     calls, tree = asyncio.run(reached(SearchKind.BY_PATH))
-    # The second child of the root is to become 4: 1 + 2 + 4 requests, the last four over two segments each.
+    # The second child of the root becomes 4 trajectories: 1 + 2 + 4 requests, the last four over two segments each.
     assert calls == {"1", "1.0", "1.1", "1.0.0", "1.0.1", "1.1.0", "1.1.1"}
     assert len(tree.leaves) == 8
     calls, tree = asyncio.run(reached(SearchKind.BY_LEVEL))
@@ -543,7 +543,7 @@ def test_every_search_keeps_the_invariants(search, text, jitter):
     check_calls(tree, search, engine)
     check_ends(tree, search)
 
-    # The same search whose requests finish in another order is the same tree.
+    # The order in which requests finish does not change the tree.
     again = ScriptedEngine(**text, jitter=jitter)
     other = grow(again, **search)
     assert record(other) == record(tree)
@@ -551,7 +551,7 @@ def test_every_search_keeps_the_invariants(search, text, jitter):
 
 
 def check_calls(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
-    """Every call was given exactly the tokens on the path, and every token it returned is stored once or cut off."""
+    """Check that each call got exactly the tokens on the path, and each returned token is stored once or cut off."""
     node_of = {node.key: node for node in tree.nodes}
     stored, cut = 0, 0
     for branch, (input_ids, max_tokens, output) in engine.calls.items():
@@ -564,7 +564,7 @@ def check_calls(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
         if len(kept) < len(output):
             assert pieces[-1].finish_reason is not None
         stored, cut = stored + len(kept), cut + len(output) - len(kept)
-        # Boundaries are where they would be without requests that run on and without splits.
+        # Long requests and splits do not move boundaries.
         for piece in pieces:
             inside = piece.end not in boundaries(search)
             assert piece.partial == (inside and piece.finish_reason is None) or piece.finish_reason is not None
@@ -582,7 +582,7 @@ def check_calls(tree: Tree, search: dict, engine: ScriptedEngine) -> None:
 
 
 def check_ends(tree: Tree, search: dict) -> None:
-    """A path ends at its leaf for its reason, and had no reason to end at any boundary before."""
+    """Check that a path ends at its leaf for its reason, and had no reason to end at an earlier boundary."""
     for node in tree.nodes[1:]:
         reasons = reasons_of(tree, node.index, search)
         if node.finish_reason is not None:
@@ -593,7 +593,7 @@ def check_ends(tree: Tree, search: dict) -> None:
 
 
 def reasons_of(tree: Tree, node: int, search: dict) -> list[FinishReason]:
-    """All reasons that apply at a node, in the order asked for; written without the code under test."""
+    """Return all reasons that apply at a node, in their order, without the code under test."""
     tokens = [token for on_path in tree.path(node).nodes for token in on_path.segment.token_ids]
     text = decode(tokens)
     unit = tokens if search["repetition"].unit == "tokens" else text

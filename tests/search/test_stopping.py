@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When paths end. Expected values are counted by hand, or found by trying everything."""
+"""Ends of paths. Expected values are counted by hand or found by brute force."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ def test_text_is_needed_only_where_a_rule_of_the_order_reads_it():
     assert rules(order=order, repetition=by_characters).needs_text
     assert not rules(order=order, repetition=by_tokens).needs_text
     assert not rules(order=(LENGTH, DEPTH, EOS), repetition=by_characters).needs_text
-    # no text is given, and none is missed
+    # needs no text
     assert rules(order=order, repetition=by_tokens).reason([8] * 39, "", length=39, depth=1) is REPETITION
 
 
@@ -146,7 +146,7 @@ def test_eight_copies_of_a_line_are_a_repetition_wherever_they_stand(seed, vocab
     rng = random.Random(seed)
     line = [rng.randrange(vocabulary) for _ in range(length)]
     text = [100]
-    for number, gap in enumerate(gaps):  # what is between the lines occurs only once
+    for number, gap in enumerate(gaps):  # tokens between the lines occur only once
         text += [*line, *(1000 * (number + 1) + place for place in range(gap + 1))]
     assert Repetition().found_in(text, "") == repeats_by_trying(text, 32, 8)
     assert Repetition().found_in(text, "") or length < 32
@@ -156,7 +156,10 @@ def test_eight_copies_of_a_line_are_a_repetition_wherever_they_stand(seed, vocab
 
 
 def byte_level_tokenizer() -> Tokenizer:
-    """Some hundred tokens, as in GPT-2 and Qwen2: what has no token of its own is spread over tokens for its bytes."""
+    """Train a tokenizer of some hundred tokens, as in GPT-2 and Qwen2.
+
+    A character without a token of its own is spread over tokens for its bytes.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -170,7 +173,7 @@ def byte_level_tokenizer() -> Tokenizer:
 
 
 def sentencepiece_tokenizer() -> Tokenizer:
-    """As in Llama 2: the first token loses its space, and bytes that are no character spoil those around them."""
+    """Build a tokenizer as in Llama 2: the first token loses its space, and invalid bytes spoil their neighbors."""
     letters = ["<end>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *"abcdefghijklmnopqrstuvwxyz", "\u00e9"]
     merges = [("\u2581", "t"), ("h", "e"), ("\u2581t", "he"), ("\u2581", "s")]
     vocabulary = {token: number for number, token in enumerate([*letters, *(a + b for a, b in merges)])}
@@ -195,7 +198,7 @@ cuts = st.lists(st.integers(0, 10**6), max_size=6)
 
 
 def texts_at_boundaries(stopping: StoppingRules, token_ids: list[int], cuts: list[int]) -> list[str]:
-    """The text so far at the end of each segment, put together from what the segments add."""
+    """Return the text at the end of each segment, concatenated from the texts that segments add."""
     boundaries = [*sorted(cut % (len(token_ids) + 1) for cut in cuts), len(token_ids)]
     texts, text, start = [], "", 0
     for end in boundaries:
@@ -214,7 +217,7 @@ def test_the_pieces_of_a_text_are_the_text(tokenizer, text, cuts, every_token):
     cuts = list(range(len(token_ids))) if every_token else cuts
     texts = texts_at_boundaries(rules(decode=tokenizer.decode), token_ids, cuts)
     assert texts[-1] == whole
-    assert all(whole.startswith(part) for part in texts)  # what was written is never taken back
+    assert all(whole.startswith(part) for part in texts)  # added text never changes
 
 
 @examples(short=150, long=300)
@@ -257,10 +260,10 @@ def test_text_that_the_new_tokens_change_is_added_from_where_it_differs():
 @pytest.mark.parametrize(
     ("token_ids", "start", "stop_strings", "expected"),
     [
-        ([8, 3, 4, 5, 8], 0, ("Human:",), 4),  # x, Hu, man, ": ", whose space is beyond
+        ([8, 3, 4, 5, 8], 0, ("Human:",), 4),  # x, Hu, man, ": " (the space is beyond)
         ([8, 3, 6, 8], 0, ("Human:",), None),  # "Hun: yes"
         ([3, 4, 5, 8], 2, ("x", "Human:"), 1),  # begins before the start
-        ([3, 4, 5, 8], 0, ("x", "Human:"), 3),  # the first of them all
+        ([3, 4, 5, 8], 0, ("x", "Human:"), 3),  # the earliest stop string
         ([7, 8, 3, 4], 1, ("x\n", "man", "Human"), 3),
         ([8, 7, 8], 1, ("\n\nx", "\n"), 1),
         ([8, 7], 2, ("y",), None),

@@ -9,7 +9,7 @@ from recipe.treepo.search.tree import Tree
 
 
 def small_tree() -> Tree:
-    """Root -> 1 (tokens 10 11) -> 2 (12) and 3 (13 14); root -> 4 (15). Leaves 2, 3, 4."""
+    """Build root -> 1 (tokens 10 11) -> 2 (12) and 3 (13 14); root -> 4 (15). Leaves 2, 3, 4."""
     tree = Tree([1, 2])
     tree.add(ROOT, Segment([10, 11], [-0.1, -0.2], min_version=3, max_version=3), key="0")
     tree.add(1, Segment([12], [-0.3], min_version=4, max_version=5), key="0.0")

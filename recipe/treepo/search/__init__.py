@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree and how it grows: policies, sampling of paths, conversations. No torch, no verl, no configuration."""
+"""The tree and its growth: policies, sampling of paths, conversations. No torch, no verl, no configuration."""
 
 from recipe.treepo.search.grow import grow_tree
 from recipe.treepo.search.path_sampler import SearchError

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the segments of a path end: arithmetic only."""
+"""Positions of segment boundaries on a path: arithmetic only."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boundaries:
-    """The segment boundaries of all paths of one tree.
+    """Segment boundaries of all paths of one tree.
 
     Attributes:
         segment_length: Tokens of a segment.
         cache_block: Tokens of a block of the engine's prefix cache, None for segments of equal length.
         prompt_length: Tokens of the prompt.
-        response_length: Most tokens of a response.
-        depth: Most segments on a path.
+        response_length: Maximum tokens of a response.
+        depth: Maximum segments on a path.
     """
 
     segment_length: int
@@ -23,20 +23,20 @@ class Boundaries:
     depth: int
 
     def tokens_to(self, count: int, *, end: int, segments: int, begun: int) -> int:
-        """Return the tokens from the end of a path to the ``count``-th boundary after it.
+        """Return the number of tokens from the end of a path to the ``count``-th boundary after it.
 
         Args:
             count: Number of the boundary, from 1.
             end: Response tokens on the path.
             segments: Complete segments on the path.
-            begun: Tokens of the segment that the path ends inside, 0 at a boundary.
+            begun: Tokens of an incomplete last segment, 0 at a boundary.
         """
         if self.cache_block is None:
             return count * self.segment_length - begun
         return self._shifted(segments + count, self.cache_block) - end
 
     def _shifted(self, segments: int, block: int) -> int:
-        """Return the response tokens of a path with so many segments.
+        """Return the number of response tokens at the end of segment ``segments``.
 
         Near a multiple of ``segment_length``, shifted so that all earlier tokens but the last fill whole cache blocks
         (the last token's KV does not exist yet).

@@ -11,9 +11,9 @@ from enum import StrEnum
 class Budget(StrEnum):
     """Limit on the number of segments of the next level."""
 
-    TRANSFER = "transfer"  # divergence for each path of the level; what stopped paths leave goes to the open ones
-    LEVEL_TOKENS = "level_tokens"  # a number of tokens for each level of a prompt
-    TOTAL_TOKENS = "total_tokens"  # like transfer, and the width follows from a number of response tokens per prompt
+    TRANSFER = "transfer"  # divergence per path of the level; the share of stopped paths goes to the open ones
+    LEVEL_TOKENS = "level_tokens"  # a limit on the tokens of each level of a prompt
+    TOTAL_TOKENS = "total_tokens"  # like transfer; the width follows from a limit on response tokens per prompt
 
 
 class Share(StrEnum):
@@ -28,7 +28,7 @@ class Share(StrEnum):
 
 
 class Favor(StrEnum):
-    """Which end of the scale gets more children."""
+    """End of the score scale that gets more children."""
 
     HIGH = "high"
     LOW = "low"
@@ -43,12 +43,12 @@ class BranchingRules:
         divergence: Lowest and highest number of children per path, drawn for every level (in a search by path, for
             every path).
         init_divergence: Lowest and highest number of children of the root, drawn for every prompt.
-        max_divergence: Most children of a node below the root, None for no limit.
-        level_tokens: With LEVEL_TOKENS, most tokens of the segments of one level.
-        total_tokens: With TOTAL_TOKENS, most response tokens of all trajectories of a prompt.
-        min_width: With TOTAL_TOKENS, fewest trajectories of a prompt.
+        max_divergence: Maximum children of a node below the root, None for no limit.
+        level_tokens: With LEVEL_TOKENS, maximum tokens of the segments of one level.
+        total_tokens: With TOTAL_TOKENS, maximum response tokens of all trajectories of a prompt.
+        min_width: With TOTAL_TOKENS, minimum trajectories of a prompt.
         share: Score that decides a path's share.
-        favor: Whether high or low values get more.
+        favor: End of the score scale that gets more children.
         temperature: Temperature of the softmax over the scores; above 0.
     """
 
@@ -65,18 +65,18 @@ class BranchingRules:
 
 
 def level_limit(rules: BranchingRules, *, level_size: int, segment_length: int, rng: random.Random) -> int:
-    """Return how many segments the next level of a tree may have before width is taken into account.
+    """Return the maximum number of segments of the next level, before the width limits it.
 
     Args:
-        rules: Of a search by level.
-        level_size: Paths of the level that was just sampled, the ones that ended at it included: what those leave is
-            thus transferred to the open ones.
-        segment_length: Most tokens of a segment.
-        rng: For the divergence of the level.
+        rules: Rules of a search by level.
+        level_size: Number of paths of the level that was just sampled. Ended paths count, so their budget goes to the
+            open ones.
+        segment_length: Maximum tokens of a segment.
+        rng: Random generator for the level's divergence.
     """
     if rules.budget is Budget.LEVEL_TOKENS:
         assert rules.level_tokens is not None
-        # Where single rows ask for conversations, whose segments are longer, the budget need not hold one.
+        # Single rows may be conversations, whose longer segments can exceed the budget.
         return max(1, rules.level_tokens // segment_length)
     return rng.randint(*rules.divergence) * level_size
 
@@ -84,17 +84,18 @@ def level_limit(rules: BranchingRules, *, level_size: int, segment_length: int, 
 def width_within(
     rules: BranchingRules, *, width: int, finished: int, finished_tokens: int, response_length: int
 ) -> int:
-    """Return the number of trajectories of a prompt, as far as it is known.
+    """Return the number of trajectories of a prompt, as known so far.
 
-    With TOTAL_TOKENS each trajectory that has not ended is counted with the tokens that it may still come to, so the
-    number grows as trajectories turn out shorter, never shrinks, and the budget is never exceeded.
+    With TOTAL_TOKENS, each unfinished trajectory counts as ``response_length`` tokens. The number grows when
+    trajectories turn out shorter, and never shrinks. The budget is never exceeded if it holds ``min_width`` full
+    responses.
 
     Args:
-        rules: With any other budget the answer is ``width``.
-        width: Most trajectories of the prompt.
-        finished: Trajectories that have ended.
-        finished_tokens: Their response tokens in all, shared ones counted for each.
-        response_length: Most tokens of a response.
+        rules: Branching rules; with any other budget the result is ``width``.
+        width: Maximum trajectories of the prompt.
+        finished: Number of ended trajectories.
+        finished_tokens: Sum of their response tokens; shared tokens count once per trajectory.
+        response_length: Maximum tokens of a response.
     """
     if rules.budget is not Budget.TOTAL_TOKENS:
         return width
@@ -107,9 +108,9 @@ def reachable_leaves(rules: BranchingRules, levels_left: Sequence[int], *, segme
     """Return an upper bound of the trajectories that branches can become by branching further.
 
     Args:
-        rules: Of a search by level.
-        levels_left: For each branch, the segments that may follow the one that it is to sample.
-        segment_length: Most tokens of a segment.
+        rules: Rules of a search by level.
+        levels_left: For each branch, the number of segments that may follow its next one.
+        segment_length: Maximum tokens of a segment.
     """
     if not levels_left:
         return 0
@@ -117,7 +118,7 @@ def reachable_leaves(rules: BranchingRules, levels_left: Sequence[int], *, segme
         assert rules.level_tokens is not None
         bound = (rules.level_tokens // segment_length) * (max(levels_left) + 1)
     else:
-        # The most come out if all but one path of each level end there, and what they leave goes to that one.
+        # Worst case: all but one path of each level end there, and their share goes to that one.
         most, levels = rules.divergence[1], max(levels_left)
         bound = len(levels_left) * sum(most**level for level in range(levels + 1)) - levels
     if rules.max_divergence is not None:
@@ -126,13 +127,13 @@ def reachable_leaves(rules: BranchingRules, levels_left: Sequence[int], *, segme
 
 
 def share_weights(values: Sequence[float], rules: BranchingRules) -> list[float]:
-    """Return the softmax of ``values``, upside down where low ones are favored."""
+    """Return softmax weights of ``values`` at the rules' temperature; of negated values if low ones are favored."""
     sign = 1.0 if rules.favor is Favor.HIGH else -1.0
     return softmax_weights([sign * value / rules.temperature for value in values])
 
 
 def softmax_weights(scores: Sequence[float]) -> list[float]:
-    """Return weights in proportion to the softmax of ``scores``, the largest of them 1."""
+    """Return weights proportional to the softmax of ``scores``, scaled to a maximum of 1."""
     highest = max(scores)
     return [math.exp(score - highest) for score in scores]
 
@@ -140,14 +141,14 @@ def softmax_weights(scores: Sequence[float]) -> list[float]:
 def allocate(total: int, weights: Sequence[float], *, most: int | None, rng: random.Random) -> list[int]:
     """Allocate ``total`` children to open paths: one each, the rest in proportion to the weights.
 
-    Whole parts are certain; the remainder is drawn so that each path's expected share is exact. A path that already has
-    ``most`` leaves the rest to the others; children that no path may take are not allocated.
+    The integer part of a share is certain. The remainder is drawn so that each path's expected share is exact. A path
+    with ``most`` children leaves the rest to the others. If all paths have ``most``, the rest is not allocated.
 
     Args:
-        total: Children to give, at least one per path.
-        weights: Not negative; equal ones share evenly.
-        most: Most children of a path, None for no limit.
-        rng: For the remainders.
+        total: Number of children, at least one per path.
+        weights: Nonnegative weights; equal weights share evenly.
+        most: Maximum children of a path, None for no limit.
+        rng: Random generator for the remainders.
     """
     assert total >= len(weights) > 0, f"{total} children are too few for {len(weights)} open paths"
     shares = [1] * len(weights)
@@ -168,15 +169,15 @@ def allocate(total: int, weights: Sequence[float], *, most: int | None, rng: ran
 def _round_at_random(exact: Sequence[float], total: int, rng: random.Random) -> list[int]:
     """Randomly round to integers with the same sum; each expected value stays exact (systematic sampling).
 
-    The numbers are laid end to end in a random order; each gets the marks, one apart from a random start, that fall on
-    it.
+    The numbers are laid end to end in a random order and marked at a distance of one from a random start. Each number
+    becomes its count of marks.
     """
     order = list(range(len(exact)))
     rng.shuffle(order)
     shares, mark, position, given = [0] * len(exact), rng.random(), 0.0, 0
     for rank, path in enumerate(order):
         position += exact[path]
-        # The last one takes what rounding errors of the sum would lose.
+        # The last number absorbs the floating-point error of the sum.
         count = total - given if rank == len(order) - 1 else min(total, max(0, math.ceil(position - mark))) - given
         shares[path] = count
         given += count

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conversations of one tree: decide after each turn, and keep a state per turn start.
+"""Conversations of one tree: a decision after each turn, and one state per turn start.
 
-A *turn start* is where the model may begin a turn: the root, or the tokens of a reply. Its state never changes; a path
-that reaches the end of a turn gets a copy of the state at the start of that turn. So branches never share a state, and
-a path that falls back finds the state as it was there.
+A *turn start* is a node after which the model may begin a turn: the root or a reply. Its state never changes. At the
+end of a turn, a path gets a copy of the state from the start of that turn. Branches therefore never share a state, and
+a path that falls back finds the state from that time.
 """
 
 import copy
@@ -33,22 +33,22 @@ from recipe.treepo.search.paths import Path
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
 from recipe.treepo.search.tree import Tree
 
-# Makes the error for a reason.
+# Builds the error for a reason.
 Failure = Callable[[str | BaseException], InteractionError]
 
 
 class TurnTokens(Protocol):
-    """Renders messages as tokens, by the model's chat template."""
+    """Renders messages as tokens with the model's chat template."""
 
     async def append(
         self, messages: list[Message], updated: list[Message], token_ids: list[int], tools: list[dict[str, Any]] | None
     ) -> list[int]:
-        """Return ``token_ids`` followed by the messages that ``updated`` adds and the beginning of the next turn.
+        """Return ``token_ids`` followed by the new messages of ``updated`` and the beginning of the next turn.
 
         Args:
-            messages: The conversation so far.
-            updated: The same with at least one more message.
-            token_ids: The tokens of the conversation so far, exactly as sampled.
+            messages: Conversation so far.
+            updated: Conversation so far and at least one more message.
+            token_ids: Tokens of the conversation so far, exactly as sampled.
             tools: Tools shown in the prompt.
         """
         ...
@@ -56,13 +56,13 @@ class TurnTokens(Protocol):
 
 @dataclass(slots=True)
 class TurnStart:
-    """Where the model begins a turn, or where branches take their steps after one.
+    """Start of a turn of the model, or end of a turn after which each branch takes its own step.
 
     Attributes:
-        messages: The conversation so far.
+        messages: Conversation so far.
         state: State of the interaction.
-        response_ids: The response so far, for branches that take their own steps.
-        ended: The rule that ended the turn before, for the same.
+        response_ids: Response so far; used only for steps per branch.
+        ended: Rule that ended the turn before; used only for steps per branch.
     """
 
     messages: list[Message]
@@ -73,17 +73,17 @@ class TurnStart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationStart:
-    """The beginning of all conversations of one prompt.
+    """Start of all conversations of one prompt.
 
     Attributes:
         interaction: The user's interaction.
         rules: Limits and error handling.
-        messages: The prompt.
+        messages: Messages of the prompt.
         sample: Fields of the data set's row.
         name: Name of the prompt, for error messages.
         validate: Whether the prompt belongs to the validation data.
-        tokens: Renders messages as tokens.
-        end_token_id: Token that closes a turn that the model left open; None if the chat template has none.
+        tokens: Renderer of messages as tokens.
+        end_token_id: Token that closes a turn without an end token; None if the chat template has none.
         tools: Tools shown in the prompt, None for no tools.
     """
 
@@ -103,11 +103,11 @@ class TurnOutcome:
     """Decision after a turn: the path continues after ``node``, ends there for a ``reason``, or is abandoned.
 
     Attributes:
-        node: Where the path continues or ends.
-        reason: Why it ends, None if it does not.
-        detail: The interaction's word for it.
-        abandoned: Whether the path becomes no trajectory, because the interaction failed.
-        error: The failure of the interaction.
+        node: Node after which the path continues, or at which it ends.
+        reason: Reason for the end, None without an end.
+        detail: The interaction's own word for the reason, or the error text.
+        abandoned: Whether the interaction failed and the path yields no trajectory.
+        error: Failure of the interaction, None without a failure.
     """
 
     node: Node
@@ -123,7 +123,7 @@ class TurnOutcome:
 
 
 class Conversation:
-    """The conversations on all paths of one tree.
+    """Conversations on all paths of one tree.
 
     Attributes:
         rules: Limits and error handling.
@@ -142,7 +142,7 @@ class Conversation:
         )
 
     async def open(self) -> None:
-        """Start at the root."""
+        """Start the conversation at the root."""
         state = await self._calls.start(self._sample)
         self._turn_starts[ROOT] = TurnStart(copy.deepcopy(self._start.messages), state)
 
@@ -151,7 +151,7 @@ class Conversation:
         await self._calls.close()
 
     def tokens_left_in_turn(self, path: Path) -> int:
-        """Return the most tokens that the turn at the end of ``path`` may still get."""
+        """Return the maximum number of further tokens in the turn at the end of ``path``."""
         if self.rules.turn_length is None:
             return self._stopping.response_length
         return self.rules.turn_length - (path.last.end - path.turn_start)
@@ -159,10 +159,10 @@ class Conversation:
     # --- after a turn ------------------------------------------------------------------------------------------------
 
     async def end_turn(self, node: Node, ended: FinishReason) -> TurnOutcome:
-        """Ask the interaction about the turn that ends at ``node``.
+        """End the turn at ``node``: call the interaction and return its decision.
 
         Args:
-            ended: The rule that ended the turn; LENGTH if the turn reached its own limit.
+            ended: Rule that ended the turn; LENGTH if the turn reached its own limit.
 
         Returns:
             The decision. The path continues after the reply, or after ``node`` itself if each branch takes its own
@@ -181,9 +181,9 @@ class Conversation:
             return outcome
 
     async def begin_branch(self, node: Node, key: str) -> TurnOutcome:
-        """Take the step of one branch from ``node``, where each branch takes its own; see :meth:`end_turn`.
+        """Take one branch's own step from ``node``; see :meth:`end_turn`.
 
-        A branch that ends at once gets a node without tokens to end at.
+        A branch that ends at once gets a final node without tokens.
         """
         try:
             outcome = await self._begin_branch(node, key)
@@ -227,8 +227,8 @@ class Conversation:
     async def _begin_branch(self, node: Node, key: str) -> TurnOutcome:
         after, before = self._turn_starts[node.index], self._turn_start_of(node)
         async with self._copied_state(after, key) as state:
-            # The response as the turn ended: another branch's template may have removed its end from the tree since.
-            # And a branch has the name of its first node, so its random numbers need a name of their own.
+            # Use the response from the end of the turn: another branch's template may have trimmed the tree since then.
+            # A branch shares its name with its first node, so its random numbers need a separate name.
             context = self._context(
                 node, before, state, after.response_ids, after.ended, name=key, draws=f"branch {key}"
             )
@@ -258,14 +258,14 @@ class Conversation:
             token_ids = [*token_ids, self._start.end_token_id]
         try:
             return await self._start.tokens.append(messages, updated, token_ids, self._start.tools)
-        except Exception as error:  # refused by the chat template
+        except Exception as error:  # rejected by the chat template
             raise failure(error) from error
 
     def _trim_to_common(self, node: Node, rendered: list[int], failure: Failure) -> list[int]:
-        """Remove the end of the turn that the template renders otherwise; return the tokens to add after it.
+        """Remove turn tokens that the template renders differently; return the tokens to add after the rest.
 
-        Some templates render the end of a turn as the beginning of the next message, and it need not be the one that
-        the model generated.
+        Some templates render the end of a turn as the beginning of the next message, sometimes as another token than
+        the model's.
         """
         # Read again: another branch from here may have trimmed the turn while this one waited.
         token_ids = self._tree.prompt_ids + self._tree.path(node.index).response_ids
@@ -279,7 +279,7 @@ class Conversation:
         return rendered[kept:]
 
     def _limit(self, node: Node, context: TurnContext) -> FinishReason | None:
-        """Return why no turn can follow, None if one can."""
+        """Return the reason why no turn can follow, None if one can."""
         if context.tokens_left < 1:
             return FinishReason.LENGTH
         if node.depth >= self._stopping.depth:
@@ -293,7 +293,7 @@ class Conversation:
         return self._turn_starts[self._tree.path(node.index).turn[0].parent]
 
     def _copied_state(self, start: TurnStart, key: str) -> AbstractAsyncContextManager[Any]:
-        """Copy the state of a turn start; the copy is closed unless it has become the state of another."""
+        """Copy the state of a turn start; close the copy afterwards unless a turn start keeps it."""
 
         def is_kept(state: Any) -> bool:
             return any(other.state is state for other in self._turn_starts.values())
@@ -340,16 +340,16 @@ class Conversation:
 
 
 def _checked(reply: Any, failure: Failure) -> Reply | None:
-    """Return the result of a step as a Reply of our own, None for the end of the conversation.
+    """Return the result of a step as a private Reply, None for the end of the conversation.
 
     Raises:
-        InteractionError: if it is neither messages nor a Reply, or cannot be written as JSON.
+        InteractionError: if the result is neither messages nor a Reply, or is not JSON-serializable.
     """
     if reply is None:
         return None
     checked = reply if isinstance(reply, Reply) else Reply(messages=reply)
     if not isinstance(checked.messages, list) or not checked.messages or not all(map(_has_text, checked.messages)):
-        # A template would render other types as Python does, None as "None".
+        # A template would render other types with Python's str(), such as None as "None".
         rule = "must return None, or at least one message with a role and a text as content"
         raise failure(f"{rule}, not {checked.messages!r:.200}")
     if not isinstance(checked.info, dict) or "messages" in checked.info:
@@ -360,7 +360,7 @@ def _checked(reply: Any, failure: Failure) -> Reply | None:
         json.dumps((checked.messages, checked.info))
         # A caller that changes its reply later must not change the tree.
         return copy.deepcopy(checked)
-    except Exception as error:  # cannot be written or copied
+    except Exception as error:  # not serializable, or not copyable
         raise failure(error) from error
 
 

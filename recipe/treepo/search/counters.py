@@ -10,20 +10,20 @@ class SearchCounters:
 
     Attributes:
         engine_calls: Requests that the engine answered.
-        failed_calls: Requests that failed, counting each retry.
+        failed_calls: Failed requests, including retries.
         abandoned_paths: Paths without a result: all retries of a request failed, or the interaction failed.
         dropped_paths: Paths that ended too short.
         decoded_tokens: Tokens that the engine sampled.
-        overrun_tokens: The part of them beyond the end of a path, which was cut off.
+        overrun_tokens: Decoded tokens beyond the end of a path, which were cut off.
         computed_prompt_tokens: Input tokens of all answered requests that the engine computed.
         cached_prompt_tokens: Input tokens that the engine took from its prefix cache, by its own count.
-        missing_trajectories: Trajectories without a result, because their paths were abandoned again and again.
+        missing_trajectories: Trajectories lost because their paths were abandoned repeatedly.
         fallbacks: Branches that resumed from a finished path or the root.
         steps: Steps of the interaction.
         failed_steps: Turns after which the interaction failed.
         interaction_seconds: Time that paths waited for the interaction, summed over paths.
         search_seconds: Wall time of the whole search.
-        busy_seconds: The part of it in which the search itself was working.
+        busy_seconds: Part of the wall time spent in the search's own code.
     """
 
     engine_calls: int = 0

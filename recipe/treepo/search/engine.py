@@ -7,16 +7,16 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The result of one engine call, or the part of it that a node holds.
+    """Result of one engine call, or a node's part of it.
 
     Attributes:
-        token_ids: Generated tokens, an end token included.
-        logprobs: Log-probability of each generated token when it was sampled.
-        cached_tokens: How many of the call's input tokens the engine took from its prefix cache.
+        token_ids: Generated tokens, including an end token.
+        logprobs: Log-probability of each generated token at sampling time.
+        cached_tokens: Input tokens of the call that the engine took from its prefix cache.
         min_version: Oldest version of the policy's weights that generated some of the tokens, None if unknown.
         max_version: Newest such version.
-        started: When the call began, in seconds since the epoch; set by the search.
-        ended: When it was answered.
+        started: Start of the call in seconds since the epoch; set by the search.
+        ended: End of the call, likewise.
     """
 
     token_ids: list[int]
@@ -28,7 +28,7 @@ class Segment:
     ended: float = field(default=0.0, compare=False)
 
     def part(self, start: int, end: int) -> "Segment":
-        """Return the tokens from ``start`` to before ``end`` with their log-probabilities, all else the same."""
+        """Return tokens ``start`` to ``end`` (exclusive) with their log-probabilities; other fields stay the same."""
         return replace(self, token_ids=self.token_ids[start:end], logprobs=self.logprobs[start:end])
 
 
@@ -38,14 +38,14 @@ class SegmentEngine(Protocol):
     async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
         """Sample 1 to ``max_tokens`` tokens after ``input_ids``.
 
-        Any exception counts as a failed request, which the search may repeat. When it is cancelled, no request may
-        be left running.
+        Any exception counts as a failed request, which the search may retry. Cancellation must leave no request
+        running.
 
         Args:
             input_ids: Prompt tokens and every response token on the path, exactly as sampled.
-            max_tokens: At least 1.
-            branch: Name of the branch, unique in its tree, and the same whenever the same tree is searched again:
-                siblings have equal ``input_ids``, and an engine that is seeded per request must tell them apart by
-                it. A repeated request has the name of the failed one.
+            max_tokens: Maximum tokens to sample, at least 1.
+            branch: Name of the branch, unique in its tree and the same if the tree is searched again. Siblings have
+                equal ``input_ids``: an engine with a seed per request needs the name to distinguish them. A retry has
+                the name of the failed request.
         """
         ...

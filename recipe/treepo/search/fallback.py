@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where to resume when paths have ended and width is left over (TreePO, section 2, fallback)."""
+"""Choice of resume points for leftover width (TreePO, section 2, fallback)."""
 
 import math
 import random
@@ -15,25 +15,25 @@ from recipe.treepo.search.tree import Tree
 
 
 class FallbackStart(StrEnum):
-    """When width that is left over starts again from finished paths."""
+    """Time at which leftover width resumes from finished paths."""
 
-    EARLY = "early"  # as soon as the open paths cannot fill the width any more
-    DRY = "dry"  # when no path of the prompt is open (published)
+    EARLY = "early"  # as soon as the open paths can no longer fill the width
+    DRY = "dry"  # when no path of the prompt is open (as published)
 
 
 class PathOrder(StrEnum):
-    """Which finished paths are fallen back from first."""
+    """Order in which finished paths are resumed."""
 
     RANDOM = "random"
-    ANSWERED_FIRST = "answered_first"  # by the reason why they ended, best reason first
+    ANSWERED_FIRST = "answered_first"  # by finish reason, best first
     ANSWERED_FIRST_SOFT = "answered_first_soft"  # drawn without replacement, better reasons more likely (Gumbel top-k)
     LONGER_FIRST = "longer_first"
 
 
 class PointRule(StrEnum):
-    """Where on the path sampling resumes."""
+    """Position on the path at which sampling resumes."""
 
-    BOUNDARY = "boundary"  # a segment boundary, drawn at random
+    BOUNDARY = "boundary"  # a random segment boundary
     LEAST_LIKELY_TOKEN = "least_likely_token"  # before the token with the lowest log-probability
     LIKELY_BLOCK = "likely_block"  # before a block of tokens, drawn by softmax of its mean log-probability
     UNLIKELY_BLOCK = "unlikely_block"  # the same, favoring low log-probability
@@ -59,12 +59,12 @@ class FallbackRules:
     """Fallback of a tree.
 
     Attributes:
-        start: When fallback begins.
+        start: Time at which fallback begins.
         order: Order in which finished paths are resumed.
-        self_ended_only: Whether paths that were cut or failed (length, depth, turns, repetition, error) are left out.
-        min_segments: Fewest segments of a path that is resumed.
-        point: Where on the path sampling resumes.
-        window: Most segments of the path that are sampled again, None for no limit.
+        self_ended_only: Whether to skip paths that were cut or failed (length, depth, turns, repetition, error).
+        min_segments: Minimum segments of a resumed path.
+        point: Position on the path at which sampling resumes.
+        window: Maximum segments of the path that are sampled again, None for no limit.
         block_length: Tokens of a block.
     """
 
@@ -79,7 +79,7 @@ class FallbackRules:
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where one path resumes: at response token ``offset`` of ``leaf``'s path, or at the root if ``leaf`` is None."""
+    """Resume point of one path: response token ``offset`` of ``leaf``'s path, or the root if ``leaf`` is None."""
 
     leaf: int | None
     offset: int
@@ -90,15 +90,15 @@ def choose_resume_points(
 ) -> list[ResumePoint]:
     """Choose ``count`` resume points.
 
-    The finished paths are put in order and taken in turn, over again where there are fewer than ``count``; the point on
-    each is drawn on its own. Where no path may be chosen, all start again at the root.
+    The finished paths are ordered and taken in turn, repeatedly if there are fewer than ``count``. The point on each is
+    drawn independently. If no path is eligible, all resume at the root.
 
     Args:
-        tree: The tree that holds the paths.
-        leaves: Finished paths to choose from, in an order that does not depend on chance.
+        tree: Tree that holds the paths.
+        leaves: Leaves of the finished paths, in a deterministic order.
         count: Number of missing trajectories.
-        rules: The rules of choice.
-        rng: Source of all draws.
+        rules: Fallback rules.
+        rng: Random generator for all draws.
     """
     eligible = [leaf for leaf in leaves if _may_be_chosen(tree.nodes[leaf], rules)]
     if not eligible:
@@ -133,7 +133,10 @@ def _order(tree: Tree, leaves: list[int], order: PathOrder, rng: random.Random) 
 
 
 def _gumbel(rng: random.Random) -> float:
-    """Draw from the standard Gumbel distribution: the largest of log-weights plus these is a draw by the weights."""
+    """Draw from the standard Gumbel distribution.
+
+    The maximum of log-weights plus such draws is a draw in proportion to the weights.
+    """
     return -math.log(-math.log(1.0 - rng.random()) or math.ulp(0.0))
 
 
@@ -156,6 +159,6 @@ def _resume_offset(tree: Tree, leaf: int, rules: FallbackRules, rng: random.Rand
 
 
 def _boundaries(tree: Tree, leaf: int, window: int | None) -> list[int]:
-    """Return the offsets at which the segments of a path begin; only the last ``window`` segments if that is set."""
+    """Return the offsets at which a path's segments begin, only those of the last ``window`` segments if set."""
     before_first = 0 if window is None else tree.nodes[leaf].depth - window
     return [node.offset for node in tree.path(leaf).segment_starts if node.depth > before_first]

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tree search of TreePO (arXiv 2508.17445, section 2): continue, stop, branch, fall back.
 
-Departures from the paper and its released code:
+Differences from the paper and its released code:
 
-1. Prompts never wait for each other: each has its own search. The released code advances all prompts of a rank in
-   lock step. Within a prompt, paths wait for each other only where the policy compares them.
-2. The engine always gets exactly the tokens on the path; the released code resumes some paths from a context that
-   differs from the one it stores.
-3. A path that resumes inside a segment splits its node and continues to the end of that segment, so boundaries stay
-   the same for all paths; in the released code they move, and one name stands for different tokens.
-4. Where nothing can branch any more, one request crosses several boundaries; the released code stops at each.
-5. Width that the open paths cannot fill falls back at once; the released code waits until no path is open.
-6. Each prompt yields exactly ``width`` trajectories, unless the engine keeps failing.
-7. A path may be a conversation: after each turn an interaction decides whether and how it continues.
+1. Each prompt has its own search and never waits for another prompt. The released code advances all prompts of a rank
+   in lock step. Within a prompt, paths wait for each other only if the policy compares them.
+2. The engine always gets exactly the tokens on the path. The released code resumes some paths from a context that
+   differs from the stored one.
+3. A path that resumes inside a segment splits its node and continues to the end of that segment. Boundaries therefore
+   stay the same for all paths. In the released code they move, and one name can refer to different tokens.
+4. When nothing can branch any more, one request crosses several boundaries. The released code stops at each.
+5. Width that the open paths cannot fill falls back at once. The released code waits until no path is open.
+6. Each prompt yields exactly ``width`` trajectories; fewer only with a token budget or after repeated failures.
+7. A path may be a conversation: after each turn, an interaction replies or ends the path.
 """
 
 import time
@@ -40,22 +40,24 @@ async def grow_tree(
     conversation: ConversationStart | None = None,
     before_level: Callable[[], Awaitable[None]] | None = None,
 ) -> Tree:
-    """Grow one prompt's tree until it has as many leaves as ``shape`` asks for.
+    """Grow one prompt's tree to ``shape.width`` leaves.
 
-    The result depends only on the prompt, the answers of engine and interaction, and ``seed``, not on the order in
-    which requests finish. Cancelling it leaves no request running.
+    The result depends only on the prompt, the results of engine and interaction, and ``seed``. The order in which
+    requests finish has no effect. Cancellation leaves no request running.
 
     Args:
-        conversation: Beginning of the conversations, None where a response is one turn.
-        before_level: Awaited before each level, for comparisons with searches that wait; needs a search by level.
+        conversation: Start of the conversations, None for responses of one turn.
+        before_level: Function awaited before each level, for comparisons with searches that wait; requires a search by
+            level.
 
     Raises:
         ValueError: if ``before_level`` is given to a search by path.
-        SearchError: if the prompt got no trajectory; its cause is the last failure of the engine or the interaction.
+        SearchError: if the prompt got no trajectory (the cause is the last failure of the engine or the interaction),
+            or if a failure of the interaction ends the whole prompt.
     """
     by_path = shape.search is SearchKind.BY_PATH
     if by_path and before_level is not None:
-        raise ValueError(f"treepo.search={SearchKind.BY_PATH} has no levels to wait before")
+        raise ValueError(f"treepo.search={SearchKind.BY_PATH} has no levels. before_level needs by_level.")
     started = time.perf_counter()
     tree = Tree(prompt_ids, stopping.text if stopping.needs_text else None)
     talk = Conversation(conversation, tree, stopping, seed) if conversation is not None else None
@@ -79,7 +81,7 @@ async def grow_tree(
     if not tree.leaves:
         raise SearchError(
             f"the prompt got no trajectory: {counters.abandoned_paths} paths were abandoned after {shape.retries + 1} "
-            f"requests each, or because the interaction failed; the last failure: {sampler.last_failure!r}"
+            f"requests each, or after a failure of the interaction. Last failure: {sampler.last_failure!r}"
         ) from sampler.last_failure
     fewest = shape.width
     if shape.branching.budget is Budget.TOTAL_TOKENS:

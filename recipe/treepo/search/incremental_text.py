@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text of a growing response, decoded piece by piece.
+"""Incremental decoding of a growing response.
 
-Decoding a whole response at every boundary costs time in the square of its length. The texts of consecutive pieces,
-concatenated, are the text of the whole, except for U+FFFD, which stands for bytes that are not a character: a character
-whose bytes are spread over two pieces belongs to the second one.
+Decoding the whole response at every boundary costs time in the square of its length. Instead, the texts of consecutive
+pieces add up to the text of the whole, except for U+FFFD, which stands for bytes that are not a character. A character
+that spans two pieces belongs to the second one.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 
-REPLACEMENT = "\ufffd"  # decoders write this for bytes that are not a character, or not yet
-# A character has at most four bytes, so at most three tokens at the end may be the beginning of one.
+REPLACEMENT = "\ufffd"  # decoder output for bytes that are not a character, or not yet
+# A character has at most four bytes, so at most three final tokens may be the beginning of one.
 _MOST_OPEN_TOKENS = 3
-# Enough to hold a whole character; a decoder also treats the first token specially, which must not be a new one.
+# Enough for a whole character. Decoders also treat the first token specially, so it must not be a new one.
 _CONTEXT_TOKENS = 6
 
 
@@ -22,7 +22,7 @@ class IncrementalText:
     """Decodes new tokens with a few before them, never the whole response.
 
     Attributes:
-        decode: Token ids to text, special tokens left out.
+        decode: Function from token ids to text without special tokens.
     """
 
     decode: Callable[[list[int]], str]
@@ -30,15 +30,15 @@ class IncrementalText:
     def added(self, token_ids: Sequence[int], start: int, end: int | None = None) -> str:
         """Return the text that ``token_ids[start:end]`` adds to the text of ``token_ids[:start]``.
 
-        An unfinished character at the end is left out; it comes with the tokens that complete it.
+        An unfinished character at the end is left out; the tokens that complete it add it later.
         """
         context = _CONTEXT_TOKENS
-        # A context without text is not enough: it may be all special tokens, or begin inside a run of bytes, which
-        # some decoders drop as a whole if its first byte is missing.
+        # A context without text is not enough. It may be all special tokens, or begin inside a run of bytes; some
+        # decoders drop the whole run if its first byte is missing.
         while not (before := self._settled(token_ids[max(0, start - context) : start])) and context < start:
             context *= 2
         text = self._settled(token_ids[max(0, start - context) : end])
-        # These differ where the new tokens changed how the earlier ones read: text once written stays as it is.
+        # New tokens may change the decoding of earlier ones, but text that was returned before stays.
         return text[len(commonprefix([before, text])) :]
 
     def _settled(self, token_ids: Sequence[int]) -> str:
@@ -46,6 +46,6 @@ class IncrementalText:
         text = self.decode(list(token_ids))
         if not text.endswith(REPLACEMENT):
             return text
-        # Some decoders drop the whole run of bytes before an unfinished character: leave its tokens out, too.
+        # Some decoders drop the whole run of bytes before an unfinished character: also decode without its tokens.
         ends = range(max(0, len(token_ids) - _MOST_OPEN_TOKENS), len(token_ids) + 1)
         return max((self.decode(list(token_ids[:end])).rstrip(REPLACEMENT) for end in ends), key=len)

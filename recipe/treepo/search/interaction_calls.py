@@ -17,18 +17,18 @@ from recipe.treepo.search.counters import SearchCounters
 
 logger = logging.getLogger(__name__)
 
-# For plain functions, of all prompts of a process. The event loop's own threads are few: verl tokenizes in those, and
-# a function that hangs would block them for ever.
+# For the plain functions of all prompts in a process. verl tokenizes in the event loop's own few threads, and a
+# function that hangs would block one forever.
 _THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="interaction")
 
-# Characters of an error text; where failures end paths, each of these trajectories carries it.
+# Maximum characters of an error text. With on_error=end, each failed trajectory carries it.
 MOST_REASON = 2000
-# How long the end of a search waits for abandoned threads if treepo.interaction.timeout_seconds is null.
+# Maximum wait for abandoned threads at the end of a search if treepo.interaction.timeout_seconds is null.
 MOST_WAIT_SECONDS = 60.0
 
 
 class InteractionCalls:
-    """Calls the methods of one prompt's interaction, and closes every state that they returned."""
+    """Calls the methods of one prompt's interaction, and closes every state that they return."""
 
     def __init__(
         self, interaction: Interaction, *, prompt_name: str, timeout_seconds: float | None, counters: SearchCounters
@@ -38,8 +38,8 @@ class InteractionCalls:
         Args:
             interaction: The user's interaction.
             prompt_name: Name of the prompt for error texts.
-            timeout_seconds: Most seconds of one call, None for no limit.
-            counters: Counters of the search, which get the time of the calls.
+            timeout_seconds: Maximum seconds of one call, None for no limit.
+            counters: Counters of the search, to which calls add their time.
         """
         self._interaction, self._prompt_name = interaction, prompt_name
         self._timeout_seconds, self._counters = timeout_seconds, counters
@@ -51,7 +51,7 @@ class InteractionCalls:
         """Call a method and return its result.
 
         Args:
-            key: Name of the node that the call is about.
+            key: Name of the node that the call concerns.
 
         Raises:
             InteractionError: if the method raises or takes too long; the message names class, prompt and node.
@@ -69,11 +69,12 @@ class InteractionCalls:
                 raise self.failure(method, key, f"no answer within {limit:g} s") from error
             raise self.failure(method, key, error) from error
         except asyncio.CancelledError as error:
-            # A task of the user's may have been cancelled instead of this one; that would end the search silently.
+            # A task of the user's code may have been cancelled instead of this one. Raised again, that would end the
+            # search silently.
             if (task := asyncio.current_task()) is None or task.cancelling():
                 raise
             raise self.failure(method, key, error) from error
-        except (Exception, SystemExit) as error:  # any error of the user's code ends this path only
+        except (Exception, SystemExit) as error:  # an error in the user's code ends this path only
             raise self.failure(method, key, error) from error
         finally:
             self._counters.interaction_seconds += time.perf_counter() - started
@@ -91,9 +92,9 @@ class InteractionCalls:
         """Copy a state; close the copy afterwards unless it is kept.
 
         Args:
-            messages: Conversation that led to the state; the interaction may change it.
-            key: Name of the node that the copy is for.
-            is_kept: Whether the copy is still needed.
+            messages: Conversation that led to the state; the interaction may modify it.
+            key: Name of the node that gets the copy.
+            is_kept: Function that returns whether the copy is still needed.
         """
         copy = await self.call("copy_state", key, state, messages)
         self._states.append(copy)
@@ -122,7 +123,7 @@ class InteractionCalls:
         return InteractionError(f"{name}.{method} failed for {self._prompt_name} at node {key}: {text}")
 
     def warn(self, error: InteractionError) -> None:
-        """Log a failure; only the first of a prompt above debug level."""
+        """Log a failure: the first of a prompt as a warning, later ones at debug level."""
         logger.log(logging.DEBUG if self._warned else logging.WARNING, "%s", error)
         self._warned = True
 
@@ -135,7 +136,7 @@ class InteractionCalls:
             self.warn(error)
 
     async def _in_thread(self, method: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a plain function off the event loop; keep hold of a state that it returns too late."""
+        """Run a plain function off the event loop; keep track of a state that it returns too late."""
         call = partial(contextvars.copy_context().run, _without_stop_iteration, function, *arguments)
         work = asyncio.get_running_loop().run_in_executor(_THREADS, call)
         if method not in ("start", "copy_state"):
@@ -143,13 +144,13 @@ class InteractionCalls:
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            # The thread continues, and whatever it opens must be closed.
+            # The thread continues, and a state that it returns must be closed.
             self._late.append(work)
             raise
 
 
 def _without_stop_iteration(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function; a future cannot carry this one exception, and would never be done."""
+    """Call a function and convert StopIteration: a future cannot carry this exception and would never finish."""
     try:
         return function(*arguments)
     except StopIteration as error:

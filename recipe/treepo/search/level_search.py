@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grow a tree level by level: policies compare the paths of a level and move width between them."""
+"""Growth level by level: policies compare the paths of a level and move width between them."""
 
 import asyncio
 import random
@@ -23,15 +23,15 @@ class LevelSearch:
     """Samples all paths of a level at once, then decides about the next level.
 
     A level is the set of segments sampled together; paths that fell back may be at other depths of the tree. Once
-    nothing can branch any more, each path runs to its end without waiting. With ``before_level`` it stops at each level
-    all the same.
+    nothing can branch any more, each path runs to its end without waiting. With ``before_level``, paths still stop at
+    each level.
     """
 
     def __init__(
         self, sampler: PathSampler, seed: int, before_level: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         self._sampler, self._rng, self._before_level = sampler, random.Random(seed), before_level
-        # Separate, because the number of levels depends on where requests stop, and nothing else may.
+        # Separate generator: request lengths change the number of levels, and must not change other draws.
         self._divergence_rng = random.Random(f"{seed}/divergence")
         self._tree, self._shape = sampler.tree, sampler.shape
         self._rules = sampler.shape.branching
@@ -62,12 +62,12 @@ class LevelSearch:
 
     @property
     def _missing(self) -> int:
-        """Trajectories that are lost: the width of abandoned paths goes to others, but not for ever."""
+        """Number of lost trajectories. Width of abandoned paths goes to other paths, but only ``width`` times."""
         return max(0, self._tree.counters.abandoned_paths - self._shape.width)
 
     @property
     def _width(self) -> int:
-        """Number of trajectories of the tree, as far as it is known."""
+        """Number of trajectories of the tree, as known so far."""
         width = width_within(
             self._rules,
             width=self._shape.width,
@@ -79,11 +79,11 @@ class LevelSearch:
 
     @property
     def _may_drop(self) -> bool:
-        """Whether paths may be dropped: a model that only writes short responses must not be asked for ever."""
+        """Whether paths may still be dropped. The limit ends the search if all responses are too short."""
         return self._tree.counters.dropped_paths < self._shape.width
 
     def _nothing_can_branch(self, paths: list[Continuation]) -> bool:
-        """Tell whether no decision is due until the paths end: the width is used up for good, or nothing branches."""
+        """Return whether no decision is due until the paths end: the width is used up for good, or nothing branches."""
         if self._before_level is not None:
             return False
         if self._shape.never_branches and self._shape.fallback.start is FallbackStart.DRY:
@@ -101,7 +101,7 @@ class LevelSearch:
             self._rules, level_size=level_size, segment_length=self._shape.longest_segment, rng=self._divergence_rng
         )
         open_paths = [node for node in level if node.finish_reason is None]
-        # An engine may stop inside a segment for reasons of its own: such a path first continues to the boundary.
+        # An engine may stop inside a segment for its own reasons: such a path first continues to the boundary.
         at_boundary = [node for node in open_paths if not node.partial]
         paths = [path for node in open_paths if node.partial for path in self._sampler.new_children(node.index, [1])]
         if at_boundary:

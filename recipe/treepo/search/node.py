@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nodes of a tree and their names."""
+"""Nodes of a tree and their names."""
 
 import re
 from dataclasses import dataclass, field
@@ -18,25 +18,26 @@ class Node:
     Attributes:
         index: Number in the tree; the root is 0. Final once the search has ended (:meth:`Tree.renumber`).
         parent: Number of the parent, -1 for the root.
-        key: Name of the node, unique in the tree and the same whenever the same tree is grown again:
-            ``0.2`` is the third child of the first child of the root, ``0.2~1`` the second path that fell back from
-            there, ``0.2^1`` the second that starts at the root because ``0.2`` left width, ``0.2@37`` the piece of
-            ``0.2`` that ends where another path resumed, at response token 37, ``0.2!`` and ``0.2?`` the replacements
-            of ``0.2`` after it was abandoned or dropped, ``0.2+`` the tokens that an interaction added after ``0.2``,
-            or before it where every branch takes its own step.
-        depth: Segments on the path from the root to here, including the one of this node; 0 for the root.
+        key: Name of the node, unique in the tree and the same if the tree is grown again:
+            ``0.2`` is the third child of the first child of the root;
+            ``0.2~1`` is the second path that fell back from ``0.2``;
+            ``0.2^1`` is the second path that restarts at the root with leftover width of ``0.2``;
+            ``0.2@37`` is the piece of ``0.2`` before a resume point at response token 37;
+            ``0.2!`` and ``0.2?`` are replacements of ``0.2`` after it was abandoned or dropped;
+            ``0.2+`` is the reply after ``0.2``, or before it if each branch takes its own step.
+        depth: Segments on the path from the root, including this node's; 0 for the root.
         offset: Response tokens on the path before this node.
-        segment: Tokens and log-probabilities that this node adds; empty for the root. Tokens of an interaction have no
+        segment: Tokens and log-probabilities that this node adds; empty for the root. Replies have no
             log-probabilities.
         reply: Reply of the interaction, None for generated tokens.
-        text: Text that the node adds to the response; empty where no stopping rule reads text.
-        partial: Whether the node ends inside its segment, so that children continue the same segment.
+        text: Text that the node adds to the response; empty if no stopping rule reads text.
+        partial: Whether the node ends inside its segment. Its children then continue the same segment.
         turn_over: Whether a turn of a conversation ends here.
-        finish_reason: Why the path ends here, None while it does not.
-        finish_detail: The interaction's word for it.
+        finish_reason: Reason why the path ends here, None if it does not.
+        finish_detail: The interaction's own word for the reason, or the error text.
         dropped: Whether the path ended without becoming a trajectory: too short, or the interaction failed.
         children: Numbers of the children.
-        branches: Number of names given out below this node so far.
+        branches: Number of branch names assigned below this node so far.
     """
 
     index: int
@@ -57,7 +58,7 @@ class Node:
 
     @property
     def is_generated(self) -> bool:
-        """Whether the model generated the tokens; False for those of an interaction."""
+        """Whether the model generated the tokens; False for a reply."""
         return self.reply is None
 
     @property
@@ -66,16 +67,16 @@ class Node:
         return self.offset + len(self.segment.token_ids)
 
     def new_child_key(self) -> str:
-        """Name one more child."""
+        """Return a name for one more child."""
         self.branches += 1
         return f"{self.key}.{self.branches - 1}" if self.key else str(self.branches - 1)
 
     def new_fallback_key(self) -> str:
-        """Name one more path that falls back from here."""
+        """Return a name for one more path that falls back from here."""
         self.branches += 1
         return f"{self.key}~{self.branches - 1}"
 
 
 def name_order(key: str) -> tuple[list[int], str]:
-    """Return a sort key for names that compares their numbers as numbers: the tenth child follows the second."""
+    """Return a sort key that compares the numbers in names as numbers: the tenth child follows the second."""
     return [int(number) for number in re.findall(r"\d+", key)], key

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Continue one path of a tree: request tokens, retry, cut into segments, and stop where a rule applies.
+"""Continuation of one path: request tokens, retry, cut into segments, apply the stopping rules.
 
-In a conversation one request continues a path by one turn at most; the interaction decides about the next turn.
+In a conversation, one request continues a path by one turn at most. Then the interaction decides about the next turn.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Continuation:
     Attributes:
         parent: Number of its last node.
         key: Name of the next node.
-        width: Number of trajectories that it shall become.
+        width: Number of trajectories that the path should become.
     """
 
     parent: int
@@ -70,7 +70,7 @@ class PathSampler:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Count the time inside as time of the search; nothing inside may wait."""
+        """Count the time inside as ``busy_seconds``; nothing inside may wait."""
         started = time.perf_counter()
         try:
             yield
@@ -78,12 +78,12 @@ class PathSampler:
             self.tree.counters.busy_seconds += time.perf_counter() - started
 
     async def extend(self, path: Continuation, *, segments: int | None, may_drop: bool) -> Node | None:
-        """Continue a path by one request, and by the interaction's reply where the request ended a turn.
+        """Continue a path by one request, and by the interaction's reply if the request ended a turn.
 
         Args:
             path: The path.
-            segments: Most segments of the request, None for no limit.
-            may_drop: Whether the path is dropped if it ends too short; otherwise it is kept.
+            segments: Maximum segments of the request, None for no limit.
+            may_drop: Whether to drop the path if it ends too short; otherwise it is kept.
 
         Returns:
             The node after which the path continues or at which it ended (``finish_reason``); None if the path was
@@ -120,7 +120,7 @@ class PathSampler:
     # --- continuations -----------------------------------------------------------------------------------------------
 
     def new_children(self, parent: int, widths: list[int]) -> list[Continuation]:
-        """Return a new continuation of ``parent`` for each of the widths."""
+        """Return a new continuation of ``parent`` for each width."""
         node = self.tree.nodes[parent]
         return [Continuation(parent, node.new_child_key(), width) for width in widths]
 
@@ -128,9 +128,9 @@ class PathSampler:
         """Return a continuation for each resume point, splitting the node that holds it.
 
         Args:
-            points: Where to resume.
-            root_key: Name of the path whose width starts again at the root, used for the names of its continuations
-                there; None to name them as children of the root.
+            points: Resume points.
+            root_key: Name of the path whose width restarts at the root; continuations there get names from it. None
+                names them as children of the root.
         """
         self.tree.counters.fallbacks += len(points)
         continuations = []
@@ -146,7 +146,7 @@ class PathSampler:
         return continuations
 
     def can_be_dropped(self, path: Continuation) -> bool:
-        """Tell whether the path may still end too short."""
+        """Return whether the path may still end too short."""
         return self.tree.nodes[path.parent].end + 1 < self.stopping.min_length
 
     # --- requests ----------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class PathSampler:
         """Request tokens after ``parent`` over at most ``segments`` segments, None for no limit.
 
         Returns:
-            The engine's answer, None if the path is abandoned.
+            The engine's result, None if the path is abandoned.
         """
         with self.busy():
             path = self.tree.path(parent)
@@ -168,7 +168,7 @@ class PathSampler:
             try:
                 answer = await self._engine.extend(input_ids, max_tokens=max_tokens, branch=key)
                 _check_answer(answer, max_tokens)
-            except Exception as error:  # any error of an engine: another request may succeed
+            except Exception as error:  # a retry may succeed after any error of the engine
                 self.last_failure = error
                 self.tree.counters.failed_calls += 1
             else:
@@ -178,7 +178,7 @@ class PathSampler:
         return None
 
     def _max_tokens(self, path: Path, segments: int | None) -> int:
-        """Return the most tokens of a request that continues ``path``."""
+        """Return the maximum tokens of a request that continues ``path``."""
         segments_left = self.stopping.depth - path.last.depth + path.last.partial
         count = segments_left if segments is None else min(segments, segments_left)
         limits = [self._tokens_to_boundary(path, count), self.stopping.response_length - path.last.end]
@@ -202,7 +202,7 @@ class PathSampler:
     # --- adding to the tree ------------------------------------------------------------------------------------------
 
     def _attach(self, node: Node, key: str, answer: Segment) -> tuple[Node, FinishReason | None]:
-        """Add an answer to the tree after ``node``, one node per segment, up to where a rule ends path or turn.
+        """Add a result to the tree after ``node``, one node per segment, until a rule ends the path or its turn.
 
         Returns:
             The last node, and the reason why path or turn end there, None if they do not.
@@ -223,7 +223,7 @@ class PathSampler:
         return node, reason
 
     def _tokens_to_stop(self, path: Path, token_ids: list[int]) -> int:
-        """Return how many of ``token_ids`` complete the first stop string after ``path``; all if none does."""
+        """Return the number of ``token_ids`` that complete the first stop string after ``path``; all if none does."""
         if FinishReason.STOP not in self.stopping.order:
             return len(token_ids)
         turn_ids = path.turn_ids
@@ -231,7 +231,7 @@ class PathSampler:
         return count or len(token_ids)
 
     def _reason(self, path: Path) -> FinishReason | None:
-        """Return why the path, or its turn, ends here; None if it does not."""
+        """Return the reason why the path, or its turn, ends here; None if it does not."""
         node = path.last
         depth = node.depth - node.partial
         reason = self.stopping.reason(path.turn_ids, path.turn_text, length=node.end, depth=depth)
@@ -240,7 +240,7 @@ class PathSampler:
         return reason
 
     def _ends_turn(self, node: Node, reason: FinishReason) -> bool:
-        """Tell whether a reason ends only the turn, so that the interaction decides."""
+        """Return whether a reason ends only the turn, so that the interaction decides."""
         if self._conversation is None:
             return False
         cut_off = reason is FinishReason.LENGTH and node.end < self.stopping.response_length

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grow a tree path by path: for policies that look at one path only, so that no path waits for another."""
+"""Growth path by path, for policies that look at one path only: no path waits for another."""
 
 import asyncio
 import random
@@ -10,18 +10,18 @@ from recipe.treepo.search.fallback import FallbackStart, choose_resume_points
 from recipe.treepo.search.node import ROOT, Node
 from recipe.treepo.search.path_sampler import Continuation, PathSampler
 
-# How often a path is sampled again after it was abandoned, and after it was dropped as too short, counting the paths
-# that it comes from; then its width is lost, and the short one is kept. A path's own history must decide, because the
-# fate of others depends on the order in which requests finish.
+# Maximum replacements of an abandoned path, and of a path dropped as too short, including those of its ancestors. After
+# that, the abandoned path's width is lost and the short path is kept. The limit counts a path's own history only: the
+# history of other paths depends on the order in which requests finish.
 MOST_REPETITIONS = 2
 
 
 class PathSearch:
     """Branches each path as soon as its segment is sampled.
 
-    Every path knows the number of trajectories that it shall become, so all decisions about it follow from its own
-    tokens and name, in whatever order requests finish. When a path ends, the rest of its width falls back from that
-    very path; with FallbackStart.DRY it waits until no path is open and then chooses among all.
+    Each path knows how many trajectories it should become. Decisions about it therefore depend only on its own tokens
+    and name, not on the order in which requests finish. When a path ends, the rest of its width falls back from that
+    path. With FallbackStart.DRY, the width waits until no path is open and then falls back from any of them.
     """
 
     def __init__(self, sampler: PathSampler, seed: int) -> None:
@@ -59,12 +59,12 @@ class PathSearch:
 
     def _follow(self, path: Continuation, node: Node) -> list[Continuation]:
         if node.dropped:
-            # Again from the boundary before: a request that had stopped there would have repeated this segment only.
+            # Resample the last segment only, as if requests stopped at each boundary.
             return [Continuation(node.parent, f"{node.key}?", path.width)]
         if node.finish_reason is not None:
             return self._return_width(node, path.width - 1)
         if node.partial:
-            # An engine may stop inside a segment for reasons of its own: the path first continues to the boundary.
+            # An engine may stop inside a segment for its own reasons: the path first continues to the boundary.
             return self._sampler.new_children(node.index, [path.width])
         return self._branch(node.index, path.width, self._rules.divergence, most=self._rules.max_divergence)
 
@@ -87,5 +87,5 @@ class PathSearch:
         return self._sampler.resume(points, root_key=root_key)
 
     def _rng(self, name: str) -> random.Random:
-        """Return the random numbers for one decision, which depend on its name and not on when it is taken."""
+        """Return the random generator for one decision, which depends on the decision's name and not on its time."""
         return random.Random(f"{self._seed}/{name}")

@@ -9,7 +9,7 @@ from recipe.treepo.search.node import Node
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """The nodes from the root to one node; valid until the tree changes.
+    """Nodes from the root to one node; valid until the tree changes.
 
     Attributes:
         nodes: The nodes, root first.
@@ -29,7 +29,7 @@ class Path:
 
     @property
     def response_mask(self) -> list[int]:
-        """For each response token 1 if the model generated it, 0 if the interaction added it."""
+        """For each response token 1 if the model generated it, 0 if a reply added it."""
         mask: list[int] = []
         for node in self.nodes:
             mask += [int(node.is_generated)] * len(node.segment.token_ids)
@@ -37,7 +37,7 @@ class Path:
 
     @property
     def response_logprobs(self) -> list[float]:
-        """Log-probability of each response token; 0.0 where the mask is 0."""
+        """Log-probability of each response token; 0.0 for tokens with mask 0."""
         logprobs: list[float] = []
         for node in self.nodes:
             logprobs += node.segment.logprobs if node.is_generated else [0.0] * len(node.segment.token_ids)
@@ -84,9 +84,9 @@ class Path:
 
     @property
     def turn(self) -> list[Node]:
-        """The nodes of the current turn; without a conversation the whole response.
+        """Nodes of the current turn; without a conversation, the whole response.
 
-        Tokens of the interaction end a turn: at such a node the current turn is empty.
+        A reply ends a turn: after a reply the current turn is empty.
         """
         nodes: list[Node] = []
         for node in reversed(self.nodes[1:]):
@@ -108,7 +108,7 @@ class Path:
 
     @property
     def turn_text(self) -> str:
-        """Text of the current turn; empty where no stopping rule reads text."""
+        """Text of the current turn; empty if no stopping rule reads text."""
         return "".join(node.text for node in self.turn)
 
     @property
@@ -120,10 +120,10 @@ class Path:
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """(node number, response token at which the node begins) below the root, root side first.
+        """(node number, response token at which the node begins) for each node below the root, from the root down.
 
-        Nodes of the interaction are left out: they are no segments, and an advantage has nothing to compare there. The
-        last node is always included, since it tells the trajectory from others.
+        Replies are left out: they are not segments, and an advantage has nothing to compare there. The last node is
+        always included, because it identifies the trajectory.
         """
         below = self.nodes[1:]
         return [(node.index, node.offset) for node in below if node.is_generated or node is self.last]
@@ -137,7 +137,7 @@ class Path:
 
 
 def _tokens(nodes: list[Node]) -> list[int]:
-    """Return the tokens of the nodes; ``+=`` copies a list as a whole, many times faster than token by token."""
+    """Return the tokens of the nodes; ``+=`` copies whole lists, many times faster than single tokens."""
     token_ids: list[int] = []
     for node in nodes:
         token_ids += node.segment.token_ids

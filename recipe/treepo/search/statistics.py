@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost and shape of finished trees: the one place where they are named and added up."""
+"""Cost and shape of finished trees, named and added up in one place."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ class TreeStatistics(SearchCounters):
 
     Attributes:
         trajectories: Number of leaves.
-        unique_tokens: Response tokens of the trajectories, shared ones counted once.
-        total_tokens: Response tokens of the trajectories, shared ones counted for each.
-        depth_sum: Segments of all trajectories.
-        depth_max: Segments of the deepest one.
-        children: Number of nodes below others; tokens of an interaction do not count as a node.
+        unique_tokens: Response tokens of the trajectories; shared tokens count once.
+        total_tokens: Response tokens of the trajectories; shared tokens count once per trajectory.
+        depth_sum: Segments of all trajectories, summed.
+        depth_max: Segments of the deepest trajectory.
+        children: Number of nodes with a parent; replies do not count as nodes.
         parents: Number of nodes with children.
-        finish_reasons: Number of trajectories by the reason why they ended.
-        finish_details: Number of trajectories by the interaction's word for it; error texts are left out.
+        finish_reasons: Number of trajectories by finish reason.
+        finish_details: Number of trajectories by the interaction's own word for the reason; error texts are left out.
     """
 
     trajectories: int = 0

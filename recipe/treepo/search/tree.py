@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tree that a search grows.
 
-A *segment* is the unit by which a path grows: ``segment_length`` tokens or about as many. A path may branch at the
-*boundaries* of its segments. A *node* is a segment, or a piece of one where a path resumed inside it; node 0, the root,
-is the prompt and has no response tokens. A *path* runs from the root to a node. A *leaf* is a node whose path has
-ended; its path is a *trajectory*. Every token is stored once, in the node that added it. In a conversation the tokens
-between the model's turns are a node of their own, which does not count as a segment.
+A *segment* is the unit by which a path grows: about ``segment_length`` tokens. A path may branch at the *boundaries* of
+its segments. A *node* is a segment, or the piece of one on either side of a resume point. Node 0, the root, is the
+prompt and has no response tokens. A *path* runs from the root to a node. A *leaf* is the last node of an ended path;
+its path is a *trajectory*.
+
+Every token is stored once, in the node that added it. In a conversation, each reply between turns is a node of its own,
+which does not count as a segment.
 """
 
 from recipe.treepo.interaction import Reply
@@ -28,10 +30,10 @@ class Tree:
     """
 
     def __init__(self, prompt_ids: list[int], text: IncrementalText | None = None) -> None:
-        """Make a tree that is only a prompt.
+        """Make a tree that holds only a prompt.
 
         Args:
-            text: Decoder for the text of the nodes, None where no stopping rule reads text.
+            text: Decoder for the text of the nodes, None if no stopping rule reads text.
         """
         self.prompt_ids = list(prompt_ids)
         self.nodes = [Node(index=ROOT, parent=-1, key="", depth=0, offset=0, segment=Segment([], []))]
@@ -67,7 +69,7 @@ class Tree:
         return node
 
     def add_reply(self, parent: int, token_ids: list[int], reply: Reply, *, key: str) -> Node:
-        """Attach a reply of the interaction below ``parent``, where a turn ends, and return its node."""
+        """Attach a reply of the interaction below ``parent``, at the end of a turn, and return its node."""
         above = self.nodes[parent]
         assert above.turn_over, f"no turn ends at node {parent}"
         return self._attach(
@@ -87,18 +89,18 @@ class Tree:
         trimmed = self.nodes[node]
         children = [self.nodes[child] for child in trimmed.children]
         assert not any(child.segment.token_ids for child in children), f"node {node} is followed by tokens"
-        assert 0 < length, f"nothing would be left of node {node}"
+        assert 0 < length, f"trimming would leave node {node} empty"
         trimmed.segment = trimmed.segment.part(0, length)
         self._set_text(trimmed)
         for child in children:
             child.offset = trimmed.end
 
     def end_turn(self, node: int) -> None:
-        """End the current turn at ``node``, and with it the segment."""
+        """End the current turn and the current segment at ``node``."""
         self.nodes[node].partial, self.nodes[node].turn_over = False, True
 
     def finish(self, node: int, reason: FinishReason, *, detail: str = "", dropped: bool = False) -> None:
-        """End the path at ``node``: a leaf, or nothing if it is ``dropped``."""
+        """End the path at ``node``, which becomes a leaf unless ``dropped``."""
         ended = self.nodes[node]
         assert ended.finish_reason is None, f"node {node} has ended already"
         assert not ended.children, f"node {node} has children and cannot be a leaf"
@@ -109,8 +111,8 @@ class Tree:
     def split(self, leaf: int, offset: int) -> int:
         """Return the node on the path to ``leaf`` that ends at response token ``offset``; split one if none does.
 
-        The lower piece keeps the number, so that children, leaves and requests that refer to it stay right; the upper
-        piece is new. Its name depends on the original name and the offset only, not on earlier splits.
+        The lower piece keeps the number, so that references from children, leaves and requests stay valid. The upper
+        piece is new. Its name depends only on the original name and the offset, not on earlier splits.
         """
         node = self.nodes[leaf]
         while node.offset > offset:
@@ -138,7 +140,7 @@ class Tree:
         return upper.index
 
     def renumber(self) -> None:
-        """Number the nodes depth first, siblings by name: the same tree has the same numbers however it was grown."""
+        """Number the nodes depth first, siblings by name: equal trees get equal numbers in any order of growth."""
         order, stack = [], [ROOT]
         while stack:
             node = self.nodes[stack.pop()]
@@ -155,7 +157,7 @@ class Tree:
         self.nodes = order
 
     def leaves_by_name(self) -> list[int]:
-        """Return the leaves in an order that does not depend on when they ended."""
+        """Return the leaves in an order that does not depend on their time of ending."""
         return sorted(self.leaves, key=lambda leaf: name_order(self.nodes[leaf].key))
 
     def _attach(self, node: Node) -> Node:
@@ -175,9 +177,12 @@ class Tree:
     def check(self) -> None:
         """Assert the invariants of the structure; cheap enough to run after every step of a test.
 
-        Depths and offsets follow from the parents; names are unique; every generated token has one log-probability; a
-        node has ended if and only if it has a reason, and then it has no children; no generated node is empty; a reply
-        follows the end of a turn.
+        - Depths and offsets follow from the parents.
+        - Names are unique.
+        - Every generated token has one log-probability.
+        - A node has ended if and only if it has a reason; then it has no children.
+        - No generated node is empty.
+        - A reply follows the end of a turn.
         """
         root = self.nodes[ROOT]
         assert (root.parent, root.depth, root.offset, root.segment.token_ids) == (-1, 0, 0, []), "damaged root"
