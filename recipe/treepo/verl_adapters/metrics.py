@@ -10,43 +10,75 @@ from recipe.treepo.search.stopping import FinishReason
 # Details of an interaction that get a metric of their own in a step.
 MOST_DETAILS = 20
 
-# Fields of TreeStatistics that are logged as their sum over the batch: for all samples, and for trees only.
-SUMS = (
-    "engine_calls",
-    "decoded_tokens",
-    "computed_prompt_tokens",
-    "cached_prompt_tokens",
-    "unique_tokens",
-    "total_tokens",
-    "trajectories",
-)
-_SUMS_OF_TREES = (
-    "overrun_tokens",
-    "failed_calls",
-    "abandoned_paths",
-    "dropped_paths",
-    "missing_trajectories",
-    "steps",
-    "failed_steps",
-)
+# Metrics by their names below treepo/: unit and meaning. scripts/metrics_page.py writes docs/reference/metrics.md from
+# these tables. A word in capitals stands for a part of the name that differs.
+#
+# Fields of TreeStatistics that are logged as their sum over the batch, for trees and plain samples.
+SUMS = {
+    "engine_calls": ("requests", "Requests that the engine answered; a plain sample counts as one"),
+    "decoded_tokens": ("tokens", "Tokens that the engine sampled"),
+    "computed_prompt_tokens": ("tokens", "Input tokens of all requests that the engine computed"),
+    "cached_prompt_tokens": ("tokens", "Input tokens of all requests that came from the engine's prefix cache"),
+    "unique_tokens": ("tokens", "Response tokens, each shared token counted once"),
+    "total_tokens": ("tokens", "Response tokens, each shared token counted in every trajectory"),
+    "trajectories": ("trajectories", "Trajectories of the batch"),
+}
+RATIOS = {
+    "unique_over_total": ("ratio", "`unique_tokens` / `total_tokens`; 1 without sharing"),
+    "waste": (
+        "ratio",
+        "(`computed_prompt_tokens` + `decoded_tokens`) / (prompt tokens, once per prompt, + `unique_tokens`); "
+        "1 if each token is computed once",
+    ),
+    "right": ("share", "Mean `acc` of the trajectories whose reward function returns it"),
+}
+# Fields of TreeStatistics that are logged as their sum over the batch, for trees only.
+_SUMS_OF_TREES = {
+    "overrun_tokens": ("tokens", "Decoded tokens beyond the end of a path, which are cut off"),
+    "failed_calls": ("requests", "Requests that failed, each retry counted"),
+    "abandoned_paths": ("paths", "Paths without a result, because the engine or the interaction failed"),
+    "dropped_paths": ("paths", "Paths shorter than `treepo.min_response_length`"),
+    "missing_trajectories": ("trajectories", "Trajectories lost because their paths were abandoned repeatedly"),
+}
+_SUMS_OF_CONVERSATIONS = {
+    "steps": ("steps", "Calls of `Interaction.step`"),
+    "failed_steps": ("turns", "Turns after which the interaction failed"),
+}
+TREES = {
+    "fallbacks_per_prompt": ("branches", "Branches per prompt that resume from a finished path or the root"),
+    "depth/mean": ("segments", "Mean number of segments of a trajectory"),
+    "depth/max": ("segments", "Largest number of segments of a trajectory"),
+    "branching": ("nodes", "Mean number of children of the nodes that have any"),
+    "search_s/mean": ("seconds", "Mean wall time of a search (one prompt), engine included"),
+    "search_s/max": ("seconds", "Longest wall time of a search"),
+    "search_busy_s": ("seconds", "Time in which the searches themselves work, summed over the batch"),
+    "finish/REASON": ("share", f"Trajectories that ended for this reason: {', '.join(FinishReason)}"),
+    **_SUMS_OF_TREES,
+}
+CONVERSATIONS = {
+    **_SUMS_OF_CONVERSATIONS,
+    "interaction_s": ("seconds", "Time that paths wait for the interaction, summed over the paths"),
+    "finish_detail/DETAIL": (
+        "share",
+        "Trajectories that ended with this text from `Interaction.check_finished`; "
+        f"`other` sums all but the {MOST_DETAILS} most frequent texts",
+    ),
+}
+# Metrics that other files log, by their full names.
+OTHERS = {
+    "treepo/dump_failures": ("lines", "Lines of tree dumps that could not be written so far; absent while 0"),
+    "actor/packing/unique_over_total": (
+        "ratio",
+        "Packed training: tokens that the update computes / tokens of all trajectories, prompts included",
+    ),
+    "actor/packing/forward_unique_over_total": ("ratio", "The same for the last forward pass before the update"),
+}
 
 
 def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) -> dict[str, float]:
-    """Return metrics of one batch under ``treepo/``.
+    """Return metrics of one batch under ``treepo/``: ``SUMS``, ``RATIOS``; with trees ``TREES``, ``CONVERSATIONS``.
 
-    Sums over the batch: ``engine_calls``, ``decoded_tokens``, ``computed_prompt_tokens`` and
-    ``cached_prompt_tokens`` (the engine's own count), ``unique_tokens`` and ``total_tokens`` of the responses,
-    ``trajectories``. ``right``: mean ``acc`` of the trajectories whose reward function returns it. Ratios:
-    ``unique_over_total``; ``waste`` = (computed prompt + decoded) / (prompt once per
-    prompt + unique response tokens), 1 is the limit. With trees also ``finish/<reason>`` (share of trajectories),
-    ``fallbacks_per_prompt``, ``depth/mean`` and ``depth/max`` (segments), ``branching`` (children per node that has
-    any), ``search_s/mean`` and ``search_s/max`` (seconds per prompt, waiting for the engine included), and sums over
-    the batch of ``search_busy_s`` (seconds in which the searches themselves worked), ``overrun_tokens`` (decoded beyond
-    the end of a path and cut off), ``failed_calls``, ``abandoned_paths``, ``dropped_paths`` and
-    ``missing_trajectories``; of conversations ``steps`` and ``failed_steps`` of the interaction, ``interaction_s``
-    (seconds that paths waited for it) and ``finish_detail/<what check_finished said>`` (share of
-    trajectories; what is not among the most frequent is counted as ``other``). A
-    prompt that failed as a whole is in none of these numbers; verl logs it.
+    A prompt that failed as a whole is in none of these numbers; verl logs it.
 
     Args:
         rows: For each trajectory: prompt id, prompt tokens, response tokens, and verl's ``extra_fields``. A plain
@@ -100,7 +132,7 @@ def _tree_metrics(trees: Sequence[TreeStatistics]) -> dict[str, float]:
         "treepo/depth/mean": total.depth_sum / leaves,
         "treepo/depth/max": float(total.depth_max),
         "treepo/branching": total.children / total.parents,
-        **{f"treepo/{name}": float(getattr(total, name)) for name in _SUMS_OF_TREES},
+        **{f"treepo/{name}": float(getattr(total, name)) for name in (*_SUMS_OF_TREES, *_SUMS_OF_CONVERSATIONS)},
         "treepo/search_s/mean": total.search_seconds / len(trees),
         "treepo/search_s/max": max(tree.search_seconds for tree in trees),
         "treepo/search_busy_s": total.busy_seconds,

@@ -8,6 +8,26 @@ import numpy as np
 
 from recipe.treepo.advantages.forest import Floats, Forest, TreePath, build_forest
 
+# Metrics by their names below treepo/: unit and meaning, as in metrics.py. D is a number of segments.
+OUTCOMES = {
+    "mixed_prompts": (
+        "share",
+        "Prompts whose trajectories differ in reward; the others give no signal within the prompt",
+    ),
+    "mixed_subgroups": (
+        "share",
+        "Groups of trajectories with a common branch point below the prompt that differ in reward; "
+        "absent if there is no such group",
+    ),
+    "effective_trajectories": (
+        "trajectories",
+        "Mean per prompt of `n * tokens / sum(k^2 * node_tokens)`, where k of the n trajectories pass a node; "
+        "n without sharing, 1 if all are equal",
+    ),
+    "reward/depth_D": ("reward", "Mean reward of the trajectories with D segments"),
+    "advantage/depth_D": ("advantage", "Mean absolute advantage of the trained tokens in segment D of the paths"),
+}
+
 
 class OutcomeRow(NamedTuple):
     """A trajectory of a training batch.
@@ -30,14 +50,9 @@ class OutcomeRow(NamedTuple):
 
 
 def outcome_metrics(rows: Sequence[OutcomeRow]) -> dict[str, float]:
-    """Return metrics of one batch under ``treepo/``.
+    """Return metrics of one batch under ``treepo/``: ``OUTCOMES``, those by depth for trees only.
 
-    ``mixed_prompts``: share of the prompts whose trajectories differ in reward; the others teach nothing.
-    ``mixed_subgroups``: the same for the groups that share a branch point below the prompt.
-    ``effective_trajectories``: mean over the prompts of ``n * tokens / sum over nodes (k^2 * tokens of the node)``,
-    where k of the n trajectories pass a node: n if they share nothing, 1 if they are all equal (the design effect of
-    sampling in clusters, with shared tokens for correlation). ``reward/depth_D``: mean reward of the trajectories that
-    ended after D segments. ``advantage/depth_D``: mean absolute advantage of the trained tokens of the D-th segment.
+    ``effective_trajectories`` is the design effect of sampling in clusters, with shared tokens for correlation.
     """
     if not rows:
         return {}
