@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from helpers.paths import ROOT
 
@@ -57,12 +58,66 @@ def test_commands_name_modules_that_exist_or_the_commit_that_has_them(page):
     assert not gone or re.search(r"commit\s+`[0-9a-f]{7}`", text)
 
 
-def test_every_page_can_be_reached_from_the_readme():
-    seen, left = set(), [ROOT / "README.md"]
-    while left:
-        page = left.pop()
-        if page not in seen:
-            seen.add(page)
-            links = re.findall(r"\]\(([^)\s#]+\.md)", page.read_text(encoding="utf-8"))
-            left += [(page.parent / link).resolve() for link in links if "://" not in link]
-    assert set(PAGES) <= seen
+# --- the site ---------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads mkdocs.yml; functions of Python that it names are left out."""
+
+
+_Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+
+
+def pages_of(part: str | list | dict) -> list[str]:
+    """Return the pages of a part of the site's navigation, by path below docs/."""
+    if isinstance(part, str):
+        return [part]
+    return [page for inner in (part.values() if isinstance(part, dict) else part) for page in pages_of(inner)]
+
+
+SECTIONS = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), _Loader)["nav"]
+SITE = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
+
+
+def test_the_navigation_has_every_page_once():
+    assert sorted(pages_of(SECTIONS)) == sorted(str(page.relative_to(ROOT / "docs")) for page in SITE)
+
+
+def test_the_readme_links_to_every_section():
+    links = set(re.findall(r"\]\(docs/([^)\s#]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert not [name for section in SECTIONS for name in section if not links & set(pages_of(section))]
+
+
+# Names on a page that stand for files of the repository; docs/source_en is a folder of ms-swift.
+FOLDERS = "benchmarks|data_prep|docs(?!/source_en)|examples|recipe|requirements|scripts|tests|tiny"
+NAMED = rf"(?:(?:{FOLDERS})/|mkdocs\.yml|\w+\.toml|[A-Z]+\.md)"
+
+
+def missing_files(page: Path) -> Iterator[str]:
+    """Yield the files of the repository that a page names, as `folder/file` or in a command, and that do not exist."""
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(rf"`({NAMED}[\w./-]*)`", text) + re.findall(r"\b(?:bash|python) ([\w./-]+/[\w.-]+)", text):
+        if not (ROOT / name).exists():
+            yield name
+
+
+@pytest.mark.parametrize("page", SITE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_of_the_site_link_to_each_other_only_and_name_files_that_exist(page):
+    links = re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8"))
+    inside = ((page.parent / link).resolve().is_relative_to(ROOT / "docs") for link in links if "://" not in link)
+    assert all(inside), links
+    assert not list(missing_files(page))
+
+
+@pytest.mark.parametrize("page", SITE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_of_the_site_have_no_mermaid_diagrams(page):
+    """The site's theme would load Mermaid from a server. An SVG file or a text drawing needs nothing."""
+    assert "```mermaid" not in page.read_text(encoding="utf-8")
+
+
+def test_the_check_of_named_files_sees_missing_ones(tmp_path):
+    (tmp_path / "page.md").write_text(
+        "`recipe/none.py`, `recipe/treepo/`, `treepo/right`, `docs/source_en/x.md`, `NONE.md`\n"
+        "```\nbash scripts/none.sh\nbash scripts/setup.sh\n```"
+    )
+    assert list(missing_files(tmp_path / "page.md")) == ["recipe/none.py", "NONE.md", "scripts/none.sh"]
