@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The formulas on worked trees; random trees against an independent recursion: test_advantage.py."""
+"""Advantage formulas on worked trees. `tests/verl_adapters/test_estimators.py` has random trees."""
 
 from math import sqrt
 
@@ -16,14 +16,14 @@ REWARDS = [-1.0, -1, -1, -1, -1, 1, 1, 1]
 
 
 def forest_of(paths: list[list[int]], prompts: list[str] | None = None, *, merged: bool = True) -> Forest:
-    """Build a forest from node numbers; where its nodes begin does not matter here."""
+    """Build a forest from node numbers; the begins of its nodes are arbitrary."""
     with_begins = [[(node, depth) for depth, node in enumerate(path)] for path in paths]
     forest = build_forest(prompts or ["p"] * len(paths), with_begins)
     return forest.merge_chains() if merged else forest
 
 
 def by_row(forest: Forest, rewards: list[float]) -> np.ndarray:
-    """Order rewards as the forest has its trajectories."""
+    """Sort the rewards of rows into the order of the forest's trajectories."""
     ordered = np.zeros(len(forest.node_TL))
     ordered[forest.trajectory_P] = rewards
     return ordered
@@ -100,7 +100,7 @@ def test_a_trunk_that_all_trajectories_pass_is_the_root_group_and_counts_once():
     # Both pass 1 -> 2 before they part: as if they parted at the root. As published: three times the same.
     for chains in ChainCounting:
         assert subgroup([[1, 2, 4], [1, 2, 5]], [0.0, 1.0], chains=chains) == pytest.approx([-0.5, 0.5])
-    # Told from the root group where that is left out: then nothing is left, or the trunk.
+    # Without the root group, no group is left. As published, the trunk is left.
     assert subgroup([[1, 2, 4], [1, 2, 5]], [0.0, 1.0], root_group=False) == pytest.approx([0.0, 0.0])
     published = subgroup([[1, 2, 4], [1, 2, 5]], [0.0, 1.0], root_group=False, chains=ChainCounting.PUBLISHED)
     assert published == pytest.approx([-0.5, 0.5])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefix trees of token sequences, against sets of prefixes."""
+"""Prefix trees of token sequences, compared with sets of prefixes."""
 
 from itertools import combinations
 
@@ -50,7 +50,7 @@ def test_ids_are_sorted_as_numbers_however_large():
 def test_a_token_is_unique_by_all_that_stands_before_it(rows):
     packing = pack(arrays(rows))
     assert len(packing.token_U) == len(prefixes(rows))
-    # Each unique token, read back along its parents, is the prefix that it stands for.
+    # The parents of each unique token lead back along its prefix.
     read = {}
     for unique in range(len(packing.token_U)):
         above = read[packing.parent_U[unique]] if packing.parent_U[unique] >= 0 else ()
@@ -77,7 +77,7 @@ def test_chains_are_what_lies_between_two_branches(rows):
     for chain, (size, path) in enumerate(zip(sizes, paths, strict=True)):
         first = begins[chain]
         above = [token for other in path for token in range(begins[other], begins[other + 1])]
-        # Read back along the parents, what is above the first token is what the chains on its path hold.
+        # The ancestors of the first token are the tokens of the chains on its path.
         walked, token = [], int(packing.parent_U[first])
         while token >= 0:
             walked.append(token)
@@ -87,7 +87,7 @@ def test_chains_are_what_lies_between_two_branches(rows):
             range(first, first + size - 1)
         )
         assert all(children[token] == 1 for token in range(first, first + size - 1))
-        # As long as can be: it begins at a root, or below a token with several children.
+        # The chain is as long as possible: it begins at a root or below a token with several children.
         before = packing.parent_U[first]
         assert before < 0 or children[before] > 1
 
@@ -100,7 +100,7 @@ def test_each_question_is_asked_once_and_answered_where_verl_looks(rows, data):
     scored = data.draw(st.lists(st.sampled_from(tokens), unique=True) if tokens else st.just([]))
     scored_T = np.array(sorted(begins[number] + at for number, at in scored), dtype=np.int64)
     before_R, label_R, row_T = question_rows(packing, scored_T)
-    # The question about a token is all that stands before it, and the token.
+    # Tokens share a row if they and their prefixes are equal.
     questions = {tuple(rows[number][: at + 1]) for number, at in scored}
     assert len(before_R) == len(label_R) == max(1, len(questions))
     asked = set()
@@ -130,7 +130,7 @@ def test_blocks_say_whether_some_or_all_pairs_are_seen(rows, size):
 
 
 def ways(count):
-    """All ways to divide a list of ``count`` into runs."""
+    """Yield all ways to divide a list of ``count`` items into runs."""
     for size in range(count):
         for cuts in combinations(range(1, count), size):
             yield list(zip((0, *cuts), (*cuts, count), strict=True))
@@ -164,7 +164,7 @@ def test_runs_are_divided_until_they_are_as_many_as_wanted(rows, most, data):
 def test_the_largest_run_is_divided_in_the_middle():
     ordered = prefix_order(arrays([[1] * 4, [2] * 9, [3, 1, 1], [3, 2, 2], [4] * 8]))
     runs = [(0, 1), (1, 5)]
-    # Unique tokens of the halves: 9 and 13, 12 and 11 (the token 3 in both), or 14 and 8; then 12 are more than 11.
+    # Unique tokens of the halves: 9 and 13, 12 and 11 (both hold the token 3), or 14 and 8. Then the half of 12 is cut.
     assert divide(ordered, runs, 3) == [(0, 1), (1, 3), (3, 5)]
     assert divide(ordered, runs, 4) == [(0, 1), (1, 2), (2, 3), (3, 5)]
 

@@ -10,13 +10,16 @@ from recipe.treepo.packed.support import PACKED_ATTENTIONS, check_model
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (MistralConfig(), "knows llama, qwen2, qwen3, not mistral"),
-        (Qwen2Config(use_sliding_window=True), "does not know sliding windows"),
-        (Qwen2Config(attn_implementation="flash_attention_2"), "needs attn_implementation eager, flex_attention, sdpa"),
+        (MistralConfig(), "supports llama, qwen2, qwen3, not mistral"),
+        (Qwen2Config(use_sliding_window=True), "does not support sliding windows"),
+        (
+            Qwen2Config(attn_implementation="flash_attention_2"),
+            "supports attn_implementation eager, flex_attention, sdpa, not flash_attention_2",
+        ),
     ],
 )
 def test_unsupported_models_are_refused(config, says):
-    with pytest.raises(ValueError, match=f"treepo.packed_training=true {says}.*set treepo.packed_training=false"):
+    with pytest.raises(ValueError, match=f"treepo.packed_training=true: {says}.*set treepo.packed_training=false"):
         check_model(config)
 
 

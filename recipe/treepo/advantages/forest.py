@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trees of a batch as arrays, for estimators. Pure numpy.
+"""Trees of a batch as arrays, for the estimators. Pure numpy.
 
-Legend of the suffixes: ``_P`` rows of the batch, ``_T`` distinct trajectories, ``_N`` nodes of all trees, ``_L`` levels
-of a path, the root (the prompt, no tokens) first.
+Suffixes of the axes: ``_P`` rows of the batch, ``_T`` distinct trajectories, ``_N`` nodes of all trees, ``_L`` levels
+of a path, beginning with the root (the prompt, without tokens).
 
-A row is told from others by its prompt id (verl's ``uid``, never the text of the prompt) and the number of its leaf.
-Rows with the same leaf are one trajectory and count once, however often it was repeated to fill a batch. A row without
-a path was sampled on its own: it is a leaf right below the root of its prompt.
+The prompt id (verl's ``uid``, never the text of the prompt) and the leaf number of a row identify its trajectory. Rows
+with the same leaf are one trajectory and count once, for example rows repeated to fill a batch. A row without a path
+was sampled independently: it becomes a leaf directly below the root of its prompt.
 """
 
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-# (node number, response token at which it begins) below the root, root side first: ``Tree.tree_path``.
+# (node number, first response token) of each node from the root to the leaf, without the root: ``Tree.tree_path``.
 TreePath = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Forest:
-    """The paths of all trajectories of a batch, side by side.
+    """Paths of all trajectories of a batch, side by side.
 
     Attributes:
-        trajectory_P: (rows,) which trajectory each row holds.
-        node_TL: (trajectories, 1 + longest path) the nodes from the root, numbered over the whole batch; -1 past the
-            end of a path.
-        begin_TL: The same shape; response token at which each node begins, 0 for the root and past the end.
+        trajectory_P: (rows,) trajectory of each row.
+        node_TL: (trajectories, 1 + longest path) nodes from the root to the leaf, numbered over the whole batch; -1
+            past the end of a path.
+        begin_TL: Same shape; first response token of each node, 0 for the root and past the end.
     """
 
     trajectory_P: Ints
@@ -44,35 +44,35 @@ class Forest:
 
     @cached_property
     def on_path_TL(self) -> Bools:
-        """Where a path has a node; False past its end."""
+        """Mask of the nodes of each path; False past its end."""
         return self.node_TL >= 0
 
     @cached_property
     def length_T(self) -> Ints:
-        """Nodes of each path, the root left out."""
+        """Number of nodes of each path, without the root."""
         nodes: Ints = self.on_path_TL.sum(axis=1)
         return nodes - 1
 
     @cached_property
     def leaf_T(self) -> Ints:
-        """The last node of each path."""
+        """Last node of each path."""
         leaf: Ints = self.node_TL[np.arange(len(self.node_TL)), self.length_T]
         return leaf
 
     @cached_property
     def size_N(self) -> Ints:
-        """Trajectories that pass each node: the group of a node."""
+        """Number of trajectories through each node: the size of its group."""
         return np.bincount(self.node_TL[self.on_path_TL])
 
     @cached_property
     def rows_N(self) -> Ints:
-        """Rows of the batch that pass each node, repeated ones included."""
+        """Number of rows of the batch through each node, repeated rows included."""
         nodes = self.node_TL[self.trajectory_P]
         return np.bincount(nodes[nodes >= 0], minlength=len(self.size_N))
 
     @cached_property
     def parent_N(self) -> Ints:
-        """The node above each node, -1 for roots."""
+        """Parent of each node; -1 for roots."""
         parent = np.full(len(self.size_N), -1)
         below = self.on_path_TL[:, 1:]
         parent[self.node_TL[:, 1:][below]] = self.node_TL[:, :-1][below]
@@ -80,7 +80,7 @@ class Forest:
 
     @cached_property
     def children_N(self) -> Ints:
-        """Children of each node."""
+        """Number of children of each node."""
         return np.bincount(self.parent_N[self.parent_N >= 0], minlength=len(self.size_N))
 
     @cached_property
@@ -89,21 +89,21 @@ class Forest:
         return np.flatnonzero((self.parent_N < 0) & (self.size_N == 1))
 
     def at(self, values_N: NDArray[_Scalar]) -> NDArray[_Scalar]:
-        """Return what each node on each path has, (trajectories, levels), 0 or False past its end."""
+        """Look up the value of each node of each path, (trajectories, levels); 0 or False past the end."""
         return np.where(self.on_path_TL, values_N[self.node_TL], np.zeros((), values_N.dtype))
 
     def sum_over_children(self, values_N: Floats) -> Floats:
-        """Return for each node the sum over its children, 0 where it has none."""
+        """Sum the values of the children of each node; 0 without children."""
         below = self.parent_N >= 0
         return _sums(self.parent_N[below], values_N[below], len(values_N))
 
     def mean_over_group(self, values_T: Floats) -> Floats:
-        """Return for each node the mean over the trajectories that pass it."""
+        """Average over the trajectories through each node."""
         nodes, values = self._along_paths(values_T)
         return _sums(nodes, values, len(self.size_N)) / self.size_N
 
     def mean_over_children(self, values_T: Floats) -> Floats:
-        """Return for each node the mean over its children of the same, and for a leaf its trajectory's value."""
+        """Average over the children of each node, recursively; a leaf has the value of its trajectory."""
         values = np.zeros(len(self.size_N))
         values[self.leaf_T] = values_T
         for level in range(self.node_TL.shape[1] - 1, 0, -1):
@@ -114,7 +114,7 @@ class Forest:
         return values
 
     def agrees(self, values_T: Floats) -> Bools:
-        """Return for each node whether all trajectories that pass it have the same value."""
+        """Return whether all trajectories through each node have the same value."""
         nodes, values = self._along_paths(values_T)
         ordered = values[np.argsort(nodes, kind="stable")]
         first = np.cumsum(self.size_N) - self.size_N
@@ -122,14 +122,14 @@ class Forest:
         return equal
 
     def _along_paths(self, values_T: Floats) -> tuple[Ints, Floats]:
-        """Return the nodes of all paths, one path after the other, and beside each its trajectory's value."""
+        """Return the nodes of all paths, concatenated, and for each node the value of its trajectory."""
         return self.node_TL[self.on_path_TL], np.repeat(values_T, 1 + self.length_T)
 
     def merge_chains(self) -> "Forest":
-        """Return the same forest with nodes between branch points instead of segments.
+        """Return the same forest with one node per unbranched chain of segments.
 
-        A node that all trajectories of the node above pass too is one with it. Only the root stays apart: it is the
-        prompt, and has no tokens.
+        A node merges with its parent if all trajectories of the parent pass it. The root (the prompt, without tokens)
+        stays separate.
         """
         size = self.at(self.size_N)
         keep = self.on_path_TL.copy()
@@ -138,16 +138,16 @@ class Forest:
         place = (np.cumsum(keep, axis=1) - 1)[keep]
         node = np.full((len(keep), 1 + int(place.max(initial=0))), -1)
         begin = np.zeros_like(node)
-        # Numbers without gaps: functions of nodes are arrays over them.
+        # Renumber without gaps: node numbers index arrays.
         _, node[row, place] = np.unique(self.node_TL[keep], return_inverse=True)
         begin[row, place] = self.begin_TL[row, level]
         return Forest(self.trajectory_P, node, begin)
 
     def tokens_of_nodes(self, response_length: int) -> Ints:
-        """Return how many tokens of each row belong to each node of its path, (rows, longest path).
+        """Count the tokens of each node in each row, (rows, longest path).
 
-        The root has none and no column. What follows the begin of a path's last node is the last node's, padding up to
-        ``response_length`` included, so that each row adds up to ``response_length``.
+        The root has no tokens and no column. The last node of a path extends to ``response_length``, padding included,
+        so each row sums to ``response_length``.
         """
         begin = np.where(self.on_path_TL, self.begin_TL, response_length)[:, 1:]
         end = np.concatenate([begin[:, 1:], np.full((len(begin), 1), response_length)], axis=1)
@@ -157,16 +157,16 @@ class Forest:
 
 
 def _sums(nodes: Ints, values: Floats, size: int) -> Floats:
-    """Return the sum of the values that stand beside each node, (size,)."""
+    """Sum the values of each node, (size,)."""
     return np.bincount(nodes, weights=values, minlength=size).astype(np.float64, copy=False)  # numpy's stub: integers
 
 
 def build_forest(prompt_ids: Sequence[Any] | np.ndarray, paths_P: Sequence[TreePath]) -> Forest:
-    """Return the forest of the rows of a batch.
+    """Build the forest of a batch.
 
     Args:
-        prompt_ids: (rows,) whose tree the row belongs to; node numbers mean something within a prompt only.
-        paths_P: The path of each row as (node, begin), empty for a row that was sampled on its own.
+        prompt_ids: (rows,) prompt of each row; node numbers are unique only within a prompt.
+        paths_P: Path of each row as (node, begin) pairs; empty for an independently sampled row.
     """
     rows = len(paths_P)
     _, prompt_P = np.unique(np.asarray(prompt_ids, dtype=str), return_inverse=True)

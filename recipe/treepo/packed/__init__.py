@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefix trees in a row, and attention within them. Knows no search and no verl."""
+"""Prefix trees packed in a row, and attention within them. Independent of search and verl."""

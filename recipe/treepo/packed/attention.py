@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention within packed prefix trees: each token sees those above it and itself.
+"""Attention within packed prefix trees: each token attends to its ancestors and itself.
 
-Three ways, by the ``attn_implementation`` that the configuration names:
+``attn_implementation`` selects one of three implementations:
 
-- ``sdpa``: chain by chain, with the keys on the path to the chain. That computes what attention over single sequences
-  would, once, however many tokens are in the row; a mask of tokens against tokens would grow with the square of them.
-  Keys and values on the path are held once for each chain.
-- ``flex_attention``: one call with a mask of blocks, for GPUs.
-- ``eager``: one call with a mask of tokens against tokens, for looking closely at small inputs.
+- ``sdpa``: one call per chain, with the keys on the path to the chain. A query attends to as many keys as in a single
+  sequence, however many tokens the row has, and shared tokens are computed once. A token-by-token mask would grow with
+  the square of the tokens. Keys and values on the path are copied for each chain.
+- ``flex_attention``: one call with a block mask, for GPUs.
+- ``eager``: one call with a token-by-token mask, to inspect small inputs.
 """
 
 from typing import Any
@@ -21,19 +21,21 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from recipe.treepo.packed.prefix_tree import Packing, blocks, chains
 
 CHAIN_ATTENTION = "treepo_chains"
-"""Name under which transformers knows :func:`chain_attention`."""
+"""Name of :func:`chain_attention` in transformers."""
 BLOCK = 128
-"""Tokens of a block of FlexAttention, its own default."""
+"""Tokens per block of FlexAttention; its default."""
 
 
 class ChainLayout:
-    """The chains of one packed row, for :func:`chain_attention`. Not a dataclass: FSDP would take it apart and copy it.
+    """Chains of one packed row, for :func:`chain_attention`.
+
+    Not a dataclass, because FSDP would take it apart and copy it.
 
     Attributes:
-        sizes: Tokens of each chain.
-        paths: The chains above each.
-        masks: (tokens of the chain, tokens on its path and of itself), True where a query sees a key; None for chains
-            with nothing above them, which are causal.
+        sizes: Number of tokens of each chain.
+        paths: Chains above each chain, from the root down.
+        masks: (tokens of the chain, tokens of its path and its own), True if a query attends to a key; None for chains
+            at a root, which use causal attention.
     """
 
     def __init__(self, packing: Packing, device: torch.device) -> None:
@@ -60,17 +62,17 @@ def chain_attention(
     """Attend within one packed row; an attention function of transformers.
 
     Args:
-        module: The layer, whose ``num_key_value_groups`` says how many heads share keys and values.
-        query: (1, heads, tokens, size of a head).
-        key: (1, heads that have keys, tokens, size of a head).
-        value: The same shape.
-        attention_mask: None; the chains say who sees whom.
-        chains: The chains of the row.
-        scaling: Of the scores; None for one over the root of the size of a head.
-        dropout: Share of the weights that are dropped.
+        module: Attention layer; ``num_key_value_groups`` is its number of query heads per key-value head.
+        query: (1, heads, tokens, head size).
+        key: (1, key-value heads, tokens, head size).
+        value: Same shape as ``key``.
+        attention_mask: None; ``chains`` defines the mask.
+        chains: Chains of the row.
+        scaling: Factor of the scores; None for 1 / sqrt(head size).
+        dropout: Fraction of the attention weights to drop.
 
     Returns:
-        (1, tokens, heads, size of a head), and no weights.
+        Output, (1, tokens, heads, head size), and None in place of attention weights.
     """
     assert attention_mask is None
     groups = module.num_key_value_groups
@@ -97,7 +99,7 @@ AttentionInterface.register(CHAIN_ATTENTION, chain_attention)
 
 
 def token_mask(end_U: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return (1, 1, tokens, tokens), query before key: 0 where a query sees a key, the lowest number where not."""
+    """Build an additive mask, (1, 1, queries, keys): 0 if a query attends to a key, else the lowest number."""
     place = torch.arange(len(end_U), device=end_U.device)
     sees = (place[None, :] <= place[:, None]) & (place[:, None] < end_U[None, :])
     return torch.zeros(sees.shape, dtype=dtype, device=end_U.device).masked_fill(~sees, torch.finfo(dtype).min)[
@@ -106,7 +108,7 @@ def token_mask(end_U: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def block_mask(packing: Packing, device: torch.device) -> BlockMask:
-    """Return the same for FlexAttention; ``create_block_mask`` would first write down every pair of tokens."""
+    """Build FlexAttention's mask; ``create_block_mask`` would first materialize every pair of tokens."""
     end_U = torch.from_numpy(packing.end_U).to(device)
 
     def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fold token sequences into prefix trees, so that each shared token goes through a model once. Pure numpy.
+"""Fold token sequences into prefix trees, so that a model computes each shared token once. Pure numpy.
 
-Legend of the suffixes: ``_S`` sequences, ``_T`` tokens of all sequences, one sequence after the other, ``_U`` unique
-tokens, in the order in which the model gets them.
+Suffixes of the axes: ``_S`` sequences, ``_T`` tokens of all sequences, concatenated, ``_U`` unique tokens, in the order
+of the model's input, ``_R`` logit rows.
 
-Two tokens are one where everything up to them is the same. The unique tokens stand depth first, so that the tokens
-below a token follow it without gaps, and "is an ancestor" is a comparison of numbers: token ``j`` is above token ``i``,
-or is ``i``, exactly if ``j <= i < end_U[j]``. Sequences without a common beginning are trees side by side.
+Two tokens are one unique token if they are equal and have equal prefixes. Unique tokens are in depth-first order, so
+the descendants of a token follow it without gaps. Token ``j`` is an ancestor of token ``i``, or ``i`` itself, exactly
+if ``j <= i < end_U[j]``. Sequences without a common prefix are separate trees, side by side.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PrefixOrder:
-    """Sequences in an order in which those with a common prefix stand together.
+    """Sequences in sorted order, so that those with a common prefix are adjacent.
 
     Attributes:
-        order_S: Numbers of the sequences, in that order.
-        length_S: Tokens of each, in that order.
-        shared_S: Tokens that each has in common with the one before it, in that order; 0 for the first.
+        order_S: Numbers of the sequences, in sorted order.
+        length_S: Number of tokens of each, in sorted order.
+        shared_S: Length of the prefix that each shares with the one before it, in sorted order; 0 for the first.
     """
 
     order_S: np.ndarray
@@ -32,14 +32,14 @@ class PrefixOrder:
 
 @dataclass(frozen=True)
 class Packing:
-    """Prefix trees in a row.
+    """Prefix trees packed in a row.
 
     Attributes:
-        token_U: The unique tokens.
-        depth_U: Tokens before each on its path.
-        parent_U: The token before it, -1 for the first of a sequence.
-        end_U: The first token that is not below it.
-        unique_T: Which unique token each token of each sequence is, the sequences in the order in which they came.
+        token_U: Ids of the unique tokens.
+        depth_U: Number of ancestors of each.
+        parent_U: Parent of each; -1 for the first token of a sequence.
+        end_U: First token after the descendants of each.
+        unique_T: Unique token of each token of each sequence; sequences are in input order.
     """
 
     token_U: np.ndarray
@@ -53,9 +53,9 @@ def prefix_order(sequences: Sequence[np.ndarray]) -> PrefixOrder:
     """Sort sequences of token ids by their tokens.
 
     Args:
-        sequences: Arrays of one dimension, none empty, of ids from 0 on.
+        sequences: Non-empty, one-dimensional arrays of non-negative ids.
     """
-    # Bytes of numbers with the highest byte first are in the order of the numbers.
+    # Big-endian bytes sort like the numbers.
     keys = [np.ascontiguousarray(tokens, dtype=">u4").tobytes() for tokens in sequences]
     order = sorted(range(len(sequences)), key=keys.__getitem__)
     length = np.array([len(sequences[number]) for number in order], dtype=np.int64)
@@ -66,14 +66,14 @@ def prefix_order(sequences: Sequence[np.ndarray]) -> PrefixOrder:
 
 
 def common_length(one: np.ndarray, other: np.ndarray) -> int:
-    """Return how many tokens two sequences have in common from the beginning on."""
+    """Return the length of the common prefix of two sequences."""
     shorter = min(len(one), len(other))
     different = one[:shorter] != other[:shorter]
     return int(different.argmax()) if different.any() else shorter
 
 
 def pack(sequences: Sequence[np.ndarray]) -> Packing:
-    """Fold sequences into prefix trees; see :func:`prefix_order` for what they may be."""
+    """Fold sequences into prefix trees; ``sequences`` as in :func:`prefix_order`."""
     ordered = prefix_order(sequences)
     unique = int((ordered.length_S - ordered.shared_S).sum())
     token, depth, parent, end = (np.empty(unique, dtype=np.int64) for _ in range(4))
@@ -91,15 +91,15 @@ def pack(sequences: Sequence[np.ndarray]) -> Packing:
 
 
 def chains(packing: Packing) -> tuple[list[int], list[list[int]]]:
-    """Divide unique tokens into chains, in which each token but the first has the one before it as its only parent.
+    """Divide unique tokens into chains: maximal runs of tokens without a branch.
 
     Returns:
-        The tokens of each chain, in the order of the unique tokens; and the chains above each, the first token's side
-        first.
+        Number of tokens of each chain, in the order of the unique tokens; and the chains above each chain, from the
+        root down.
     """
     count, parent_U = len(packing.token_U), packing.parent_U
     children_U = np.bincount(parent_U[parent_U >= 0], minlength=count)
-    # A token goes on with the chain of the one before it if that is its parent, and has no other child.
+    # A token continues the chain of the token before it if that token is its parent and has no other child.
     goes_on_U = (parent_U == np.arange(count) - 1) & (parent_U >= 0)
     goes_on_U[1:] &= children_U[:-1] == 1
     begins = np.flatnonzero(~goes_on_U)
@@ -112,15 +112,15 @@ def chains(packing: Packing) -> tuple[list[int], list[list[int]]]:
 
 
 def question_rows(packing: Packing, scored_T: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ask once for each unique token among ``scored_T`` how likely it was after the one before it.
+    """Select one logit row per distinct (token, next token) pair, for all next tokens in ``scored_T``.
 
     Args:
-        scored_T: Numbers of tokens (all sequences, one after the other), none the first of its sequence.
+        scored_T: Indices of tokens in the concatenated sequences; never the first token of a sequence.
 
     Returns:
-        The unique token whose output is asked, for each row; the token asked about; and for each token of all sequences
-        the row with the answer about the token *after* it, where verl has it, or the number of rows where nothing is
-        asked. There is at least one row, which nobody reads where nothing is asked at all.
+        The unique token that each row belongs to; the next token of each row; and for each token of all sequences the
+        row that scores the token *after* it, as verl aligns log-probabilities, or the number of rows if that token is
+        not scored. There is at least one row, which is unused if nothing is scored.
     """
     asked_U = np.zeros(len(packing.token_U), dtype=bool)
     asked_U[packing.unique_T[scored_T]] = True
@@ -135,39 +135,44 @@ def question_rows(packing: Packing, scored_T: np.ndarray) -> tuple[np.ndarray, n
 
 
 def blocks(end_U: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Say which blocks of ``size`` queries see something of which blocks of keys, and which see all of it.
+    """Find the pairs of a query block and a key block with attention between some, or all, tokens.
 
     Args:
-        end_U: See :class:`Packing`.
+        end_U: First token after the descendants of each token (see :class:`Packing`).
+        size: Number of tokens per block.
 
     Returns:
-        (blocks of queries, blocks of keys) of booleans, twice.
+        Two boolean arrays, (query blocks, key blocks): whether any query attends to any key; and whether every query
+        attends to every key (False for a block with itself).
     """
     count = -(-len(end_U) // size)
     begins = np.arange(count) * size
     farthest, nearest = (function.reduceat(end_U, begins) for function in (np.maximum, np.minimum))
-    before = begins[None, :] < begins[:, None]  # keys in an earlier block: all of them stand before all queries
+    before = begins[None, :] < begins[:, None]  # all keys of an earlier block precede all queries
     some = (before & (farthest[None, :] > begins[:, None])) | np.eye(count, dtype=bool)
     last = np.minimum(begins + size, len(end_U))
     return some, before & (nearest[None, :] >= last[:, None])
 
 
 def split(ordered: PrefixOrder, most_tokens: int) -> list[tuple[int, int]]:
-    """Divide sorted sequences into runs that have at most ``most_tokens`` unique tokens each.
+    """Divide sorted sequences into runs of at most ``most_tokens`` unique tokens.
 
-    Of all ways to do so, one with the fewest unique tokens in all, and of these with the fewest runs. A prefix that
-    sequences of two runs have in common counts in both.
+    The division has the fewest unique tokens in total and, among those, the fewest runs. A prefix shared across two
+    runs counts in both.
 
     Returns:
         (begin, end) of each run in the order of ``ordered``.
 
     Raises:
-        ValueError: if a sequence alone has more tokens.
+        ValueError: if one sequence has more than ``most_tokens`` tokens.
     """
     if len(ordered.length_S) and (longest := int(ordered.length_S.max())) > most_tokens:
-        raise ValueError(f"a sequence of {longest} tokens does not fit into {most_tokens}")
+        raise ValueError(
+            f"a sequence of {longest} tokens does not fit into {most_tokens} tokens per micro-batch. "
+            "Raise the *max_token_len_per_gpu of this step."
+        )
     length, shared = ordered.length_S.tolist(), ordered.shared_S.tolist()
-    best: list[tuple[int, int, int]] = [(0, 0, 0)]  # unique tokens, runs, where the last of them begins
+    best: list[tuple[int, int, int]] = [(0, 0, 0)]  # unique tokens, runs, begin of the last run
     for end in range(1, len(length) + 1):
         tokens, choices = 0, []
         for begin in range(end - 1, -1, -1):
@@ -184,12 +189,12 @@ def split(ordered: PrefixOrder, most_tokens: int) -> list[tuple[int, int]]:
 
 
 def divide(ordered: PrefixOrder, runs: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """Divide runs further until there are ``count`` of them: data-parallel ranks have to have equally many.
+    """Divide runs further until there are ``count`` runs, because data-parallel ranks need equally many.
 
-    The run with the most unique tokens is divided, where that leaves the smaller larger half.
+    Each step cuts the run with the most unique tokens so that the larger half is as small as possible.
 
     Raises:
-        ValueError: if there are fewer sequences than that.
+        ValueError: if there are fewer sequences than ``count``.
     """
     if len(ordered.length_S) < count:
         raise ValueError(f"{len(ordered.length_S)} sequences cannot be divided into {count} runs")
@@ -207,5 +212,5 @@ def divide(ordered: PrefixOrder, runs: Sequence[tuple[int, int]], count: int) ->
 
 
 def unique_tokens(ordered: PrefixOrder, begin: int, end: int) -> int:
-    """Return the unique tokens of a run of sorted sequences."""
+    """Count the unique tokens of a run of sorted sequences."""
     return int(ordered.length_S[begin:end].sum() - ordered.shared_S[begin + 1 : end].sum())
