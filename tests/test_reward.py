@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""The reward function: hand-labeled answers, hostile answers, worker processes, and how verl calls it."""
+"""The reward function: hand-labeled answers, hostile answers, worker processes, and calls as in verl."""
 
 import asyncio
 import importlib.util
@@ -165,7 +165,7 @@ POISON = {
 @pytest.mark.parametrize("name", POISON)
 def test_poisoned_answer_is_wrong_within_5_s_and_the_next_is_scored(name: str) -> None:
     started = time.monotonic()
-    # The default limit once; the others need not all wait as long.
+    # Only one case waits for the default limit.
     options = {} if name == "power tower" else {"timeout_s": 0.5}
     result = compute_score("test", POISON[name], "5", **options)
     assert time.monotonic() - started < 5.0
@@ -180,7 +180,7 @@ def test_a_timeout_is_counted_and_the_worker_goes_on() -> None:
     result = compute_score("test", TOWER, "5", timeout_s=0.3)
     assert result["reward_timeout"] == 1.0 and result["reward_crash"] == 0.0
     assert {worker.process.pid for worker in pool.workers()} == before
-    assert [children_of(pid) for pid in before] == [[]] * len(before)  # its copy is gone and reaped
+    assert [children_of(pid) for pid in before] == [[]] * len(before)  # the copy is gone and reaped
     assert compute_score("test", r"\boxed{\sqrt{4}}", "2", timeout_s=60)["acc"] == 1.0
 
 
@@ -224,8 +224,8 @@ def test_all_bad_options_are_named_at_once() -> None:
         ({"wrong_score": "0"}, ["wrong_score"]),
         ({"require_box": "true", "timeout_s": True}, ["timeout_s", "require_box"]),
         ({"max_answer_chars": 4_001, "memory_mb": 63}, ["max_answer_chars", "memory_mb"]),
-        ({"memory_mb": 256.0, "workers": 2.0}, ["workers", "memory_mb"]),  # passed on where integers are needed
-        ({"correct_score": 10**400}, ["correct_score"]),  # no float can hold it
+        ({"memory_mb": 256.0, "workers": 2.0}, ["workers", "memory_mb"]),  # integers are required
+        ({"correct_score": 10**400}, ["correct_score"]),  # too large for a float
     ],
 )
 def test_each_bad_option_is_named(options: dict, named: list[str]) -> None:
@@ -244,7 +244,7 @@ def test_keys_that_verl_adds_are_accepted() -> None:
 
 @pytest.mark.parametrize("gold", [None, "", "  ", float("nan"), "some work ####"])
 def test_a_blank_ground_truth_is_an_error_not_a_score(gold: str | float | None) -> None:
-    with pytest.raises(ValueError, match="data source 'numina'.*is blank"):
+    with pytest.raises(ValueError, match=r"must not be blank \(data source 'numina'\)"):
         compute_score("numina", "5", gold)
 
 
@@ -259,7 +259,7 @@ def test_a_ground_truth_behind_hash_marks_is_read() -> None:
 
 
 def test_threads_share_workers_and_one_poison_spoils_no_other_score() -> None:
-    """The time limit of the honest ones is generous, so that a busy machine changes no verdict."""
+    """Honest answers have a generous time limit, so that a busy machine changes no verdict."""
     jobs = [(f"\\boxed{{\\sqrt{{{n * n}}}}}", f"{n}", 1.0, 60.0) for n in range(1, 31)]
     jobs += [(f"\\boxed{{\\sqrt{{{n}}}}}", "0.5", 0.0, 60.0) for n in range(8, 13)]
     jobs.insert(5, (TOWER, "5", 0.0, 1.0))
@@ -270,7 +270,7 @@ def test_threads_share_workers_and_one_poison_spoils_no_other_score() -> None:
 
 
 def test_it_runs_in_an_event_loop_outside_the_main_thread() -> None:
-    """As in a Ray actor: the loop's thread is not the main one; verl calls a sync function in its executor."""
+    """As in a Ray actor: the loop runs outside the main thread, and verl calls a sync function in its executor."""
     results: list[float] = []
 
     async def score() -> None:
@@ -288,7 +288,7 @@ def test_it_runs_in_an_event_loop_outside_the_main_thread() -> None:
 
 
 def test_verl_loads_it_by_path_outside_the_repository(tmp_path: Path) -> None:
-    """As verl's load_module does: from the file, under a made-up name, not put into sys.modules."""
+    """As in verl's load_module: from the file, under a made-up name that is not in sys.modules."""
     code = f"""
 import importlib.util
 spec = importlib.util.spec_from_file_location("custom_module_1", {str(ROOT / "recipe/treepo/reward.py")!r})
@@ -304,7 +304,7 @@ print(module.compute_score(**verl_arguments)["score"])
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory) -> list[Path]:
-    """Two checkouts; the second one's answers all agree."""
+    """Two checkouts; in the second one, all answers agree."""
     folders = [tmp_path_factory.mktemp("checkout") for _ in range(2)]
     for folder in folders:
         for name in ("answers", "sandbox"):
@@ -318,7 +318,7 @@ def copies(tmp_path_factory) -> list[Path]:
 
 @pytest.mark.parametrize("imported", ["", "import recipe.treepo.sandbox"], ids=["fresh", "imported"])
 def test_loaded_by_path_it_scores_with_its_own_modules_or_refuses(imported: str, copies: list[Path]) -> None:
-    """The process of a checkout, or of an installation, loads the file of another one."""
+    """A process of one checkout or installation loads the file of another one."""
     code = f"""
 {imported}
 import importlib.util, sys
@@ -342,14 +342,14 @@ print(module.compute_score("d", sys.argv[2], "2")["score"])
         assert (done.returncode, done.stdout) == (1, "")
         message = done.stderr.splitlines()[-1]
         assert message.startswith(
-            f"ImportError: reward.custom_reward_function.path={folder}/recipe/treepo/reward.py: this Python finds "
-            f"recipe.treepo in another folder, {other}/recipe/treepo."
+            f"ImportError: reward.custom_reward_function.path={folder}/recipe/treepo/reward.py: Python imports "
+            f"recipe.treepo from another folder, {other}/recipe/treepo."
         )
         assert "Use path=pkg://recipe.treepo.reward, or install" in message
 
 
 def test_a_function_loaded_by_path_can_be_pickled() -> None:
-    """verl's remote reward manager sends the function to other processes, by value since it has no module."""
+    """verl's remote reward manager pickles the function by value, since it has no module."""
     cloudpickle = pytest.importorskip("cloudpickle")
     spec = importlib.util.spec_from_file_location("custom_module_2", ROOT / "recipe/treepo/reward.py")
     module = importlib.util.module_from_spec(spec)
@@ -363,7 +363,7 @@ def test_it_is_synchronous_so_verl_runs_it_in_a_thread() -> None:
 
 
 def test_worker_and_caller_import_nothing_heavy() -> None:
-    """In a fresh interpreter each: the worker after its first comparison, and the module that verl loads."""
+    """Each in a fresh interpreter: the worker after its first comparison, and the module that verl loads."""
     heavy = ["torch", "ray", "vllm", "verl", "transformers", "numpy", "pandas"]
     worker = "import sys, runpy; m = runpy.run_path(sys.argv[1]); assert m['load_checker']()('1/2', '0.5')"
     for code in (worker, "import sys, recipe.treepo.reward"):

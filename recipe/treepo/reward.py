@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Score a solution by its final answer: verl's `reward.custom_reward_function` (name `compute_score`).
 
-The answer is the content of the last `\boxed{}`; without any box, the last plain number (option). Text comparison
-decides first; the rest goes to math-verify in a worker process under a wall-clock and a memory limit, because
-model output is untrusted. verl calls this function from threads of several processes; each process has its own
-workers. Options are passed through `reward.custom_reward_function.reward_kwargs` (docs/how_to/reward.md).
+The answer is the content of the last `\boxed{}`. Without any box it is the last plain number, unless `require_box` is
+set. Text comparison decides first. math-verify decides the rest in worker processes with a wall-clock and a memory
+limit, because model output is untrusted. verl calls this function from threads of several processes; each process has
+its own workers. Options are keys of `reward.custom_reward_function.reward_kwargs` (docs/how_to/reward.md).
 """
 
 import inspect
@@ -17,17 +17,17 @@ from typing import Any
 try:
     from recipe.treepo import answers
 except ModuleNotFoundError:
-    # verl loads this file by its path, also in processes that were started outside the repository.
+    # verl loads this file by its path, even in processes started outside the repository.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
     from recipe.treepo import answers
 if Path(__file__).resolve().parts[-3:-1] == ("recipe", "treepo") and (
     Path(answers.__file__).resolve().parents[1] != Path(__file__).resolve().parent
 ):
-    # The other copy's modules would score, and verl's plugin may have imported them already.
+    # Otherwise the other copy's modules would score; verl's plugin may already have imported them.
     raise ImportError(
-        f"reward.custom_reward_function.path={__file__}: this Python finds recipe.treepo in another folder, "
-        f"{Path(answers.__file__).resolve().parents[1]}. Use path=pkg://recipe.treepo.reward, or install the copy that "
-        "path names."
+        f"reward.custom_reward_function.path={__file__}: Python imports recipe.treepo from another folder, "
+        f"{Path(answers.__file__).resolve().parents[1]}. Use path=pkg://recipe.treepo.reward, or install the copy at "
+        "that path."
     )
 from recipe.treepo.answers.boxes import BoxState, last_number, scan_boxes, unboxed
 from recipe.treepo.answers.compare import Question, compare_text
@@ -37,14 +37,14 @@ from recipe.treepo.sandbox.verifier import Verdict, get_pool
 _VERL_KEYS = frozenset(
     {"reward_router_address", "reward_model_tokenizer", "sandbox_fusion_url", "concurrent_semaphore", "memory_limit_mb"}
 )
-# Keys of the result of compute_score; verl needs the same ones every time.
+# Keys of every result of compute_score; verl needs the same ones each time.
 METRICS = ("score", "acc", "reward_boxed", "reward_too_long", "reward_timeout", "reward_crash")
 _NUMBERS = ("correct_score", "wrong_score", "no_box_score")
 _RANGES = {"timeout_s": (0.01, 600), "max_answer_chars": (1, 4_000), "workers": (1, 64), "memory_mb": (64, 65_536)}
 
 
 def option_problems(options: Mapping[str, Any]) -> list[tuple[str, Any, str, str]]:
-    """Check options of `compute_score`; return (option, value, rule broken, remedy) for each problem."""
+    """Check options of `compute_score`; return (option, value, violated rule, remedy) for each problem."""
     problems = []
     values = _DEFAULTS | dict(options)
     for key in sorted(set(options) - set(_DEFAULTS)):
@@ -76,7 +76,7 @@ def option_problems(options: Mapping[str, Any]) -> list[tuple[str, Any, str, str
 def _is_number(value: Any) -> bool:
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer that no float can hold
+    except OverflowError:  # an integer too large for a float
         return False
 
 
@@ -89,26 +89,27 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def _gold_answer(ground_truth: Any, data_source: str) -> str:
-    """Return the ground truth as text, out of its box if it has one and from behind the last ####, as GSM8K marks it.
+    """Return the ground truth as text, without a box and, as in GSM8K, only the part after the last ####.
 
-    Raises ValueError where it is blank or, as a missing value of a table is, not a number.
+    Raises:
+        ValueError: if it is blank or NaN (a missing value of a table).
     """
     missing = ground_truth is None or (isinstance(ground_truth, float) and math.isnan(ground_truth))
     gold = "" if missing else str(ground_truth).rpartition("####")[2].strip()
     if not gold:
         raise ValueError(
-            f"reward_model.ground_truth={ground_truth!r} in data source {data_source!r} is blank, so nothing can be "
-            "scored against it: drop the row (python -m data_prep does)"
+            f"reward_model.ground_truth={ground_truth!r}: must not be blank (data source {data_source!r}). "
+            "Drop the row (python -m data_prep does)."
         )
     return unboxed(gold)
 
 
 def find_answer(solution: str, require_box: bool) -> tuple[str | None, bool]:
-    """Return the final answer (None where there is none) and whether it stood in a box."""
+    """Return the final answer (None if there is none) and whether it was in a box."""
     scan = scan_boxes(solution)
     if scan.state is BoxState.COMPLETE:
         return scan.content.strip(), True
-    # A box that is empty or was cut off is an attempt that failed: no number is picked in its place.
+    # An empty or unclosed box is a failed attempt: no number replaces it.
     if scan.state is BoxState.ABSENT and not require_box:
         return last_number(solution), False
     return None, False
@@ -123,9 +124,9 @@ def answers_agree(
     workers: int = 2,
     memory_mb: int = 1_024,
 ) -> tuple[bool, Verdict | None]:
-    """Return whether two answers agree, and math-verify's verdict; None where text decided. Options: `compute_score`.
+    """Return whether two answers agree, and math-verify's verdict (None if text decided).
 
-    Answers of more than `max_chars` characters agree by text only.
+    Answers of more than `max_chars` characters agree by text only. `compute_score` describes the options.
     """
     equal = compare_text(answer, gold)
     if not isinstance(equal, Question):
@@ -153,31 +154,31 @@ def compute_score(
     memory_mb: int = 1_024,
     **kwargs: Any,
 ) -> dict[str, float]:
-    r"""Score one solution against its ground truth.
+    """Score one solution against its ground truth.
 
     Args:
-        data_source: named in error messages only.
-        solution_str: the decoded response, of any length.
-        ground_truth: LaTeX, number, text or choice letter, in a box or not; in a solution in GSM8K's form, the part
-            behind the last ####. Blank or not a number (NaN) raises ValueError.
-        extra_info: not used.
-        correct_score, wrong_score: the two values of "score".
-        no_box_score: "score" of a response without a complete box, right or wrong; at most wrong_score. None: as
-            any other.
-        require_box: an answer outside a box is wrong. False: the last plain number counts where no box is opened.
-        timeout_s: seconds of wall clock for math-verify, 0.01 to 600, not counting the start of a worker (about
-            1 s, once) and the wait for a free one. Past it the answer is wrong.
-        max_answer_chars: longer answers are right only if they are the same text as the ground truth, and are not
-            parsed, 1 to 4,000 characters. A longer ground truth can only be matched by text.
-        workers: worker processes per process that scores, 1 to 64, about 75 MB each; the second starts when the
-            first is busy.
-        memory_mb: address space for an answer beyond a worker's imports, 64 to 65,536 MiB. Ordinary
-            answers need some 10 MiB; 1,024 leaves room and keeps eight reward processes from filling a machine.
-        kwargs: arguments that verl's reward managers add; anything else raises ValueError.
+        data_source: Name of the data set, only for error messages.
+        solution_str: Decoded response, of any length.
+        ground_truth: LaTeX, number, text or choice letter, with or without a box; for a solution in GSM8K's form, the
+            part after the last ####. Blank or NaN raises ValueError.
+        extra_info: Unused.
+        correct_score, wrong_score: The two values of "score".
+        no_box_score: "score" of a response without a complete box, right or wrong; at most wrong_score. None: the
+            score of any other response.
+        require_box: Whether an answer outside a box is wrong. False: the last plain number counts if no box is opened.
+        timeout_s: Wall-clock limit of math-verify, 0.01 to 600 seconds; excludes the start of a worker (about 1 s,
+            once) and the wait for a free one. After it, the answer is wrong.
+        max_answer_chars: Length limit for parsing, 1 to 4,000 characters. Longer answers are right only if they are the
+            same text as the ground truth. A longer ground truth is compared by text only.
+        workers: Worker processes per process that scores, 1 to 64, about 75 MB each; the second starts when the first
+            is busy.
+        memory_mb: Address space for one answer beyond a worker's imports, 64 to 65,536 MiB. Ordinary answers need about
+            10 MiB; 1,024 leaves room and keeps eight reward processes from filling a machine.
+        kwargs: Arguments that verl's reward managers add; anything else raises ValueError.
 
     Returns:
-        "score"; and as 0.0 or 1.0: "acc" (correct), "reward_boxed" (answer stood in a box), "reward_too_long",
-        "reward_timeout", "reward_crash". The keys are the same in every return, as verl needs.
+        "score"; and as 0.0 or 1.0: "acc" (correct), "reward_boxed" (the answer was in a box), "reward_too_long",
+        "reward_timeout", "reward_crash". Every result has the same keys, as verl requires.
     """
     del extra_info
     options = {key: value for key, value in kwargs.items() if key not in _VERL_KEYS}

@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scorer against three tables of answer pairs that were labeled by hand.
+r"""The scorer against three hand-labeled tables of answer pairs.
 
-``answer_pairs.jsonl`` was available while the scorer was written. ``answer_pairs_blind.jsonl`` was labeled without
-knowledge of the scorer, and no rule was made for it: it measures the scorer on unseen answers.
-``answer_pairs_review.jsonl`` comes from a search for wrong answers that an earlier scorer accepted, with right answers
-beside them. Rules were made for it; the holes listed in docs/how_to/reward.md are not in it. Each rule of ``answers/`` is
-needed by at least one pair: without the rule, a test below fails.
+- ``answer_pairs.jsonl`` was available while the scorer was written.
+- ``answer_pairs_blind.jsonl`` was labeled without knowledge of the scorer, and no rule was made for it. It measures the
+  scorer on unseen answers.
+- ``answer_pairs_review.jsonl`` comes from a search for wrong answers that an earlier scorer accepted, with right
+  answers added. Rules were made for it; it excludes the holes listed in docs/how_to/reward.md.
 
-A line has ``form``, ``gold`` (a ground truth in the spelling of data sets), ``equal`` (the label) and either
-``answer`` (the content of the box) or ``solution`` (a whole text with its boxes). ``why`` names a trap or a convention;
-``missed`` marks a right answer that the scorer is known to reject. A label follows mathematics first. Where graders
-differ, these conventions hold (pairs on which they would still differ were left out, such as 3:4 against 3/4 or 500 cm
-against 5 m):
+Each rule of ``answers/`` is needed by at least one pair: without the rule, a test below fails.
 
-- a value that was rounded is not the exact one; an unreduced fraction or an unexpanded product is the same value;
+A line has ``form``, ``gold`` (a ground truth as data sets spell it), ``equal`` (the label) and either ``answer`` (the
+content of the box) or ``solution`` (a whole text with its boxes). ``why`` names a trap or a convention; ``missed``
+marks a right answer that the scorer is known to reject. Labels follow mathematics first. If graders differ, these
+conventions hold. Pairs that they do not settle were left out, such as 3:4 against 3/4, or 500 cm against 5 m.
+
+- a rounded value does not equal the exact one; an unreduced fraction or an unexpanded product is the same value;
 - the percent sign may be missing on either side (50% is 50), and a percentage is also the number (50% is 0.5);
 - a unit, a degree sign or a currency may be missing on one side; two different ones are not equal;
 - the left side of ``x = 5`` or ``f(x) = ...`` may be missing; two different ones are not equal;
 - order counts in tuples, vectors and ratios, not in sets or in lists without parentheses;
-- a base that is named counts; letters of variables keep their case, words do not;
-- of a choice with letter and value, "(D) 7", either is right by itself;
-- of several boxes the last counts, and a box that is cut off is no answer;
-- in the review table a computation that is still to be done is no answer: ``123 \\times 456`` for 56088.
+- a named base counts; case counts in variables, not in words;
+- of a choice with letter and value, "(D) 7", either part alone is right;
+- the last of several boxes counts, and an unclosed box is not an answer;
+- in the review table, an unfinished computation is not an answer: ``123 \times 456`` for 56088.
 """
 
 import json
@@ -79,7 +80,7 @@ def table(request) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def misjudged(table) -> list[dict]:
-    """Return the pairs whose score contradicts the label; one pool of workers scores all of them."""
+    """Return the pairs whose score contradicts the label; one pool of workers scores all pairs."""
 
     def scored_correct(pair: dict) -> bool:
         solution = pair.get("solution", f"The answer is $\\boxed{{{pair.get('answer')}}}$.")

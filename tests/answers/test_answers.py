@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Finding and comparing answers by text. Expected values are written by hand."""
+"""Extraction and comparison of answers as text. Expected values are written by hand."""
 
 import re
 import subprocess
@@ -88,7 +88,7 @@ def test_generated_nested_braces_come_back_whole(before: str, content: str, afte
 
 
 def brute_force_boxes(text: str) -> list[tuple[int, int]]:
-    """All boxes of a text without escapes, by counting braces from each one: (start of content, its end)."""
+    """Find all boxes of a text without escapes by counting braces from each one: (content start, content end)."""
     found = []
     for start in range(len(text)):
         if text.startswith("\\boxed{", start):
@@ -114,7 +114,7 @@ def test_boxes_agree_with_counting_braces_from_each_start(text: str) -> None:
 
 
 def has_complete_box_from_the_start(text: str) -> bool:
-    """The same by scanning all of the text, escapes included, as `has_complete_box` did before it looked for a box."""
+    """Scan all of the text, escapes included, without skipping to the first box."""
     open_braces: list[tuple[int, bool]] = []  # (start of content, is a box)
     for match in re.finditer(r"\\\\?boxed\s*\{|\\[\s\S]|[{}]", text):
         token = match.group()
@@ -144,7 +144,7 @@ HOSTILE = ["\\", "{", "}", "\\boxed{", "\\boxed", "1,", "1", "-", "1/", " ", "\\
 def test_scanning_takes_time_in_proportion_to_the_length(piece: str) -> None:
     """CPU time at 100 and 400 kB: four times as much if linear, sixteen if quadratic.
 
-    The least of up to ten measurements each, as other processes slow this one down.
+    Takes the minimum of up to ten measurements, because other processes slow this one down.
     """
 
     def cpu_seconds(length: int) -> float:
@@ -211,7 +211,7 @@ def test_last_number_is_read_as_a_person_would(text: str, number: str | None) ->
         (r"50\%", "50%"),
         (r"\(x^2\)", "x^2"),
         (r"\boxed{6}", "6"),
-        (r"1\\(2)", r"1\\(2)"),  # a line break of a matrix, not the beginning of mathematics
+        (r"1\\(2)", r"1\\(2)"),  # a line break of a matrix, not the start of a formula
         (r"1\\ 2", r"1\\2"),
         ("{1}{2}{3}", "123"),
         (r"\$5", r"\$5"),
@@ -280,7 +280,7 @@ def test_normalize_is_idempotent(text: str) -> None:
         ("12 apples", "12 pears", False),
         (r"x\in[2,5]", "[2,5]", True),
         ("x=5", "5.0", True),
-        ("f(x)=5", "g(x)=5", None),  # another function: mathematics says so
+        ("f(x)=5", "g(x)=5", None),  # another function: mathematics decides
         ("2N", "2n", False),
         (r"\text{not even}", "even", False),
         ("x<1 and x>2", r"x<1\text{ or }x>2", False),
@@ -292,10 +292,10 @@ def test_normalize_is_idempotent(text: str) -> None:
         ("6/2=x", "x=3", None),
         ("3<x", "x>3", None),
         (r"-1<x\text{ and }x<3", "-1<x<3", None),
-        ("2x-y+1=0", "y=2x+1", None),  # a line is no solution
-        ("1/0", "0", None),  # no number
-        ("x_1", "x", None),  # no base
-        (r"\sin x", "x", None),  # no unit
+        ("2x-y+1=0", "y=2x+1", None),  # a line is not a solution
+        ("1/0", "0", None),  # not a number
+        ("x_1", "x", None),  # not a base
+        (r"\sin x", "x", None),  # not a unit
         ("101_2", r"101_{\text{two}}", True),
         ("(D) 7", "D", True),
         ("(d)", "D", True),
@@ -307,12 +307,12 @@ def test_normalize_is_idempotent(text: str) -> None:
         (r"5\text{ or more}", "5", None),
         ("5 xyz", "5", None),
         (r"5\text{ mW}", r"5\text{ MW}", False),
-        ("2x=5", "5", False),  # still to be solved
+        ("2x=5", "5", False),  # unsolved
         ("f'(x)=2x", "2x", True),
         ("f'(x)=2x", "f(x)=2x", False),
         ("5_3", "5", False),
         ("1, 2, \\ldots, 10", "1,2,10", False),
-        ("10+15", "25", False),  # still to be computed
+        ("10+15", "25", False),  # not computed
         (r"\frac12+\frac13", r"\frac56", False),
         ("1+2+3", "6", False),
         ("(12)(13)", "156", None),
@@ -326,7 +326,7 @@ def test_normalize_is_idempotent(text: str) -> None:
         (r"\Delta", r"\delta", False),
         (r"x\approx 3.14", "3.14", True),
         (r"x\approx 5", "5", False),
-        (r"7 \approx 5", "7", False),  # no decimal of an exact value
+        (r"7 \approx 5", "7", False),  # not a decimal of an exact value
         (r"f(2)=5", "f(3)=5", None),
         (r"\frac{2}{3} \approx 0.667", r"\frac{2}{3}", True),
         ("(10)_{2}", "90", False),
@@ -368,7 +368,7 @@ numbers = st.fractions(max_denominator=999).filter(lambda value: abs(value) < 10
 
 @st.composite
 def spelled(draw: st.DrawFn) -> tuple[Fraction, str]:
-    """A fraction and one of the ways to write it."""
+    """Draw a fraction and one of its spellings."""
     value, factor = draw(numbers), draw(st.integers(1, 9))
     top, bottom = abs(value.numerator) * factor, value.denominator * factor
     whole, rest = divmod(top, bottom)

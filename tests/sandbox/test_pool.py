@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes under limits, whatever their task."""
+"""Processes under limits, for any task."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from recipe.treepo.sandbox.pool import WORKER_FILE, Failure, LimitedPool
 
 
 def test_long_results_arrive_whole_and_long_questions_are_not_put(tmp_path: Path) -> None:
-    """More than a pipe holds comes back; what does not fit one is not sent."""
+    """Results may exceed the capacity of a pipe; longer questions are not sent."""
     task = tmp_path / "task.py"
     task.write_text("def load():\n    return lambda question: question['text'] * 10\n")
     pool = LimitedPool(task, workers=1, memory_mb=64)
@@ -33,7 +33,7 @@ def test_a_task_that_cannot_be_loaded_is_an_error_that_names_it(tmp_path: Path) 
 
 
 def test_running_out_of_memory_is_a_crash_and_the_worker_goes_on(tmp_path: Path) -> None:
-    """A checker that allocates 300 MiB stands in for SymPy: with 64 MiB it fails, with 1 GiB it does not."""
+    """A checker that allocates 300 MiB stands in for SymPy: it fails with 64 MiB and succeeds with 1 GiB."""
     task = tmp_path / "task.py"
     task.write_text("def load():\n    return lambda question: len(bytearray(300 * 2**20)) > 0\n")
     replies = {}
@@ -46,5 +46,5 @@ def test_running_out_of_memory_is_a_crash_and_the_worker_goes_on(tmp_path: Path)
         )
         assert done.returncode == 0, done.stderr
         replies[megabytes] = done.stdout.splitlines()[1:]
-    # One worker answered both requests, each in a copy of its own.
+    # One worker answered both requests, each in its own copy.
     assert replies == {64: [b'{"failure": "crash"}'] * 2, 1_024: [b'{"result": true}'] * 2}

@@ -23,7 +23,7 @@ from recipe.treepo.sandbox.verifier import Verdict, VerifierPool, get_pool
 
 @pytest.fixture
 def verifier() -> Iterator[VerifierPool]:
-    """A pool of one worker that has compared nothing yet."""
+    """A pool of one worker, without earlier comparisons."""
     pool = VerifierPool(workers=1, memory_mb=256)
     yield pool
     pool.close()
@@ -32,7 +32,7 @@ def verifier() -> Iterator[VerifierPool]:
 def test_verdicts_do_not_depend_on_what_was_asked_before(
     verifier: VerifierPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One worker; poisons of all kinds between the same questions, honest ones and near misses."""
+    """One worker compares the same pairs again after each kind of poison; some are near misses."""
     questions = [
         (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}", Verdict.EQUAL),
         (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}", Verdict.EQUAL),
@@ -73,7 +73,7 @@ def test_a_worker_that_died_is_a_crash_when_busy_and_replaced_when_idle(verifier
     threading.Thread(target=kill_when_busy, args=(worker,), daemon=True).start()
     started = time.monotonic()
     assert verifier.verify("5", "9^{9^{9^9}}", timeout_s=60) is Verdict.CRASH
-    assert time.monotonic() - started < 30  # told by the end of the pipe, which the copy does not keep open
+    assert time.monotonic() - started < 30  # the pipe ends, because the copy does not keep it open
     assert verifier.verify("1/5", "0.2", timeout_s=60) is Verdict.EQUAL
 
 
@@ -121,14 +121,14 @@ def test_a_worker_that_cannot_start_is_an_error_with_a_remedy(
     broken = tmp_path / "worker.py"
     broken.write_text("""print('{"failed": "ModuleNotFoundError: math_verify"}')""")
     monkeypatch.setattr(sandbox_pool, "WORKER_FILE", broken)
-    with pytest.raises(RuntimeError, match="did not start: ModuleNotFoundError: math_verify; install math-verify"):
+    with pytest.raises(RuntimeError, match="did not start: ModuleNotFoundError: math_verify. Install math-verify"):
         verifier.verify("1/2", "0.5", timeout_s=60)
     assert verifier.workers() == []
 
 
 def test_no_process_or_pipe_is_left_behind(verifier: VerifierPool) -> None:
     assert verifier.verify("1/2", "0.5", timeout_s=60) is Verdict.EQUAL
-    gc.collect()  # what other tests have left open
+    gc.collect()  # close leftovers of other tests
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         assert verifier.verify("5", "9^{9^{9^9}}", timeout_s=0.05) is Verdict.TIMEOUT
@@ -139,7 +139,7 @@ def test_no_process_or_pipe_is_left_behind(verifier: VerifierPool) -> None:
 
 
 def wait_gone(pid: int, seconds: float) -> bool:
-    """Whether the process ends (or becomes a zombie that its new parent has yet to reap) within the time."""
+    """Return whether the process ends, or becomes a zombie that its new parent has yet to reap, within the time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -153,7 +153,7 @@ def wait_gone(pid: int, seconds: float) -> bool:
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_worker_does_not_outlive_a_parent_that_was_killed(busy: bool) -> None:
-    """Idle, it reads end of file; busy in one long C call it reads nothing, and the kernel's timer ends it."""
+    """An idle worker reads end of file. In one long C call it reads nothing, and the kernel's timer ends it."""
     code = """
 import sys, threading, time
 from recipe.treepo.sandbox.pool import Worker
@@ -189,7 +189,7 @@ def test_a_forked_child_leaves_the_workers_to_its_parent() -> None:
 
 
 def test_a_worker_is_small(verifier: VerifierPool) -> None:
-    """Under 200 MB of resident memory after a question: 75 MB seen."""
+    """Resident memory stays below 200 MB after a question; 75 MB measured."""
     assert verifier.verify("1/2", "0.5", timeout_s=60) is Verdict.EQUAL
     (worker,) = verifier.workers()
     status = Path(f"/proc/{worker.process.pid}/status").read_text()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Find the final answer in the text of a solution; pure text, no imports beyond the standard library.
+r"""Find the final answer in the text of a solution. Standard library only.
 
-Everything here runs on untrusted model output: nothing is evaluated, and it takes time linear in the length of the
-text. `spelling.py` and `compare.py` interpret the answer.
+The input is untrusted model output: nothing is evaluated, and the run time is linear in the length of the text.
+`spelling.py` and `compare.py` interpret the answer.
 
-A *box* is `\boxed{...}` with balanced braces, where `\{` and `\}` do not count. `\\boxed{...}` (an escaped
-backslash, as models that were trained on JSON write it) and `\boxed {...}` are boxes too; `\boxed 5` is not.
+A *box* is `\boxed{...}` with balanced braces; `\{` and `\}` do not count as braces. `\\boxed{...}` (an escaped
+backslash, typical of models trained on JSON) and `\boxed {...}` are boxes too; `\boxed 5` is not.
 """
 
 import re
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
-# At most two backslashes before "boxed": an open-ended run of them would make the search quadratic.
+# At most two backslashes before "boxed": an unlimited run would make the search quadratic.
 _BRACES = re.compile(r"\\\\?boxed\s*\{|\\[\s\S]|[{}]")
-# A number, not preceded by something that makes it a part of a name, a decimal or a longer number.
+# A number that does not begin inside a name, a decimal or a longer number.
 _NUMBER = re.compile(r"(?<![\w.])(?:(?<![)\]}])[-\u2212])?(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")
 
 
@@ -36,7 +36,7 @@ class BoxScan(NamedTuple):
 
 
 def _boxes(text: str) -> Iterator[tuple[int, int, int | None]]:
-    """Yield (start, content start, content end) of each box where it closes, then those left open with end None."""
+    """Yield (start, content start, content end) of each box as it closes, then the unclosed ones with end None."""
     open_braces: list[tuple[int, int, bool]] = []  # (start, content start, is a box)
     for match in _BRACES.finditer(text):
         token = match.group()
@@ -52,10 +52,10 @@ def _boxes(text: str) -> Iterator[tuple[int, int, int | None]]:
 
 
 def scan_boxes(text: str) -> BoxScan:
-    r"""Find the last box of `text`.
+    """Find the last box of `text`.
 
-    A box inside another box is part of the outer one's content. An unclosed box does not swallow the complete
-    boxes that follow it, but one that opens after the last complete box decides: the answer was cut off.
+    A box inside another box is part of the outer content. An unclosed box does not hide the complete boxes after it. If
+    it opens after the last complete box, the answer was cut off.
     """
     last: tuple[int, int, int] | None = None
     last_unclosed = -1
@@ -71,24 +71,24 @@ def scan_boxes(text: str) -> BoxScan:
 
 
 def last_boxed(text: str) -> str | None:
-    """Return the content of the last box, or None where it is absent, unclosed or empty."""
+    """Return the content of the last box; None if the box is absent, unclosed or empty."""
     scan = scan_boxes(text)
     return scan.content if scan.state is BoxState.COMPLETE else None
 
 
 def unboxed(truth: str) -> str:
-    """Return a ground truth out of its box, if it is one."""
+    """Remove the box around a ground truth, if there is one."""
     truth = truth.strip()
     return (last_boxed(truth) or truth).strip() if truth.startswith("\\boxed") else truth
 
 
 def has_complete_box(text: str) -> bool:
-    r"""Return whether any box of `text` is closed and not empty: the stopping rule of the search.
+    r"""Return whether `text` has a closed, non-empty box: the stopping rule of the search.
 
-    An empty `\boxed{}` does not count, so that a model which repeats the instruction may go on.
+    An empty `\boxed{}` does not count, so a model that repeats the instruction may continue.
     """
-    # Asked at every segment boundary, mostly of texts without a box. The text before the first box does not matter:
-    # braces that are open there close after the box, and it is a box however many backslashes stand before its own.
+    # Called at every segment boundary, mostly for texts without a box. Text before the first box is irrelevant:
+    # braces left open there close after the box, and a box stays one after any number of backslashes.
     first = text.find("\\boxed")
     if first < 0:
         return False
@@ -99,7 +99,7 @@ def has_complete_box(text: str) -> bool:
     )
 
 
-# A number that has one of these in front or behind is a part of a formula, a time or a name.
+# A number directly after or before one of these is part of a formula, a time or a name.
 _FORMULA_BEFORE = re.compile(
     r"(?:[\^_/+]|(?<!box)(?<!text)(?<!math..)\{|(?<!\*)\*|\d:|\\(?!(?:text|q?quad|fbox|boxed)\b)[A-Za-z]+) ?-?\Z"
 )
@@ -110,10 +110,10 @@ _FORMULA_BEHIND = re.compile(
 
 
 def last_number(text: str) -> str | None:
-    r"""Return the last plain number of `text` that stands by itself (thousands commas, decimals, a/b), or None.
+    r"""Return the last standalone plain number of `text` (thousands commas, decimals, a/b), or None.
 
-    A minus sign belongs to the number unless it follows a letter, a digit or a closing bracket (subtraction). Not by
-    themselves are the numbers in `2^{10}`, `5\sqrt{2}`, `2x`, `x + 1`, `\frac{3}{4}` and `3:30`.
+    A minus sign belongs to the number unless it follows a letter, a digit or a closing bracket (subtraction). Numbers
+    inside `2^{10}`, `5\sqrt{2}`, `2x`, `x + 1`, `\frac{3}{4}` and `3:30` are not standalone.
     """
     number = None
     for match in _NUMBER.finditer(text):

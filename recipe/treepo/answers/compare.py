@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Decide whether two answers agree as far as text can; pure text, standard library only.
+"""Decide by text whether two answers agree. Standard library only.
 
-Conventions where graders differ: a rounded value is not the exact one; a unit, a currency, a degree or percent sign
-may be missing on one side, but two different ones are not equal, and a percentage is also the number (50% is 0.5);
-a base that is named counts; order counts in tuples and ratios, not in sets and bare lists; the left side of `x = 5`
-may be missing; unsolved equations and unfinished computations are not answers; letters of variables keep their
-case, words do not; of a choice with its value, "(D) 7", either is right by itself.
+Graders differ on some answers. These conventions hold here:
+
+- A rounded value does not equal the exact value.
+- A unit, a currency, a degree sign or a percent sign may be missing on one side; two different ones are not equal. A
+  percentage also equals the number (50% is 0.5).
+- A base counts if it is named.
+- Order counts in tuples and ratios, not in sets and bare lists.
+- The left side of `x = 5` may be missing. Unsolved equations and unfinished computations are not answers.
+- Case counts in variables, not in words.
+- Of a choice with its value, "(D) 7", either part alone is right.
 """
 
 import re
@@ -23,20 +28,20 @@ LONGEST = 4_000  # characters
 
 
 class Question(NamedTuple):
-    """A pair that takes mathematics: LaTeX with exact numbers, without units."""
+    """Pair for a mathematical comparison: LaTeX with exact numbers, without units."""
 
     answer: str
     gold: str
 
 
-# (answer, ground truth) -> whether they agree, or None where the rule does not decide.
+# (answer, ground truth) -> whether they agree, a question for mathematics, or None if the rule does not decide.
 Rule = Callable[[str, str], bool | Question | None]
 
 
 def compare_text(answer: str, gold: str) -> bool | Question:
-    """Return whether two answers agree, or the question that mathematics has to decide.
+    """Compare two answers as text; return a Question if mathematics has to decide.
 
-    Over `LONGEST` characters only the same text agrees.
+    Over `LONGEST` characters, only identical texts agree.
     """
     if answer.strip() == gold.strip() or max(len(answer), len(gold)) > LONGEST:
         return answer.strip() == gold.strip() != ""
@@ -79,17 +84,17 @@ def _compare_values(answer: str, gold: str, answer_percent: bool, gold_percent: 
     return _question(answer, gold)
 
 
-# --- rules on whole answers: True, False, or None where a rule does not apply --------------------------------
+# --- rules on whole answers: True, False, or None if a rule does not apply -------------------------------------
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 _SHORT_WORDS = frozenset("a an as at be by do if in is it no of on or so to up we".split())
 
 
 def _words(answer: str, gold: str) -> bool | None:
-    """A text answer agrees with the same words only: a mathematics parser would read "blue" as a product of letters."""
+    """Compare words as text: a mathematics parser would read "blue" as a product of letters."""
     bare_answer, bare_gold = _bare(answer), _bare(gold)
     words = (
-        len(bare_gold) > 1  # a is a variable, though also a word
+        len(bare_gold) > 1  # "a" is a word, but here a variable
         and _WORDS.fullmatch(bare_gold) is not None
         and all(len(word) > 2 or word in _SHORT_WORDS for word in bare_gold.split())
     )
@@ -102,14 +107,14 @@ def _bare(answer: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", answer)).strip(" .").casefold()
 
 
-# A letter of a choice; small ones in parentheses only, and as far as choices go: x is a variable.
+# The letter of a choice. Lowercase letters only in parentheses and up to h: x is a variable.
 _CHOICE = re.compile(r"(?:\\text\s*\{\s*)?(?:(?i:option|choice)\s+)?(?:\(([A-Za-h])\)|\(?([A-Z])\)?[.:]?)\s*\}?")
 _CHOICE_WITH_VALUE = re.compile(r"(?:\(([A-Z])\)|([A-Z])[).:])[.:]?\s+(?![,;]|\\text\b|and\b|or\b)(\S.*)", re.DOTALL)
 _ANOTHER_CHOICE = re.compile(r"\([A-Z]\)|(?<![A-Za-z\\])[A-Z][).:]")
 
 
 def _without_choice(answer: str, gold: str) -> bool | tuple[str, str]:
-    """Compare the letters of a choice; where a value decides return the two values."""
+    """Compare the letters of choices; return both values if the values decide."""
     if normalize(answer) == normalize(gold) != "":
         return True
     letter, value = _split_choice(answer)
@@ -128,7 +133,7 @@ def _split_choice(answer: str) -> tuple[str | None, str | None]:
     if match := _CHOICE.fullmatch(answer):
         return (match.group(1) or match.group(2)).upper(), None
     match = _CHOICE_WITH_VALUE.fullmatch(re.sub(r"\\text\s*\{\s*(\(?[A-Z]\)?[.:]?)\s*\}", r"\1", answer))
-    if match is None or _ANOTHER_CHOICE.search(match.group(3)):  # a list of choices is none
+    if match is None or _ANOTHER_CHOICE.search(match.group(3)):  # a list of choices is not a choice
         return None, None
     return match.group(1) or match.group(2), match.group(3)
 
@@ -139,7 +144,7 @@ _BASE_NAMES = {name: base for base, name in enumerate(_NAMED, start=2)}
 
 
 def _base(answer: str, gold: str) -> bool | None:
-    """A number with a named base agrees with the same number in the same base only."""
+    """Require the same number and the same base if either side names a base."""
     number, gold_number = _read_base(answer), _read_base(gold)
     return None if number is None and gold_number is None else number == gold_number
 
@@ -151,8 +156,8 @@ def _read_base(answer: str) -> tuple[int, int] | None:
     name = match.group(2) or match.group(3) or match.group(4)
     base = int(name) if name.isdigit() and len(name) < 3 else _BASE_NAMES.get(name, 0)
     try:
-        return (int(match.group(1), base), base) if 1 < base <= 36 else None  # a subscript such as n names no base
-    except ValueError:  # a digit that the base does not have: no number of that base
+        return (int(match.group(1), base), base) if 1 < base <= 36 else None  # a subscript such as n is not a base
+    except ValueError:  # a digit outside the base
         return None
 
 
@@ -160,7 +165,7 @@ _LETTERS = re.compile(r"[A-Za-z]")
 
 
 def _joined_relations(answer: str, gold: str) -> bool | None:
-    """Relations joined by "and" differ from those joined by "or", except for values of one variable."""
+    """Distinguish relations joined by "and" from those joined by "or", except for values of one variable."""
     if not all(RELATION.search(text) or len(_variables(text)[0]) > 1 for text in (answer, gold)):
         return None
     joints = [{word for word in re.findall(r"\b(and|or)\b", text)} for text in (answer, gold)]
@@ -171,9 +176,9 @@ _SIDES = re.compile(r"[=<>,;]|\\(?:le|ge|ne|lt|gt|in)(?![A-Za-z])|\\text\s*\{\s*
 
 
 def _unsolved(answer: str, gold: str) -> bool | None:
-    """Refuse an unsolved relation if the ground truth is a solution such as x > 3.
+    """Reject an unsolved relation if the ground truth is a solution such as x > 3.
 
-    Mathematics would solve it, and so accept a copy of the problem.
+    Mathematics would solve the relation, and so accept a copy of the problem.
     """
     if "=" not in answer and not RELATION.search(answer):
         return None
@@ -184,7 +189,7 @@ def _unsolved(answer: str, gold: str) -> bool | None:
 
 
 def _variables(text: str) -> tuple[set[str], bool]:
-    """Return the letters that stand alone on a side of a relation, and whether there are no others."""
+    """Return the letters that stand alone on a side of a relation, and whether there are no other letters."""
     sides = [re.sub(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+", "", side).strip(" ()") for side in _SIDES.split(text)]
     names = {side for side in sides if len(side) == 1 and _LETTERS.fullmatch(side)}
     return names, not any(_LETTERS.search(side) for side in sides if side not in names)
@@ -194,7 +199,7 @@ _MEMBER = re.compile(r"\s*([A-Za-z])\s*\\in(?![A-Za-z])")
 
 
 def _other_variable(answer: str, gold: str) -> bool | None:
-    r"""The variable of `k \in (2,3)` has to be that of 2 < x < 3."""
+    r"""Reject `k \in (2,3)` for 2 < x < 3: the variables differ."""
     for one, other in ((answer, gold), (gold, answer)):
         member, names = _MEMBER.match(one), _variables(other)[0]
         if member and RELATION.search(other) and names and member.group(1) not in names:
@@ -224,7 +229,7 @@ _SIGNS = re.compile(r"\\(?:frac|sqrt|cdot|times|div|binom|pi)(?![A-Za-z])")
 
 
 def _stated_result(answer: str, gold: str) -> Question | None:
-    """A computation with its result, x = 10 + 15 = 25, agrees if the result is right and the equation true."""
+    """Accept a computation with its result, x = 10 + 15 = 25, if the result is right and the equation true."""
     name, _, rest = answer.partition("=")
     left, equals, right = (rest if "=" in rest and NAME.fullmatch(name.strip()) else answer).partition("=")
     if not equals or "=" in right + gold or not left.strip() or _LETTERS.search(_SIGNS.sub("", left)):
@@ -235,7 +240,7 @@ def _stated_result(answer: str, gold: str) -> Question | None:
 
 
 def _ratio(answer: str, gold: str) -> bool | None:
-    """Ratios, and times such as 3:30, agree part by part and with nothing else."""
+    """Compare ratios, and times such as 3:30, part by part; nothing else equals them."""
     if "\\{" in answer + gold or ("|" in answer + gold):
         return None
     parts, gold_parts = (
@@ -248,14 +253,14 @@ def _ratio(answer: str, gold: str) -> bool | None:
 
 
 def _lists(answer: str, gold: str) -> bool | Question | None:
-    """Lists, sets and tuples: of plain numbers they are compared here."""
+    """Compare lists, sets and tuples: plain numbers here, other items by mathematics."""
     (opened, items), (gold_opened, gold_items) = split_list(answer), split_list(gold)
     for brackets, content, others in ((opened, items, gold_opened), (gold_opened, gold_items, opened)):
-        # A fractional part or a whole part, not a group.
+        # The fractional part {x} or the integer part [x], not a group.
         if brackets in ("\\{\\}", "[]") and len(content) == 1 and brackets != others and "\\begin" not in content[0]:
             if _LETTERS.search(_without_macros(content[0])):
                 return False
-    if opened == "\\{\\}" != gold_opened and len(items) == 1:  # the set of one thing is taken for the thing
+    if opened == "\\{\\}" != gold_opened and len(items) == 1:  # a set of one item equals the item
         answer = items[0]
         opened, items = split_list(answer)
     if len(items) < 2 and len(gold_items) < 2:
@@ -264,7 +269,7 @@ def _lists(answer: str, gold: str) -> bool | Question | None:
         return False  # a set is not a tuple
     ordered = opened[:1] in ("(", "[") or gold_opened[:1] in ("(", "[")
     if "" in (opened, gold_opened) and "()" in (opened, gold_opened) and len(items) == len(gold_items):
-        # A list is taken for a tuple in its order.
+        # A bare list equals a tuple in the same order.
         answer, gold = answer if opened else f"({answer})", gold if gold_opened else f"({gold})"
         opened = gold_opened = "()"
     numbers, gold_numbers = (
@@ -284,7 +289,7 @@ def _number(text: str) -> Fraction | None:
 
 
 def _case_of_letters(answer: str, gold: str) -> bool | None:
-    """Variables are other ones in the other case, Greek ones too; the mathematics parser takes some for the same."""
+    """Reject variables that differ in case, Greek ones too; the mathematics parser ignores the case of some."""
     names, gold_names = (set(re.findall(r"\\?[A-Za-z]+", _separated(text))) for text in (answer, gold))
     swapped = {
         re.sub(r"[A-Za-z]", lambda match: match.group().swapcase(), name, count=1) for name in names - gold_names
@@ -293,7 +298,7 @@ def _case_of_letters(answer: str, gold: str) -> bool | None:
 
 
 def _separated(text: str) -> str:
-    r"""Put white space between letters, so that each is a name, but keep macros; `\text{}` goes."""
+    r"""Add a space after each letter outside macros, so that each is a name; drop `\text{}`."""
     return re.sub(r"(\\[A-Za-z]+)|([A-Za-z])", r"\1\2 ", re.sub(r"\\text\{[^{}]*\}", "", text))
 
 
@@ -315,9 +320,9 @@ def _question(answer: str, gold: str) -> Question:
 
 
 def _exact(text: str) -> str:
-    r"""Write decimals and mixed numbers as fractions and degrees in radians, so that nothing is rounded.
+    """Write decimals and mixed numbers as fractions and degrees in radians, so that nothing is rounded.
 
-    The mathematics parser takes a mixed number for a product.
+    The mathematics parser reads a mixed number as a product.
     """
     text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", JOINT.sub(", ", text))
     return _DECIMAL.sub(_fraction, _MIXED.sub(_improper, text))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Write two answers in the same form where that changes no meaning; pure text, standard library only.
+"""Rewrite two answers to the same form without changing their meaning. Standard library only.
 
-Handled are set-builder notation, approximations, thousands commas inside an expression, and inequalities for a union
-of intervals. The texts are as `tidy` leaves them.
+Covers set-builder notation, approximations, thousands commas inside an expression, and inequalities for a union of
+intervals. Inputs are results of `tidy`.
 """
 
 import re
@@ -10,7 +10,7 @@ import re
 from recipe.treepo.answers.spelling import normalize, read_number
 
 RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])")
-# Names of a value on the left of an equation.
+# Left sides of equations that only name a value.
 NAME = re.compile(
     r"(?:\\text\s*\{[^{}]*\}|[A-Za-z]'*(?:_\w|_\{\w+\})?(?:\((?:[a-z]|-?\d+)\))?|\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|"
     r"\\frac\{d[A-Za-z]\}\{d[A-Za-z]\}|(?:\\(?:angle|triangle|overline)(?![A-Za-z]))?[A-Za-z{} ]+)"
@@ -18,7 +18,7 @@ NAME = re.compile(
 
 
 def same_form(answer: str, gold: str) -> tuple[str, str]:
-    """Return both texts, each rewritten where the other one allows it."""
+    """Return both texts, each rewritten if the other one allows it."""
     answer, gold = _without_builder(answer), _without_builder(gold)
     answer, gold = _exact_side(answer, gold), _exact_side(gold, answer)
     answer, gold = _without_thousands(answer, gold), _without_thousands(gold, answer)
@@ -29,16 +29,16 @@ _BUILDER = re.compile(r"\\\{ ?[a-z] ?(?:[|:]|\\(?:mid|vert)(?![A-Za-z]))(.+)\\\}
 
 
 def _without_builder(text: str) -> str:
-    r"""Take `\{x \mid x<2\}` for its condition, an inequality."""
+    r"""Replace `\{x \mid x<2\}` by its condition if that is an inequality."""
     match = _BUILDER.fullmatch(text)
     return match.group(1).strip() if match and RELATION.search(match.group(1)) and "=" not in text else text
 
 
 def _exact_side(text: str, other: str) -> str:
-    r"""Drop `\approx` where it does not matter which side is meant.
+    r"""Keep the relevant side of `\approx`.
 
-    Of an exact value with its decimal, `\frac{2}{3} \approx 0.667`, the value counts. Behind nothing or a name a
-    decimal stays if the other answer is a decimal, too: that one has been rounded in the same way.
+    An exact value with its decimal, `\frac{2}{3} \approx 0.667`, becomes the value. A decimal after a name or after
+    nothing stays if the other answer is a decimal too, because that one is rounded as well.
     """
     left, sign, right = (part.strip() for part in text.partition("\\approx"))
     if not sign or "." not in right or read_number(normalize(right)) is None:
@@ -52,7 +52,7 @@ _THOUSANDS = re.compile(r"(?<![\d,.])(\d{1,3}(?:,\d{3})+(?:\.\d+)?)(?= ?(?:\\[A-
 
 
 def _without_thousands(text: str, other: str) -> str:
-    r"""Drop the commas of `1,000\pi`; not where brackets or the other answer may mean a list."""
+    r"""Drop the commas of `1,000\pi`, unless brackets or the other answer suggest a list."""
     if "," not in text or "," in other or text.startswith(("(", "[", "\\{")):
         return text
     rewritten = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Split lists, sets, tuples and intervals into their items; pure text, standard library only."""
+"""Split lists, sets, tuples and intervals into their items. Standard library only."""
 
 import re
 
-# Separators of list items beside commas.
+# Separators of list items, besides commas.
 JOINT = re.compile(r"\s*(?:,?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s(?:and|or)\s|;)\s*")
 
 
 def split_list(text: str) -> tuple[str, list[str]]:
-    r"""Return the brackets around a list ("" for none, "\{\}" for a set) and its items at the top level."""
+    r"""Return the brackets around a list ("" for none, "\{\}" for a set) and its top-level items."""
     text = JOINT.sub(", ", text.strip())
     for opening, closing in (("\\{", "\\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening + closing):
@@ -20,7 +20,7 @@ def split_list(text: str) -> tuple[str, list[str]]:
 
 
 def _split_at_commas(text: str) -> list[str] | None:
-    """Split at commas outside brackets; None where a bracket is closed that was not opened, or left open."""
+    """Split at commas outside brackets; return None if the brackets are unbalanced."""
     depth, start, items = 0, 0, []
     for position, character in enumerate(text):
         if character in "([{":

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Refuse answers that a mathematics parser would take for right; pure text, standard library only.
+"""Reject answers that a mathematics parser would wrongly accept. Standard library only.
 
-The parser solves and computes, so it would accept a copy of the problem; and it skips unknown symbols. Each rule gets
-answer and ground truth after `tidy`, without units and without the name on the left of an equation. It returns False,
-or None where it does not apply.
+The parser solves and computes, so it would accept a copy of the problem. It also skips unknown symbols. Each rule takes
+the answer and the ground truth after `tidy`, without units and without the name on the left of an equation. It returns
+False, or None if it does not apply.
 """
 
 import re
@@ -13,13 +13,13 @@ from recipe.treepo.answers.forms import RELATION
 from recipe.treepo.answers.lists import split_list
 from recipe.treepo.answers.spelling import normalize, read_number
 
-# Allowed on the left of a solved equation beside letters: subscripts, f^{-1} and arguments.
+# Allowed on the left of a solved equation besides letters: subscripts, f^{-1} and arguments.
 _ARGUMENT = re.compile(r"_(?:\{[^{}]*\}|\w)|\^\{-1\}(?=\()|(?<=[A-Za-z}])\([^()]*\)")
 _ARITHMETIC = re.compile(r"[-\d+*/^!]|\\(?:frac|sqrt|cdot|times)(?![A-Za-z])")
 
 
 def _unsolved_equation(answer: str, gold: str) -> bool | None:
-    """Refuse an unsolved equation (2x = 5 for 5) and a false one (2 = 5) where the ground truth is a value."""
+    """Reject an unsolved equation (2x = 5 for 5) or a false one (2 = 5) if the ground truth is a value."""
     if "=" not in answer or "=" in gold or "\\in" in gold or RELATION.search(gold):
         return None
     left = answer.partition("=")[0] if len(split_list(answer)[1]) > 1 else answer.rpartition("=")[0]
@@ -34,7 +34,7 @@ _UNREAD = re.compile(
 
 
 def _unread_marks(answer: str, gold: str) -> bool | None:
-    """Require the same marks that the parser leaves out: subscripts of numbers, primes, dots, relations such as ~."""
+    """Require equal marks that the parser skips: subscripts of numbers, primes, dots, relations such as ~."""
     marks, gold_marks = (["".join(groups).strip() for groups in _UNREAD.findall(text)] for text in (answer, gold))
     return False if marks != gold_marks else None
 
@@ -45,18 +45,18 @@ _OPERATIONS = re.compile(
 )
 _TERM = r"(?:\\frac(?:\{\d+\}|\d)(?:\{\d+\}|\d)|\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?)"
 _SIGN = r"[)} ]*(?:[-+*]|\\(?:times|cdot|div)(?![A-Za-z]))(?:\\\$|[-({ ])*"
-# Neither exponents nor subscripts, nor a number followed by one or by a factorial.
+# No exponents or subscripts, and no number followed by one or by a factorial.
 _CHAIN = re.compile(
     rf"(?<![\d.^_])(?<![\^_]\{{){_TERM}(?:{_SIGN}{_TERM}(?![\d.]|[)}} ]*[\^!_]))+", re.ASCII
 )  # fmt: skip
 
 
 def _uncomputed(answer: str, gold: str) -> bool | None:
-    r"""Refuse a computation that is still to be done: the problem is not its result.
+    r"""Reject an unfinished computation: the problem is not its result.
 
-    That is a sum, an integral, a limit, a greatest common divisor and so on, where the ground truth has none; and for
-    a ground truth of plain numbers three of them joined by signs, or two of at least two digits. `2^{10}`, `10!` and
-    `3 \cdot 2^5` are ways to write a number.
+    An answer is unfinished if it has an operation (a sum, an integral, a limit, a greatest common divisor, ...) and the
+    ground truth has none. If the ground truth consists of plain numbers, an answer is also unfinished if signs join
+    three numbers, or two of at least two digits each. `2^{10}`, `10!` and `3 \cdot 2^5` are notations of a number.
     """
     if _OPERATIONS.search(answer) and not _OPERATIONS.search(gold):
         return False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Rewrite answers into a common spelling and read plain numbers; pure text, standard library only.
+"""Rewrite answers to a common spelling and read plain numbers. Standard library only.
 
-Runs on untrusted text: nothing is evaluated, numbers are exact fractions of bounded size. Time is quadratic in the
-length at worst, so callers bound the length first.
+The input is untrusted: nothing is evaluated, and numbers are exact fractions of bounded size. The run time is at worst
+quadratic in the length, so callers limit the length first.
 """
 
 import re
@@ -55,24 +55,24 @@ _ASTERISKS = re.compile(r"\*\*([^*]*)\*\*")
 # Arguments of one character without braces, and a quotient of units.
 _ARGUMENTS = re.compile(r"(\\pmod|\\sqrt ?\[[^][]*\]) ?(\w)(?!\w)", re.ASCII)
 _PER = re.compile(r"\\text\{([^{}]*)\} ?/ ?\\text\{([^{}]*)\}")
-# Both match line breaks and escapes, too, so that their second character is not taken for the beginning of something.
+# Both also match line breaks and escapes, so that the second character of these cannot begin a match.
 _DELIMITERS = re.compile(r"\\\\|\\\$|\$|\\[()\[\]]")
 _SPACES = re.compile(r"\\\\|\\[!,;:> ]|~|\\q?quad(?![A-Za-z])")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _UNIT_LETTERS = tuple("mgshlLNJWVK")
-# A group of digits prints like the digits: {7} is 7, and {1}{2} is 12.
+# Braces around digits do not print: {7} is 7, and {1}{2} is 12.
 _BRACED_DIGITS = re.compile(r"[-+]?[\d{}.,]*", re.ASCII)
 
 
 def tidy(answer: str) -> str:
-    r"""Drop LaTeX markup that does not change the meaning, and write synonyms alike.
+    r"""Drop LaTeX markup without meaning, and unify synonyms.
 
-    Words stay apart from mathematics: the content of `\text{}`, `\mathrm{}` and similar macros comes back in `\text{}`.
-    Numbers, and single characters that are not a unit, lose the macro.
+    Words stay apart from mathematics: the content of `\text{}`, `\mathrm{}` and similar macros is returned in
+    `\text{}`. Numbers, and single characters other than units, lose the macro.
     """
     for character, macro in _UNICODE.items():
         answer = answer.replace(character, macro)
-    if bold := _ASTERISKS.fullmatch(answer.strip()):  # as Markdown has it
+    if bold := _ASTERISKS.fullmatch(answer.strip()):  # Markdown
         answer = bold.group(1)
     answer = _DELIMITERS.sub(_keep_escapes, answer)
     answer = _SYNONYM.sub(lambda match: "\\" + _SYNONYMS[match.group(1)], answer)
@@ -82,7 +82,7 @@ def tidy(answer: str) -> str:
     # Thin and negative spaces stand between the digits of one number, as in 1\,000 and 1,\!000.
     answer = re.sub(r"(?<=[\d,])\\!(?=\d)|(?<=\d)\\[,;:>](?=\d)", "", answer)
     answer = _SPACES.sub(lambda match: match.group() if match.group() == "\\\\" else " ", answer)
-    # Single spaces: patterns that allow for white space at several places stay linear.
+    # With single spaces, patterns with optional spaces at several places stay linear.
     answer = re.sub(r"\s+", " ", _WRAPPED.sub(_unwrap, answer)).strip()
     answer = _PER.sub(r"\\text{\1/\2}", _ARGUMENTS.sub(r"\1{\2}", answer))
     if _BRACED_DIGITS.fullmatch(answer):
@@ -119,12 +119,12 @@ def _normalize_once(answer: str) -> str:
 def normalize(answer: str) -> str:
     r"""Rewrite an answer so that spellings of the same thing become equal; idempotent.
 
-    Drops `$`, `\(`, `\text{}` and its kin, `\left`, spacing and one trailing period; `\dfrac` becomes `\frac`, and
-    characters such as the degree sign their macro; thousands commas go where the whole answer is one number. Letters
-    keep their case.
+    Drops `$`, `\(`, `\text{}` and similar macros, `\left`, spacing and one trailing period. `\dfrac` becomes `\frac`;
+    characters such as the degree sign become macros. Thousands commas are dropped if the whole answer is one number.
+    Letters keep their case.
     """
-    # Removing one piece of markup may join others into a new one. Each round that changes anything beyond
-    # separators shortens the text or turns one spelling into its only other one, so this ends.
+    # Removing one piece of markup may join others into a new one. Each round that changes more than separators
+    # shortens the text or replaces a spelling by its only other one, so the loop ends.
     previous = None
     while answer != previous:
         previous, answer = answer, _normalize_once(answer)
@@ -144,8 +144,9 @@ _POWER_OF_TEN = re.compile(rf"({_UNSIGNED})\\(?:times|cdot)10\^(?:\{{([-+]?\d{{1
 def read_number(answer: str) -> Fraction | None:
     r"""Return the exact value of a normalized answer that is one plain number, else None.
 
-    Integers, decimals (also repeating ones with `\overline{}`), a/b, `\frac{a}{b}`, mixed numbers, and a decimal
-    times a power of ten with at most two digits in the exponent; each with a sign. Longer than 1,000 characters: None.
+    Reads integers, decimals (also repeating ones with `\overline{}`), a/b, `\frac{a}{b}`, mixed numbers, and a decimal
+    times a power of ten with at most two digits in the exponent; each with an optional sign. Returns None for more than
+    1,000 characters.
     """
     if len(answer) > 1_000 or not re.search(r"\d", answer, re.ASCII):
         return None

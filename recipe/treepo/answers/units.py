@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Split an answer into its value and its unit; pure text, standard library only."""
+"""Split an answer into its value and its unit. Standard library only."""
 
 import re
 
@@ -9,7 +9,7 @@ _CURRENCIES = {"\\pounds": "pound", "\u00a3": "pound", "\u20ac": "euro", "\\euro
 _POWER = r"(?:\s*\^\s*(?:\{\s*(\d)\s*\}|(\d)))?"
 _IN_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}" + _POWER + r"\s*\.?\s*\Z")
 _BARE = re.compile(r"([A-Za-z][A-Za-z./ ]*)" + _POWER + r"\s*\Z")
-# Functions, words between numbers, and words that change or hedge the number in front of them.
+# Functions, words between numbers, and words that change or hedge the number before them.
 _NOT_UNITS = frozenset(
     "sin cos tan cot sec csc log ln exp max min gcd lcm mod and or to pi sqrt frac "
     "hundred hundreds thousand thousands million millions billion billions trillion dozen dozens factorial "
@@ -60,11 +60,11 @@ _SQUARE, _CUBE = frozenset({"square", "sq", "squared"}), frozenset({"cubic", "cu
 
 
 def split_unit(answer: str) -> tuple[str, str | None]:
-    r"""Return value and unit of an answer that `tidy` has been over; the unit is None where there is none.
+    r"""Return value and unit of an answer after `tidy`; the unit is None if there is none.
 
-    A unit is a currency in front, or behind the value a percent or degree sign, words in `\text{}`, or bare words of
-    three letters or known names after white space; with an exponent or not. Words that change the number, such as
-    "million" and "or more", are not units. Spellings of one unit come back alike.
+    A unit is a currency before the value; or, after the value, a percent or degree sign, words in `\text{}`, or bare
+    words after white space (three letters or more, or known names). An exponent may follow. Words that change the
+    number, such as "million" and "or more", are not units. Spellings of one unit return the same text.
     """
     if match := _CURRENCY.match(answer):
         return match.group(1) + answer[match.end() :], _CURRENCIES.get(match.group(2), "dollar")
@@ -107,19 +107,19 @@ def _is_bare_unit(value: str, words: str) -> bool:
         return all(len(name) >= 3 or (len(name) == 2 and name.casefold() in _CANONICAL) for name in names) or (
             words.strip(" .").casefold() in ("a.m", "p.m")
         )
-    # Without a space, only names that can hardly be a product of variables.
+    # Without a space, only names that are unlikely to be a product of variables.
     return words in ("cm", "km", "mm", "kg", "mph") or (len(words) > 4 and words.casefold() in _CANONICAL)
 
 
 def _lower(match: re.Match[str]) -> str:
-    """Write a name of a unit in small letters, but for prefixes, which differ: mW is not MW."""
+    """Lowercase the name of a unit, unless the case distinguishes prefixes: mW is not MW."""
     name: str = match.group()
     known = name.casefold() in _CANONICAL or name.casefold() in _SQUARE | _CUBE
     return name.casefold() if known or len(name) != 2 else name
 
 
 def _canonical(words: str, power: str | None) -> str:
-    """Spell a unit in one way: "square inches" and "in" with power 2 are both "in^2"."""
+    """Return one spelling of a unit: "square inches" and "in" with power 2 are both "in^2"."""
     words = re.sub(r"[^\W\d_]+", _lower, words.strip(" ."))
     if words.casefold() in ("a.m", "p.m"):
         words = words.casefold().replace(".", "")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Untrusted work in processes with limits of time and memory. Standard library only."""
+"""Untrusted work in processes with time and memory limits. Standard library only."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep a few processes of `worker.py` and ask them questions under a wall-clock and a memory limit.
+"""Run `worker.py` in a few processes, and put questions to them under time and memory limits.
 
-This module is imported by name: verl loads reward functions and tools by file path, and may pickle what it loaded,
-so they cannot hold locks and processes themselves.
+Import this module by name: verl loads reward functions and tools by file path and may pickle them, so their files
+cannot hold locks and processes.
 """
 
 import atexit
@@ -19,22 +19,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 WORKER_FILE = Path(__file__).with_name("worker.py")
-START_TIMEOUT_S = 60.0  # importing math-verify takes 0.6 to 2 s, more where many processes start at once
+START_TIMEOUT_S = 60.0  # importing math-verify takes 0.6 to 2 s, more if many processes start at once
 PIPE_BYTES = 65_536  # capacity of a pipe: writing less to an idle worker cannot block
-GRACE_S = 5.0  # beyond the time limit, which the kernel keeps for us; past it the worker itself is replaced
+GRACE_S = 5.0  # after the time limit, which the kernel enforces; then the worker itself is replaced
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "TMPDIR", "LANG")
 
 
 class Failure(Enum):
-    """Why a question has no result."""
+    """Reason for a missing result."""
 
     TIMEOUT = "timeout"  # no result within the limit
-    CRASH = "crash"  # out of memory, or an error of the task, or the worker died
-    TOO_LONG = "too_long"  # the question does not fit a pipe; it was not put
+    CRASH = "crash"  # out of memory, an error of the task, or a dead worker
+    TOO_LONG = "too_long"  # the question does not fit into a pipe and was not sent
 
 
 class Worker:
-    """One worker process; used by one thread at a time. The constructor does not wait for it to be ready."""
+    """One worker process, for one thread at a time. The constructor returns before the worker is ready."""
 
     def __init__(self, task: Path, memory_mb: int) -> None:
         self._task = task
@@ -50,12 +50,16 @@ class Worker:
         )
         assert self.process.stdin is not None and self.process.stdout is not None  # both are pipes
         self._requests, self._replies = self.process.stdin, self.process.stdout
-        self.lost = False  # whether it died or no longer replies
+        self.lost = False  # it died or no longer replies
         self._ready = False
         self._buffer = b""
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until the worker has loaded its task. Raises RuntimeError where it cannot start."""
+        """Wait until the worker has loaded its task.
+
+        Raises:
+            RuntimeError: if it cannot start.
+        """
         if self._ready:
             return
         message = self._read(time.monotonic() + timeout_s)
@@ -65,7 +69,7 @@ class Worker:
         self._ready = True
 
     def ask(self, question: dict[str, Any], timeout_s: float) -> Any | Failure:
-        """Return the task's result for `question`, a JSON object, within `timeout_s` seconds, or why there is none."""
+        """Return the task's result for `question`, a JSON object, within `timeout_s` seconds, or a Failure."""
         request = json.dumps({"question": question, "timeout_s": timeout_s}).encode("ascii") + b"\n"
         if len(request) > PIPE_BYTES:
             return Failure.TOO_LONG
@@ -88,12 +92,12 @@ class Worker:
         self.forget()
 
     def forget(self) -> None:
-        """Close the pipes only: for a forked child, which must not end its parent's worker."""
+        """Close only the pipes, for a forked child, which must not end its parent's worker."""
         self._requests.close()
         self._replies.close()
 
     def _read(self, deadline: float) -> dict[str, Any] | None:
-        """Return one message; {} at end of file, None where the deadline (time.monotonic) passes."""
+        """Return one message; {} at end of file, None after the deadline (time.monotonic)."""
         descriptor = self._replies.fileno()
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)
@@ -111,12 +115,14 @@ class Worker:
 
 
 class LimitedPool:
-    """At most `workers` processes for any number of threads; started when first needed, replaced when lost.
+    """Pool of at most `workers` processes for any number of threads.
+
+    Processes start on demand and are replaced if they die or hang.
 
     Args:
-        task: the file that the workers load (see `worker.py`).
-        workers: most processes at a time.
-        memory_mb: address space for one question beyond the loaded task, MiB.
+        task: File that the workers load (see `worker.py`).
+        workers: Maximum number of processes.
+        memory_mb: Address space for one question beyond the loaded task, in MiB.
     """
 
     def __init__(self, task: Path, *, workers: int, memory_mb: int) -> None:
@@ -128,9 +134,10 @@ class LimitedPool:
         self._busy: set[Worker] = set()
 
     def ask(self, question: dict[str, Any], *, timeout_s: float) -> Any | Failure:
-        """See `Worker.ask`; waits for a free worker and its start, then `timeout_s` seconds.
+        """Call `Worker.ask` on a free worker; `timeout_s` excludes the wait for the worker and its start.
 
-        Raises RuntimeError where a worker cannot start.
+        Raises:
+            RuntimeError: if a worker cannot start.
         """
         with self._slots:
             worker = self._take()
@@ -138,7 +145,7 @@ class LimitedPool:
                 worker.wait_ready()
                 return worker.ask(question, timeout_s)
             except BaseException:
-                worker.lost = True  # a reply that nobody waited for may still come
+                worker.lost = True  # its reply may still arrive and would answer the next question
                 raise
             finally:
                 self._give_back(worker)
@@ -162,7 +169,7 @@ class LimitedPool:
                 worker = self._idle.pop()
                 if worker.process.poll() is None:
                     break
-                worker.close()  # died while idle, for instance by the kernel's out-of-memory killer
+                worker.close()  # died while idle, for example killed by the kernel for its memory
             else:
                 worker = Worker(self._task, self._memory_mb)
             self._busy.add(worker)
@@ -178,12 +185,12 @@ class LimitedPool:
 
 
 _Pool = TypeVar("_Pool", bound=LimitedPool)
-_pools: dict[Hashable, Any] = {}  # each of its own kind of LimitedPool
+_pools: dict[Hashable, Any] = {}  # instances of LimitedPool and its subclasses
 _pools_lock = threading.Lock()
 
 
 def shared_pool(key: Hashable, make: Callable[[], _Pool]) -> _Pool:
-    """Return this process's pool of that key, the same one to every thread; made when first asked for."""
+    """Return this process's pool for `key`, shared by all threads and made on first use."""
     with _pools_lock:
         if key not in _pools:
             _pools[key] = make()
@@ -198,7 +205,7 @@ def _close_pools() -> None:
 
 
 def _forget_pools_after_fork() -> None:
-    """Leave the parent's workers to the parent; a pipe kept open here would keep them alive."""
+    """Leave the parent's workers to the parent; open pipes in the child would keep them alive."""
     global _pools_lock
     pool: LimitedPool
     for pool in _pools.values():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare answers with math-verify in the processes of `pool.py`, and remember the verdicts."""
+"""Compare answers with math-verify in the processes of `pool.py`, and cache the verdicts."""
 
 import threading
 from collections import OrderedDict
@@ -9,8 +9,8 @@ from pathlib import Path
 from recipe.treepo.sandbox.pool import Failure, LimitedPool, shared_pool
 
 TASK_FILE = Path(__file__).with_name("verifier_task.py")
-MAX_KNOWN = 2_000  # verdicts that a pool keeps, the latest ones; at most some 20 MB of text
-_REMEDY = "install math-verify (pip install math-verify) into the environment that runs the reward function"
+MAX_KNOWN = 2_000  # cached verdicts per pool, the latest ones; at most about 20 MB of text
+_REMEDY = "Install math-verify (pip install math-verify) in the environment of the reward function."
 
 
 class Verdict(Enum):
@@ -19,10 +19,10 @@ class Verdict(Enum):
     EQUAL = "equal"
     DIFFERENT = "different"
     TIMEOUT = "timeout"  # no verdict within the limit
-    CRASH = "crash"  # out of memory, or an error of math-verify, or the worker died
+    CRASH = "crash"  # out of memory, an error of math-verify, or a dead worker
 
 
-# Answers that do not fit a pipe are not parsed, and count as different.
+# Answers that do not fit into a pipe are not parsed and count as different.
 _VERDICTS = {
     True: Verdict.EQUAL,
     False: Verdict.DIFFERENT,
@@ -33,23 +33,23 @@ _VERDICTS = {
 
 
 class VerifierPool(LimitedPool):
-    """A pool that compares answers."""
+    """Pool of workers that compare answers."""
 
     def __init__(self, *, workers: int, memory_mb: int) -> None:
         super().__init__(TASK_FILE, workers=workers, memory_mb=memory_mb)
         self._known_lock = threading.Lock()
-        # The samples of a prompt often agree in their answer; a verdict does not depend on earlier questions.
+        # Samples of a prompt often give the same answer, and a verdict does not depend on earlier questions.
         self._known: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
 
     def verify(self, gold: str, answer: str, *, timeout_s: float) -> Verdict:
-        """Compare two answers; waits for a free worker and its start, then `timeout_s` seconds."""
+        """Compare two answers; `timeout_s` excludes the wait for a free worker and its start."""
         with self._known_lock:
             if (gold, answer) in self._known:
                 return self._known[gold, answer]
         try:
             verdict = _VERDICTS[self.ask({"gold": gold, "answer": answer}, timeout_s=timeout_s)]
         except RuntimeError as error:
-            raise RuntimeError(f"{error}; {_REMEDY}") from error
+            raise RuntimeError(f"{error}. {_REMEDY}") from error
         if verdict in (Verdict.EQUAL, Verdict.DIFFERENT):
             self._remember(gold, answer, verdict)
         return verdict
@@ -62,5 +62,5 @@ class VerifierPool(LimitedPool):
 
 
 def get_pool(*, workers: int, memory_mb: int) -> VerifierPool:
-    """Return this process's pool with these settings, the same one to every thread."""
+    """Return this process's pool with these settings, shared by all threads."""
     return shared_pool((TASK_FILE, workers, memory_mb), lambda: VerifierPool(workers=workers, memory_mb=memory_mb))

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare answers with math-verify: the task of the processes of `verifier.py` (see `worker.py`).
 
-math-verify hands untrusted text to SymPy, which may compute for ever or take all memory.
+math-verify passes untrusted text to SymPy, which may compute forever or take all memory.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-# Compared before the first question, so that the parser's one-time work is not repeated in every copy.
+# Compared before the first question, so that the forked copies need not repeat the parser's one-time work.
 WARM_UP = (
     (r"\frac{1}{2}", r"\sqrt{\frac{1}{4}}"),
     (r"\frac{3+\sqrt{5}}{2}", r"\frac{3}{2}+\frac{\sqrt{5}}{2}"),
@@ -39,8 +39,8 @@ def load_checker() -> Callable[[str, str], bool]:
     from sympy.core import Basic
     from sympy.logic.boolalg import Boolean, BooleanAtom
 
-    # The LaTeX parser itself: math-verify's own `parse` searches the text for an answer (the last box or fraction of
-    # unreadable text), drops letters such as t, h and m as units, and takes capitals for small letters.
+    # Use the LaTeX parser itself: math-verify's own `parse` searches the text for an answer (the last box or fraction
+    # of unreadable text), drops letters such as t, h and m as units, and lowercases letters.
     normalization = NormalizationConfig(units=False, malformed_operators=True, nits=False, boxed="none")
     conversion = ConversionConfig(lowercase_symbols=False, interpret_contains_as_eq=False)
 
@@ -55,14 +55,14 @@ def load_checker() -> Callable[[str, str], bool]:
     solve_and_compare = grader.sympy_solve_and_compare
 
     def compare_solutions(gold: Any, answer: Any, *options: Any) -> bool:
-        """Compare solved equations; math-verify takes any two without solutions for equal."""
+        """Compare solved equations; math-verify alone accepts any two without solutions."""
         solvable = all(grader.solve(side, side.free_symbols) for side in (gold, answer))
         return solvable and solve_and_compare(gold, answer, *options)
 
     grader.sympy_solve_and_compare = compare_solutions
 
     def unify(expressions: list[Any], imaginary: bool) -> list[Any]:
-        """Let one name be one symbol on both sides, whichever the parser took it for, and i the imaginary unit."""
+        """Use one real symbol per name on both sides, and the imaginary unit for i if `imaginary`."""
         unified = []
         for expression in expressions:
             if isinstance(expression, Basic | MatrixBase):
@@ -71,13 +71,13 @@ def load_checker() -> Callable[[str, str], bool]:
                     symbols |= {symbol: I for symbol in symbols if symbol.name in ("i", "imath")}
                 try:
                     expression = expression.xreplace(symbols)
-                except (TypeError, ValueError):  # i is the index of a sum, for instance
+                except (TypeError, ValueError):  # for example if i is the index of a sum
                     pass
             unified.append(expression)
         return unified
 
     def solution_set(expressions: list[Any]) -> tuple[Symbol, Set] | None:
-        """Return variable and solutions of the relations of one variable in a parsed answer."""
+        """Return variable and solutions of a parsed answer of relations in one variable; None for other answers."""
         relation = expressions[0]
         if not isinstance(relation, Boolean) or len(relation.free_symbols) != 1:
             return None
@@ -94,16 +94,16 @@ def load_checker() -> Callable[[str, str], bool]:
         parsed_gold, parsed_answer = read(gold), read(answer)
         if not (parsed_gold and parsed_answer):
             return False
-        # With a letter j beside it, or as an index, i is a vector or a number.
+        # Next to j, k or n, the letter i is a vector or an index.
         imaginary = not any(
             isinstance(expression, Basic | MatrixBase) and {"j", "k", "n"} & {s.name for s in expression.atoms(Symbol)}
             for expression in (*parsed_gold, *parsed_answer)
         )
         parsed_gold, parsed_answer = unify(parsed_gold, imaginary), unify(parsed_answer, imaginary)
-        # SymPy turns any equation that cannot hold into False, and any that always holds into True.
+        # SymPy turns an equation that never holds into False, and one that always holds into True.
         if any(isinstance(expression, BooleanAtom) for expression in (*parsed_gold, *parsed_answer)):
             return False
-        # Differences below 10^-precision count as none; 15 digits, the default, would accept rounded values.
+        # Differences below 10^-precision are ignored; 15 digits, the default, would accept rounded values.
         options = {"numeric_precision": 50, "allow_set_relation_comp": True, "timeout_seconds": None}
         return verify(parsed_gold, parsed_answer, **options) or same_solutions(parsed_gold, parsed_answer)
 

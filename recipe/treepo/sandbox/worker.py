@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answer questions about untrusted text in a process of its own; run by file path from `pool.py`.
+"""Answer questions about untrusted text in a separate process; `pool.py` runs this file by path.
 
 A *task* is a Python file with a function `load()` that returns a function (question, a JSON object) -> any JSON value.
-This process loads it once and forks a copy of itself for each question. The kernel ends the copy at its time limit and
-limits its memory. The worker itself never touches untrusted text and survives any fate of a copy. Each question meets
-the same fresh state, so a result does not depend on earlier questions (docs/how_to/reward.md explains why this is not a
-time-out inside one process).
+The worker loads the task once and forks a copy of itself for each question. The kernel ends the copy at its time limit
+and limits its memory. The worker itself never touches untrusted text and survives any failure of a copy. Each copy
+starts from the same state, so a result does not depend on earlier questions. A timeout inside one process would not
+suffice: a long C call does not notice it, and math-verify and SymPy catch most exceptions.
 
-It speaks JSON lines: "ready" first, then one reply per request, until end of file on standard input (the parent has
-gone). It imports nothing of this repository and neither torch nor ray; nor may a task.
+The worker speaks JSON lines: "ready" first, then one reply per request, until standard input ends (the parent is gone).
+The worker and its tasks import nothing of this repository and neither torch nor ray.
 """
 
 import gc
@@ -26,7 +26,7 @@ Task = Callable[[dict[str, Any]], Any]
 
 
 def limit_memory(extra_bytes: int) -> None:
-    """Limit the address space to the present size plus `extra_bytes`, so imports do not count."""
+    """Limit the address space to its current size plus `extra_bytes`, so imports do not count."""
     with open("/proc/self/statm", encoding="ascii") as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -38,7 +38,7 @@ def limit_memory(extra_bytes: int) -> None:
 
 
 def load_task(path: str) -> Task:
-    """Run a task's file and its `load`."""
+    """Run a task's file and return the result of its `load`."""
     spec = importlib.util.spec_from_file_location("limited_task", path)
     assert spec is not None and spec.loader is not None, f"{path} is not a Python file"
     module = importlib.util.module_from_spec(spec)
@@ -51,16 +51,16 @@ def _run_copy(request: dict[str, Any], task: Task, sender: int) -> None:
     """Write the result to `sender` and end the copy. Does not return."""
     status = 1
     try:
-        # The default action of SIGALRM ends the copy inside the kernel, also when a long C call holds the
-        # interpreter, and also where nobody is left to wait for it.
+        # The default action of SIGALRM ends the copy inside the kernel, even if a long C call holds the
+        # interpreter or the worker is gone.
         signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
         os.dup2(sender, 0)
-        os.closerange(3, 64)  # a pipe kept open here would hide from the parent that the worker died
+        os.closerange(3, 64)  # a pipe left open here would hide the worker's death from the parent
         result = json.dumps(task(request["question"]))
         with open(0, "w", encoding="ascii") as results:
             results.write(result)
         status = 0
-    except BaseException:  # whatever hostile text provokes
+    except BaseException:  # hostile text can raise anything
         status = 1
     finally:
         os._exit(status)
@@ -84,11 +84,11 @@ def answer_in_copy(request: dict[str, Any], task: Task) -> dict[str, Any]:
 
 def serve(task_file: str, memory_bytes: int) -> int:
     """Answer requests until standard input ends; return the exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     logging.disable(logging.CRITICAL)
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever a library prints must not be taken for a reply
+    os.dup2(2, 1)  # keep the output of libraries out of the replies
 
     def reply(message: dict[str, Any]) -> None:
         replies.write(json.dumps(message).encode("ascii") + b"\n")
