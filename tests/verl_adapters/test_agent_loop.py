@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent loop: arguments of the search, trajectories in verl's form, conversations."""
+"""Agent loop: arguments of the search, trajectories in verl's form, conversations."""
 
 import asyncio
 from typing import Any, ClassVar
@@ -35,7 +35,7 @@ ROW = {"raw_prompt": [{"role": "user", "content": "?"}], "global_steps": 6, "uid
 def run_loop(
     request: TreeRequest, *, temperature: float = 1.0, **options: Any
 ) -> tuple[TreeAgentLoop, list[AgentLoopOutput]]:
-    """Run a loop whose prompt is [1, 2] and in which every addition is [30, 31]; ``options``: of the rollout."""
+    """Run a loop with prompt [1, 2] and addition [30, 31] after each turn; ``options`` are keys of the rollout."""
 
     async def run() -> tuple[TreeAgentLoop, list[AgentLoopOutput]]:
         loop = TreeAgentLoop(**loop_arguments(request.client, ScriptedTokenizer(), model_type=None, **options))
@@ -61,7 +61,7 @@ def test_a_trajectory_carries_tokens_logprobs_versions_and_its_path():
 
 
 def test_agents_that_trees_cannot_replace_are_refused():
-    message = "agent_name=other_agent: trees take the place of single_turn_agent and tool_agent only"
+    message = "agent_name=other_agent: trees replace only single_turn_agent and tool_agent"
     with pytest.raises(ValueError, match=message):
         run_loop(tree_request(replaced_agent="other_agent"))
 
@@ -71,7 +71,7 @@ def test_agents_that_trees_cannot_replace_are_refused():
 
 @pytest.fixture
 def searches(monkeypatch) -> list[tuple[list[int], dict]]:
-    """What the search was asked; it makes one request and returns a tree of one leaf and a path that was dropped."""
+    """Recorded arguments of a stub search: one request, and a tree of one leaf and one dropped path."""
     asked = []
 
     async def search(prompt_ids, **arguments):
@@ -140,7 +140,7 @@ def test_an_error_of_the_search_fails_the_prompt(monkeypatch):
 
 
 class Talk(Interaction):
-    """Says what it was told to say; knows what was asked of it."""
+    """Interaction with a fixed reply that counts the calls of ``tool_schemas``."""
 
     made: ClassVar[list["Talk"]] = []
 
@@ -169,7 +169,7 @@ def talk_request(**changes: Any) -> TreeRequest:
 
 @pytest.fixture
 def talks(monkeypatch) -> list[Talk]:
-    """All instances that a test made."""
+    """All instances made in a test."""
     monkeypatch.setattr(Talk, "made", [])
     return Talk.made
 
@@ -180,7 +180,7 @@ def test_a_prompt_has_one_interaction_with_its_options_and_the_loop(talks):
     assert len(outputs) == 3
     [talk] = talks
     assert (talk.said, talk.agent, talk.asked_for_tools) == ("hm", loop, 1)
-    # the prompt and every addition are written with the tools that the model is shown
+    # the prompt and every addition are tokenized with the same tools
     assert loop.continuous_token_builder.shown == [[{"name": "u"}]]
     assert loop.continuous_token_builder.merged == [([{"role": "user", "content": "hm"}], [{"name": "u"}])] * 6
 
@@ -200,7 +200,7 @@ def test_stop_tokens_of_the_interaction_end_turns_too(talks, searches):
 
 def test_replies_are_masked_in_the_trajectory(talks):
     _, [output] = run_loop(talk_request())
-    # three turns of 3 and 5, which are as many as depth allows, with two additions between them
+    # three turns [3, 5], the maximum of depth, with two additions between them
     assert output.response_ids == [3, 5, 30, 31, 3, 5, 30, 31, 3, 5]
     assert output.response_mask == [1, 1, 0, 0, 1, 1, 0, 0, 1, 1]
     assert output.response_logprobs == [-0.5, -0.25, 0.0, 0.0, -0.5, -0.25, 0.0, 0.0, -0.5, -0.25]

@@ -17,7 +17,7 @@ def test_prompts_stay_whole_and_tokens_are_balanced():
 def test_a_prompt_is_split_only_if_no_rank_has_room():
     # a 4 rows, b 2, c 2: a fills one rank, b and c the other
     assert parts_by_prompt(list("abacacab"), [1] * 8, 2) == [[0, 2, 4, 6], [1, 7, 3, 5]]
-    # two ranks of 3 rows for three prompts of 2: the last is torn
+    # two ranks of 3 rows for three prompts of 2: the last is split
     assert parts_by_prompt(list("aabbcc"), [3, 3, 2, 2, 1, 1], 2) == [[0, 1, 4], [2, 3, 5]]
 
 

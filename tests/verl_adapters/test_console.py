@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console of a run without a run: files, loggers, what it says at the end, and that output comes back."""
+"""Console of a run with fake training: files, loggers, final report, and restored output."""
 
 import json
 import os
@@ -21,7 +21,7 @@ VARIABLES = "ray_kwargs.ray_init.runtime_env.env_vars"
 
 
 def config_of(folder: Path, **trainer: object) -> DictConfig:
-    """Return the keys of a configuration that the console reads."""
+    """Return a configuration with the keys that the console reads."""
     return OmegaConf.create(
         {
             "trainer": {
@@ -109,7 +109,7 @@ def test_on_a_cluster_verl_makes_the_folder_where_its_trainer_runs(tmp_path):
 
 
 class FakeRay:
-    """A Ray that a test starts."""
+    """Stand-in for Ray that a test starts and stops."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, session: Path, *, head: bool = True) -> None:
         self._node = SimpleNamespace(get_logs_dir_path=lambda: str(session), is_head=lambda: head)
@@ -183,7 +183,7 @@ def test_the_next_commands_name_the_last_checkpoint(tmp_path, monkeypatch):
         f"evaluation.out_dir={tmp_path}/run/evaluation"
     )
     assert notes["curves"].endswith("tensorboard --logdir 'run/tensor board'") and "trees" not in notes
-    assert f"trainer.default_local_dir={tmp_path}/run/checkpoints goes on after step 20" in resume(config)[1]
+    assert f"trainer.default_local_dir={tmp_path}/run/checkpoints continues after step 20" in resume(config)[1]
 
 
 def test_trees_curves_and_export_depend_on_the_configuration(tmp_path):
@@ -217,7 +217,7 @@ def test_paths_are_short_and_quoted(tmp_path, monkeypatch):
 def run(
     folder: Path, train: Callable[[DictConfig], None], monkeypatch: pytest.MonkeyPatch, **options: object
 ) -> tuple[int, DictConfig]:
-    """Train with the console; Ray never runs."""
+    """Train with the console; Ray never starts."""
     FakeRay(monkeypatch, folder)
     config = config_of(folder)
     return train_with_console(config, TreePOSettings(), lambda: train(config), **options), config
@@ -289,7 +289,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, capfd, erro
     assert run(tmp_path, train, monkeypatch)[0] == status
     shown = capfd.readouterr()
     assert shown.out.splitlines()[-3].startswith(text) and shown.err == ""
-    assert "goes on after step 1" in shown.out.splitlines()[-1]
+    assert "continues after step 1" in shown.out.splitlines()[-1]
 
 
 def test_where_logs_cannot_be_written_verls_console_is_used(tmp_path, monkeypatch, capfd):

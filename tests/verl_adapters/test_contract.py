@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract with verl, vLLM, transformers, Ray and torch: everything of theirs that our code depends on.
+"""Contract with verl, vLLM, transformers, Ray and torch: every part of them that our code depends on.
 
-A failure says in one line what is gone and which files of ours use it. ``docs/design/versions.md`` says how to move to another
-verl. The tests at the end find uses that the table lacks.
+A failure names in one line the missing part and our files that use it. ``docs/design/versions.md`` describes the move
+to another version of verl. The tests at the end find uses without a row in the table.
 """
 
 import re
@@ -35,32 +35,32 @@ from helpers.touch_points import (
 
 
 def names(module: str, members: str) -> list[TouchPoint]:
-    """Members of a module that we import or name."""
+    """Return rows for members of a module that we import or name."""
     return [TouchPoint(Kind.NAME, f"{module}.{member}") for member in members.split()]
 
 
 def call(path: str, parameters: str = "") -> TouchPoint:
-    """A function or class that we call: parameters by position, after ``*`` those by name."""
+    """Return the row of a function or class that we call: positional parameters, then keywords after ``*``."""
     return TouchPoint(Kind.CALL, path, parameters)
 
 
 def override(path: str, parameters: str = "") -> TouchPoint:
-    """A method that we override, with all its parameters."""
+    """Return the row of a method that we override, with all its parameters."""
     return TouchPoint(Kind.OVERRIDE, path, parameters)
 
 
 def attributes(path: str, members: str) -> list[TouchPoint]:
-    """Attributes and fields of a class, public or not, that we read or set."""
+    """Return rows for attributes and fields of a class, public or not, that we read or set."""
     return [TouchPoint(Kind.ATTRIBUTE, path, member) for member in members.split()]
 
 
 def texts(path: str, *wanted: str, ours: str = "") -> list[TouchPoint]:
-    """Pieces of a source: field names, tags, variables of the environment, names of metrics."""
+    """Return rows for parts of a source: field names, tags, environment variables, metric names."""
     return [TouchPoint(Kind.TEXT, path, text, ours) for text in wanted]
 
 
 def source(path: str, digest: str, *, ours: str = "") -> TouchPoint:
-    """A source that we re-implement (``ours`` names where), or whose inner workings we rely on."""
+    """Return the row of a source that we re-implement (``ours``: our name for it), or whose internals we rely on."""
     return TouchPoint(Kind.SOURCE, path, digest, ours)
 
 
@@ -450,7 +450,7 @@ VLLM = [
     *attributes("vllm.outputs.CompletionOutput", "logprobs token_ids"),
 ]
 
-# Keys that our sources do not name in full; the others are found there.
+# Keys that our sources do not name in full; FOUND contains the others.
 KEYS = [
     TouchPoint(Kind.KEY, f"{group}.{key}")
     for group, keys in (
@@ -476,11 +476,11 @@ TABLE = [
     *(*MODELS, *VLLM, *KEYS),
 ]
 
-# Rows about the CPU build, which is vLLM in another version.
+# Rows for vLLM's CPU build, which has another version.
 CPU_BUILD = {point for point in CPU_WEIGHTS if point.path.startswith("vllm.")}
 LISTED = {point.path for point in TABLE if point.kind is Kind.KEY}
 FOUND = [TouchPoint(Kind.KEY, key) for key in sorted(keys_of_ours()) if key not in LISTED]
-# What our sources name in other ways: a group of entry points, a function of the standard library.
+# Other names in our sources: a group of entry points, a function of the standard library.
 KNOWN = {"verl.plugins", "_exit"}
 
 
@@ -497,7 +497,7 @@ def test_what_we_use_is_still_there(point: TouchPoint) -> None:
 
 
 def require_rows(uses: Iterable[str], listed: set[str], what: str) -> None:
-    """Fail in one line if uses of ours have no row."""
+    """Fail in one line if any of our uses has no row."""
     if lacking := sorted(set(uses) - listed - KNOWN):
         pytest.fail(f"{what}: {', '.join(lacking)}; add rows to the table", pytrace=False)
 
@@ -531,7 +531,7 @@ def test_each_private_name_has_a_row() -> None:
 
 
 class Theirs:
-    """A class as another package might have it."""
+    """Stand-in for a class of another package."""
 
     def __init__(self) -> None:
         self.field = "unseen"
@@ -542,7 +542,7 @@ class Theirs:
 
 @pytest.fixture
 def theirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The class in a module of its own; nothing is remembered of it."""
+    """Path of the class in its own module; nothing about it stays cached."""
     module: Any = ModuleType("some_package")
     module.Theirs, module.__spec__ = Theirs, ModuleSpec("some_package", None)
     monkeypatch.setitem(sys.modules, "some_package", module)

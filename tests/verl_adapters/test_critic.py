@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The critic's engine: which one verl takes, and which model it loads."""
+"""Critic engine: its selection by verl, and the model that it loads."""
 
 import importlib.util
 
@@ -39,7 +39,7 @@ def one_process(tmp_path_factory):
 
 
 def build(engine_class: type, path: str, attention: str = "sdpa") -> tuple[torch.nn.Module, HFModelConfig]:
-    """Let an engine load its model, without sharding."""
+    """Load the model of an engine without sharding."""
     model_config = HFModelConfig(
         path=path,
         model_type="value_model",
@@ -77,7 +77,7 @@ def test_the_critic_is_the_language_model_with_values_and_the_configured_attenti
         assert torch.allclose(critic(tokens).logits, expected, atol=1e-6)
     assert expected.shape == (1, 4, 1)
     assert critic.config._attn_implementation == "sdpa"
-    # a checkpoint in Hugging Face's format says what is in it
+    # a checkpoint in Hugging Face's format names the architecture
     assert critic.config.architectures == ["Qwen2ForTokenClassification"]
     assert config.model_type == "value_model"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The estimators as verl calls them: random trees against an independent recursion, and verl's own at depth 1."""
+"""Estimators as called by verl: random trees against an independent recursion, depth 1 against verl's own."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_ba
 
 
 def outcome(rewards: list[float], lengths: list[int], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rewards at the last token of each row, and the mask of its tokens."""
+    """Return rewards at the last token of each row, and the mask of response tokens."""
     token_rewards, mask = torch.zeros(len(rewards), width), torch.zeros(len(rewards), width, dtype=torch.int64)
     for row, (reward, length) in enumerate(zip(rewards, lengths, strict=True)):
         token_rewards[row, length - 1] = reward
@@ -54,7 +54,7 @@ def test_every_token_of_random_trees_has_the_credit_of_the_formulas(forest, esti
     prompts, paths, rewards, lengths = forest
     width = max(lengths) + random.randint(0, 2)
     token_rewards, mask = outcome(rewards, lengths, width)
-    # Tokens that a tool or a user added are not trained, wherever they are.
+    # Tokens of tools or users are not trained, at any position.
     mask = mask * torch.tensor([[int(random.random() < 0.8) for _ in range(width)] for _ in prompts])
     expected = torch.tensor(token_credits(prompts, paths, rewards, width, estimator, options)) * mask
     ours = run(estimator, token_rewards, mask, prompts, paths, normalization=Normalization.NONE, **options)
@@ -78,7 +78,7 @@ def test_every_token_of_random_trees_has_the_credit_of_the_formulas(forest, esti
             ("treepo", "reinforce_plus_plus_baseline", {}),
             ("treepo_segment", "reinforce_plus_plus_baseline", {}),
             ("treepo_segment", "reinforce_plus_plus_baseline", {"chains": ChainCounting.PUBLISHED}),
-            # twice the distance from the mean, once from the root and once from the parent: the scale is normalized
+            # the distance from the mean counts twice, from root and from parent; normalization removes the scale
             ("treerl", "reinforce_plus_plus_baseline", {"normalization": Normalization.WHITEN}),
             ("treerpo", "grpo", {}),
         ]
@@ -88,9 +88,9 @@ def test_at_depth_one_the_estimators_are_verls_own(rows, seed, with_paths, pair)
     ours, theirs, options = pair
     rng = np.random.default_rng(seed)
     prompts = [str(name) for name in rng.integers(0, 4, rows)]
-    # Quarters: where rewards hardly differ, what verl adds to a deviation of any size shows.
+    # Rewards are quarters: with tiny differences, verl's epsilon in the deviation would matter.
     rewards, mask = outcome((rng.integers(-12, 13, rows) / 4).tolist(), rng.integers(2, 9, rows).tolist(), 8)
-    # One node of its own per trajectory, or none at all as for verl's plain samples.
+    # One node per trajectory, or no nodes, as in verl's plain samples.
     paths = [[(row + 1, 0)] if with_paths else [] for row in range(rows)]
     expected, _ = get_adv_estimator_fn(theirs)(
         token_level_rewards=rewards, response_mask=mask, index=np.array(prompts, dtype=object)
@@ -123,7 +123,7 @@ def test_credit_changes_at_the_tokens_where_nodes_begin():
 
 
 def test_a_split_that_led_nowhere_changes_nothing():
-    # Node 9 is a piece of node 2: a path resumed there, but none of its trajectories is in the batch.
+    # Node 9 is a part of node 2: a path resumed there, but the batch has none of its trajectories.
     rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 5)
     whole = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
     split = [[(1, 0), (9, 3), (2, 4)], [(1, 0), (3, 3)], [(4, 0)]]
@@ -132,8 +132,8 @@ def test_a_split_that_led_nowhere_changes_nothing():
 
 
 def test_padding_rows_of_verl_get_nothing_and_change_nothing():
-    # verl fills a batch with copies of a row's fields that have a prompt id of their own, no reward and an empty mask;
-    # the trainer takes the path away.
+    # verl pads a batch with copies of a row that have their own prompt id, no reward and an empty mask; the trainer
+    # removes their path.
     rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 5)
     paths = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
     filled_rewards, filled_mask = torch.cat([rewards, torch.zeros(2, 5)]), torch.cat([mask, torch.zeros_like(mask[:2])])
@@ -147,10 +147,10 @@ def test_trees_of_equal_prompts_are_two_groups_and_two_first_nodes_are_one():
     rewards, mask = outcome([0.0, 1.0, 1.0, 1.0], [1] * 4, 1)
     none = {"normalization": Normalization.NONE}
     tree = [[(1, 0), (2, 0)], [(1, 0), (3, 0)]]
-    # verl draws an id each time it takes a prompt from the data: means 1/2 and 1.
+    # verl draws a new id for each use of a prompt: means 1/2 and 1.
     drawn_twice = run("treepo", rewards, mask, ["uid-1", "uid-1", "uid-2", "uid-2"], tree + tree, **none)
     assert drawn_twice[:, 0].tolist() == pytest.approx([-1 / 2, 1 / 2, 0, 0])
-    # Mean 3/4 of all; below 1: 1/2, below 4: 1.
+    # The mean of all is 3/4; below node 1 it is 1/2, below node 4 it is 1.
     one_id = run("treepo", rewards, mask, ["uid"] * 4, [*tree, [(4, 0), (5, 0)], [(4, 0), (6, 0)]], **none)
     assert one_id[:, 0].tolist() == pytest.approx([(-3 / 4 - 1 / 2) / 2, (1 / 4 + 1 / 2) / 2, 1 / 8, 1 / 8])
 
@@ -176,7 +176,7 @@ def test_whitening_gives_response_tokens_mean_zero_and_variance_one():
 
 def test_a_variance_of_less_than_two_tokens_is_refused():
     rewards, mask = outcome([1.0], [1], 3)
-    with pytest.raises(ValueError, match=r"normalization=whiten needs at least two response tokens"):
+    with pytest.raises(ValueError, match=r"normalization=whiten: needs at least two response tokens"):
         run("treepo", rewards, mask, ["p"], [[]])
     assert run("treepo", rewards, mask, ["p"], [[]], normalization=Normalization.NONE)[0].tolist() == [1, 0, 0]
 
@@ -185,7 +185,7 @@ def test_a_variance_of_less_than_two_tokens_is_refused():
 def test_without_paths_of_exactly_this_batch_the_estimators_refuse(estimator):
     rewards, mask = outcome([1.0, 0.0], [1, 1], 1)
     arguments = {"token_level_rewards": rewards, "response_mask": mask, "index": np.array(["p", "p"], dtype=object)}
-    message = f"adv_estimator={estimator} got no tree paths.*trainer_mode=treepo_sync"
+    message = f"adv_estimator={estimator}: the trainer provides no tree paths.*trainer_mode=treepo_sync"
     with pytest.raises(RuntimeError, match=message):
         get_adv_estimator_fn(estimator)(**arguments)
     with pytest.raises(RuntimeError, match=message), tree_batch([[(1, 0)]], AdvantageSettings()):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's part of an evaluation, with the tiny model."""
+"""Inputs of an evaluation from verl, with the tiny model."""
 
 import pytest
 

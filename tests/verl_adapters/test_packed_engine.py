@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packed engine against verl's own on the same data: log-probabilities, losses, gradients, values."""
+"""Packed engines against verl's own on the same data: log-probabilities, losses, gradients, values."""
 
 import sys
 from functools import partial
@@ -43,7 +43,7 @@ def one_process(tmp_path_factory):
 
 
 def responses(output: dict, data: TensorDict, name: str) -> torch.Tensor:
-    """The numbers of the response tokens, which verl has one token early."""
+    """Return the values of the response tokens, which verl stores one token early."""
     found = []
     pairs = zip(output["model_output"][name].unbind(), data["responses"].unbind(), strict=True)
     for numbers, response in pairs:
@@ -55,7 +55,7 @@ def responses(output: dict, data: TensorDict, name: str) -> torch.Tensor:
 
 
 def compared(ours, theirs, data: TensorDict, loss=None, near: float = 1e-5) -> None:
-    """Both engines do the same with a batch."""
+    """Check that both engines compute the same for a batch."""
     with ours.eval_mode(), theirs.eval_mode():
         packed, plain = (engine.infer_batch(data.clone()) for engine in (ours, theirs))
     assert packed["model_output"].keys() == plain["model_output"].keys()
@@ -83,15 +83,15 @@ def test_they_are_with_flex_attention(name, models, monkeypatch):
     monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     ours = build(PackedActorEngine, models / name, attention="flex_attention")
     theirs = build(FSDPEngineWithLMHead, models / name)
-    for seed in range(12):  # more lengths than torch compiles a function for
-        # Seen on an H200: log-probabilities to 2.4e-5, gradients to 2e-5.
+    for seed in range(12):  # more lengths than torch compiles variants of a function
+        # Largest differences seen on an H200: 2.4e-5 in log-probabilities, 2e-5 in gradients.
         compared(ours, theirs, batch(seed, prompts=1 + seed % 3), near=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
 @pytest.mark.parametrize("model", [{"enable_gradient_checkpointing": True}, {"lora_rank": 4}])
 def test_they_are_with_each_way_to_train(strategy, model, models, monkeypatch):
-    # torch refuses to send weights from rank to rank on a CPU; there is one rank.
+    # torch cannot send weights between ranks on a CPU, and there is only one rank.
     fsdp1 = transformer_impl.FSDP
     monkeypatch.setattr(
         transformer_impl, "FSDP", lambda *args, **kwargs: fsdp1(*args, **{**kwargs, "sync_module_states": False})
@@ -135,7 +135,7 @@ def test_the_same_trajectory_again_and_again_is_computed_once(models):
 
 def test_a_critics_values_are_those_of_verls_engine(models):
     ours, theirs = (build(engine, models / "qwen2") for engine in (PackedCriticEngine, CriticEngine))
-    theirs.module.load_state_dict(ours.module.state_dict())  # the head is drawn at random
+    theirs.module.load_state_dict(ours.module.state_dict())  # the head is initialized at random
     config = FSDPCriticConfig(strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1)
     compared(ours, theirs, batch(8), partial(value_loss, config))
 
@@ -162,7 +162,7 @@ def test_in_bfloat16_packing_is_as_near_to_float32_as_verls_engine(attention, mo
         errors["between their two"].append(log_probs(theirs, batch(seed, use_remove_padding=True)) - padded)
     sizes = {name: float(torch.cat(numbers).square().mean().sqrt()) for name, numbers in errors.items()}
     assert 0.01 < sizes["theirs"] and sizes["ours"] < 1.1 * sizes["theirs"]
-    if attention == "eager":  # the same kernel in all; sdpa's adds up in another order for each shape
+    if attention == "eager":  # all use the same kernel; sdpa sums in another order for each shape
         assert sizes["between"] <= sizes["between their two"] + 1e-6
 
 
@@ -213,7 +213,7 @@ def test_masks_of_all_kinds_let_a_token_see_those_above_it_and_itself(seed):
     blocks = block_mask(packing, end_U.device)
     place = torch.arange(count)
     assert torch.equal(blocks.mask_mod(None, None, place[:, None], place[None, :]), sees)
-    # Of the blocks, those without a pair are left out, and those that are full say so.
+    # Blocks without a pair are left out; full and partial blocks are kept.
     size = blocks.BLOCK_SIZE[0]
     padded = torch.nn.functional.pad(sees, (0, -count % size, 0, -count % size))
     some = padded.view(len(padded) // size, size, -1, size).any(dim=3).any(dim=1)
@@ -226,7 +226,7 @@ def test_attention_by_blocks_and_by_chains_is_attention_with_the_mask(seed):
     packing = pack([tokens.numpy() for tokens in data["input_ids"].unbind()])
     end_U = torch.from_numpy(packing.end_U)
     torch.manual_seed(0)
-    # 4 heads, of which 2 share keys and values each
+    # 4 query heads; each pair shares keys and values
     query = torch.randn(1, 4, len(end_U), 16)
     key, value = (torch.randn(1, 2, len(end_U), 16) for _ in range(2))
     repeated = [states.repeat_interleave(2, dim=1) for states in (key, value)]
@@ -240,25 +240,25 @@ def test_attention_by_blocks_and_by_chains_is_attention_with_the_mask(seed):
     torch.testing.assert_close(chains.transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------
+# --- rejected configurations and data -------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(GPU, reason="for machines without a GPU")
 def test_flex_attention_is_refused_where_it_cannot_train(models):
-    with pytest.raises(ValueError, match="FlexAttention trains on GPUs only: set override_config.attn_implementation"):
+    with pytest.raises(ValueError, match="attn_implementation=flex_attention: FlexAttention trains on GPUs only"):
         build(PackedActorEngine, models / "qwen2", attention="flex_attention")
 
 
 def test_code_of_a_models_own_is_refused(models, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers_modules.theirs", sys.modules[Qwen2ForCausalLM.__module__])
     monkeypatch.setattr(Qwen2ForCausalLM, "__module__", "transformers_modules.theirs")
-    with pytest.raises(ValueError, match="knows transformers' own models, not Qwen2ForCausalLM"):
+    with pytest.raises(ValueError, match="requires a model class of transformers, but Qwen2ForCausalLM has its own"):
         build(PackedActorEngine, models / "qwen2")
 
 
 @pytest.mark.parametrize("engine", [{"pad_to_length": True}, {"use_fused_kernels": True}])
 def test_settings_that_exclude_packing_are_refused(engine, models):
-    with pytest.raises(ValueError, match="cannot work with ulysses_sequence_parallel_size > 1, use_fused_kernels or"):
+    with pytest.raises(ValueError, match="not supported with ulysses_sequence_parallel_size > 1, use_fused_kernels or"):
         build(PackedActorEngine, models / "qwen2", engine=engine)
 
 
@@ -267,17 +267,17 @@ def test_data_that_cannot_be_packed_are_refused(models):
     data = batch(0)
     positions = [row[None].repeat(3, 1) for row in data["position_ids"].unbind()]
     data["position_ids"] = torch.nested.as_nested_tensor(positions, layout=torch.jagged)
-    with pytest.raises(ValueError, match="is for text only: set treepo.packed_training=false"):
+    with pytest.raises(ValueError, match="supports text only. Use treepo.packed_training=false"):
         engine.prepare_model_inputs(data)
     for key in ("distillation_use_topk", "distillation_only"):
-        with pytest.raises(ValueError, match="knows no distillation: set treepo.packed_training=false"):
+        with pytest.raises(ValueError, match="does not support distillation. Use treepo.packed_training=false"):
             engine.prepare_model_inputs(batch(0, **{key: True}))
     data = batch(0)
     images = [{"pixel_values": torch.zeros(1, 3)}] + [{}] * (len(data) - 1)
     tu.assign_non_tensor_stack(data, "multi_modal_inputs", images)
-    with pytest.raises(ValueError, match="is for text only"):
+    with pytest.raises(ValueError, match="supports text only"):
         engine.prepare_model_inputs(data)
-    tu.assign_non_tensor_stack(data, "multi_modal_inputs", [{}] * len(data))  # as verl has it for text
+    tu.assign_non_tensor_stack(data, "multi_modal_inputs", [{}] * len(data))  # verl's form for text
     engine.prepare_model_inputs(data)
     data = batch(0, max_token_len_per_gpu=10)
     with pytest.raises(ValueError, match=r"a sequence of \d+ tokens does not fit into 10"), engine.eval_mode():

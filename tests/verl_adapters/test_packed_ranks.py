@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed training on two data-parallel ranks, against verl's engine on the same two."""
+"""Packed training on two data-parallel ranks against verl's engine on the same ranks."""
 
 import tempfile
 
@@ -15,7 +15,7 @@ def test_ranks_make_equally_many_micro_batches_and_the_gradients_of_verls_engine
         config, model, options = MODELS["qwen2"]
         torch.manual_seed(0)
         model(config(**SIZES, **options)).save_pretrained(f"{folder}/qwen2")
-        # Both ranks are copies of a process that has imported verl, which takes longest.
+        # Both ranks are forks of a server that has imported verl, because the import takes longest.
         torch.multiprocessing.get_context("forkserver").set_forkserver_preload([FSDPEngineWithLMHead.__module__])
         torch.multiprocessing.start_processes(one_rank, (folder,), nprocs=2, start_method="forkserver")
         results = [torch.load(f"{folder}/{rank}.pt") for rank in range(2)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU platform: its answers to verl, its patches, and weight sync into a real vLLM CPU engine.
+"""CPU platform: its interface to verl, its patches, and weight sync into a real vLLM CPU engine.
 
-The engine part runs in a process of its own (``python tests/verl_adapters/test_platform_cpu.py FOLDER``), because an
-in-process vLLM engine sets up torch.distributed and environment variables for good.
+The engine test runs in its own process (``python tests/verl_adapters/test_platform_cpu.py FOLDER``), because an
+in-process vLLM engine changes torch.distributed and environment variables permanently.
 """
 
 import importlib.metadata
@@ -31,7 +31,7 @@ needs_cpu_stack = pytest.mark.skipif(
 
 @pytest.fixture
 def pristine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Put unpatched stand-ins where ``activate`` patches, and take everything back after the test."""
+    """Replace the functions that ``activate`` patches by unpatched stand-ins; restore everything after the test."""
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend=None, **kwargs: (backend, kwargs))
 
     def version(name: str) -> str:
@@ -65,7 +65,7 @@ def test_a_torch_build_with_an_accelerator_is_never_taken_for_cpu(pristine, buil
     for name in ("cuda", "hip", "xpu"):
         pristine.setattr(torch.version, name, None, raising=False)
     assert platform.is_selected() is not hasattr(torch, "npu")
-    # no device is visible in this test either: as in a Ray actor without a GPU on a GPU machine
+    # no device is visible in this test, as in a Ray actor without a GPU on a GPU machine
     pristine.setattr(torch.version, build, "12.8", raising=False)
     assert platform.is_selected() is False
     pristine.setenv("VERL_PLATFORM", "cpu")
@@ -90,7 +90,7 @@ def test_activating_twice_patches_once(pristine):
 def test_the_version_of_vllm_is_that_of_its_cpu_build(pristine):
     pristine.setenv("VERL_PLATFORM", "cpu")
     platform.activate()
-    # vLLM takes itself for a CPU build by finding "cpu" in this string
+    # vLLM detects its CPU build by "cpu" in this string
     assert importlib.metadata.version("vllm") == "0.30.0+cpu"
     with pytest.raises(importlib.metadata.PackageNotFoundError):
         importlib.metadata.version("no-such-package")
@@ -165,12 +165,12 @@ def test_reloaded_weights_are_the_ones_that_vllm_samples_from(tmp_path):
     assert error["old weights against new"] > 1e-2  # control: the weights did change
     assert error["reloaded"] < 1e-4
     assert error["reloaded from the tied weight alone"] < 1e-4
-    assert error["reloaded without packing the tied head"] > 1e-2  # the check can go red
+    assert error["reloaded without packing the tied head"] > 1e-2  # control: the check can fail
     assert error["packed afterwards"] < 1e-4
 
 
 def _tiny_tied_model(seed: int):
-    """Make a random Qwen2 with tied embeddings; weights are large enough for far from uniform outputs."""
+    """Make a random Qwen2 with tied embeddings and weights so large that its outputs are far from uniform."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(seed)
@@ -207,7 +207,7 @@ def _largest_error(engine, model) -> float:
 
 
 def _check_engine(folder: Path) -> dict[str, float]:
-    """Load one random model into vLLM, replace its weights by another's, and measure the errors.
+    """Load one random model into vLLM, replace its weights by those of another, and measure the errors.
 
     ``state_dict`` names the shared tensor twice, ``named_parameters`` once (no ``lm_head.weight``).
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's reward managers around a reward function: what it gets to see, and what becomes of its score."""
+"""verl's reward managers around a reward function: its arguments, and the use of its score."""
 
 import asyncio
 import math
@@ -21,19 +21,19 @@ PATH = [(1, 0), (4, 3), (9, 6)]
 
 
 def example() -> Any:
-    """Load the example as verl does, from its file."""
+    """Load the example from its file, as verl does."""
     return load_file("examples/tree_reward.py").compute_score
 
 
 class Letters:
-    """A tokenizer whose tokens are characters."""
+    """Tokenizer whose tokens are characters."""
 
     def decode(self, ids: torch.Tensor, skip_special_tokens: bool) -> str:
         return "".join(map(chr, ids.tolist()))
 
 
 def row(response: str, extra_info: dict | None = None, tree: dict | None = None, padded_to: int = 40) -> DataProto:
-    """What verl's agent loop sends a reward worker for one trajectory (AgentLoopWorker._compute_score)."""
+    """Return the data of one trajectory as sent to a reward worker (AgentLoopWorker._compute_score)."""
     ids = torch.tensor([[ord(letter) for letter in response] + [0] * (padded_to - len(response))])
     mask = torch.cat([torch.ones(1, 2, dtype=torch.long), (ids > 0).long()], dim=1)
     fields = {
@@ -48,7 +48,7 @@ def row(response: str, extra_info: dict | None = None, tree: dict | None = None,
 
 
 def scored(manager: str, function: Any, rows: list[DataProto], **penalty: Any) -> list[dict]:
-    """Let one manager score rows concurrently, 40 tokens being the longest response."""
+    """Score rows concurrently with one manager and a maximum response length of 40 tokens."""
     kwargs = {"max_resp_len": 40, "overlong_buffer_cfg": {"enable": bool(penalty), "log": True, **penalty}}
     config = OmegaConf.create({"reward": {"reward_kwargs": kwargs}})
 
@@ -64,7 +64,7 @@ def tree_fields(**changes: Any) -> dict:
 
 
 def remember(seen: list[dict]) -> Any:
-    """A reward function that keeps what it saw, and then spoils it."""
+    """Return a reward function that records its ``extra_info`` and then modifies it."""
 
     def function(*, data_source: str, solution_str: str, ground_truth: str, extra_info: dict) -> float:
         seen.append(dict(extra_info))
@@ -108,7 +108,7 @@ def test_siblings_that_share_a_row_see_nothing_of_each_other() -> None:
 def test_verls_naive_manager_writes_into_the_row_so_it_relies_on_ray_copying_it() -> None:
     shared = {"index": 7}
     data = row("5", shared, tree_fields())
-    copy = pickle.loads(pickle.dumps(data))  # what a remote call makes of its arguments
+    copy = pickle.loads(pickle.dumps(data))  # a remote call copies its arguments
     scored("naive", remember([]), [copy])
     assert shared == {"index": 7}
     scored("naive", remember([]), [data])
@@ -118,7 +118,7 @@ def test_verls_naive_manager_writes_into_the_row_so_it_relies_on_ray_copying_it(
 @pytest.mark.parametrize(
     ("length", "penalty"),
     [
-        (30, 0.0),  # 40 - 10 tokens cost nothing
+        (30, 0.0),  # no penalty up to 40 - 10 tokens
         (31, 0.05),  # 1/10 of 0.5
         (35, 0.25),
         (40, 0.5),  # the whole factor

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine of the search on verl's own clients, with Ray's actors (balancer and server) replaced by recorders."""
+"""Engine of the search on verl's own clients, with recorders in place of Ray's actors (balancer and server)."""
 
 import asyncio
 import copy
@@ -22,7 +22,7 @@ CLIENTS = pytest.mark.parametrize("client_class", [LLMServerClient, FullyAsyncLL
 
 
 class Remote:
-    """A method of an actor: gets copies, and what a call returns is awaited; never answered if the method says None."""
+    """Actor method: ``remote`` copies keyword arguments and returns a future, pending if the method returns None."""
 
     def __init__(self, method: Callable[..., Any]) -> None:
         self._method = method
@@ -37,7 +37,7 @@ class Remote:
 
 
 class Server:
-    """An inference server: answers with tokens, in turn with ``stop_reasons``, or never."""
+    """Inference server that returns tokens and cycles through ``stop_reasons``, or never returns."""
 
     def __init__(self, *, stop_reasons: tuple[str, ...] = ("completed",), answers: bool = True) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ class Balancer:
 
 @pytest.fixture
 def cancelled(monkeypatch) -> list[asyncio.Future]:
-    """The calls that ray.cancel was asked to cancel."""
+    """Calls passed to ray.cancel."""
     refs: list[asyncio.Future] = []
     monkeypatch.setattr(server.ray, "cancel", refs.append)
     return refs
@@ -104,7 +104,7 @@ async def extend(engine: ServerEngine, *branches: str) -> list[Segment]:
     return [await engine.extend([1, 2], max_tokens=7, branch=branch) for branch in branches]
 
 
-# --- what is asked and returned --------------------------------------------------------------------------------
+# --- requests and results --------------------------------------------------------------------------------------
 
 
 @CLIENTS
@@ -147,7 +147,7 @@ def test_an_aborted_request_fails_instead_of_ending_the_path():
 
 @pytest.mark.parametrize("seed", [None, 171])
 def test_independent_loops_are_routed_by_their_child_of_the_root(seed):
-    """Whatever the rest of a name says: a later turn, a fallback, a new start, a piece, another attempt."""
+    """The rest of a name, such as a later turn, a fallback or another attempt, has no effect on the route."""
     names = {
         "0": ["0", "0+.1.0", "0^1", "0@37", "0!", "0?", "0~3", "0+"],
         "12": ["12", "12~3", "12.0", "12!!"],
@@ -226,7 +226,7 @@ def test_a_resumed_request_gets_a_new_id_on_the_same_route(seed, monkeypatch):
     async def at_once(seconds):
         return None
 
-    monkeypatch.setattr(asyncio, "sleep", at_once)  # verl waits a second before it goes on
+    monkeypatch.setattr(asyncio, "sleep", at_once)  # verl waits a second before it continues
     balancer = Balancer(Server(stop_reasons=("aborted", "aborted", "completed")))
     segment = asyncio.run(extend(make_engine(balancer, FullyAsyncLLMServerClient, seed=seed), "0"))[0]
     assert segment == Segment([8, 9] * 3, [-1.0, -2.0] * 3, cached_tokens=3, min_version=4, max_version=6)
@@ -243,7 +243,7 @@ def test_derived_seeds_depend_on_every_part():
     assert derive_seed(*parts) == 12452216857110762278  # equal in every process
 
 
-# --- giving up -------------------------------------------------------------------------------------------------
+# --- cancellation ----------------------------------------------------------------------------------------------
 
 
 async def cancel_when(condition: Callable[[], bool], task: asyncio.Task) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's tools in trees against verl's own tool agent: the same scripted model, token for token."""
+"""verl's tools in trees against verl's own tool agent, token for token with the same scripted model."""
 
 import asyncio
 import copy
@@ -25,7 +25,7 @@ from recipe.treepo.tools import ToolInteraction
 from recipe.treepo.verl_adapters.agent_loop import TreeAgentLoop
 
 START, END, OTHER_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-# As Qwen's: the tools in the system message, and results of tools next to each other in one message of the user.
+# Like Qwen's: tools in the system message, and consecutive tool results in one user message.
 TEMPLATE = r"""{%- if tools %}<|im_start|>system
 # Tools{% for tool in tools %}
 {{ tool | tojson }}{% endfor %}<|im_end|>
@@ -48,7 +48,7 @@ TEMPLATE = r"""{%- if tools %}<|im_start|>system
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with a token for each byte and the special tokens of Qwen."""
+    """Return a tokenizer with one token per byte and the special tokens of Qwen."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
@@ -105,7 +105,7 @@ def fail() -> str:
 
 
 class Notes(BaseTool):
-    """A tool with a life cycle, a reward, and something that it keeps for the path."""
+    """Tool with a life cycle, a reward, and state of the path."""
 
     def __init__(self, name: str = "note") -> None:
         function = {"name": name, "description": "Keep.", "parameters": {"type": "object", "properties": {}}}
@@ -142,7 +142,7 @@ ADD, REPEAT, FAIL, NOTE = "treepo_test_add", "treepo_test_repeat", "treepo_test_
 
 
 class Client:
-    """A model that writes the given turns, one after the other, and is asked for as much as it is asked for."""
+    """Scripted model that generates the given turns in order, up to ``max_tokens`` per request."""
 
     def __init__(self, turns: list[str], end: int = END_ID) -> None:
         self.turns = [[*tokens(turn), end] for turn in turns]
@@ -185,7 +185,7 @@ def ours(
     request=None,
     **multi_turn,
 ) -> list[AgentLoopOutput]:
-    """Run it in the recipe's loop; ``request``: changes of the request."""
+    """Run the scripted model in the recipe's loop; ``request`` contains changes of the tree request."""
     client = client or Client(turns, end)
     standard = {"width": 1, "independent": True, "settings": TreePOSettings(depth=500), "replaced_agent": "tool_agent"}
     standard |= {"client": client, "eos_token_ids": frozenset({END_ID, OTHER_END_ID})}
@@ -273,7 +273,7 @@ def test_what_is_compared_is_what_was_meant():
 def test_a_result_after_which_no_token_fits_is_left_out_as_verl_leaves_it_out(spare):
     turns, options = CONVERSATIONS["one call"]
     whole = verls(turns, **options)
-    # all but the last turn, with the beginning of the message
+    # all but the last turn, including the start of its message
     length = len(whole.response_ids) - len(tokens(f"It is 5.{END}")) + spare
     expected = verls(turns, response_length=length, **options)
     [output] = ours(turns, response_length=length, **options)
@@ -295,7 +295,7 @@ def test_unlike_verl_a_tools_reward_is_dropped_with_its_result():
 
 def test_branches_keep_what_tools_keep_for_them_apart_and_instances_are_released():
     class Varied(Client):
-        """The second turn begins with the number of the request for it."""
+        """Scripted model whose second turn contains the number of its request."""
 
         async def generate(self, **request):
             output = await super().generate(**request)
@@ -357,7 +357,7 @@ def test_a_tool_that_returns_an_image_fails_the_path():
             return ToolResponse(text="see", image=[object()]), 0.0, {}
 
     turns = [call(NOTE), "ok"]
-    with pytest.raises(SearchError, match="tool note returned an image or a video, and trees are text only"):
+    with pytest.raises(SearchError, match="tool note returned an image or video: trees support text only"):
         ours(turns, row=row_of(), tools=[Draws()])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainers hand to the estimator and the logger, with TransferQueue and verl's own steps replaced."""
+"""Inputs of estimator and logger from the trainers, with stubs for TransferQueue and verl's own steps."""
 
 import gzip
 import inspect
@@ -27,7 +27,7 @@ from recipe.treepo.verl_adapters import trainer
 from recipe.treepo.verl_adapters.trainer import TreePOTrainer
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD
 
-# Rows in an order that verl's balancing could give: two of prompt a, a plain one of b, and a row that verl adds.
+# Rows in a possible order after verl's balancing: two of prompt a, a plain row of b, and a padding row.
 EXTRA = {
     "a_1_0": {"tree_path": [(1, 0), (3, 4)], "tree_depths": [1, 2], "tree_statistics": None},
     "b_0_0": {"num_cached_tokens": 2},
@@ -63,14 +63,14 @@ def batch(monkeypatch):
 
 @cache
 def base_config() -> DictConfig:
-    # treepo_separate_async makes 4 updates a step, and its rollouts have machines of their own.
+    # treepo_separate_async makes 4 updates per step, and its rollouts have their own machines.
     separate = ["actor.ppo_mini_batch_size=4", "rollout.nnodes=1", "rollout.checkpoint_engine.backend=nccl"]
     own = [f"actor_rollout_ref.{key}" for key in (f"model.path={ROOT}/tiny/model", *separate)]
     return composed("platform=cpu", "preset=tiny", *own)
 
 
 def trainer_of(mode: str, **treepo: Any) -> TreePOTrainer:
-    """Return a trainer of this mode with these settings of the recipe, before it starts anything."""
+    """Return a trainer of a mode with settings of the recipe, before it starts anything."""
     config = base_config().copy()
     config.trainer.v1.trainer_mode = mode
     config.treepo = OmegaConf.create({**OmegaConf.to_container(config.treepo), **treepo})
@@ -79,14 +79,14 @@ def trainer_of(mode: str, **treepo: Any) -> TreePOTrainer:
 
 @pytest.fixture(params=TREEPO_TRAINERS)
 def make_trainer(request) -> Callable[..., TreePOTrainer]:
-    """A function from settings to a trainer, for each mode."""
+    """Function from settings to a trainer, for each mode."""
     return partial(trainer_of, request.param)
 
 
 def test_each_of_verls_trainers_has_one_of_ours():
     for ours, verls in TREEPO_TRAINERS.items():
         assert get_trainer_cls(ours).verl_mode == verls
-        # ours first, then verl's own class with all that makes its mode
+        # our class precedes verl's class of the same mode
         assert get_trainer_cls(ours).__mro__[1:3] == (TreePOTrainer, get_trainer_cls(verls))
 
 
@@ -130,7 +130,7 @@ def nested(rows: list[list[float]]) -> torch.Tensor:
 
 @pytest.fixture
 def stored(batch, monkeypatch) -> list[list[float]]:
-    """What the trainer stores as loss weights; ``stored.correction`` may hold those of verl's rollout correction."""
+    """Loss weights stored by the trainer; ``stored.correction`` may hold weights of verl's rollout correction."""
 
     class Stored(list):
         correction = None
@@ -160,7 +160,7 @@ def stored(batch, monkeypatch) -> list[list[float]]:
 
 def test_shared_tokens_are_weighted_where_verls_loss_looks_for_it(make_trainer, batch, stored):
     assert make_trainer(shared_token_weight="once")._compute_advantage(batch, {}) is batch
-    # Both rows of prompt a hold node 1 (tokens 0 to 3); a row that verl adds has the path taken away.
+    # Both rows of prompt a contain node 1 (tokens 0 to 3); the padding row has lost its path.
     assert stored == [[0.5] * 4 + [1], [1] * 4, [0.5] * 4 + [1] * 2, [1]]
 
 
@@ -180,7 +180,7 @@ def test_the_metrics_leave_padding_rows_out(make_trainer, batch, monkeypatch):
     monkeypatch.setattr(PPOTrainer, "_compute_metrics", lambda self, *args, **kwargs: called.append((args, kwargs)))
     metrics = {}
     make_trainer()._compute_metrics(batch, metrics, {}, global_steps=1, epoch=0)
-    # Three real rows, here without tree numbers, count as plain samples: 3 calls, 15 tokens, 21 - 2 of the prompts.
+    # Three real rows without statistics count as plain samples: 3 calls, 15 tokens, 21 - 2 prompt tokens.
     assert metrics["treepo/engine_calls"] == 3
     assert metrics["treepo/decoded_tokens"] == 15
     assert metrics["treepo/computed_prompt_tokens"] == 19
@@ -240,7 +240,7 @@ def test_wrong_settings_stop_before_verls_trainer_is_made(make_trainer, monkeypa
 
 def test_a_packed_run_whose_workers_would_find_verls_engines_stops(monkeypatch):
     monkeypatch.delenv("VERL_ENGINE_VENDOR", raising=False)
-    with pytest.raises(ConfigError, match=r"VERL_ENGINE_VENDOR.*needs engines that verl finds by this variable"):
+    with pytest.raises(ConfigError, match=r"VERL_ENGINE_VENDOR.*must select the packed engines"):
         trainer_of("treepo_sync", packed_training=True)
 
 
@@ -258,7 +258,7 @@ def test_packed_training_keeps_prompts_together_after_verls_balancing(packed, ma
     metrics: dict = {}
     balanced = instance._balance_batch(batch, metrics)
     if packed:
-        # What verl pads with falls to either, although it is all of one prompt.
+        # Padding rows go to either rank, although they have the same prompt id.
         assert balanced.keys == ["b_0_0", "b_1_0", "pad_0_1", "a_0_0", "a_1_0", "pad_0_0"]
         assert (metrics["global_seqlen/balanced_min"], metrics["global_seqlen/balanced_max"]) == (5, 7)
     else:

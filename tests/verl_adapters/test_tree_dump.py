@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which trees are written, and that worker and trainer write what the viewer shows together."""
+"""Choice of the dumped trees, and the files of worker and trainer as read by the viewer."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +34,7 @@ def decode(token_ids: list[int]) -> str:
         ({"validate": False, "step": 2, "number": 0}, False),
         ({"validate": False, "step": 9, "number": 0}, False),
         ({"validate": False, "step": 10, "number": 7}, True),
-        ({"validate": False, "step": 10, "number": 8}, False),  # eight prompts are 0 to 7
+        ({"validate": False, "step": 10, "number": 8}, False),  # the eight prompts are 0 to 7
         ({"validate": True, "step": 3, "number": 7}, True),
         ({"validate": True, "step": 3, "number": 8}, False),
     ],
@@ -50,7 +50,7 @@ def test_all_prompts_of_all_steps_can_be_taken():
 
 
 def test_worker_and_trainer_write_one_tree_with_rewards_and_advantages(tmp_path):
-    # Two paths of two segments each, which share the first.
+    # Two paths of two segments with a shared first segment.
     engine = ScriptedEngine(script=[[97, 98, 99, 100, 101, 102, 103, 104], [97, 98, 99, 100, 105, 106, 107, 108]])
     tree = grow(engine, width=2, depth=2, segment_length=4, response_length=8, init_divergence=(1, 1))
     dump = TreeDump(CONFIG, TreePOSettings(depth=2, dump=DumpSettings(dir=str(tmp_path))), decode)
@@ -76,7 +76,7 @@ def test_worker_and_trainer_write_one_tree_with_rewards_and_advantages(tmp_path)
         [
             CreditRow("u", 10, 1.0, [0.5] * 4 + [1.0, 2.0, 0.0, 0.0], mask, fields[0]),
             CreditRow("u", 10, 0.0, [-0.5] * 4 + [-1.0, -1.0, 0.0, 0.0], mask, fields[1]),
-            CreditRow("other", 10, 0.0, [0.0] * 8, [1] * 8, trajectory_fields(tree)[0]),  # not in the dump
+            CreditRow("other", 10, 0.0, [0.0] * 8, [1] * 8, trajectory_fields(tree)[0]),  # tree not dumped
         ]
     )
 
@@ -112,7 +112,7 @@ def test_a_failure_of_the_disk_is_counted_told_to_the_trainer_and_costs_nothing(
     credit = CreditDump(str(tmp_path))
     [fields] = trajectory_fields(tree)
     credit.write([CreditRow("u", 1, 0.0, [0.0] * 4, [1] * 4, {**fields, DUMP_FIELD: dump.report})])
-    assert credit.failures == 3  # two of the worker, one of its own
+    assert credit.failures == 3  # two of the worker, one of the trainer
 
 
 def test_what_cannot_be_made_a_line_is_a_failure_too(tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which trees TensorBoard and W&B get, as what, and that a failure costs nothing."""
+"""Trees logged to TensorBoard and W&B, their form, and the effect of a failure."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,7 +78,7 @@ def test_tensorboard_gets_images_with_three_colors(folder):
 
 
 def test_wandb_gets_pages_with_the_picture(folder, tmp_path, monkeypatch):
-    """W&B itself, offline: the files of the run hold one page per tree."""
+    """W&B runs offline; the files of its run contain one page per tree."""
     import wandb
 
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -105,7 +105,7 @@ def test_a_failure_is_warned_about_once(folder, caplog):
     pictures = TreePictures(DumpSettings(dir=str(folder)))
     for _ in range(2):
         pictures.log(tracking, 20)
-    assert caplog.text.count("no picture could be drawn") == 1
+    assert caplog.text.count("cannot draw pictures") == 1
 
 
 def test_a_folder_without_trees_yet_is_no_failure(tmp_path, caplog):

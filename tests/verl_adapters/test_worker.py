@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's worker and manager with trees: which prompts are searched, with which request, and what is stored.
+"""verl's worker and manager with trees: searched prompts, their requests, and stored trajectories.
 
-Worker and manager are made by their own constructors from the composed configuration, with the tiny model. Two methods
-of verl's worker are replaced by recorders.
+Worker and manager are constructed from the composed configuration with the tiny model. Recorders replace two methods of
+verl's worker.
 """
 
 import asyncio
@@ -43,14 +43,14 @@ def base_config() -> DictConfig:
 
 
 def make_config(**treepo: Any) -> DictConfig:
-    """Return a configuration of 4 trajectories (2 in validation), 11 steps and these settings of the recipe."""
+    """Return a configuration of 4 trajectories (2 in validation), 11 steps and the given settings of the recipe."""
     config = base_config().copy()
     config.treepo = OmegaConf.create({"depth": 3, **treepo})
     return config
 
 
 class Recorded:
-    """What reaches verl's own worker: prompts to run, outputs to store."""
+    """Calls that reach verl's own worker: prompts to run, outputs to store."""
 
     def __init__(self) -> None:
         self.prompts: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ def recorded(monkeypatch) -> Recorded:
 
 @pytest.fixture
 def make_worker(recorded):
-    """A function from settings of the recipe to a worker."""
+    """Function from settings of the recipe to a worker."""
 
     def make(**treepo: Any) -> Any:
         return Worker(make_config(**treepo), FullyAsyncLLMServerClient(config=None))
@@ -85,7 +85,7 @@ def make_worker(recorded):
 
 @pytest.fixture
 def talk(tmp_path) -> dict[str, str]:
-    """Settings of an interaction in a file of a user."""
+    """Settings of an interaction in a user's file."""
     lines = ["from recipe.treepo.interaction import Interaction", "class Talk(Interaction):", "    pass"]
     (tmp_path / "talk.py").write_text("\n".join(lines))
     return {"path": str(tmp_path / "talk.py"), "name": "Talk"}
@@ -96,7 +96,7 @@ PLAIN = {"uid": "u", "agent_name": "single_turn_agent", "global_steps": 6}
 
 @pytest.fixture
 def sent(recorded):
-    """A function that gives a worker a prompt and returns the prompt that reaches verl's own worker."""
+    """Function that passes a prompt to a worker and returns the prompt that reaches verl's own worker."""
 
     def send(worker, *, validate=False, number=0, **fields) -> dict:
         prompt = {**PLAIN, "tree_number": np.int64(number), **fields}
@@ -147,7 +147,7 @@ VERLS = "verl's own"
 
 @pytest.mark.parametrize(
     ("sampler", "talks", "validate_with_tree", "expected"),
-    # of a training prompt, a greedy baseline, a validation prompt
+    # ``expected``: samplers of a training prompt, a greedy baseline and a validation prompt
     [
         ("tree", False, False, ("tree", VERLS, VERLS)),
         ("tree", False, True, ("tree", VERLS, "tree")),
@@ -175,7 +175,7 @@ def test_every_prompt_goes_to_its_sampler(make_worker, sent, talk, sampler, talk
                 assert prompt == {**PLAIN, "agent_name": agent, **fields}
                 found.append(VERLS)
                 continue
-            # verl reads from the prompt whether it is sampled greedily
+            # verl reads greedy sampling from the prompt
             assert prompt.get("__do_sample__") == kind.get("__do_sample__")
             assert (prompt["agent_name"], prompt["__rollout_n__"]) == (TREE_AGENT, 1)
             assert (request.width, request.replaced_agent) == (width, agent)
@@ -191,12 +191,12 @@ def test_every_prompt_goes_to_its_sampler(make_worker, sent, talk, sampler, talk
 
 @pytest.fixture
 def dispatch(recorded, monkeypatch):
-    """A function that sends batches of equal prompts through manager and worker, and returns verl's prompts."""
+    """Function that sends batches of equal prompts through manager and worker, and returns verl's prompts."""
     chunks: list[Any] = []
     monkeypatch.setattr(agent_loop_tq.ray, "get", list)
 
     def send(worker, batches: list[tuple[bool, int, int]], workers: int = 2) -> list[dict]:
-        """``batches``: validate, step, size of each."""
+        """Send ``batches``, each with validate, step and size."""
         manager = TreeAgentLoopManager(make_config(), worker.llm_client)
         remote = SimpleNamespace(generate_sequences=SimpleNamespace(remote=chunks.append))
         manager.agent_loop_workers = [remote] * workers
@@ -269,7 +269,7 @@ def test_the_number_of_steps_is_the_trainers_or_the_optimizers_or_unknown():
     assert training_progress(steps_config(v1={**async_mode, "trainer_mode": "sync"}), 2) == 0.1
     assert training_progress(steps_config(total_training_steps=1), 1) == 0.0
     config = steps_config()
-    config.actor_rollout_ref.actor.optim.total_training_steps = -1  # as verl declares it, before the trainer starts
+    config.actor_rollout_ref.actor.optim.total_training_steps = -1  # verl's value before the trainer starts
     assert training_progress(config, 5) == 0.0
 
 

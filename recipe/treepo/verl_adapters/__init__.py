@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only folder that imports verl or Ray: each file extends or calls one part of verl."""
+"""Extensions and calls of verl, one part of verl per file. No other folder imports verl or Ray."""

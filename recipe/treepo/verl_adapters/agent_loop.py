@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent loop of one prompt: search a tree, and return its trajectories as verl's outputs.
+"""Agent loop of one prompt: search a tree and return its trajectories as verl's outputs.
 
-The loop extends verl's ``ToolAgentLoop`` with another ``run``: paths may be conversations, with an interaction of the
-user's or with verl's tools. ``worker.py`` starts one loop per prompt.
+The loop replaces ``run`` of verl's ``ToolAgentLoop``. Paths may be conversations, with a user's interaction or with
+verl's tools. ``worker.py`` starts one loop per prompt.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ TREE_AGENT = "treepo_agent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeRequest:
-    """How to sample one prompt. The worker adds it to the fields of the data set's row.
+    """Parameters of the search for one prompt. The worker adds them to the fields of the data set's row.
 
     Attributes:
         width: Number of trajectories.
@@ -40,12 +40,12 @@ class TreeRequest:
         seed: Seed of this tree, the same in every run.
         eos_token_ids: All end tokens of the model; empty to ignore them.
         independent: Whether the trajectories are separate loops without shared tokens.
-        interaction: Class of the model's conversation partner; None for single-turn prompts.
+        interaction: Class of the user's interaction; None for single-turn prompts and for verl's tools.
         replaced_agent: ``agent_name`` of the row.
-        validate: Whether the prompt is one of the validation data.
-        sampled: Where the loop leaves the tree for the dump, None for a tree that is not dumped.
-        client: The worker's only result of ``tree_client``: a client's first request asks the load balancer which
-            fields it needs.
+        validate: Whether the prompt belongs to the validation data.
+        sampled: Receives the tree for the dump; None for a tree that is not dumped.
+        client: Client from ``tree_client``, one per worker: the first request of each client queries the load
+            balancer for its required fields.
     """
 
     width: int
@@ -64,7 +64,7 @@ class TreeRequest:
 
 @register(TREE_AGENT)
 class TreeAgentLoop(ToolAgentLoop):
-    """Search one tree. verl makes one instance per prompt."""
+    """Agent loop that searches one tree. verl makes one instance per prompt."""
 
     @rollout_trace_op
     async def run(
@@ -73,9 +73,9 @@ class TreeAgentLoop(ToolAgentLoop):
         """Return the trajectories of one prompt.
 
         Args:
-            sampling_params: Temperature and so on, as verl's own loops get them.
-            tree_request: How to sample the prompt.
-            priority: Priority in the engine's queue, as verl's own loops get it.
+            sampling_params: Sampling parameters such as the temperature, as in verl's own loops.
+            tree_request: Parameters of the search.
+            priority: Priority in the engine's queue, as in verl's own loops.
             **kwargs: Fields of the data set's row.
 
         Raises:
@@ -85,12 +85,12 @@ class TreeAgentLoop(ToolAgentLoop):
         agent = tree_request.replaced_agent
         if agent not in REPLACED_AGENTS:
             raise ValueError(
-                f"agent_name={agent}: trees take the place of {' and '.join(REPLACED_AGENTS)} only. "
+                f"agent_name={agent}: trees replace only {' and '.join(REPLACED_AGENTS)}. "
                 "Use treepo.sampler=plain, or leave agent_name out of the data set."
             )
         messages = list(kwargs["raw_prompt"])
         if await self.process_multi_modal_info(messages):
-            raise ValueError("trees are text only: use treepo.sampler=plain for prompts with images, video or audio")
+            raise ValueError("prompt with images, video or audio: trees support text only. Use treepo.sampler=plain.")
         interaction = self._interaction(tree_request)
         tools, ends = None, tree_request.eos_token_ids
         if interaction is not None:
@@ -144,7 +144,7 @@ class TreeAgentLoop(ToolAgentLoop):
     async def append(
         self, messages: list[Message], updated: list[Message], token_ids: list[int], tools: list[dict[str, Any]] | None
     ) -> list[int]:
-        """See :class:`recipe.treepo.search.conversation.TurnTokens`; verl tokenizes the added messages only."""
+        """Tokenize the added messages with verl; see :class:`recipe.treepo.search.conversation.TurnTokens`."""
         merge = partial(self.continuous_token_builder.merge_context_tokens, tools=tools)
         result = await self.loop.run_in_executor(None, merge, messages, updated, token_ids)
         merged: list[int] = result.token_ids
@@ -159,8 +159,8 @@ class TreeAgentLoop(ToolAgentLoop):
             {**sampling_params, "stop_token_ids": sorted(ends)},
             seed=request.seed if rollout.full_determinism else None,
             priority=int(priority),
-            # Only vLLM is started with a tokenizer and sees text. Other engines generate the whole segment, and the
-            # search cuts it.
+            # Only vLLM runs with a tokenizer and can stop at strings. Other engines generate the whole segment, and
+            # the search cuts it.
             stop_strings=request.settings.stop_strings if rollout.name == "vllm" else (),
             record=request.sampled is not None and request.settings.dump.calls,
             spread=request.independent,
@@ -204,7 +204,7 @@ def trajectory_output(tree: Tree, leaf: int, fields: dict[str, Any]) -> AgentLoo
         response_ids=path.response_ids,
         response_mask=path.response_mask,
         response_logprobs=path.response_logprobs,
-        # verl counts the prompt and each turn of either side.
+        # verl counts the prompt and the turns of both sides.
         num_turns=2 + 2 * len(path.replies),
         metrics=AgentLoopMetrics(generate_sequences=tree.counters.search_seconds),
         extra_fields={

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 def parts_by_prompt(prompt_ids: Sequence[str], lengths: Sequence[int], ranks: int) -> list[list[int]]:
     """Divide rows among ranks in equal numbers, and keep the rows of a prompt together if they fit.
 
-    Greedy: prompts in descending order of tokens. Each goes to the rank with the fewest tokens among those with room
-    for all its rows. If no rank has room, the prompt is split.
+    The division is greedy: prompts in descending order of tokens, each to the rank with the fewest tokens among the
+    ranks with room for all its rows. If no rank has room, the prompt is split.
 
     Args:
         prompt_ids: Prompt of each row.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training run with the recipe's console: what verl, Ray and the engines print goes to files of the run."""
+"""Training with the recipe's console: the output of verl, Ray and the engines goes to files of the run."""
 
 import contextlib
 import re
@@ -31,7 +31,7 @@ from recipe.treepo.verl_adapters.console_files import (
 )
 from recipe.treepo.verl_adapters.console_notes import Note, results, resume, short, title
 
-# Lines of the log that are read for the summary.
+# Maximum number of log lines read for the summary.
 _MOST_LINES = 2_000_000
 _INTERRUPTED = 128 + signal.SIGINT
 _T = TypeVar("_T")
@@ -40,14 +40,14 @@ _T = TypeVar("_T")
 def train_with_console(
     config: DictConfig, settings: TreePOSettings, train: Callable[[], None], *, early: Path | None = None
 ) -> int:
-    """Train; return the exit status.
+    """Run training and return the exit status.
 
     Args:
-        train: Runs verl with ``config``, whose loggers are changed before.
-        early: File with what was printed before.
+        train: Function that runs verl with ``config``, after this function has changed the loggers in it.
+        early: File with the output before this call.
 
     Raises:
-        Exception: that of ``train``, but only where the run's logs cannot be written and verl's console is used.
+        Exception: the error of ``train``, but only if the run's logs are not writable and verl's console is used.
     """
     try:
         logs = open_logs(run_folder(config))
@@ -58,7 +58,7 @@ def train_with_console(
     except OSError as error:
         if early is not None:
             release(early)
-        print(f"note: verl's console, because the run's logs cannot be written ({error})", file=sys.stderr)
+        print(f"note: the run's logs cannot be written ({error}); verl's console is used", file=sys.stderr)
         train()
         return 0
     with contextlib.ExitStack() as stack:
@@ -69,7 +69,7 @@ def train_with_console(
 
 
 class _RunConsole:
-    """The console of one run, while its output is captured."""
+    """Console of one run while its output is captured."""
 
     def __init__(self, config: DictConfig, settings: TreePOSettings, logs: Path, screen: Screen) -> None:
         self._config, self._logs, self._screen = config, logs, screen
@@ -87,7 +87,7 @@ class _RunConsole:
         screen.lines(*_tried(lambda: title(config, settings, logs), [f"logs: {logs}"]))
 
     def run(self, train: Callable[[], None]) -> int:
-        """Train; return the exit status."""
+        """Run training and return the exit status."""
         _tried(self._reporter.start, None)
         try:
             train()
@@ -105,7 +105,7 @@ class _RunConsole:
         return summary(self._reporter.totals, self._reporter.seconds, [*notes, *self._log_notes()])
 
     def _close(self) -> None:
-        """End reporting, then Ray; a second Ctrl-C ends this only."""
+        """Stop reporting, then Ray; a second Ctrl-C interrupts only this cleanup."""
         try:
             self._reporter.finish()
             self._screen.live("stopping Ray, copying its logs")
@@ -116,7 +116,7 @@ class _RunConsole:
             self._copy_problem = f"{type(error).__name__}: {str(error)[:200]}"
 
     def _log_notes(self) -> Iterator[Note]:
-        text = f"{short(self._logs)} (console.log has everything that was printed, ray/ the files of each process)"
+        text = f"{short(self._logs)} (console.log: all output, ray/: log files of each process)"
         yield "logs", text
         if self._copy_problem:
             yield "note", f"Ray's logs were not copied completely ({self._copy_problem})"
@@ -139,7 +139,7 @@ class _RunConsole:
         return (self._logs / CONSOLE_LOG).open(encoding="utf-8", errors="replace")
 
     def _report_end(self, error: BaseException) -> int:
-        """Say how a run ended before its end, the cause last; return the exit status."""
+        """Print how an unfinished run ended, with the cause last; return the exit status."""
         cause: list[str] = []
         status = 1
         if isinstance(error, KeyboardInterrupt):
@@ -160,9 +160,9 @@ class _RunConsole:
         return status
 
     def _cause(self, error: BaseException) -> list[str]:
-        """Return the lines of the raised error, and below them those of the error that workers logged before.
+        """Return the lines of the raised error, followed by the most frequent other error in the log.
 
-        A prompt that fails is only logged by verl; what it raises at the end is a consequence.
+        verl only logs the failure of a prompt; the error that it raises at the end is a consequence.
         """
         raised = failure_of(error)
         logged = self._scan().most_frequent_error(besides=(raised.kind, raised.text))
@@ -173,7 +173,7 @@ class _RunConsole:
         return [*raised.lines(), f"logged {times} by workers:", *cause.lines()]
 
     def _last_words(self, raised: Failure) -> list[str]:
-        """Return the last lines of a process that died; Ray's error names it."""
+        """Return the last log lines of a process that died; Ray's error contains its pid."""
         died = re.search(r"^\s*pid: (\d+)$", raised.text, re.MULTILINE)
         if died is None:
             return []
@@ -187,7 +187,7 @@ def _status(error: SystemExit) -> int:
 
 
 def _tried(make: Callable[[], _T], instead: _T) -> _T:
-    """Return what ``make`` returns, or something else if it fails: the console never fails a run."""
+    """Return the result of ``make``, or ``instead`` if it raises: the console never fails a run."""
     try:
         return make()
     except Exception:

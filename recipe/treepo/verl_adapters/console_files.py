@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a run's console: where they are, verl's metrics among them, and the logs of Ray's processes."""
+"""Files of a run's console: the log folder, verl's metrics, and the logs of Ray's processes."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 CONSOLE_LOG, METRICS, RAY_LOGS = "console.log", "metrics.jsonl", "ray"
-# Seconds in which Ray brings the last lines of its workers; at the end of a process it waits for half a second.
+# Seconds for Ray to deliver the last lines of its workers; Ray waits half a second when a process ends.
 LAST_LINES = 1.0
 _ENVIRONMENT = "ray_kwargs.ray_init.runtime_env.env_vars"
 
@@ -21,18 +21,18 @@ _ENVIRONMENT = "ray_kwargs.ray_init.runtime_env.env_vars"
 def run_folder(config: DictConfig) -> Path:
     """Return the folder of a run.
 
-    That of its checkpoints (``trainer.default_local_dir``), or the folder around it if it is named ``checkpoints``, as
-    in the run scripts.
+    This is the folder of its checkpoints (``trainer.default_local_dir``), or its parent if that folder is named
+    ``checkpoints``, as in the run scripts.
     """
     checkpoints = Path(str(config.trainer.default_local_dir)).expanduser().absolute()
     return checkpoints.parent if checkpoints.name == "checkpoints" else checkpoints
 
 
 def open_logs(folder: Path) -> Path:
-    """Make the folder ``logs`` of a run; the files of an earlier start move to ``logs/start_1`` and so on.
+    """Make the ``logs`` folder of a run. Files of earlier starts move to ``logs/start_1`` and so on.
 
     Raises:
-        OSError: if nothing can be written there.
+        OSError: if the folder is not writable.
     """
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -47,9 +47,9 @@ def open_logs(folder: Path) -> Path:
 
 
 def use_file_logger(config: DictConfig, logs: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """Have verl write its metrics to a file instead of printing them; return the file.
+    """Make verl write its metrics to a file instead of printing them; return the file.
 
-    A ``trainer.logger`` that names ``file`` keeps the file that verl chooses. Other loggers stay as they are.
+    If ``trainer.logger`` contains ``file``, the file is the one that verl chooses. Other loggers stay unchanged.
     """
     chosen = config.trainer.get("logger") or []
     names = [chosen] if isinstance(chosen, str) else list(chosen)
@@ -65,16 +65,16 @@ def use_file_logger(config: DictConfig, logs: Path, environment: Mapping[str, st
 
 
 def _place(config: DictConfig, logs: Path, environment: Mapping[str, str]) -> tuple[str, Path, Path]:
-    """Return the variable of verl's file logger, its value and the file."""
+    """Return the environment variable of verl's file logger, its value and the file."""
     address = OmegaConf.select(config, "ray_kwargs.ray_init.address") or environment.get("RAY_ADDRESS")
     if address in (None, "", "local"):
         return "VERL_FILE_LOGGER_PATH", logs / METRICS, logs / METRICS
-    # On another machine the folder may not exist; verl makes it for a root, but not for a path.
+    # The folder may not exist on another machine. verl creates a root folder, but not the folder of a path.
     return "VERL_FILE_LOGGER_ROOT", logs, logs / _named_by_verl(config)
 
 
 def _own_file(config: DictConfig, environment: Mapping[str, str]) -> Path:
-    """Return where verl's file logger writes with the user's settings (``verl.utils.tracking.FileLogger``)."""
+    """Return the file of verl's file logger with the user's settings (``verl.utils.tracking.FileLogger``)."""
     variables = {**environment, **(OmegaConf.select(config, _ENVIRONMENT) or {})}
     if path := variables.get("VERL_FILE_LOGGER_PATH"):
         return Path(path).absolute()
@@ -86,9 +86,9 @@ def _named_by_verl(config: DictConfig) -> Path:
 
 
 class RayLogs:
-    """The logs of all of Ray's processes on this machine: a link during the run, a copy after it.
+    """Logs of all Ray processes on this machine: a link during the run, a copy after it.
 
-    Where the run has joined a cluster, which goes on and has other jobs, the link stays.
+    If the run joined an existing cluster, which continues and may run other jobs, the link stays.
     """
 
     def __init__(self, logs: Path) -> None:
@@ -99,20 +99,20 @@ class RayLogs:
 
     def link(self) -> None:
         """Link the logs as soon as Ray has processes on this machine."""
-        node: Any = ray._private.worker._global_node  # Ray has no public name for this folder
+        node: Any = ray._private.worker._global_node  # Ray has no public API for this folder
         if self._source is not None or node is None:  # None also for a client of a remote cluster
             return
         self._source, self._is_ours = Path(node.get_logs_dir_path()), node.is_head() and not self._was_running
         self._place.symlink_to(self._source)
 
     def close(self) -> None:
-        """Stop a Ray of our own, so that its logs are complete, and copy them.
+        """Stop Ray if the run started it, so that its logs are complete, and copy them.
 
         Raises:
-            OSError: if something could not be copied; the link, or what was copied, stays.
+            OSError: if a file could not be copied; the link, or the copied part, stays.
         """
         with contextlib.suppress(OSError):
-            self.link()  # Ray may have failed before the first look, or before it was ready
+            self.link()  # Ray may have failed before the first poll, or before it was ready
         if not self._is_ours or self._source is None:
             return
         time.sleep(LAST_LINES)

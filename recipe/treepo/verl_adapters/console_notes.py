@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lines of a run's console that come from its configuration: title, results and the next commands."""
+"""Lines of a run's console made from its configuration: title, results and next commands."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ from recipe.treepo.settings.schema import Sampler, TreePOSettings, leads_convers
 from recipe.treepo.verl_adapters.console_files import run_folder
 
 Note = tuple[str, str]
-# Overrides of a training run that decide about an evaluation, and those among them that do not.
+# Prefixes of the training overrides that affect an evaluation, and exceptions among them.
 _EVALUATED = ("platform=", "preset=", "tree=", "data.", "treepo.", "actor_rollout_ref.rollout.", "reward.")
 _TRAINING_ONLY = (
     *("data.train_files=", "data.train_batch_size=", "data.seed=", "actor_rollout_ref.rollout.seed="),
@@ -24,7 +24,7 @@ _TRAINING_ONLY = (
 
 
 def title(config: DictConfig, settings: TreePOSettings, logs: Path) -> list[str]:
-    """Return what is trained, and where its files are."""
+    """Return the title: model, sampler, estimator, sizes and folders."""
     rollout, model = config.actor_rollout_ref.rollout, str(config.actor_rollout_ref.model.path)
     parts = [f"{settings.sampler} sampler, {config.algorithm.adv_estimator} advantages, n {rollout.n}"]
     if settings.sampler is not Sampler.PLAIN:
@@ -40,42 +40,42 @@ def title(config: DictConfig, settings: TreePOSettings, logs: Path) -> list[str]
 
 
 def results(config: DictConfig, environment: Mapping[str, str] = os.environ) -> list[Note]:
-    """Return where the results of a run are, and the commands to use them."""
+    """Return the locations of a run's results, and the commands to use them."""
     return [*_checkpoint(config), *_curves(config, environment), *_trees(config)]
 
 
 def resume(config: DictConfig) -> Note:
-    """Return how to go on after a run that did not reach its end."""
+    """Return the note on how to resume an unfinished run."""
     step, folder = last_checkpoint(config)
     if folder is None:
-        return "resume", "no checkpoint yet (trainer.save_freq); the same command begins again"
+        return "resume", "no checkpoint yet (trainer.save_freq); the same command starts from the beginning"
     if config.trainer.get("resume_mode") == "disable":
         return "resume", f"from {short(folder)}, with trainer.resume_mode=auto"
     place = shlex.quote(f"trainer.default_local_dir={Path(str(config.trainer.default_local_dir)).absolute()}")
-    return "resume", f"the same command with {place} goes on after step {step}"
+    return "resume", f"the same command with {place} continues after step {step}"
 
 
 def last_checkpoint(config: DictConfig) -> tuple[int, Path | None]:
-    """Return the last checkpoint of a run and its step, (0, None) if there is none."""
+    """Return the step and the folder of a run's last checkpoint, (0, None) if there is none."""
     folders = Path(str(config.trainer.default_local_dir)).absolute().glob("global_step_*/actor")
     steps = {int(text): actor.parent for actor in folders if (text := actor.parent.name[12:]).isdigit()}
     return max(steps.items(), default=(0, None), key=lambda item: item[0])
 
 
 def trees_folder(config: DictConfig) -> str | None:
-    """Return the folder of dumped trees, if they are dumped."""
+    """Return the folder of dumped trees, None if trees are not dumped."""
     folder = OmegaConf.select(config, "treepo.dump.dir")
     return str(folder) if folder else None
 
 
 def short(path: Path) -> str:
-    """Return a path relative to the working folder if it is in it, quoted for a shell."""
+    """Return a path quoted for a shell, relative to the working folder if inside it."""
     path = Path(os.path.abspath(path.expanduser()))
     return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def python() -> str:
-    """Return the command of this Python."""
+    """Return the command that starts this Python."""
     found = shutil.which("python")
     if found and os.path.samefile(found, sys.executable) and os.path.dirname(found) == os.path.dirname(sys.executable):
         return "python"
@@ -93,7 +93,7 @@ def _checkpoint(config: DictConfig) -> list[Note]:
     else:
         model = run_folder(config) / f"model_step_{step}"
         backend = "fsdp" if str(actor.strategy).startswith("fsdp") else str(actor.strategy)
-        if backend not in ("fsdp", "megatron"):  # what verl's merger reads
+        if backend not in ("fsdp", "megatron"):  # backends of verl's model merger
             return notes
         export = f"{python()} -m verl.model_merger merge --backend {backend}"
         notes.append(("export", f"{export} --local_dir {short(folder / 'actor')} --target_dir {short(model)}"))
@@ -101,18 +101,18 @@ def _checkpoint(config: DictConfig) -> list[Note]:
 
 
 def _evaluation(config: DictConfig, model: Path) -> str:
-    """Return the command that evaluates a model as this run samples."""
+    """Return the command that evaluates a model with this run's sampling settings."""
     overrides = evaluation_overrides(HydraConfig.get().overrides.task if HydraConfig.initialized() else [])
     if not config.actor_rollout_ref.rollout.val_kwargs.temperature:
         overrides.append("actor_rollout_ref.rollout.val_kwargs.temperature=1.0")  # greedy samples would be equal
-    # Absolute: folders in overrides mean the same everywhere.
+    # Absolute paths, so that the overrides mean the same in any working folder.
     overrides.append(f"actor_rollout_ref.model.path={model}")
     overrides.append(f"evaluation.out_dir={run_folder(config) / 'evaluation'}")
     return f"{python()} -m recipe.treepo.main_eval {shlex.join(overrides)}"
 
 
 def evaluation_overrides(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides of a training run that its evaluation needs, too."""
+    """Return the overrides of a training run that also affect its evaluation."""
     return [
         override
         for override in overrides

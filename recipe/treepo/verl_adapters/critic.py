@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's FSDP critic with the attention that the configuration names; ``algorithm.adv_estimator=gae`` needs it.
+"""verl's FSDP critic with the configured attention, for ``algorithm.adv_estimator=gae``.
 
-``verl.utils.model.load_valuehead_model`` loads every critic with ``attn_implementation="flash_attention_2"``, whatever
-``critic.model.override_config.attn_implementation`` says, so no critic starts where flash-attn is not installed: on a
-CPU, and in the environment that ``requirements/gpu.txt`` makes. With flash_attention_2 configured, as it is by default,
-nothing changes.
+``verl.utils.model.load_valuehead_model`` loads every critic with ``attn_implementation="flash_attention_2"`` and
+ignores ``critic.model.override_config.attn_implementation``. No critic starts without flash-attn: neither on a CPU, nor
+in the environment of ``requirements/gpu.txt``. With flash_attention_2, the default, this engine behaves like verl's.
 
-Registered for the vendors of our machines, before which ``EngineRegistry.get_engine_cls`` finds no other engine.
+``EngineRegistry.get_engine_cls`` looks up the device's vendor first, so this engine is registered for our vendors.
 """
 
 import torch
@@ -16,12 +15,12 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithValueHead
 
 @EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=["cpu", "nvidia"])
 class CriticEngine(FSDPEngineWithValueHead):
-    """A language model whose head is one number per token, trained by FSDP."""
+    """FSDP engine of a language model with one value per token."""
 
     def _build_module(self) -> torch.nn.Module:
-        """Load the model by its architecture, as verl loads every model that is no critic.
+        """Load the model by its architecture, as verl loads every model except critics.
 
-        ``FSDPEngine._build_module`` asks for the type of the model only to choose between the two ways.
+        ``FSDPEngine._build_module`` reads the model type only to choose between these two loaders.
         """
         hf_config = self.model_config.hf_config
         module: torch.nn.Module

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tree advantages, registered with verl (``verl.trainer.ppo.core_algos.register_adv_est``).
 
-verl gives a custom estimator the rewards, the mask, the prompt ids and its own ``algorithm`` group only
-(``verl.trainer.ppo.ray_trainer.compute_advantage``), so the trainer hands the tree paths of the batch over
-with :func:`tree_batch` around verl's own call. The formulas: ``credit.py``.
+verl passes only rewards, mask, prompt ids and its ``algorithm`` group to a custom estimator
+(``verl.trainer.ppo.ray_trainer.compute_advantage``). The trainer therefore provides the tree paths of the batch with
+:func:`tree_batch` around verl's call. ``credit.py`` contains the formulas.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +26,10 @@ Advantages = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class TreeBatch:
-    """What the estimators need besides verl's arguments.
+    """Inputs of the estimators besides verl's arguments.
 
     Attributes:
-        paths_P: For every row of the batch its ``Tree.tree_path``; empty for a row that was sampled on its own.
+        paths_P: ``Tree.tree_path`` of each row of the batch; empty for a row sampled without a tree.
         settings: Options of the estimators.
     """
 
@@ -42,7 +42,7 @@ current_batch: ContextVar[TreeBatch | None] = ContextVar("treepo_tree_batch", de
 
 @contextmanager
 def tree_batch(paths: Sequence[TreePath], settings: AdvantageSettings) -> Iterator[None]:
-    """Make the tree paths of a batch known to the estimators that are called inside the ``with`` block."""
+    """Provide the tree paths of a batch to the estimators called inside the ``with`` block."""
     token = current_batch.set(TreeBatch(paths, settings))
     try:
         yield
@@ -56,20 +56,21 @@ def compute_treepo_advantage(
 ) -> Advantages:
     """Compute TreePO's sub-group advantages for outcome rewards (``subgroup_advantages``).
 
-    All response tokens of a trajectory get the same. By default whitened over the batch's response tokens, as in the
-    released code; without tree paths, or with trees of depth 1, it then equals verl's ``reinforce_plus_plus_baseline``.
+    All response tokens of a trajectory get the same advantage. By default, advantages are whitened over the batch's
+    response tokens, as in the released code. Without tree paths, or with trees of depth 1, they then equal verl's
+    ``reinforce_plus_plus_baseline``.
 
     Args:
-        token_level_rewards: (bs, response_length); the reward of a trajectory is the sum of its row.
-        response_mask: (bs, response_length), 1 = generated token that is trained.
-        index: (bs,) prompt id of every row; rows with the same id are one group.
+        token_level_rewards: (bs, response_length) rewards; the reward of a trajectory is the sum of its row.
+        response_mask: (bs, response_length), 1 for each generated token that is trained.
+        index: (bs,) prompt id of each row; rows with the same id form one group.
 
     Returns:
-        Advantages and returns, the same tensor, (bs, response_length), 0 outside the mask.
+        Advantages and returns as the same tensor, (bs, response_length), 0 outside the mask.
 
     Raises:
-        RuntimeError: if the trainer has not handed over the tree paths of exactly these rows.
-        ValueError: if there are fewer than two response tokens to take a variance of.
+        RuntimeError: if the trainer did not provide the tree paths of exactly these rows.
+        ValueError: if the batch has fewer than two response tokens and the normalization needs a variance.
     """
 
     def credit(forest: Forest, rewards_T: np.ndarray, settings: AdvantageSettings) -> np.ndarray:
@@ -85,8 +86,8 @@ def compute_treepo_segment_advantage(
 ) -> Advantages:
     """Compute credit per segment from node values (:func:`recipe.treepo.advantages.credit.segment_credit`).
 
-    The tokens of a node get the node's credit. Whitened by default, as in the released code; that shifts the mean, so
-    where no credit shall stay no advantage, use ``normalization=std`` or ``none``.
+    The tokens of a node get the node's credit. By default, credit is whitened, as in the released code. Whitening
+    shifts the mean, so zero credit becomes a nonzero advantage. ``normalization=std`` and ``none`` keep it at zero.
 
     Arguments, result and errors are those of :func:`compute_treepo_advantage`.
     """
@@ -97,7 +98,7 @@ def compute_treepo_segment_advantage(
 def compute_treerl_advantage(
     token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray, **_: Any
 ) -> Advantages:
-    """Compute TreeRL's credit (:func:`recipe.treepo.advantages.credit.treerl_credit`), by default as it is.
+    """Compute TreeRL's credit (:func:`recipe.treepo.advantages.credit.treerl_credit`), not normalized by default.
 
     Arguments, result and errors are those of :func:`compute_treepo_advantage`.
     """
@@ -112,10 +113,10 @@ def compute_treerl_advantage(
 def compute_treerpo_advantage(
     token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray, config: Any = None, **_: Any
 ) -> Advantages:
-    """Compute TreeRPO's step-level values (``treerpo_credit``), by default as they are.
+    """Compute TreeRPO's step-level values (``treerpo_credit``), by default without further normalization.
 
-    verl's ``algorithm.norm_adv_by_std_in_grpo`` decides about the division by the standard deviation. With trees of
-    depth 1 it equals verl's ``grpo``. Otherwise like :func:`compute_treepo_advantage`.
+    verl's ``algorithm.norm_adv_by_std_in_grpo`` enables the division by the standard deviation. With trees of depth 1
+    the result equals verl's ``grpo``. Other arguments, result and errors are those of :func:`compute_treepo_advantage`.
     """
     divide_by_std = True if config is None else bool(config.get("norm_adv_by_std_in_grpo", True))
 
@@ -126,12 +127,14 @@ def compute_treerpo_advantage(
 
 
 def shared_token_weights(prompt_ids: Sequence[Any], paths_P: Sequence[TreePath], response_length: int) -> torch.Tensor:
-    """Return for each token one over the rows that hold it, so that each unique token weighs one in all.
+    """Return loss weights with which each unique token has a total weight of one.
+
+    The weight of a token is one over the number of rows that contain it.
 
     Args:
-        prompt_ids: (bs,) whose tree the row belongs to.
-        paths_P: The path of each row, empty for a row that was sampled on its own.
-        response_length: Tokens of a row, padding included.
+        prompt_ids: (bs,) prompt id of each row.
+        paths_P: Tree path of each row; empty for a row sampled without a tree.
+        response_length: Number of tokens of a row, padding included.
 
     Returns:
         (bs, response_length), float32.
@@ -149,12 +152,15 @@ def _estimate(
     index: np.ndarray,
     published: Normalization,
 ) -> Advantages:
-    """Credit the nodes, normalize, and give each token the credit of its node; ``published``: what null stands for."""
+    """Compute the credit of nodes, normalize it, and spread it over their tokens.
+
+    ``published`` is the normalization of the source; it applies if the setting is null.
+    """
     batch = current_batch.get()
     if batch is None or len(batch.paths_P) != len(index):
         raise RuntimeError(
-            f"algorithm.adv_estimator={name} got no tree paths for this batch: the trainer that hands them over "
-            "is chosen by trainer.v1.trainer_mode=treepo_sync"
+            f"algorithm.adv_estimator={name}: the trainer provides no tree paths for this batch. "
+            "Use trainer.v1.trainer_mode=treepo_sync, treepo_colocate_async or treepo_separate_async."
         )
     settings = batch.settings
     forest = build_forest(index, batch.paths_P)
@@ -164,22 +170,24 @@ def _estimate(
         forest = forest.merge_chains()
     credit_PL = credit(forest, rewards_T, settings)[forest.trajectory_P, 1:]
     tokens_PL = forest.tokens_of_nodes(response_mask.shape[1])
-    mask = response_mask.numpy(force=True).astype(np.int64, copy=False)  # any other type sums 60 times slower
+    mask = response_mask.numpy(force=True).astype(np.int64, copy=False)  # other types sum 60 times slower
     credit_PL = _normalize(credit_PL, _count(mask, tokens_PL), settings.normalization or published)
     advantages = _spread(credit_PL, tokens_PL).to(response_mask.device).masked_fill_(response_mask == 0, 0.0)
     return advantages, advantages
 
 
 def _normalize(credit_PL: np.ndarray, trained_PL: np.ndarray, normalization: Normalization) -> np.ndarray:
-    """Normalize over the batch's trained tokens, of which each node of each row has ``trained_PL``.
+    """Normalize credit over the batch's trained tokens; ``trained_PL`` counts them for each node of each row.
 
-    The same as verl's ``masked_whiten`` over all tokens, at a cost that does not grow with their number.
+    Whitening equals verl's ``masked_whiten`` over all tokens, but its cost does not grow with their number.
     """
     if normalization is Normalization.NONE:
         return credit_PL
     tokens = trained_PL.sum()
     if tokens < 2:
-        raise ValueError(f"treepo.advantage.normalization={normalization} needs at least two response tokens")
+        raise ValueError(
+            f"treepo.advantage.normalization={normalization}: needs at least two response tokens. Use none."
+        )
     mean = (trained_PL * credit_PL).sum() / tokens
     variance = (trained_PL * (credit_PL - mean) ** 2).sum() / (tokens - 1)
     shift = mean if normalization is Normalization.WHITEN else 0.0
@@ -188,7 +196,7 @@ def _normalize(credit_PL: np.ndarray, trained_PL: np.ndarray, normalization: Nor
 
 
 def _count(mask: np.ndarray, tokens_PL: np.ndarray) -> np.ndarray:
-    """Return how many tokens of each node are in the mask, (rows, nodes)."""
+    """Return the number of trained tokens of each node, (rows, nodes)."""
     tokens = tokens_PL.ravel()
     counts, filled = np.zeros(tokens.shape), tokens > 0
     begin = np.cumsum(tokens) - tokens

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's part of an evaluation: model description, data set rows, prompts, reward function."""
+"""Inputs of an evaluation from verl: model description, data set rows, prompts, reward function."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,10 +17,10 @@ from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 
 def load_model(config: DictConfig) -> HFModelConfig:
-    """Return verl's description of the model: tokenizer, configuration, generation configuration.
+    """Return verl's model description: tokenizer, configuration, generation configuration.
 
     Raises:
-        ConfigError: if there is no such model, or transformers does not know it.
+        ConfigError: if the model does not exist, or transformers does not support it.
     """
     try:
         return omega_conf_to_dataclass(config.actor_rollout_ref.model, dataclass_type=HFModelConfig)
@@ -31,18 +31,18 @@ def load_model(config: DictConfig) -> HFModelConfig:
 
 
 def read_rows(config: DictConfig, tokenizer: Any, file: str) -> Sequence[dict[str, Any]]:
-    """Open one file of ``data.val_files`` with verl's data set, as a validation does.
+    """Open one file of ``data.val_files`` with verl's data set class, as in validation.
 
-    The first ``data.val_max_samples`` rows are taken. verl would draw them at random, without a seed, and an evaluation
-    that is resumed needs the same ones.
+    The rows are the first ``data.val_max_samples`` of the file. verl would draw them at random without a seed, but a
+    resumed evaluation needs the same rows.
 
     Args:
-        config: The whole configuration.
-        tokenizer: The model's tokenizer.
-        file: Name of a parquet file.
+        config: Complete configuration.
+        tokenizer: Tokenizer of the model.
+        file: Path of a parquet file.
 
     Returns:
-        Rows that are read on access; access raises if verl cannot read the row.
+        Rows, read on access; access raises if verl cannot read the row.
     """
     data = OmegaConf.merge(config.data, {"shuffle": False})
     assert isinstance(data, DictConfig)
@@ -52,7 +52,7 @@ def read_rows(config: DictConfig, tokenizer: Any, file: str) -> Sequence[dict[st
 
 
 def prompt_builder(config: DictConfig, model: HFModelConfig) -> Callable[[list[Message]], list[int]]:
-    """Return the function from messages to prompt tokens, as verl's agent loops have it."""
+    """Return a function from messages to prompt tokens, the same as in verl's agent loops."""
     builder = create_continuous_token_builder(
         model.tokenizer,
         hf_model_type=getattr(model.hf_config, "model_type", None),
@@ -65,6 +65,6 @@ def prompt_builder(config: DictConfig, model: HFModelConfig) -> Callable[[list[M
 
 
 def reward_function(config: DictConfig) -> Callable[..., Any]:
-    """Return the configured reward function, or verl's own; it may be a coroutine function."""
+    """Return the configured reward function, or verl's default; it may be a coroutine function."""
     function: Callable[..., Any] = get_custom_reward_fn(config) or default_compute_score
     return function

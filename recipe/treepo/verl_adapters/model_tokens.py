@@ -16,9 +16,9 @@ def eos_token_ids(model: HFModelConfig) -> frozenset[int]:
 
 
 def turn_end(tokenizer: Any) -> int | None:
-    """Return the special token after an assistant's message in the chat template, None if there is none.
+    """Return the special token that ends an assistant's message in the chat template, None if there is none.
 
-    It may differ from the tokenizer's end token: base models with a chat template have another one.
+    It may differ from the tokenizer's end token, as in base models with a chat template.
     """
     message = "said"
     chat = [{"role": "user", "content": "asked"}, {"role": "assistant", "content": message}]

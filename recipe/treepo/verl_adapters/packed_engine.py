@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's FSDP engines on packed prefix trees: each shared token goes through the model once.
+"""verl's FSDP engines on packed prefix trees: each shared token passes through the model once.
 
-A micro-batch is folded into prefix trees (``packed/prefix_tree.py``), and these are packed into one row. Position ids
-are depths, and each token attends to its ancestors and itself. The model computes one row of logits per distinct
-(token, next token) pair. Log-probs, entropies and values are gathered for each trajectory. Everything after that is
-verl's: loss, metrics, optimizer. Gradients of shared tokens add up by themselves.
+A micro-batch is folded into prefix trees (``packed/prefix_tree.py``), which are packed into one row. Position ids are
+depths, and each token attends to its ancestors and itself. The model computes one logit row per distinct (token, next
+token) pair. Log-probabilities, entropies and values are gathered for each trajectory. From there on verl computes the
+loss, the metrics and the update; gradients of shared tokens accumulate by themselves.
 
-``treepo.packed_training`` selects these engines for actor, reference and critic: ``main_treepo`` sets verl's variable
-``VERL_ENGINE_VENDOR``, which ``EngineRegistry.get_engine_cls`` reads.
+``treepo.packed_training`` selects these engines for actor, reference and critic: ``run.py`` sets verl's environment
+variable ``VERL_ENGINE_VENDOR``, which ``EngineRegistry.get_engine_cls`` reads.
 """
 
 from collections.abc import Callable
@@ -43,11 +43,11 @@ from recipe.treepo.verl_adapters.critic import CriticEngine
 
 @dataclass(frozen=True)
 class Rows:
-    """What the model is asked about, and where its answers go.
+    """Output rows of the model, and the tokens that use them.
 
     Attributes:
-        label_R: (rows,) the token whose log-probability is wanted; None for values, which have none.
-        row_T: (tokens of all sequences,) the row that each token of each sequence reads; ``rows`` for none.
+        label_R: (rows,) token whose log-probability each row computes; None for values.
+        row_T: (tokens of all sequences,) row of each token of each sequence; the number of rows for a token without.
     """
 
     label_R: torch.Tensor | None
@@ -55,34 +55,37 @@ class Rows:
 
 
 class PackedEngine(FSDPEngineWithLMHead):
-    """What packing changes in an engine of verl; stands before it among the base classes."""
+    """Packed version of an engine of verl; precedes that engine among the base classes."""
 
     scores_tokens = True
     """Whether the head scores next tokens; a critic's values belong to the tokens themselves."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Of the last pass without an update, whose own metrics verl drops.
+        # Share of unique tokens in the last forward-only pass, whose own metrics verl drops.
         self._forward_share: float | None = None
         check_model(self.model_config.hf_config)
         if self.use_ulysses_sp or self.engine_config.use_fused_kernels or self.pad_to_length:
             raise ValueError(
-                "treepo.packed_training=true cannot work with ulysses_sequence_parallel_size > 1, use_fused_kernels "
-                "or pad_to_length: switch them off, or set treepo.packed_training=false"
+                "treepo.packed_training=true: not supported with ulysses_sequence_parallel_size > 1, use_fused_kernels "
+                "or pad_to_length. Disable them, or use treepo.packed_training=false."
             )
         if self.model_config.hf_config._attn_implementation == "flex_attention":
             if get_device_name() == "cpu":
-                raise ValueError("FlexAttention trains on GPUs only: set override_config.attn_implementation=sdpa")
-            # One model takes 6 of torch's 8: with and without gradients, for one length, for any, and for one block. A
-            # critic takes as many, and beyond the limit torch computes every pair of tokens and only warns.
+                raise ValueError(
+                    "override_config.attn_implementation=flex_attention: FlexAttention trains on GPUs only. Use sdpa."
+                )
+            # torch compiles at most 8 variants by default. One model needs 6: with and without gradients, for one
+            # length, for any length, and for one block. A critic needs as many. Beyond the limit torch only warns and
+            # computes every pair of tokens.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
 
     def _build_module(self) -> Any:
         module: Any = super()._build_module()
         if not type(module).__module__.startswith("transformers.models."):
             raise ValueError(
-                f"treepo.packed_training=true knows transformers' own models, not {type(module).__name__}, whose code "
-                "may ignore what it is told about attention: set treepo.packed_training=false"
+                f"treepo.packed_training=true: requires a model class of transformers, but {type(module).__name__} has "
+                "its own code, which may ignore the packed attention. Use treepo.packed_training=false."
             )
         if module.config._attn_implementation == "sdpa":
             module.set_attn_implementation(CHAIN_ATTENTION)
@@ -93,9 +96,9 @@ class PackedEngine(FSDPEngineWithLMHead):
     def forward_backward_batch(
         self, data: TensorDict, loss_function: Callable[..., Any], forward_only: bool = False
     ) -> dict[str, Any]:
-        """Do what ``FSDPEngine.forward_backward_batch`` does, with micro-batches that keep trees together.
+        """Replace ``FSDPEngine.forward_backward_batch`` by one whose micro-batches keep trees together.
 
-        verl divides a batch inside that method, by total tokens and to even out attention, which tears trees apart.
+        verl divides a batch inside that method by total tokens and attention cost, which splits trees.
         """
         ordered = prefix_order(_sequences(data["input_ids"]))
         runs = self._runs(data, ordered)
@@ -103,13 +106,13 @@ class PackedEngine(FSDPEngineWithLMHead):
         return_model_output = tu.get_non_tensor_data(data=data, key="return_model_output", default=False)
         batch_num_tokens = data["loss_mask"].sum().to(get_device_id())
         dist.all_reduce(batch_num_tokens, op=dist.ReduceOp.SUM, group=group)
-        data = data.copy()  # what is added is ours alone
+        data = data.copy()  # added keys must not reach the caller
         tu.assign_non_tensor(
             data,
             sp_size=1,
             batch_num_tokens=batch_num_tokens.item(),
             dp_size=self.get_data_parallel_size(),
-            use_dynamic_bsz=True,  # so that the order of rows is restored
+            use_dynamic_bsz=True,  # restores the order of rows
         )
         indices = [ordered.order_S[begin:end].tolist() for begin, end in runs]
         outputs = []
@@ -139,7 +142,7 @@ class PackedEngine(FSDPEngineWithLMHead):
         return result
 
     def _runs(self, data: TensorDict, ordered: PrefixOrder) -> list[tuple[int, int]]:
-        """Return the micro-batches as (begin, end) in the order of ``ordered``, equally many on each rank."""
+        """Return the micro-batches as (begin, end) in the order of ``ordered``, the same number on each rank."""
         if not tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True):
             size, count = data["micro_batch_size_per_gpu"], len(ordered.order_S)
             return [(begin, min(begin + size, count)) for begin in range(0, count, size)]
@@ -151,12 +154,14 @@ class PackedEngine(FSDPEngineWithLMHead):
     # --- one micro-batch -------------------------------------------------------------------------------------------
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the packed row as arguments of the model, and what :meth:`prepare_model_outputs` needs."""
+        """Return the model arguments of the packed row, and the arguments of :meth:`prepare_model_outputs`."""
         media = extract_multi_modal_inputs(micro_batch.get("multi_modal_inputs", []))
         if micro_batch["position_ids"].dim() == 3 or media:
-            raise ValueError("treepo.packed_training=true is for text only: set treepo.packed_training=false")
+            raise ValueError("treepo.packed_training=true: supports text only. Use treepo.packed_training=false.")
         if any(tu.get_non_tensor_data(micro_batch, f"distillation_{key}", False) for key in ("use_topk", "only")):
-            raise ValueError("treepo.packed_training=true knows no distillation: set treepo.packed_training=false")
+            raise ValueError(
+                "treepo.packed_training=true: does not support distillation. Use treepo.packed_training=false."
+            )
         input_ids = micro_batch["input_ids"]
         packing = pack(_sequences(input_ids))
 
@@ -169,7 +174,7 @@ class PackedEngine(FSDPEngineWithLMHead):
         }
         match self.model_config.hf_config._attn_implementation:
             case "flex_attention":
-                # Named, because the kernel that torch takes for rows below 128 tokens cannot compile with these blocks.
+                # Explicit, because torch's default kernel for rows below 128 tokens does not compile with these blocks.
                 kernel = {"BACKEND": "TRITON"}
                 model_inputs |= {"attention_mask": block_mask(packing, input_ids.device), "kernel_options": kernel}
             case "eager":
@@ -178,14 +183,14 @@ class PackedEngine(FSDPEngineWithLMHead):
                 model_inputs |= {"attention_mask": None, "chains": ChainLayout(packing, input_ids.device)}
         if not self.scores_tokens:
             return model_inputs, {"rows": Rows(None, to_device(packing.unique_T))}
-        # For each token of a response; of all tokens, where there are no prompts.
+        # Rows for all response tokens, or for all tokens if the batch has no prompts.
         before_R, label_R, row_T = question_rows(packing, self._scored(micro_batch))
         model_inputs["logits_to_keep"] = to_device(before_R)
         return model_inputs, {"rows": Rows(to_device(label_R), to_device(row_T))}
 
     @staticmethod
     def _scored(micro_batch: TensorDict) -> np.ndarray:
-        """Return which tokens, counted over all sequences, have a log-probability that somebody reads."""
+        """Return the tokens, numbered over all sequences, whose log-probabilities are used."""
         offsets = micro_batch["input_ids"].offsets().tolist()
         begins = np.ones(len(offsets) - 1, dtype=np.int64)
         if "prompts" in micro_batch and micro_batch["prompts"].is_nested:
@@ -201,7 +206,7 @@ class PackedEngine(FSDPEngineWithLMHead):
         micro_batch: TensorDict,
         logits_processor_func: Callable[..., Any] | None,
     ) -> dict[str, torch.Tensor]:
-        """Return verl's outputs of the rows, gathered for each sequence; 0 where nothing was asked."""
+        """Return verl's outputs of the rows, gathered for each sequence; 0 for tokens without a row."""
         rows: Rows = output_args["rows"]
         count = len(rows.label_R) if rows.label_R is not None else output.logits.shape[1]
         device = rows.row_T.device
@@ -210,7 +215,7 @@ class PackedEngine(FSDPEngineWithLMHead):
             assert (temperature == temperature[0]).all(), "packed trajectories need one temperature"
             temperature = temperature[0].item()
         flags = ("calculate_entropy", "calculate_sum_pi_squared")
-        # To verl the rows are one sequence without padding.
+        # verl sees the rows as one sequence without padding.
         in_a_row = tu.get_tensordict(
             {
                 "input_ids": torch.nested.nested_tensor_from_jagged(
@@ -234,13 +239,13 @@ class PackedEngine(FSDPEngineWithLMHead):
 
 
 def _sequences(input_ids: Any) -> list[np.ndarray]:
-    """Return the tokens of each row of a nested tensor, whose methods torch's types do not have."""
+    """Return the tokens of each row of a nested tensor; torch's types lack its methods."""
     offsets = input_ids.offsets().cpu().numpy()
     return np.split(input_ids.values().cpu().numpy(), offsets[1:-1])
 
 
 def _gathered(values_R: torch.Tensor, row_T: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    # In float32, so that gradients of a row that many sequences read add up in it.
+    # float32, so that the gradients of a row shared by many sequences add up in float32.
     with_none = torch.cat([values_R.float(), values_R.new_zeros(1, dtype=torch.float32)])
     return torch.nested.nested_tensor_from_jagged(with_none[row_T], offsets)
 
@@ -250,11 +255,11 @@ _REGISTER = {"backend": ["fsdp", "fsdp2"], "device": "cuda", "vendor": PACKED_VE
 
 @EngineRegistry.register(model_type="language_model", **_REGISTER)
 class PackedActorEngine(PackedEngine):
-    """A language model: actor and reference."""
+    """Packed engine of a language model: actor and reference."""
 
 
 @EngineRegistry.register(model_type="value_model", **_REGISTER)
 class PackedCriticEngine(PackedEngine, CriticEngine):
-    """A critic."""
+    """Packed engine of a critic."""
 
     scores_tokens = False

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's reward manager `dapo`, that is its soft overlong penalty, for reward functions that see the tree path.
+"""verl's reward manager `dapo` (soft overlong penalty) for reward functions that read the tree path.
 
-`reward.reward_manager.name=treepo`. Two things differ from verl's: what the agent loop says about a trajectory is part
-of `extra_info`, as verl's `naive` has it and `dapo` does not; and each call has an `extra_info` of its own, where
-`naive` writes into that of the row, which siblings may share. Imported by `plugin.py` when verl's managers are.
+`reward.reward_manager.name=treepo` selects it. It differs from verl's managers in two ways:
+
+1. `extra_info` contains the agent loop's fields of the trajectory, as in verl's `naive` but not in `dapo`.
+2. Each call gets its own `extra_info`. `naive` writes into the `extra_info` of the row, which siblings may share.
+
+`plugin.py` imports this module when verl's managers are imported.
 """
 
 from typing import Any
@@ -17,10 +20,10 @@ NAME = "treepo"
 
 @register(NAME)
 class TreeRewardManager(DAPORewardManager):
-    """Score a trajectory with its tree path, then take off the overlong penalty where it is enabled."""
+    """Reward manager that scores a trajectory with its tree path and subtracts the overlong penalty if enabled."""
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
-        """Return {"reward_score": float, "reward_extra_info": dict} of the last row of `data`."""
+        """Return {"reward_score": float, "reward_extra_info": dict} for the last row of `data`."""
         fields = data.non_tensor_batch
         extra_info = {**_last(fields, "extra_info"), **_last(fields, "tool_extra_fields")}
         extra_info["num_turns"] = fields["__num_turns__"][-1] if "__num_turns__" in fields else None
@@ -28,7 +31,7 @@ class TreeRewardManager(DAPORewardManager):
         row = data[-1:]
         row.non_tensor_batch["extra_info"] = np.array([extra_info], dtype=object)
         result = await super().run_single(row)
-        # The length, and with it the penalty, is a tensor in verl's.
+        # verl computes the length, and thus the penalty, as a tensor.
         info = {key: _plain(value) for key, value in result["reward_extra_info"].items()}
         return {"reward_score": _plain(result["reward_score"]), "reward_extra_info": info}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training run with verl: checks that need verl, and ``main_ppo`` itself."""
+"""A training run with verl: checks that need verl, and the call of ``main_ppo``."""
 
 from pathlib import Path
 
@@ -22,12 +22,12 @@ def check_with_verl(config: DictConfig, settings: TreePOSettings) -> None:
     """Load the user's interaction and tools, then check verl's own rules.
 
     Args:
-        config: The whole configuration; the recipe's own rules have been checked.
-        settings: Its settings of the recipe. A missing file of an interaction is skipped: in a dry run it may not
-            exist yet.
+        config: Complete configuration that has passed the recipe's own rules.
+        settings: The recipe's settings in it. A missing interaction file is skipped, because it may not exist yet in
+            a dry run.
 
     Raises:
-        ConfigError: listing the problems with the user's code, or naming an unknown estimator.
+        ConfigError: with the problems in the user's code, or an unknown estimator.
     """
     problems = tool_problems(config)
     if not is_missing_file(settings.interaction.path):
@@ -36,23 +36,23 @@ def check_with_verl(config: DictConfig, settings: TreePOSettings) -> None:
         raise ConfigError(problems)
     estimator, known = config.algorithm.adv_estimator, sorted(map(str, ADV_ESTIMATOR_REGISTRY))
     if estimator not in known:
-        # verl would find out after the first rollouts.
-        rule, remedy = "there is no such estimator", f"Use one of {', '.join(known)}."
+        # verl would fail only after the first rollouts.
+        rule, remedy = "is not a registered estimator", f"Use one of {', '.join(known)}."
         raise ConfigError([ConfigProblem("unknown_estimator", "algorithm.adv_estimator", estimator, rule, remedy)])
-    # verl's dataclass of the critic loads the model's tokenizer at once, if need be from the hub. No rule reads it.
+    # verl's critic dataclass loads the model's tokenizer immediately, if needed from the hub. No rule reads it.
     config = config.copy()
     config.critic.model = None
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
 
 
 def train(config: DictConfig, settings: TreePOSettings, *, early: Path | None = None) -> int:
-    """Run verl's V1 trainer with a checked configuration; return the exit status.
+    """Run verl's V1 trainer with a checked configuration and return the exit status.
 
     Args:
-        early: File with what was printed before, for the run's log.
+        early: File with the output before this call, for the run's log.
     """
     if settings.packed_training:
-        # verl prefers engines of this vendor, in each of its processes.
+        # verl prefers engines of this vendor in each of its processes.
         variable = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
         OmegaConf.update(config, variable, PACKED_VENDOR, force_add=True)
     auto_set_device(config)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine of the search: verl's client for its inference servers, made fit for trees.
+"""Engine of the search: verl's client for its inference servers, adapted to trees.
 
-Three things that verl's client (``verl/workers/rollout/llm_server.py``) does are right for single samples only:
+verl's client (``verl/workers/rollout/llm_server.py``) assumes independent samples in three places:
 
-1. It awaits the remote call. When a search gives its requests up, that await is cancelled and the server, which knows
-   nothing of it, generates on to the end: :class:`CancellableServer`.
-2. ``generate`` takes one id for two purposes, where to route a request and what the engine calls it, and with
-   ``rollout.full_determinism`` the engine gets it unchanged. All requests of a tree have to go to one replica, and
-   several of them are in flight: :meth:`TreeClient._vllm_request_id` separates the two.
-3. The load balancer counts a request from the moment when the server was chosen, and the client takes it off again
-   only if it got that far: :meth:`TreeClient._acquire_server`.
+1. Cancellation: the client awaits the remote call. If a search cancels a request, only this await is cancelled, and
+   the server generates to the end. :class:`CancellableServer` cancels the remote call as well.
+2. Request ids: ``generate`` uses one id to route a request and to name it in the engine. With
+   ``rollout.full_determinism`` the engine gets the id unchanged. All requests of a tree must go to one replica, and
+   several of them are in flight. :meth:`TreeClient._vllm_request_id` therefore separates the two ids.
+3. Load balancing: the balancer counts a request as soon as it chooses a server. A client cancelled while it waits for
+   the choice never releases the server. :meth:`TreeClient._acquire_server` does.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ from verl.workers.rollout.replica import TokenOutput
 from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.seeds import derive_seed
 
-# Makes the next id for the engine. Requests run in tasks of their own, each of which has its own value.
+# Function that makes the engine's next request id. Each request runs in its own task, with its own value.
 _next_engine_id: ContextVar[Callable[[], str]] = ContextVar("treepo_next_engine_id")
 
 
 class ServerEngine:
-    """Continue prefixes with verl's inference servers, all requests of a tree on one replica."""
+    """Engine that continues prefixes on verl's inference servers, all requests of a tree on one replica."""
 
     def __init__(
         self,
@@ -50,32 +50,32 @@ class ServerEngine:
         """Make the engine of one tree.
 
         Args:
-            client: What :func:`tree_client` returned. It routes requests with the same id to the same replica, so
-                that a tree meets its own prefixes in the replica's cache.
-            sampling_params: As verl's agent loops get them, with the stop tokens added.
-            seed: Seed of the tree where ``rollout.full_determinism`` is on: each request then gets a seed of its own,
-                because verl gives all requests one seed, and siblings would come out equal; and the ids are the same
-                in every run. None to leave sampling to the engine's generator.
-            priority: Priority of the tree's requests in the engine's queue, as verl sets it.
-            stop_strings: Texts at which the engine is to stop, for engines that have a tokenizer.
+            client: Client from :func:`tree_client`. It routes requests with the same id to one replica, so that a
+                tree finds its own prefixes in the replica's prefix cache.
+            sampling_params: Sampling parameters of verl's agent loops, plus the stop tokens.
+            seed: Seed of the tree if ``rollout.full_determinism`` is on; None for the engine's own generator. Each
+                request gets its own seed derived from it, because verl gives all requests the same seed, and siblings
+                would be equal. Request ids are then the same in every run.
+            priority: Priority of the tree's requests in the engine's queue, set by verl.
+            stop_strings: Strings at which the engine stops, for engines with a tokenizer.
             record: Whether to keep all calls in ``calls``.
-            spread: Whether each child of the root is routed on its own, as verl routes independent samples.
+            spread: Whether to route each child of the root separately, as verl routes independent samples.
         """
         self._client = client
         self._sampling_params = {**sampling_params, "logprobs": True}
         if stop_strings:
-            # vLLM returns the tokens of the stop string in any case (BaseIncrementalDetokenizer.update).
+            # vLLM always returns the tokens of the stop string (BaseIncrementalDetokenizer.update).
             self._sampling_params["stop"] = list(stop_strings)
         self._seed = seed
         self._priority = priority
         self._record, self._spread = record, spread
-        # verl's load balancer routes by a hash of this id under full_determinism (router.py, acquire_server).
+        # Under full_determinism, verl's load balancer routes by a hash of this id (router.py, acquire_server).
         self._tree_id = uuid4().hex if seed is None else f"tree-{seed:x}"
         self._attempts: Counter[str] = Counter()
         self.calls: list[dict[str, Any]] = []
 
     async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
-        """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
+        """Sample a segment after a prefix; see :class:`recipe.treepo.search.engine.SegmentEngine`."""
         params = {**self._sampling_params, "max_tokens": max_tokens}
         if self._seed is not None:
             params["seed"] = derive_seed(self._seed, branch) % 2**31
@@ -100,16 +100,16 @@ class ServerEngine:
         )
 
     def _routing_id(self, branch: str) -> str:
-        """Return what decides about the replica."""
+        """Return the id that selects the replica."""
         if not self._spread:
             return self._tree_id
-        # The name of a branch begins with the number of the root's child that its path goes through.
+        # The name of a branch begins with the number of the root's child on its path.
         child = re.match("[0-9]+", branch)
         assert child is not None, f"{branch} is not the name of a branch"
         return f"{self._tree_id}-{child[0]}"
 
     def _engine_id(self, branch: str) -> str:
-        """Return a new id: a request that is repeated must not meet the one before it, which may not be gone yet."""
+        """Return a new request id: the previous attempt of a repeated request may still exist in the engine."""
         if self._seed is None:
             return uuid4().hex
         self._attempts[branch] += 1
@@ -122,8 +122,8 @@ class ServerEngine:
 def tree_client(client: LLMServerClient) -> LLMServerClient:
     """Return a copy of verl's client for the requests of trees.
 
-    The class is made from the client's own, because each trainer of verl brings another: the one of the async trainers
-    goes on with what a weight update cut off, and asks for a server and an id for each part.
+    Its class derives from the class of ``client``, which depends on verl's trainer. The client of the async trainers
+    continues requests that a weight update interrupted, and acquires a server and an id for each part.
     """
     copied = copy.copy(client)
     copied.__class__ = type(f"Tree{type(client).__name__}", (TreeClient, type(client)), {})
@@ -131,13 +131,13 @@ def tree_client(client: LLMServerClient) -> LLMServerClient:
 
 
 class TreeClient(LLMServerClient):
-    """What :func:`tree_client` changes in a class of verl's clients."""
+    """Overrides that :func:`tree_client` adds to verl's client classes."""
 
     async def _acquire_server(self, request_id: str, **extra: Any) -> tuple[str, "CancellableServer"]:
         acquiring = asyncio.ensure_future(super()._acquire_server(request_id, **extra))
         try:
-            # verl's generate releases the server in a `finally` that begins after this call. Cancelled here, the
-            # balancer would choose one all the same, and count a request on it for ever.
+            # verl's generate releases the server in a `finally` that begins after this call. If this call were
+            # cancelled, the balancer would still choose a server and count a request on it forever.
             server_id, server = await asyncio.shield(acquiring)
         except asyncio.CancelledError:
             acquiring.add_done_callback(partial(self._give_back, request_id))
@@ -149,16 +149,15 @@ class TreeClient(LLMServerClient):
             self._release_server(acquired.result()[0], request_id=request_id)
 
     def _vllm_request_id(self, request_id: str) -> str:
-        """Name a request for the engine; ``request_id`` is the tree's, which several requests have."""
+        """Return the engine's id of a request; ``request_id`` is the tree's id, shared by several requests."""
         return _next_engine_id.get()()
 
 
 class CancellableServer:
-    """Handle of an inference server whose ``generate`` ends when whoever awaits it is cancelled.
+    """Handle of an inference server whose ``generate`` ends when the awaiting task is cancelled.
 
-    Ray says of awaiting an ObjectRef that cancelling the future will not cancel the task (``ObjectRef.as_future``).
-    ``ray.cancel`` does: on an async actor it cancels the asyncio task, and vLLM's ``AsyncLLM.generate`` aborts its
-    request then.
+    Cancelling the future of an ObjectRef does not cancel the remote task (``ObjectRef.as_future``). ``ray.cancel``
+    does: on an async actor it cancels the asyncio task, and vLLM's ``AsyncLLM.generate`` then aborts its request.
     """
 
     def __init__(self, server: ray.actor.ActorHandle) -> None:
@@ -177,7 +176,7 @@ class _CancellableMethod:
         self._method = method
 
     def remote(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        """Start the call now, like Ray, and return what is to be awaited at once, as verl does."""
+        """Start the call now, like Ray, and return a coroutine, which verl awaits immediately."""
         return _await_or_cancel(self._method.remote(*args, **kwargs))
 
 

@@ -13,18 +13,18 @@ from recipe.treepo.verl_adapters.server_engine import ServerEngine, tree_client
 
 
 class StandaloneServers:
-    """Servers with the model's own weights, as many replicas as the machine's GPUs hold.
+    """Inference servers with the model's own weights, as many replicas as the GPUs hold.
 
     Attributes:
-        config: The whole configuration, changed for servers without a trainer.
-        client: The client of all trees, None until the servers have started.
+        config: Complete configuration, changed for servers without a trainer.
+        client: Client of all trees, None until the servers have started.
     """
 
     def __init__(self, config: DictConfig) -> None:
         rollout = {
             "nnodes": config.trainer.nnodes,
             "n_gpus_per_node": config.trainer.n_gpus_per_node,
-            # In training verl starts servers with random weights and sends them the actor's.
+            # In training, servers start with random weights and receive the actor's.
             "load_format": "auto",
         }
         self.config = OmegaConf.merge(config, {"actor_rollout_ref": {"rollout": rollout}})
@@ -38,11 +38,11 @@ class StandaloneServers:
         ray.init(**init, runtime_env=OmegaConf.to_container(environment))
         self._manager = await LLMServerManager.create(self.config)
         self.client = tree_client(self._manager.get_client())
-        # The first request of a client starts processes, which must not be measured.
+        # The first request of a client starts processes; measurements must not include them.
         await ServerEngine(self.client, {}, seed=None, priority=0).extend([0], max_tokens=1, branch="0")
 
     async def empty_cache(self) -> None:
-        """Drop all cached prefixes, so that no run reuses those of another."""
+        """Empty the prefix cache, so that no run reuses prefixes of another."""
         assert self._manager is not None, "the servers have not started"
         await asyncio.gather(*(replica.clear_kv_cache() for replica in self._manager.get_replicas()))
 

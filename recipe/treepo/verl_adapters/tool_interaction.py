@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """verl's tools as an interaction: the steps of ``verl.experimental.agent_loop.tool_agent_loop`` after a turn.
 
-Parser, tool execution, limits and messages are verl's own. The results of a turn's tool calls are added as messages. A
-turn without calls ends the conversation.
+Parser, tool execution, limits and messages are verl's own. The reply to a turn contains the results of its tool calls.
+A turn without calls ends the conversation.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from recipe.treepo.interaction import Interaction, Reply, TurnContext
 
 
 class ToolInteraction(Interaction):
-    """Calls the tools that ``actor_rollout_ref.rollout.multi_turn`` names, as verl's ``tool_agent`` does."""
+    """Interaction that calls the tools of ``actor_rollout_ref.rollout.multi_turn``, like verl's ``tool_agent``."""
 
     def setup(self, agent: ToolAgentLoop) -> None:
         self._agent = agent
@@ -31,11 +31,11 @@ class ToolInteraction(Interaction):
         return stop_token_ids
 
     async def start(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what tools may keep in ``agent_data.extra_fields``."""
+        """Return an empty state, which tools access as ``agent_data.extra_fields``."""
         return {}
 
     async def step(self, context: TurnContext) -> Reply | None:
-        """Call the tools that the turn asks for, at most ``max_parallel_calls``; None if it asks for none."""
+        """Run the tool calls of the turn, at most ``max_parallel_calls``; return None if there are none."""
         agent, tools = self._agent, self._tools(context.sample)
         schemas = [tool.tool_schema for tool in tools.values()]
         content, calls = await agent.tool_parser.extract_tool_calls(context.token_ids, schemas)
@@ -63,13 +63,13 @@ class ToolInteraction(Interaction):
         )
 
     def _tools(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the tools of a row: all, or those that its ``extra_info.tool_selection`` names."""
+        """Return the tools of a row: all, or those named in its ``extra_info.tool_selection``."""
         selection = (sample.get("extra_info") or {}).get("tool_selection")
         tools: dict[str, Any] = self._agent.tools
         return {name: tools[name] for name in selection if name in tools} if selection else tools
 
     def _agent_data(self, context: TurnContext, tools: dict[str, Any]) -> AgentData:
-        """Return the path as verl's tools know it."""
+        """Return the path in the form that verl's tools expect."""
         data = AgentData(
             messages=context.messages,
             image_data=[],
@@ -77,9 +77,9 @@ class ToolInteraction(Interaction):
             audio_data=None,
             mm_processor_kwargs=None,
             metrics={},
-            # Nodes of other prompts have the same names.
+            # Node names are unique only within a prompt.
             request_id=f"{context.sample['uid']}/{context.node}",
-            # The row is that of all paths; what a tool does to its arguments must not reach another one.
+            # All paths share the row; a tool's changes to its arguments must not reach other paths.
             tools_kwargs=copy.deepcopy(context.sample.get("tools_kwargs") or {}),
         )
         data.extra_fields = context.state
@@ -91,5 +91,5 @@ class ToolInteraction(Interaction):
 
 def _text(response: ToolResponse, tool: str) -> str:
     if response.image or response.video:
-        raise ValueError(f"tool {tool} returned an image or a video, and trees are text only")
+        raise ValueError(f"tool {tool} returned an image or video: trees support text only. Use treepo.sampler=plain.")
     return response.text or ""

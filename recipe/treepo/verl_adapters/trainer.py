@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's V1 trainers, which hand tree paths to the advantage estimator and log what the trees cost.
+"""verl's V1 trainers with tree paths for the advantage estimator, and with metrics of the trees.
 
-Registered under the names that ``trainer.v1.trainer_mode`` chooses, one for each trainer of verl. verl's own trainers
-work with tree rollouts too, without these metrics, our estimators, ``treepo.shared_token_weight`` and batches that keep
-prompts together for packed training.
+Each trainer of verl has a counterpart here, selected by ``trainer.v1.trainer_mode``. verl's own trainers also work with
+tree rollouts, but without these metrics, our estimators, ``treepo.shared_token_weight``, and batches that keep prompts
+together for packed training.
 """
 
 import os
@@ -37,10 +37,10 @@ from recipe.treepo.verl_adapters.tree_pictures import TreePictures
 
 
 class TreePOTrainer(PPOTrainer):
-    """What TreePO adds to a trainer of verl; stands before it among the base classes.
+    """TreePO version of a trainer of verl; precedes that trainer among the base classes.
 
     Attributes:
-        verl_mode: The name of that trainer in verl.
+        verl_mode: verl's name of that trainer.
     """
 
     verl_mode: str
@@ -50,13 +50,11 @@ class TreePOTrainer(PPOTrainer):
         self.credit_dump, self.pictures = CreditDump(self.treepo.dump.dir), TreePictures(self.treepo.dump)
         if self.treepo.packed_training and os.environ.get("VERL_ENGINE_VENDOR") != PACKED_VENDOR:
             key = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
-            rule = "treepo.packed_training=true needs engines that verl finds by this variable of its workers"
-            remedy = (
-                f"Start with recipe.treepo.main_treepo, where Ray is not running yet, or use +{key}={PACKED_VENDOR}."
-            )
+            rule = "must select the packed engines in verl's workers, because treepo.packed_training=true"
+            remedy = f"Start with recipe.treepo.main_treepo while Ray is not running, or use +{key}={PACKED_VENDOR}."
             raise ConfigError([ConfigProblem("engine_vendor", key, os.environ.get("VERL_ENGINE_VENDOR"), rule, remedy)])
-        # verl compares the mode with its own names (which replay buffer, which loader, which of its groups of keys),
-        # so it sees the one we extend.
+        # verl compares the mode with its own names to choose replay buffer, data loader and configuration group, so
+        # it gets the name of the trainer that we extend.
         with open_dict(config):
             config.trainer.v1.trainer_mode = self.verl_mode
         super().__init__(config)
@@ -75,10 +73,10 @@ class TreePOTrainer(PPOTrainer):
     ) -> tq.KVBatchMeta:
         batch = super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
         if self.treepo.packed_training:
-            # verl has spread the rows of a prompt over the ranks; together they cost less.
+            # verl has spread the rows of a prompt over the ranks; rows on the same rank share computation.
             ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
             lengths = [tag["seq_len"] for tag in batch.tags]
-            # Rows that verl pads a batch with belong to nobody, and fill the ranks up.
+            # verl's padding rows belong to no prompt and fill the ranks up.
             paddings = [tag.get("is_padding", False) for tag in batch.tags]
             prompts = [
                 f"padding {row}" if padding else prompt
@@ -90,7 +88,7 @@ class TreePOTrainer(PPOTrainer):
         return batch
 
     def _compute_advantage(self, batch: tq.KVBatchMeta, metrics: dict[str, Any]) -> tq.KVBatchMeta:
-        # Rows that verl pads a batch with are copies of a real row's fields with a prompt id of their own.
+        # verl's padding rows copy the fields of a real row, but have their own prompt id.
         extra_fields = self._extra_fields(batch)
         paths = [
             [] if tag.get("is_padding", False) else extra.get("tree_path", [])
@@ -104,7 +102,7 @@ class TreePOTrainer(PPOTrainer):
         return batch
 
     def _dump_credit(self, batch: tq.KVBatchMeta, extra_fields: list[dict[str, Any]]) -> None:
-        """Write rewards and advantages of the trajectories whose trees are in the dump."""
+        """Write rewards and advantages of trajectories with a dumped tree."""
         rows = [
             row
             for row, (extra, tag) in enumerate(zip(extra_fields, batch.tags, strict=True))
@@ -126,10 +124,10 @@ class TreePOTrainer(PPOTrainer):
         )
 
     def _weight_shared_tokens(self, batch: tq.KVBatchMeta, paths: list[TreePath]) -> tq.KVBatchMeta:
-        """Store the weights of shared tokens where verl's ``ppo_loss`` looks for a weight of each token.
+        """Store the weights of shared tokens in the field that verl's ``ppo_loss`` reads as token weights.
 
-        That field, ``rollout_is_weights``, is otherwise written by verl's rollout correction only; what it wrote is
-        multiplied.
+        Only verl's rollout correction also writes this field, ``rollout_is_weights``. Its values are multiplied by the
+        weights.
         """
         data = tq.kv_batch_get(
             keys=batch.keys,
@@ -209,20 +207,20 @@ def _credit_columns(keys: list[str], partition_id: str) -> list[tuple[torch.Tens
 
 @register_trainer("treepo_sync")
 class TreePOTrainerSync(TreePOTrainer, PPOTrainerSync):
-    """Rollout and training take turns on the same devices."""
+    """Trainer that alternates rollout and training on the same devices."""
 
     verl_mode = "sync"
 
 
 @register_trainer("treepo_colocate_async")
 class TreePOTrainerColocateAsync(TreePOTrainer, PPOTrainerColocateAsync):
-    """The same, but what is being generated when training begins is cut off and continued with the new weights."""
+    """Like ``treepo_sync``, but training interrupts unfinished rollouts, which continue with the new weights."""
 
     verl_mode = "colocate_async"
 
 
 @register_trainer("treepo_separate_async")
 class TreePOTrainerSeparateAsync(TreePOTrainer, PPOTrainerSeparateAsync):
-    """Rollout and training run at the same time on different devices."""
+    """Trainer that runs rollout and training at the same time on different devices."""
 
     verl_mode = "separate_async"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of a trajectory for trainer and reward function."""
+"""Fields of a trajectory for the trainer and the reward function."""
 
 from dataclasses import asdict
 from typing import Any
@@ -12,10 +12,10 @@ def trajectory_fields(tree: Tree) -> list[dict[str, Any]]:
     """Return the fields of each trajectory of a finished tree, in the order of its leaves.
 
     Returns:
-        ``tree_path``: (node number, response token at which it begins) from the root's child on. ``tree_depths``:
-        segments on the path up to each of these nodes. ``tree_finish_reason``
-        and ``tree_finish_detail``: why the path ended. ``tree_turns``: messages and info of each reply of the
-        interaction. ``tree_statistics``: :class:`TreeStatistics` of the whole tree, as a dictionary.
+        ``tree_path``: (node number, index of its first response token) from the root's child on. ``tree_depths``:
+        number of segments on the path up to each of these nodes. ``tree_finish_reason`` and ``tree_finish_detail``:
+        reason for the end of the path. ``tree_turns``: messages and info of each reply of the interaction.
+        ``tree_statistics``: :class:`TreeStatistics` of the whole tree as a dictionary.
     """
     statistics = asdict(TreeStatistics.of(tree))
     paths = [tree.path(leaf) for leaf in tree.leaves]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees of a run as files (``treepo.dump``): the worker writes the trees, the trainer the credit of trajectories."""
+"""Trees of a run as files (``treepo.dump``): workers write the trees, the trainer the credit of trajectories."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +14,17 @@ from recipe.treepo.dumps.writer import DumpWriter, Line
 from recipe.treepo.search.tree import Tree
 from recipe.treepo.settings.schema import TreePOSettings
 
-# Field of a trajectory that tells the trainer that its tree is in the dump.
+# Field of a trajectory with a dumped tree, for the trainer.
 DUMP_FIELD = "tree_dump"
 
 
 @dataclass(slots=True)
 class SampledTree:
-    """A tree on its way from the agent loop to the dump.
+    """Tree passed from the agent loop to the dump.
 
     Attributes:
-        tree: None until the search has ended.
-        calls: Engine calls, empty unless ``treepo.dump.calls`` asks for them.
+        tree: Sampled tree, None until the search has ended.
+        calls: Engine calls, empty unless ``treepo.dump.calls`` is on.
     """
 
     tree: Tree | None = None
@@ -32,14 +32,14 @@ class SampledTree:
 
 
 class TreeDump:
-    """Writes the trees of an agent-loop worker."""
+    """Dump of the trees of one agent-loop worker."""
 
     def __init__(self, config: DictConfig, settings: TreePOSettings, decode: Callable[[list[int]], str]) -> None:
         """Make the dump of one worker.
 
         Args:
-            config: The whole configuration.
-            decode: Token ids to text, special tokens kept.
+            config: Complete configuration.
+            decode: Function from token ids to text that keeps special tokens.
         """
         self._keys = settings.dump
         self._settings = _for_people(config, settings)
@@ -47,12 +47,12 @@ class TreeDump:
         self._writer = DumpWriter(self._keys.dir, "worker") if self._keys.dir is not None else None
 
     def takes(self, *, validate: bool, step: int, number: int) -> bool:
-        """Tell whether a prompt, ``number`` within its step or validation, is one of those to write."""
+        """Return whether to write the tree of prompt ``number`` within its step or validation."""
         return self._writer is not None and self._keys.takes(validate=validate, step=step, number=number)
 
     @property
     def report(self) -> dict[str, Any]:
-        """What the trainer is told: who writes, and how often that failed."""
+        """Report for the trainer: name of the writer, and its number of failures."""
         return {"writer": self._writer.file_name, "failures": self._writer.failures} if self._writer else {}
 
     def write(
@@ -64,10 +64,10 @@ class TreeDump:
         validate: bool,
         number: int,
     ) -> None:
-        """Write a tree whose trajectories have been scored.
+        """Write a tree with scored trajectories.
 
         Args:
-            row: Fields of the data set's row, with ``uid`` and ``global_steps``.
+            row: Fields of the data set's row, including ``uid`` and ``global_steps``.
             outputs: The trajectories, in the order of the tree's leaves.
         """
         tree = sampled.tree
@@ -94,14 +94,14 @@ class TreeDump:
 
 
 class CreditRow(NamedTuple):
-    """A trajectory of a training batch.
+    """Credit of one trajectory of a training batch.
 
     Attributes:
         uid: verl's id of its prompt.
         step: Training step at which the prompt was drawn.
-        reward: Its reward.
+        reward: Reward of the trajectory.
         advantages: Advantage of each response token.
-        mask: For each response token 1 if it is trained, else 0.
+        mask: 1 for each trained response token, else 0.
         extra: verl's ``extra_fields``.
     """
 
@@ -113,16 +113,16 @@ class CreditRow(NamedTuple):
     extra: Mapping[str, Any]
 
     def mean_advantage(self, begin: int, end: int) -> float:
-        """Return the mean advantage of the trained tokens from ``begin`` to before ``end``, 0 if there are none."""
+        """Return the mean advantage of the trained tokens in [begin, end), 0 if there are none."""
         trained = [value for value, kept in zip(self.advantages[begin:end], self.mask[begin:end], strict=True) if kept]
         return sum(trained) / max(1, len(trained))
 
 
 class CreditDump:
-    """Writes the credit of the trajectories whose trees are in the dump; the trainer's half.
+    """Dump of the credit of trajectories with a dumped tree, written by the trainer.
 
     Attributes:
-        failures: Lines of any process of the run that could not be written.
+        failures: Number of lines that could not be written, over all processes of the run.
     """
 
     def __init__(self, folder: str | None) -> None:
@@ -134,7 +134,7 @@ class CreditDump:
         return sum(self._failures_of.values()) + (self._writer.failures if self._writer else 0)
 
     def write(self, rows: Iterable[CreditRow]) -> None:
-        """Write one line for each trajectory whose tree is in the dump."""
+        """Write one line for each trajectory with a dumped tree."""
         for row in rows:
             dumped = row.extra.get(DUMP_FIELD)
             if not dumped or self._writer is None:
@@ -168,7 +168,7 @@ def _ground_truth(row: Mapping[str, Any]) -> str | None:
 
 
 def _for_people(config: DictConfig, settings: TreePOSettings) -> dict[str, Any]:
-    """Return the settings that a reader of a tree asks for."""
+    """Return the settings that are displayed with a tree."""
     rollout = config.actor_rollout_ref.rollout
     return {
         "model": str(config.actor_rollout_ref.model.path),

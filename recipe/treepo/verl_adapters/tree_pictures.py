@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class TreePictures:
-    """Logs pictures of the newest trees of the dump; a failure is warned about once and costs nothing."""
+    """Logger of pictures of the newest dumped trees; a failure causes one warning and no further pictures."""
 
     def __init__(self, settings: DumpSettings) -> None:
         self._settings, self._failed = settings, False
@@ -27,7 +27,7 @@ class TreePictures:
         """Log pictures after a validation.
 
         Args:
-            tracking: verl's loggers, of which TensorBoard and W&B get pictures.
+            tracking: verl's loggers; only TensorBoard and W&B receive pictures.
             step: Training step.
         """
         folder, count = self._settings.dir, self._settings.pictures
@@ -35,10 +35,10 @@ class TreePictures:
             return
         try:
             _log(Path(folder), count, tracking.logger, step)
-        except Exception as error:  # a picture of a run is never worth the run
+        except Exception as error:  # pictures must never fail a run
             self._failed = True
             logger.warning(
-                "treepo.dump.pictures=%s: no picture could be drawn (%s: %s). The run goes on without.",
+                "treepo.dump.pictures=%s: cannot draw pictures (%s: %s). The run continues without.",
                 *(count, type(error).__name__, error),
             )
 
@@ -59,7 +59,7 @@ def _log(folder: Path, count: int, loggers: dict[str, Any], step: int) -> None:
 
 
 def newest_trees(entries: Sequence[TreeEntry], count: int) -> list[TreeEntry]:
-    """Return trees of the newest step: of its validation if it has one, mixed outcomes first."""
+    """Return trees of the newest step, only its validation trees if there are any, mixed outcomes first."""
     if not entries:
         return []
     last = max(entry.summary["step"] for entry in entries)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load the class that ``treepo.interaction`` names, and function tools, with verl's own loaders."""
+"""Loading and checks of the user's interaction class and tools, with verl's own loaders."""
 
 import inspect
 import os
@@ -19,7 +19,7 @@ from recipe.treepo.settings.values import ConfigProblem
 
 
 def interaction_class(settings: InteractionSettings) -> type[Interaction] | None:
-    """Return the class, None where none is named; raises whatever loading it raises."""
+    """Return the configured class, None without one; errors of loading pass through."""
     if settings.path is None:
         return None
     assert settings.name is not None, "a rule of the settings: path and name go together"
@@ -28,15 +28,15 @@ def interaction_class(settings: InteractionSettings) -> type[Interaction] | None
 
 
 def interaction_problems(settings: InteractionSettings) -> list[ConfigProblem]:
-    """Load the class and make an instance of it, as each prompt does."""
+    """Return problems of loading the class and making an instance, as each prompt does."""
     if settings.path is None:
         return []
     assert settings.name is not None, "a rule of the settings: path and name go together"
     path, name = "treepo.interaction.path", "treepo.interaction.name"
     try:
         module = _module(settings.path)
-    except Exception as error:  # whatever the user's module raises
-        # verl's loader wraps what a file raises.
+    except Exception as error:  # the user's module may raise anything
+        # verl's loader wraps the errors of a file.
         rule = f"cannot be loaded ({_told(error.__cause__ or error)})"
         remedy = "Name a Python file or pkg://module that can be imported."
         return [ConfigProblem("interaction_not_loaded", path, settings.path, rule, remedy)]
@@ -53,7 +53,7 @@ def interaction_problems(settings: InteractionSettings) -> list[ConfigProblem]:
             return [ConfigProblem("coroutine", name, settings.name, rule, "Make it a plain function.")]
     try:
         loaded(**settings.options)
-    except Exception as error:  # whatever the user's constructor raises
+    except Exception as error:  # the user's constructor may raise anything
         rule = f"{settings.name} does not accept these options ({_told(error)})"
         remedy = f"Set the arguments of {settings.name}."
         return [ConfigProblem("options_refused", FREE_GROUP, dict(settings.options), rule, remedy)]
@@ -61,10 +61,10 @@ def interaction_problems(settings: InteractionSettings) -> list[ConfigProblem]:
 
 
 def tool_problems(config: DictConfig) -> list[ConfigProblem]:
-    """Load verl's tools and look for the parser of their calls, as each worker does.
+    """Return problems of loading verl's tools and the parser of their calls, as each worker does.
 
-    Of ``tool_config_path`` the classes and schemas only: some of verl's tools start Ray as soon as they are made. A
-    missing file is reported by ``validate.py``.
+    For ``tool_config_path``, only classes and schemas are loaded: some of verl's tools start Ray when instantiated.
+    ``validate.py`` reports missing files.
     """
     problems, group = [], "actor_rollout_ref.rollout.multi_turn"
     for name, load, remedy in (
@@ -76,7 +76,7 @@ def tool_problems(config: DictConfig) -> list[ConfigProblem]:
             continue
         try:
             rule = load(resolve_config_path(path))
-        except Exception as error:  # whatever the user's file raises
+        except Exception as error:  # the user's file may raise anything
             rule = f"cannot be loaded ({_told(error)})"
         if rule is not None:
             problems.append(ConfigProblem("tools_not_loaded", f"{group}.{name}", path, rule, remedy))
@@ -89,12 +89,12 @@ def tool_problems(config: DictConfig) -> list[ConfigProblem]:
 
 
 def _load_functions(path: str) -> str | None:
-    """Load function tools; return what is wrong, if nothing raises."""
+    """Load function tools; return the violated rule, None if there is none."""
     return None if load_function_tools_from_path(path) else "has no function with verl's @function_tool"
 
 
 def _load_classes(path: str) -> str | None:
-    """Load what ``verl.tools.tool_registry.initialize_tools_from_config`` makes tools of; see ``_load_functions``."""
+    """Load the classes and schemas of ``verl.tools.tool_registry.initialize_tools_from_config``; return likewise."""
     tools = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     if not isinstance(tools, dict) or not tools.get("tools"):
         return "has no list of tools under the key tools"
@@ -111,5 +111,5 @@ def _module(path: str) -> Any:
 
 
 def _told(error: BaseException) -> str:
-    """Return an error in one line."""
+    """Return an error as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -3,8 +3,8 @@
 
 verl starts ``rollout.n`` agent loops ("sessions") per prompt in
 ``verl.trainer.ppo.v1.agent_loop_tq.AgentLoopWorkerTQ._run_prompt``. It puts the output of each into TransferQueue
-under the key ``{uid}_{session}_{index}``. This worker starts one loop per prompt (``agent_loop.py``). It stores and
-scores each of the n trajectories of that loop as a session of its own.
+under the key ``{uid}_{session}_{index}``. This worker starts one loop per prompt (``agent_loop.py``). It scores and
+stores each of the n trajectories of that loop as a separate session.
 """
 
 import asyncio
@@ -38,8 +38,8 @@ def training_progress(config: DictConfig, global_steps: int) -> float:
     """Return the training progress: 0 at the first step, 1 at the last; 0 if the number of steps is unknown."""
     total = OmegaConf.select(config, "trainer.total_training_steps")
     if total is None:
-        # PPOTrainer._init_dataloader derives the number from the data set and writes it into the optimizer's
-        # configuration only. It counts updates there: parameter_sync_step of them make a step.
+        # PPOTrainer._init_dataloader derives the number from the data set and writes it only into the optimizer's
+        # configuration, as a number of updates: parameter_sync_step updates make a step.
         updates = OmegaConf.select(config, "actor_rollout_ref.actor.optim.total_training_steps") or 0
         mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
         total = updates // (OmegaConf.select(config, f"trainer.v1.{mode}.parameter_sync_step") or 1)
@@ -48,7 +48,7 @@ def training_progress(config: DictConfig, global_steps: int) -> float:
     return min(1.0, max(0.0, (global_steps - 1) / max(1, int(total) - 1)))
 
 
-# Ray refuses to subclass an actor class; the class inside can be subclassed.
+# Ray does not allow subclasses of an actor class, only of the class inside.
 _WorkerBase: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
 
@@ -67,7 +67,7 @@ class TreeAgentLoopWorker(_WorkerBase):
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
     ) -> None:
-        # verl passes the rest of the row to its loops and stores it with every trajectory.
+        # Removed from the row, because verl passes the row to its loops and stores it with each trajectory.
         number = int(prompt.pop(TREE_NUMBER))
         validate = trajectory["validate"]
         samples_tree = self._samples_tree(prompt, validate)
@@ -77,14 +77,14 @@ class TreeAgentLoopWorker(_WorkerBase):
         await super()._run_prompt(prompt, sampling_params, trajectory, trace)
 
     def _samples_tree(self, prompt: dict[str, Any], validate: bool) -> bool:
-        """Return whether a prompt is sampled by one tree."""
+        """Return whether one tree samples the prompt."""
         if self.settings.sampler is not Sampler.TREE or (validate and not self.settings.validate_with_tree):
             return False
-        # verl adds a greedy sample where an estimator (remax) needs a baseline.
+        # verl adds a greedy sample for estimators that need a baseline (remax).
         return bool(prompt.get("__do_sample__", True))
 
     def _needs_loops(self, validate: bool) -> bool:
-        """Return whether other prompts need independent loops: verl's own sampler has no interaction."""
+        """Return whether prompts without a tree need independent loops: verl's own sampler has no interactions."""
         return self.interaction is not None or (self.settings.sampler is Sampler.INDEPENDENT and not validate)
 
     def _request(self, prompt: dict[str, Any], validate: bool, number: int, *, independent: bool) -> TreeRequest:
@@ -96,7 +96,7 @@ class TreeAgentLoopWorker(_WorkerBase):
             settings=self.settings,
             progress=training_progress(self.config, step),
             number=number,
-            # Not uid or index: verl draws the uid at random, and rows may have the same index.
+            # Neither uid nor index: verl draws the uid at random, and rows may share an index.
             seed=derive_seed(rollout.seed, "val" if validate else "train", step, number),
             eos_token_ids=self.eos_token_ids,
             independent=independent,
@@ -110,7 +110,7 @@ class TreeAgentLoopWorker(_WorkerBase):
     async def _agent_loop_postprocess(
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
     ) -> None:
-        """Score and store every trajectory by itself; verl scores only the last of a list."""
+        """Score and store each trajectory separately; verl scores only the last of a list."""
         request: TreeRequest | None = kwargs.pop("tree_request", None)
         if request is None:
             await super()._agent_loop_postprocess(output, validate, **kwargs)
@@ -128,14 +128,14 @@ class TreeAgentLoopWorker(_WorkerBase):
         if request.sampled is not None:
             write = partial(self.dump.write, request.sampled, kwargs, output, validate=validate, number=request.number)
             await asyncio.get_running_loop().run_in_executor(None, write)
-        # As verl does with its sessions: report a failure after all have finished, so that none can still write.
+        # Like verl's sessions: raise a failure after all have finished, so that none is still writing.
         for result in results:
             if isinstance(result, BaseException):
                 raise result
 
 
 class TreeAgentLoopManager(AgentLoopManagerTQ):
-    """verl's agent-loop manager with our workers: the value of ``rollout.agent.agent_loop_manager_class``."""
+    """verl's agent-loop manager with our workers, for ``rollout.agent.agent_loop_manager_class``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -148,7 +148,7 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
     def generate_sequences(self, prompts: TensorDict) -> None:
         """Number the prompts within their step, then dispatch them.
 
-        verl may dispatch a step in several calls, and divides each among the workers. Only the manager sees all.
+        verl may dispatch a step in several calls and divides each among the workers. Only the manager sees all prompts.
         """
         validate = bool(get_non_tensor_data(prompts, "validate", False))
         step = validate, int(get_non_tensor_data(prompts, "global_steps", None))

