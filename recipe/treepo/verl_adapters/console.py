@@ -43,7 +43,7 @@ def train_with_console(
     """Run training and return the exit status.
 
     Args:
-        train: Function that runs verl with ``config``, after this function has changed the loggers in it.
+        train: Function that runs verl with ``config``. The loggers in ``config`` are replaced before the call.
         early: File with the output before this call.
 
     Raises:

@@ -5,7 +5,7 @@
 ignores ``critic.model.override_config.attn_implementation``. No critic starts without flash-attn: neither on a CPU, nor
 in the environment of ``requirements/gpu.txt``. With flash_attention_2, the default, this engine behaves like verl's.
 
-``EngineRegistry.get_engine_cls`` looks up the device's vendor first, so this engine is registered for our vendors.
+``EngineRegistry.get_engine_cls`` looks up the vendor first, so this engine is registered for ``cpu`` and ``nvidia``.
 """
 
 import torch

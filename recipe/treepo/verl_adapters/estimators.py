@@ -186,7 +186,8 @@ def _normalize(credit_PL: np.ndarray, trained_PL: np.ndarray, normalization: Nor
     tokens = trained_PL.sum()
     if tokens < 2:
         raise ValueError(
-            f"treepo.advantage.normalization={normalization}: needs at least two response tokens. Use none."
+            f"treepo.advantage.normalization={normalization}: needs at least two response tokens. "
+            "Use treepo.advantage.normalization=none."
         )
     mean = (trained_PL * credit_PL).sum() / tokens
     variance = (trained_PL * (credit_PL - mean) ** 2).sum() / (tokens - 1)

@@ -47,7 +47,7 @@ class Rows:
 
     Attributes:
         label_R: (rows,) token whose log-probability each row computes; None for values.
-        row_T: (tokens of all sequences,) row of each token of each sequence; the number of rows for a token without.
+        row_T: (tokens of all sequences,) row used by each token; the number of rows if it uses none.
     """
 
     label_R: torch.Tensor | None

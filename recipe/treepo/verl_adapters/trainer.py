@@ -126,8 +126,8 @@ class TreePOTrainer(PPOTrainer):
     def _weight_shared_tokens(self, batch: tq.KVBatchMeta, paths: list[TreePath]) -> tq.KVBatchMeta:
         """Store the weights of shared tokens in the field that verl's ``ppo_loss`` reads as token weights.
 
-        Only verl's rollout correction also writes this field, ``rollout_is_weights``. Its values are multiplied by the
-        weights.
+        Only verl's rollout correction also writes this field, ``rollout_is_weights``. Its values, if any, are
+        multiplied by these weights.
         """
         data = tq.kv_batch_get(
             keys=batch.keys,
