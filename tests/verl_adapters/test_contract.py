@@ -234,6 +234,7 @@ TRAINING = [
     call(f"{TENSORS}.get_non_tensor_data", "* data, key, default"),
     call("verl.trainer.main_ppo.run_ppo", "config, *, task_runner_class"),
     *names("verl.trainer.main_ppo", "TaskRunnerV1"),
+    *names("verl.trainer", "main_ppo"),
     call("verl.trainer.ppo.utils.need_critic", "config"),
     source("verl.trainer.ppo.utils.need_critic", "8ce98f8994"),
     call("verl.trainer.ppo.utils.need_reference_policy", "config"),
