@@ -2,10 +2,10 @@
 """Load ``recipe.treepo.plugin`` into verl (entry point group ``verl.plugins``), or end the process if it is hidden.
 
 ``recipe`` is a namespace package: a regular package or module of that name anywhere on ``sys.path`` takes precedence.
-verl logs a plugin that fails to import at debug level and goes on; the run then stops minutes later with ``No module
-named 'recipe.treepo'``. This module lies outside ``recipe`` and raises ``SystemExit``, which verl does not catch.
+verl logs a failed plugin import at debug level and continues; the run then stops minutes later with ``No module named
+'recipe.treepo'``. This module lies outside ``recipe`` and raises ``SystemExit``, which verl does not catch.
 
-``python -m treepo_verl_plugin`` only checks, in milliseconds and without verl. ``scripts/setup.sh`` runs it every time.
+``python -m treepo_verl_plugin`` only checks, in milliseconds and without verl. ``scripts/setup.sh`` always runs it.
 """
 
 import importlib
@@ -23,7 +23,7 @@ def require_recipe() -> None:
         importlib.import_module("recipe.treepo")
     except Exception:
         spec = importlib.util.find_spec("recipe")
-        if spec is None or spec.origin is None:  # a namespace package: nothing hides ours, it is missing
+        if spec is None or spec.origin is None:  # a namespace package: recipe.treepo is missing, not hidden
             raise
         hidden_by = spec.origin
     else:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entry point: ``python -m recipe.treepo.main_eval KEY=VALUE ...``, evaluation of a model without training.
 
-Takes the configuration of a training run (``main_treepo``) and the group ``evaluation``, which
-``evaluation=NAME`` chooses (``config/evaluation/``). The whole configuration is checked before Ray or a model is
-started. ``--dry-run`` prints the runs and the keys that differ from the defaults, and stops. Exit status: 0 done, 1
-wrong configuration or problems that could not be sampled, 130 interrupted; the same command goes on where it stopped.
+Takes the configuration of a training run (``main_treepo``) and the group ``evaluation`` (``evaluation=NAME``, files in
+``config/evaluation/``). The whole configuration is checked before Ray or a model starts. ``--dry-run`` prints the runs
+and the keys that differ from the defaults, then stops. Exit status: 0 done; 1 wrong configuration, or problems that
+could not be sampled; 130 interrupted. The same command resumes an interrupted evaluation.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 
 def with_group(arguments: Sequence[str]) -> list[str]:
-    """Have Hydra add the group ``evaluation`` to the training configuration, which does not have it."""
+    """Add the group ``evaluation`` to the arguments; the training configuration does not have it."""
     chosen = [argument for argument in arguments if argument.startswith(("evaluation=", "+evaluation="))]
     rest = [argument for argument in arguments if argument not in chosen]
     return ["+" + (chosen[-1].lstrip("+") if chosen else "evaluation=compare"), *rest]
@@ -56,10 +56,10 @@ def with_group(arguments: Sequence[str]) -> list[str]:
 
 @contextmanager
 def locked(out_dir: str) -> Iterator[Path]:
-    """Keep a second evaluation out of the folder; yield where the samples are.
+    """Lock the folder against a second evaluation; yield the folder of the samples.
 
     Raises:
-        ConfigError: if another evaluation is writing there.
+            ConfigError: if another evaluation is writing there.
     """
     import fcntl
 
@@ -77,10 +77,10 @@ def locked(out_dir: str) -> Iterator[Path]:
 def open_records(
     folder: Path, settings: EvaluationSettings, made_with: Mapping[Run, Mapping[str, Any]]
 ) -> dict[Run, Records]:
-    """Open the file of samples of each run.
+    """Open the sample file of each run.
 
     Raises:
-        ConfigError: naming every file that holds the samples of another evaluation.
+            ConfigError: listing every file with samples of another evaluation.
     """
     records, problems = {}, []
     for run in settings.runs:
@@ -101,12 +101,12 @@ def open_records(
 async def sample_all(
     sampler: ProblemSampler, servers: Any, problems: Sequence[EvaluationProblem], records: Mapping[Run, Records]
 ) -> list[str]:
-    """Sample every run, one after the other, with a progress bar for each; return what failed."""
+    """Sample the runs in turn, each with a progress bar; return the failures."""
     failures: list[str] = []
     for run, own in records.items():
         try:
             await servers.empty_cache()
-        except Exception as error:  # the servers have gone; what there is shall still be reported
+        except Exception as error:  # the servers are gone; samples so far are still reported
             failures.append(f"{run.name}: the servers do not answer ({type(error).__name__}: {error})")
             break
         correct = Counter(trajectory.correct for result in own.results for trajectory in result.trajectories)
@@ -123,7 +123,7 @@ async def sample_all(
 
 
 def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
-    """Sample what is missing, report, and return the exit status."""
+    """Sample the missing problems, write the report, and return the exit status."""
     from recipe.treepo.verl_adapters.evaluation_inputs import load_model, prompt_builder, read_rows
     from recipe.treepo.verl_adapters.model_tokens import eos_token_ids
 
@@ -224,15 +224,15 @@ def _report(
 
 
 def notes(settings: EvaluationSettings, missing: Mapping[str, int]) -> list[str]:
-    """Return what readers of the tables have to know; ``missing`` is the number of problems by run."""
+    """Return notes for readers of the tables; ``missing`` is the number of missing problems by run."""
     lines = [
         f"Accuracies with {settings.confidence:.0%} bootstrap intervals over problems; overall: the mean over the data "
-        "sets. Tokens and calls are the engine's own counts, summed over the problems; prompt tokens without those "
-        "found in the prefix cache, and those. pass@n and maj@n of fewer trajectories (report.json): expected values "
-        "over their subsets, for trees over the leaves of the same trees."
+        "sets. Tokens and calls are the engine's own counts, summed over the problems; prompt tokens are split into "
+        "computed ones and prefix-cache hits. pass@n and maj@n of fewer trajectories (report.json) are expected values "
+        "over subsets; for trees, over the leaves of the same trees."
     ]
     if missing_text := ", ".join(f"{number} of {run}" for run, number in missing.items() if number):
-        lines.append(f"Problems that are missing, and in no number: {missing_text}. The same command samples them.")
+        lines.append(f"Missing problems, not counted in any number: {missing_text}. The same command samples them.")
     return lines
 
 
@@ -240,7 +240,7 @@ def notes(settings: EvaluationSettings, missing: Mapping[str, int]) -> list[str]
 
 
 def run(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool, full: bool = False) -> int:
-    """Check the configuration and evaluate, or print what would be sampled and with what; return the exit status."""
+    """Check the configuration and evaluate, or print the dry run; return the exit status."""
     restart = False
     try:
         try:
@@ -260,7 +260,7 @@ def run(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool, ful
         return 1
     except KeyboardInterrupt:
         command = "the same command without evaluation.restart" if restart else "the same command"
-        print(f"\ninterrupted: what was sampled is kept; {command} goes on from there", file=sys.stderr)
+        print(f"\ninterrupted: the samples so far are kept; {command} resumes from there", file=sys.stderr)
         return 130
 
 
@@ -272,7 +272,7 @@ def main() -> None:
         return
     use_plugin()
     arguments = without_importing_verl(with_group(line.arguments))
-    # Hydra would make a folder with the date and log there; the evaluation has a folder of its own.
+    # Without this, Hydra would create a dated folder and log there; the evaluation has its own folder.
     arguments = without_output(arguments) if line.dry_run else add_overrides(arguments, WRITE_NOTHING)
     status = []
 
@@ -280,7 +280,7 @@ def main() -> None:
         status.append(run(config, line.name_problems, dry_run=line.dry_run, full=line.full))
 
     call_with_config(line, arguments, evaluate_config)
-    sys.exit(max(status, default=0))  # none where Hydra only shows the configuration
+    sys.exit(max(status, default=0))  # empty if Hydra only shows the configuration
 
 
 if __name__ == "__main__":

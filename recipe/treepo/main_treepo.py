@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entry point: ``python -m recipe.treepo.main_treepo KEY=VALUE ...``, verl's ``main_ppo`` with trees; see ``--help``.
 
-The whole configuration is checked before Ray or a model is started, our own rules before verl is imported.
-``--dry-run`` prints the keys that differ from the defaults, and stops; files that do not exist yet are only named.
+The whole configuration is checked before Ray or a model starts, and our own rules before verl is imported.
+``--dry-run`` prints the keys that differ from the defaults, then stops; missing files are only reported.
 """
 
 import os
@@ -29,7 +29,7 @@ def prepare(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool)
     """Check the recipe's rules, then verl's own.
 
     Raises:
-        ConfigError: listing all problems, those found on the command line first.
+            ConfigError: listing all problems, those of the command line first.
     """
     try:
         settings = validate(config, check_files=not dry_run)
@@ -38,33 +38,33 @@ def prepare(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool)
     if problems:
         raise ConfigError(problems)
     if settings.console is Console.TREEPO:
-        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # Ray reads it when verl imports it; our log is complete
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # Ray reads it when verl imports Ray; our log keeps all lines
     from recipe.treepo.verl_adapters.run import check_with_verl
 
     check_with_verl(config, settings)
 
 
 def check(config: DictConfig, line: CommandLine) -> None:
-    """Check the configuration; report all problems and leave if there are any."""
+    """Check the configuration; if there are problems, report all and exit."""
     try:
-        with redirect_stdout(sys.stderr):  # verl prints, and stdout is for the configuration
+        with redirect_stdout(sys.stderr):  # verl prints, but stdout is for the configuration
             prepare(config, line.name_problems, dry_run=line.dry_run)
     except ConfigError as error:
         sys.exit(f"error: {error}")
 
 
 def show(config: DictConfig, *, full: bool) -> None:
-    """Print the configuration, and on stderr the files that are still to be made."""
+    """Print the configuration, and on stderr the missing files."""
     print(dry_run_report(config, full=full), end="")
     for problem in _files_to_be_made(config):
         print(f"note: {problem}", file=sys.stderr)
 
 
 def train(config: DictConfig, early: Path | None = None) -> None:
-    """Train with a configuration that has been checked; leave with status 1 or 130 after a failure.
+    """Train with a checked configuration; after a failure, exit with status 1 or 130.
 
     Args:
-        early: File with what was printed before.
+            early: File with the output so far.
     """
     from recipe.treepo.verl_adapters import run
 
@@ -81,14 +81,14 @@ def _files_to_be_made(config: DictConfig) -> list[ConfigProblem]:
 
 
 def use_plugin() -> None:
-    """Have verl load our plugin where the recipe is a folder of a checkout, not an installed package."""
+    """Make verl load our plugin if the recipe is a folder of a checkout, not an installed package."""
     if not any(entry.value == "treepo_verl_plugin" for entry in entry_points(group="verl.plugins")):
         modules = os.environ.get("VERL_USE_EXTERNAL_MODULES", "")
         os.environ["VERL_USE_EXTERNAL_MODULES"] = ",".join(filter(None, [modules, "recipe.treepo.plugin"]))
 
 
 def temporary_file() -> Path:
-    """Make an empty file for what is printed before the run's folder is known."""
+    """Create an empty file for output that precedes the run's folder."""
     descriptor, path = mkstemp(prefix="treepo-", suffix=".log")
     os.close(descriptor)
     return Path(path)
@@ -112,13 +112,13 @@ def main() -> None:
             show(config, full=line.full)
 
     def start(config: DictConfig) -> None:
-        if line.for_hydra_only:  # several configurations, each checked when its turn comes
+        if line.for_hydra_only:  # several configurations, each checked at its start
             check(config, line)
         train(config, early)
 
     try:
         if line.dry_run or not line.for_hydra_only:
-            # Composed and checked first without importing verl and without Hydra's output folder.
+            # First compose and check without importing verl and without Hydra's output folder.
             arguments = without_output(without_importing_verl(line.arguments))
             with held(early) if early else nullcontext():
                 call_with_config(line, arguments, check_and_show)

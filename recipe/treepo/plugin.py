@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plugin that verl loads in every process, through ``treepo_verl_plugin`` (see the end of ``verl/__init__.py``).
 
-verl loads plugins at the end of ``import verl``, in each of its many processes. So this module stays cheap:
-it selects the CPU platform where there is no accelerator, and otherwise only leaves a note to register our
-trainer and estimators *after* verl's own registries have been imported, in the processes that use them.
+verl loads plugins at the end of ``import verl``, in each of its many processes, so this module must stay cheap. It
+selects the CPU platform if there is no accelerator. Our trainer and estimators are registered by an import hook *after*
+verl's own registries have been imported, only in the processes that use them.
 """
 
 import importlib.abc
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# verl module whose registry is meant -> our modules that register themselves there when imported
+# verl module with a registry -> our modules that register there on import
 REGISTRATIONS = {
     "verl.trainer.ppo.core_algos": ("recipe.treepo.verl_adapters.estimators",),
     "verl.trainer.ppo.v1": ("recipe.treepo.verl_adapters.trainer",),
@@ -27,7 +27,7 @@ REGISTRATIONS = {
 
 
 class _RegisterAfterImport(importlib.abc.MetaPathFinder):
-    """Import our modules right after the verl module that they register themselves with."""
+    """Import our modules right after the verl module that holds their registry."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -64,6 +64,6 @@ def _install() -> None:
 try:
     _install()
 except Exception:
-    # verl reports a plugin that fails at debug level only; what follows from it would be hard to explain.
+    # verl reports a failing plugin at debug level only, and its consequences are hard to trace back.
     logging.getLogger(__name__).exception("the plugin of the recipe treepo failed to load")
     raise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of ``main_treepo`` and ``main_eval``: arguments, help, composition and the report of a dry run."""
+"""Command line of ``main_treepo`` and ``main_eval``: arguments, help, composition and dry-run report."""
 
 import re
 import shlex
@@ -43,7 +43,7 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def listed_keys(text: str) -> dict[str, object]:
-    """Read the keys with their defaults back from a help text."""
+    """Read keys and defaults back from a help text."""
     found, group = {}, ""
     for line in text.splitlines():
         if heading := re.match(r"((?:treepo|evaluation)[\w.]*)\.(  |$)", line):
@@ -81,8 +81,8 @@ def plain(value: object) -> object:
 
 def test_the_help_has_a_few_words_for_every_key():
     text = help_text(TRAINING_PAGE)
-    assert re.search(r" depth=7 +Most segments on a path( |$)", text, re.MULTILINE)
-    assert re.search(r" retries=2 +Repeats of a failed request( |$)", text, re.MULTILINE)
+    assert re.search(r" depth=7 +Maximum segments per path( |$)", text, re.MULTILINE)
+    assert re.search(r" retries=2 +Retries of a failed request( |$)", text, re.MULTILINE)
     words = declared(TREEPO).comments | declared(EVALUATION).comments
     for key in [*KEYS, *EVALUATION.keys]:
         assert 1 <= len(first_words(words[key]).split()) <= 9, key
@@ -98,7 +98,7 @@ def test_the_page_of_settings_is_written_from_the_declarations():
         elif row := re.match(r"\| `(\w+)` +\| `(.*?)` +\| (.+?) +\|$", line):
             rows[f"{group}.{row[1]}"] = yaml.safe_load(row[2])
     assert rows == listed_keys(help_text(TRAINING_PAGE)) | listed_keys(help_text(EVALUATION_PAGE))
-    assert re.search(r"^\| `depth` +\| `7` +\| Most segments on a path \(at least 1\) +\|$", page, re.MULTILINE)
+    assert re.search(r"^\| `depth` +\| `7` +\| Maximum segments per path \(at least 1\) +\|$", page, re.MULTILINE)
 
 
 def test_the_first_words_are_those_of_the_comment_just_above():
@@ -218,7 +218,7 @@ def test_keys_of_an_evaluation_are_checked_by_name_and_its_arms_are_the_users_ow
     ]
     hints = [problem.remedy.partition("?")[0] for problem in line.name_problems]
     assert hints == [f"Did you mean {key}" for key in ("evaluation.n", "evaluation.seed", "treepo.depth")]
-    # not an evaluation, so Hydra reports it
+    # a training run leaves evaluation keys to Hydra
     assert read_command_line(["evaluation.nn=3"]).arguments == ["evaluation.nn=3"]
 
 
@@ -228,7 +228,7 @@ def test_wrong_values_are_known_without_a_composed_configuration():
         "+treepo.fallback={order: first, start: dry}",
         "treepo.fallback.window=0",
         "evaluation.bootstrap=1",
-        # these cannot be checked before Hydra has composed, or are right
+        # correct values, or values that can be checked only after Hydra has composed
         "treepo.segment_length=${actor_rollout_ref.rollout.n}",
         "treepo.max_segments_per_request=a,b",
         "treepo.interaction.options.depth=x",
@@ -336,7 +336,7 @@ def test_the_report_is_yaml_that_makes_the_configuration_of_the_defaults():
     found = OmegaConf.create(yaml.safe_load(text))
     assert found.treepo == {"depth": 4, "segment_length": 32, "cache_block": 32, "retries": 3}
     assert found.data.max_response_length == 128
-    # it follows from data.max_response_length, as in verl
+    # an interpolation of data.max_response_length, as in verl
     assert config.actor_rollout_ref.rollout.response_length == 128
     assert "response_length" not in found.actor_rollout_ref.rollout
     merged = OmegaConf.merge(OmegaConf.create(defaults_for(config)), found)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``main_treepo`` and ``main_eval`` as programs, in an empty folder: what they import, print and write."""
+"""``main_treepo`` and ``main_eval`` as programs in an empty folder: imports, output and files."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from recipe.treepo.main_eval import with_group
 TINY = ["platform=cpu", "preset=tiny"]
 MODULES = ("main_treepo", "main_eval")
 HEAVY = ("ray", "torch", "verl", "vllm")
-# Runs an entry point, and reports on stderr what it has imported.
+# Runs an entry point, and reports its imports on stderr.
 REPORT = """
 import sys
 from recipe.treepo import {module} as entry_point
@@ -32,7 +32,7 @@ finally:
 
 
 def run(module: str, *arguments: str, folder: Path, before: str = "") -> subprocess.CompletedProcess:
-    """Run an entry point in ``folder``; ``before``: code to run first."""
+    """Run an entry point in ``folder``, after the code ``before``."""
     code = REPORT.format(module=module, before=before, heavy=HEAVY)
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=False
@@ -132,7 +132,7 @@ def test_a_dry_run_of_an_evaluation_prints_its_runs_and_yaml_and_writes_nothing(
 def test_a_run_is_checked_first_and_then_trains_with_the_same_configuration(empty, tmp_path):
     (tmp_path / "model").mkdir()
     arguments = [*TINY, f"actor_rollout_ref.model.path={tmp_path}/model", "hydra.run.dir=run", "treepo.retries=5"]
-    # An existing file will do: its columns are looked at in files named .parquet only.
+    # Any existing file will do: columns are checked only in files named .parquet.
     arguments += [f"data.{name}_files={__file__}" for name in ("train", "val")]
     before = """
 from omegaconf import OmegaConf
@@ -143,13 +143,13 @@ def remember(config, problems, **options):
     checked.append(OmegaConf.to_yaml(config))
     prepare(config, problems, **options)
 def train(config, early):
-    assert "validate_config" in early.read_text()  # what verl printed is held back
+    assert "validate_config" in early.read_text()  # verl's output is held back
     print("trained", [OmegaConf.to_yaml(config)] == checked, config.treepo.retries, config.trainer.device)
 entry_point.prepare, entry_point.train = remember, train
 """
     done = run("main_treepo", *arguments, folder=empty, before=before)
     assert (done.returncode, done.stdout) == (0, "trained True 5 cpu\n"), done.stderr
-    # Hydra's record of the run, as it would be without the check
+    # Hydra's record of the run is the same as without the check.
     assert os.listdir(empty) == ["run"]
     assert sorted(os.listdir(empty / "run/.hydra")) == ["config.yaml", "hydra.yaml", "overrides.yaml"]
     overrides = yaml.safe_load((empty / "run/.hydra/overrides.yaml").read_text())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of ``treepo.interaction``: their rules, how they are given, and how the class that they name is loaded."""
+"""The keys of ``treepo.interaction``: rules, command line, and loading of the named class."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +52,7 @@ def talk(tmp_path) -> str:
 
 
 def talking(path: str, **keys: Any) -> dict:
-    """The treepo group with an interaction; ``keys`` are of that group, or of the interaction's with ``i_``."""
+    """Return the treepo group with an interaction; ``keys`` with the prefix ``i_`` are keys of the interaction."""
     inner = {key[2:]: value for key, value in keys.items() if key.startswith("i_")}
     outer = {key: value for key, value in keys.items() if not key.startswith("i_")}
     return {**outer, "interaction": {"path": path, "name": "Talk", **inner}}
@@ -154,7 +154,7 @@ def test_loops_that_share_nothing_need_the_manager_like_trees(talk):
         assert briefly([problem]) == [f"{MANAGER.replace('__', '.')}=None: other_manager"]
         assert "treepo.sampler=independent" in problem.rule
     validate(config_of({"sampler": "plain"}, **{MANAGER: None}))
-    # their segments have to fit as those of trees do
+    # segments must fit, as in trees
     config = config_of({"sampler": "independent", "segment_length": 1})
     assert broken_rules(config) == ["treepo.segment_length=1: segments_too_few"]
 
@@ -209,12 +209,12 @@ def test_an_evaluation_refuses_conversations_and_loops_that_share_nothing(talk):
     ]
 
 
-# --- what the settings become ----------------------------------------------------------------------------------
+# --- effects of the settings -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("assistant", "user", "expected"),
-    # a model's turn follows each of a user, and one comes before
+    # model turns: one at the start, and one after each user turn
     [(None, None, None), (3, None, 3), (None, 3, 4), (4, 3, 4), (3, 3, 3), (5, 3, 4), (0, 0, None)],
 )
 def test_verls_limits_of_turns_become_most_turns_of_the_model(assistant, user, expected):
@@ -278,7 +278,7 @@ def test_options_are_the_users_own_keys_with_a_plus_sign_or_without(talk):
     config = composed("preset=tiny", *line.arguments)
     options = load_settings(config).interaction.options
     assert options == {"x": 1, "y": {"deep": [1, "a"]}, "z": config.data.max_prompt_length}
-    assert type(options["y"]) is dict  # what a user's class gets is plain
+    assert type(options["y"]) is dict  # a user's class gets plain values
 
 
 def test_options_as_one_group_and_misspelt_neighbours():
@@ -305,7 +305,7 @@ def problem_of(settings: InteractionSettings) -> ConfigProblem:
 
 
 def not_loaded(path: str) -> str:
-    """Return the rule of a file or package that cannot be loaded: it has what its own code raised."""
+    """Return the rule of a file or package that cannot be loaded; it contains the error of the loaded code."""
     problem = problem_of(settings_of(path))
     assert briefly([problem]) == [f"{GROUP}.path={path}: interaction_not_loaded"]
     return problem.rule
@@ -374,8 +374,8 @@ def test_function_tools_and_their_parser_are_tried_before_a_run(tmp_path):
         return tool_problems(OmegaConf.create({"actor_rollout_ref": {"rollout": keys}}))
 
     def tried(code):
-        """Return the rules that a file breaks."""
-        file = tmp_path / f"tools{len(list(tmp_path.iterdir()))}.py"  # verl keeps what it has loaded
+        """Return the rules that a file violates."""
+        file = tmp_path / f"tools{len(list(tmp_path.iterdir()))}.py"  # new name, because verl caches loaded files
         file.write_text(code)
         found = problems(multi_turn={"function_tool_path": str(file), "format": "hermes"})
         assert all(briefly([p]) == [f"{group}.function_tool_path={file}: tools_not_loaded"] for p in found)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hold the sentences of all problems to a record, ``messages.txt``: one line per rule id, with an example.
+"""Compare the sentences of all problems with a record, ``messages.txt``: one line per rule id, with an example.
 
-The other tests assert key and rule id. After a rewording run
+The other tests assert key and rule id. After a change of wording run
 ``PYTHONPATH=.:tests python tests/settings/test_messages.py``, read the differences and commit the new record.
 """
 
@@ -25,7 +25,7 @@ from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
 
 RECORD = Path(__file__).with_name("messages.txt")
-# Rules of a run that has started: their own tests have examples.
+# Rules checked after the start of a run: their own tests have examples.
 LATER = {
     "dump_disk_full",
     *("engine_vendor", "folder_in_use", "model_not_loaded", "more_wrong_rows", "no_rows", "other_samples"),
@@ -162,7 +162,7 @@ def evaluation_of(changes: dict[str, Any]) -> DictConfig:
 
 
 def examples() -> Iterator[ConfigProblem]:
-    """Yield the problems of configurations that break every rule once or more; the working directory is empty."""
+    """Yield the problems of configurations that violate every rule at least once; the working directory is empty."""
     for treepo, rollout in CONFIGS:
         config = config_of(treepo)
         for key, value in rollout.items():
@@ -187,7 +187,7 @@ def examples() -> Iterator[ConfigProblem]:
 
 
 def messages() -> str:
-    """Return a line for each rule id, in alphabetical order, with the first example of it."""
+    """Return a line for each rule id in alphabetical order, with its first example."""
     before = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -201,7 +201,7 @@ def messages() -> str:
 
 
 def rule_ids() -> set[str]:
-    """Return the rule ids in the source: each is a literal where the problem is made."""
+    """Return the rule ids in the source, each of which is a literal."""
     makers = {"ConfigProblem", "WrongValue", "reader", "check"}
     return {
         node.args[0].value

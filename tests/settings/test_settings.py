@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the settings are read, and what the search gets of them; the rules between them: test_validation.py."""
+"""Reading of the settings, and their effect on the search; rules between keys: test_validation.py."""
 
 import dataclasses
 import os
@@ -33,7 +33,7 @@ from recipe.treepo.settings.values import RENAMED, ConfigError, ConfigProblem, g
 
 YAML = ROOT / "recipe/treepo/config/treepo_trainer.yaml"
 GROUPS = list(groups_of(KEYS))
-# Every key with a value that is not its default.
+# A value other than the default for every key.
 EVERY_KEY = {
     "sampler": "plain",
     "search": "by_path",
@@ -196,7 +196,7 @@ def test_every_field_of_the_types_has_a_key():
         value = getattr(TreePOSettings(), field.name)
         inner = dataclasses.fields(value) if dataclasses.is_dataclass(value) else []
         fields |= {f"{field.name}.{f.name}" for f in inner} or {field.name}
-    # filled in during training, from treepo.branching.temperature
+    # set during training, from treepo.branching.temperature
     fields.remove("branching.temperature")
     assert fields == {key.field for key in KEYS.values()}
     assert len({key.field for key in KEYS.values()}) == len(KEYS)
@@ -214,7 +214,7 @@ def test_the_search_gets_the_shape_that_was_set():
         cache_block=16,
         retries=0,
     )
-    # not where a block does not fit into a segment, or turns are the segments
+    # None if a block does not fit into a segment, or if segments are turns
     for length, talks, expected in ((448, False, 64), (441, False, None), (448, True, None)):
         shape = TreePOSettings(cache_block=64).shape(width=8, response_length=length, progress=0.0, conversation=talks)
         assert shape.cache_block == expected
@@ -242,7 +242,7 @@ def test_the_search_gets_the_stopping_rules_that_were_set():
 @pytest.mark.parametrize(
     ("temperature", "progress", "expected"),
     [
-        # cos(pi / 3) = 1/2, so a third of the way in time is a quarter of the way in temperature: 5 - 4 x 1/4
+        # cos(pi / 3) = 1/2, so after a third of the time the temperature has gone a quarter of its way: 5 - 4 x 1/4
         ([5, 1], 0.0, 5.0),
         ([5, 1], 1 / 3, 4.0),
         ([5, 1], 0.5, 3.0),
@@ -404,7 +404,7 @@ def test_misspelt_overrides_are_found_before_hydra_sees_them():
         "trainer.nnodes=1",
     ]
     line = read_command_line(arguments)
-    # verl's own entry point needs the plus sign, ours declares the key: the same overrides serve both
+    # The same overrides work for both entry points: verl's needs the plus sign, ours declares the key.
     assert line.arguments == [
         "treepo.depth=3",
         "treepo.fallback.order=random",
@@ -426,7 +426,7 @@ def test_every_group_and_key_can_be_given_on_the_command_line():
     line = read_command_line(arguments)
     rest = line.arguments
     assert ([argument.lstrip("+") for argument in rest], line.name_problems, line.dry_run) == (arguments, [], False)
-    # what holds keys of the user's own has to be added to
+    # groups with keys that the user defines need the plus signs
     free = ["treepo", "treepo.interaction", "treepo.interaction.options"]
     assert [argument for argument in rest if argument.startswith("+")] == [f"++{name}=null" for name in free]
     assert GROUPS == [
@@ -438,7 +438,7 @@ def test_every_group_and_key_can_be_given_on_the_command_line():
 def test_a_recipe_that_is_a_folder_of_a_checkout_is_loaded_by_its_name(monkeypatch):
     monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "mine")
     main_treepo.use_plugin()
-    assert os.environ["VERL_USE_EXTERNAL_MODULES"] == "mine"  # here it is installed, verl finds it by itself
+    assert os.environ["VERL_USE_EXTERNAL_MODULES"] == "mine"  # the recipe is installed here, so verl finds its plugin
     monkeypatch.setattr(main_treepo, "entry_points", lambda group: [])
     main_treepo.use_plugin()
     assert os.environ["VERL_USE_EXTERNAL_MODULES"] == "mine,recipe.treepo.plugin"

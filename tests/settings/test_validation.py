@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules that settings keep among each other and with verl's keys, and that every shipped yaml keeps them."""
+"""The rules among settings and with verl's keys; every shipped yaml file passes them."""
 
 import os
 import re
@@ -23,11 +23,11 @@ from recipe.treepo.settings.validate import validate, validate_trees
 from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters.packed_engine import PackedActorEngine, PackedCriticEngine
 
-# name of the tree: depth, segment length, divergence, at the root, most; trajectories, response length
+# name: depth, segment length, divergence, init_divergence, max_divergence, trajectories, response length
 TREES = {
     "paper_best": (14, 512, (2, 2), (2, 8), None, 16, 7168),
     "paper_fixed": (14, 512, (2, 2), (2, 2), None, 16, 7168),
-    # equal parts of the response length, 512 tokens unless a preset says otherwise: 4 x 128, 5 x 103, 6 x 86
+    # equal parts of the response length, here the default of 512 tokens: 4 x 128, 5 x 103, 6 x 86
     "ms_swift_d4_k2": (4, 128, (2, 2), (1, 1), 2, 8, 512),
     "ms_swift_d4_k3": (4, 128, (3, 3), (1, 1), 3, 8, 512),
     "ms_swift_d5_k2": (5, 103, (2, 2), (1, 1), 2, 8, 512),
@@ -88,7 +88,7 @@ def test_files_that_verl_cannot_read_are_problems_before_anything_starts(tmp_pat
     ]
     assert all(f"`python -m data_prep.check {problem.value}`" in problem.remedy for problem in problems)
     validate(config_of(data__val_files=names[1], data__prompt_key="question"))
-    # a data set class of one's own has columns of its own
+    # a custom data set class has its own columns
     validate(config_of(data__val_files=names[2], data__custom_cls={"path": "mine.py"}))
 
 
@@ -98,7 +98,7 @@ def test_a_folder_for_trees_is_checked_before_anything_starts(tmp_path, monkeypa
 
     new = tmp_path / "new/trees"
     validate(config_of({"dump": {"dir": str(new)}}))
-    assert not new.parent.exists()  # nothing is made yet
+    assert not new.parent.exists()  # nothing is created yet
     file = tmp_path / "file"
     file.write_text("")
     assert broken(file / "trees") == [f"treepo.dump.dir={file}/trees: dump_folder"]
@@ -240,7 +240,7 @@ def test_a_budget_of_response_tokens_is_refused_for_validation_with_trees():
         {"search": "by_path", "fallback": {"start": "dry", "order": "longer_first"}},
         {"branching": {"share": "entropy"}, "fallback": {"order": "longer_first", "min_segments": 4}},
         {"init_divergence": [2, 3], "branching": {"budget": "level_tokens", "level_tokens": 75}},
-        # a budget of tokens per level does not read divergence
+        # budget=level_tokens ignores divergence
         {"max_divergence": 1, "branching": {"budget": "level_tokens", "level_tokens": 50}},
         {"branching": {"budget": "total_tokens", "total_tokens": 800, "min_width": 8}},
         {"stopping": ["stop", "eos", "length", "depth"], "stop_strings": ["###"]},
@@ -264,7 +264,7 @@ def test_an_answer_cannot_wait_for_end_tokens_that_are_ignored():
 
 
 def test_a_level_that_no_path_can_reach_is_refused():
-    # 3 segments of 34 hold 102 >= 100 tokens, so the fourth level is out of reach; 33 leave it one token
+    # 3 segments of 34 hold 102 >= 100 tokens, so the fourth level is unreachable; segments of 33 leave one token for it
     [problem] = problems_of(config_of({"segment_length": 34}))
     assert briefly([problem]) == ["treepo.segment_length=34: segments_too_many"]
     assert problem.remedy.startswith("Use treepo.depth=3, or treepo.segment_length=25 (or null) for this depth, ")
@@ -312,7 +312,7 @@ def test_with_the_plain_sampler_the_shape_of_trees_does_not_matter():
 
 @pytest.mark.parametrize("group", ["tree", "preset", "platform"])
 def test_the_name_of_a_group_that_hydra_did_not_find_is_refused(group):
-    """``+tree=paper_best`` on top of verl's entry point, without the search path that the remedy adds."""
+    """``+tree=paper_best`` with verl's entry point, without the search path of the remedy."""
     config = config_of(**{group: "paper_best"})
     for check in (validate, validate_trees):
         with pytest.raises(ConfigError) as error:
@@ -399,7 +399,7 @@ def test_servers_have_to_divide_the_gpus(sizes, gpus, mode, fits):
         return
     [problem] = problems_of(config)
     assert (problem.key, problem.rule_id) == (f"actor_rollout_ref.rollout.{names[0]}", "gpus_per_server")
-    # the GPUs that there are, and those of one server
+    # all GPUs, and those of one server
     numbers = [int(number) for number in re.findall(r"\d+", problem.rule)]
     assert numbers == [gpus[0] * gpus[1], sizes[0] * sizes[1] * sizes[2]]
 
@@ -493,7 +493,7 @@ def test_missing_keys_of_a_penalty_are_problems_not_tracebacks():
     [
         ["algorithm.filter_groups.metric=reward"],
         ["algorithm.filter_groups.metric=overlong_reward", "reward.reward_manager.name=dapo"],
-        # what another reward function gives is not known
+        # the metrics of another reward function are unknown
         ["algorithm.filter_groups.metric=mine", "reward.custom_reward_function.path=/somewhere/reward.py"],
     ],
 )
@@ -517,7 +517,7 @@ def test_a_critics_model_is_looked_for_where_there_is_a_critic():
 @pytest.mark.parametrize("preset", ["tiny", "gpu"])
 def test_every_objective_of_verl_composes_with_every_preset_and_passes_all_checks(name, platform, preset):
     config = composed(f"platform={platform}", f"preset={preset}", *OBJECTIVES[name])
-    # verl's own checks, too; without the files, which are not made here
+    # includes verl's own checks; files are not checked, because none exist here
     prepare(config, [], dry_run=True)
 
 
@@ -534,7 +534,7 @@ def test_the_critic_is_set_up_like_the_actor(platform):
     assert critic.fsdp.get("mixed_precision") == actor.actor.fsdp_config.get("mixed_precision")
 
 
-# --- what is shipped -------------------------------------------------------------------------------------------
+# --- shipped configurations ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
@@ -562,12 +562,12 @@ def test_every_named_tree_composes_and_keeps_the_rules(tree):
 
 @pytest.mark.parametrize("tree", TREES)
 def test_a_named_tree_wins_over_the_preset(tree):
-    # the preset's engine has room for its own responses only
+    # without the preset's max_model_len, which fits its own responses only
     config = composed("platform=cpu", "preset=tiny", f"tree={tree}", "actor_rollout_ref.rollout.max_model_len=null")
     settings = validate(config, check_files=False)
     depth, segment, *branching, n, length = TREES[tree]
     if tree.startswith("ms_swift"):
-        # the response length is left to the run, here 128 tokens: 4 x 32, 5 x 26, 6 x 22
+        # these trees take the run's response length, here 128 tokens: 4 x 32, 5 x 26, 6 x 22
         segment, length = {4: 32, 5: 26, 6: 22}[depth], 128
     assert shape_of(settings, config) == (depth, segment, *branching, n, length)
     assert config.data.train_batch_size == 16

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Split a command line into our own flags, problems with our own keys, and the arguments for Hydra."""
+"""Split a command line into our own flags, problems with our own keys, and arguments for Hydra."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from recipe.treepo.settings.schema import SEE as SEE_TREEPO
 from recipe.treepo.settings.values import ConfigProblem, Keys, groups_of, read_group, unknown_key
 
 HELP_FLAGS = ("--help", "-h")
-# Flags with which Hydra shows something, or composes several configurations.
+# Flags that make Hydra show something or compose several configurations.
 HYDRA_ONLY_FLAGS = (
     *("--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"),
     *("--experimental-rerun", "--multirun", "-m"),
@@ -26,8 +26,8 @@ class OwnGroup:
     """A group of keys of this recipe.
 
     Attributes:
-        free: Full names of the groups in it whose keys the user names.
-        see: File that explains the keys, relative to the repository.
+            free: Full names of its subgroups with keys that the user defines.
+            see: File that explains the keys, relative to the repository.
     """
 
     name: str
@@ -36,7 +36,7 @@ class OwnGroup:
     see: str
 
     def is_free(self, key: str) -> bool:
-        """Tell whether the user has named ``key``."""
+        """Return whether ``key`` is one that the user defines."""
         return any(key != group and holds(group, key) for group in self.free)
 
 
@@ -45,13 +45,14 @@ TREEPO = OwnGroup("treepo", KEYS, (FREE_GROUP,), SEE_TREEPO)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandLine:
-    """A command line, read.
+    """A parsed command line.
 
     Attributes:
-        arguments: Arguments for Hydra.
-        name_problems: Unknown keys of our groups, which ``arguments`` do not contain, and flags that do not fit.
-        value_problems: Wrong values of our groups; for the case that Hydra cannot compose, since composing finds them.
-        for_hydra_only: Whether Hydra shows something, or composes several configurations.
+            arguments: Arguments for Hydra.
+            name_problems: Unknown keys of our groups (absent from ``arguments``), and wrong combinations of flags.
+            value_problems: Wrong values in our groups; needed only if Hydra cannot compose, since composing finds them,
+            too.
+            for_hydra_only: Whether Hydra only shows something, or composes several configurations.
     """
 
     arguments: list[str]
@@ -64,7 +65,7 @@ class CommandLine:
 
 
 def read_command_line(arguments: Sequence[str], groups: Sequence[OwnGroup] = (TREEPO,)) -> CommandLine:
-    """Take our flags and our unknown keys out of the command line; Hydra would stop at the first of them."""
+    """Remove our flags and our unknown keys from the command line; Hydra would stop at the first of them."""
     own_flags = {"--dry-run", "--full", *HELP_FLAGS}
     flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
     if "hydra.mode=MULTIRUN" in arguments:
@@ -100,14 +101,14 @@ def read_command_line(arguments: Sequence[str], groups: Sequence[OwnGroup] = (TR
 
 
 def holds(group: str, key: str) -> bool:
-    """Tell whether ``key`` is ``group`` or in it."""
+    """Return whether ``key`` is ``group`` or inside it."""
     return f"{key}.".startswith(f"{group}.")
 
 
 def _flag_problems(flags: set[str]) -> list[ConfigProblem]:
     problems = []
     if "--full" in flags and "--dry-run" not in flags:
-        rule = "prints the configuration of a dry run"
+        rule = "has no effect without --dry-run"
         problems.append(ConfigProblem("full_without_dry_run", "--full", True, rule, "Add --dry-run."))
     if "--dry-run" in flags and (others := sorted(flags.intersection(HYDRA_ONLY_FLAGS))):
         rule = f"checks a single configuration, so it cannot be combined with {others[0]}"
@@ -119,7 +120,7 @@ def _parsed(argument: str) -> Override | None:
     try:
         return OverridesParser.create().parse_override(argument)
     except HydraException:
-        return None  # a flag of Hydra or its value, or an override that Hydra will report
+        return None  # a flag of Hydra or its value, or an override that Hydra will reject
 
 
 def _key(argument: str) -> str:
@@ -135,15 +136,15 @@ def _as_hydra_needs_it(argument: str, key: str) -> str:
     if argument[0] == "~" or not holds(TREEPO.name, key):
         return argument
     if holds(key, FREE_GROUP) or holds(FREE_GROUP, key):
-        return f"++{argument.lstrip('+')}"  # no key of it is declared, so Hydra has to add them
-    return argument.lstrip("+")  # verl's own entry point needs the plus sign; here the key is declared
+        return f"++{argument.lstrip('+')}"  # it declares no keys, so Hydra must add them
+    return argument.lstrip("+")  # needed for verl's own entry point; here the key is declared
 
 
 # --- values without a composed configuration -------------------------------------------------------------------
 
 
 def _is_plain_value(override: Override | None, group: OwnGroup) -> bool:
-    """Tell whether the value can be checked by itself: no interpolation, sweep or name of a file of the group."""
+    """Return whether the value can be checked alone: no interpolation, sweep or choice of a file of the group."""
     if override is None or override.is_delete() or override.is_sweep_override() or "${" in (override.input_line or ""):
         return False
     key = override.key_or_group

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Have Hydra compose the configuration: without importing verl where it can, without writing where it must not."""
+"""Compose the configuration with Hydra: without importing verl if possible, and without output in a dry run."""
 
 import functools
 import sys
@@ -25,10 +25,10 @@ _FLAGS_WITH_VALUE = (*_OTHER_CONFIG_FLAGS, "--package", "-p", "--cfg", "-c", "--
 def call_with_config(line: CommandLine, arguments: Sequence[str], task: Callable[[DictConfig], None]) -> None:
     """Compose the configuration from ``arguments`` and call ``task`` with it.
 
-    Where Hydra stops before, which it reports itself, the problems with our own keys are reported, too.
+    If Hydra stops earlier, which it reports itself, the problems with our own keys are reported, too.
 
     Args:
-        task: A plain function of the entry point; Hydra names the job after its file.
+            task: A plain function of the entry point; Hydra names the job after its file.
     """
     problems = line.name_problems + line.value_problems
     if line.dry_run and line.for_hydra_only:
@@ -50,15 +50,16 @@ def call_with_config(line: CommandLine, arguments: Sequence[str], task: Callable
 
 
 def without_output(arguments: Sequence[str]) -> list[str]:
-    """Have Hydra write nothing and log to stderr, whatever the arguments say about it."""
+    """Return arguments with which Hydra writes nothing and logs to stderr, regardless of the given ones."""
     kept = [argument for argument in arguments if not argument.lstrip("+~").startswith(_OUTPUT_KEYS)]
     return add_overrides(kept, [*WRITE_NOTHING, LOG_TO_STDERR])
 
 
 def without_importing_verl(arguments: Sequence[str]) -> list[str]:
-    """Have Hydra read verl's yaml files from their folder: as ``pkg://verl.trainer.config`` they import verl.
+    """Return arguments with which Hydra reads verl's yaml files from their folder.
 
-    Arguments that name other configurations or another search path are left as they are.
+    The search path ``pkg://verl.trainer.config`` would import verl. Arguments that name other configurations or another
+    search path are returned unchanged.
     """
     folder = verl_config_folder()
     other = (*_OTHER_CONFIG_FLAGS, "hydra.searchpath")
@@ -69,7 +70,7 @@ def without_importing_verl(arguments: Sequence[str]) -> list[str]:
 
 
 def add_overrides(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Insert overrides before the others: Hydra's parser takes them in one piece only."""
+    """Insert overrides before the others: Hydra's parser accepts only one contiguous block."""
     place = len(arguments)
     for number, argument in enumerate(arguments):
         if not argument.startswith("-") and (number == 0 or arguments[number - 1] not in _FLAGS_WITH_VALUE):
@@ -86,7 +87,7 @@ def plain_values(config: DictConfig | ListConfig, *, resolve: bool = False) -> d
 
 
 def verl_config_folder() -> Path | None:
-    """Return the folder of verl's yaml files without importing verl, None where verl is not a plain folder."""
+    """Return the folder of verl's yaml files without importing verl, None if verl is not a plain folder."""
     spec = find_spec("verl")
     folder = Path(spec.origin).parent / "trainer/config" if spec is not None and spec.origin else None
     return folder if folder is not None and (folder / "ppo_trainer.yaml").is_file() else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A configuration compared with the defaults of verl and of this recipe, for the dry run."""
+"""Compare a configuration with the defaults of verl and of this recipe, for the dry run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ CONFIG = Path(__file__).parents[1] / "config"
 
 @dataclass(slots=True)
 class Differences:
-    """The keys of a configuration that are not as in the defaults.
+    """The differences between a configuration and the defaults.
 
     Attributes:
-        values: The differing keys with their resolved values, nested like the configuration.
-        changed: Number of keys in ``values``.
-        same: Number of keys that are as in the defaults. An interpolation that is written as there counts as the same,
-            also where it gives another value.
-        removed: Full names of the keys and groups of the defaults that the configuration does not have.
+            values: The differing keys with their resolved values, nested like the configuration.
+            changed: Number of keys in ``values``.
+            same: Number of keys equal to the defaults. Interpolations are compared as written, even if they resolve
+            differently.
+            removed: Full names of keys and groups of the defaults that are missing in the configuration.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ def defaults_for(config: DictConfig) -> dict[str, Any]:
 
 def _verls_defaults() -> DictConfig:
     folder = verl_config_folder()
-    running = GlobalHydra.instance().hydra  # a dry run is itself called by Hydra, of which there is one at a time
+    running = GlobalHydra.instance().hydra  # Hydra is a singleton, and a dry run already runs inside it
     GlobalHydra.instance().clear()
     try:
         with (
@@ -60,7 +60,7 @@ def _verls_defaults() -> DictConfig:
 
 
 def compare(config: DictConfig, defaults: Mapping[str, Any]) -> Differences:
-    """Find the keys of ``config`` that are not written as in ``defaults``."""
+    """Find the keys of ``config`` that are written differently in ``defaults``."""
     differences = Differences()
     written, resolved = plain_values(config), plain_values(config, resolve=True)
     differences.values = _compare_groups(written, resolved, defaults, "", differences)
@@ -68,10 +68,10 @@ def compare(config: DictConfig, defaults: Mapping[str, Any]) -> Differences:
 
 
 def dry_run_report(config: DictConfig, *, full: bool, comments: Sequence[str] = ()) -> str:
-    """Return the configuration, resolved, as YAML: the keys that differ from the defaults, or all of them.
+    """Return the resolved configuration as YAML: the keys that differ from the defaults, or all keys.
 
     Args:
-        comments: Lines to add at the top.
+            comments: Lines to add at the top.
     """
     if full:
         lines, text = [*comments], OmegaConf.to_yaml(config, resolve=True)

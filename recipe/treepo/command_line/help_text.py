@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``--help`` of ``main_treepo`` and ``main_eval``: keys, defaults and meanings are read from ``config/``."""
+"""``--help`` of ``main_treepo`` and ``main_eval``, with keys, defaults and meanings from ``config/``."""
 
 import re
 import textwrap
@@ -21,12 +21,12 @@ NAME_WIDTH = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HelpPage:
-    """The parts of a help text that are not read from ``config/``.
+    """The parts of a help text that do not come from ``config/``.
 
     Attributes:
-        choices: Default of each Hydra group that is listed; the others are its files.
-        columns: Number of keys on a line.
-        examples: Commands, each with its meaning.
+            choices: Default of each listed Hydra group; the other choices are its files.
+            columns: Number of keys on a line.
+            examples: Commands, each with its meaning.
     """
 
     purpose: str
@@ -79,12 +79,12 @@ def _choices(defaults: Mapping[str, str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """The keys of a group as its yaml file has them, in its order.
+    """The keys of a group, in the order of its yaml file.
 
     Attributes:
-        groups: Names in each group, the outer before the inner.
-        defaults: Default of each key, by its full name.
-        comments: Comment above each key and group, by its full name.
+            groups: Names in each group, outer before inner.
+            defaults: Default of each key, by its full name.
+            comments: Comment above each key and group, by its full name.
     """
 
     groups: Mapping[str, Sequence[str]]
@@ -123,12 +123,12 @@ def comments(text: str) -> dict[str, str]:
 
 
 def first_words(comment: str) -> str:
-    """Return a comment up to the first stop, comma, colon, semicolon or bracket."""
+    """Return a comment up to its first period, comma, colon, semicolon or parenthesis."""
     return re.split(r"[.,:;]( |$)| \(", comment, maxsplit=1)[0]
 
 
 def written(value: Any) -> str:
-    """Return a value as on a command line."""
+    """Return a value as written on a command line."""
     value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {written(inner)}" for key, inner in value.items()) + "}"
@@ -153,7 +153,7 @@ def _keys(group: OwnGroup, columns: int) -> list[str]:
 
 
 def _in_columns(cells: Sequence[str], columns: int) -> list[str]:
-    """Put cells side by side, the first ones in the first column; a row that does not fit is divided."""
+    """Place cells side by side, filling columns first; split a row that is too wide."""
     rows, width, lines = -(-len(cells) // columns), WIDTH // columns, []
     for number in range(rows):
         row = [f"  {cell}" for cell in cells[number::rows]]

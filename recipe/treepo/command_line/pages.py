@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The help pages of the entry points, but for the parts that are read from ``config/``."""
+"""The help pages of the entry points, except for the parts from ``config/``."""
 
 from recipe.treepo.command_line.arguments import TREEPO, OwnGroup
 from recipe.treepo.command_line.help_text import HelpPage
@@ -12,8 +12,8 @@ TRAINING_PAGE = HelpPage(
     purpose="Train a language model with verl, tree-structured rollouts and tree advantages (TreePO).",
     usage=f"{TRAIN} [--dry-run [--full]] [GROUP=NAME ...] [KEY=VALUE ...]",
     about="""\
-KEY is any key of verl's ppo_trainer or one of those below. All are checked before Ray or a model is started.
-bash scripts/run_treepo_qwen0.5b.sh makes environment and data first, and takes the same arguments.""",
+KEY is a key of verl's ppo_trainer or a key below. All keys are checked before Ray or a model starts.
+bash scripts/run_treepo_qwen0.5b.sh prepares environment and data first. It takes the same arguments.""",
     group=TREEPO,
     choices={"platform": "gpu", "preset": "none", "tree": "none"},
     columns=2,
@@ -21,7 +21,7 @@ bash scripts/run_treepo_qwen0.5b.sh makes environment and data first, and takes 
         (f"{TRAIN} platform=cpu preset=tiny --dry-run", "the settings of the embedded run"),
         (
             f"{TRAIN} preset=gpu data.train_files=train.parquet data.val_files=val.parquet",
-            "Qwen2.5-0.5B on data of your own, made with python -m data_prep",
+            "Qwen2.5-0.5B on your own data, made with python -m data_prep",
         ),
         (
             f"{TRAIN} preset=gpu tree=ms_swift_d5_k3 algorithm.adv_estimator=grpo",
@@ -36,10 +36,10 @@ EVALUATION_PAGE = HelpPage(
     purpose="Evaluate a model without training: accuracy and cost of plain samples and of trees.",
     usage=f"{EVALUATE} [--dry-run [--full]] evaluation.out_dir=DIR [GROUP=NAME ...] [KEY=VALUE ...]",
     about=f"""\
-KEY is any key of a training run ({TRAIN} --help) or one of those below: the model is
-actor_rollout_ref.model.path, the problems are data.val_files. All keys are checked before Ray or a model is started.
-The same command resumes an interrupted evaluation. bash scripts/evaluate_qwen0.5b.sh makes environment and
-data first, and takes the same arguments.""",
+KEY is a key of a training run ({TRAIN} --help) or a key below.
+Model: actor_rollout_ref.model.path; problems: data.val_files. All keys are checked before Ray or a model starts.
+The same command resumes an interrupted evaluation. bash scripts/evaluate_qwen0.5b.sh prepares environment and data
+first. It takes the same arguments.""",
     group=EVALUATION,
     choices={"evaluation": "compare", "platform": "gpu", "preset": "none", "tree": "none"},
     columns=1,

@@ -2,8 +2,8 @@
 """Typed settings of the recipe.
 
 The keys live under ``treepo:`` at the top level of verl's configuration, because verl rejects unknown keys inside its
-own groups. The dataclasses declare them, ``config/treepo_trainer.yaml`` explains them, and a test compares the two.
-Rules between keys: ``validate.py``. Imports no torch, ray or vllm: everything is checked before any of them starts.
+own groups. The dataclasses declare the keys, ``config/treepo_trainer.yaml`` explains them, and a test compares the two.
+Rules between keys: ``validate.py``. Imports no torch, ray or vllm, so all checks run before any of them starts.
 """
 
 import math
@@ -32,50 +32,50 @@ from recipe.treepo.settings.values import (
     read_group,
 )
 
-# Our trainers by the name that trainer.v1.trainer_mode chooses, and verl's trainer that each of them extends.
+# Our trainers (values of trainer.v1.trainer_mode), each with the trainer of verl that it extends.
 TREEPO_TRAINERS = {
     "treepo_sync": "sync",
     "treepo_colocate_async": "colocate_async",
     "treepo_separate_async": "separate_async",
 }
-# Our estimators by the name that algorithm.adv_estimator chooses.
+# Our estimators (values of algorithm.adv_estimator).
 TREE_ESTIMATORS = ("treepo", "treepo_segment", "treerl", "treerpo")
-# verl's agents that a tree takes the place of.
+# verl's agents that trees replace.
 SINGLE_TURN_AGENT, TOOL_AGENT = REPLACED_AGENTS = ("single_turn_agent", "tool_agent")
-# The file that explains the keys.
+# File that explains the keys.
 SEE = "recipe/treepo/config/treepo_trainer.yaml"
-# The group whose keys are the user's own.
+# Group with keys that the user defines.
 FREE_GROUP = "treepo.interaction.options"
-# Name under which packed training registers its engines; verl knows no such vendor, but looks for it where told to.
+# Vendor of the packed engines in verl's engine registry, selected by VERL_ENGINE_VENDOR.
 PACKED_VENDOR = "treepo_packed"
 OPTIONAL_RULES = (FinishReason.ANSWER, FinishReason.STOP, FinishReason.REPETITION)
 
 
 class Sampler(StrEnum):
-    """How the trajectories of a training prompt are sampled."""
+    """Sampler of a training prompt."""
 
     TREE = "tree"  # one tree search per prompt
-    INDEPENDENT = "independent"  # rollout.n loops that share nothing, each going on segment by segment
+    INDEPENDENT = "independent"  # rollout.n separate loops that stop at every segment boundary
     PLAIN = "plain"  # verl's own sampler: rollout.n independent samples
 
 
 class Normalization(StrEnum):
-    """What is done to the advantages of a batch."""
+    """Normalization of the advantages of a batch."""
 
     WHITEN = "whiten"  # mean 0 and variance 1 over the batch's response tokens
-    STD = "std"  # divided by the standard deviation over them, the mean left where it is
+    STD = "std"  # divided by their standard deviation, mean unchanged
     NONE = "none"
 
 
 class SharedTokenWeight(StrEnum):
-    """How much a token counts in the actor's loss that several trajectories share."""
+    """Weight of a shared token in the actor's loss."""
 
-    PER_TRAJECTORY = "per_trajectory"  # once for each of them
+    PER_TRAJECTORY = "per_trajectory"  # once per trajectory
     ONCE = "once"
 
 
 class Console(StrEnum):
-    """What a training run prints."""
+    """Output of a training run."""
 
     TREEPO = "treepo"  # a line per step and a summary; everything else goes to files
     VERL = "verl"
@@ -83,14 +83,14 @@ class Console(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvantageSettings(AdvantageOptions):
-    """The ``treepo.advantage`` group; ``normalization`` None: as published for each estimator."""
+    """The ``treepo.advantage`` group; ``normalization`` None: each estimator's published one."""
 
     normalization: Normalization | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpSettings:
-    """The ``treepo.dump`` group; ``dir`` None: no trees are written."""
+    """The ``treepo.dump`` group; ``dir`` None: no dump."""
 
     dir: str | None = None
     every: int = 10
@@ -99,7 +99,7 @@ class DumpSettings:
     pictures: int = field(default=2, metadata={"least": 0})
 
     def takes(self, *, validate: bool, step: int, number: int) -> bool:
-        """Tell whether the dump takes a prompt, ``number`` within its step or validation."""
+        """Return whether the dump includes a prompt, ``number`` within its step or validation."""
         if self.dir is None or (self.prompts is not None and number >= self.prompts):
             return False
         return validate or step == 1 or step % self.every == 0
@@ -107,7 +107,7 @@ class DumpSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InteractionSettings:
-    """The ``treepo.interaction`` group; ``path`` None: no interaction but verl's tools, where they are asked for."""
+    """The ``treepo.interaction`` group; ``path`` None: no interaction, except verl's tools if selected."""
 
     path: str | None = None
     name: str | None = field(default=None, metadata={"read": class_name})
@@ -118,7 +118,7 @@ class InteractionSettings:
     timeout_seconds: float | None = 60.0
 
     def rules(self, *, max_assistant_turns: int | None, max_user_turns: int | None) -> ConversationRules:
-        """Return how conversations are led; the arguments are those of verl's ``rollout.multi_turn``."""
+        """Return the rules of a conversation; the arguments are those of verl's ``rollout.multi_turn``."""
         limits = [max_assistant_turns, max_user_turns + 1 if max_user_turns else None]
         return ConversationRules(
             turn_length=self.turn_length,
@@ -145,11 +145,11 @@ def _rules(value: Any) -> tuple[FinishReason, ...]:
 class TreePOSettings:
     """The ``treepo`` group. Meanings, units and ranges: ``config/treepo_trainer.yaml``.
 
-    Three keys of it, ``divergence``, ``init_divergence`` and ``max_divergence``, are in ``branching``.
+    The keys ``divergence``, ``init_divergence`` and ``max_divergence`` are fields of ``branching``.
 
     Attributes:
-        branching: Its own temperature is not used.
-        temperature: First and last value of ``treepo.branching.temperature`` over training.
+            branching: Branching rules; their own temperature is unused.
+            temperature: First and last value of ``treepo.branching.temperature`` over training.
     """
 
     sampler: Sampler = Sampler.TREE
@@ -182,7 +182,8 @@ class TreePOSettings:
     def resolved_segment_length(self, response_length: int, *, conversation: bool = False) -> int:
         """Return tokens per segment.
 
-        As set; or in a conversation a whole turn, elsewhere the least with which ``depth`` segments hold a response.
+        Without a set value: a whole turn in a conversation, otherwise the minimum for which ``depth`` segments hold a
+        response.
         """
         if self.segment_length is not None:
             return self.segment_length
@@ -191,17 +192,17 @@ class TreePOSettings:
         return -(-response_length // self.depth)
 
     def independent(self, n: int) -> "TreePOSettings":
-        """Return the same with n loops that never branch, each of which stops at every boundary of a segment."""
+        """Return a copy for n loops that never branch and that stop at every segment boundary."""
         branching = BranchingRules(divergence=(1, 1), init_divergence=(n, n))
         return replace(
             self, search=SearchKind.BY_PATH, branching=branching, fallback=FallbackRules(), max_segments_per_request=1
         )
 
     def shape(self, *, width: int, response_length: int, progress: float, conversation: bool = False) -> SearchShape:
-        """Return how the tree of one prompt grows; ``progress`` is how far training is, 0 to 1."""
+        """Return the shape of one prompt's tree; ``progress`` is the share of training done, 0 to 1."""
         first, last = self.temperature
         segment_length = self.resolved_segment_length(response_length, conversation=conversation)
-        # Boundaries at blocks would meet where segments are shorter, and those of conversations are where turns end.
+        # With segments shorter than a block, boundaries would coincide; in conversations, turns end segments.
         blocks = self.cache_block is not None and self.cache_block <= segment_length and not conversation
         # A half cosine: slow at the beginning and at the end.
         temperature = first + (last - first) * (1 - math.cos(math.pi * progress)) / 2
@@ -219,7 +220,7 @@ class TreePOSettings:
     def stopping_rules(
         self, *, eos_token_ids: frozenset[int], response_length: int, decode: Callable[[list[int]], str]
     ) -> StoppingRules:
-        """Return when paths end; the arguments are those of :class:`recipe.treepo.search.stopping.StoppingRules`."""
+        """Return the path-ending rules; arguments: :class:`recipe.treepo.search.stopping.StoppingRules`."""
         return StoppingRules(
             order=self.stopping,
             eos_token_ids=eos_token_ids,
@@ -234,10 +235,10 @@ class TreePOSettings:
 
 
 def load_settings(config: DictConfig) -> TreePOSettings:
-    """Read the ``treepo`` group; a configuration without one gets the defaults.
+    """Read the ``treepo`` group; a configuration without it gets the defaults.
 
     Raises:
-        ConfigError: naming every unknown key and every value of a wrong type or range.
+            ConfigError: listing every unknown key and every value of a wrong type or range.
     """
     settings, problems = parse_settings(config)
     if settings is None:
@@ -247,7 +248,7 @@ def load_settings(config: DictConfig) -> TreePOSettings:
 
 # --- the group -------------------------------------------------------------------------------------------------
 
-# Fields whose key stands elsewhere in the group.
+# Fields whose key is elsewhere in the group.
 _PLACES = {
     **{f"branching.{key}": f"treepo.{key}" for key in ("divergence", "init_divergence", "max_divergence")},
     "branching.temperature": None,
@@ -257,7 +258,7 @@ KEYS: Keys = keys_of("treepo", TreePOSettings, _PLACES)
 
 
 def parse_settings(config: DictConfig) -> tuple[TreePOSettings | None, list[ConfigProblem]]:
-    """Read the ``treepo`` group; return all problems found, and the settings if there are none."""
+    """Read the ``treepo`` group; return the problems, and the settings if there are none."""
     problems: list[ConfigProblem] = []
     try:
         group = OmegaConf.select(config, "treepo")
@@ -270,9 +271,9 @@ def parse_settings(config: DictConfig) -> tuple[TreePOSettings | None, list[Conf
 
 
 def leads_conversations(settings: TreePOSettings, agent: str | None) -> bool:
-    """Tell whether paths are conversations, as far as the configuration says; a row may ask for verl's tools itself.
+    """Return whether the configuration makes paths conversations; a data row may select verl's tools on its own.
 
     Args:
-        agent: verl's ``rollout.agent.default_agent_loop``.
+            agent: verl's ``rollout.agent.default_agent_loop``.
     """
     return settings.interaction.path is not None or agent == TOOL_AGENT

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules for trainer, estimators and verl's objectives."""
+"""Rules for the trainer, the estimators and verl's objectives."""
 
 import math
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from recipe.treepo.settings.schema import (
 from recipe.treepo.settings.values import ConfigProblem, is_number
 
 TREE_MANAGER = "recipe.treepo.rollout.TreeAgentLoopManager"
-# Reward managers that know the overlong penalty
+# Reward managers with the overlong penalty
 OVERLONG_MANAGERS = ("treepo", "dapo")
-# Losses in verl.trainer.ppo.core_algos that make one weight per sequence of rollout_is_weights, or do not read it.
+# Losses in verl.trainer.ppo.core_algos that ignore rollout_is_weights or reduce it to one weight per sequence.
 LOSSES_WITHOUT_TOKEN_WEIGHTS = ("geo_mean", "bypass_mode")
 
 
@@ -42,7 +42,7 @@ def trainer_problems(settings: TreePOSettings, config: DictConfig) -> list[Confi
 
 
 def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[ConfigProblem]:
-    """Check that verl's trainer is one of ours where something needs it."""
+    """Check that settings with a trainer of ours have one."""
     mode = OmegaConf.select(config, "trainer.v1.trainer_mode")
     if mode in TREEPO_TRAINERS:
         return []
@@ -58,21 +58,21 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[ConfigP
         ),
     ):
         if needs:
-            rule = f"{what} needs a trainer of this recipe, which passes tree paths on"
+            rule = f"{what} needs a trainer of this recipe, because verl's own do not pass tree paths on"
             remedy = f"Use trainer.v1.trainer_mode={own_modes}, or {instead}."
             problems.append(ConfigProblem("other_trainer", "trainer.v1.trainer_mode", mode, rule, remedy))
     return problems
 
 
 def _server_problems(config: DictConfig) -> list[ConfigProblem]:
-    """Check what verl asserts when it has loaded the model (``engine_workers.py``, ``init_model``)."""
-    if "separate" in (OmegaConf.select(config, "trainer.v1.trainer_mode") or ""):  # servers have GPUs of their own
+    """Check verl's assertion on GPUs per server before the model is loaded (``engine_workers.py``, ``init_model``)."""
+    if "separate" in (OmegaConf.select(config, "trainer.v1.trainer_mode") or ""):  # servers have their own GPUs
         return []
     rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
     sizes = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
     parts = [rollout.get(size) or 1 for size in sizes]
     machines, each = trainer.get("nnodes") or 1, trainer.get("n_gpus_per_node")
-    if not all(isinstance(number, int) for number in (*parts, machines, each)):  # verl says so
+    if not all(isinstance(number, int) for number in (*parts, machines, each)):  # verl reports it
         return []
     server, gpus = math.prod(parts), machines * each
     if gpus % server == 0:
@@ -83,7 +83,7 @@ def _server_problems(config: DictConfig) -> list[ConfigProblem]:
 
 
 def _packing_problems(config: DictConfig) -> list[ConfigProblem]:
-    """Check the limits of packed training; the engine checks the model itself."""
+    """Check the limits of packed training; the engine checks the model."""
     instead, problems = "treepo.packed_training=false", []
     roles, models = ["actor_rollout_ref.actor", "actor_rollout_ref.ref"], ["actor_rollout_ref.model"]
     if has_critic(config):
@@ -100,9 +100,9 @@ def _packing_problems(config: DictConfig) -> list[ConfigProblem]:
     distillation = "packed training does not support distillation"
     check("packed_distillation", "distillation.enabled", (None, False), distillation)
     for role in roles:
-        engines = "packed training extends verl's FSDP engines"
+        engines = "packed training needs verl's FSDP engines"
         check("packed_strategy", f"{role}.strategy", PACKED_STRATEGIES, engines)
-        for group in (role, f"{role}.fsdp_config", f"{role}.fsdp"):  # actor and critic name it differently
+        for group in (role, f"{role}.fsdp_config", f"{role}.fsdp"):  # actor and critic use different names
             key = f"{group}.ulysses_sequence_parallel_size"
             check("packed_sequence_parallel", key, (None, 1), "packed training cannot split a row across ranks")
             check("packed_padding", f"{group}.pad_to_length", (None, False), "packed rows have no padding")
@@ -118,7 +118,7 @@ def _packing_problems(config: DictConfig) -> list[ConfigProblem]:
 
 
 def has_critic(config: DictConfig) -> bool:
-    """Return the result of ``verl.trainer.ppo.utils.need_critic``, which cannot be imported without torch."""
+    """Evaluate ``verl.trainer.ppo.utils.need_critic``, whose import needs torch."""
     enable = OmegaConf.select(config, "critic.enable")
     return config.algorithm.adv_estimator == "gae" if enable is None else bool(enable)
 
@@ -146,7 +146,7 @@ def _advantage_problems(settings: TreePOSettings, config: DictConfig) -> list[Co
 
 
 def objective_problems(config: DictConfig) -> list[ConfigProblem]:
-    """Check rules that verl checks in the first step only, or not at all."""
+    """Check rules that verl checks only in the first step or never."""
     reward = OmegaConf.select(config, "reward") or OmegaConf.create()
     manager = OmegaConf.select(reward, "reward_manager.name")
     penalty = OmegaConf.select(reward, "reward_kwargs.overlong_buffer_cfg")
@@ -159,7 +159,7 @@ def objective_problems(config: DictConfig) -> list[ConfigProblem]:
         if penalty is not None and manager in OVERLONG_MANAGERS and OmegaConf.select(penalty, "log"):
             known += ["overlong_reward", "overlong"]
         if filtering.metric not in known:
-            rule, key = "the recipe's reward has no such metric", "algorithm.filter_groups.metric"
+            rule, key = "is not a metric of the recipe's reward", "algorithm.filter_groups.metric"
             remedy = f"Use one of {', '.join(known)}; acc drops groups whose answers are all correct or all wrong."
             problems.append(ConfigProblem("unknown_metric", key, filtering.metric, rule, remedy))
     return problems
@@ -174,7 +174,7 @@ def _overlong_problems(penalty: DictConfig, reward: DictConfig, config: DictConf
         problems.append(ConfigProblem("penalty_manager", f"{name}.enable", True, rule, remedy))
     factor = OmegaConf.select(penalty, "penalty_factor")
     if not is_number(factor) or not 0 < factor < math.inf:
-        rule, key = "must be a number above 0: the penalty of a response of full length", f"{name}.penalty_factor"
+        rule, key = "must be a number above 0; it is the penalty of a response of full length", f"{name}.penalty_factor"
         problems.append(ConfigProblem("penalty_factor", key, factor, rule, f"Use {key}=1.0."))
     longest, length = OmegaConf.select(reward, "reward_kwargs.max_resp_len"), OmegaConf.select(penalty, "len")
     most = OmegaConf.select(config, "data.max_response_length")
@@ -187,7 +187,7 @@ def _overlong_problems(penalty: DictConfig, reward: DictConfig, config: DictConf
         problems.append(ConfigProblem("penalty_beyond_factor", key, longest, rule, remedy))
     if not is_number(length, int) or not 1 <= length <= longest:
         rule = f"must be a whole number from 1 to {key}={longest}"
-        remedy = f"Use {name}.len={max(1, longest // 5)}, a fifth, as DAPO does."
+        remedy = f"Use {name}.len={max(1, longest // 5)} (a fifth, as in DAPO)."
         problems.append(ConfigProblem("penalty_length", f"{name}.len", length, rule, remedy))
     return problems
 
@@ -206,6 +206,6 @@ def reward_problems(config: DictConfig) -> list[ConfigProblem]:
 
 
 def is_our_reward(config: DictConfig) -> bool:
-    """Tell whether the recipe's reward function scores."""
+    """Return whether the reward function is the recipe's."""
     path = str(OmegaConf.select(config, "reward.custom_reward_function.path"))
     return path.removeprefix("pkg://").removesuffix(".py").replace("/", ".").endswith("recipe.treepo.reward")

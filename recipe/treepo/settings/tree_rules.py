@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules for the shape of trees, the end of paths, and verl's rollout keys.
 
-The rules read settings and a :class:`Rollout` of numbers, which training makes of its configuration and an evaluation
-of its own.
+They read the settings and a :class:`Rollout` of numbers, which training fills from its configuration and an evaluation
+from its own keys.
 """
 
 from dataclasses import dataclass
@@ -33,16 +33,16 @@ class Rollout:
     """verl's rollout keys that the rules for trees read.
 
     Attributes:
-        n: Trajectories per prompt.
-        prompt_length: Most tokens of a prompt.
-        response_length: Most tokens of a response.
-        temperature: Sampling temperature.
-        validation_n: Trajectories per validation prompt.
-        validation_temperature: Sampling temperature of validation.
-        max_model_len: Context of the engine, None for the model's.
-        ignore_eos: Whether end tokens are ignored.
-        agent: Default agent loop, None for verl's choice.
-        routing_replay: Whether verl replays the routing of experts.
+            n: Trajectories per prompt.
+            prompt_length: Maximum tokens of a prompt.
+            response_length: Maximum tokens of a response.
+            temperature: Sampling temperature.
+            validation_n: Trajectories per validation prompt.
+            validation_temperature: Sampling temperature of validation.
+            max_model_len: Context length of the engine, None for the model's.
+            ignore_eos: Whether end tokens are ignored.
+            agent: Default agent loop, None for verl's choice.
+            routing_replay: Whether verl replays the routing of experts.
     """
 
     n: int
@@ -58,10 +58,10 @@ class Rollout:
 
 
 def read_rollout(config: DictConfig, problems: list[ConfigProblem], **given: Any) -> Rollout | None:
-    """Return verl's rollout keys; append problems, and return None, where one is not a number.
+    """Return verl's rollout keys; if one is not a number, append the problem and return None.
 
     Args:
-        given: Fields of :class:`Rollout` that are not read.
+            given: Values of :class:`Rollout` fields that replace those of the configuration.
     """
 
     def read(key: str) -> Any:
@@ -102,7 +102,7 @@ def sampler_problems(settings: TreePOSettings, config: DictConfig) -> list[Confi
 
 
 def tree_problems(settings: TreePOSettings, rollout: Rollout) -> list[ConfigProblem]:
-    """Check whether the trees of these settings can be grown."""
+    """Check that the search can grow trees with these settings."""
     talks = leads_conversations(settings, rollout.agent)
     n, length = rollout.n, rollout.response_length
     shape = settings.shape(width=n, response_length=length, progress=0.0, conversation=talks)
@@ -123,7 +123,7 @@ def tree_problems(settings: TreePOSettings, rollout: Rollout) -> list[ConfigProb
 
 
 def _segment_problems(settings: TreePOSettings, response_length: int) -> list[ConfigProblem]:
-    """Check that ``depth`` segments hold a whole response, and that the last of them can be reached."""
+    """Check that ``depth`` segments hold a whole response, and that the last of them is reachable."""
     depth, segment = settings.depth, settings.resolved_segment_length(response_length)
     fitting_depth, fitting_segment = -(-response_length // segment), -(-response_length // depth)
     if fitting_depth == depth:
@@ -144,7 +144,7 @@ def _segment_problems(settings: TreePOSettings, response_length: int) -> list[Co
 
 
 def _turn_problems(settings: TreePOSettings, response_length: int) -> list[ConfigProblem]:
-    """Check the lengths of turns and segments, of which a conversation may leave much unused."""
+    """Check the lengths of turns and segments; a conversation may leave part of its length unused."""
     turn, segment = settings.interaction.turn_length, settings.segment_length
     problems, longest = [], turn or response_length
     if turn is not None and turn > response_length:
@@ -159,15 +159,15 @@ def _turn_problems(settings: TreePOSettings, response_length: int) -> list[Confi
 
 
 def _interaction_problems(interaction: InteractionSettings, talks: bool) -> list[ConfigProblem]:
-    """Check that options of an interaction have an interaction."""
+    """Check that keys of an interaction come with an interaction."""
     problems, group = [], "treepo.interaction"
     if (interaction.path is None) != (interaction.name is None):
         missing = "path" if interaction.path is None else "name"
-        rule = "path and name must be set together: the file, and a class in it"
+        rule = "path (a file) and name (a class in it) must be set together"
         remedy = f"Set {group}.{missing}, or leave both null."
         problems.append(ConfigProblem("path_without_name", f"{group}.{missing}", "null", rule, remedy))
     elif interaction.path is None and interaction.options:
-        rule, remedy = f"needs a class that takes them, and {group}.path is null", f"Set {group}.path and name."
+        rule, remedy = f"has no effect while {group}.path is null", f"Set {group}.path and name."
         options = dict(interaction.options)
         problems.append(ConfigProblem("options_without_class", f"{group}.options", options, rule, remedy))
     for key, value in (("turn_length", interaction.turn_length), ("steps", interaction.steps)):
@@ -189,7 +189,7 @@ def _branching_problems(settings: TreePOSettings, n: int) -> list[ConfigProblem]
         remedy = f"Use treepo.init_divergence={min(lowest, n)} or a range up to {n}, or a larger {ROLLOUT}.n."
         problems.append(ConfigProblem("root_too_wide", "treepo.init_divergence", [lowest, highest], rule, remedy))
     most, lowest = rules.max_divergence, rules.divergence[0]
-    # A budget of tokens per level does not read divergence.
+    # budget=level_tokens ignores divergence.
     if most is not None and most < lowest and rules.budget is not Budget.LEVEL_TOKENS:
         rule = f"must not be less than the lowest divergence, {lowest}"
         remedy = f"Use treepo.max_divergence={lowest} or null, or a lower treepo.divergence."
@@ -206,7 +206,7 @@ def _branching_problems(settings: TreePOSettings, n: int) -> list[ConfigProblem]
 
 
 def _budget_key(settings: TreePOSettings, key: str, owner: Budget, meaning: str, least: int) -> list[ConfigProblem]:
-    """Check that a key of ``treepo.branching`` is set where the budget is its ``owner``, and only there."""
+    """Check that a key of ``treepo.branching`` is set if and only if ``owner`` is the budget."""
     name, value = f"treepo.branching.{key}", getattr(settings.branching, key)
     budget = settings.branching.budget
     if budget is not owner and value is not None:
@@ -300,7 +300,7 @@ def _stopping_problems(settings: TreePOSettings, response_length: int) -> list[C
 
 
 def _answer_problems(settings: TreePOSettings, ignore_eos: bool) -> list[ConfigProblem]:
-    """Check that an answer with an end token can be distinguished from an end token alone."""
+    """Check that an answer with an end token is distinguishable from an end token alone."""
     if not settings.answer_needs_eos:
         return []
     problems, order = [], settings.stopping
@@ -337,7 +337,7 @@ def context_problems(rollout: Rollout) -> list[ConfigProblem]:
 
 
 def _rollout_problems(settings: TreePOSettings, rollout: Rollout) -> list[ConfigProblem]:
-    """Check verl's own keys that trees depend on."""
+    """Check keys of verl on which trees depend."""
     problems = []
     greedy = "greedy samples in one tree are all equal"
     if rollout.temperature <= 0:
@@ -361,7 +361,7 @@ def _rollout_problems(settings: TreePOSettings, rollout: Rollout) -> list[Config
 
 
 def _turn_limit_problems(config: DictConfig) -> list[ConfigProblem]:
-    """Check verl's limits of conversations, which verl reads only after the first turn."""
+    """Check verl's limits of conversations, which verl itself reads only after the first turn."""
     problems = []
     for key, least, unset in (
         ("max_assistant_turns", 0, None),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check a whole configuration: settings, rules between keys, files. All problems are reported at once.
+"""Check a whole configuration (settings, rules between keys, files) and report all problems at once.
 
-Imports no torch, ray or vllm: everything is checked before any of them starts.
+Imports no torch, ray or vllm, so all checks run before any of them starts.
 """
 
 import os
@@ -20,14 +20,14 @@ from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 GROUPS = ("tree", "preset", "platform")
 LEAST_FREE_BYTES = 64 * 2**20
-"""Room that a dump needs at least."""
+"""Minimum free disk space for a dump."""
 
 
 def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
-    """Check the ``treepo`` group, its rules with verl's keys, and the files.
+    """Check the ``treepo`` group, its rules together with verl's keys, and the files.
 
     Raises:
-        ConfigError: listing all problems found.
+            ConfigError: listing all problems.
     """
     settings, problems = parse_settings(config)
     problems += _group_problems(config)
@@ -46,7 +46,7 @@ def validate_trees(config: DictConfig) -> TreePOSettings:
     """Check the ``treepo`` group and that the trees fit the rollout; for runs of verl's own entry point.
 
     Raises:
-        ConfigError: listing all problems found.
+            ConfigError: listing all problems.
     """
     settings, problems = parse_settings(config)
     problems += _group_problems(config)
@@ -60,7 +60,7 @@ def validate_trees(config: DictConfig) -> TreePOSettings:
 
 def _group_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check that Hydra found the recipe's groups; without its search path, ``+tree=NAME`` only sets a key ``tree``."""
-    rule = "Hydra took the name for a value, because it does not search the recipe's groups"
+    rule = "Hydra read the name as a value, because the recipe's groups are not on its search path"
     remedy = "Add hydra.searchpath=[pkg://recipe.treepo.config]."
     return [
         ConfigProblem("group_not_found", name, value, rule, remedy)
@@ -101,7 +101,7 @@ def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[ConfigPr
 
 
 def _dump_problems(folder: Any) -> list[ConfigProblem]:
-    """Check that trees can be written, without writing anything."""
+    """Check that a dump can be written, without writing."""
     if not isinstance(folder, str) or not folder:
         return []
     path = Path(folder).expanduser().absolute()
@@ -110,7 +110,7 @@ def _dump_problems(folder: Any) -> list[ConfigProblem]:
     if not parent.is_dir():
         return [ConfigProblem("dump_folder", key, folder, "a file is in the way", remedy)]
     if not os.access(parent, os.W_OK | os.X_OK):
-        return [ConfigProblem("dump_folder", key, folder, "nothing can be written there", remedy)]
+        return [ConfigProblem("dump_folder", key, folder, "is not writable", remedy)]
     if (free := shutil.disk_usage(parent).free) < LEAST_FREE_BYTES:
         rule = f"its disk has {free >> 20} MiB left, less than {LEAST_FREE_BYTES >> 20}"
         return [ConfigProblem("dump_disk_full", key, folder, rule, remedy)]
@@ -118,9 +118,9 @@ def _dump_problems(folder: Any) -> list[ConfigProblem]:
 
 
 def _foreign_data(config: DictConfig, key: str) -> list[ConfigProblem]:
-    """Check the columns of local parquet files, which verl reads only after everything has started."""
+    """Check the columns of local parquet files; verl reads them only after everything has started."""
     if OmegaConf.select(config, "data.custom_cls.path") is not None:
-        return []  # a data set class of the user's own has columns of its own
+        return []  # a custom data set class has its own columns
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -145,14 +145,14 @@ def _foreign_data(config: DictConfig, key: str) -> list[ConfigProblem]:
 
 
 def is_missing_file(path: Any) -> bool:
-    """Tell whether ``path`` is that of a local file, and there is none."""
+    """Return whether ``path`` is a local path without a file."""
     if path is None or re.match(r"\w+://", str(path)):
         return False
     return not os.path.exists(os.path.expanduser(str(path)))
 
 
 def _is_missing_model(path: str) -> bool:
-    """Tell whether ``path`` is neither a folder nor possibly a model of the hub (``organization/name``)."""
+    """Return whether ``path`` is neither a folder nor possibly a model of the hub (``organization/name``)."""
     if re.match(r"\w+://", path) or os.path.isdir(os.path.expanduser(path)):
         return False
     is_hub_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path) is not None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a group of a configuration into a dataclass: strict types, unknown keys, all problems at once. Pure.
+"""Read a group of a configuration into a dataclass: strict types, no unknown keys, all problems at once. Pure.
 
-The dataclass is the only declaration of its keys: a field's type chooses the reader, its metadata may narrow it
-(``least``, ``most``: bounds of a number; ``read``: a reader of its own). Readers raise :class:`WrongValue`.
+The dataclass is the only declaration of its keys: a field's type selects the reader. Its metadata may narrow the reader
+(``least``, ``most``: bounds of a number) or replace it (``read``). Readers raise :class:`WrongValue`.
 """
 
 import math
@@ -17,10 +17,10 @@ from typing import Any, get_args, get_type_hints
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One broken rule, in words for the person who wrote the configuration.
+    """One violated rule, in words for the author of the configuration.
 
     Attributes:
-        rule_id: Stable name of the rule; ``tests/settings/messages.txt`` has an example of each.
+            rule_id: Stable name of the rule; ``tests/settings/messages.txt`` has an example of each.
     """
 
     rule_id: str
@@ -42,11 +42,11 @@ class ConfigError(ValueError):
         super().__init__(f"{len(problems)} problem(s) in the configuration:\n{lines}")
 
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[ConfigProblem]]]:
-        return type(self), (self.problems,)  # Ray pickles errors; an exception is made again from its message
+        return type(self), (self.problems,)  # Ray pickles errors; the default rebuilds an exception from its message
 
 
 class WrongValue(ValueError):
-    """A value breaks the rule of its key."""
+    """A value violates the rule of its key."""
 
     def __init__(self, rule_id: str, rule: str) -> None:
         super().__init__(rule)
@@ -59,7 +59,7 @@ Reader = Callable[[Any], Any]
 
 
 def reader(rule_id: str, rule: str, holds: Callable[[Any], Any], convert: Reader = lambda value: value) -> Reader:
-    """Return a reader that refuses values for which ``holds`` is false, and converts the others."""
+    """Return a reader that rejects values for which ``holds`` is false and converts the others."""
 
     def read(value: Any) -> Any:
         if not holds(value):
@@ -70,7 +70,7 @@ def reader(rule_id: str, rule: str, holds: Callable[[Any], Any], convert: Reader
 
 
 def is_number(value: Any, kinds: type | UnionType = int | float) -> bool:
-    """Tell whether a value is a number; true and false are not."""
+    """Return whether a value is a number; booleans are not."""
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
@@ -94,7 +94,7 @@ def choice(choices: type[StrEnum]) -> Reader:
 
 
 def pair(value: Any) -> list[Any]:
-    """Return [lowest, highest] or [first, last]; a single value is both."""
+    """Return [lowest, highest] or [first, last]; a single value stands for both."""
     return value if isinstance(value, list) else [value, value]
 
 
@@ -107,7 +107,7 @@ class_name = reader(
 )
 _READERS: dict[Any, Reader] = {
     bool: reader("boolean", "must be true or false", lambda value: isinstance(value, bool)),
-    str: reader("path", "must be a path", lambda value: isinstance(value, str) and value),
+    str: reader("path", "must be a non-empty path", lambda value: isinstance(value, str) and value),
     Mapping[str, Any]: reader(
         "group",
         "must be a group of keys",
@@ -159,7 +159,7 @@ class Key:
     """A key of a configuration.
 
     Attributes:
-        field: Path of the field that its value goes to, ``branching.budget``.
+            field: Path of the field for its value, ``branching.budget``.
     """
 
     field: str
@@ -173,8 +173,8 @@ def keys_of(name: str, group: type, places: Mapping[str, str | None] | None = No
     """Return the keys that a dataclass declares.
 
     Args:
-        name: Full name of the group.
-        places: Full name of the key by the path of its field, where the two differ; None for a field without a key.
+            name: Full name of the group.
+            places: Full name of the key by the path of its field, if the two differ; None for a field without a key.
     """
     keys: dict[str, Key] = {}
     hints, places = get_type_hints(group), places or {}
@@ -188,7 +188,7 @@ def keys_of(name: str, group: type, places: Mapping[str, str | None] | None = No
 
 
 def groups_of(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Return the full names of all groups, the outer before the inner, with the names in each."""
+    """Return the full names of all groups, outer before inner, with the names in each."""
     groups: dict[str, dict[str, None]] = defaultdict(dict)
     for key in keys:
         parts = key.split(".")
@@ -197,7 +197,7 @@ def groups_of(keys: Iterable[str]) -> dict[str, list[str]]:
     return {group: list(names) for group, names in groups.items()}
 
 
-# Keys, and values of keys, that were renamed.
+# Renamed keys and values.
 RENAMED = {
     "treepo.width": "actor_rollout_ref.rollout.n",
     "treepo.run_on": "treepo.max_segments_per_request",
@@ -208,7 +208,7 @@ RENAMED = {
 
 
 def unknown_key(key: str, value: Any, keys: Keys) -> ConfigProblem:
-    """Return the problem of a key that is not among ``keys``."""
+    """Return the problem of a key that is not in ``keys``."""
     if new := RENAMED.get(key):
         remedy = "Leave it out." if value is None else f"Use {new}={value}."
         return ConfigProblem("renamed_key", key, value, f"was renamed to {new}", remedy)
@@ -228,9 +228,9 @@ def read_group(name: str, raw: Any, keys: Keys, problems: list[ConfigProblem], *
     """Return the values of a group by the paths of their fields; append problems to ``problems``.
 
     Args:
-        name: Full name of the group.
-        raw: A mapping, or None for a group without keys.
-        see: File that explains the keys.
+            name: Full name of the group.
+            raw: A mapping, or None for a group without keys.
+            see: File that explains the keys.
     """
     groups = groups_of(keys)
     values: dict[str, Any] = {}
@@ -246,7 +246,7 @@ def read_group(name: str, raw: Any, keys: Keys, problems: list[ConfigProblem], *
         elif isinstance(value, Mapping):
             for inner, below in value.items():
                 name = f"{key}.{inner}"
-                if "." in str(inner):  # not a nested key, although it reads like one
+                if "." in str(inner):  # not a nested key, despite the period
                     problems.append(unknown_key(name, below, keys))
                 else:
                     visit(name, below)
