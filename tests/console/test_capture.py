@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output goes to the log, whoever writes it, and back to the screen at the end."""
+"""All output goes to the log, and back to the screen at the end."""
 
 import os
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cause of a failed run, also where Ray has wrapped it."""
+"""The cause of a failed run, including causes wrapped by Ray."""
 
 import pickle
 
@@ -20,7 +20,7 @@ ValueError: boom"""
 
 
 class RayTaskError(Exception):
-    """What ``failure_of`` knows Ray's class by: its name, ``cause``, and the remote traceback as its text."""
+    """Stand-in for Ray's class with the parts that ``failure_of`` uses: name, ``cause``, remote traceback as text."""
 
     def __init__(self, text: str, cause: BaseException | None) -> None:
         super().__init__(text)
@@ -28,7 +28,7 @@ class RayTaskError(Exception):
 
 
 class Dual(RayTaskError, ValueError):
-    """As Ray makes it: an error of both classes."""
+    """An error of both classes, as Ray makes them."""
 
 
 def raised(error: Exception) -> Exception:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counting warnings and errors in the lines of verl, Ray and vLLM; the examples are from a real log."""
+"""Count of warnings and errors in lines of verl, Ray and vLLM; the examples are from a real log."""
 
 import pytest
 

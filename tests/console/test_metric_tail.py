@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading verl's metrics while they are written: torn and broken lines, files of earlier runs."""
+"""verl's metrics read during a run: incomplete and broken lines, files of earlier runs."""
 
 import json
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a whole run shows: a golden console, its length, and reporters that break."""
+"""Output of a whole run: a golden console, its length, and failing reporters."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ NOTES = [("checkpoint", "c"), ("export", "e"), ("evaluate", "v"), ("curves", "t"
 
 
 class Clock:
-    """A clock that a test sets."""
+    """A clock set by tests."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -29,7 +29,7 @@ class Clock:
 
 
 class Run:
-    """A run whose metrics a test writes, and its screen: a file, or a terminal."""
+    """A run with metrics written by a test, and a file or terminal as screen."""
 
     def __init__(self, folder: Path, descriptor: int, **options: object) -> None:
         self.metrics, self.clock = folder / "metrics.jsonl", Clock()
@@ -50,7 +50,7 @@ class Run:
 
 @pytest.fixture
 def piped(tmp_path: Path):
-    """Return a function that makes a run with a file as its screen, and one that returns what it shows."""
+    """Yield a function that makes a run with a file as its screen, and a function that returns the file's text."""
     path = tmp_path / "screen.txt"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     yield lambda **options: Run(tmp_path, descriptor, **options), path.read_text
@@ -92,7 +92,7 @@ def test_the_console_of_a_run_is_golden(piped):
     start, shown = piped
     run = start(last_step=3)
     run.reporter.start()
-    run.reporter._stop.set()  # looks are the test's
+    run.reporter._stop.set()  # the test calls look itself
     run.clock.now += 60
     run.metrics.touch()
     run.reporter.look()
@@ -200,9 +200,9 @@ def test_a_screen_that_is_gone_is_left_alone(tmp_path):
 
 
 def read_to_end(leader: int) -> str:
-    """Return what a closed terminal was given, and close its leader: one read may return a part of it."""
+    """Return all output of a closed terminal, and close its leader; a single read may return only a part."""
     parts = []
-    with contextlib.suppress(OSError):  # Linux ends a terminal that was closed with EIO.
+    with contextlib.suppress(OSError):  # Linux reports a closed terminal as EIO
         while part := os.read(leader, 10_000):
             parts.append(part)
     os.close(leader)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of steps: columns that depend on the sampler, and numbers that are missing or not finite."""
+"""The table of steps: columns that depend on the sampler, and missing or non-finite numbers."""
 
 import math
 
@@ -16,7 +16,7 @@ TREES = {
     "treepo/fallbacks_per_prompt": 0.5,
     "treepo/waste": 1.0926,
 }
-# verl's sampler has the counts, but no fallback; nothing is shared.
+# verl's sampler has the counts but neither fallback nor sharing.
 PLAIN = {key: TREES[key] for key in TREES if key != "treepo/fallbacks_per_prompt"} | {"treepo/unique_over_total": 1.0}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines as gzip members: what is written comes back, unfinished lines are left out, damage is a DumpError."""
+"""Lines as gzip members: lines are read back, unfinished lines are skipped, damage raises DumpError."""
 
 import gzip
 import json
@@ -70,7 +70,7 @@ def test_a_flipped_bit_gives_the_line_or_a_dump_error(tmp_path):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :])
         try:
             found = [load(member) for member in members(path)]
-            # The header's time, flags and system mean nothing here; a wrong size may hide the lines after it.
+            # Time, flags and system in the header have no effect; a wrong size may hide later lines.
             assert found == [line for line, _ in lines][: len(found)]
         except DumpError:
             errors += 1
@@ -85,7 +85,7 @@ def test_a_flipped_bit_gives_the_line_or_a_dump_error(tmp_path):
 def test_another_file_is_named(tmp_path, content):
     path = tmp_path / "other.jsonl.gz"
     path.write_bytes(content)
-    with pytest.raises(DumpError, match=r"other\.jsonl\.gz is not a dump of trees: byte 0 begins no line"):
+    with pytest.raises(DumpError, match=r"other\.jsonl\.gz is not a dump of trees: no line starts at byte 0"):
         list(members(path))
 
 

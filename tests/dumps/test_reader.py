@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dumps of known trees, read back; and files that say something else."""
+"""Dumps of known trees, read back, and files with wrong contents."""
 
 import math
 import random
@@ -51,14 +51,14 @@ def test_a_tree_comes_back_as_it_was(tmp_path):
     assert [node["key"] for node in tree["nodes"]] == ["", "0", "0.0", "0.1"]
     assert [node["parent"] for node in tree["nodes"]] == [-1, 0, 1, 1]
     assert [node["offset"] for node in tree["nodes"]] == [0, 0, 2, 2]
-    # The text of the third node is not that of its tokens one by one.
+    # The text of the third node differs from the joined texts of its tokens.
     assert [first["text"], second["text"], third["text"]] == ["ab", "é", "€a"]
     assert (second["logprobs"], second["token_ids"]) == ([-0.123], [3])
     assert (second["started"], second["ended"], second["cached_tokens"], second["versions"]) == (11.0, 12.5, 4, [3, 4])
     assert (second["finish_reason"], first["finish_reason"]) == ("answer", None)
     assert tree["prompt_ids"] == [7, 8]
     assert tree["statistics"]["unique_tokens"] == 6 and tree["statistics"]["total_tokens"] == 3 + 5
-    # write_tree credits node n with n / 100, and takes it from the wrong ones.
+    # write_tree gives node n an advantage of n / 100, negative for wrong answers.
     assert tree["trajectories"] == [
         {"leaf": 2, "reward": 1.0, "parts": {"acc": 1.0}, "advantages": [(1, 0.01), (2, 0.02)]},
         {"leaf": 3, "reward": 0.0, "parts": {"acc": 0.0}, "advantages": [(1, -0.01), (3, -0.03)]},
@@ -135,12 +135,12 @@ def test_other_folders_are_refused_with_a_sentence(tmp_path):
         Dump(tmp_path / "missing").refresh()
     (tmp_path / "old/step_10").mkdir(parents=True)
     (tmp_path / "old/step_10/uid.json").write_text("{}")
-    with pytest.raises(DumpError, match=r"in the format before treepo-tree/1\. Sample them again"):
+    with pytest.raises(DumpError, match=r"of a format older than treepo-tree/1\. Sample again"):
         Dump(tmp_path / "old").refresh()
     later = tmp_path / "later/train_000001/worker.jsonl.gz"
     later.parent.mkdir(parents=True)
     later.write_bytes(pack({}, {"format": "treepo-tree/2", "kind": "tree"}))
-    with pytest.raises(DumpError, match="has the format treepo-tree/2; this viewer reads treepo-tree/1"):
+    with pytest.raises(DumpError, match="has format treepo-tree/2; this version reads treepo-tree/1"):
         Dump(tmp_path / "later").refresh()
 
 
@@ -164,7 +164,7 @@ def test_every_tree_of_a_search_can_be_read(tmp_path_factory, search, seed):
         assert "".join(texts) == decode(path.response_ids)
 
 
-# --- values that are not what they should be --------------------------------------------------------------------------
+# --- wrong values -----------------------------------------------------------------------------------------------------
 
 
 def test_a_replaced_value_is_read_or_a_dump_error(tmp_path):

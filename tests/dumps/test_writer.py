@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A disk that fails costs lines, never a run; and what a realistic tree takes."""
+"""A disk failure loses lines but never stops a run; size of a realistic tree."""
 
 import logging
 import resource
@@ -13,14 +13,14 @@ from helpers.dumped_trees import Words, even_tree, origin, write_tree
 from recipe.treepo.dumps.members import load, members, pack
 from recipe.treepo.dumps.writer import DumpWriter
 
-# Random letters, so that a line stays longer than the room that is left: one below and one above a file's buffer.
+# Random letters do not compress below the remaining space: one line smaller and one larger than a file's buffer.
 LINE = {"text": Words(3_000).decode(list(range(400)))}
 LONG = {"text": Words(3_000).decode(list(range(3_000)))}
 
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let writes fail that would make a file larger, after what fits: as a disk that fills up midway."""
+    """Limit the size of files: a write beyond it stores the part that fits, then fails, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dumps that several tests of the viewer read; none of them changes one."""
+"""Dumps shared by tests of the viewer; no test changes them."""
 
 from pathlib import Path
 
@@ -38,20 +38,20 @@ def dump(folder) -> Dump:
 
 @pytest.fixture
 def rich(dump) -> dict:
-    """``rich_tree`` of step 10 as the viewer gets it; node ``n`` has key, credit and reward as in the tests."""
+    """``rich_tree`` of step 10 as read by the viewer; node ``n`` has the key, credit and reward stated in the tests."""
     return dump.load(next(entry for entry in dump.trees() if entry.uid == "train-10-0"))
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium. Not for a whole session: while it is open, ``asyncio.run`` fails in its thread."""
+    """Chromium, for less than a session: while it is open, ``asyncio.run`` fails in its thread."""
     with open_browser() as browser:
         yield browser
 
 
 @pytest.fixture
 def page(browser):
-    """An empty page; after the test, nothing that it showed may have asked for or run anything else."""
+    """An empty page; the test fails if its contents made a request or ran foreign code."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
     page = context.new_page()
     page.set_default_timeout(60_000)

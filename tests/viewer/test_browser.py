@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages in a real browser: they show the dump, and clicks, switches, filters and keys work."""
+"""The pages in a real browser: contents, clicks, switches, filters and keys."""
 
 import pytest
 
@@ -75,7 +75,7 @@ def test_a_tree_page_shows_the_path_that_is_clicked(page, address, dump):
     tree = open_tree(page, address, dump, "train-10-0")
     nodes = tree["nodes"]
     number = {node["key"]: node["index"] for node in nodes}
-    # The box of 1 has six rows: a click near its lower edge is about the last, one near its upper edge about the first.
+    # The box of 1 has six rows: a click near its lower edge selects the last path, near its upper edge the first.
     box = page.locator(f"[data-node='{number['1']}'] > rect").bounding_box()
     for height, key in ((0.98, "1.3.0"), (0.02, "1.0+.0")):
         page.mouse.click(box["x"] + 20, box["y"] + box["height"] * height)
@@ -84,7 +84,7 @@ def test_a_tree_page_shows_the_path_that_is_clicked(page, address, dump):
         assert shown_text(page) == {node: visible(nodes[node]["text"]) for node in path}
         chosen = page.eval_on_selector_all(".chosen", "all => all.map(group => Number(group.dataset.node))")
         assert sorted(chosen) == path
-    # The reply is folded, and its messages are shown as they are.
+    # The reply is folded, and its messages are shown verbatim.
     reply = page.locator("details.segment")
     assert reply.get_attribute("open") is None
     reply.locator("summary").click()
@@ -177,7 +177,7 @@ def test_keys_lead_to_the_next_and_the_previous_tree_and_keep_the_color(page, ad
         assert fills(page) == data_of(dump.load(entries[number]))["colors"]["logprob"]["light"]["fills"]
     page.keyboard.press("k")
     page.wait_for_url(f"{address}/{page_name(entries[0])}#logprob")
-    page.keyboard.press("k")  # there is none before the first
+    page.keyboard.press("k")  # the first tree has no previous one
     assert page.url.endswith(f"{page_name(entries[0])}#logprob")
 
 

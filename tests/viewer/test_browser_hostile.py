@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile texts in a real browser: all are shown as they are, and none does anything."""
+"""Hostile texts in a real browser: all are shown verbatim and have no effect."""
 
 import json
 import random
@@ -51,7 +51,7 @@ def hostile_texts(count):
 
 
 def hostile_tree(texts):
-    """Return a tree that has one node for each text, and each as the text of a token."""
+    """Return a tree with one node per text, and each text also as the text of a token."""
     tree = Tree([1])
     for number, _ in enumerate(texts):
         node = tree.add(0, Segment([number], [-0.5]), key=str(number)).index
@@ -61,7 +61,7 @@ def hostile_tree(texts):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """A dump of ten trees that hold 1,000 hostile texts, each as text, token and one of the other fields."""
+    """A dump of ten trees with 1,000 hostile texts, each as text, token and one of the other fields."""
     folder, texts = tmp_path_factory.mktemp("hostile"), hostile_texts(1_000)
     writer = DumpWriter(folder, "worker")
     for number in range(10):
@@ -93,7 +93,7 @@ def test_hostile_texts_are_only_shown(page, hostile, hostile_address):
         tree = hostile.load(entry)
         page.goto(f"{hostile_address}/{page_name(entry)}")
         facts = page.locator(".facts pre").all_text_contents()
-        # A parser drops a line feed that begins a pre, which none of these texts has.
+        # Parsers drop a line feed at the start of a pre; none of these texts starts with one.
         assert facts[:2] == [visible(tree["prompt"]), visible(tree["ground_truth"])]
         for row in (0, 50, 99):
             page.select_option("#first", str(row))

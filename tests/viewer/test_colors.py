@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colors can be told apart and read, by color-blind readers, too."""
+"""Colors are distinguishable and readable, also for color-blind readers."""
 
 import pytest
 
@@ -16,7 +16,7 @@ BLIND = {
 
 
 def lab(color, rows):
-    """CIE L*a*b* of a color as a reader with these rows sees it."""
+    """CIE L*a*b* of a color as seen by a reader with these rows."""
     linear = [((value / 255 + 0.055) / 1.055) ** 2.4 if value > 10 else value / 255 / 12.92 for value in rgb(color)]
     seen = [max(0.0, sum(a * b for a, b in zip(row, linear, strict=True))) for row in rows]
     to_xyz = [(0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505)]

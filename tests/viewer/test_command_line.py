@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: its outputs, and one sentence for bad input."""
+"""The viewer's command: its outputs, and one sentence for bad input."""
 
 import json
 import subprocess
@@ -62,7 +62,7 @@ def test_a_picture_of_one_tree_as_a_file(folder, tmp_path, capsys):
     drawn = {int(group.get("data-node")) for group in root.iter() if group.get("data-node") is not None}
     assert drawn == {node["index"] for node in dump.load(entry)["nodes"]}
     assert main([str(folder), "--svg", str(picture)]) == 2
-    assert f"--svg={picture}: one file holds one tree, and 6 are selected." in capsys.readouterr().err
+    assert f"--svg={picture}: one file holds one tree, but 6 are selected." in capsys.readouterr().err
 
 
 def test_a_trace_as_a_file(folder, tmp_path, capsys):
@@ -106,13 +106,13 @@ def test_hostile_texts_in_a_terminal(tmp_path, words):
         (["{dump}", "--step", "3"], "--step=3: must be a step of the dump. It has 0, 10, 20."),
         (
             ["{dump}", "--step", "10", "--uid", "val"],
-            "--uid=val: must be the id of a prompt or its beginning. There is",
+            "--uid=val: must be the id of a prompt or a prefix of it. One id is",
         ),
         (["{dump}", "--uid", "val", "--step", "20", "--port", "70000"], "--port=70000: must be 0 to 65535."),
-        (["{dump}", "--html", "one.html"], "--html=one.html: one file holds one tree, and 6 are selected. Choose one"),
+        (["{dump}", "--html", "one.html"], "--html=one.html: one file holds one tree, but 6 are selected. Choose one"),
         (["{dump}", "--html", "{file}"], "must be a folder or end in .html. Choose another name."),
-        (["{dump}", "--trace", "{file}/x"], "Not a directory. Check the name and its permissions."),
-        (["{empty}", "--text"], "must hold trees. Set treepo.dump.dir to it and sample first."),
+        (["{dump}", "--trace", "{file}/x"], "Not a directory. Check the name and the permissions."),
+        (["{empty}", "--text"], "must hold trees. First sample with treepo.dump.dir set to it."),
         (["{file}"], "there is no such folder"),
     ],
 )

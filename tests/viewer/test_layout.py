@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places and values of boxes, by hand and for any tree."""
+"""Positions and values of boxes, for a tree checked by hand and for arbitrary trees."""
 
 import json
 from itertools import pairwise
@@ -31,7 +31,7 @@ def place_of(box):
 
 
 def test_a_tree_by_hand(rich):
-    """The tree of ``helpers.dumped_trees.rich_tree``; segments have 64 tokens, its leaves the rewards 01010101."""
+    """The tree of ``helpers.dumped_trees.rich_tree``: segments of 64 tokens, leaves with rewards 01010101."""
     picture = layout(rich)
     box_of = {rich["nodes"][box.node]["key"]: box for box in picture.boxes}
     keys = [rich["nodes"][row.node]["key"] for row in picture.rows]
@@ -83,7 +83,7 @@ def test_values_by_hand(rich):
     assert picture.root == Group(size=8, mean=0.5, deviation=pytest.approx((2 / 7) ** 0.5))
     assert box_of["0.0.0"].group == Group(size=1, mean=0.0, deviation=None)
     assert box_of["1.1"].group == Group(size=0, mean=None, deviation=None)
-    # Each right trajectory credits node n with n/100, each wrong one with -n/100.
+    # Each correct trajectory gives node n an advantage of n/100, each wrong one -n/100.
     assert box_of["0"].advantage == pytest.approx(-0.01 / 3)
     assert box_of["0.0^0"].advantage == pytest.approx(box_of["0.0^0"].node / 100)
     assert box_of["1.0+"].advantage is None and box_of["1.3"].advantage is None
@@ -136,7 +136,7 @@ def test_boxes_of_any_tree_fit_together(search, seed, data):
         box = box_of.get(node.index)
         below = sorted((box_of[child] for child in node.children), key=lambda one: one.row)
         first, rows = (box.row, box.rows) if box else (0, len(picture.rows))
-        if below:  # the children cover the rows of the parent without a gap, so they do not overlap
+        if below:  # children cover the parent's rows without gaps, so they do not overlap
             assert below[0].row == first and sum(child.rows for child in below) == rows
             assert all(a.row + a.rows == b.row for a, b in pairwise(below))
             assert {child.x for child in below} == {node.end}
@@ -155,7 +155,7 @@ def test_boxes_of_any_tree_fit_together(search, seed, data):
     seed=st.integers(0, 10_000), rates=st.tuples(*[st.sampled_from([0.0, 0.2, 0.5])] * 3), steps=st.sampled_from(Steps)
 )
 def test_any_conversation_can_be_shown(seed, rates, steps):
-    """Failed, dropped and empty replies; with ``steps=per_branch`` a reply stands before its branch."""
+    """Failed, dropped and empty replies; with ``steps=per_branch`` a reply precedes its branch."""
     engine = ScriptedEngine(seed=seed, end_rate=0.2, fail_rate=rates[0])
     rules = ConversationRules(steps=steps, on_error=OnError.DROP if seed % 2 else OnError.END)
     numbers = {"depth": 4, "width": 6, "segment_length": 8, "response_length": 60, "init_divergence": (2, 2)}
@@ -163,7 +163,7 @@ def test_any_conversation_can_be_shown(seed, rates, steps):
     try:
         tree = talk(engine, interaction, rules=rules, seed=seed, **numbers)
     except SearchError:
-        return  # a prompt without a trajectory is not dumped
+        return  # prompts without a trajectory are not dumped
     line, _ = tree_line(tree, PLACE, [{"reward": 1.0}] * len(tree.leaves), decode)
     line = json.loads(json.dumps(line))
     for node in line["nodes"]:

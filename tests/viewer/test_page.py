@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages hold their data, allow only their own script and style, and cannot be broken by texts."""
+"""Pages contain their data, allow only their own script and style, and withstand any text."""
 
 import base64
 import hashlib
@@ -132,7 +132,7 @@ def test_a_script_element_cannot_be_left(dump, rich, monkeypatch, end):
     html = tree_page(dump, dump.trees(), 0).html.decode("utf-8")
     found = Elements(html)
     assert len(found.texts["script"]) == len(found.texts["json"]) == 1
-    assert not {"<", ">"} & set(found.texts["json"][0])  # browsers end scripts where Python's parser does not
+    assert not {"<", ">"} & set(found.texts["json"][0])  # browsers end scripts at tags that Python's parser ignores
     shown = f"{end}<script>alert(1)</script><!--<script> ⟨U+202E⟩⟨U+D800⟩␀"
     assert json.loads(found.texts["json"][0])["nodes"][1]["text"] == shown
 

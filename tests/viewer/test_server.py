@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages over HTTP: only for this machine, and always what is there by now."""
+"""The pages over HTTP: only for this machine, and always up to date."""
 
 import http.client
 import threading
@@ -86,7 +86,7 @@ def test_a_running_training_shows_up(serve, tmp_path, words):
     damaged = tmp_path / "train_000010/other.jsonl.gz"
     damaged.write_bytes(b"not a dump of trees, but long")
     status, body = get(server)
-    assert status.status == 200 and b"1 tree in" in body and b"Some trees are missing." in body
+    assert status.status == 200 and b"1 tree in" in body and b"Some trees are missing: " in body
 
 
 def test_a_damaged_tree_is_said(serve, tmp_path, words):

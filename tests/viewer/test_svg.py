@@ -129,7 +129,7 @@ def test_the_image_shows_what_the_svg_shows(rich):
     for shape in boxes(picture).values():
         rect: Rect = shape.rect
         if rect.width > 8 and shape.hatch is None:
-            # The lower right corner inside the box has neither text nor mark.
+            # The lower right corner of the box has neither text nor mark.
             pixel = image.getpixel((round(rect.x + rect.width) - 3, round(rect.y + rect.height) - 3))
             assert "#{:02x}{:02x}{:02x}".format(*pixel) == rect.fill
     assert tree_image(rich, width=400, height=120, theme="dark").size == (400, 120)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests of a tree as events, by hand."""
+"""Requests of a tree as events, checked by hand."""
 
 import json
 from itertools import pairwise
@@ -14,10 +14,7 @@ from recipe.treepo.viewer.trace import chrome_trace, requests
 
 
 def timed_tree() -> Tree:
-    """Return a tree of five requests.
-
-    0 and 1 begin together; one request is 0.0 and 0.0.0, split at token 3; 1.0 follows a reply; 0.0~0 is the fallback.
-    """
+    """Return a tree of five requests."""
     tree = Tree([1])
 
     def add(parent, key, started, ended, tokens=2):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No character of a text can act on its reader."""
+"""No character of a text can affect its reader."""
 
 import sys
 import unicodedata
@@ -22,7 +22,7 @@ def test_no_hidden_character_of_unicode_stays_and_no_other_changes():
         assert not any(map(acts, shown)), hex(code)
         if acts(character):
             assert shown != character
-        # Noncharacters, and planes of invisible tags, are no letters either.
+        # Noncharacters and the plane of invisible tags are not letters either.
         elif shown != character:
             assert unicodedata.category(character) in ("Cn", "Mn"), hex(code)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Send everything that this process prints to a file, C code and threads included; keep the real screen."""
+"""Redirect the output of this process (including C code and threads) to a file, and keep the real screen."""
 
 import contextlib
 import os
@@ -14,15 +14,15 @@ _STDOUT, _STDERR = 1, 2
 
 
 class Capture:
-    """Context in which file descriptors 1 and 2 are a file; both are restored at its end, also after an error.
+    """Context in which file descriptors 1 and 2 refer to a file; both are restored on exit, also after an error.
 
-    Python's stdout is line-buffered meanwhile, so that lines of stdout and stderr keep their order.
+    Python's stdout is line-buffered in the context, so that lines of stdout and stderr keep their order.
 
     Args:
-        path: File to append to.
+            path: File to append to.
 
     Attributes:
-        screen, error_screen: Descriptors of the real stdout and stderr; not inherited by other programs.
+            screen, error_screen: Descriptors of the real stdout and stderr; child programs do not inherit them.
     """
 
     screen: int
@@ -33,10 +33,10 @@ class Capture:
         self._buffering: list[tuple[Any, bool]] = []
 
     def __enter__(self) -> "Capture":
-        """Begin.
+        """Redirect both descriptors.
 
         Raises:
-            OSError: if the file cannot be opened; nothing has been redirected then.
+                OSError: if the file cannot be opened; nothing is redirected then.
         """
         file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -78,7 +78,7 @@ class Capture:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold back what is printed, in a file; after an error it is printed to stderr first."""
+    """Hold back output in a file; if an error occurs, print it to stderr first."""
     try:
         with Capture(path):
             yield
@@ -88,7 +88,7 @@ def held(path: Path) -> Iterator[None]:
 
 
 def release(path: Path) -> None:
-    """Print to stderr what was held back."""
+    """Print the held-back output to stderr."""
     _flush()
     with contextlib.suppress(OSError):
         _write_all(_STDERR, path.read_bytes())
@@ -96,7 +96,7 @@ def release(path: Path) -> None:
 
 
 def log_traceback() -> None:
-    """Print the current exception to descriptor 2, whatever ``sys.stderr`` is."""
+    """Print the current exception to descriptor 2, even if ``sys.stderr`` is redirected."""
     _flush()
     with contextlib.suppress(OSError):
         _write_all(_STDERR, traceback.format_exc().encode("utf-8", "backslashreplace"))

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the cause of a failed run in what Ray raises, in a few lines."""
+"""Extract the cause of a failed run from Ray's exception, in a few lines."""
 
 import re
 import traceback
 from dataclasses import dataclass
 
-# Errors whose text is written for the user: it stands alone.
+# Errors with a message for the user, shown without frames.
 _FOR_USERS = ("ConfigError", "ConfigCompositionException", "MissingMandatoryValue")
-# Frames that are shown, and lines and characters of a message.
+# Maximum number of frames, and of lines and characters of a message.
 FRAMES, MESSAGE_LINES, MESSAGE_CHARACTERS = 3, 12, 1500
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+?)\s*$', re.MULTILINE)
 _FOREIGN = re.compile(r"site-packages|dist-packages|[/\\]lib[/\\]python\d|^<frozen|python/ray/_raylet|\.pyx$")
-# Where every run passes through.
+# Code on the path of every run.
 _COMMON = re.compile(r"recipe/treepo/(main_treepo|command_line/composition|verl_adapters/(console|run))\.py$")
 
 
@@ -21,8 +21,9 @@ class Failure:
     """The innermost error.
 
     Attributes:
-        frames: Last places of our own or the user's code, ``file:line function``, the innermost last; of verl and
-            others where there are none.
+            frames: Last frames of our own or the user's code as ``file:line function``, innermost last; frames of other
+            code
+                if there are none.
     """
 
     kind: str
@@ -30,7 +31,7 @@ class Failure:
     frames: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """Return ``error: ...`` and the places below it."""
+        """Return the frames and ``error: ...``."""
         message = self.text if self.kind in _FOR_USERS else f"{self.kind}: {self.text}" if self.text else self.kind
         return [f"  at {frame}" for frame in self.frames] + [f"error: {message}"]
 
@@ -48,13 +49,13 @@ def failure_of(error: BaseException) -> Failure:
     if _is_remote(cause):  # Ray could not send the cause, only its text
         return _of_text(str(cause))
     source = str(remote) if remote is not None else "".join(traceback.format_exception(cause))
-    # What Ray itself says about a process that died has only the place that waited for it.
+    # Ray's own error for a dead process has only the frame that waited for it.
     has_no_place = type(cause).__name__ in _FOR_USERS or type(cause).__module__.startswith("ray.")
     return Failure(type(cause).__name__, shorten(str(cause)), () if has_no_place else frames_in(source))
 
 
 def frames_in(text: str) -> tuple[str, ...]:
-    """Return the last places of the innermost traceback in a text."""
+    """Return the last frames of the innermost traceback in a text."""
     text = _COLOR.sub("", text)
     found = [(match["file"], f"{match['file']}:{match['line']} {match['function']}") for match in _FRAME.finditer(text)]
     own = [place for file, place in found if not _FOREIGN.search(file) and not _COMMON.search(file)]
@@ -75,5 +76,5 @@ def _of_text(text: str) -> Failure:
 
 
 def _is_remote(error: BaseException) -> bool:
-    """Tell whether Ray made this error from that of a remote task; without importing Ray."""
+    """Return whether Ray made this error from the error of a remote task, without importing Ray."""
     return any(base.__name__ == "RayTaskError" for base in type(error).__mro__)

@@ -8,29 +8,29 @@ from dataclasses import dataclass, field
 
 from recipe.treepo.console.failures import frames_in, shorten
 
-# Kinds of warnings that a summary names; the others are one number.
+# Number of warning kinds that a summary names; it adds up the others.
 NAMED_KINDS = 5
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
-# What Ray ("(Name pid=1, ip=...) "), vLLM's processes ("(Worker pid=2) ") and loggers write before a line.
+# Prefixes of lines by Ray ("(Name pid=1, ip=...) "), vLLM's processes ("(Worker pid=2) ") and loggers.
 _PROCESS = re.compile(r"^\([^()]*\bpid=\d+[^()]*\) ")
 _LOGGER = re.compile(r"^(?:ERROR|WARNING|INFO) \d\d-\d\d [\d:]+ \[[^\]]*\] ")
 _WARNINGS = (
-    (re.compile(r":\d+: (\w*Warning): "), None),  # the module warnings
+    (re.compile(r":\d+: (\w*Warning): "), None),  # Python's module warnings
     (re.compile(r"^WARNING \d\d-\d\d "), "vllm"),
     (re.compile(r"^WARNING:\d{4}-"), "verl"),
-    (re.compile(r" - WARNING - (\w+)"), None),  # transfer_queue, and others that log their name
+    (re.compile(r" - WARNING - (\w+)"), None),  # transfer_queue and other loggers with their name in the line
     (re.compile(r"\tWARNING \S+:\d+ -- "), "ray"),
     (re.compile(r"^(?:\[rank\d+\]:|\[)W\d{4} "), "torch"),
     (re.compile(r"^(?:warning|\[?WARNING)\b", re.IGNORECASE), "other"),
 )
 _LAST_LINE = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*)(?:: (?P<text>.*))?$")
-# Most lines of a traceback that are kept; recursion makes thousands.
+# Maximum number of kept lines per traceback; recursion makes thousands.
 _LONGEST = 400
 
 
 @dataclass(slots=True)
 class LoggedError:
-    """A traceback in the log, and how often one with the same last line occurred."""
+    """A traceback in the log, and the number of tracebacks with the same last line."""
 
     kind: str
     text: str
@@ -40,11 +40,11 @@ class LoggedError:
 
 @dataclass(slots=True)
 class LogScan:
-    """What a log contains.
+    """Warnings and errors of a log.
 
     Attributes:
-        warnings: Warnings by kind.
-        errors: Tracebacks by their last line, in the order of the first one.
+            warnings: Number of warnings by kind.
+            errors: Tracebacks by their last line, in order of first occurrence.
     """
 
     warnings: Counter[str] = field(default_factory=Counter)
@@ -52,7 +52,7 @@ class LogScan:
     _open: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, lines: Iterable[str]) -> "LogScan":
-        """Read lines; returns itself."""
+        """Read lines; return itself."""
         for line in lines:
             self._add(line)
         return self
@@ -84,17 +84,17 @@ class LogScan:
             self.errors[key] = LoggedError(kind, shorten(text), frames_in("\n".join(traceback)))
 
     def most_frequent_error(self, *, besides: tuple[str, str] | None = None) -> LoggedError | None:
-        """Return the most frequent error, of several the first.
+        """Return the most frequent error, the first one on a tie.
 
         Args:
-            besides: Kind and text of an error that does not count.
+                besides: Kind and text of an error to skip.
         """
         errors = [error for error in self.errors.values() if not _is_same(error, besides)]
         return max(errors, key=lambda error: error.count, default=None)
 
 
 def last_lines_of(process: int, lines: Iterable[str], *, most: int = 5) -> list[str]:
-    """Return what a process printed last, for one that died without an error."""
+    """Return the last lines of a process that died without an error."""
     kept: deque[str] = deque(maxlen=most)
     for line in lines:
         names, text = _split(line)
@@ -104,7 +104,7 @@ def last_lines_of(process: int, lines: Iterable[str], *, most: int = 5) -> list[
 
 
 def warning_kind(text: str) -> str | None:
-    """Return where a warning comes from, None for another line."""
+    """Return the source of a warning, None for any other line."""
     for pattern, kind in _WARNINGS:
         if found := pattern.search(text):
             return kind or found[1]
@@ -123,12 +123,12 @@ def warnings_line(warnings: Counter[str]) -> str | None:
 
 
 def _is_same(error: LoggedError, other: tuple[str, str] | None) -> bool:
-    """Tell whether an error is the other one; the log has only the first line of a message."""
+    """Return whether two errors are the same; the log has only the first line of a message."""
     return other is not None and (error.kind, error.text) == (other[0], other[1].partition("\n")[0])
 
 
 def _split(line: str) -> tuple[str, str]:
-    """Return the processes that a line names at its beginning, and the line without them."""
+    """Return the process prefixes of a line, and the line without them."""
     text = _COLOR.sub("", line.rstrip("\r\n"))
     process = ""
     while found := _PROCESS.match(text):
@@ -138,5 +138,5 @@ def _split(line: str) -> tuple[str, str]:
 
 
 def _is_remote_header(text: str) -> bool:
-    """Tell whether Ray quotes the traceback of another process from here on."""
+    """Return whether Ray starts to quote the traceback of another process."""
     return text.startswith("ray::") or bool(re.match(r"^[\w.]*RayTaskError\(", text))

@@ -10,19 +10,19 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """The metrics of one step; step 0 is the validation before training. A metric that was null is NaN."""
+    """The metrics of one step; step 0 is the validation before training. NaN stands for a null metric."""
 
     step: int
     metrics: dict[str, float]
 
 
 class MetricTail:
-    """Returns the records that were added since the last look.
+    """Reader of the records added since the last call.
 
-    A file that exists before the first look belongs to an earlier run until it changes: verl's logger empties it.
+    A file that exists before the first call belongs to an earlier run until it changes: verl's logger empties it.
 
     Attributes:
-        broken: Complete lines that were not records.
+            broken: Number of complete lines that were not records.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,20 +33,20 @@ class MetricTail:
         self.broken = 0
 
     def started(self) -> bool:
-        """Tell whether the run has opened its logger: it has set up engines and workers."""
+        """Return whether the run has opened its logger, which happens once engines and workers are set up."""
         return self._stamp() not in (None, self._earlier)
 
     def read(self) -> list[StepRecord]:
-        """Return new records, in order; an incomplete last line waits for its end.
+        """Return new records in order; an incomplete last line is left for the next call.
 
         Raises:
-            OSError: if the file exists and cannot be read.
+                OSError: if the file exists and cannot be read.
         """
         if not self.started():
             return []
         self._earlier = None
         with self._path.open("rb") as file:
-            if file.seek(0, 2) < self._offset:  # emptied and begun again
+            if file.seek(0, 2) < self._offset:  # the file was emptied
                 self._offset, self._torn = 0, b""
             file.seek(self._offset)
             new = file.read()
@@ -65,7 +65,7 @@ class MetricTail:
 
 
 def parse_record(line: bytes | str) -> StepRecord | None:
-    """Return the record of a line, or None if it is none. Metrics that are not numbers are left out."""
+    """Return the record of a line, or None if the line is not a record. Non-numeric metrics are left out."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show a run on the screen, from a thread that can neither fail nor slow it."""
+"""Report a run on the screen, from a thread that can neither fail nor slow down the run."""
 
 import threading
 import time
@@ -10,22 +10,22 @@ from recipe.treepo.console.screen import Screen
 from recipe.treepo.console.summary import Totals, before_training, is_training
 from recipe.treepo.console.table import Table, duration
 
-# Seconds between two looks, and of silence before a file or pipe gets a sign of life; the next takes twice as long.
+# Seconds between two looks, and seconds of silence before a file or pipe gets a sign of life (doubled each time).
 INTERVAL, SILENCE = 1.0, 300.0
 STARTING = "starting Ray, engines and workers"
 
 
 class Reporter:
-    """Prints a line per step and what the run is doing.
+    """Reporter that prints a line per step and the current activity of the run.
 
     Args:
-        validates_first: Whether verl validates before the first step.
-        validates: Whether it validates while it trains.
-        chores: Called at each look, for instance to link files that appear during the run.
-        clock: Returns seconds.
+            validates_first: Whether verl validates before the first step.
+            validates: Whether verl validates during training.
+            chores: Functions to call at each look, for example to link files that appear during the run.
+            clock: Function that returns the time in seconds.
 
     Attributes:
-        totals: Sums over the steps so far.
+            totals: Sums over the steps so far.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Reporter:
         self._screen, self._tail, self._clock, self._chores = screen, tail, clock, chores
         self._table = Table(validates=validates)
         self._validates_first, self._last_step = validates_first, last_step
-        self._begin = self._since = clock()  # of the run, and of what it is doing
+        self._begin = self._since = clock()  # start of the run, and of its current activity
         self._silence = SILENCE
         self._doing = STARTING
         self._broken = False
@@ -52,21 +52,21 @@ class Reporter:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return self._clock() - self._begin
 
     @property
     def doing(self) -> str:
-        """What the run is doing, as last seen."""
+        """Last known activity of the run."""
         return self._doing
 
     def start(self) -> None:
-        """Begin to report."""
+        """Start reporting."""
         self._screen.lines(f"{STARTING} ...")
         self._thread.start()
 
     def finish(self) -> None:
-        """Report what is left, and stop."""
+        """Report the rest, then stop."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
@@ -74,7 +74,7 @@ class Reporter:
             self.look(live=False)
 
     def look(self, *, live: bool = True) -> None:
-        """Print what is new. A failure is printed once; the run does not notice."""
+        """Print new records. A failure is printed once and does not affect the run."""
         if self._broken:
             return
         try:

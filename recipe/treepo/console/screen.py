@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write lines to the real screen, on a terminal with one line below them that changes."""
+"""Write lines to the real screen; a terminal has a changing status line below them."""
 
 import os
 import threading
@@ -8,13 +8,13 @@ _CLEAR = "\r\x1b[K"
 
 
 class Screen:
-    """A terminal, or a file or pipe, which gets plain lines only.
+    """A terminal, or a file or pipe that gets plain lines only.
 
-    A screen that is gone (a closed pipe) is not written to again; a run never fails because of it.
+    Nothing more is written to a closed screen (for example a closed pipe); the run never fails because of it.
 
     Args:
-        descriptor: Where to write.
-        errors: Where to write the lines of errors, if elsewhere.
+            descriptor: Descriptor for lines.
+            errors: Descriptor for error lines, if it differs.
     """
 
     def __init__(self, descriptor: int, errors: int | None = None) -> None:
@@ -30,11 +30,11 @@ class Screen:
         self._print(self._descriptor, texts)
 
     def error_lines(self, *texts: str) -> None:
-        """Print lines where errors go."""
+        """Print error lines."""
         self._print(self._errors, texts)
 
     def live(self, text: str) -> None:
-        """Replace the changing line; nothing where the screen is no terminal."""
+        """Replace the status line; without a terminal, do nothing."""
         if not self.is_terminal:
             return
         with self._lock:
@@ -66,7 +66,7 @@ class Screen:
 
 
 def _printable(text: str) -> str:
-    """Show control characters, which messages of errors may contain, instead of obeying them."""
+    """Escape control characters, which error messages may contain."""
     return "".join(
         character if character.isprintable() or character in "\n\t" else repr(character)[1:-1] for character in text
     )

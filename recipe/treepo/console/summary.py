@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from recipe.treepo.console.metric_tail import StepRecord
 from recipe.treepo.console.table import duration, held_out, mean_held_out
 
-# Data sources that a summary lists by name.
+# Number of data sources that a summary lists by name.
 LISTED_SOURCES = 8
 
 
@@ -16,9 +16,9 @@ class Totals:
     """Sums over the steps of a run.
 
     Attributes:
-        steps: Training steps seen.
-        last_step: Number of the last one; of a resumed run it counts the steps before, too.
-        first_held_out, last_held_out: Validation scores by data source.
+            steps: Number of training steps seen.
+            last_step: Number of the last step; in a resumed run it includes earlier steps.
+            first_held_out, last_held_out: Validation scores by data source.
     """
 
     steps: int = 0
@@ -49,12 +49,12 @@ class Totals:
 
 
 def is_training(record: StepRecord) -> bool:
-    """Tell a training step from a validation before training, which a resumed run has under a later number."""
+    """Distinguish a training step from a validation before training; in a resumed run the latter's number is not 0."""
     return any(not key.startswith("val-") for key in record.metrics)
 
 
 def outcome(totals: Totals, seconds: float) -> str:
-    """Return what a finished run has done, in one line."""
+    """Return the result of a finished run in one line."""
     done = f"{totals.steps:,} step{'' if totals.steps == 1 else 's'}, {duration(seconds)}"
     if totals.validations:
         done = f"{held_out_change(totals)} in {done}"
@@ -89,7 +89,7 @@ def summary(totals: Totals, seconds: float, notes: Sequence[tuple[str, str]]) ->
     """Return the lines of a summary.
 
     Args:
-        notes: Name and text of each further line.
+            notes: Name and text of each further line.
     """
     return [outcome(totals, seconds), *note_lines(_all_notes(totals, notes))]
 
@@ -101,7 +101,7 @@ def _all_notes(totals: Totals, notes: Sequence[tuple[str, str]]) -> Iterator[tup
 
 
 def note_lines(notes: Iterable[tuple[str, str]]) -> list[str]:
-    """Return lines below a summary, or above an error."""
+    """Return note lines, shown below a summary or above an error."""
     return [f"  {name + ':':<12}{text}" for name, text in notes]
 
 

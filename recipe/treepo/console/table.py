@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of steps: one line of text per step, with the columns that the first step has numbers for."""
+"""The table of steps: one line per step, with a column for each number that the first step has."""
 
 import math
 import re
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 Metrics = Mapping[str, float]
 
-# Shown where a step has no number, and where it is not finite.
+# Cell of a missing or non-finite number.
 MISSING = "-"
 _HELD_OUT = re.compile(r"val-core/(?P<source>.+)/(?:acc|reward|score)/mean@\d+")
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it: ``0.4 s``, ``20 s``, ``9 min``, ``3.5 h``."""
+    """Return a time in a suitable unit: ``0.4 s``, ``20 s``, ``9 min``, ``3.5 h``."""
     if not math.isfinite(seconds):
         return MISSING
     if seconds < 9.95:
@@ -42,7 +42,7 @@ def mean_held_out(metrics: Metrics) -> float | None:
 
 
 def _number(key: str, form: str, *others: str) -> Callable[[Metrics], str | None]:
-    """Return a cell that shows the first of these metrics that a step has."""
+    """Return a cell that shows the first of these metrics that exists in a step."""
 
     def cell(metrics: Metrics) -> str | None:
         value = next((metrics[name] for name in (key, *others) if name in metrics), None)
@@ -62,7 +62,7 @@ def _right(metrics: Metrics) -> str | None:
 
 
 def _shared(metrics: Metrics) -> str | None:
-    """Return tokens per unique token, and the share of tokens that another trajectory has, too; trees only."""
+    """Return tokens per unique token and the share of saved tokens; None without trees."""
     unique = metrics.get("treepo/unique_over_total")
     if unique is None or "treepo/fallbacks_per_prompt" not in metrics:
         return None
@@ -76,7 +76,7 @@ def _held_out(metrics: Metrics) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column; ``cell`` returns None where a step has no number for it."""
+    """A column; ``cell`` returns None if a step has no number for it."""
 
     title: str
     width: int
@@ -96,10 +96,10 @@ HELD_OUT = Column("held-out", 9, _held_out)
 
 
 class Table:
-    """Makes the lines of steps, and once the header above them.
+    """Formatter of step lines, with a header above the first.
 
     Args:
-        validates: Whether the run validates while it trains.
+            validates: Whether the run validates during training.
     """
 
     def __init__(self, *, validates: bool) -> None:
@@ -107,7 +107,7 @@ class Table:
         self._columns: tuple[Column, ...] | None = None
 
     def lines(self, step: int, metrics: Metrics) -> list[str]:
-        """Return the line of a step, the first time with the header."""
+        """Return the line of a step, on the first call with the header."""
         lines = []
         if self._columns is None:
             own = tuple(column for column in COLUMNS if column.cell(metrics) is not None)

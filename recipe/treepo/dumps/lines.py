@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lines of a dump: one for each tree, one for the credit of each trajectory."""
+"""The lines of a dump: one for each tree, and one for the credit of each trajectory."""
 
 import math
 import re
@@ -19,18 +19,18 @@ MOST_PART_CHARACTERS = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeOrigin:
-    """Where a tree comes from.
+    """Origin of a tree.
 
     Attributes:
-        uid: verl's id of the prompt.
-        step: Training step.
-        split: ``train``, ``val`` or the name of a run of an evaluation.
-        number: Number of the prompt within its step.
-        data_source: Data set of the prompt.
-        row: The row's ``extra_info.index``, None without one.
-        prompt: Text of the prompt, with the chat template's tokens.
-        ground_truth: The right answer as text, None without one.
-        settings: Settings of the search, for people.
+            uid: verl's id of the prompt.
+            step: Training step.
+            split: ``train``, ``val`` or the name of a run of an evaluation.
+            number: Number of the prompt within its step.
+            data_source: Data set of the prompt.
+            row: The row's ``extra_info.index``, None without one.
+            prompt: Text of the prompt, with the chat template's tokens.
+            ground_truth: Correct answer as text, None without one.
+            settings: Settings of the search, for display.
     """
 
     uid: str
@@ -64,9 +64,9 @@ def tree_line(
     """Return a tree as a line, and the line's summary.
 
     Args:
-        rewards: For each leaf ``reward`` and its parts, None where the reward is not known yet.
-        decode: Token ids to text, special tokens kept.
-        calls: Engine calls, for ``treepo.dump.calls``.
+            rewards: ``reward`` and its parts for each leaf, None if the reward is not yet known.
+            decode: Function from token ids to text that keeps special tokens.
+            calls: Engine calls, for ``treepo.dump.calls``.
     """
     text = IncrementalText(decode)
     statistics = TreeStatistics.of(tree)
@@ -97,9 +97,9 @@ def credit_line(
     """Return the credit of a trajectory as a line, and the line's summary.
 
     Args:
-        leaf: Number of the trajectory's last node.
-        reward: ``reward`` and its parts.
-        advantages: (node, mean advantage of the node's trained tokens) from the root's child on.
+            leaf: Number of the trajectory's last node.
+            reward: ``reward`` and its parts.
+            advantages: Pairs (node, mean advantage of the node's trained tokens), from the root's child to the leaf.
     """
     values = [[node, _finite(value)] for node, value in advantages]
     line = {"format": FORMAT, "kind": "credit", "uid": uid, "leaf": leaf, **_parts(reward), "advantages": values}
@@ -118,7 +118,7 @@ def _node(tree: Tree, node: Node, text: IncrementalText, vocabulary: Mapping[int
         "depth": node.depth,
         "offset": node.offset,
         "kind": _kind(node),
-        # The vocabulary has it already, unless tokens read otherwise together; texts are a third of a dump's size.
+        # Omitted if it equals the joined token texts of the vocabulary; texts are a third of a dump's size.
         "text": None if added == joined else added,
         "token_ids": segment.token_ids,
         "logprobs": [_finite(round(logprob, 3)) for logprob in segment.logprobs],
@@ -136,7 +136,7 @@ def _node(tree: Tree, node: Node, text: IncrementalText, vocabulary: Mapping[int
 
 
 def _kind(node: Node) -> str:
-    """Return ``root``, ``sampled``, ``fallback`` (a path that resumed here begins with the node) or ``reply``."""
+    """Return ``root``, ``sampled``, ``fallback`` (first node of a resumed path) or ``reply``."""
     if node.parent < 0:
         return "root"
     if not node.is_generated:
@@ -177,13 +177,13 @@ def _summary(
 
 
 def _parts(reward: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``reward`` and ``parts`` of a reward and its parts."""
+    """Split a reward into ``reward`` and ``parts``."""
     parts = {str(key): _plain(value) for key, value in reward.items() if key != "reward"}
     return {"reward": _plain(reward.get("reward")), "parts": parts}
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold: numbers as they are, all else as text that is cut."""
+    """Return a JSON value; objects other than numbers, texts and containers become shortened text."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, Mapping):

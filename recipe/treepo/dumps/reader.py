@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a dump, while it is written too. What a file says is never trusted: wrong types are errors, not crashes."""
+"""Read a dump, even while it is being written. File contents are untrusted: wrong types raise :class:`DumpError`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ from recipe.treepo.dumps.members import DumpError, Member, load, members
 
 SUFFIX = ".jsonl.gz"
 MOST_NUMBER = 2**53
-"""Larger numbers, which only a damaged file has, are no longer exact as floats."""
+"""Larger numbers are not exact as floats; only a damaged file has them."""
 
 
 @dataclass(frozen=True, slots=True)
 class TreeEntry:
-    """A tree of the dump, as its summary tells.
+    """A tree of the dump, with its summary.
 
     Attributes:
-        member: Its line.
-        folder: Folder of its step.
+            member: Line of the tree.
+            folder: Folder of its step.
     """
 
     member: Member
@@ -28,7 +28,7 @@ class TreeEntry:
 
     @property
     def summary(self) -> Mapping[str, Any]:
-        """The line's summary; its keys are those of ``lines.py``."""
+        """The line's summary; ``lines.py`` defines its keys."""
         return self.member.summary
 
     @property
@@ -49,10 +49,10 @@ class Dump:
     _members: dict[Path, list[Member]] = field(default_factory=dict)
 
     def refresh(self) -> None:
-        """Read the summaries of lines that were added since the last call.
+        """Read the summaries of lines added since the last call.
 
         Raises:
-            DumpError: if the folder holds no dump of this format.
+                DumpError: if the folder holds no dump of this format.
         """
         if not self.folder.is_dir():
             raise DumpError(f"{self.folder}: there is no such folder")
@@ -62,18 +62,18 @@ class Dump:
             for member in members(path, start):
                 if member.summary.get("format") != FORMAT:
                     raise DumpError(
-                        f"{path} has the format {member.summary.get('format')}; this viewer reads {FORMAT}. "
-                        "Use the version of the recipe that wrote it."
+                        f"{path} has format {member.summary.get('format')}; this version reads {FORMAT}. "
+                        "Use the version of the recipe that wrote the file."
                     )
                 known.append(member)
         if not self._members and next(self.folder.glob("*step_*/*.json"), None) is not None:
             raise DumpError(
-                f"{self.folder} holds trees in the format before {FORMAT}. Sample them again, or use the version "
-                "of the recipe that wrote them."
+                f"{self.folder} holds trees of a format older than {FORMAT}. Sample again, or use the version of "
+                "the recipe that wrote them."
             )
 
     def trees(self) -> list[TreeEntry]:
-        """Return the trees that are complete, in the order of their steps."""
+        """Return the complete trees in the order of their steps."""
         entries = [
             TreeEntry(member, path.parent.name)
             for path, found in self._members.items()
@@ -86,11 +86,12 @@ class Dump:
         """Return a tree with the credit of its trajectories.
 
         Returns:
-            The line of the tree (``lines.py``), checked, with the text of every node; each of its ``trajectories`` has
-            ``advantages`` besides: (node, advantage) pairs, None where no trainer has given any.
+                The checked line of the tree (``lines.py``), with the text of every node. Each of its ``trajectories``
+                also has
+                ``advantages``: (node, advantage) pairs, None without credit from a trainer.
 
         Raises:
-            DumpError: if a line is damaged.
+                DumpError: if a line is damaged.
         """
         tree = load(entry.member)
         check_tree(tree, entry.member.path)
@@ -155,7 +156,7 @@ def check_tree(tree: dict[str, Any], path: Path) -> None:
     """Check types and structure of a tree's line.
 
     Raises:
-        DumpError: naming the first thing that is wrong.
+            DumpError: naming the first fault.
     """
 
     def require(holds: bool, what: str) -> None:
@@ -165,21 +166,24 @@ def check_tree(tree: dict[str, Any], path: Path) -> None:
     require(tree.get("format") == FORMAT, f"format is {tree.get('format')!r}, not {FORMAT!r}")
     for key, kind in _TREE_TYPES.items():
         require(_is_a(tree.get(key), kind), f"{key} of a tree has a wrong type")
-    require(all(isinstance(text, str) for text in tree["vocabulary"].values()), "a token's text is no text")
-    require(bool(tree["nodes"]), "a tree without nodes")
+    require(all(isinstance(text, str) for text in tree["vocabulary"].values()), "the text of a token is not a string")
+    require(bool(tree["nodes"]), "the tree has no nodes")
     for number, node in enumerate(tree["nodes"]):
-        require(isinstance(node, dict), f"node {number} is no mapping")
+        require(isinstance(node, dict), f"node {number} is not a mapping")
         _check_node(tree, number, node, require)
     inner = {node["parent"] for node in tree["nodes"]}
     leaves = set()
     for trajectory in tree["trajectories"]:
-        require(isinstance(trajectory, dict), "a trajectory is no mapping")
+        require(isinstance(trajectory, dict), "a trajectory is not a mapping")
         leaf = trajectory.get("leaf")
         require(_is_integer(leaf) and 0 <= leaf < len(tree["nodes"]), "a trajectory has no leaf")
-        require(leaf not in inner and leaf not in leaves, f"node {leaf} is no leaf, or one of two trajectories")
+        require(leaf not in inner and leaf not in leaves, f"node {leaf} is not a leaf, or belongs to two trajectories")
         leaves.add(leaf)
-        require(trajectory.get("reward") is None or _is_number(trajectory["reward"]), f"the reward of leaf {leaf}")
-        require(isinstance(trajectory.get("parts"), dict), f"the parts of the reward of leaf {leaf}")
+        require(
+            trajectory.get("reward") is None or _is_number(trajectory["reward"]),
+            f"the reward of leaf {leaf} is not a number",
+        )
+        require(isinstance(trajectory.get("parts"), dict), f"the reward parts of leaf {leaf} are not a mapping")
 
 
 def _check_node(tree: dict[str, Any], number: int, node: dict[str, Any], require: Callable[[bool, str], None]) -> None:
@@ -188,19 +192,27 @@ def _check_node(tree: dict[str, Any], number: int, node: dict[str, Any], require
     parent: Any = node.get("parent")
     require(_is_integer(parent) and _is_integer(node.get("index")), f"node {number} has no number or parent")
     require(node["index"] == number, f"node {number} has the number {node['index']}")
-    # Depth first: a parent's number is smaller, so no path runs in a circle.
+    # Nodes are in depth-first order: a parent has a smaller number, so there are no cycles.
     require(parent == -1 if number == 0 else 0 <= parent < number, f"node {number} has the parent {parent}")
-    require(all(map(_is_integer, node["token_ids"])), f"a token of node {number} is no number")
+    require(all(map(_is_integer, node["token_ids"])), f"a token id of node {number} is not an integer")
     known = node["text"] is not None or all(str(token) in tree["vocabulary"] for token in node["token_ids"])
     require(known, f"node {number} has a token without text")
-    require(all(item is None or _is_number(item) for item in node["logprobs"]), f"log-probs of node {number}")
-    require(len(node["logprobs"]) in (0, len(node["token_ids"])), f"node {number} lacks log-probabilities")
+    require(
+        all(item is None or _is_number(item) for item in node["logprobs"]),
+        f"a log-probability of node {number} is not a number",
+    )
+    require(
+        len(node["logprobs"]) in (0, len(node["token_ids"])), f"node {number} has a wrong number of log-probabilities"
+    )
     versions = node["versions"]
-    require(all(item is None or _is_integer(item) for item in versions), f"versions of node {number}")
-    require(_is_number(node["started"]) and _is_number(node["ended"]), f"times of node {number}")
+    require(
+        all(item is None or _is_integer(item) for item in versions),
+        f"a policy version of node {number} is not an integer",
+    )
+    require(_is_number(node["started"]) and _is_number(node["ended"]), f"a time of node {number} is not a number")
     above = tree["nodes"][parent] if number else None
     end = above["offset"] + len(above["token_ids"]) if above else 0
-    require(node["offset"] == end, f"node {number} begins elsewhere")
+    require(node["offset"] == end, f"the offset of node {number} is not the end of its parent")
 
 
 def _advantages(pairs: Any, nodes: int) -> list[tuple[int, float | None]] | None:
@@ -214,7 +226,7 @@ def _advantages(pairs: Any, nodes: int) -> list[tuple[int, float | None]] | None
 
 
 def _is_a(value: Any, kind: type | tuple[type, ...]) -> bool:
-    """Tell whether a value has a type; True and False are not numbers."""
+    """Return whether a value has a type; booleans are not numbers."""
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Append lines to the dump of one process. A failing disk is reported once and never stops a run."""
+"""Append lines to the dump of one process. A disk failure is reported once and never stops a run."""
 
 import logging
 import os
@@ -18,19 +18,19 @@ Line = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 class DumpWriter:
-    """Writes the lines of one process, one file per step.
+    """Writer of one process's lines, with one file per step.
 
     Attributes:
-        file_name: Name of its file in the folder of each step.
-        failures: Lines that could not be written.
+            file_name: Name of its file in the folder of each step.
+            failures: Number of lines that could not be written.
     """
 
     def __init__(self, folder: Path | str, name: str) -> None:
         """Make a writer; nothing is written before the first line.
 
         Args:
-            folder: Folder of the dump. Workers on several nodes need a shared one.
-            name: What the process does, for the names of its files.
+                folder: Folder of the dump. Workers on several nodes need a shared one.
+                name: Role of the process, for the names of its files.
         """
         self._folder = Path(folder)
         self.file_name = f"{name}-{socket.gethostname()}-{os.getpid()}.jsonl.gz"
@@ -38,16 +38,16 @@ class DumpWriter:
         self.failures = 0
 
     def append(self, step: str, line: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
-        """Write a line into the file of ``step`` (the name of a folder); return whether that succeeded."""
+        """Write a line into the file of ``step`` (a folder name); return whether that succeeded."""
         return self.append_made(step, lambda: (line, summary))
 
     def append_made(self, step: str, make_line: Callable[[], Line]) -> bool:
-        """Make a line and write it. An error while making it counts like a failure of the disk."""
+        """Make a line and write it. An error while making it counts as a write failure."""
         try:
             data = pack(*make_line())
             with self._lock:
                 _append(self._folder / step / self.file_name, data)
-        except Exception as error:  # a dump is never worth the run
+        except Exception as error:  # a dump must never stop the run
             self._report(error)
             return False
         return True
@@ -58,7 +58,7 @@ class DumpWriter:
             is_first = self.failures == 1
         if is_first:
             logger.warning(
-                "treepo.dump.dir=%s: a line could not be written (%s: %s). The run goes on without it; "
+                "treepo.dump.dir=%s: a line could not be written (%s: %s). The run continues without it; "
                 "further failures are only counted.",
                 *(self._folder, type(error).__name__, error),
             )
@@ -68,13 +68,13 @@ def _append(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.stat().st_size if path.exists() else 0
     try:
-        # Without a buffer: closing a file would write what is left in it once more, after the cut below.
+        # Unbuffered: otherwise close() would write the rest of the buffer after the truncation below.
         with path.open("ab", buffering=0) as file:
             rest = memoryview(data)
             while rest:
                 rest = rest[file.write(rest) :]
     except OSError:
-        # A full disk may have taken a part, which would spoil what comes after it.
+        # A full disk may hold part of the line, which would corrupt the lines after it.
         if path.exists():
             os.truncate(path, before)
         raise

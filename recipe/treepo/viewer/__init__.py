@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and pages of dumped trees: ``python -m recipe.treepo.viewer DIR``. No torch, no verl."""
+"""Pictures and pages of dumped trees: ``python -m recipe.treepo.viewer DIR``. Imports neither torch nor verl."""

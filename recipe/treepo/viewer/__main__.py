@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m recipe.treepo.viewer DIR``: see the trees that a run dumped (``treepo.dump.dir``).
+"""``python -m recipe.treepo.viewer DIR``: view the trees that a run dumped (``treepo.dump.dir``).
 
-Without a choice of output the pages are served on this machine. Pages, terminal and trace are imported when they are
-needed: ``--help`` takes a moment.
+By default the pages are served on this machine. Pages, terminal and trace are imported only when needed, so that
+``--help`` is fast.
 """
 
 import argparse
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from recipe.treepo.dumps.reader import Dump
 
 DESCRIPTION = """\
-Show the trees of a run: shared tokens, forks between right and wrong answers, credit of each segment.
-Without --html, --svg, --text or --trace the pages are served at an address of this machine, until Ctrl-C."""
+Show the trees of a run: shared tokens, forks between correct and wrong answers, credit of each segment.
+Without --html, --svg, --text or --trace, the pages are served on this machine until Ctrl-C."""
 EXAMPLES = """\
 examples:
   python -m recipe.treepo.viewer outputs/runs/X/trees
@@ -39,15 +39,15 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("dir", metavar="DIR", type=Path, help="folder of the dump (treepo.dump.dir)")
     parser.add_argument("--step", type=int, metavar="N", help="only trees of this step")
-    parser.add_argument("--uid", metavar="X", help="only trees of this prompt: its id or the beginning of it")
+    parser.add_argument("--uid", metavar="X", help="only trees of this prompt: its id or a prefix of it")
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
-        "--html", type=Path, metavar="OUT", help="write pages into a folder, or one tree into a file that ends in .html"
+        "--html", type=Path, metavar="OUT", help="write pages into a folder, or one tree into a file named *.html"
     )
     output.add_argument("--svg", type=Path, metavar="OUT", help="write the picture of one tree")
     output.add_argument("--text", action="store_true", help="print the trees")
     output.add_argument("--trace", type=Path, metavar="OUT", help="write the requests as a Chrome trace")
-    parser.add_argument("--port", type=int, metavar="N", help="port to serve on (default: 8765, or a free one)")
+    parser.add_argument("--port", type=int, metavar="N", help="port of the server (default: 8765, or a free one)")
     return parser.parse_args(words)
 
 
@@ -66,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except DumpError as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(f"{error.filename or chosen.dir}: {error.strerror or error}. Check the name and its permissions.")
+        return _fail(f"{error.filename or chosen.dir}: {error.strerror or error}. Check the name and the permissions.")
     return 0
 
 
@@ -75,7 +75,7 @@ def _show(dump: "Dump", chosen: argparse.Namespace) -> None:
 
     entries = select(dump, step=chosen.step, uid=chosen.uid)
     serving = chosen.html is None and chosen.svg is None and chosen.trace is None and not chosen.text
-    if not serving or dump.trees():  # a run may write its first tree later
+    if not serving or dump.trees():  # a running run may write its first tree later
         require_trees(dump, entries, chosen.step, chosen.uid)
     if serving:
         _serve(dump, chosen)
@@ -129,5 +129,5 @@ def _fail(message: str) -> int:
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows codes
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows escape codes
     sys.exit(main())

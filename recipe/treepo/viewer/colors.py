@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colors of values, told apart by color-blind readers, for light and dark pages.
+"""Colors of values, distinguishable by color-blind readers, for light and dark pages.
 
-Blue against orange for rewards and advantages, since red and green look alike to many. One hue from light to dark for
-log-probabilities and policy versions.
+Rewards and advantages use blue against orange, because many readers cannot distinguish red from green.
+Log-probabilities and policy versions use one hue, from light to dark.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ COLOR_BY = {
     "logprob": "mean log-prob",
     "version": "policy version",
 }
-"""Values that may color a box, with their names for people."""
+"""Values that may color a box, with their display names."""
 Rgb = tuple[int, int, int]
 
 
@@ -25,10 +25,10 @@ class Theme:
     """Colors of a light or dark picture, as ``#rrggbb``.
 
     Attributes:
-        paper, ink, faint: Background, text, and lines or lesser text.
-        neutral: A box without a value.
-        good, bad: A right and a wrong answer.
-        diverging, sequential: Stops of the two scales, from low to high.
+            paper, ink, faint: Background, text, and lines or secondary text.
+            neutral: Color of a box without a value.
+            good, bad: Colors of a correct and a wrong answer.
+            diverging, sequential: Stops of the two scales, from low to high.
     """
 
     paper: str
@@ -66,12 +66,12 @@ THEMES = {"light": LIGHT, "dark": DARK}
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Maps values to colors.
+    """Map from values to colors.
 
     Attributes:
-        low, high: The values of the first and the last stop; beyond them the color stays.
-        stops: Colors at equal distances.
-        neutral: Color of a missing value.
+            low, high: Values of the first and the last stop; values beyond them get these colors.
+            stops: Colors at equal distances.
+            neutral: Color of a missing value.
     """
 
     low: float
@@ -92,11 +92,12 @@ class Scale:
 def scale_of(picture: Layout, color_by: str, theme: Theme) -> Scale:
     """Return the scale of a tree's values.
 
-    Rewards: at least 0 to 1, so that a tree with one reward throughout still shows whether it is high or low.
-    Advantages: symmetric about 0. Log-probabilities: up to 0, down to at least -1. Versions: from oldest to newest.
+    Rewards cover at least 0 to 1, so that a tree with equal rewards still shows whether they are high or low.
+    Advantages
+    are symmetric about 0. Log-probabilities go from at most -1 to 0, versions from oldest to newest.
 
     Raises:
-        ValueError: if ``color_by`` is not a key of :data:`COLOR_BY`.
+            ValueError: if ``color_by`` is not a key of :data:`COLOR_BY`.
     """
     if color_by not in COLOR_BY:
         raise ValueError(f"color_by={color_by}: must be one of {', '.join(COLOR_BY)}.")
@@ -116,7 +117,7 @@ def scale_of(picture: Layout, color_by: str, theme: Theme) -> Scale:
 
 
 def ink_on(color: str) -> str:
-    """Return black or white, whichever has the higher contrast on ``color`` (always 4.5 or more)."""
+    """Return black or white, whichever has the higher contrast on ``color`` (always at least 4.5)."""
     black, white = "#000000", "#ffffff"
     return black if contrast(black, color) >= contrast(white, color) else white
 

@@ -32,7 +32,7 @@ def curves_svg(summaries: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def points(summaries: Sequence[Mapping[str, Any]], value_of: Any) -> dict[str, list[tuple[float, float]]]:
-    """Return the mean over the trees of each split and step; at most four splits, the largest."""
+    """Return the mean over the trees of each split and step, for the four largest splits."""
     found: dict[str, dict[float, list[float]]] = {}
     for summary in summaries:
         step, value = finite(summary.get("step")), value_of(summary)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages as files, for a web server or a mail."""
+"""Pages as files, to upload or send."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +11,17 @@ from recipe.treepo.viewer.selection import page_name
 from recipe.treepo.viewer.svg import tree_svg
 
 PICTURE_WIDTH = 960
-"""Pixels of a picture, about the width of a page of documentation."""
+"""Width of a picture in pixels, about that of a documentation page."""
 
 
 def export(dump: Dump, entries: Sequence[TreeEntry], out: Path) -> int:
-    """Write an index and one page for each tree into the folder ``out``, or the page of one tree as a file ``.html``.
+    """Write an index and one page per tree into the folder ``out``, or the page of one tree into a file ``.html``.
 
     Returns:
-        Number of pages of trees.
+            Number of tree pages.
 
     Raises:
-        DumpError: if a tree is damaged, or ``out`` does not fit the number of trees.
+            DumpError: if a tree is damaged, or ``out`` does not fit the number of trees.
     """
     if out.suffix == ".html":
         _require_one(entries, f"--html={out}", ", or name a folder")
@@ -38,10 +38,10 @@ def export(dump: Dump, entries: Sequence[TreeEntry], out: Path) -> int:
 
 
 def export_picture(dump: Dump, entries: Sequence[TreeEntry], out: Path) -> None:
-    """Write the picture of the one selected tree as SVG.
+    """Write the picture of the selected tree as SVG.
 
     Raises:
-        DumpError: if the tree is damaged, or another number of trees is selected.
+            DumpError: if the tree is damaged, or the number of selected trees is not 1.
     """
     _require_one(entries, f"--svg={out}", "")
     picture = tree_svg(dump.load(entries[0]), width=PICTURE_WIDTH)
@@ -52,6 +52,6 @@ def export_picture(dump: Dump, entries: Sequence[TreeEntry], out: Path) -> None:
 def _require_one(entries: Sequence[TreeEntry], option: str, other: str) -> None:
     if len(entries) != 1:
         raise DumpError(
-            f"{option}: one file holds one tree, and {len(entries)} are selected. "
+            f"{option}: one file holds one tree, but {len(entries)} are selected. "
             f"Choose one with --step and --uid{other}."
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The geometry of a tree's picture, in tokens and rows.
 
-x counts response tokens. Each path end has a row: leaves, paths that were dropped, and paths that were left open. A
-node is a box as wide as its tokens and as high as the rows of the paths through it.
+The x axis counts response tokens. Each end of a path has a row: leaves, dropped paths and open paths. A node is a box
+as wide as its tokens and as high as the rows of the paths through it.
 """
 
 import math
@@ -17,19 +17,19 @@ TreeLine = Mapping[str, Any]
 
 
 class End(StrEnum):
-    """How a path ends."""
+    """The end of a path."""
 
     LEAF = "leaf"  # a trajectory
-    DROPPED = "dropped"  # too short, or its interaction failed: not a trajectory
-    OPEN = "open"  # never ended: the engine failed, or the search stopped
+    DROPPED = "dropped"  # too short, or its interaction failed; not a trajectory
+    OPEN = "open"  # unfinished: the engine failed, or the search stopped
 
 
 class Start(StrEnum):
-    """A path that begins with a node, other than by branching at a boundary."""
+    """The start of a path, other than branching at a boundary."""
 
     FALLBACK = "fallback"  # resumed from a finished path
-    ABANDONED = "abandoned"  # replaces a path that the engine or the interaction failed on
-    DROPPED = "dropped"  # replaces a path that was dropped
+    ABANDONED = "abandoned"  # replaces a path that failed in the engine or the interaction
+    DROPPED = "dropped"  # replaces a dropped path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +37,9 @@ class Group:
     """Rewards of the trajectories through a node.
 
     Attributes:
-        size: Trajectories.
-        mean: Mean of the known rewards, None without any.
-        deviation: Standard deviation of the known rewards with n - 1, None for fewer than two.
+            size: Number of trajectories.
+            mean: Mean of the known rewards, None if there are none.
+            deviation: Standard deviation of the known rewards (with n - 1), None for fewer than two.
     """
 
     size: int
@@ -52,17 +52,17 @@ class Box:
     """A node in the picture.
 
     Attributes:
-        node: Number of the node.
-        x, width: First response token, and number of tokens.
-        row, rows: First row, and number of rows.
-        group: Rewards of the trajectories through the node.
-        advantage: Mean recorded advantage, None if none is recorded.
-        logprob: Mean log-probability of the tokens, None without any.
-        version: Newest version of the policy that generated some of the tokens, None if unknown.
-        start: Why a path begins here, None for ordinary branches and continuations.
-        partial: Whether the node ends inside its segment.
-        reply: Whether an interaction added the tokens.
-        lost: Whether no trajectory passes through the node.
+            node: Number of the node.
+            x, width: First response token, and number of tokens.
+            row, rows: First row, and number of rows.
+            group: Rewards of the trajectories through the node.
+            advantage: Mean recorded advantage, None if none is recorded.
+            logprob: Mean log-probability of the tokens, None if there are none.
+            version: Newest policy version that generated any of the tokens, None if unknown.
+            start: Reason for a new path here, None for ordinary branches and continuations.
+            partial: Whether the node ends inside its segment.
+            reply: Whether an interaction added the tokens.
+            lost: Whether no trajectory passes through the node.
     """
 
     node: int
@@ -89,13 +89,14 @@ class Row:
     """The end of a path.
 
     Attributes:
-        node: Last node of the path.
-        tokens: Response tokens of the path.
-        end: How it ends.
-        reason: Finish reason, empty for an open path.
-        detail: The interaction's word for it.
-        reward: Reward of the trajectory, None if unknown.
-        right: Whether the answer is right: ``acc`` of the reward's parts, or else a positive reward. None if unknown.
+            node: Last node of the path.
+            tokens: Response tokens of the path.
+            end: Kind of the end.
+            reason: Finish reason, empty for an open path.
+            detail: The interaction's own finish reason.
+            reward: Reward of the trajectory, None if unknown.
+            right: Whether the answer is correct: ``acc`` of the reward's parts, or else a positive reward. None if
+            unknown.
     """
 
     node: int
@@ -109,13 +110,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All boxes but the root's by number of the node, and the rows from top to bottom.
+    """All boxes (except the root's) by number of the node, and the rows from top to bottom.
 
     Attributes:
-        boxes: The root is not among them: it has no response tokens.
-        rows: Path ends.
-        root: Rewards of the whole prompt group.
-        tokens: Response tokens of the longest path.
+            boxes: Boxes without the root, which has no response tokens.
+            rows: Ends of paths.
+            root: Rewards of the whole prompt group.
+            tokens: Response tokens of the longest path.
     """
 
     boxes: list[Box]
@@ -167,9 +168,9 @@ def path_to(nodes: Sequence[Mapping[str, Any]], end: int) -> list[int]:
 
 
 def start_of(key: str, above: str) -> Start | None:
-    """Return why a path begins at the node ``key`` below ``above``, None if it only branches or continues.
+    """Return the reason for a new path at the node ``key`` below ``above``, None for a branch or continuation.
 
-    The pieces of a split node (``0.1@37`` above ``0.1``) share its name before the ``@``.
+    The pieces of a split node (``0.1@37`` above ``0.1``) share the part of the name before ``@``.
     """
     name = key.partition("@")[0]
     if name == above.partition("@")[0]:
@@ -222,7 +223,7 @@ def _spans(
 
 
 def _collect(nodes: Sequence[Mapping[str, Any]], at: Mapping[int, list[float | None]]) -> list[list[float | None]]:
-    """Return for each node the values at path ends below it."""
+    """Return the values at the path ends below each node."""
     values: list[list[float | None]] = [list(at.get(node["index"], ())) for node in nodes]
     for node in reversed(nodes[1:]):
         values[node["parent"]] += values[node["index"]]

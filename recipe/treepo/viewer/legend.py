@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The legend of a tree's picture: the scale of colors, and those marks that occur in it."""
+"""The legend of a tree's picture: the color scale, and the marks that occur in the picture."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ def legend_height(picture: Layout, width: float) -> float:
 def legend(
     picture: Layout, scale: Scale, color_by: str, theme: Theme, x: float, y: float, width: float
 ) -> Iterator[Shape]:
-    """Yield the legend, its upper left corner at (x, y)."""
+    """Yield the legend, with its upper left corner at (x, y)."""
     yield from _bar(scale, color_by, theme, x, y, width)
     for number, line in enumerate(_lines(_marks(picture), width), start=1):
         at, top = x, y + number * SIZE * 1.5
@@ -68,7 +68,7 @@ def _marks(picture: Layout) -> list[tuple[str, str]]:
 
 
 def _lines(marks: list[tuple[str, str]], width: float) -> list[list[tuple[str, str]]]:
-    """Return the marks in as many lines as they need."""
+    """Arrange the marks in lines."""
     lines: list[list[tuple[str, str]]] = []
     room = 0.0
     for mark in marks:

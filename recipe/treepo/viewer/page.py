@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Self-contained pages: one script, one style, no request. All texts go through autoescape or ``textContent``."""
+"""Self-contained pages with one script, one style and no requests. All texts pass autoescape or ``textContent``."""
 
 import base64
 import hashlib
@@ -33,8 +33,8 @@ class Page:
     """A page.
 
     Attributes:
-        html: The page, UTF-8.
-        policy: Its Content-Security-Policy, which its head has, too.
+            html: The page in UTF-8.
+            policy: Its Content-Security-Policy, which its head also contains.
     """
 
     html: bytes
@@ -45,7 +45,7 @@ def index_page(folder: Path, entries: Sequence[TreeEntry], *, problem: str = "")
     """Return the table of trees.
 
     Args:
-        problem: Why some trees are missing, empty if none are.
+            problem: Reason for missing trees, empty if none are missing.
     """
     curves = curves_svg([entry.summary for entry in entries])
     return _render(
@@ -58,13 +58,13 @@ def index_page(folder: Path, entries: Sequence[TreeEntry], *, problem: str = "")
 
 
 def tree_page(dump: Dump, entries: Sequence[TreeEntry], number: int, *, alone: bool = False) -> Page:
-    """Return the page of one of the trees, with links to the one before and after.
+    """Return the page of one tree, with links to the trees before and after it.
 
     Args:
-        alone: Whether there are no other pages to link to.
+            alone: Whether there are no other pages to link to.
 
     Raises:
-        DumpError: if the tree is damaged.
+            DumpError: if the tree is damaged.
     """
     entry = entries[number]
     tree = dump.load(entry)
@@ -91,7 +91,7 @@ def tree_page(dump: Dump, entries: Sequence[TreeEntry], number: int, *, alone: b
 
 
 def message_page(message: str) -> Page:
-    """Return a page that only says something."""
+    """Return a page with only a message."""
     return _render("message", heading="TreePO trees", message=visible(message))
 
 
@@ -113,14 +113,14 @@ def _render(name: str, **values: Any) -> Page:
     html = text.encode("utf-8", "backslashreplace")
     if len(html) > MOST_BYTES and name != "message":
         return message_page(
-            f"This page would have {len(html) / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are shown. "
+            f"This page would have {len(html) / 1e6:.0f} MB; the limit is {MOST_BYTES / 1e6:.0f} MB. "
             "Choose fewer trees with --step and --uid, or print the tree with --text."
         )
     return Page(html, policy)
 
 
 def _inert_json(value: Any) -> Markup:
-    """Return JSON for a script element: without ``<`` nothing in it can end the element."""
+    """Return JSON for a script element, without ``<``, so that nothing in it can end the element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data of the pages: plain values with visible texts, which the pages' scripts show."""
+"""Data for the scripts of the pages: plain values with visible texts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def as_text(value: Any) -> str:
     try:
         return json.dumps(visible_values(value), indent=1, ensure_ascii=False)
     except RecursionError:
-        return "(nested too deep to be shown)"
+        return "(nested too deep to show)"
 
 
 def _nodes(tree: TreeLine, picture: Layout, number_of: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def _nodes(tree: TreeLine, picture: Layout, number_of: Mapping[str, int]) -> lis
 def _node(
     tree: TreeLine, node: Mapping[str, Any], box: Box | None, picture: Layout, number_of: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return a node's data; ``pieces`` index the vocabulary, None if the pieces do not join to the node's text."""
+    """Return a node's data; ``pieces`` index the vocabulary, or are None if they do not join to the node's text."""
     tokens = [str(token) for token in node["token_ids"]]
     joins = all(token in number_of for token in tokens)
     joins = joins and "".join(tree["vocabulary"][token] for token in tokens) == node["text"]
@@ -129,7 +129,7 @@ def _recorded(pairs: Sequence[tuple[int, Any]] | None) -> dict[int, float | None
 
 
 def _colors(picture: Layout, color_by: str) -> dict[str, Any]:
-    """Return for each theme the color of each node, and ``k`` or ``w`` for black or white text on it."""
+    """Return each node's color for each theme, and ``k`` or ``w`` for black or white text on it."""
     colors = {}
     for name, theme in THEMES.items():
         scale = scale_of(picture, color_by, theme)
@@ -140,5 +140,5 @@ def _colors(picture: Layout, color_by: str) -> dict[str, Any]:
 
 
 def _round(value: float | None) -> float | None:
-    """Return a value with as many digits as a person reads."""
+    """Round a value for display."""
     return None if value is None else float(f"{value:.5g}")

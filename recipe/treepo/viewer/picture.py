@@ -22,23 +22,23 @@ from recipe.treepo.viewer.shapes import (
 )
 from recipe.treepo.viewer.visible import one_line
 
-SIZE = 11.0  # of texts, in pixels
+SIZE = 11.0  # font size in pixels
 PROMPT_WIDTH = 50.0
 LABEL_WIDTH = 218.0
 AXIS_HEIGHT = 34.0
-GAP = 1.0  # between boxes
+GAP = 1.0  # space between boxes, in pixels
 LEAST_WIDTH = 240
-MOST_TEXT = 4_000  # characters of a node that the picture looks at
+MOST_TEXT = 4_000  # characters of a node's text that the picture uses
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where the boxes are.
+    """Position of the boxes in pixels.
 
     Attributes:
-        left, right, top: Edges in pixels.
-        row: Height of a row.
-        tokens: Response tokens between the edges.
+            left, right, top: Edges in pixels.
+            row: Height of a row.
+            tokens: Response tokens between the edges.
     """
 
     left: float
@@ -48,7 +48,7 @@ class Frame:
     tokens: int
 
     def x(self, token: int) -> float:
-        """Return the place of a token."""
+        """Return the position of a token."""
         return self.left + (self.right - self.left) * token / max(self.tokens, 1)
 
     def y(self, row: int) -> float:
@@ -69,12 +69,12 @@ def draw(
     """Draw a tree.
 
     Args:
-        picture: Its layout.
-        color_by: A key of ``colors.COLOR_BY``.
-        width: Pixels; at least 240.
-        height: Pixels; None for rows of a readable height. A row has at least one pixel.
-        theme: ``light`` or ``dark``.
-        header: Whether to draw a title and a legend above the boxes; left out if the height is too small.
+            picture: Layout of the tree.
+            color_by: A key of ``colors.COLOR_BY``.
+            width: Width in pixels, at least 240.
+            height: Height in pixels; None for readable rows. A row has at least one pixel.
+            theme: ``light`` or ``dark``.
+            header: Whether to draw a title and a legend above the boxes; omitted if the height is too small.
     """
     if theme not in THEMES:
         raise ValueError(f"theme={theme}: must be light or dark.")
@@ -113,7 +113,7 @@ def title(tree: TreeLine, picture: Layout) -> str:
 
 
 def shown_value(box: Box, color_by: str) -> float | None:
-    """Return the value that colors a box: none for the tokens of an interaction, which are not trained."""
+    """Return the value that colors a box; None for an interaction's tokens (not trained) and lost nodes."""
     return None if box.reply or box.lost else box.value(color_by)
 
 
@@ -135,7 +135,7 @@ def _box(tree: TreeLine, box: Box, frame: Frame, fill: str, theme: Theme) -> Nod
 
 
 def _box_texts(text: str, rect: Rect, fill: str, marked: bool) -> list[Text]:
-    """Return the beginning of a node's text, as many lines as the box has room for."""
+    """Return the beginning of a node's text, in the lines that fit into the box."""
     lines = int((rect.height - 2) / (SIZE * LINE))
     indent = 11.0 if marked else 4.0
     room = rect.width - indent - 3
@@ -159,7 +159,7 @@ def _marks(box: Box, rect: Rect, theme: Theme) -> Iterator[Shape]:
         yield Line(right + GAP / 2, rect.y, right + GAP / 2, bottom, theme.ink, dashed=True)
     if box.start is not None:
         mark = triangle if box.start is Start.FALLBACK else diamond
-        # On the box, so in the ink of the box: the theme's own may be unreadable there.
+        # The mark is on the box, where the theme's ink may be unreadable, so it gets the ink of the box.
         yield mark(rect.x, rect.y, min(rect.height, 9.0), ink_on(rect.fill or theme.paper))
 
 
@@ -196,7 +196,7 @@ def tick_step(tokens: int, most: int) -> int:
 
 
 def _label(end: Row, number: int, frame: Frame, width: float, theme: Theme) -> Iterator[Shape]:
-    """Yield the text right of a row: its number, whether it is right, the reward and why it ended."""
+    """Yield the text to the right of a row: number, correctness, reward and finish reason."""
     y = frame.y(number) + frame.row / 2 + SIZE * 0.36
     x = frame.right + 6
     place = f"{number + 1:>3} "
@@ -210,7 +210,7 @@ def _label(end: Row, number: int, frame: Frame, width: float, theme: Theme) -> I
 
 
 def row_words(end: Row) -> str:
-    """Return reward and finish reason of a path end."""
+    """Return reward and finish reason of a path."""
     reason = one_line(": ".join(filter(None, (end.reason, end.detail))), 80)
     match end.end:
         case End.OPEN:

@@ -24,7 +24,7 @@ def tree_image(
     theme: str = "light",
     header: bool = True,
 ) -> "Image":
-    """Return a tree as a Pillow image with the same picture and arguments as ``svg.tree_svg``."""
+    """Return a tree as a Pillow image, with the picture and arguments of ``svg.tree_svg``."""
     from PIL import Image, ImageDraw
 
     drawing = draw(tree, layout(tree), color_by=color_by, width=width, height=height, theme=theme, header=header)
@@ -82,7 +82,7 @@ class _Painter:
 
     def _hatch(self, x: float, y: float, width: float, height: float, stroke: str) -> None:
         for start in range(0, int(width + height), 6):
-            # From the lower left to the upper right, cut at the edges.
+            # Lines from the lower left to the upper right, clipped at the edges.
             begin = (x + max(0.0, start - height), y + min(start, height))
             end = (x + min(start, width), y + max(0.0, start - width))
             self._canvas.line((begin, end), fill=stroke)
@@ -94,7 +94,7 @@ class _Painter:
 
 
 def _load_font(size: float) -> Any:
-    """Return a monospaced font of the system, or Pillow's own."""
+    """Load a monospaced font of the system, or Pillow's own."""
     from PIL import ImageFont
 
     for name in FONTS:
@@ -106,6 +106,6 @@ def _load_font(size: float) -> Any:
 
 
 def _pixels(x: float, y: float, width: float, height: float) -> tuple[int, int, int, int]:
-    """Return the corners of a rectangle, both inside it, at least one pixel wide and high."""
+    """Return the corners of a rectangle (both inside it), at least one pixel wide and high."""
     left, top = round(x), round(y)
     return left, top, max(left, round(x + width) - 1), max(top, round(y + height) - 1)

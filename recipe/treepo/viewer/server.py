@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve the pages on this machine only; each request reads the lines added since the last one."""
+"""Serve the pages to this machine only; each request also reads lines added since the last one."""
 
 import threading
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from recipe.treepo.viewer.selection import page_name
 
 ADDRESS = "127.0.0.1"
 DEFAULT_PORT = 8765
-# A page of another site whose name was made to resolve to this machine ("DNS rebinding") still sends its own name.
+# Protects against DNS rebinding: a foreign site whose name resolves to this machine still sends its own name.
 HOSTS = frozenset({"127.0.0.1", "localhost"})
 
 
 def make_server(
     dump: Dump, choose: Callable[[Dump], list[TreeEntry]], *, port: int | None = None
 ) -> ThreadingHTTPServer:
-    """Return a server that listens already; its ``server_port`` is the port.
+    """Return a server that is already listening; its ``server_port`` is the port.
 
     Args:
-        choose: Returns the trees to show.
-        port: None for the default port, or a free one if that is taken.
+            choose: Function that returns the trees to show.
+            port: None for the default port, or a free one if that is taken.
 
     Raises:
-        OSError: if ``port`` cannot be used.
+            OSError: if ``port`` is not available.
     """
     handler = type("Handler", (_Handler,), {"pages": _Pages(dump, choose)})
     try:
@@ -40,7 +40,7 @@ def make_server(
 
 
 class _Pages:
-    """The pages of a dump by path; one at a time, since readings of a dump must not interleave."""
+    """The pages of a dump by path; a lock keeps readings of the dump from interleaving."""
 
     def __init__(self, dump: Dump, choose: Callable[[Dump], list[TreeEntry]]) -> None:
         self._dump, self._choose = dump, choose
@@ -52,7 +52,7 @@ class _Pages:
             try:
                 self._dump.refresh()
             except (DumpError, OSError) as error:
-                problem = f"Some trees are missing. {error}"
+                problem = f"Some trees are missing: {error}"
             entries = self._choose(self._dump)
             if path in ("/", "/index.html"):
                 return HTTPStatus.OK, index_page(self._dump.folder, entries, problem=problem)
@@ -71,9 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 30
 
     def do_GET(self) -> None:
-        """Answer with a page."""
+        """Send a page."""
         if self._host() not in HOSTS:
-            page = message_page("Only requests to localhost are answered. Open the address that the viewer printed.")
+            page = message_page("Only requests to localhost are answered. Open the address printed by the viewer.")
             self._send(HTTPStatus.FORBIDDEN, page)
         elif self.path == "/favicon.ico":
             self.send_response(HTTPStatus.NO_CONTENT)
@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _host(self) -> str:
-        """Return the name in the request's Host header; any port will do, since tunnels have others."""
+        """Return the name in the request's Host header, with any port, since tunnels use other ports."""
         names = self.headers.get_all("Host", [])
         return names[0].strip().lower().partition(":")[0] if len(names) == 1 else ""
 
@@ -105,4 +105,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(page.html)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Print nothing: the terminal shows the address."""
+        """Print nothing, so that the terminal keeps showing the address."""

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes of a picture in pixels, drawn as SVG or as an image, and the width of texts."""
+"""Shapes of a picture in pixels, drawable as SVG or as an image, and the width of texts."""
 
 import unicodedata
 from dataclasses import dataclass, field
 
 CHARACTER = 0.61
-"""Width of a character by the text's size: the widest of the usual monospaced fonts has 0.602."""
+"""Width of a character per font size; the widest of the usual monospaced fonts has 0.602."""
 WIDE_CHARACTER = 1.25
-"""The same for characters of other scripts and emoji, whose fonts differ."""
+"""The same for other scripts and emoji, which use other fonts."""
 LINE = 1.25
-"""Distance of lines by the text's size."""
+"""Line distance per font size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rect:
-    """A rectangle; without ``fill`` only an outline."""
+    """A rectangle; without ``fill``, only an outline."""
 
     x: float
     y: float
@@ -76,11 +76,11 @@ class NodeShapes:
     """The shapes of one node.
 
     Attributes:
-        node: Number of the node.
-        rect: The box.
-        hatch: Lines over the box and under the texts, None without.
-        texts: Lines in the box, clipped to it.
-        marks: Drawn over it.
+            node: Number of the node.
+            rect: The box.
+            hatch: Lines over the box and under the texts, None without.
+            texts: Lines of text in the box, clipped to it.
+            marks: Shapes drawn over the box.
     """
 
     node: int
@@ -95,8 +95,8 @@ class Drawing:
     """A picture.
 
     Attributes:
-        width, height: Size in pixels.
-        shapes: From back to front.
+            width, height: Size in pixels.
+            shapes: Shapes from back to front.
     """
 
     width: int
@@ -110,7 +110,7 @@ def text_width(text: str, size: float) -> float:
 
 
 def cut(text: str, size: float, width: float) -> str:
-    """Return as much of the text as fits into ``width`` pixels, with an ellipsis if some is left out."""
+    """Return the prefix of a text that fits into ``width`` pixels, with an ellipsis if the text is shortened."""
     most = int(width / (size * CHARACTER)) + 1
     if len(text) <= most and text_width(text, size) <= width:
         return text
@@ -124,7 +124,7 @@ def cut(text: str, size: float, width: float) -> str:
 
 
 def wrap(text: str, size: float, width: float, lines: int) -> list[str]:
-    """Return the text in at most ``lines`` lines of at most ``width`` pixels, cut at any character."""
+    """Split a text into at most ``lines`` lines of at most ``width`` pixels, at any character."""
     wrapped: list[str] = []
     rest = iter(text)
     character = next(rest, "")

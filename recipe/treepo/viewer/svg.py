@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees as SVG: for pages, documents and trackers."""
+"""Trees as SVG, for pages, documents and trackers."""
 
 from collections.abc import Iterable, Iterator
 from html import escape
@@ -22,25 +22,25 @@ def tree_svg(
     theme: str = "light",
     header: bool = True,
 ) -> str:
-    """Return a tree as SVG: response tokens to the right, one row for each path end.
+    """Return a tree as SVG, with response tokens to the right and one row per path end.
 
     Args:
-        tree: A tree as ``recipe.treepo.dumps.reader.Dump.load`` returns it.
-        color_by: ``reward``, ``advantage``, ``logprob`` or ``version``.
-        width: Pixels, at least 240.
-        height: Pixels; None for rows of a readable height. A row has at least one pixel.
-        theme: ``light`` or ``dark``.
-        header: Whether to draw a title and a legend above the boxes; left out if the height is too small.
+            tree: A tree as returned by ``recipe.treepo.dumps.reader.Dump.load``.
+            color_by: ``reward``, ``advantage``, ``logprob`` or ``version``.
+            width: Width in pixels, at least 240.
+            height: Height in pixels; None for readable rows. A row has at least one pixel.
+            theme: ``light`` or ``dark``.
+            header: Whether to draw a title and a legend above the boxes; omitted if the height is too small.
 
     Raises:
-        ValueError: if ``color_by`` or ``theme`` is another word.
+            ValueError: if ``color_by`` or ``theme`` has another value.
     """
     drawing = draw(tree, layout(tree), color_by=color_by, width=width, height=height, theme=theme, header=header)
     return drawing_svg(drawing, THEMES[theme])
 
 
 def legend_svg(picture: Layout, *, color_by: str, width: int, theme: str) -> str:
-    """Return the legend of a tree alone as SVG."""
+    """Return only the legend of a tree as SVG."""
     colors = THEMES[theme]
     scale = scale_of(picture, color_by, colors)
     height = round(legend_height(picture, width))
@@ -51,11 +51,11 @@ def legend_svg(picture: Layout, *, color_by: str, width: int, theme: str) -> str
 def drawing_svg(drawing: Drawing, theme: Theme, *, name: str = "tree") -> str:
     """Return shapes as SVG.
 
-    A shape in one of the theme's colors has the color's name as class, so that a page can set another theme. A node's
-    shapes are a group with its number as ``data-node``.
+    Shapes in a theme color have the color's name as class, so that a page can switch themes. The shapes of a node are a
+    group with the node's number as ``data-node``.
 
     Args:
-        name: Begins the ids, which all pictures of a page share.
+            name: Prefix of the ids, which must be unique on a page.
     """
     hatch = f"{name}-hatch"
     return "".join(
@@ -88,7 +88,7 @@ class _Writer:
         if shapes.hatch is not None:
             yield self._shape(shapes.hatch, themed=False)
         if shapes.texts:
-            # An inner svg clips a text that is wider than estimated.
+            # An inner svg clips texts that are wider than estimated.
             yield f'<svg{_place(rect)} overflow="hidden">'
             for text in shapes.texts:
                 inner = Text(text.x - rect.x, text.y - rect.y, text.text, text.size, text.fill, text.right)

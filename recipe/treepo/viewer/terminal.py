@@ -18,7 +18,7 @@ MARKS = {Start.FALLBACK: "fallback", Start.ABANDONED: "replaces abandoned", Star
 
 
 def print_tree(tree: TreeLine, console: Console) -> None:
-    """Print a tree: per line key, tokens, mean reward, mean advantage, the end of the path, and the text."""
+    """Print a tree, with key, tokens, mean reward, mean advantage, path end and text on each line."""
     picture = layout(tree)
     boxes = {box.node: box for box in picture.boxes}
     ends = {row.node: row for row in picture.rows}
@@ -34,7 +34,7 @@ def print_tree(tree: TreeLine, console: Console) -> None:
         while len(below := children.get(chain[-1], [])) == 1:
             chain.append(below[0])
         line = parent.add(_line(tree, chain, boxes, ends.get(chain[-1])))
-        # rich indents by four columns a level: beyond some depth only the text would be lost.
+        # rich indents by four columns per level, so deeper nesting would push the text off the screen.
         under = line if nesting < MOST_NESTING else parent
         stack += [(child, under, nesting + 1) for child in reversed(below)]
     if picture.rows[0].node == 0:
@@ -67,5 +67,5 @@ def _line(tree: TreeLine, chain: Sequence[int], boxes: Mapping[int, Box], end: R
 
 
 def _cut(text: str, style: str) -> Text:
-    """Return a text of one line that the terminal's width cuts."""
+    """Return a one-line text that is cut at the terminal's width."""
     return Text(text, style=style, overflow="ellipsis", no_wrap=True)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The requests of trees as a Chrome trace, for ui.perfetto.dev: the view that shows whether a prompt waits.
+"""The requests of trees as a Chrome trace, for ui.perfetto.dev; it shows whether a prompt waits.
 
-One process for each step and worker, one row for each tree, one event for each request. Requests of a tree overlap,
-and a row of the format holds nested events only: a tree has as many rows, one below the other, as it had requests in
-flight.
+Each step and worker is a process, each tree a row, each request an event. A row of the format can hold only nested
+events, but requests of a tree overlap. A tree therefore has as many rows as it had requests in flight.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from recipe.treepo.viewer.layout import TreeLine
 from recipe.treepo.viewer.visible import one_line
 
 MOST_ROWS = 1_000
-"""Rows of a tree, for the numbers of rows."""
+"""Row numbers reserved for a tree."""
 
 
 @dataclass(slots=True)
@@ -23,8 +22,8 @@ class Request:
     """One engine call.
 
     Attributes:
-        started, ended: Seconds since the epoch.
-        nodes: The nodes that its tokens became.
+            started, ended: Seconds since the epoch.
+            nodes: Nodes made from its tokens.
     """
 
     started: float
@@ -55,9 +54,11 @@ def chrome_trace(dump: Dump, entries: Sequence[TreeEntry]) -> dict[str, Any]:
 
 
 def requests(tree: TreeLine) -> list[Request]:
-    """Return the distinct requests of a tree by start.
+    """Return the distinct requests of a tree, sorted by start.
 
-    A request that spans segments, or whose segment was split, is several nodes, each below the other, with one time.
+    A request that spans several segments, or whose segment was split, has several nodes, each below the other and with
+    the
+    same times.
     """
     request_of: dict[int, Request] = {}
     calls = []
@@ -77,7 +78,7 @@ def _tree_events(
     process: int, first: int, tree: TreeLine, calls: Sequence[Request], origin: float
 ) -> Iterator[dict[str, Any]]:
     name = f"prompt {tree['number']} {one_line(tree['uid'], 40)}"
-    free_from: list[float] = []  # end of the last request of each row
+    free_from: list[float] = []  # end of each row's last request
     for call in calls:
         row = next((row for row, end in enumerate(free_from) if end <= call.started), len(free_from))
         if row == len(free_from):

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model text that cannot act on its reader: characters without a shape of their own become visible symbols.
+"""Harmless display of model text: characters without a shape become visible symbols.
 
-Control characters, lone surrogates, bidirectional and other format marks, line separators of Unicode and
+These are control characters, lone surrogates, bidirectional and other format marks, line separators of Unicode and
 noncharacters. Line feeds and tabs stay. The rest of the text is unchanged.
 """
 
 import re
 from typing import Any
 
-# Unicode's categories Cc (but line feed and tab), Cf, Cs, Zl and Zp, the noncharacters, and all of plane 14 with its
-# invisible tags and selectors.
+# Unicode's categories Cc (except line feed and tab), Cf, Cs, Zl and Zp, the noncharacters, and all of plane 14, which
+# has invisible tags and selectors.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\ud800-\udfff\ufdd0-\ufdef\ufeff\ufff0-\ufffb\ufffe\uffff\U000110bd\U000110cd\U00013430-\U0001343f"
@@ -21,7 +21,7 @@ _DELETE = 0x7F
 
 
 def visible(text: str) -> str:
-    """Return ``text`` with each hidden character as a control picture (``␀``) or as ``⟨U+202E⟩``.
+    """Return ``text`` with each hidden character shown as a control picture (``␀``) or as ``⟨U+202E⟩``.
 
     Works character by character: ``visible(a + b) == visible(a) + visible(b)``.
     """
@@ -40,8 +40,8 @@ def visible_values(value: Any) -> Any:
 
 
 def one_line(text: str, most: int) -> str:
-    """Return ``text`` visible, with its white space as single spaces, cut to ``most`` characters."""
-    # Four times as much: white space and symbols change the length, and the text may be huge.
+    """Return visible ``text`` on one line, with single spaces, cut to ``most`` characters."""
+    # The text may be huge. The factor 4 allows for white space and symbols, which change the length.
     line = " ".join(visible(text[: 4 * most]).split())
     return line if len(line) <= most and len(text) <= 4 * most else f"{line[: most - 1]}…"
 

@@ -1,5 +1,5 @@
 "use strict";
-// The page of a tree: colors, hints, the text of a path and its credit. All texts are set as textContent.
+// The page of a tree: colors, hints, text and credit of a path. All texts are set as textContent.
 const { vocabulary, nodes, rows, colors } = JSON.parse(document.getElementById("data").textContent);
 const field = (id) => document.getElementById(id);
 const picture = field("picture"), tip = field("tip");
