@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count engine calls and tokens of n trajectories per prompt: plain samples, loops over segments, trees.
+"""Count engine calls and tokens per prompt: plain samples, loops over segments, and trees.
 
     python -m benchmarks.engine_calls --model MODEL --data PROMPTS.parquet
 
-One vLLM engine in this process, without verl. Per depth it measures n independent loops that stop at every segment
-boundary ("original implementation" in ms-swift's TreePO table), n plain samples of one request each, and per divergence
-trees that stop at every boundary and trees whose requests run over boundaries where nothing can branch. Prompts, model,
-engine and lengths are the same for all. The prefix cache is emptied before each measurement.
+One vLLM engine runs in this process, without verl. Samplers for each depth:
+
+- n independent loops that stop at every segment boundary ("original implementation" in ms-swift's TreePO table);
+- n plain samples of one request each;
+- for each divergence, trees that stop at every boundary;
+- for each divergence, trees whose requests run over boundaries without a possible branch.
+
+All have the same prompts, model, engine and lengths. The prefix cache is emptied before each measurement.
 """
 
 import argparse
@@ -32,7 +36,7 @@ TITLES = ("depth", "sampler", "calls per prompt", "saved", "decoded", "overrun",
 
 
 class VllmEngine:
-    """A vLLM engine in this process."""
+    """vLLM engine in this process."""
 
     def __init__(self, engine: Any, stop_token_ids: list[int]) -> None:
         self._engine, self._stop_token_ids, self._number = engine, stop_token_ids, 0
@@ -60,7 +64,7 @@ class VllmEngine:
 
 
 def shapes(width: int, segment: int, divergences: list[int]) -> list[tuple[str, SearchShape]]:
-    """Return name and shape of each sampler of one depth, the loops first."""
+    """Return name and shape of each sampler for one depth, loops first."""
     loops = SearchShape(
         width=width,
         segment_length=segment,

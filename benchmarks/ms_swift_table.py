@@ -3,17 +3,17 @@
 
     python -m benchmarks.ms_swift_table --report docs/results/ms_swift_table/recheck.md
 
-For each depth one row with n independent multi-turn loops (treepo.sampler=independent, "original implementation") and
-one for each max_divergence with trees; same interaction, model, prompts, batch and n, one training run each.
---conversation recheck is examples/recheck.py, with early ends as they happen; endless asks again for ever, so that each
-conversation runs to full depth and the calls per prompt are known beforehand.
+Each depth has one row with n independent multi-turn loops (treepo.sampler=independent, "original implementation") and
+one row of trees per max_divergence. Each row is one training run; interaction, model, prompts, batch and n are equal.
+--conversation recheck is examples/recheck.py, with early ends. endless always requests another check, so every
+conversation has full depth and the calls per prompt are known in advance.
 
-The problems have more steps than the tiny model was taught (--problem-steps), so that it is as rarely right as
-Qwen2.5-0.5B in ms-swift's TreePO table, whose calls are those of conversations that nearly all run to full depth.
+The problems have more steps than the training data of the tiny model (--problem-steps). The model is then as rarely
+right as Qwen2.5-0.5B in ms-swift's TreePO table, in which nearly all conversations run to full depth.
 
-Calls and tokens are the engine's own counts over all steps. Speed is training steps per second of verl's timing_s/step,
-the first --warm-up steps left out: sampling, rewards, training and transfer of the weights, without start-up.
-Runs with a result in --out of the same settings and machine are not repeated.
+Calls and tokens are the engine's counts over all steps. Speed is training steps per second by verl's timing_s/step,
+without the first --warm-up steps: sampling, rewards, training and weight sync, without start-up. Runs with a result for
+the same settings and machine in --out are not repeated.
 """
 
 import argparse
@@ -35,13 +35,13 @@ from recipe.treepo.evaluation.machine import described, machine
 ROOT = Path(__file__).parents[1]
 SCRIPT = "scripts/run_recheck_qwen0.5b.sh"
 BATCH, WIDTH = 8, 8
-# Response tokens of a turn with what is added after it, in the tiny preset.
+# Response tokens of a turn and the reply after it, in the tiny preset.
 TURN = 128
 CONVERSATIONS = {
     "recheck": (),
     "endless": ("treepo.interaction.path=benchmarks/common/endless.py", "treepo.interaction.name=Endless"),
 }
-# Saving in percent that the counts of ms-swift's TreePO table give, by depth and max_divergence.
+# Saving of calls in percent, from ms-swift's TreePO table, by depth and max_divergence.
 REFERENCE = {(4, 3): 38.34, (5, 2): 41.72, (5, 3): 30.66, (6, 2): 35.64, (6, 3): 25.26}
 
 
@@ -50,13 +50,13 @@ class Row:
     """One row of the table.
 
     Attributes:
-        depth: Most turns of a conversation.
-        divergence: Most children of a node; None for independent loops.
-        steps: Training steps.
-        calls, decoded, computed, cached: Engine calls, tokens decoded, prompt tokens computed and cached, in all steps.
+        depth: Maximum number of turns.
+        divergence: Maximum number of children per node; None for independent loops.
+        steps: Number of training steps.
+        calls, decoded, computed, cached: Engine calls, decoded tokens, computed and cached prompt tokens of all steps.
         turns: Turns per trajectory.
         steps_per_second: Training speed.
-        rollout_share: Share of the time of a step that goes into sampling.
+        rollout_share: Share of sampling in the time of a step.
         reward: Mean reward over all steps.
     """
 
@@ -79,7 +79,7 @@ class Row:
 
 
 def prepare(options: argparse.Namespace) -> dict[str, str]:
-    """Make the problems; return the environment that names their files to the run script."""
+    """Make the problems; return the environment variables with their files for the run script."""
     fewest, most = options.problem_steps
     folder = options.out / "data" / f"{fewest}_{most}"
     prepared = {"TRAIN_FILE": f"{folder}/train.parquet", "VAL_FILE": f"{folder}/val.parquet"}
@@ -100,7 +100,7 @@ def train(depth: int, divergence: int | None, options: argparse.Namespace) -> Ro
     """Run one row's training.
 
     Raises:
-        RuntimeError: if it failed, or did not end in time.
+        RuntimeError: if the run failed or exceeded the time limit.
     """
     name = row_name(depth, divergence)
     folder = options.out / "runs" / name
@@ -151,7 +151,7 @@ def summarize(depth: int, divergence: int | None, steps: Sequence[dict[str, floa
         decoded=total("treepo/decoded_tokens"),
         computed=total("treepo/computed_prompt_tokens"),
         cached=total("treepo/cached_prompt_tokens"),
-        # verl counts the prompt, and each turn of either side.
+        # verl counts the prompt and the turns of both sides.
         turns=sum(step["num_turns/mean"] for step in steps) / len(steps) / 2,
         steps_per_second=len(timed) / seconds,
         rollout_share=sum(step["timing_s/gen"] for step in timed) / seconds,
@@ -217,7 +217,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 5, 6], choices=[4, 5, 6])
     parser.add_argument("--divergences", type=int, nargs="+", default=[2, 3], choices=[2, 3])
     parser.add_argument("--steps", type=int, default=10, help="training steps of each run")
-    parser.add_argument("--warm-up", type=int, default=2, help="steps at the beginning that are not timed")
+    parser.add_argument("--warm-up", type=int, default=2, help="untimed steps at the beginning")
     parser.add_argument("--problem-steps", type=int, nargs=2, default=[6, 7], metavar=("FEWEST", "MOST"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds of one run, start-up included")
@@ -227,7 +227,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--warm-up {options.warm_up}: must be 0 to less than --steps {options.steps}")
     fewest, most = options.problem_steps
     if not 1 <= fewest <= most:
-        parser.error(f"--problem-steps {fewest} {most}: must be at least 1, the larger one last")
+        parser.error(f"--problem-steps {fewest} {most}: must be at least 1, in ascending order")
     if not options.time_limit > 0:
         parser.error(f"--time-limit {options.time_limit:g}: must be more than 0 seconds")
     name = f"outputs/ms_swift_table_{options.conversation}_{fewest}_{most}"

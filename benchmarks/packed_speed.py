@@ -3,10 +3,10 @@
 
     python -m benchmarks.packed_speed --report FILE.md
 
-The model is a Qwen2 with random weights. The rows are trees of random tokens grown by the search, and plain samples,
-which share only their prompts. Both engines get the same rows and take turns; the table has medians of the repetitions.
---tokens bounds the tokens of verl's micro-batches and the unique tokens of ours. Peak memory is that of a separate
-process that does nothing else; on a GPU it is device memory. All rows of a case have equal length, so verl's engine
+The model is a Qwen2 with random weights. The rows are trees of random tokens from the search, and plain samples, which
+share only their prompts. Both engines take turns with the same rows; the table has medians over the repetitions.
+--tokens limits the tokens of verl's micro-batches and the unique tokens of the packed ones. Peak memory is measured in
+a separate process for each engine; on a GPU it is device memory. All rows of a case have equal length, so verl's engine
 computes no padding.
 """
 
@@ -37,7 +37,7 @@ from recipe.treepo.settings.schema import TreePOSettings
 
 ENGINES = ("verl", "packed")
 PASSES = ("log-probs", "update")
-# trajectories, segments per path, tokens per segment, children of the root, whether paths branch
+# (trajectories, segments per path, tokens per segment, children of the root, whether paths branch)
 CASES = {
     "tree, n 8": (8, 7, 64, 1, True),
     "tree, n 16": (16, 14, 32, 2, True),
@@ -48,7 +48,7 @@ SHORT = [name for name in CASES if not name.startswith("long")]
 
 
 class RandomTokens:
-    """An engine that writes random tokens."""
+    """Engine that returns random tokens."""
 
     def __init__(self, seed: int, vocabulary: int) -> None:
         self._seed, self._vocabulary = seed, vocabulary
@@ -60,7 +60,7 @@ class RandomTokens:
 
 
 def responses(case: str, prompt: list[int], seed: int, vocabulary: int) -> list[list[int]]:
-    """Return the responses of one prompt, in the order of the leaves."""
+    """Return the responses of one prompt, in leaf order."""
     width, depth, segment, roots, is_tree = CASES[case]
     branching = BranchingRules(
         init_divergence=(roots, roots), divergence=(2, 2) if is_tree else (1, 1), max_divergence=2 if is_tree else 1
@@ -86,7 +86,7 @@ def make_rows(case: str, options: argparse.Namespace) -> list[tuple[list[int], l
 
 
 def make_data(rows: Sequence[tuple[list[int], list[int]]], tokens: int) -> Any:
-    """Return the rows as verl passes them to an engine."""
+    """Return the rows in the form of verl's engine input."""
     import torch
     from verl.utils import tensordict_utils as tu
 
@@ -165,7 +165,7 @@ def seconds_of(engine: Any, name: str, data: Any) -> float:
 
 
 def start_group(folder: str) -> None:
-    """Start a process group of one process, which verl's engines need."""
+    """Start a process group with this process alone, which verl's engines need."""
     from verl.utils.distributed import initialize_global_process_group_ray
 
     os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
@@ -174,7 +174,7 @@ def start_group(folder: str) -> None:
 
 
 def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the token counts of one case, and the median seconds of both engines."""
+    """Return token counts of one case and median seconds of both engines."""
     import numpy as np
 
     from recipe.treepo.packed.prefix_tree import pack  # numpy only
@@ -192,7 +192,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
             for repetition in range(options.repetitions + 1):
                 for name in ENGINES:
                     took = seconds_of(engines[name], passed, data)
-                    if repetition:  # the first is a warm-up
+                    if repetition:  # the first repetition is a warm-up
                         seconds[name].append(took)
                 print(f"{case}, {passed}: {repetition}/{options.repetitions}", file=sys.stderr, flush=True)
             result[passed] = {name: statistics.median(values) for name, values in seconds.items()}

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Measure how many answers per second the reward scores, and the share that text comparison decides.
+r"""Measure the answers that the reward scores per second, and the share decided by text comparison.
 
     python -m benchmarks.reward_speed
 
 One process calls `compute_score` on solutions of 3,000 characters that end with a box, from one thread, then from 8
-threads as verl's reward workers do. The mix resembles competition mathematics: mostly integers, right or wrong, then
-fractions, lists, text, and some expressions that need math-verify. No two pairs are equal, because the reward caches
-verdicts. The times are wall-clock times: run it on an idle machine.
+threads as in verl's reward workers. The mix resembles competition mathematics: mostly integers, right or wrong, then
+fractions, lists, text, and some expressions that need math-verify. All pairs differ, because the reward caches
+verdicts. Times are wall-clock times, so use an idle machine.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def expression(number: int) -> str:
     return rf"\frac{{{number}+\sqrt{{{number % 89 + 2}}}}}{{{number % 7 + 2}}}"
 
 
-# Kind: share of the mix in percent, and the n-th pair of answer and ground truth.
+# Kind: share of the mix in percent, and a function from n to a pair of answer and ground truth.
 KINDS: dict[str, tuple[int, Callable[[int], Pair]]] = {
     "integer, right": (30, lambda n: (f"{n:,}", f"{n}")),
     "integer or decimal, wrong": (30, lambda n: (f"{n + 1}.5", f"{n}")),

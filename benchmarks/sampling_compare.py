@@ -3,11 +3,12 @@
 
     python -m benchmarks.sampling_compare OLD.json NEW.json
 
-Engine counts may grow by --counts, and by three times as much where responses end by themselves, because their lengths
-are random. Speeds may fall by --speeds. They are compared as ratios to plain samples of the same run, because load
-differs between runs; --absolute compares trajectories per second, too. The time share of the searches may grow by
---speeds, and up to 1 % in any case. Differences of machines and versions come first. The exit status is 1 if a number
-got worse.
+Tolerances: engine counts may grow by --counts, and by three times as much if responses end early, because their lengths
+are random. Speeds may fall by --speeds. The time share of the searches may grow by --speeds, and up to 1 % in any case.
+
+Speeds are compared as ratios to plain samples of the same run, because load differs between runs; --absolute also
+compares trajectories per second. The output begins with differences of machines and versions. The exit status is 1 if
+a number got worse.
 """
 
 import argparse
@@ -30,13 +31,13 @@ COSTS: dict[str, Callable[[Result], float]] = {
 def worse(
     old: Sequence[Result], new: Sequence[Result], *, counts: float, speeds: float, absolute: bool = False
 ) -> list[str]:
-    """Return a line for each number that got worse, and for each case that is missing in ``new``."""
+    """Return one line per number that got worse, and per case that is missing in ``new``."""
     lines = []
     for before in old:
         name = f"{before.case.part}, {before.case.arm}, {before.case.shape}"
         after = find(before.case, new)
         if after is None:
-            lines.append(f"{name}: not measured any more")
+            lines.append(f"{name}: missing in the new results")
             continue
         tolerance = 3 * counts if before.case.ends else counts
         for cost, value in COSTS.items():
@@ -54,11 +55,11 @@ def worse(
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return a line for each difference between two machines, versions included."""
+    """Return one line per difference between two machines, versions included."""
     flat = [{**about, **about.get("versions", {})} for about in (old, new)]
     names = sorted({*flat[0], *flat[1]} - {"versions"})
     pairs = [(name, *(one.get(name) for one in flat)) for name in names]
-    return [f"not the same machine: {name} {before} -> {after}" for name, before, after in pairs if before != after]
+    return [f"different machine: {name} {before} -> {after}" for name, before, after in pairs if before != after]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("new", type=Path)
     parser.add_argument("--counts", type=float, default=0.05, help="tolerated growth of counts")
     parser.add_argument("--speeds", type=float, default=0.15, help="tolerated fall of speeds")
-    parser.add_argument("--absolute", action="store_true", help="compare trajectories per second, too")
+    parser.add_argument("--absolute", action="store_true", help="also compare trajectories per second")
     options = parser.parse_args(arguments)
     (old, old_about), (new, new_about) = read_results(options.old), read_results(options.new)
     lines = worse(old, new, counts=options.counts, speeds=options.speeds, absolute=options.absolute)

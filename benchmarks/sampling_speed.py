@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure engine calls, tokens and time of trees and of the alternatives on verl's servers.
+"""Measure engine calls, tokens and time of trees and other samplers on verl's servers.
 
     python -m benchmarks.sampling_speed quick|full|gpu [--out FOLDER] [--parts PART ...]
 
 Samplers: plain samples (one request each, verl's default), n loops that stop at every segment, trees in lock step over
-all prompts (as published), and trees as this recipe grows them. Prompts, model, servers (verl's own, with vLLM) and
-response length are the same for all; counts are the engine's. Each setting of the engine has its own process. The
-samplers take turns, and the tables have medians of the repetitions. Writes results.json, report.md and, for sweeps,
+all prompts (the published algorithm), and the trees of this recipe. All use the same prompts, model, servers (verl's
+own, with vLLM) and response length. Counts come from the engine. Each setting of the engine has its own process. The
+samplers take turns, and the tables have medians over the repetitions. Output: results.json, report.md and, for sweeps,
 report.png.
 """
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def model_of(engine: Engine, options: argparse.Namespace) -> Path:
-    """Return the folder of an engine's model; make random weights if they do not exist."""
+    """Return the folder of an engine's model, with new random weights if they do not exist."""
     if engine.model == "tiny":
         return options.tiny_model
     folder = options.out / f"models/random_{engine.hidden}x{engine.layers}"
@@ -43,12 +43,12 @@ def model_of(engine: Engine, options: argparse.Namespace) -> Path:
 
 
 def measure(cases: Sequence[Case], options: argparse.Namespace, number: int) -> tuple[list[Result], dict]:
-    """Measure cases that share one engine in a new process; return the results, and machine and server settings.
+    """Measure cases with equal engine in a new process; return the results, and machine and server settings.
 
     Args:
         cases: Cases with equal ``engine``.
-        options: Command line.
-        number: Number in the name of the log.
+        options: Command-line options.
+        number: Number for the name of the log.
 
     Raises:
         RuntimeError: if the process failed or exceeded the time limit.
@@ -99,11 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     cases = [case for case in PLANS[options.plan]() if case.part in options.parts]
     if not cases:
-        parser.error(f"--parts {' '.join(options.parts)}: the plan {options.plan} has none of these")
+        parser.error(f"--parts {' '.join(options.parts)}: the plan {options.plan} has none of these parts")
     trained = any(case.engine.model == "tiny" for case in cases)
     for path in (options.tiny_model, *([options.data] if trained else [])):
         if not path.exists():
-            remedy = f"bash scripts/bench/sampling.sh {options.plan} makes what it needs, and measures"
+            remedy = f"Use bash scripts/bench/sampling.sh {options.plan}, which makes the files first"
             parser.error(f"{path}: there is no such file. {remedy}")
     exit_on_signals()
     options.out = (options.out or ROOT / "outputs/benchmarks" / options.plan).resolve()
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         machine = facts["machine"]
         settings = {"command": command, "machine": machine, "repetitions": options.repetitions, "servers": servers}
         write_results(options.out / "results.json", results, settings)
-    about = f"`{command}`\n\n{described(machine)}; medians of {options.repetitions}"
+    about = f"`{command}`\n\n{described(machine)}; medians of {options.repetitions} repetitions"
     page = "\n\n".join(filter(None, [about, tables(results), step_cost.page(results)])) + "\n"
     (options.out / "report.md").write_text(page)
     drawn = ", report.png" if draw(results, options.out / "report.png") else ""

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure time and memory of the search itself, with an engine that returns at once.
+"""Measure time and memory of the search itself, with an instant engine.
 
     python -m benchmarks.search_cost
 
-The engine returns prepared tokens, so nearly all time is spent in the search: one process, one thread, all prompts in
-one event loop as in an agent-loop worker. The default stopping rules apply. A stand-in decodes each token to one
-character, because tokenizer time is not search time.
+The engine returns prepared tokens, so nearly all time is search time. All prompts share one thread and event loop, as
+in an agent-loop worker. The default stopping rules apply. A stand-in decodes each token to one character, to exclude
+tokenizer time.
 """
 
 import argparse
@@ -25,7 +25,7 @@ TITLES = ("prompts", "search", "requests stop at", "nodes", "requests", "seconds
 
 
 class InstantEngine:
-    """Returns the same tokens for every request, at once."""
+    """Engine that returns the same tokens for every request, without delay."""
 
     def __init__(self, longest: int) -> None:
         self._token_ids, self._logprobs = [1000] * longest, [-0.5] * longest
@@ -65,7 +65,7 @@ def measure(prompts: int, *, width: int, depth: int, segment: int, stops: int | 
 
 
 def memory_per_node(*, width: int, depth: int, segment: int) -> float:
-    """Return the bytes per node, without those of its tokens, log-probabilities and text."""
+    """Return the bytes per node, without its tokens, log-probabilities and text."""
     settings = TreePOSettings(depth=depth, segment_length=segment)
     shape = SearchShape(width=width, segment_length=segment, max_segments_per_request=1)
     tracemalloc.start()

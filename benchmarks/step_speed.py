@@ -3,11 +3,11 @@
 
     python -m benchmarks.step_speed --report FILE.md
 
-The model is a Qwen2 with random weights, large enough that tokens and not overheads take the time. End tokens are
-ignored, so every response has full length. The arms have equal prompts, trajectories and tokens per trajectory: GRPO on
-plain samples (verl's default), the same with packed training (shared prompts), trees without and with packed training.
-Each round runs verl's trainer once per arm, because speed differs between processes. Times are verl's timers, as
-medians over the steps of all rounds without the first step of each run.
+The model is a Qwen2 with random weights, large enough that tokens dominate the time, not overheads. End tokens are
+ignored, so every response has full length. The arms are GRPO on plain samples (verl's default), the same with packed
+training (shared prompts), trees, and trees with packed training. All have equal prompts, trajectories and tokens per
+trajectory. Each round runs verl's trainer once per arm, because speed differs between processes. Times come from verl's
+timers, as medians over the steps of all rounds without the first step of each run.
 """
 
 import argparse
@@ -33,7 +33,7 @@ ARMS = {
     "trees": (),
     "trees, packed": ("treepo.packed_training=true",),
 }
-# verl's timers. verl scores trajectories while others are still being sampled.
+# verl's timers. verl scores trajectories during sampling.
 PARTS = {
     "gen": "sampling and rewards",
     "old_log_prob": "old log-probs",
@@ -68,7 +68,7 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> l
         f"trainer.total_training_steps={options.steps}",
         *("trainer.logger=[console,file]", "trainer.val_before_train=false", "trainer.test_freq=-1"),
         *("trainer.save_freq=-1", f"trainer.default_local_dir={folder}/checkpoints", f"hydra.run.dir={folder}/hydra"),
-        "treepo.packed_training=false",  # the run script sets it to true
+        "treepo.packed_training=false",  # overrides the run script
         *ARMS[arm],
     ]
     environment = {
@@ -87,7 +87,7 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> l
 
 
 def summary(arm: str, rounds: Sequence[Sequence[dict[str, float]]]) -> dict[str, Any]:
-    """Return the median seconds of each part of a step and the counts, from the metrics of each round's steps."""
+    """Return median seconds of each part of a step, and counts, from the metrics of the steps of each round."""
     timed = [step for steps in rounds for step in steps[1:]]
     packed = "treepo.packed_training=true" in ARMS[arm]
     return {
@@ -102,9 +102,9 @@ def summary(arm: str, rounds: Sequence[Sequence[dict[str, float]]]) -> dict[str,
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Return the results in Markdown, with times in percent of the first arm's step."""
-    titles = ["", *PARTS.values(), "steps per second, of the first arm's", "decoded tokens"]
-    titles += ["unique over total, sampled", "computed in the update", "largest difference of probabilities"]
+    """Return the results in Markdown, with times as percentages of the first arm's step."""
+    titles = ["", *PARTS.values(), "speed over the first arm", "decoded tokens"]
+    titles += ["unique over total, sampled", "computed in the update", "largest probability difference"]
     rows, base = [], results[0]
     for result in results:
         cells = [result["arm"], *(f"{result[part] / base['step']:.1%}" for part in PARTS)]
@@ -124,16 +124,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--depth", type=int, default=7)
     parser.add_argument("--segment", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per micro-batch; packed: unique tokens")
-    parser.add_argument("--steps", type=int, default=3, help="steps of each run; the first is not timed")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each arm; the arms take turns")
+    parser.add_argument("--steps", type=int, default=3, help="steps per run; the first is not timed")
+    parser.add_argument("--rounds", type=int, default=3, help="runs per arm; the arms take turns")
     parser.add_argument("--hidden", type=int, default=640)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--tokenizer", type=Path, default=ROOT / "tiny/model")
-    parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds per run, with start-up")
+    parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds per run, start-up included")
     parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
     options = parser.parse_args(arguments)
     if options.steps < 2:
-        parser.error(f"--steps {options.steps}: must be at least 2, the first is not timed")
+        parser.error(f"--steps {options.steps}: must be at least 2, because the first is not timed")
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: must be at least 1")
     exit_on_signals()

@@ -1,5 +1,5 @@
-# Sourced by the other scripts: messages, what machine this is, package sources, and the tiny preset's data.
-# Sets REPOSITORY, PLATFORM, PLATFORM_REASON and VENV (absolute). Answers --help first.
+# Functions for the other scripts: messages, platform, package sources, and data of the tiny preset.
+# Handles --help, then sets REPOSITORY, PLATFORM, PLATFORM_REASON and VENV (absolute).
 
 source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
 show_help_if_asked "$0" "$@"
@@ -14,7 +14,7 @@ absolute() { [[ "$1" == /* ]] && echo "$1" || echo "$PWD/$1"; }
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
 
 if [[ -n "${PLATFORM:-}" ]]; then
-    PLATFORM_REASON="${PLATFORM_REASON:-as told by PLATFORM}"
+    PLATFORM_REASON="${PLATFORM_REASON:-set by PLATFORM}"
 elif has_gpu; then
     PLATFORM=gpu PLATFORM_REASON="nvidia-smi lists a GPU"
 else
@@ -33,11 +33,11 @@ find_python() {
             return
         fi
     done
-    die "no Python 3.11 or 3.12 among: ${PYTHON:-python3.11 python3.12 python3}. Install one, or name it: PYTHON=/path/to/python"
+    die "no Python 3.11 or 3.12 among: ${PYTHON:-python3.11 python3.12 python3}. Install one, or set PYTHON=/path/to/python"
 }
 
-# Sets uv's options (array SOURCES) for the places where pip, run by interpreter $1, finds packages. uv does not read
-# pip's settings. TORCH_ON_DISK: the folder among them with a wheel of torch's CPU build, else empty.
+# Sets SOURCES, uv's options for the package sources of pip with interpreter $1; uv does not read pip's settings.
+# Sets TORCH_ON_DISK to the source folder with a wheel of torch's CPU build, else to nothing.
 find_package_sources() {
     local index link
     SOURCES=() TORCH_ON_DISK=""
@@ -55,7 +55,7 @@ pip_setting() {
     echo "${!variable:-$("$1" -m pip config get "global.$2" 2>/dev/null || true)}"
 }
 
-# Installs uv and the other set-up tools with pip, by interpreter $1.
+# Installs uv and the other set-up tools with pip of interpreter $1.
 install_tools() {
     "$1" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/tools.txt
 }

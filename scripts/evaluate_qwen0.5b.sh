@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Evaluates a model without training: plain samples against trees on held-out problems. The script sets everything up and
-# makes the data of the preset first.
+# Evaluates a model without training: plain samples against trees on held-out problems. Sets everything up and makes the
+# data of the preset first.
 #
 #   bash scripts/evaluate_qwen0.5b.sh [--dry-run [--full]] [KEY=VALUE ...]
 #
@@ -8,7 +8,7 @@
 # interrupted evaluation.
 #
 # Knobs (environment) and presets: bash scripts/run_treepo_qwen0.5b.sh --help. The most useful here:
-#   MODEL_PATH  folder or hub name of the model, for instance a checkpoint in the Hugging Face format
+#   MODEL_PATH  folder or hub name of the model, such as a checkpoint in the Hugging Face format
 #   VAL_FILE    parquet file with the problems; several: data.val_files=[FILE,FILE]
 # Keys: python -m recipe.treepo.main_eval --help
 #

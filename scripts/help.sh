@@ -1,5 +1,5 @@
-# Sourced by every script that a user runs, directly or through common.sh: prints the script's header for --help.
-# A file of its own, because common.sh looks for a GPU, which may take seconds.
+# Option --help of every script: prints the comment at its top.
+# Separate from common.sh, which looks for a GPU; that may take seconds.
 
 # Prints the comment at the top of script $1 and exits if --help or -h is among the other arguments.
 show_help_if_asked() {

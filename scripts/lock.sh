@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Locks all packages: requirements/*.in -> requirements/*.txt, with versions and hashes for Python 3.11 and 3.12.
 #
-#   bash scripts/lock.sh                               keep the versions that are locked, lock new requirements
-#   bash scripts/lock.sh --upgrade                     move everything to the newest version that fits
-#   bash scripts/lock.sh --upgrade-package NAME        move one package
+#   bash scripts/lock.sh                               keep locked versions, lock new requirements
+#   bash scripts/lock.sh --upgrade                     upgrade all packages to the newest compatible versions
+#   bash scripts/lock.sh --upgrade-package NAME        upgrade one package
 #
-# cpu.txt, gpu.txt: the packages of a machine without and with GPU; tools.txt: the set-up's; test.txt: the tests'.
-# No file names an index or a folder. It takes about a minute, and downloads metadata only.
+# cpu.txt and gpu.txt have the packages of machines without and with a GPU, tools.txt those of the set-up, and test.txt
+# those of the tests. The files contain no index and no folder. A lock takes about a minute and downloads metadata only.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$REPOSITORY"
@@ -32,7 +32,7 @@ lock() {
 
 versions() { grep -oE '^[a-z0-9._-]+==[^ ;]+' "$1" | sort; }
 
-# check NAME OPTIONS...: a lock for all systems reads the metadata of one wheel per package. Linux's may require more.
+# check NAME OPTIONS...: fails if Linux needs more. A lock for all systems reads the metadata of one wheel per package.
 check() {
     local version missing
     for version in 3.11 3.12; do
@@ -52,4 +52,4 @@ lock tools "${locked[@]}" "$@"
 lock test "${locked[@]}" -c requirements/tools.txt "$@"
 check cpu --excludes requirements/cpu-excludes.txt
 check gpu
-say "locked; bash scripts/setup.sh installs it"
+say "locked; to install: bash scripts/setup.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains a model that may call a calculator (examples/calculator_tool.py) through verl's tools, with one tree of turns per
-# prompt: branches share the calls before them. The reward function sees the calls (examples/tool_reward.py).
+# Trains a model that calls a calculator (examples/calculator_tool.py) through verl's tools, with one tree of turns per
+# prompt. Branches share earlier calls. The reward function receives the calls (examples/tool_reward.py).
 #
 #   bash scripts/run_calculator_qwen0.5b.sh [--dry-run [--full]] [KEY=VALUE ...]
 #

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains with verl's own sampler and GRPO, the baseline without trees; all else as in scripts/run_treepo_qwen0.5b.sh.
+# Trains the baseline without trees, verl's own sampler and GRPO; all else equals scripts/run_treepo_qwen0.5b.sh.
 #
 #   bash scripts/run_grpo_qwen0.5b.sh [--dry-run [--full]] [KEY=VALUE ...]
 #

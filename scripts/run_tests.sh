@@ -2,12 +2,12 @@
 # Sets up, checks style and types, and runs the tests.
 #
 #   bash scripts/run_tests.sh              unit tests, then end-to-end tests (real training runs with vLLM)
-#   bash scripts/run_tests.sh --unit       only the tests that start no engine: under three minutes on 2 quiet cores
+#   bash scripts/run_tests.sh --unit       tests without an engine only: under three minutes on 2 quiet cores
 #   bash scripts/run_tests.sh --slow       also the tests marked slow, and property tests with many new examples
-#   bash scripts/run_tests.sh ARGS...      ARGS go to pytest, which then runs in one process
+#   bash scripts/run_tests.sh ARGS...      ARGS are arguments of pytest, which then runs in one process
 #
-# --unit and --slow may be combined and followed by ARGS. The 10 slowest tests and pytest's summary come last.
-# Unit tests run in parallel. Tests that start an engine run one after the other, and only if the unit tests passed.
+# --unit and --slow can be combined and followed by ARGS. The 10 slowest tests and pytest's summary come last.
+# Unit tests run in parallel. Tests with an engine run one after the other, and only if the unit tests pass.
 #
 # Knobs (environment):
 #   TEST_WORKERS  processes that run unit tests; default: the number of cores, at most 4
@@ -23,7 +23,7 @@ while [[ "${1:-}" == --unit || "${1:-}" == --slow ]]; do
 done
 ((!slow)) || options+=(--hypothesis-profile long)
 
-# Runs the tests that have the markers $1 and, unless --slow was given, are not slow; further arguments go to pytest.
+# Runs the tests with markers $1, without slow ones unless --slow is set. Further arguments are those of pytest.
 run_pytest() {
     local markers="$1"
     ((slow)) || markers="${markers:+$markers and }not slow"

@@ -1,26 +1,25 @@
 #!/usr/bin/env bash
-# Trains with TreePO: sets everything up, makes the data, then runs verl with tree rollouts and tree advantages.
+# Trains with TreePO: verl with tree rollouts and tree advantages. Sets everything up and makes the data first.
 #
 #   bash scripts/run_treepo_qwen0.5b.sh [--dry-run [--full]] [KEY=VALUE ...]
 #
-# KEY is any key of verl or treepo; python -m recipe.treepo.main_treepo --help lists the latter. --dry-run checks the
-# configuration and prints the keys that differ from the defaults (--full: all keys); it trains nothing, and makes
-# neither data nor run.
+# KEY is any key of verl or treepo; python -m recipe.treepo.main_treepo --help lists the keys of treepo. --dry-run only
+# checks the configuration and prints the keys that differ from the defaults (--full: all keys).
 #
 # Preset gpu:  Qwen/Qwen2.5-0.5B on 1,000 problems of NuminaMath-TIR, batch 8, n 8. One CUDA GPU of 24 GB or more.
 # Preset tiny: the embedded model of 0.84 M parameters (tiny/model) on word problems, with packed training. Two CPU
 #              cores, 10 GB of memory, about 5 minutes the first time.
 #
-# Knobs (environment); any verl or treepo override on the command line wins over them:
-#   PRESET      gpu or tiny; default: gpu where there is a GPU, else tiny
-#   CHAT        1 for a preset of conversations, for which there is a second embedded model (tiny/chat_model): see
+# Knobs (environment); verl or treepo overrides on the command line have priority:
+#   PRESET      gpu or tiny; default: gpu if there is a GPU, else tiny
+#   CHAT        1 for the preset for conversations, with the second embedded model (tiny/chat_model): see
 #               run_recheck_qwen0.5b.sh
 #   MODEL_PATH  folder or hub name of a Hugging Face model instead of the preset's
 #   TRAIN_FILE  parquet file with training prompts in verl's schema; VAL_FILE likewise for validation
-#   OUTPUTS     where data and runs go; default outputs/ in the repository
+#   OUTPUTS     folder of data and runs; default outputs/ in the repository
 #   EXPERIMENT  name of the run; default: a new name with the date. The name of an earlier run resumes it from its
 #               last checkpoint
-#   SEED        of the order of the data and of sampling; default 0
+#   SEED        seed of the order of the data and of sampling; default 0
 #   PLATFORM, VENV, PYTHON: see bash scripts/setup.sh --help
 #
 # Examples:
@@ -30,7 +29,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# Paths are meant from the caller's folder; verl gets them absolute.
+# Paths are relative to the caller's folder; verl receives absolute ones.
 OUTPUTS="$(absolute "${OUTPUTS:-$REPOSITORY/outputs}")"
 for name in TRAIN_FILE VAL_FILE; do
     file="${!name:-}"
@@ -42,7 +41,7 @@ done
 cd "$REPOSITORY"
 
 TASK="${TASK:-train}" # or evaluate: scripts/evaluate_qwen0.5b.sh
-MACHINE="$PLATFORM" # what the environment is made for, also where a dry run composes for another platform
+MACHINE="$PLATFORM" # platform of the environment; a dry run may compose for another
 MACHINE_REASON="$PLATFORM_REASON"
 DRY_RUN=""
 for argument in "$@"; do
@@ -59,7 +58,7 @@ case "$PRESET" in
         if [[ "$PLATFORM" == cpu && -z "$DRY_RUN" ]]; then
             die "PRESET=gpu: $PLATFORM_REASON. Use PRESET=tiny, or add --dry-run to see the configuration"
         elif [[ "$PLATFORM" == cpu ]]; then
-            PLATFORM=gpu PLATFORM_REASON="composed only, --dry-run: $PLATFORM_REASON"
+            PLATFORM=gpu PLATFORM_REASON="--dry-run, not on this machine: $PLATFORM_REASON"
         fi
         ;;
     tiny)
@@ -81,8 +80,8 @@ python="$VENV/bin/python"
 say "=================================================================="
 say "preset:   $PRESET    platform: $PLATFORM ($PLATFORM_REASON)"
 if [[ "$PRESET" == tiny ]]; then
-    say "          An embedded model and word problems. It shows that everything works and learns; it is not"
-    say "          Qwen2.5-0.5B on NuminaMath-TIR. For that: PRESET=gpu on a machine with a GPU."
+    say "          An embedded model and word problems, to show that the pipeline works and learns."
+    say "          For Qwen2.5-0.5B on NuminaMath-TIR: PRESET=gpu on a machine with a GPU."
 fi
 say "model:    $MODEL_PATH"
 [[ "$TASK" == evaluate ]] || say "training: ${TRAIN_FILE:-$DATA/train.parquet}"
@@ -120,7 +119,7 @@ else
         "treepo.dump.dir=$RUN/trees"
         "hydra.run.dir=$RUN/hydra"
     )
-    # Trees of the tiny preset share most of their tokens, and the attention of the CPU platform supports packing.
+    # Trees of the tiny preset share most tokens, and the attention of the CPU platform supports packing.
     [[ "$PRESET${CHAT:-} $PLATFORM" != "tiny cpu" ]] || run+=("treepo.packed_training=true")
 fi
 

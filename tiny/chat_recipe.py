@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipe of the tiny chat model: the conversations of ``tiny.conversations``.
+"""Recipe of the tiny chat model, trained on the conversations of ``tiny.conversations``.
 
-It checks a solution again when asked, and uses a calculator. Architecture and training are those of the tiny model:
+The model re-checks its solutions on request, and uses a calculator. Architecture and training match the tiny model:
 first clean conversations, most of them a single solution, until the model can do the arithmetic; then sloppy
 conversations of both kinds.
 
-The chat template is Qwen2.5's with shorter texts and without a system message of its own. Its tokens are those of
-verl's Continuous Token builder for Qwen2, turn by turn, so the supervised tokens are those that verl feeds at RL time.
-``<tool_call>`` and its like are tokens but not special, as in Qwen2.5: text decoded without special tokens keeps them.
+The chat template is Qwen2.5's with shorter texts and without a default system message. Its tokens equal those of
+verl's Continuous Token builder for Qwen2, turn by turn, so supervised training and RL use the same tokens.
+``<tool_call>`` and the other tags are tokens but not special, as in Qwen2.5, so decoded text keeps them.
 """
 
 from __future__ import annotations
@@ -53,45 +53,45 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(ModelSettings):
-    """Hold everything that decides the weights."""
+    """Settings that determine the weights."""
 
     steps1: int = 1900
-    """Optimizer steps on clean conversations, of which most are one solution."""
+    """Optimizer steps on clean conversations, most of them a single solution."""
     steps2: int = 300
     """Optimizer steps on sloppy conversations."""
     vocab_size: int = 600
     tool_share1: float = 0.3
-    """Share of the tool kind in phase 1; it teaches no arithmetic, but to find values in other messages."""
+    """Share of the tool kind in phase 1. It teaches how to find values in other messages, but no arithmetic."""
     again_share1: float = 0.3
-    """Share of the problems of phase 1 whose solutions are asked for again. The first one is sloppy, as in phase 2, and
-    the others are not: from right ones alone the model would learn to copy its own text."""
+    """Share of the problems of phase 1 with repeated solutions. The first solution is sloppy, as in phase 2, the others
+    are clean: from clean ones alone, the model would learn to copy its own text."""
     tool_share2: float = 0.5
     sloppy_first: float = 0.25
     """Share of the steps marked sloppy in the first solutions of phase 2."""
     sloppy_again: float = 0.16
-    """The same in solutions after a re-check."""
+    """The same share in solutions after a re-check."""
     sloppy_tool: float = 0.2
-    """The same in tool conversations."""
+    """The same share in tool conversations."""
     eval_problems: int = 25
-    """Held-out problems sampled at the end with either kind; 0 skips the evaluation."""
+    """Held-out problems sampled at the end, for each kind; 0 skips the evaluation."""
     eval_samples: int = 4
     """Conversations per held-out problem, at temperature 1."""
     max_turn: int = 112
-    """Most tokens of a sampled turn."""
+    """Maximum number of tokens of a sampled turn."""
 
     @property
     def sloppiness(self) -> Sloppiness:
-        """Return the rates of phase 2."""
+        """Rates of phase 2."""
         return Sloppiness(first=self.sloppy_first, again=self.sloppy_again, tool=self.sloppy_tool)
 
 
 def chats(made: Sequence[Conversation]) -> list[Chat]:
-    """Return conversations as the chat template takes them."""
+    """Convert conversations to the input of the chat template."""
     return [{"messages": conversation.messages, "tools": conversation.tools} for conversation in made]
 
 
 def make_chats(settings: Settings) -> tuple[list[Chat], list[Chat], list[tiny_problems.WordProblem]]:
-    """Return the clean chats, the sloppy ones and the held-out problems; no problem is in two of them."""
+    """Return the clean chats, the sloppy chats and the held-out problems, which share no problem."""
     counts = [settings.steps1 * settings.batch_size, settings.steps2 * settings.batch_size, settings.eval_problems]
     problems = tiny_problems.generate_problems(sum(counts), seed=3_000_000 + settings.seed)
     clean, sloppy = problems[: counts[0]], problems[counts[0] : counts[0] + counts[1]]
@@ -104,7 +104,7 @@ def make_chats(settings: Settings) -> tuple[list[Chat], list[Chat], list[tiny_pr
 
 
 def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
-    """Train the tokenizer on the texts of conversations, without the tags, which are tokens of their own."""
+    """Train the tokenizer on the texts of conversations, without the tags, which are added tokens."""
     problems = tiny_problems.generate_problems(1500, seed=2_000_000 + settings.seed)
     made = conversations(problems, settings.seed + 2, settings.sloppiness, tool_share=0.3)
     texts = []
@@ -117,13 +117,13 @@ def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
 
 
 def recheck_reply(turn: int, text: str) -> dict[str, Any] | None:
-    """Ask for a second solution and then for the final answer, whether right or not."""
+    """Request a second solution, then the final answer, whether right or not."""
     del text
     return {1: {"role": "user", "content": CHECK_AGAIN}, 2: {"role": "user", "content": FINAL_ANSWER}}.get(turn)
 
 
 def tool_reply(turn: int, text: str) -> dict[str, Any] | None:
-    """Answer a well-formed call; anything else ends the conversation, and so do eight turns."""
+    """Answer a well-formed call; end the conversation after anything else, or after eight turns."""
     expression = tiny_conversations.parse_call(text)
     if expression is None or turn == 8:
         return None

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make supervised conversations from the word problems of ``tiny.problems``.
 
-The tiny chat model learns them (``tiny/chat_recipe.py``). There are two kinds.
+They are the training data of the tiny chat model (``tiny/chat_recipe.py``). There are two kinds.
 
-*re-check*: the problem, a worked solution, and while the answer is wrong (and sometimes although it is right)
-``CHECK_AGAIN`` with another solution, drawn independently; before the last turn ``FINAL_ANSWER``, answered with
+*re-check*: The problem comes with a worked solution. While the answer is wrong (and sometimes if it is right),
+``CHECK_AGAIN`` and another solution follow, drawn independently. ``FINAL_ANSWER`` comes before the last turn, which is
 one line.
 
-*tool*: with ``CALCULATOR`` among the tools; one call per step, each answered by the tool, then the line with the
-answer. A sloppy step is worked without the tool, with a marker word and mostly wrong ("Selling 5 gives roughly
-24 - 5 = 18."), before the next call or the answer in the same turn, or the tool is called with a wrong operand.
+*tool*: ``CALCULATOR`` is among the tools. The model makes one call per step and ends with the line of the answer. There
+are two kinds of sloppy step. One skips the tool: it has a marker word and a mostly wrong result ("Selling 5 gives
+roughly 24 - 5 = 18."), and shares its turn with the next call or the answer. The other calls the tool with a wrong
+operand.
 
-**Answers in these conversations may be wrong**; they are for supervised training alone, never ground truth.
+**Answers in these conversations may be wrong.** Use them for supervised training only, never as ground truth.
 """
 
 from __future__ import annotations
@@ -54,34 +55,34 @@ CALCULATOR: dict[str, Any] = {
         },
     },
 }
-"""Schema that verl's function tool ``calculator(expression: str)`` puts into the prompt."""
+"""Schema that verl adds to the prompt for the function tool ``calculator(expression: str)``."""
 
 TURN_WEIGHTS = {1: 1, 2: 4, 3: 4, 4: 4, 5: 1, 6: 1}
-"""Most assistant turns of a re-check conversation, and how often each is drawn; it may end earlier, being right."""
+"""Weight of each maximum number of assistant turns in re-check conversations; a right answer may end them earlier."""
 CHECK_RIGHT_SHARE = 0.6
-"""Share of the right solutions after which the conversation goes on."""
+"""Share of the right solutions after which the conversation continues."""
 FINAL_RIGHT_SHARE = 0.5
-"""Share of the final answers that repeat an earlier right one, where the last solution is wrong and one was right."""
+"""Share of the final answers that repeat an earlier right answer, if the last solution is wrong."""
 WRONG_OPERAND_SHARE = 0.25
-"""Share of the sloppy steps in tool conversations that are calls with a wrong operand; the rest use no tool."""
+"""Share of the sloppy steps in tool conversations with a call of a wrong operand; the others use no tool."""
 EXPRESSION = re.compile(r"(-?\d{1,6}) ?([-+*]) ?(\d{1,6})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sloppiness:
-    """Hold the probability, 0 to 1, that a step is sloppy; all zero gives conversations that are right throughout."""
+    """Probabilities, 0 to 1, of sloppy steps; without any, all conversations are right throughout."""
 
     first: float = 0.0
-    """In the first solution of a re-check conversation."""
+    """Probability in the first solution of a re-check conversation."""
     again: float = 0.0
-    """In its later ones."""
+    """Probability in later solutions."""
     tool: float = 0.0
-    """In a tool conversation."""
+    """Probability in a tool conversation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """Hold the messages, the tools in its prompt (None: none) and the right answer."""
+    """Messages, tools in the prompt (None: none) and right answer of a conversation."""
 
     problem: str
     messages: list[Message]
@@ -92,13 +93,14 @@ class Conversation:
 def recheck_conversation(
     problem: WordProblem, rng: random.Random, sloppiness: Sloppiness, *, max_turns: int | None = None
 ) -> Conversation:
-    """Write a conversation in which solutions are asked for again.
+    """Write a conversation with repeated solutions.
 
     Args:
         problem: the subject of the conversation.
-        rng: decides all that is random.
-        sloppiness: of the solutions.
-        max_turns: most assistant turns, at least 1; the last of several is the final answer. None: drawn.
+        rng: source of all randomness.
+        sloppiness: probabilities of sloppy steps.
+        max_turns: maximum number of assistant turns, at least 1; the last of several is the final answer. None draws
+            the number.
     """
     if max_turns is None:
         max_turns = rng.choices(list(TURN_WEIGHTS), list(TURN_WEIGHTS.values()))[0]
@@ -120,7 +122,7 @@ def recheck_conversation(
 
 
 def tool_conversation(problem: WordProblem, rng: random.Random, sloppiness: Sloppiness) -> Conversation:
-    """Write a conversation in which the steps are worked with the calculator, one call a turn."""
+    """Write a conversation that works the steps with the calculator, one call per turn."""
     messages, lines, value = [_user(problem.text)], [], problem.start
     for index, step in enumerate(problem.steps):
         rest = problem.steps[index + 1 :]
@@ -153,9 +155,9 @@ def conversations(
     """Write one conversation per problem.
 
     Args:
-        problems: the subjects, one per conversation.
-        seed: the same seed and arguments give the same conversations.
-        sloppiness: how often steps are sloppy.
+        problems: subjects, one per conversation.
+        seed: random seed; equal arguments give equal conversations.
+        sloppiness: probabilities of sloppy steps.
         tool_share: share of the tool kind, 0 to 1.
         max_turns: see :func:`recheck_conversation`.
     """
@@ -170,7 +172,7 @@ def conversations(
 
 
 def calculate(expression: str) -> str:
-    """Return the result of ``a op b`` as the tool's answer; an error text for any other expression."""
+    """Return the result of ``a op b`` as text, or an error text for any other expression."""
     match = EXPRESSION.fullmatch(expression.strip())
     if match is None:
         return "Error: no such expression."
@@ -179,7 +181,7 @@ def calculate(expression: str) -> str:
 
 
 def parse_call(text: str) -> str | None:
-    """Return the expression of the one well-formed calculator call in a turn's text; None where there is none."""
+    """Return the expression of the only call in a turn, if it is a well-formed calculator call; else None."""
     calls = re.findall(r"<tool_call>(.*?)</tool_call>", text, re.DOTALL)
     try:
         (call,) = [json.loads(call) for call in calls]
@@ -190,7 +192,7 @@ def parse_call(text: str) -> str | None:
 
 
 def wrong_operand(step: Step, value: int, rest: Sequence[Step]) -> int:
-    """Return an operand that is off by one and from whose result ``rest`` can be worked; the right one if none is."""
+    """Return an operand that is off by one and keeps ``rest`` within the bounds; the right one if there is none."""
     for operand in (step.operand + 1, step.operand - 1):
         if MIN_OPERAND <= operand <= MAX_OPERAND:
             result = apply_operation(step.op, value, operand)

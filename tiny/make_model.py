@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a tiny model that the CPU training runs start from.
+"""Make a tiny model, the initial policy of training runs on a CPU.
 
     python -m tiny.make_model --out tiny/model                 about 5 minutes on two cores
     python -m tiny.make_model --chat --out tiny/chat_model     about 10 minutes on two cores
 
-Both are a Qwen2 of about 0.85 M parameters with a tokenizer of its own, supervised in two phases: first on clean
-solutions until it can do the arithmetic, then on solutions in which some steps carry a marker word and are mostly
-wrong. The result can do the arithmetic but is often sloppy: at temperature 1 it solves a part of the problems.
-Reinforcement learning can raise that part within a few minutes on a CPU, because the model only has to unlearn the
-marker. ``tiny.plain_recipe`` and ``tiny.chat_recipe`` hold the parts in which the two models differ.
+Both are Qwen2 models of about 0.85 M parameters with their own tokenizers. Supervised training has two phases: clean
+solutions until the model can do the arithmetic, then solutions with some sloppy steps, which have a marker word and are
+mostly wrong. The result can do the arithmetic but is often sloppy: at temperature 1 it solves some of the problems.
+Reinforcement learning can raise that share within a few minutes on a CPU, because the model only has to unlearn the
+marker. ``tiny.plain_recipe`` and ``tiny.chat_recipe`` define the differences between the two models.
 
-**This is evidence that learning works from end to end (sampler, reward, advantage, update, weight sync).
-It is not evidence about reasoning, nor about which algorithm is better on real problems.**
+**A run with these models shows that learning works from end to end (sampler, reward, advantage, update, weight sync).
+It is not evidence about reasoning, or about the best algorithm on real problems.**
 
-The work is fixed in steps, not in seconds. Rounding differs between processors and versions of torch, and so do the
+The number of steps is fixed, not the time. Rounding differs between processors and versions of torch, and so do the
 weights: with 1,280 steps of phase 1, 0.30 and 0.41 of the held-out problems were right for one seed. The directory is
-written beside its place and renamed; its manifest holds command, settings, versions, measurements and checksums.
+written under a temporary name and renamed. Its manifest holds command, settings, versions, measurements and checksums.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Make the model; see ``--help``."""
     parser = argparse.ArgumentParser(description="Make a tiny model for training runs on a CPU.")
     parser.add_argument("--out", type=Path, required=True, help="model directory to write")
-    parser.add_argument("--chat", action="store_true", help="the model that holds conversations and calls a calculator")
+    parser.add_argument("--chat", action="store_true", help="make the model for conversations and calculator calls")
     for name, text in NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{text} (default: as shipped)")
     args = parser.parse_args(argv)
     given = {name: value for name in NUMBERS if (value := getattr(args, name)) is not None}
     for name in given.keys() - {"seed"}:
         if given[name] < 0:
-            parser.error(f"--{name.replace('_', '-')} must not be negative, got {given[name]}")
+            parser.error(f"--{name.replace('_', '-')} {given[name]}: must not be negative")
     recipe: Recipe[Any] = chat_recipe.RECIPE if args.chat else plain_recipe.RECIPE
     folder = "--chat --out tiny/chat_model" if args.chat else "--out tiny/model"
     command = f"python -m tiny.make_model {folder}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sample conversations from a tiny model at temperature 1, and measure them."""
+"""Sample conversations from a tiny model at temperature 1, and measure accuracy and length."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 BATCH_PROMPTS = 50
-"""Prompts sampled at a time, each as often as asked for."""
+"""Prompts per batch, each repeated for all its samples."""
 
 Chat = dict[str, Any]
-"""``messages`` and ``tools`` (or None), as the chat template takes them."""
+"""``messages`` and ``tools`` (or None), the input of the chat template."""
 Reply = Callable[[int, str], dict[str, Any] | None]
-"""The message after a turn, given the number of turns so far and the turn's text; None ends the conversation."""
+"""Function from the number of turns so far and the last turn's text to the next message; None ends the conversation."""
 
 
 class Turn(NamedTuple):
-    """A sampled turn: its text, the number of its tokens with the end, and whether it ended."""
+    """Text of a sampled turn, number of its tokens with the end token, and whether it ended."""
 
     text: str
     length: int
@@ -42,7 +42,7 @@ def boxed_answer(text: str) -> str | None:
 def sample_turns(
     model: Qwen2ForCausalLM, contexts_T: Sequence[list[int]], *, max_new_tokens: int
 ) -> list[tuple[list[int], bool]]:
-    """Sample one turn after each context at temperature 1; return its tokens with the end, and whether it ended."""
+    """Sample one turn per context at temperature 1; return its tokens with the end token, and whether it ended."""
     import torch
 
     ends = set(model.generation_config.eos_token_id)
@@ -75,7 +75,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Chat]) -
 def converse(
     model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Chat], reply: Reply, max_turn: int
 ) -> list[list[Turn]]:
-    """Sample a conversation from each prompt; return its turns, each of at most ``max_turn`` tokens."""
+    """Sample one conversation per prompt; return its turns, each of at most ``max_turn`` tokens."""
     contexts_T = prompt_tokens(tokenizer, prompts)
     sampled: list[list[Turn]] = [[] for _ in prompts]
     going = list(range(len(prompts)))
@@ -109,14 +109,14 @@ def measure(
     Args:
         model: model in evaluation mode.
         tokenizer: its tokenizer.
-        prompts: prompts, best sorted by length.
+        prompts: prompts, sorted by length to save padding.
         answers: right answer of each prompt.
         samples: conversations per prompt.
-        reply: the other side of the conversations.
-        max_turn: most tokens of a turn.
+        reply: messages between the turns.
+        max_turn: maximum number of tokens per turn.
 
     Returns:
-        All conversations, those of one prompt in a row; accuracy and lengths.
+        All conversations, grouped by prompt; accuracies and lengths.
     """
     sampled: list[list[Turn]] = []
     for begin in range(0, len(prompts), BATCH_PROMPTS):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipe of the tiny model: worked solutions of the word problems of ``tiny.problems``.
+"""Recipe of the tiny model, trained on worked solutions of the word problems of ``tiny.problems``.
 
-The supervised prompt is the one that verl feeds at RL time with the ``plain`` prompt template of
-``python -m data_prep``: the chat template over one user message with the problem alone. No system message is added
-where none is given (Qwen2.5 adds one; it would lengthen every prompt by a constant).
+The supervised prompt equals the RL prompt with the ``plain`` prompt template of ``python -m data_prep``: the chat
+template over one user message with the problem alone. The chat template has no default system message (Qwen2.5's has
+one, which would lengthen every prompt by a constant).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 PROMPT_TEMPLATE = "plain"
-"""The ``--template`` of ``python -m data_prep`` that the model expects: it keeps prompts short."""
+"""``--template`` of ``python -m data_prep`` for this model; it keeps prompts short."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(ModelSettings):
-    """Hold everything that decides the weights."""
+    """Settings that determine the weights."""
 
     steps1: int = 1800
     """Optimizer steps on clean solutions."""
@@ -45,7 +45,7 @@ class Settings(ModelSettings):
     eval_samples: int = 8
     """Samples per held-out problem, at temperature 1."""
     max_response: int = 128
-    """Most tokens of a sampled response."""
+    """Maximum number of tokens of a sampled response."""
 
 
 def evaluate(
@@ -68,7 +68,7 @@ def evaluate(
 
 
 def make_rows(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the clean rows, the sloppy rows and the held-out rows; no problem is in two of them."""
+    """Return the clean rows, the sloppy rows and the held-out rows, which share no problem."""
     clean = tiny_problems.generate_rows(settings.steps1 * settings.batch_size, seed=3 * settings.seed + 1_000_000)
     sloppy = tiny_problems.generate_rows(
         settings.steps2 * settings.batch_size,
@@ -83,7 +83,7 @@ def make_rows(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, 
 def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
     """Train the tokenizer on problems and solutions."""
     rows = tiny_problems.generate_rows(2000, seed=3 * settings.seed + 999_999, sloppy_rate=0.25)
-    # The roles occur in no problem or solution, but in every prompt.
+    # Every prompt has the roles, but no problem or solution does.
     texts = (f"system\nuser\nassistant\n{row['problem']}\n{row['solution']}" for row in rows)
     return train_tokenizer(texts, settings, chat_template=CHAT_TEMPLATE)
 

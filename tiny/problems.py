@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generate small multi-step word problems in the form of NuminaMath's rows.
 
-The tiny model learns them (``tiny/plain_recipe.py``) and the tiny training runs use them, so the whole pipeline learns
-within minutes on a CPU. A row has the keys
-``problem``, ``solution`` and ``messages`` (user, assistant), as NuminaMath-TIR has. The solution has
-one line per reasoning step and ends in a sentence with the boxed answer::
+They are the data of the tiny model (``tiny/plain_recipe.py``) and of the tiny training runs, which learn within minutes
+on a CPU. A row has the keys ``problem``, ``solution`` and ``messages`` (user, assistant), as in NuminaMath-TIR. The
+solution has one line per reasoning step and ends in a sentence with the boxed answer::
 
     Mia has 4 boxes with 6 shells each. She sells 5 of them. She finds 3 more. How many shells does Mia have now?
 
@@ -13,16 +12,15 @@ one line per reasoning step and ends in a sentence with the boxed answer::
     Finding 3 gives 19 + 3 = 22.
     So Mia has \\boxed{22} shells.
 
-The story adds and subtracts; half of the problems begin with a multiplication (boxes with as many each).
-Bounds: 3 to 5 steps (unless asked for otherwise), operands 2 to 9, every intermediate value 1 to 60.
+The story adds and subtracts; half of the problems begin with a multiplication (boxes of equal content).
+Bounds: 3 to 5 steps by default, operands 2 to 9, every intermediate value 1 to 60.
 
-With ``sloppy_rate`` above zero some lines carry a marker word ("gives roughly 24 - 5 = 18") and are
-mostly wrong, and later lines go on from the wrong value. **The boxed answer of such a solution may be
-wrong**: those rows are only for the last phase of supervised training, where they give the model a
-habit that reinforcement learning can take away. Never use them as ground truth.
+With ``sloppy_rate`` above zero, some lines have a marker word ("gives roughly 24 - 5 = 18") and are mostly wrong; later
+lines continue from the wrong value. **The boxed answer of such a solution may be wrong.** These rows are for the last
+phase of supervised training, which gives the model a habit that reinforcement learning can remove. Never use them as
+ground truth.
 
-Two streams of random numbers are used, one for the problems and one for the sloppiness: the same seed
-gives the same problems at every sloppy rate.
+Problems and sloppiness have separate random streams, so a seed gives the same problems at every sloppy rate.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ MIN_OPERAND, MAX_OPERAND = 2, 9
 MIN_VALUE, MAX_VALUE = 1, 60
 SLOPPY_MARKER = "roughly"
 SLOPPY_WRONG_SHARE = 0.9
-"""Share of the marked steps whose result is wrong; the rest are right by luck."""
+"""Share of the marked steps with a wrong result; the others are right by luck."""
 
 PEOPLE = (("Mia", "She"), ("Tom", "He"), ("Anna", "She"), ("Ben", "He"), ("Lily", "She"), ("Sam", "He"))
 OBJECTS = ("apples", "books", "shells", "coins", "cards", "stamps", "beads", "pens")
@@ -66,7 +64,7 @@ PHRASES: dict[str, tuple[tuple[str, str], ...]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """Hold one operation on the running value: operator, operand and the two phrasings."""
+    """Operation on the running value: operator, operand and its two phrasings."""
 
     op: str
     operand: int
@@ -76,7 +74,7 @@ class Step:
 
 @dataclass(frozen=True)
 class WordProblem:
-    """Hold a problem's text, its first value and the steps that lead to the answer."""
+    """Text of a problem, its first value and the steps to the answer."""
 
     text: str
     name: str
@@ -86,13 +84,13 @@ class WordProblem:
 
 
 def apply_operation(op: str, value: int, operand: int) -> int | None:
-    """Return ``value op operand``, or None where it leaves the bounds."""
+    """Return ``value op operand``, or None if the result is out of bounds."""
     result = {"+": value + operand, "-": value - operand, "*": value * operand}[op]
     return result if MIN_VALUE <= result <= MAX_VALUE else None
 
 
 def _draw_operation(rng: random.Random, value: int) -> tuple[str, int, int]:
-    """Draw an operation that keeps the bounds; return operator, operand and the new value."""
+    """Draw an operation within the bounds; return operator, operand and the new value."""
     while True:
         op = rng.choice("+-")
         candidates = [
@@ -129,7 +127,7 @@ def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, 
 
 
 def can_finish(value: int, steps: Sequence[Step]) -> bool:
-    """Return whether all ``steps`` keep the bounds when they begin from ``value``."""
+    """Return whether all ``steps`` from ``value`` stay within the bounds."""
     for step in steps:
         result = apply_operation(step.op, value, step.operand)
         if result is None:
@@ -139,13 +137,13 @@ def can_finish(value: int, steps: Sequence[Step]) -> bool:
 
 
 def slip(right: int, rest: Sequence[Step]) -> int:
-    """Return a result that is off by one and from which ``rest`` can be worked; ``right`` if there is none."""
+    """Return a result that is off by one and keeps ``rest`` within the bounds; ``right`` if there is none."""
     near = [value for value in (right + 1, right - 1) if MIN_VALUE <= value <= MAX_VALUE]
     return next((value for value in near if can_finish(value, rest)), right)
 
 
 def work_out(problem: WordProblem, rng: random.Random, *, sloppy_rate: float = 0.0) -> tuple[list[str], int]:
-    """Return the lines of a worked solution, one per step, and the value that they lead to; see :func:`solve`."""
+    """Return the lines of a worked solution, one per step, and its result; see :func:`solve`."""
     lines, value = [], problem.start
     for index, step in enumerate(problem.steps):
         result = apply_operation(step.op, value, step.operand)
@@ -159,13 +157,13 @@ def work_out(problem: WordProblem, rng: random.Random, *, sloppy_rate: float = 0
 
 
 def step_line(step: Step, value: int, result: int, *, sloppy: bool) -> str:
-    """Write one step of a solution; a sloppy one carries the marker word."""
+    """Write one step of a solution, with the marker word if it is sloppy."""
     marker = f"{SLOPPY_MARKER} " if sloppy else ""
     return f"{step.opening} gives {marker}{value} {step.op} {step.operand} = {result}."
 
 
 def answer_line(problem: WordProblem, value: int) -> str:
-    """Write the sentence that a solution ends in."""
+    """Write the last sentence of a solution."""
     return f"So {problem.name} has \\boxed{{{value}}} {problem.objects}."
 
 
@@ -179,8 +177,8 @@ def solve(problem: WordProblem, rng: random.Random, *, sloppy_rate: float = 0.0)
 
     Args:
         problem: the problem to solve.
-        rng: decides which steps are sloppy; not used when ``sloppy_rate`` is 0.
-        sloppy_rate: probability that a step carries the marker word, 0 to 1. 0 gives the true solution.
+        rng: source of the sloppy steps; unused if ``sloppy_rate`` is 0.
+        sloppy_rate: probability of the marker word in a step, 0 to 1. 0 gives the true solution.
     """
     lines, value = work_out(problem, rng, sloppy_rate=sloppy_rate)
     return "\n".join([*lines, answer_line(problem, value)])
@@ -216,10 +214,10 @@ def generate_rows(
 
     Args:
         count: number of rows.
-        seed: the same seed, count and exclusions give the same rows.
+        seed: random seed; equal seed, count and exclusions give equal rows.
         sloppy_rate: see :func:`solve`; the problems do not depend on it.
-        exclude: problem texts that must not come up (:func:`problem_texts` of other rows).
-        steps_range: fewest and most steps.
+        exclude: problem texts to avoid (:func:`problem_texts` of other rows).
+        steps_range: minimum and maximum number of steps.
     """
     sloppy_rng = random.Random(f"sloppy/{seed}")
     rows: list[dict[str, object]] = []
@@ -231,7 +229,7 @@ def generate_rows(
 
 
 def problem_texts(rows: Iterable[dict[str, object]]) -> frozenset[str]:
-    """Return the problem texts of ``rows``, to be excluded from a held-out set."""
+    """Return the problem texts of ``rows``, for the ``exclude`` of a held-out set."""
     return frozenset(str(row["problem"]) for row in rows)
 
 
@@ -241,13 +239,13 @@ def held_out_rows(count: int, seed: int, training_rows: Iterable[dict[str, objec
 
 
 def read_rows(path: Path) -> list[dict[str, object]]:
-    """Read rows from a file with one JSON object per line."""
+    """Read a file with one JSON object per line."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file if line.strip()]
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, object]]) -> None:
-    """Write rows as one JSON object per line, to a temporary file that is then renamed."""
+    """Write one JSON object per line to a temporary file, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
@@ -262,22 +260,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, required=True, help="number of problems")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--min-steps", type=int, default=MIN_STEPS)
-    parser.add_argument(
-        "--max-steps", type=int, default=MAX_STEPS, help="more than the tiny model knows are hard for it"
-    )
+    parser.add_argument("--max-steps", type=int, default=MAX_STEPS, help="more than 5 are hard for the tiny model")
     parser.add_argument(
         "--sloppy-rate", type=float, default=0.0, help="share of steps marked and mostly wrong (supervised data only)"
     )
-    parser.add_argument(
-        "--exclude", type=Path, action="append", default=[], help="file of rows whose problems must not come up again"
-    )
+    parser.add_argument("--exclude", type=Path, action="append", default=[], help="file of rows with problems to avoid")
     args = parser.parse_args(argv)
     if args.count < 1:
-        parser.error(f"--count must be at least 1, got {args.count}")
+        parser.error(f"--count {args.count}: must be at least 1")
     if not 0.0 <= args.sloppy_rate <= 1.0:
-        parser.error(f"--sloppy-rate must lie between 0 and 1, got {args.sloppy_rate}")
+        parser.error(f"--sloppy-rate {args.sloppy_rate}: must lie between 0 and 1")
     if not 1 <= args.min_steps <= args.max_steps:
-        parser.error(f"--min-steps {args.min_steps} must be at least 1 and at most --max-steps {args.max_steps}")
+        parser.error(f"--min-steps {args.min_steps}: must be at least 1 and at most --max-steps {args.max_steps}")
     exclude = frozenset().union(*(problem_texts(read_rows(path)) for path in args.exclude))
     steps_range = (args.min_steps, args.max_steps)
     rows = generate_rows(args.count, args.seed, sloppy_rate=args.sloppy_rate, exclude=exclude, steps_range=steps_range)

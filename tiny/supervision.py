@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a tiny model: settings, tokenizer, model, supervised training, model directory."""
+"""Supervised training of the tiny models, from the tokenizer to the model directory."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ Settings = TypeVar("Settings", bound="ModelSettings")
 MANIFEST = "tiny_model_manifest.json"
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IGNORED = -100
-"""Label of tokens that the loss leaves out: prompt and padding."""
+"""Label of tokens without a loss: prompt and padding."""
 
-# The way Qwen2 cuts text into words before the merges; \p{N} stands alone, so every digit is a token.
+# Qwen2's split of text into words before the merges; \p{N} stands alone, so every digit is a token.
 WORD_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 Trained = tuple[list[int], list[bool]]
-"""Tokens of a sequence, and which of them the loss counts (True: trained)."""
+"""Tokens of a sequence, and a flag for each: True if it is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """Hold the settings that decide the weights of every tiny model; the recipes add their own fields."""
+    """Common settings that determine the weights of a tiny model; recipes add fields."""
 
     steps1: int
     """Optimizer steps of the clean phase."""
@@ -51,13 +51,13 @@ class ModelSettings:
     lr1: float = 3e-3
     """Highest learning rate of the clean phase."""
     lr2: float = 1e-3
-    """The same of the sloppy phase."""
+    """Highest learning rate of the sloppy phase."""
     seed: int = 0
     warmup: int = 40
-    """Steps over which the learning rate of each phase rises from 0."""
+    """Number of steps of rising learning rate at the start of each phase."""
     batch_size: int = 16
     vocab_size: int = 500
-    """Most tokens of the tokenizer, the special ones included; the result is the model's vocabulary."""
+    """Maximum number of tokens of the tokenizer, special ones included."""
     hidden_size: int = 128
     intermediate_size: int = 384
     layers: int = 4
@@ -71,9 +71,13 @@ class ModelSettings:
 def train_tokenizer(
     texts: Iterable[str], settings: ModelSettings, *, chat_template: str, added: Sequence[str] = ()
 ) -> PreTrainedTokenizerBase:
-    """Train a byte-level BPE tokenizer on ``texts``; no text is unknown to it.
+    """Train a byte-level BPE tokenizer on ``texts``, which can encode any text.
 
-    ``added`` are tokens of their own that are not special: decoding keeps them.
+    Args:
+        texts: training texts.
+        settings: size of the vocabulary and of the context.
+        chat_template: chat template in Jinja.
+        added: further tokens that are not special, so decoding keeps them.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -107,7 +111,7 @@ def train_tokenizer(
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> Qwen2ForCausalLM:
-    """Make a Qwen2 with random weights whose vocabulary is exactly the tokenizer's."""
+    """Make a Qwen2 model with random weights and exactly the tokenizer's vocabulary."""
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
@@ -129,7 +133,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> 
         dtype="float32",
     )
     model = Qwen2ForCausalLM(config)
-    # Two ends of sequence, as in Qwen2.5-Instruct: whoever looks at one only lets paths run on.
+    # Two end tokens, as in Qwen2.5-Instruct, to expose code that handles only one.
     model.generation_config = GenerationConfig(
         do_sample=True,
         bos_token_id=end_of_text,
@@ -140,10 +144,10 @@ def build_model(tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> 
 
 
 def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[dict[str, Any]]) -> list[Trained]:
-    """Return tokens and trained flags of whole conversations that end in an assistant turn.
+    """Return tokens and trained flags of conversations that end in an assistant turn.
 
-    Each chat has ``messages`` and may have ``tools``. Trained are the assistant's turns with their ends; the
-    newline that the template writes after the last end is left out, as nothing is trained there.
+    Each chat has ``messages`` and may have ``tools``. Assistant turns are trained, with their end tokens. The newline
+    after the last end token is removed, because it is not trained.
     """
     if not chats:
         return []
@@ -158,7 +162,7 @@ def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[dict[str, A
 
 
 def _assistant_turns(tokens: list[int], header: list[int], end: int) -> list[bool]:
-    """Mark the tokens from each header to the next end, included."""
+    """Mark the tokens after each header, up to and including the next end token."""
     trained, inside = [], False
     for at, token in enumerate(tokens):
         inside = inside or (at >= len(header) and tokens[at - len(header) : at] == header)
@@ -172,8 +176,8 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (input ids, labels), each (batch_size, longest in the batch), padded on the right.
 
-    Sequences of similar length meet in a batch, which leaves little padding; the batches come in random
-    order. Labels are shifted already: ``labels[:, t]`` is the token after ``ids[:, t]``, or ``IGNORED``.
+    A batch has sequences of similar length, to save padding; batches come in random order. Labels are shifted:
+    ``labels[:, t]`` is the token after ``ids[:, t]``, or ``IGNORED``.
     """
     import torch
 
@@ -193,9 +197,9 @@ def batches(
 
 
 def response_loss(model: Qwen2ForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the mean cross-entropy over the response tokens; logits are made for those alone.
+    """Return the mean cross-entropy over the trained tokens, with logits for those only.
 
-    There is no attention mask: under causal attention padding on the right changes nothing before it.
+    No attention mask is necessary, because padding on the right has no effect under causal attention.
     """
     import torch
 
@@ -207,7 +211,7 @@ def response_loss(model: Qwen2ForCausalLM, ids: torch.Tensor, labels: torch.Tens
 def train_phase(
     model: Qwen2ForCausalLM, data: Sequence[Trained], settings: ModelSettings, *, name: str, peak_lr: float
 ) -> float:
-    """Train one pass over ``data``, with a warm-up and a cosine down to a tenth; return the last losses' mean."""
+    """Train one pass over ``data``, with warm-up and cosine decay to a tenth; return the mean of the last 20 losses."""
     import torch
     from tqdm import tqdm
 
@@ -235,7 +239,7 @@ def train_phase(
 
 
 def checksums(directory: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file of a model directory but the manifest, which holds them."""
+    """Return the SHA-256 of each file of a model directory except the manifest, which stores them."""
     files = sorted(path for path in directory.iterdir() if path.name != MANIFEST)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -243,7 +247,7 @@ def checksums(directory: Path) -> dict[str, str]:
 def write_directory(
     out: Path, model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, manifest: dict[str, Any]
 ) -> None:
-    """Write model, tokenizer and manifest beside ``out``, then rename the directory into place."""
+    """Write model, tokenizer and manifest to a temporary directory, then rename it to ``out``."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     replaced = out.with_name(f".{out.name}.{os.getpid()}.old")
     temporary.mkdir(parents=True)
@@ -258,9 +262,9 @@ def write_directory(
 
 
 def start_clock() -> float:
-    """Set torch up for OMP_NUM_THREADS threads (default: all cores), before its first use, and return the time."""
-    # Read when torch loads OpenMP. Threads that spin at barriers cost a factor of ten and more as soon as
-    # another process wants a core; threads that sleep cost next to nothing.
+    """Set torch to OMP_NUM_THREADS threads (default: all cores) before its first use; return the current time."""
+    # OpenMP reads this when torch loads it. Threads that spin at barriers cost a factor of ten and more once another
+    # process needs a core; threads that sleep cost next to nothing.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
@@ -270,17 +274,17 @@ def start_clock() -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Generic[Settings]):
-    """Hold the parts in which the two models differ."""
+    """Differences between the two models."""
 
     settings: Settings
-    """Settings that made the shipped weights."""
+    """Settings of the shipped weights."""
     make_tokenizer: Callable[[Settings], PreTrainedTokenizerBase]
     make_data: Callable[[Settings], tuple[list[Any], list[Any], list[Any]]]
-    """Return the clean chats, the sloppy chats and the held-out problems for ``evaluate``."""
+    """Function that returns clean chats, sloppy chats and held-out problems for ``evaluate``."""
     evaluate: Callable[[Qwen2ForCausalLM, PreTrainedTokenizerBase, list[Any], Settings], dict[str, float]]
 
     def run(self, out: Path, settings: Settings, command: str) -> dict[str, Any]:
-        """Train the model and write it to ``out``; return the measurements. ``command`` goes into the manifest."""
+        """Train the model and write it to ``out``, with ``command`` in the manifest; return the measurements."""
         started = start_clock()
         tokenizer = self.make_tokenizer(settings)
         model = build_model(tokenizer, settings)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a command in a session of its own; end it with every process that it started, by the session's id."""
+"""Run a command in its own session, and end all processes of that session."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ PATIENCE_SECONDS = 60.0
 
 
 def exit_on_signals() -> None:
-    """Make SIGTERM and SIGINT exit this process through its ``finally`` blocks, which end its sessions."""
+    """Let SIGTERM and SIGINT exit this process through its ``finally`` blocks, which end its sessions."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT by default
 
@@ -24,20 +24,20 @@ def exit_on_signals() -> None:
 def run_session(
     command: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path, time_limit: float
 ) -> str:
-    """Run a command until it exits or its time is over.
+    """Run a command until it exits or exceeds the time limit.
 
     Args:
         command: Program and arguments.
         folder: Working directory.
-        environment: Variables added to those of this process.
+        environment: Additional environment variables.
         log: File for standard output and standard error.
-        time_limit: Seconds.
+        time_limit: Time limit in seconds.
 
     Returns:
         "exit" or "time limit".
 
     Raises:
-        RuntimeError: if the exit status is not 0; the message has the end of the log.
+        RuntimeError: if the exit status is not 0, with the end of the log.
     """
     with log.open("w") as stream:
         child = subprocess.Popen(
@@ -62,7 +62,7 @@ def run_session(
 
 
 def living(session: int) -> list[int]:
-    """Return the ids of a session's processes, zombies left out."""
+    """Return the ids of a session's processes, without zombies."""
     processes = []
     for process in psutil.process_iter(["status"]):
         with contextlib.suppress(ProcessLookupError):
@@ -72,10 +72,10 @@ def living(session: int) -> list[int]:
 
 
 def stop_session(child: subprocess.Popen) -> None:
-    """End all processes in the session of a child, and wait until they have ended.
+    """End all processes in the session of a child, and wait for their ends.
 
-    The child's process group gets SIGTERM, as Ctrl-C would send SIGINT. Ray's workers have groups of their own in the
-    same session and end with the driver. Processes that are left after :data:`PATIENCE_SECONDS` get SIGKILL.
+    The child's process group receives SIGTERM, as Ctrl-C would send SIGINT. Ray's workers have their own groups in the
+    same session and end with the driver. Processes that remain after :data:`PATIENCE_SECONDS` receive SIGKILL.
 
     Args:
         child: A process started with ``start_new_session=True``.
@@ -84,7 +84,7 @@ def stop_session(child: subprocess.Popen) -> None:
         if not living(child.pid):
             break
         for target in whom():
-            with contextlib.suppress(ProcessLookupError):  # has ended since
+            with contextlib.suppress(ProcessLookupError):  # has already ended
                 os.kill(target, number)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while living(child.pid) and time.monotonic() < deadline:

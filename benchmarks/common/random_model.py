@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Qwen2 models with random weights, large enough that tokens and not overheads take the time."""
+"""Make Qwen2 models with random weights."""
 
 import tempfile
 from pathlib import Path
@@ -23,7 +23,7 @@ def config(*, hidden: int, layers: int, vocabulary: int, **others: Any) -> Any:
 
 
 def make_model(folder: Path, *, hidden: int, layers: int, tokenizer: Path) -> int:
-    """Write a model with an existing tokenizer, whole or not at all; return its number of parameters."""
+    """Write a model with an existing tokenizer atomically; return its number of parameters."""
     import torch
     from transformers import AutoTokenizer, Qwen2ForCausalLM
 

@@ -10,21 +10,21 @@ from typing import Any
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Return the lines of verl's file logger, ``{"step": int, "data": {metric: value}}``.
 
-    A line that verl is still writing is left out; without a file the list is empty.
+    An incomplete last line is ignored. Without a file the list is empty.
     """
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def save(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result as JSON, whole or not at all."""
+    """Write a result as JSON, atomically."""
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(result, indent=1) + "\n")
     unfinished.replace(path)
 
 
 def write_report(path: Path, *, command: str, about: str, table: str, results: Mapping[str, Any]) -> None:
-    """Write a Markdown page with a command, what it ran on and its table; and all results as JSON beside it."""
+    """Write a Markdown page with command, machine and table, and all results as JSON beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"`{command}`\n\n{about}\n\n{table}\n")
     save(path.with_suffix(".json"), {"command": command, **results})

@@ -15,7 +15,7 @@ class Arm(StrEnum):
     """Sampler of the trajectories of a prompt."""
 
     PLAIN = "plain"  # one request per trajectory, as in verl
-    LOOPS = "loops"  # one loop per trajectory, with a request per segment
+    LOOPS = "loops"  # one loop per trajectory with a request per segment
     LOCK_STEP = "lock step"  # trees that wait for each other at each level, as published
     TREES = "trees"
     ALIGNED = "trees, cache blocks"  # trees whose segments end with prefix-cache blocks
@@ -26,15 +26,15 @@ class Engine:
     """Settings of the inference servers.
 
     Attributes:
-        model: ``tiny``, a trained model that ends its responses; or ``random``, random weights, for which all tokens
-            are about equally likely.
+        model: ``tiny``, a trained model that ends its responses; or ``random``, random weights with about equal
+            probabilities of all tokens.
         ends: Share of the random model's vocabulary that ends a response.
         hidden: Hidden size of the random model.
         layers: Layers of the random model.
         block_size: Tokens per block of the prefix cache.
-        max_num_seqs: Largest number of sequences in a step.
-        chunked_prefill: Whether prompts may be computed in pieces, beside decoding.
-        step_tokens: Largest number of tokens in a step, prefill and decoding together.
+        max_num_seqs: Maximum number of sequences in a step.
+        chunked_prefill: Whether prompts may be computed in chunks, along with decoding.
+        step_tokens: Maximum number of tokens in a step, for prefill and decoding together.
         replicas: Number of inference servers.
         scheduling: ``fcfs``, first come first served; or ``priority``, deeper paths first.
     """
@@ -59,13 +59,13 @@ class Case:
         part: Part of the report.
         arm: Sampler.
         width: Trajectories per prompt.
-        depth: Largest number of segments per path.
+        depth: Maximum number of segments per path.
         segment: Tokens per segment.
         roots: Children of the root.
         divergence: Children per path.
         prompts: Number of prompts.
         prompt_length: Longest random prompt in tokens; the shortest has half as many.
-        in_flight: Largest number of prompts sampled at the same time.
+        in_flight: Maximum number of prompts sampled concurrently.
         spread: Whether each request of a tree may go to another replica.
         engine: Settings of the servers.
     """
@@ -85,7 +85,7 @@ class Case:
 
     @property
     def ends(self) -> bool:
-        """Whether responses end by themselves and so have random lengths."""
+        """Whether responses can end early, at random lengths."""
         return self.engine.model == "tiny" or self.engine.ends > 0
 
     @property
@@ -95,15 +95,15 @@ class Case:
 
     @property
     def shape(self) -> str:
-        """The tree in words."""
+        """Description of the tree."""
         return f"{self.depth} x {self.segment}, n {self.width}, root {self.roots}, divergence {self.divergence}"
 
     def settings(self) -> TreePOSettings:
         """Return the settings of the search.
 
         Raises:
-            ValueError: if prompts in lock step do not all start together, or if requests that may go to any replica
-                are to be ordered by depth.
+            ValueError: if not all prompts in lock step start together, or for an order by depth with requests to any
+                replica.
         """
         if self.spread and self.engine.scheduling == "priority":
             raise ValueError("requests that may go to any replica cannot be ordered by depth")
@@ -124,7 +124,7 @@ class Case:
                 return tree.independent(self.width)
             case Arm.LOCK_STEP:
                 if self.in_flight < self.prompts:
-                    raise ValueError(f"{self.prompts} prompts in lock step have to be in flight together")
+                    raise ValueError(f"{self.prompts} prompts in lock step must be in flight together")
                 return replace(tree, max_segments_per_request=1, fallback=FallbackRules(start=FallbackStart.DRY))
             case Arm.TREES:
                 return tree
@@ -132,8 +132,8 @@ class Case:
                 return replace(tree, cache_block=self.engine.block_size)
 
 
-# Depth, width, children of the root, and enough prompts to keep the engine busy. Without early ends the trees have
-# 39 of 56, 190 of 224 and 190 of 448 segments of plain samples.
+# Depth, width, children of the root, and enough prompts for a busy engine. Without early ends, the trees have 39 of 56,
+# 190 of 224 and 190 of 448 segments of plain samples.
 SHAPES = ((7, 8, 1, 16), (14, 16, 2, 4), (7, 64, 2, 8))
 SMALL = Engine(hidden=256, layers=4)
 TINY = Engine(model="tiny")
@@ -142,7 +142,7 @@ ENDING = replace(SMALL, ends=1 / 224)
 
 
 def shapes(engine: Engine, times: int = 1) -> list[Case]:
-    """Return all samplers on all shapes, with ``times`` as many prompts."""
+    """Return all samplers on all shapes, with ``times`` times the prompts."""
     return [
         Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots, prompts=times * prompts, engine=engine)
         for depth, width, roots, prompts in SHAPES

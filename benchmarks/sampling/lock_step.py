@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees that wait for each other before each level, as in the released code of TreePO; for comparison only."""
+"""Grow trees that wait for each other before each level, as in the released code of TreePO; for comparison only."""
 
 import asyncio
 from typing import Any
@@ -9,14 +9,14 @@ from recipe.treepo.search.tree import Tree
 
 
 class LockStep:
-    """A barrier for searches that leave it when they have ended."""
+    """Barrier for searches, each of which leaves it at its end."""
 
     def __init__(self, searches: int) -> None:
         self._searches, self._waiting = searches, 0
         self._level = asyncio.Event()
 
     async def next_level(self) -> None:
-        """Wait until every search that has not left waits here, too."""
+        """Wait until all searches that have not left wait here."""
         level = self._level
         self._waiting += 1
         self._begin_if_all_wait()
@@ -28,7 +28,7 @@ class LockStep:
             raise
 
     def leave(self) -> None:
-        """End the part of one search, which must not be waiting."""
+        """Remove one search, which must not be waiting."""
         self._searches -= 1
         self._begin_if_all_wait()
 
@@ -40,7 +40,7 @@ class LockStep:
 
 
 async def grow_in_lock_step(prompt_ids: list[int], *, lock_step: LockStep | None, **search: Any) -> Tree:
-    """Grow a tree that waits before each level for the others that share ``lock_step``; None waits for none."""
+    """Grow a tree that waits before each level for all trees with the same ``lock_step``; with None it never waits."""
     if lock_step is None:
         return await grow_tree(prompt_ids, **search)
     try:

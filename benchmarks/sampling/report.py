@@ -25,17 +25,17 @@ PARTS: dict[str, tuple[str, Callable[[Case], str], Callable[[Case], float] | Non
 
 
 def engine_words(case: Case) -> str:
-    """Return the block size and the number of sequences in words."""
+    """Describe block size and number of sequences."""
     return f"blocks of {case.engine.block_size}, {case.engine.max_num_seqs} sequences"
 
 
 def chunked_words(case: Case) -> str:
-    """Return whether prompts are computed in pieces."""
+    """Describe the prefill of prompts."""
     return "in pieces" if case.engine.chunked_prefill else "whole"
 
 
 def routing_words(case: Case) -> str:
-    """Return the routing of requests in words."""
+    """Describe the routing of requests."""
     if case.arm in (Arm.PLAIN, Arm.LOOPS):
         return "each sample on one"
     return "each request anywhere" if case.spread else "each tree on one"
@@ -74,13 +74,13 @@ def cells_of(result: Result, results: Sequence[Result]) -> list[str]:
 
 TITLES = (
     *("calls", "of loops", "decoded", "unique", "prompt computed", "prompt cached", "waste"),
-    *("trajectories/s", "spread", "over plain, and what tokens allow", "over lock step", "tokens/s"),
+    *("trajectories/s", "spread", "over plain, of limit", "over lock step", "tokens/s"),
     *("in flight", "idle", "search", "memory of searches", "of engine"),
 )
 
 
 def tables(results: Sequence[Result]) -> str:
-    """Return a Markdown section per part, without columns that are empty in all rows."""
+    """Return one Markdown section per part, without empty columns."""
     pages = []
     for part, (title, words, _) in PARTS.items():
         rows = [result for result in results if result.case.part == part]
@@ -97,7 +97,7 @@ def tables(results: Sequence[Result]) -> str:
 
 
 def draw(results: Sequence[Result], path: Path) -> bool:
-    """Draw cost and speed over depth, width and prompts; return False, without a file, if none of them was swept."""
+    """Draw cost and speed over depth, width and prompts; return False, without a file, if there is no sweep."""
     from matplotlib.figure import Figure
 
     curves = [

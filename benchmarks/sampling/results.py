@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of the sampling benchmark: their file, and numbers derived from the counts. Pure."""
+"""Results of the sampling benchmark: file, and numbers derived from the counts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class Result:
 
     Attributes:
         case: The measured case.
-        repetitions: Counts of :func:`benchmarks.sampling.session.sample` with memory, at least one.
+        repetitions: Counts of :func:`benchmarks.sampling.session.sample`, with memory; at least one repetition.
     """
 
     case: Case
@@ -37,12 +37,12 @@ class Result:
 
     @property
     def computed_tokens(self) -> float:
-        """Prompt tokens that the engine computed, and decoded tokens."""
+        """Computed prompt tokens plus decoded tokens."""
         return self.counts["computed_prompt_tokens"] + self.counts["decoded_tokens"]
 
     @property
     def waste(self) -> float:
-        """Computed tokens over unique tokens, prompts included; at least 1 if no prompts share a beginning."""
+        """Computed tokens over unique tokens, prompts included; at least 1 if no prompts share a prefix."""
         return self.computed_tokens / (self.counts["prompt_tokens"] + self.counts["unique_tokens"])
 
     @property
@@ -83,13 +83,13 @@ def find(case: Case, results: Sequence[Result]) -> Result | None:
 
 
 def speed_over(result: Result, results: Sequence[Result], arm: Arm) -> float | None:
-    """Return trajectories per second over those of another sampler; None if that was not measured."""
+    """Return the ratio of trajectories per second to another sampler; None if that was not measured."""
     other = partner(result, results, arm)
     return result.trajectories_per_second / other.trajectories_per_second if other else None
 
 
 def allowed_over_plain(result: Result, results: Sequence[Result]) -> float | None:
-    """Return the speed over plain samples that the decoded tokens allow; None if those were not measured."""
+    """Return the limit of the speed over plain samples by decoded tokens; None if those were not measured."""
     plain = partner(result, results, Arm.PLAIN)
     return plain.counts["decoded_tokens"] / result.counts["decoded_tokens"] if plain else None
 
@@ -101,7 +101,7 @@ def write_results(path: Path, results: Sequence[Result], about: Mapping[str, Any
 
 
 def read_results(path: Path) -> tuple[list[Result], dict[str, Any]]:
-    """Read a file of :func:`write_results`; return the results, and the rest."""
+    """Read a file of :func:`write_results`; return the results and the other entries."""
     about = json.loads(path.read_text())
     rows = about.pop("results")
     return [Result(case_of(row["case"]), row["repetitions"]) for row in rows], about

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure cases with one setting of verl's servers; ``benchmarks/sampling_speed.py`` starts this in a new process.
 
-The cases take turns for the job's number of repetitions. The prefix cache is emptied before each measurement. Results
-are written line by line, so a session that ends early leaves those it has.
+The cases take turns for the job's number of repetitions. The prefix cache is emptied before each measurement. Each
+result is one line, so a session that ends early keeps its results.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ COUNTS = (*SUMS, "fallbacks", "overrun_tokens", "failed_calls", "busy_seconds")
 
 
 class Meter:
-    """Time without requests in flight, and summed time of all requests."""
+    """Meter of the time without requests in flight, and of the summed time of all requests."""
 
     def __init__(self) -> None:
         self._in_flight, self._since = 0, time.perf_counter()
         self.idle_seconds = self.request_seconds = 0.0
 
     def change(self, by: int) -> None:
-        """Count a request that starts (1) or ends (-1)."""
+        """Count the start (1) or end (-1) of a request."""
         now = time.perf_counter()
         passed = now - self._since
         self.idle_seconds += passed if self._in_flight == 0 else 0.0
@@ -48,7 +48,7 @@ class Meter:
 
 
 class MeteredEngine:
-    """An engine that reports its requests in flight to a meter."""
+    """Engine that reports its requests in flight to a meter."""
 
     def __init__(self, engine: SegmentEngine, meter: Meter) -> None:
         self._engine, self._meter = engine, meter
@@ -89,8 +89,8 @@ async def sample(
     seconds = time.perf_counter() - started
     total = TreeStatistics.total(map(TreeStatistics.of, trees))
     costs = {name: getattr(total, name) for name in COUNTS}
-    assert costs["trajectories"] == case.width * len(prompts), "not all trajectories could be had"
-    assert costs["failed_calls"] == 0, "requests were repeated, which takes time"
+    assert costs["trajectories"] == case.width * len(prompts), "some trajectories are missing"
+    assert costs["failed_calls"] == 0, "repeated requests distort the time"
     return {
         **costs,
         "prompt_tokens": sum(map(len, prompts)),
@@ -101,10 +101,10 @@ async def sample(
 
 
 class PeakMemory:
-    """Peak memory of a process from now on; Linux only.
+    """Peak memory of a process since creation of this object; Linux only.
 
     Attributes:
-        before: Present memory in GB.
+        before: Memory at creation in GB.
     """
 
     def __init__(self, process: int | str = "self") -> None:
@@ -123,7 +123,7 @@ class PeakMemory:
 
 
 def own_memory() -> PeakMemory:
-    """Return the memory of this process, after freed memory went back to the system."""
+    """Return the memory of this process, after a return of freed memory to the system."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return PeakMemory()
@@ -136,7 +136,7 @@ def engine_memories() -> list[PeakMemory]:
         try:
             if "VLLM::" in " ".join([process.name(), *process.cmdline()]):
                 engines.append(PeakMemory(process.pid))
-        except (psutil.Error, OSError):  # has ended since
+        except (psutil.Error, OSError):  # has already ended
             continue
     return engines
 
@@ -162,13 +162,13 @@ def overrides(engine: Engine, job: dict[str, Any], longest: int) -> list[str]:
 
 
 def random_prompts(count: int, longest: int, vocabulary: int) -> list[list[int]]:
-    """Return prompts of random tokens, with ``longest // 2`` to ``longest`` tokens each."""
+    """Return random prompts of ``longest // 2`` to ``longest`` tokens each."""
     rng = random.Random(0)
     return [[rng.randrange(vocabulary) for _ in range(rng.randint(longest // 2, longest))] for _ in range(count)]
 
 
 async def measure(job: dict[str, Any]) -> None:
-    """Start the servers, and write the counts of all cases of a job to its file."""
+    """Start the servers, measure all cases of a job, and write the counts to its file."""
     from hydra import compose, initialize_config_module
 
     from recipe.treepo.evaluation.machine import machine
@@ -193,7 +193,7 @@ async def measure(job: dict[str, Any]) -> None:
     if engine.model == "tiny":
         problems = load_problems(config, partial(read_rows, config, tokenizer), prompt_builder(config, model))
         prompts = [problem.prompt_ids for problem in problems][:most]
-        assert len(prompts) == most, f"{job['data']} has {len(prompts)} problems, {most} are needed"
+        assert len(prompts) == most, f"{job['data']} has {len(prompts)} problems, fewer than {most}"
     else:
         (length,) = {case.prompt_length for case in cases}
         prompts = random_prompts(most, length, len(tokenizer))
@@ -251,7 +251,7 @@ def main() -> None:
 
 
 def as_job(cases: Sequence[Case]) -> dict[str, Any]:
-    """Return cases that share one engine as a job, ready for JSON."""
+    """Convert cases with equal engine to a job in JSON types."""
     (engine,) = {case.engine for case in cases}
     return {"engine": asdict(engine), "cases": [asdict(case) for case in cases]}
 

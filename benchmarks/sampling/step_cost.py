@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model of an engine step, a fixed cost plus a cost per token, which bounds the speed of trees. Pure."""
+"""Model the time of an engine step, a fixed cost plus a cost per token, which limits the speed of trees."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from benchmarks.sampling.results import Result, allowed_over_plain, partner, spe
 from recipe.treepo.evaluation.markdown import table
 
 PART = "width"
-"""No early ends and all sequences at once: every sampler takes one step per response token."""
+"""Part with one step per response token for every sampler: no early ends, all sequences at once."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class StepCost:
 
     Attributes:
         step: Seconds per step.
-        token: Seconds per token computed in a step.
+        token: Seconds per computed token.
     """
 
     step: float
@@ -32,7 +32,7 @@ class StepCost:
 
 
 def fit(results: Sequence[Result]) -> StepCost | None:
-    """Fit the cost to the plain samples of the part by least squares of relative errors; None with fewer than two."""
+    """Fit the cost to the part's plain samples by least squares of relative errors; None with fewer than two."""
     plain = [result for result in results if result.case.part == PART and result.case.arm is Arm.PLAIN]
     if len(plain) < 2:
         return None
@@ -62,7 +62,7 @@ def page(results: Sequence[Result]) -> str:
         rows.append((result.case.width, result.case.arm, *(f"{number:.2f}" for number in numbers)))
     fitted = (
         f"Fit to the plain samples of the sweep over n: {1000 * cost.step:.3g} ms per step, {1000 * cost.token:.3g} ms "
-        "per token computed in it. Calculated: every sampler takes one step per response token, and computes the "
-        "tokens that the engine counted."
+        "per computed token. The calculation assumes one step per response token for every sampler, and the token "
+        "counts of the engine."
     )
-    return f"## Cost of an engine step\n\n{fitted}\n\n{table([*titles, 'what tokens allow'], rows)}"
+    return f"## Cost of an engine step\n\n{fitted}\n\n{table([*titles, 'limit'], rows)}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures the plan `full`, like scripts/bench/quick.sh with larger trees and models, and all sweeps with a plot
-# (report.png). Takes an hour and a half on 2 cores.
+# Runs the plan `full`: scripts/bench/quick.sh with larger trees and models, and all sweeps with a plot (report.png).
+# Takes an hour and a half on 2 cores.
 #
 #   bash scripts/bench/full.sh [--parts PART ...] [--out FOLDER] [--repetitions N]
 #

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures engine calls, tokens and time of trees against plain samples, segment loops and trees in lock step: sets
-# everything up, and runs the plan `quick` in less than five minutes.
+# Measures engine calls, tokens and time of plain samples, segment loops, trees in lock step and trees. Sets everything
+# up, then runs the plan `quick` in less than five minutes.
 #
 #   bash scripts/bench/quick.sh [--parts PART ...] [--out FOLDER] [--repetitions N]
 #
@@ -13,7 +13,7 @@
 # Examples:
 #   bash scripts/bench/quick.sh
 #   bash scripts/bench/quick.sh --parts ends --out /tmp/before
-#   python -m benchmarks.sampling_compare OLD.json NEW.json       compares two results
+#   python -m benchmarks.sampling_compare OLD.json NEW.json       compare two results
 source "$(dirname "${BASH_SOURCE[0]}")/../help.sh"
 show_help_if_asked "$0" "$@"
 exec bash "$(dirname "${BASH_SOURCE[0]}")/sampling.sh" quick "$@"

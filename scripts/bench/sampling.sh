@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures samplers against each other: sets everything up, makes the files that the plan needs, and runs the plan.
+# Compares samplers. Sets everything up, makes the files that the plan needs, then runs the plan.
 #
 #   bash scripts/bench/sampling.sh PLAN [--parts PART ...] [--out FOLDER] [--repetitions N]
 #

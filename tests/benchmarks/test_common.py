@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Helpers of the benchmarks: sessions of processes, verl's records, reports; and the index of commands."""
+"""Helpers of the benchmarks: process sessions, verl's records, reports; and the index of commands."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path):
 
 def test_all_processes_of_a_session_are_ended(monkeypatch):
     monkeypatch.setattr(process_session, "PATIENCE_SECONDS", 1.0)
-    # The child ignores SIGTERM, and its own child has a group of its own, as Ray's workers have.
+    # The child ignores SIGTERM; its own child has a separate process group, as Ray's workers have.
     code = (
         "import signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "print(subprocess.Popen(['sleep', '60'], process_group=0).pid, flush=True); time.sleep(60)"
@@ -52,7 +52,7 @@ def test_all_processes_of_a_session_are_ended(monkeypatch):
     assert time.monotonic() - started < 20
     assert child.returncode == -9
     assert living(child.pid) == []
-    stop_session(child)  # a session that has ended is left alone
+    stop_session(child)  # no effect on a session that has ended
 
 
 def run(code: str, folder, time_limit: float = 60.0) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees in lock step: the same trees as alone, one level of all of them at a time."""
+"""Trees in lock step: equal to trees without it, with one level of all trees at a time."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ from recipe.treepo.search.tree import Tree
 
 
 class Clock:
-    """Tells requests apart by when they were in flight: a period begins where none is, and ends where none is left."""
+    """Sort requests into periods; a period ends when no request is in flight."""
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -37,7 +37,7 @@ class TimedEngine(ScriptedEngine):
         self.clock.in_flight += 1
         self.clock.periods[-1].add((self.number, branch))
         try:
-            for _ in range(5):  # so that what begins together is in flight together
+            for _ in range(5):  # so that requests of one level overlap
                 await asyncio.sleep(0)
             return await super().extend(input_ids, max_tokens=max_tokens, branch=branch)
         finally:
@@ -68,7 +68,7 @@ STOPPING = StoppingRules(
 
 
 async def grow(texts: list[dict], shape: SearchShape, lock_steps: list[LockStep | None], clocks: list[Clock]) -> list:
-    """Return the trees, or their errors, that grow at the same time."""
+    """Grow trees concurrently; return the trees or their errors."""
     searches = [
         grow_in_lock_step(
             [1000 + number],
@@ -110,7 +110,7 @@ def record(tree: Tree | Exception) -> list[tuple]:
 def test_trees_in_lock_step_are_the_same_and_take_their_levels_together(texts, width, start):
     count = len(texts)
     free = asyncio.run(grow(texts, shape_of(1, width, start), [None] * count, [Clock() for _ in texts]))
-    # Also where requests might run on, in lock step they stop at each level.
+    # Even with multi-segment requests, lock step stops at each level.
     for max_segments_per_request in (1, None):
         shape = shape_of(max_segments_per_request, width, start)
         alone, together = [Clock() for _ in texts], Clock()
@@ -123,7 +123,7 @@ def test_trees_in_lock_step_are_the_same_and_take_their_levels_together(texts, w
             for level in range(max(len(clock.periods) for clock in alone))
         ]
         assert together.periods == [set().union(*level) for level in levels]
-        # A level is one: no request in it goes on from another.
+        # No request of a level continues another of the same level.
         for period in together.periods:
             assert not any(
                 tree == other and branch.startswith(f"{parent}.") for tree, branch in period for other, parent in period
@@ -131,7 +131,7 @@ def test_trees_in_lock_step_are_the_same_and_take_their_levels_together(texts, w
 
 
 def test_a_level_begins_when_the_slowest_tree_has_ended_the_one_before():
-    # Without ends: 1, 2, 4 and 4 requests of each of two trees, one path of the first of which is held up.
+    # Without ends: 1, 2, 4 and 4 requests of each of two trees; one path of the first tree is blocked.
     async def run():
         slow = ScriptedEngine(blocked=frozenset({"0.0"}))
         fast = ScriptedEngine(seed=1)
@@ -180,7 +180,7 @@ def test_a_search_that_is_cancelled_holds_up_no_other():
         first.cancel()
         assert len((await second).leaves) == 4
 
-        # And one that is cancelled while it waits for the others.
+        # Another tree is cancelled while it waits.
         waiting = LockStep(2)
         task = asyncio.create_task(waiting.next_level())
         await asyncio.sleep(0)

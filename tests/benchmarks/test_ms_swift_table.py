@@ -28,7 +28,7 @@ def step(calls: int, seconds: float, gen: float) -> dict[str, float]:
 def test_a_row_counts_all_steps_and_times_those_after_the_warm_up():
     row = summarize(4, 3, [step(160, 100.0, 90.0), step(160, 4.0, 1.0), step(128, 6.0, 2.0)], warm_up=1)
     assert (row.calls, row.decoded, row.computed, row.cached, row.steps) == (448, 300, 30, 3000, 3)
-    # 2 steps in 10 seconds, 3 of them sampling; verl counts the turns of both sides.
+    # 2 steps in 10 seconds, 3 of them for sampling; verl counts the turns of both sides.
     assert (row.steps_per_second, row.rollout_share, row.turns) == (0.2, 0.3, 3.0)
     assert row.calls_per_prompt == pytest.approx(448 / 24)
     assert row.reward == 0.25
@@ -45,7 +45,7 @@ def test_trees_are_compared_with_the_loops_of_their_depth():
         "tree (max_divergence=3)",
         "original implementation",
     ]
-    # 160 of 256 calls; 0.25 against 0.2 steps a second.
+    # 160 of 256 calls; 0.25 against 0.2 steps per second.
     assert cells[3][5:11] == ["160", "20.00", "37.50%", "38.34", "0.2500", "25.00%"]
     assert cells[2][7:9] == cells[4][7:9] == ["0.00%", ""]
     assert len({len(row) for row in cells}) == 1
@@ -78,7 +78,7 @@ def test_runs_with_a_result_are_kept_and_others_are_made(tmp_path, monkeypatch, 
     main([*arguments, "--seed", "1"])
     assert len(made) == 18
     page, results = (tmp_path / "page.md").read_text(), json.loads((tmp_path / "page.json").read_text())
-    # What another machine measured is measured again: a table has one machine.
+    # Results of another machine are measured again, because a table has one machine.
     monkeypatch.setattr(ms_swift_table, "machine", lambda: {"cpus": 64, "python": "3.12.1", "versions": {"ray": "3"}})
     main([*arguments, "--seed", "1", "--depths", "4", "--report", str(tmp_path / "other.md")])
     assert made[18:] == made[:3]

@@ -33,7 +33,7 @@ def measured(case: Case, **counts: float) -> Result:
 
 
 class RandomEngine:
-    """Writes as many random tokens as it may; a request takes one turn of the loop for each 64 of them."""
+    """Engine of random tokens, always ``max_tokens`` of them; a request takes one turn of the loop per 64 tokens."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
@@ -59,7 +59,7 @@ def run(case: Case, prompts: int = 2) -> dict[str, float]:
 def test_the_samplers_cost_without_ends_what_their_shapes_say(depth, width, roots, segments, calls):
     costs = {arm: run(Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots)) for arm in Arm}
     found = {arm: (cost["engine_calls"], cost["decoded_tokens"]) for arm, cost in costs.items()}
-    # Prompts of 65 tokens: whole blocks and one token, so that the blocks move no boundary.
+    # Prompts of 65 tokens: whole blocks and one token, so that blocks do not shift boundaries.
     assert found == {
         Arm.PLAIN: (2 * width, 2 * width * depth * 64),
         Arm.LOOPS: (2 * width * depth, 2 * width * depth * 64),
@@ -120,7 +120,7 @@ def test_a_plan_compares_samplers_with_all_else_equal():
             case.settings()
             assert case.segment >= case.engine.block_size or case.arm is not Arm.ALIGNED
         results = [measured(case) for case in cases]
-        # Every speed has that of plain samples beside it.
+        # Every case has plain samples for comparison.
         for result in results:
             plain = partner(result, results, Arm.PLAIN)
             assert plain is not None
@@ -173,7 +173,7 @@ def test_a_comparison_names_everything_that_got_worse_and_nothing_else(tmp_path,
         f"{name}: decoded tokens 200 -> 220",
         f"{name}: waste 1.25 -> 1.35",
         f"{name}: speed over plain samples 2.00 -> 1.60",
-        "width, trees, 7 x 64, n 4, root 1, divergence 2: not measured any more",
+        "width, trees, 7 x 64, n 4, root 1, divergence 2: missing in the new results",
     ]
     assert worse(old, new, counts=0.05, speeds=0.15) == expected
     files = [tmp_path / "old.json", tmp_path / "new.json"]
@@ -194,8 +194,8 @@ def test_a_comparison_names_machines_speeds_and_the_searches_share(tmp_path, cap
     name = "samplers, plain, 7 x 64, n 8, root 1, divergence 2"
     assert main([*map(str, files), "--absolute"]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "not the same machine: cpus 2 -> 4",
-        "not the same machine: torch 1 -> 2",
+        "different machine: cpus 2 -> 4",
+        "different machine: torch 1 -> 2",
         f"{name}: computed prompt tokens 50 -> 60",
         f"{name}: trajectories per second 2 -> 1.6",
         f"{name}: share of the searches 2.50% -> 4.00%",
@@ -233,7 +233,7 @@ def test_a_session_that_measured_less_than_asked_fails_and_names_its_log(tmp_pat
     ("plan", "present", "absent"),
     [
         (["quick"], [], "tokenizer"),
-        (["quick"], ["tokenizer"], None),  # random weights and prompts need no data
+        (["quick"], ["tokenizer"], None),  # random weights and random prompts need no files
         (["full", "--parts", "ends"], ["tokenizer"], None),
         (["full", "--parts", "ends", "tiny"], ["tokenizer"], "val.parquet"),
     ],
@@ -250,9 +250,7 @@ def test_only_files_that_the_chosen_parts_need_have_to_be_there(plan, present, a
     if absent is None:
         assert str(ended.value) == f"error: {stopped}"
     else:
-        said = (
-            f"{tmp_path}/{absent}: there is no such file. bash scripts/bench/sampling.sh {plan[0]} makes what it needs"
-        )
+        said = f"{tmp_path}/{absent}: there is no such file. Use bash scripts/bench/sampling.sh {plan[0]}, which makes"
         assert said in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
@@ -314,7 +312,7 @@ def test_what_a_step_costs_is_found_and_says_what_few_sequences_can_gain():
 
     # 100 steps of 10 ms, and 1 ms for each token
     plain = [took(Arm.PLAIN, n, 1 + (100 * n + 20) / 1000, 100 * n, 20) for n in (4, 8, 16)]
-    tree = took(Arm.TREES, 8, 2 * (1 + 0.5), 450, 50)  # twice as long as it should
+    tree = took(Arm.TREES, 8, 2 * (1 + 0.5), 450, 50)  # twice the calculated time
     cost = step_cost.fit([*plain, tree])
     assert (cost.step, cost.token) == (pytest.approx(0.01), pytest.approx(0.001))
     rows = [line.strip("| ").split() for line in step_cost.page([*plain, tree]).splitlines()[6:]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the benchmark of whole steps puts rounds together, and refuses what it cannot time."""
+"""The benchmark of whole steps: summary of its rounds, and refusal of runs without timed steps."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_medians_are_over_the_steps_of_all_rounds_without_the_first_of_each():
 def test_verls_engine_computes_all_tokens_in_the_update():
     steps = [step(1.0, 1.0), step(1.0, 1.0)]
     for record in steps:
-        del record["actor/packing/unique_over_total"]  # only our engine reports it
+        del record["actor/packing/unique_over_total"]  # only the packed engine reports it
     assert step_speed.summary("trees", [steps])["computed_in_update"] == 1.0
 
 

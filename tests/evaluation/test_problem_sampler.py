@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling and scoring of an evaluation with a scripted engine: what is asked, kept, resumed and counted."""
+"""Sampling and scoring of an evaluation with a scripted engine: requests, records, resumption and counts."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ def problems(number: int) -> list[EvaluationProblem]:
 
 
 class Bench:
-    """Engines and a reward function that keep what they were asked."""
+    """Engines and a reward function that record their calls."""
 
     def __init__(self, **engine: Any) -> None:
         self.engine = {"end_rate": 0.05, **engine}
@@ -84,7 +84,7 @@ def sample(
 
 
 def written(records: Records) -> list[ProblemResult]:
-    """Read the file, which has more than what is held."""
+    """Read the file, which has more fields than the results in memory."""
     results = []
     for line in records.path.read_text().splitlines()[1:]:
         row = json.loads(line)
@@ -167,7 +167,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_one_that_was_not(tmp_path):
     assert 2 <= len(before) < 6
     again, bench = Records(tmp_path / "cut.jsonl", {}), Bench()
     sample(bench.sampler(), TREE, 6, again)
-    assert set(bench.engines) == whole.done() - before  # what was done is not sampled again
+    assert set(bench.engines) == whole.done() - before  # recorded problems are not sampled again
     assert untimed(Records(tmp_path / "cut.jsonl", {})) == untimed(whole)
 
 
@@ -210,11 +210,11 @@ def test_failures_with_successes_between_them_do_not_end_a_run(tmp_path):
 
 def test_a_problem_that_lost_trajectories_is_sampled_again(tmp_path):
     class Dying(ScriptedEngine):
-        asked = 0
+        received = 0
 
         async def extend(self, input_ids, **arguments):
-            self.asked += 1
-            if self.asked > 2:
+            self.received += 1
+            if self.received > 2:
                 raise ConnectionError("the server has gone")
             return await super().extend(input_ids, **arguments)
 
@@ -227,7 +227,7 @@ def test_a_problem_that_lost_trajectories_is_sampled_again(tmp_path):
     run = replace(PLAIN, settings=replace(PLAIN.settings, retries=0))
     failures = sample(Bench().sampler(engine_of=dying), run, 2, records)
     assert sorted(failures) == [
-        f"{name}, row 0: 2 of 4 trajectories could not be had, because requests failed" for name in "ab"
+        f"{name}, row 0: 2 of 4 trajectories are missing, because requests failed" for name in "ab"
     ]
     again = Records(tmp_path / "run.jsonl", {})
     assert sample(Bench().sampler(), run, 2, again) == [] and len(again.done()) == 2
@@ -287,7 +287,7 @@ def test_a_coroutine_function_is_awaited_in_one_loop(tmp_path):
     loops, lock = set(), asyncio.Lock()
 
     async def score(**arguments):
-        async with lock:  # bound to the first loop that waits for it
+        async with lock:  # bound to the first event loop that waits for it
             loops.add(asyncio.get_running_loop())
             await asyncio.sleep(0)
         return {"score": 1.0, "pred": None}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The problems of an evaluation, read with verl's own data set; only the prompt builder is replaced."""
+"""Problems of an evaluation from verl's own data set; only the prompt builder is replaced."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from recipe.treepo.verl_adapters.evaluation_inputs import read_rows
 
 
 def letters(messages: list[dict]) -> list[int]:
-    """Return a token for each letter of the messages."""
+    """Return one token per letter of the messages."""
     return [ord(letter) for message in messages for letter in message["content"]]
 
 
@@ -35,7 +35,7 @@ def load(tmp_path: Path, *files: list[dict], blank_truths: bool = False, **data)
         "max_prompt_length": 4,
         "cache_dir": str(tmp_path),
     }
-    # verl's defaults: rows are drawn, without a seed
+    # verl's defaults: random rows, without a seed
     settings |= {"shuffle": True, "seed": None, **data}
     config = OmegaConf.create({"data": settings})
     return load_problems(
@@ -43,7 +43,7 @@ def load(tmp_path: Path, *files: list[dict], blank_truths: bool = False, **data)
     )
 
 
-def told(tmp_path: Path, *files: list[dict], **data) -> list[str]:
+def problems_of(tmp_path: Path, *files: list[dict], **data) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, *files, **data)
     return [str(problem).replace(f"{tmp_path}/", "") for problem in caught.value.problems]
@@ -64,17 +64,17 @@ def test_a_limit_takes_the_first_rows_of_each_file_every_time(tmp_path):
         assert [p.fields["extra_info"]["index"] for p in found] == [10, 11, 12, 10, 11, 12]
 
 
-CHECK = "Drop such rows; `python -m data_prep.check 0.parquet` finds them."
+CHECK = "Remove such rows; `python -m data_prep.check 0.parquet` lists them."
 
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"reward_model": {"ground_truth": " "}}, "has no reward_model.ground_truth to score against"),
-        ({"reward_model": None}, "has no reward_model.ground_truth to score against"),
+        ({"reward_model": {"ground_truth": " "}}, "has no reward_model.ground_truth for the reward"),
+        ({"reward_model": None}, "has no reward_model.ground_truth for the reward"),
         ({"data_source": None}, "has no data_source"),
-        ({"agent_name": "tool_agent"}, "asks for the agent tool_agent; only single_turn_agent is evaluated"),
-        ({"prompt": []}, "has no prompt of text"),
+        ({"agent_name": "tool_agent"}, "has agent_name=tool_agent, but an evaluation supports only single_turn_agent"),
+        ({"prompt": []}, "has no text prompt"),
         (
             {"prompt": [{"role": "user", "content": "12345"}]},
             "has a prompt of 5 tokens, more than data.max_prompt_length",
@@ -83,12 +83,12 @@ CHECK = "Drop such rows; `python -m data_prep.check 0.parquet` finds them."
 )
 def test_rows_that_cannot_be_evaluated_are_told_with_file_and_row(tmp_path, changes, problem):
     good = row(10) | {key: "single_turn_agent" for key in changes if key == "agent_name"}
-    assert told(tmp_path, [good, good | changes]) == [f"data.val_files=0.parquet, row 1: {problem}. {CHECK}"]
+    assert problems_of(tmp_path, [good, good | changes]) == [f"data.val_files=0.parquet, row 1: {problem}. {CHECK}"]
 
 
 def test_a_row_that_verl_stumbles_over_is_told_like_the_others(tmp_path):
-    (problem,) = told(tmp_path, [row(10), row(11, prompt=None)])
-    assert problem.startswith("data.val_files=0.parquet, row 1: cannot be made a prompt (")
+    (problem,) = problems_of(tmp_path, [row(10), row(11, prompt=None)])
+    assert problem.startswith("data.val_files=0.parquet, row 1: cannot be converted to a prompt (")
 
 
 def test_other_rewards_may_do_without_a_ground_truth(tmp_path):
@@ -96,5 +96,5 @@ def test_other_rewards_may_do_without_a_ground_truth(tmp_path):
 
 
 def test_many_bad_rows_are_counted(tmp_path):
-    problems = told(tmp_path, [row(10, data_source="") for _ in range(14)])
+    problems = problems_of(tmp_path, [row(10, data_source="") for _ in range(14)])
     assert len(problems) == 11 and problems[-1].startswith("data.val_files=...: 4 more rows cannot be evaluated")

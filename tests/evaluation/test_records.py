@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file of samples: what is written comes back, torn lines are dropped, and other evaluations are refused."""
+"""The sample file: round trip, torn lines, and refusal of other fingerprints."""
 
 import json
 
@@ -12,7 +12,7 @@ FINGERPRINT = {"model": "m", "n": 2, "stopping": ("eos", "length")}
 
 
 def result(row, data_source="a", *, kept=True):
-    """A result as it is written, or as it is held: without what only the file needs."""
+    """A result as in the file, or as in memory: without responses and paths."""
     more = {"path": [(1, 0), (2, 3)], "response": "is 7"} if kept else {}
     good = Trajectory(tokens=5, finish_reason="eos", score=1.0, acc=1.0, vote=0, answer="7", **more)
     bad = Trajectory(tokens=3, finish_reason="length", score=-1.0, acc=0.0, vote=None, answer=None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From samples to tables, JSON and plot; all numbers worked out by hand."""
+"""From samples to tables, JSON and plot; all expected numbers from manual calculation."""
 
 import json
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mean@n, pass@k, maj@k and their intervals against hand arithmetic and enumeration of all subsets."""
+"""mean@n, pass@k, maj@k and their intervals against manual calculation and enumeration of all subsets."""
 
 from itertools import combinations
 
@@ -17,9 +17,9 @@ from recipe.treepo.evaluation.votes import count_votes
     ("n", "correct", "k", "expected"),
     [
         (4, 1, 1, 0.25),
-        (4, 1, 2, 0.5),  # 3 of the 6 pairs hold the correct one
-        (4, 2, 2, 5 / 6),  # only one pair holds none
-        (4, 3, 2, 1.0),  # two wrong ones cannot be drawn
+        (4, 1, 2, 0.5),  # 3 of the 6 pairs include the correct one
+        (4, 2, 2, 5 / 6),  # only one pair includes none
+        (4, 3, 2, 1.0),  # no pair has two wrong ones
         (5, 0, 3, 0.0),
         (5, 5, 1, 1.0),
         (8, 1, 8, 1.0),
@@ -43,13 +43,13 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one(correct, data):
         ([0, 0, 1], [1, 1, 0], 2, 2 / 3),
         ([0, 0, 1], [1, 1, 0], 3, 1.0),
         ([0, 0, 1], [1, 1, 0], 1, 2 / 3),
-        # the correct one is outvoted by two that are alike, and ties with two that are not
+        # the correct one loses to two equal ones, and ties with two different ones
         ([0, 1, 1], [1, 0, 0], 3, 0.0),
         ([0, 1, 2], [1, 0, 0], 3, 1 / 3),
         # without answers: pairs (-, 0) x 2 and (-, -): 1, 1, 0
         ([None, None, 0], [0, 0, 1], 2, 2 / 3),
         ([None, None], [0, 0], 2, 0.0),
-        # one answer, scored differently for another reason (format): worth its mean
+        # one answer with different scores (for its format) counts with their mean
         ([0, 0], [1, 0], 2, 0.5),
         ([3], [1], 1, 1.0),
     ],
@@ -93,7 +93,7 @@ def test_majority_of_64_takes_no_enumeration():
 
 
 def test_large_numbers_are_exact_and_quick():
-    # all answers different, one right: it wins a draw of k with chance 1/k if it is drawn, which has chance k/n
+    # all answers different, one right: it is in a draw of k with probability k/n, and then wins with probability 1/k
     n = 600
     for k in (1, 64, n):
         assert majority_at_k(range(n), [1.0] + [0.0] * (n - 1), k) == pytest.approx(1 / n, rel=1e-12)
@@ -110,10 +110,10 @@ def test_a_constant_has_an_interval_without_width():
 def test_bootstrap_means_are_exact_and_intervals_hold_them():
     values = {"a": np.array([[1.0, 0.0], [0.0, 0.0]]), "b": np.array([[1.0, 0.5]] * 3)}
     found = bootstrap(values, resamples=500, confidence=0.9, seed=0)
-    # no spread within b; in a the mean of two draws from {0, 1} is 0, 1/2 or 1 with chances 1/4, 1/2, 1/4
+    # no spread within b; in a the mean of two draws from {0, 1} is 0, 1/2 or 1 with probabilities 1/4, 1/2, 1/4
     assert found["b"] == [Interval(1.0, 1.0, 1.0), Interval(0.5, 0.5, 0.5)]
     assert found["a"] == [Interval(0.5, 0.0, 1.0), Interval(0.0, 0.0, 0.0)]
-    # mean over the sets, each of weight one half
+    # unweighted mean over the sets
     assert found["overall"] == [Interval(0.75, 0.5, 1.0), Interval(0.25, 0.25, 0.25)]
 
 
@@ -126,17 +126,17 @@ def test_bootstrap_intervals_are_those_of_the_binomial():
 
 
 def test_answers_vote_together_by_text_then_by_meaning_and_right_ones_always():
-    asked = []
+    compared = []
 
     def same(first, second):
-        asked.append((first, second))
+        compared.append((first, second))
         return {first, second} == {"1/2", "0.5"}
 
     answers = ["7", None, " 7 ", "1/2", "0.5", "seven", "", "$8$", "8"]
     correct = [False, False, False, False, False, True, False, True, False]
     #           7     -     7     1/2   = 1/2  right  -   right  wrong 8 although the right one reads 8
     assert count_votes(answers, correct, same) == [0, None, 0, 1, 1, 2, None, 2, 3]
-    assert asked == [("7", "1/2"), ("7", "0.5"), ("1/2", "0.5"), ("7", "8"), ("1/2", "8")]
+    assert compared == [("7", "1/2"), ("7", "0.5"), ("1/2", "0.5"), ("7", "8"), ("1/2", "8")]
 
 
 def test_long_answers_are_not_normalized():

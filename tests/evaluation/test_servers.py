@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation asks of verl's servers, with the client replaced by a recorder."""
+"""Requests of an evaluation to verl's servers; a recorder replaces the client."""
 
 import asyncio
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ PLAIN = Run("plain", TreePOSettings(sampler=Sampler.PLAIN, stop_strings=("###",)
 PROBLEM = EvaluationProblem(data_source="a", row=0, prompt_ids=[1], fields={})
 
 
-def asked(run: Run, problem: EvaluationProblem, seed: int | None, *overrides: str) -> list[SimpleNamespace]:
+def requests_of(run: Run, problem: EvaluationProblem, seed: int | None, *overrides: str) -> list[SimpleNamespace]:
     """Return the requests for the branches 0, 1 and 0.0 of a problem."""
     sampling = "actor_rollout_ref.rollout.val_kwargs"
     own = [f"{sampling}.temperature=0.6", f"{sampling}.top_p=0.9", f"{sampling}.top_k=50"]
@@ -38,7 +38,7 @@ def asked(run: Run, problem: EvaluationProblem, seed: int | None, *overrides: st
 
 
 def test_requests_have_the_sampling_of_a_validation_and_all_end_tokens():
-    request = asked(TREE, PROBLEM, None)[0]
+    request = requests_of(TREE, PROBLEM, None)[0]
     assert request.prompt_ids == [1, 2]
     assert request.sampling_params == {
         "temperature": 0.6,
@@ -53,21 +53,21 @@ def test_requests_have_the_sampling_of_a_validation_and_all_end_tokens():
 
 
 def test_plain_samples_have_no_stop_strings_and_a_route_each():
-    plain, tree = asked(PLAIN, PROBLEM, 0), asked(TREE, PROBLEM, 0)
+    plain, tree = requests_of(PLAIN, PROBLEM, 0), requests_of(TREE, PROBLEM, 0)
     assert all("stop" not in request.sampling_params for request in plain)
     routes = [[request.request_id for request in requests] for requests in (plain, tree)]
-    # of the branches 0, 1 and 0.0 the last goes on with the first
+    # branch 0.0 continues branch 0
     assert [[ids.index(name) for name in ids] for ids in routes] == [[0, 1, 0], [0, 0, 0]]
 
 
-def test_servers_other_than_vllm_are_not_asked_for_stop_strings():
-    assert "stop" not in asked(TREE, PROBLEM, 0, "actor_rollout_ref.rollout.name=sglang")[0].sampling_params
+def test_servers_other_than_vllm_get_no_stop_strings():
+    assert "stop" not in requests_of(TREE, PROBLEM, 0, "actor_rollout_ref.rollout.name=sglang")[0].sampling_params
 
 
 @pytest.mark.parametrize("seed", [0, None])
 def test_seeds_differ_between_branches_problems_and_runs_and_are_the_same_again(seed):
     def seeds(run=TREE, problem=PROBLEM):
-        return [request.sampling_params.get("seed") for request in asked(run, problem, seed)]
+        return [request.sampling_params.get("seed") for request in requests_of(run, problem, seed)]
 
     if seed is None:
         assert seeds() == [None] * 3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation reads of the configuration, what it refuses, and when samples count as made otherwise."""
+"""Settings of an evaluation: values read, rules, and changes of the fingerprint."""
 
 import hashlib
 import json
@@ -83,7 +83,7 @@ def test_powers_of_two_end_with_n(n, expected):
     [
         ["evaluation=compare", "evaluation.n=16"],
         ["evaluation=scaling"],
-        # the tiny preset bounds the model's context
+        # the tiny preset limits the model's context
         ["evaluation=scaling", "tree=scaling_2", "actor_rollout_ref.rollout.max_model_len=null"],
     ],
 )
@@ -184,7 +184,7 @@ def test_the_group_is_added_once_and_the_last_name_wins():
     assert with_group(arguments) == ["+evaluation=scaling", "evaluation.n=3"]
 
 
-# --- what samples were made with -------------------------------------------------------------------------------
+# --- fingerprint -----------------------------------------------------------------------------------------------
 
 
 PROBLEM = EvaluationProblem(data_source="a", row=0, prompt_ids=[1, 2], fields={"reward_model": {"ground_truth": "4"}})
@@ -261,8 +261,8 @@ def test_another_checkpoint_in_the_same_folder_is_refused_and_replaced_on_reques
     with pytest.raises(ConfigError) as caught:
         open_records(samples, settings, fingerprints(config, settings, [PROBLEM]))
     assert len(caught.value.problems) == 2
-    told = "made otherwise: actor_rollout_ref.model.path was"
-    assert all(told in str(problem) for problem in caught.value.problems)
+    expected = "samples of other settings: actor_rollout_ref.model.path was"
+    assert all(expected in str(problem) for problem in caught.value.problems)
     again = load_evaluation(composed(*base, "evaluation.restart=true"))
     records = open_records(samples, again, fingerprints(config, again, [PROBLEM]))
     assert [own.results for own in records.values()] == [[], []]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agent loops made by their own constructors, with a scripted client, tokenizer or prompt builder."""
+"""Agent loops with a scripted client, tokenizer or prompt builder."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from recipe.treepo.verl_adapters.agent_loop import TreeRequest
 
 
 class OneTokenClient:
-    """A client that returns the token 3 for every request, and records the requests."""
+    """Client that returns token 3 for every request, and records the requests."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -23,7 +23,7 @@ class OneTokenClient:
 
 
 class EndingClient(OneTokenClient):
-    """A client that returns 3 and the end token 5, with a weight version that grows."""
+    """Client that returns 3 and the end token 5, with an increasing weight version."""
 
     async def generate(self, **request: Any) -> SimpleNamespace:
         self.requests.append(request)
@@ -32,7 +32,7 @@ class EndingClient(OneTokenClient):
 
 
 class ScriptedTokenizer:
-    """A tokenizer whose texts are lists of tokens; its chat template ends messages with the special token 5."""
+    """Tokenizer with lists of tokens for texts; its chat template ends messages with the special token 5."""
 
     all_special_ids = (5,)
 
@@ -47,11 +47,11 @@ class ScriptedTokenizer:
 
 
 class ScriptedBuilder:
-    """A prompt builder for which the prompt is [1, 2] and every added message [30, 31].
+    """Prompt builder that returns [1, 2] for the prompt and [30, 31] for every added message.
 
     Attributes:
-        shown: The tools of each prompt.
-        merged: The added messages and the tools of each addition.
+        shown: Tools of each prompt.
+        merged: Added messages and tools of each addition.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ def loop_arguments(
     response_length: int = 70,
     **multi_turn: Any,
 ) -> dict[str, Any]:
-    """Return the arguments with which verl's worker makes an agent loop."""
+    """Return the arguments of an agent loop, as from verl's worker."""
     rollout = {
         "name": name,
         "prompt_length": 9_000,
@@ -110,7 +110,7 @@ def loop_arguments(
 
 
 def tree_request(**changes: Any) -> TreeRequest:
-    """Return the request for one prompt: a tree of three trajectories, unless changed."""
+    """Return the request for one prompt; by default, for a tree of three trajectories."""
     standard = {
         "width": 3,
         "settings": TreePOSettings(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A headless browser for the viewer's pages, and a watch on what they do."""
+"""A headless browser for the viewer's pages, and a monitor of forbidden actions."""
 
 import shutil
 import threading
@@ -22,7 +22,7 @@ ARGUMENTS = (
 
 @contextmanager
 def open_browser() -> Iterator[Any]:
-    """Open the system's Chromium with Playwright, or skip the test that asks for it."""
+    """Open the system's Chromium with Playwright, or skip the test."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
@@ -36,11 +36,11 @@ def open_browser() -> Iterator[Any]:
 
 
 class Watch:
-    """All that a page must not do.
+    """Actions that a page must not take.
 
     Attributes:
-        requests: Addresses that were asked for.
-        troubles: Messages of the console, errors of scripts, and dialogs.
+        requests: Requested addresses.
+        troubles: Console messages, script errors and dialogs.
     """
 
     def __init__(self, page: Any) -> None:
@@ -76,7 +76,7 @@ def cells(page: Any, table: str) -> list[list[str]]:
 
 
 def shown_text(page: Any, column: str = "") -> dict[int, str]:
-    """Return the texts of the segments that a page shows, by number of the node."""
+    """Return the texts of the segments on a page, by node number."""
     pairs = page.eval_on_selector_all(
         f"#text {column} .segment",
         "parts => parts.map(part => [Number(part.dataset.segment), part.querySelector('.text').textContent])",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe's configuration as Hydra composes it on the command line."""
+"""The recipe's configuration, composed by Hydra as on the command line."""
 
 import copy
 import io
@@ -13,7 +13,7 @@ load = OmegaConf.load
 
 
 def composed(*overrides: str) -> DictConfig:
-    """Compose the configuration with these overrides. Each yaml text is parsed once, which takes longest."""
+    """Compose the configuration with these overrides. Each YAML text is parsed only once, because that is slow."""
     with (
         initialize_config_module("recipe.treepo.config", version_base=None),
         patch.object(OmegaConf, "load", lambda file: copy.deepcopy(_parsed(file.read()))),

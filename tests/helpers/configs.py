@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configurations to check."""
+"""Configurations for tests of the rules."""
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +16,7 @@ YAML = CONFIG / "treepo_trainer.yaml"
 
 
 def config_of(treepo: dict | None = None, **changes) -> DictConfig:
-    """The part of a verl configuration that the rules look at, with 8 trajectories of 100 tokens in 4 segments."""
+    """Return the part of a verl configuration for the rules, with 8 trajectories of 100 tokens in 4 segments."""
     config = OmegaConf.create(
         {
             "treepo": {"depth": 4, **(treepo or {})},
@@ -50,7 +50,7 @@ def problems_of(config: DictConfig) -> list[ConfigProblem]:
 
 
 def briefly(problems: list[ConfigProblem]) -> list[str]:
-    """Return key, value and broken rule of each problem; ``tests/settings/messages.txt`` has the sentences."""
+    """Return key, value and rule id of each problem; ``tests/settings/messages.txt`` has the sentences."""
     return [f"{problem.key}={problem.value}: {problem.rule_id}" for problem in problems]
 
 

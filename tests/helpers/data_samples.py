@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few rows in the original schema of each data set, and what becomes of each; the problems are made up.
+"""A few invented rows in the original schema of each data set, with their expected results.
 
-Also a tokenizer of one token per word.
+Also a tokenizer with one token per word.
 """
 
 import json
@@ -20,7 +20,7 @@ AOPS = "https://artofproblemsolving.com/wiki/index.php/"
 
 @dataclass(frozen=True)
 class Sample:
-    """A source row and what the row function must make of it."""
+    """A source row and the expected result of the row function."""
 
     row: dict[str, Any]
     expected: Problem | Drop
@@ -190,20 +190,20 @@ TEMPLATE = (
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Write rows to a parquet file, in a folder that is made if need be."""
+    """Write rows to a parquet file; make its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path
 
 
 def write_lines(path: Path, rows: list[Any]) -> Path:
-    """Write rows as one JSON value a line."""
+    """Write rows with one JSON value per line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
 def write_tokenizer(folder: Path) -> Path:
-    """One token per word; "<s>" is a word too."""
+    """Write a tokenizer with one token per word; "<s>" is also a word."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))

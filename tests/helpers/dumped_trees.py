@@ -114,8 +114,10 @@ def write_tree(
     rewards: list[float] | None = None,
     advantages: bool = True,
 ) -> None:
-    """Dump a tree and the credit of its trajectories: each node's is the number of the node / 100, with the sign of
-    the trajectory's reward."""
+    """Dump a tree and the credit of its trajectories.
+
+    The credit of a node is its number / 100, with the sign of the trajectory's reward.
+    """
     rewards = [float(number % 2) for number, _ in enumerate(tree.leaves)] if rewards is None else rewards
     parts = [{"reward": reward, "acc": reward} for reward in rewards]
     writer = DumpWriter(folder, "worker")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The number of examples of a test, few by default and many in a long run (see ``conftest.py``)."""
+"""Number of examples of a property test, small by default and large in a long run (see ``conftest.py``)."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from hypothesis import settings
 
 
 def is_long() -> bool:
-    """Whether this is a long run: ``bash scripts/run_tests.sh --slow`` or ``pytest --hypothesis-profile long``."""
+    """Return whether this is a long run: ``scripts/run_tests.sh --slow`` or ``pytest --hypothesis-profile long``."""
     return settings.get_current_profile_name() == "long"
 
 
 def examples(*, short: int, long: int, **options: Any) -> settings:
-    """Set the number of examples that a property test tries in a short and in a long run.
+    """Set the number of examples of a property test in a short and in a long run.
 
     Args:
         short: Number of examples by default.

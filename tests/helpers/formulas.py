@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What verl's actor is to be trained with, from the trees and scores of a real run and the formulas."""
+"""Expected inputs of verl's actor, from the trees and scores of a real run and the formulas."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torch
 from helpers.training_run import trajectories
 from helpers.tree_oracle import token_credits
 
-# The defaults, in the words of the oracle.
+# The defaults, with the names of the oracle.
 DEFAULTS = {
     "aggregation": "mean",
     "chains": "distinct",
@@ -21,11 +21,11 @@ DEFAULTS = {
 
 
 def check_step(folder: Path, step: dict[str, float], estimator: str, normalization: str, weight: str) -> None:
-    """Assert that advantages and loss of a step with one update are those of the formulas."""
+    """Assert that advantages and loss of a step with one update equal the formulas."""
     rows = trajectories(folder, int(step["training/global_step"]))
     prompts, paths, scores = zip(*((row.prompt, row.path, row.row["score"]) for row in rows), strict=True)
     credits = token_credits(prompts, paths, scores, max(row.length for row in rows), estimator, DEFAULTS)
-    # Prompt, node and offset tell unique tokens apart; those of added messages are not trained.
+    # Prompt, node and offset identify unique tokens; those of added messages are not trained.
     trained, holders = [], {}
     for row, credit in zip(rows, credits, strict=True):
         for node in row.nodes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine with known probabilities, so that the distribution of sampled responses can be computed."""
+"""An engine with known probabilities, which allow exact distributions of sampled responses."""
 
 import math
 import random
@@ -7,15 +7,15 @@ from itertools import product
 
 from recipe.treepo.search.engine import Segment
 
-END = 2  # never written
+END = 2  # never sampled
 PROMPT = [0]
 
 
 class KnownModel:
-    """Writes the tokens 0 and 1, each depending on the token before it.
+    """Engine that samples the tokens 0 and 1, each dependent on the previous token.
 
     Args:
-        seed: Seed of the tokens; the same seed gives every branch of a tree the same tokens again.
+        seed: Seed of the tokens; equal seeds give equal tokens for every branch of a tree.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load a Python file that is in no package: an example, or a script (verl installs a package called ``scripts``)."""
+"""Load a Python file outside packages: an example, or a script (verl installs a package called ``scripts``)."""
 
 import importlib.util
 from pathlib import Path
@@ -9,7 +9,7 @@ from helpers.paths import ROOT
 
 
 def load_file(path: str) -> ModuleType:
-    """Return the module in the file ``path`` of the repository."""
+    """Return the module of the repository's file ``path``."""
     spec = importlib.util.spec_from_file_location(f"{Path(path).stem}_under_test", ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

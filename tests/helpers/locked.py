@@ -50,7 +50,7 @@ def linux(python: str, machine: str) -> dict[str, str]:
 
 
 def read(file: str) -> list[Line]:
-    """The requirements in a file of the folder, comments left out."""
+    """Return the requirements in a file of the folder, without comments."""
     text = (FOLDER / file).read_text().replace("\\\n", " ")
     lines = []
     for line in text.splitlines():
@@ -62,19 +62,19 @@ def read(file: str) -> list[Line]:
 
 
 def platform_here() -> list[Line]:
-    """The locked packages of this platform that apply to this Python."""
+    """Return the locked packages for this platform and this Python."""
     files = [f"{PLATFORM}.txt", *(["cpu-torch.txt"] if PLATFORM == "cpu" else [])]
     return [line for file in files for line in read(file) if line.applies(default_environment())]
 
 
 def installed_here() -> list[Line]:
-    """All locked packages of this environment: the platform's, the set-up tools and the test tools."""
+    """Return all locked packages of this environment: platform, set-up tools and test tools."""
     tools = [line for file in ("tools.txt", "test.txt") for line in read(file)]
     return platform_here() + [line for line in tools if line.applies(default_environment())]
 
 
 def versions_here() -> dict[str, str]:
-    """Version of each distribution on Python's path; the first one counts."""
+    """Return the version of each distribution on Python's path, by the first occurrence."""
     found: dict[str, str] = {}
     for distribution in distributions():
         found.setdefault(canonicalize_name(distribution.name), distribution.version)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Estimators, and objectives of verl, as overrides on top of a run with trees: what the tests compose, and train with.
+"""Overrides that select estimators and objectives of verl for a run with trees, for composition and training tests.
 
-Each of verl's shows another estimator, another way to aggregate the loss, and options of the objective that do not hide
-each other.
+Each objective has a different estimator, a different aggregation of the loss, and independent options.
 """
 
 ACTOR = "actor_rollout_ref.actor"
@@ -18,8 +17,8 @@ OBJECTIVES = {
         f"{ACTOR}.kl_loss_coef=0.01",
         f"{ACTOR}.loss_agg_mode=seq-mean-token-sum",
     ),
-    # Groups whose answers are all right or all wrong are replaced, as long as it takes; the clip is wider upwards; and
-    # the last half of the response length costs up to 0.5.
+    # DAPO: groups with only right or only wrong answers are replaced without limit; the upper clip ratio is larger; the
+    # last half of the response length costs up to 0.5.
     "treepo-dapo": (
         "algorithm.filter_groups.enable=True",
         "algorithm.filter_groups.metric=acc",

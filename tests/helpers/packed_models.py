@@ -26,13 +26,13 @@ GPU = torch.cuda.is_available()
 
 SIZES = {
     "vocab_size": VOCABULARY,
-    "hidden_size": 64 if GPU else 32,  # FlexAttention needs 16 for each head
+    "hidden_size": 64 if GPU else 32,  # FlexAttention needs 16 per head
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
-    "initializer_range": 0.3,  # so that a wrong mask or position is seen in every number
+    "initializer_range": 0.3,  # so that a wrong mask or position changes every number
 }
 
 
@@ -66,7 +66,7 @@ def build(engine_class, path, *, strategy="fsdp2", dtype="fp32", attention="sdpa
 
 
 def tree(rng: random.Random, *, depth: int, width: int) -> list[list[int]]:
-    """Responses that branch at random, some the beginning of another, some the same."""
+    """Return responses with random branches; some are prefixes of others, some are equal."""
     grown = [[rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 4))]]
     while len(grown) < width:
         path = rng.choice(grown)
@@ -78,7 +78,7 @@ def tree(rng: random.Random, *, depth: int, width: int) -> list[list[int]]:
 
 
 def batch(seed: int, *, prompts: int = 2, width: int = 6, depth: int = 14, **options) -> TensorDict:
-    """What verl hands to an engine: trees of several prompts, their rows mixed."""
+    """Return an engine input of verl: trees of several prompts, in shuffled rows."""
     rng = random.Random(seed)
     rows = []
     for _ in range(prompts):
@@ -136,7 +136,7 @@ def gradients(engine) -> dict[str, torch.Tensor]:
 
 
 def trained(engine, data: TensorDict, loss) -> tuple[float, dict[str, torch.Tensor]]:
-    """The loss of one batch and its gradients."""
+    """Return the loss of one batch and its gradients."""
     with engine.train_mode():
         engine.optimizer_zero_grad()
         output = engine.forward_backward_batch(data.clone(), loss)
@@ -146,7 +146,7 @@ def trained(engine, data: TensorDict, loss) -> tuple[float, dict[str, torch.Tens
 
 
 def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """The largest distance of two gradients, relative to the length of the whole."""
+    """Return the L2 distance of two gradients, relative to the norm of the second."""
     assert ours.keys() == theirs.keys() and theirs
     distance = sum(float((ours[name] - theirs[name]).square().sum()) for name in theirs) ** 0.5
     return distance / sum(float(grad.square().sum()) for grad in theirs.values()) ** 0.5

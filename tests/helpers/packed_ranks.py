@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One of two data-parallel ranks; in a module that a new process can import by its name."""
+"""One of two data-parallel ranks, in a module that a new process can import by name."""
 
 import os
 
@@ -12,7 +12,7 @@ from recipe.treepo.verl_adapters.packed_engine import PackedActorEngine
 
 
 def one_rank(rank: int, folder: str) -> None:
-    """Train both engines on rows of this rank's own, of which the second rank has more tokens."""
+    """Train both engines on the rows of this rank; the second rank has more tokens."""
     torch.set_num_threads(1)
     os.environ["VERL_ENGINE_DEVICE"] = "cuda"
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)

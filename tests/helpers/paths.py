@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the repository is."""
+"""Path of the repository."""
 
 from pathlib import Path
 

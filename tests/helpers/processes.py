@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the system knows about processes."""
+"""Child processes, from the system."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An interaction and a chat template without a model, for unit tests of conversations."""
+"""Interactions and a chat template without a model, for unit tests of conversations."""
 
 import asyncio
 import copy
@@ -16,14 +16,14 @@ from recipe.treepo.search.tree import Tree
 
 PROMPT = [1000, 1001, 1002]
 QUESTION = [{"role": "user", "content": "q"}]
-# What closes a turn that the model did not; the scripted engine never writes it, so a token below it is the model's.
+# Closes turns that the model did not. The scripted engine never returns it, so smaller tokens are the model's.
 CLOSING = 258
 ROLES = ("user", "tool", "system")
 REQUIRED = (FinishReason.LENGTH, FinishReason.DEPTH)
 
 
 def encode(messages: list[dict[str, Any]]) -> list[int]:
-    """Messages as tokens, none of which the scripted engine writes."""
+    """Convert messages to tokens that the scripted engine never returns."""
     return [
         token
         for message in messages
@@ -35,7 +35,7 @@ AGAIN = encode([{"role": "user", "content": "again"}])  # 6 tokens
 
 
 class Turns(ScriptedEngine):
-    """Writes turns: each request begins with the first that is due, by how many there are in its input."""
+    """Engine of scripted turns: each request continues after the turns in its input."""
 
     def __init__(self, *turns: list[int], **rest) -> None:
         super().__init__(**rest)
@@ -54,12 +54,11 @@ def sizes(**more):
 
 
 class FakeTokens:
-    """A chat template that writes messages as bytes.
+    """Chat template that encodes messages as bytes.
 
     Args:
-        takes_back: How many tokens of the turn it writes anew as the beginning of the next message, where the turn is
-            closed.
-        jitter: Seed of how long it takes.
+        takes_back: Number of last tokens of a closed turn that it replaces, as the beginning of the next message.
+        jitter: Seed of its random delays.
         closes: Whether a turn must have an end.
     """
 
@@ -75,14 +74,14 @@ class FakeTokens:
 
 
 class Recorded(Interaction):
-    """Takes down every call and looks after the states: each says what its path has seen, and is closed once.
+    """Interaction that records every call and checks the states: each matches its path, and is closed once.
 
-    A state is a list of the texts that the path has seen after the prompt, turns and additions. It is changed in place.
+    A state is a list of the texts of its path after the prompt, both turns and additions. It is changed in place.
 
     Args:
-        copies: ``deepcopy`` as by default, ``snapshot`` of an environment that is told the state by its number, or
-            ``replay`` of the messages.
-        jitter: Seed of how long calls take.
+        copies: ``deepcopy`` (the default of interactions), ``snapshot`` of an environment that keeps states by number,
+            or ``replay`` of the messages.
+        jitter: Seed of the random delays of calls.
     """
 
     def __init__(self, *, copies: str = "deepcopy", jitter: int = 0) -> None:
@@ -118,7 +117,7 @@ class Recorded(Interaction):
         messages = answer.messages if isinstance(answer, Reply) else answer
         if isinstance(messages, list):
             self._seen(context.state).extend(message["content"] for message in messages)
-            # What was returned before, and what was handed over, may be changed without changing anything.
+            # Changes of earlier return values, or of the context, must have no effect.
             for old in self.returned:
                 old[0]["content"] = "changed"
             self.returned.append(messages)
@@ -159,7 +158,7 @@ class Recorded(Interaction):
     def _opened(self, seen: list[str]) -> Any:
         state: Any = seen
         if self.copies == "snapshot":
-            # Objects of their own, so that each can be told from the others.
+            # Separate objects, so that each has an identity.
             state = Snapshot(len(self.snapshots))
             self.snapshots[state.number] = seen
         self.open.append(state)
@@ -196,7 +195,7 @@ class Snapshot:
 
 
 class Taken:
-    """What a context said when it was handed over."""
+    """Copy of a context at the time of the call."""
 
     def __init__(self, context: Any) -> None:
         self.messages, self.token_ids = copy.deepcopy(context.messages), list(context.token_ids)
@@ -209,12 +208,12 @@ class Taken:
 
 
 class Chancy(Recorded):
-    """Ends, fails and adds something by chance, which depends on the turn only.
+    """Interaction with random ends, failures and replies, which depend on the turn only.
 
     Args:
-        end_rate: Chance that the conversation is said to have ended, in either way.
-        fail_rate: Chance that a call fails.
-        goes_on: Whether a turn that was cut off is followed by others.
+        end_rate: Probability that the conversation ends, in either way.
+        fail_rate: Probability that a call fails.
+        goes_on: Whether the conversation continues after a turn that was cut off.
     """
 
     def __init__(self, *, end_rate: float = 0.0, fail_rate: float = 0.0, goes_on: bool = True, **rest) -> None:
@@ -260,7 +259,7 @@ async def start_talk(
     end_token_id: int | None = CLOSING,
     **numbers,
 ) -> Tree:
-    """Grow a tree; what is no field of the stopping rules, the shape or the conversation's is one of the branching."""
+    """Grow a tree; options that belong to no other argument are fields of the branching rules."""
     start = ConversationStart(
         interaction=interaction,
         rules=rules or ConversationRules(),

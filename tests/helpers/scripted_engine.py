@@ -16,17 +16,17 @@ def decode(token_ids: list[int]) -> str:
 
 
 class ScriptedEngine:
-    """Writes random text that ends now and then; what it answers depends on its seed, the input and the branch only.
+    """Engine of random text with random ends; the text depends only on seed, input and branch.
 
-    A branch that only carries on (``0.1.0`` after ``0.1``) writes what one request over both would have written.
+    A sole child (``0.1.0`` after ``0.1``) continues with the tokens that one request over both would return.
 
     Args:
-        seed: Of the text.
-        end_rate: Chance of an end token at each position.
-        repeat_rate: Chance that a token is the one before again.
-        fail_rate: Chance that a request fails, one time or another.
-        script: If given, the response is a prefix of one of these texts, drawn by the last number in the branch's name.
-        jitter: Seed of the order in which concurrent requests finish; does not change what they return.
+        seed: Seed of the text.
+        end_rate: Probability of an end token at each position.
+        repeat_rate: Probability that a token repeats the previous one.
+        fail_rate: Probability that an attempt of a request fails, by an error or an empty response.
+        script: Texts; if set, a response is a prefix of one of them, chosen by the last number in the branch's name.
+        jitter: Seed of the order in which concurrent requests finish, without effect on their results.
         broken: Names of branches whose requests always fail, or True for all.
         blocked: Names of branches whose requests do not return before `release` is set.
     """
@@ -75,7 +75,7 @@ class ScriptedEngine:
         if chance < self.fail_rate:
             return Segment([], [])
         tokens = self._tokens(input_ids, max_tokens, branch)
-        assert branch not in self.calls, f"two answers for branch {branch}"
+        assert branch not in self.calls, f"two responses for branch {branch}"
         self.calls[branch] = (list(input_ids), max_tokens, tokens)
         places = range(len(input_ids), len(input_ids) + len(tokens))
         logprobs = [-random.Random(repr((token, place))).random() for token, place in zip(tokens, places, strict=True)]

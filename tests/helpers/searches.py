@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grow trees with the scripted engine, and check what every tree must keep."""
+"""Grow trees with the scripted engine, and check the invariants of all trees."""
 
 import asyncio
 import itertools
@@ -20,7 +20,7 @@ REQUIRED = (FinishReason.LENGTH, FinishReason.DEPTH)
 
 
 def grow(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **numbers) -> Tree:
-    """Grow a tree; what is not a field of the stopping rules or the shape is one of the branching rules."""
+    """Grow a tree; options that belong to neither stopping rules nor shape are fields of the branching rules."""
     engine.prompt_length = len(PROMPT)
     return asyncio.run(start(engine, seed=seed, eos=eos, **numbers))
 
@@ -135,12 +135,12 @@ def longest_segment(search: dict) -> int:
 
 
 def boundaries(search: dict) -> list[int]:
-    """Where the segments of a path end; a brute force over all places."""
+    """Return the ends of the segments of a path, by brute force over all positions."""
     segment, depth, block = search["segment_length"], search["depth"], search["cache_block"] or 1
     prompt = search.get("prompt", len(PROMPT))
     places = [end for end in range(1, segment * depth + block) if (prompt + end) % block == 1 % block]
     nearest = [min(places, key=lambda end: abs(end - level * segment)) for level in range(1, depth)]
-    # The last level is to be reached.
+    # The last level must be reachable.
     nearest = [
         end if end < search["response_length"] else level * segment for level, end in enumerate(nearest, start=1)
     ]
@@ -148,7 +148,7 @@ def boundaries(search: dict) -> list[int]:
 
 
 def pieces_of_call(node_of: dict, branch: str, calls: set[str]) -> list:
-    """The nodes that hold what one call returned, in order; their names tell."""
+    """Return the nodes with the tokens of one call, in order, by their names."""
     pieces = []
     while branch in node_of:
         cuts = [node for key, node in node_of.items() if key.startswith(f"{branch}@")]

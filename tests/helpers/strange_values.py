@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of dumps with values that no writer writes."""
+"""Lines of dumps with invalid values."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ STRANGE = [None, True, -1, 0, 1, 2.5, 10**30, 1e308, "", "x", [], [None], [[1, 2
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Yield the way to each value within a value."""
+    """Yield the path to each value within a value."""
     yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, below in items:
@@ -22,7 +22,7 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
 
 
 def with_value(value: Any, path: tuple, new: Any) -> Any:
-    """Return a copy of ``value`` with another value at a place."""
+    """Return a copy of ``value`` with another value at ``path``."""
     if not path:
         return new
     changed = copy.copy(value)
@@ -31,11 +31,11 @@ def with_value(value: Any, path: tuple, new: Any) -> Any:
 
 
 def strange_trees(count: int, seed: int = 0) -> Iterator[tuple[dict, dict]]:
-    """Yield a tree's line, one or two of its values replaced, and its summary."""
+    """Yield a tree's line with one or two replaced values, and its summary."""
     line, summary = tree_line(rich_tree(Words(50), segment=12), origin(), [None] * 8, Words(50).decode)
     line = json.loads(json.dumps(line))
     rng, found = random.Random(seed), list(places(line))
-    near = [path for path in found if len(path) <= 3]  # most places are single tokens
+    near = [path for path in found if len(path) <= 3]  # most values are single tokens
     for _ in range(count):
         changed = line
         for _ in range(rng.choice((1, 1, 2))):
@@ -43,5 +43,5 @@ def strange_trees(count: int, seed: int = 0) -> Iterator[tuple[dict, dict]]:
             try:
                 changed = with_value(changed, path, rng.choice(STRANGE))
             except (KeyError, IndexError, TypeError):
-                break  # an earlier replacement removed the place
+                break  # an earlier replacement removed the path
         yield changed, summary

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the stories of the tiny problems, independently of what writes them."""
+"""Read the stories of the tiny problems, independently of their generator."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ FINAL = re.compile(r"^So [A-Z][a-z]+ has \\boxed\{(\d+)\} [a-z]+\.$")
 
 
 def calculate(op: str, left: int, right: int) -> int:
-    """Work one operation."""
+    """Calculate one operation."""
     return {"+": left + right, "-": left - right, "*": left * right}[op]
 
 
 def boxed(solution: str) -> int:
-    """Return the answer that the last line boxes."""
+    """Return the boxed answer of the last line."""
     match = FINAL.match(solution.split("\n")[-1])
     assert match, solution
     return int(match[1])

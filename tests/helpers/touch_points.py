@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our sources use of other packages, and whether those packages still have it."""
+"""Names of other packages that our sources use, and checks that they still exist."""
 
 import ast
 import hashlib
@@ -21,36 +21,36 @@ from omegaconf import DictConfig, OmegaConf
 from helpers.paths import ROOT
 
 FOLDERS = ("recipe/treepo", "benchmarks", "data_prep", "examples", "scripts", "tiny", "tests/helpers")
-# This module asks for names of other packages, and uses none of them in earnest.
+# This module names other packages without using them.
 SELF = "tests/helpers/touch_points.py"
-# Files that a message names.
+# Maximum number of files in a message.
 MOST_FILES = 4
 # Packages whose every imported name is a touch point.
 PACKAGES = ("transfer_queue", "transformers", "verl", "vllm")
 
 
 class Kind(StrEnum):
-    """What is asked of a name."""
+    """Requirement on a name."""
 
     NAME = "name"  # it exists
-    CALL = "call"  # it takes the arguments that we pass
-    OVERRIDE = "override"  # it has exactly the parameters of our own method
+    CALL = "call"  # it takes our arguments
+    OVERRIDE = "override"  # it has exactly the parameters of our method
     ATTRIBUTE = "attribute"  # instances of the class have it
     TEXT = "text"  # its source contains a text
-    SOURCE = "source"  # its source is the one that we have read
+    SOURCE = "source"  # its source has not changed since we read it
     KEY = "key"  # verl's configuration has it
 
 
 @dataclass(frozen=True)
 class TouchPoint:
-    """One thing of another package that our code depends on.
+    """Dependency of our code on a name of another package.
 
     Attributes:
-        kind: What is asked of it.
-        path: Dotted path of a module, class, function or constant; of a configuration key, its full name.
-        detail: Parameters in the order of their positions, after ``*`` those passed by name (CALL); all parameters
+        kind: Requirement on the name.
+        path: Dotted path of a module, class, function or constant, or full name of a configuration key.
+        detail: Positional parameters in order, then ``*`` and those passed by name (CALL); all parameters
             (OVERRIDE); name of the attribute; text; digest of the source.
-        ours: The word by which our sources use it, where that is not its name.
+        ours: Word in our sources that uses it, if different from its name.
     """
 
     kind: Kind
@@ -65,7 +65,7 @@ class TouchPoint:
 
     @property
     def words(self) -> tuple[str, str]:
-        """The word to look for in our sources, and one that stands beside it where the use is direct."""
+        """Search word for our sources, and a second word that occurs beside it in direct uses."""
         if self.kind is Kind.TEXT:
             word = max(re.findall(r"\w+", self.detail), key=len)
             return word, self.path.rpartition(".")[2]
@@ -77,7 +77,7 @@ class TouchPoint:
 
 
 class NotInstalled(Exception):
-    """A package that the name needs is not installed here."""
+    """A package of the name is not installed."""
 
 
 # --- our sources -----------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ class NotInstalled(Exception):
 
 @cache
 def our_sources() -> dict[str, str]:
-    """Return the text of each file of ours by its path in the repository, tests left out."""
+    """Return the text of each of our files, without tests, by path in the repository."""
     files = [ROOT / "treepo_verl_plugin.py"]
     for folder in FOLDERS:
         files += [path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in (".py", ".sh", ".yaml")]
@@ -96,25 +96,25 @@ def our_sources() -> dict[str, str]:
 
 @cache
 def our_trees() -> dict[str, ast.Module]:
-    """Return the syntax tree of each Python file of ours."""
+    """Return the syntax tree of each of our Python files."""
     return {file: ast.parse(text) for file, text in our_sources().items() if file.endswith(".py")}
 
 
 @cache
 def our_words() -> dict[str, frozenset[str]]:
-    """Return the words of each file of ours."""
+    """Return the words of each of our files."""
     return {file: frozenset(re.findall(r"\w+", text)) for file, text in our_sources().items()}
 
 
 def files_with(word: str) -> list[str]:
-    """Return our files that contain a word, or a text that is more than a word."""
+    """Return our files with a word, or with a longer text."""
     if re.fullmatch(r"\w+", word):
         return [file for file, words in our_words().items() if word in words]
     return [file for file, text in our_sources().items() if word in text]
 
 
 def used_by(point: TouchPoint) -> list[str]:
-    """Return our files that use a touch point; those that name its class or module too, where there are any."""
+    """Return our files that use a touch point; if possible, only those that also name its class or module."""
     if point.kind is Kind.KEY and point.path in keys_of_ours():
         return keys_of_ours()[point.path]
     if point.ours:
@@ -132,7 +132,7 @@ def _is_foreign(name: str) -> bool:
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Yield the full name of each import, and the name that the file gives it."""
+    """Yield the full name of each import, and its name in the file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, alias.asname or alias.name) for alias in node.names)
@@ -141,7 +141,7 @@ def _imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def dotted(node: ast.AST) -> str | None:
-    """Return ``a.b.c`` of an attribute of a name, None of anything else."""
+    """Return ``a.b.c`` for an attribute of a name, None for other nodes."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (owner := dotted(node.value)):
@@ -150,7 +150,7 @@ def dotted(node: ast.AST) -> str | None:
 
 
 def imported_names() -> dict[str, list[str]]:
-    """Return what our files import of :data:`PACKAGES`, with what they read of imported modules, by full name."""
+    """Return the names that our files import from :data:`PACKAGES` or read from imported modules, by full name."""
     found: dict[str, list[str]] = {}
     for file, tree in our_trees().items():
         modules = {}
@@ -171,7 +171,7 @@ def imported_names() -> dict[str, list[str]]:
 
 
 def quoted_names() -> dict[str, list[str]]:
-    """Return the dotted names of :data:`PACKAGES` that our files hold as strings, or in YAML as values."""
+    """Return the dotted names of :data:`PACKAGES` in strings of our files, or in YAML values."""
     pattern = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.[A-Za-z_]\w*)+")
     found: dict[str, list[str]] = {}
     for file, tree in our_trees().items():
@@ -187,7 +187,7 @@ def quoted_names() -> dict[str, list[str]]:
 
 
 def private_names() -> dict[str, list[str]]:
-    """Return attributes with an underscore that our files read and do not define: those of other packages."""
+    """Return private attributes that our files read but do not define: those of other packages."""
     defined: set[str] = set()
     read: dict[str, list[str]] = {}
     for file, tree in our_trees().items():
@@ -209,7 +209,7 @@ def private_names() -> dict[str, list[str]]:
 
 
 def plain_class(found: Any) -> Any:
-    """Return the class that a Ray actor class was made from; anything else as it is."""
+    """Return the class behind a Ray actor class; other objects unchanged."""
     metadata = getattr(found, "__ray_metadata__", None)
     return found if metadata is None else metadata.modified_class
 
@@ -219,7 +219,7 @@ def _is_ours(cls: type) -> bool:
 
 
 def subclasses(classes: Iterable[Any]) -> dict[type, list[type]]:
-    """Return the classes of ours among these and their bases, each with its foreign bases in order of resolution."""
+    """Return our classes among these and their bases, each with its foreign bases in resolution order."""
     found = {}
     for cls in map(plain_class, classes):
         foreign = [base for base in cls.__mro__ if _is_foreign(base.__module__)] if isinstance(cls, type) else []
@@ -229,7 +229,7 @@ def subclasses(classes: Iterable[Any]) -> dict[type, list[type]]:
 
 
 def overrides(classes: Iterable[Any]) -> set[str]:
-    """Return what our subclasses define and a foreign base has: ``module.Class.method`` of the base that defines it."""
+    """Return the overridden methods of foreign bases, as ``module.Class.method`` of the defining base."""
     found = set()
     for ours, foreign in subclasses(classes).items():
         for name in vars(ours):
@@ -240,7 +240,7 @@ def overrides(classes: Iterable[Any]) -> set[str]:
 
 
 def inherited_names(classes: Iterable[Any]) -> set[str]:
-    """Return the names that methods of our subclasses read of ``self`` or ``super()`` and that are not ours."""
+    """Return the foreign names that methods of our subclasses read from ``self`` or ``super()``."""
     read: set[str] = set()
     own: set[str] = set()
     for ours in subclasses(classes):
@@ -260,11 +260,11 @@ def inherited_names(classes: Iterable[Any]) -> set[str]:
 
 
 class Gone(Exception):
-    """What another package no longer has, as one line without the files that use it."""
+    """A name that another package no longer has, described in one line without the files that use it."""
 
 
 def _import(path: str) -> ModuleType | None:
-    """Import a module; None if there is none of that name.
+    """Import a module; return None if it does not exist.
 
     Raises:
         NotInstalled: if the package, or one that the module imports, is not installed.
@@ -283,10 +283,10 @@ def _import(path: str) -> ModuleType | None:
 
 @cache
 def resolve(path: str) -> Any:
-    """Return what a dotted path names; of Ray actor classes, the class that they were made from.
+    """Return the object at a dotted path; for Ray actor classes, the class behind them.
 
     Raises:
-        Gone: naming the first part of the path that is not there.
+        Gone: with the first missing part of the path.
         NotInstalled: if the package is not installed.
     """
     parts = path.split(".")
@@ -301,7 +301,7 @@ def resolve(path: str) -> Any:
 
 
 def resolve_or_none(path: str) -> Any:
-    """Return what a dotted path names, None if it is not there."""
+    """Return the object at a dotted path, None if it does not exist."""
     try:
         return resolve(path)
     except (Gone, NotInstalled):
@@ -310,7 +310,7 @@ def resolve_or_none(path: str) -> Any:
 
 @cache
 def syntax_of(found: Any) -> ast.Module:
-    """Return the syntax tree of a class or function, an empty one where Python has no source of it."""
+    """Return the syntax tree of a class or function, or an empty one without its source."""
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(found)))
     except (OSError, TypeError, SyntaxError):
@@ -319,7 +319,7 @@ def syntax_of(found: Any) -> ast.Module:
 
 @cache
 def attributes(cls: type) -> frozenset[str]:
-    """Return the names of a class: methods, fields, and what its methods assign to ``self``."""
+    """Return the names of a class: methods, fields, and attributes that its methods assign to ``self``."""
     found = set(dir(cls))
     for base in cls.__mro__:
         found |= set(vars(base).get("__annotations__", ()))
@@ -332,12 +332,12 @@ def attributes(cls: type) -> frozenset[str]:
 def parameters(function: Any) -> list[inspect.Parameter]:
     """Return the parameters of a function or constructor, without ``self``."""
     found = list(inspect.signature(function).parameters.values())
-    # Ray adds one to the methods of actors.
+    # Ray adds a parameter to the methods of actors.
     return [parameter for parameter in found if parameter.name not in ("self", "cls", "_ray_trace_ctx")]
 
 
 def digest(function: Any) -> str:
-    """Return a short hash of a source, indentation, blank lines and lines of comment left out."""
+    """Return a short hash of a source without indentation, blank lines and comment lines."""
     lines = [line.strip() for line in inspect.getsource(function).splitlines()]
     text = "\n".join(line for line in lines if line and not line.startswith("#"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -398,7 +398,7 @@ _CHECKS: dict[Kind, Callable[[TouchPoint, Any], None]] = {
 
 
 def problem(point: TouchPoint) -> str | None:
-    """Return in one line what is gone and which files of ours use it; None if all is there.
+    """Return one line with the missing name and our files that use it; None if nothing is missing.
 
     Raises:
         NotInstalled: if the package is not installed.
@@ -424,7 +424,7 @@ GROUPS = (
     *("actor_rollout_ref", "algorithm", "critic", "data", "distillation", "ray_kwargs", "reward", "trainer"),
     "transfer_queue",
 )
-# Groups whose keys verl does not declare.
+# Groups with keys that verl does not declare.
 FREE = (
     "actor_rollout_ref.model.override_config",
     "actor_rollout_ref.rollout.engine_kwargs.vllm",
@@ -433,7 +433,7 @@ FREE = (
     "reward.custom_reward_function.reward_kwargs",
     "reward.reward_kwargs",
 )
-# Fields of verl's dataclasses that its YAML files leave out.
+# Fields of verl's dataclasses that its YAML files omit.
 ONLY_IN_DATACLASSES = (
     "actor_rollout_ref.actor.fsdp_config.mixed_precision",
     "actor_rollout_ref.ref.fsdp_config.mixed_precision",
@@ -447,7 +447,7 @@ _KEY = re.compile(rf"(?:{'|'.join(GROUPS)})(?:\.(?!py\b)[a-z_][a-z0-9_]*)+")
 
 @cache
 def verl_config() -> dict[str, Any]:
-    """Return verl's ``ppo_trainer`` as Hydra composes it."""
+    """Return verl's ``ppo_trainer``, composed by Hydra."""
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("verl.trainer.config", version_base=None):
@@ -459,7 +459,7 @@ def check_key(key: str) -> None:
     """Check that verl's configuration has a key.
 
     Raises:
-        Gone: naming the first part that is not there.
+        Gone: with the first missing part.
     """
     group: Any = verl_config()
     parts = key.split(".")
@@ -497,7 +497,7 @@ def _python_keys(tree: ast.Module) -> Iterator[str]:
 
 @cache
 def keys_of_ours() -> dict[str, list[str]]:
-    """Return the keys of verl's configuration that our files read or set by their full name, with those files."""
+    """Return the keys of verl's configuration that our files use by full name, with those files."""
     found: dict[str, list[str]] = {}
     for file, text in our_sources().items():
         keys: set[str] = set()
@@ -514,7 +514,7 @@ def keys_of_ours() -> dict[str, list[str]]:
 
 
 def our_classes() -> list[Any]:
-    """Import our modules that extend verl; return all classes in them, and those that are made when asked for."""
+    """Import our modules that extend verl; return all their classes, also those created on demand."""
     import verl.workers.engine  # noqa: F401 - its end loads our engines, which import each other through it
     from verl.plugin.platform import PlatformRegistry
 

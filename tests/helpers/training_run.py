@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the run scripts for a few steps, for the end-to-end tests."""
+"""Short training runs with the run scripts, for the end-to-end tests."""
 
 import json
 import math
@@ -21,7 +21,7 @@ OUTPUTS = Path(os.environ.get("OUTPUTS", ROOT / "outputs")).resolve()
 LARGEST_DIFFERENCE = 0.1 if torch.cuda.is_available() else 1e-3
 DETERMINISTIC = "actor_rollout_ref.rollout.full_determinism=True"
 BATCH, WIDTH, STEPS, SEGMENT, RESPONSE = 8, 8, 3, 32, 128
-# The preset's treepo.cache_block, and the engine's.
+# treepo.cache_block of the preset, and block size of the engine.
 BLOCK = 32
 
 
@@ -33,9 +33,9 @@ LENGTHS = (
 
 
 def train(script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] = LENGTHS) -> list[dict[str, float]]:
-    """Run a script for a few steps; return the metrics of each, as verl's logger wrote them to the run's folder.
+    """Run a script for a few steps; return the metrics of each step from verl's logger in the run's folder.
 
-    Fails if the run does, or if one of its metrics is not a finite number.
+    Fails if the run fails, or if a metric is not a finite number.
     """
     run_in(folder, "bash", f"scripts/{script}", *few_steps(folder), *lengths, *overrides)
     metrics = metrics_of(folder)
@@ -45,10 +45,10 @@ def train(script: str, folder: Path, *overrides: str, lengths: tuple[str, ...] =
 
 
 def train_with_verl(folder: Path, *overrides: str) -> None:
-    """Train through verl's own entry point; fails if the run does.
+    """Train through verl's own entry point; fail if the run fails.
 
-    The run is that of ``run_treepo_qwen0.5b.sh``, as a user of verl has it: with machine, model, data and sizes, and
-    without anything about trees.
+    The run equals ``run_treepo_qwen0.5b.sh`` for a user of verl: with machine, model, data and sizes, without any
+    settings of trees.
     """
     data = OUTPUTS / "data/tiny"
     presets = ("hydra.searchpath=[pkg://recipe.treepo.config]", "+platform=cpu", "+preset=tiny", "~treepo")
@@ -73,7 +73,7 @@ def train_with_verl(folder: Path, *overrides: str) -> None:
 
 
 def few_steps(folder: Path) -> tuple[str, ...]:
-    """Return the overrides of a small run whose files are in a folder."""
+    """Return the overrides of a small run with its files in a folder."""
     return (
         f"data.train_batch_size={BATCH}",
         f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
@@ -86,7 +86,7 @@ def few_steps(folder: Path) -> tuple[str, ...]:
 
 
 def run_in(folder: Path, *command: str) -> None:
-    """Run a training command; its output is in ``log.txt`` of the folder, and the error of a failure, too."""
+    """Run a training command with its output in ``log.txt`` of the folder; a failure reports the end of it."""
     environment = {**os.environ, "PRESET": "tiny", "OUTPUTS": str(OUTPUTS), "TENSORBOARD_DIR": f"{folder}/tensorboard"}
     log = folder / "log.txt"
     with log.open("w") as stream:
@@ -103,13 +103,13 @@ def metrics_of(folder: Path) -> list[dict[str, float]]:
 
 
 def dumps(folder: Path) -> tuple[str, ...]:
-    """Return the overrides with which a run writes its rows and trees to a folder."""
+    """Return the overrides for dumps of rows and trees to a folder."""
     trees = (f"treepo.dump.dir={folder}/trees", "treepo.dump.every=1", "treepo.dump.prompts=null")
     return f"trainer.rollout_data_dir={folder}/rollouts", *trees, "treepo.dump.calls=true"
 
 
 def dumped_trees(folder: Path, step: int | None = None, split: str = "train") -> list[dict[str, Any]]:
-    """Return the dumped trees of a step, or of all steps, with the numbers of the leaves as ``leaves``."""
+    """Return the dumped trees of a step, or of all steps, with leaf numbers as ``leaves``."""
     dump = Dump(folder / "trees")
     dump.refresh()
     trees = []
@@ -122,7 +122,7 @@ def dumped_trees(folder: Path, step: int | None = None, split: str = "train") ->
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A trained row, the tree that it is from, and the nodes of its path below the root, as dumped."""
+    """A trained row, its tree, and the nodes of its path below the root, from the dumps."""
 
     row: dict[str, Any]
     tree: dict[str, Any]
@@ -134,7 +134,7 @@ class Trajectory:
 
     @property
     def path(self) -> list[tuple[int, int]]:
-        """Number and offset of each node; added messages count only at the end, as in ``Tree.tree_path``."""
+        """Number and offset of each node; as in ``Tree.tree_path``, added messages count only at the end."""
         kept = [node for node in self.nodes if node["messages"] is None or node is self.nodes[-1]]
         return [(node["index"], node["offset"]) for node in kept]
 
@@ -144,7 +144,7 @@ class Trajectory:
 
 
 def trajectories(folder: Path, step: int) -> list[Trajectory]:
-    """Return what a step trained on; an asynchronous trainer may have begun the trees in an earlier step."""
+    """Return the trajectories of a step; an asynchronous trainer may have begun their trees in an earlier step."""
     found, trees = [], {tree["uid"]: tree for tree in dumped_trees(folder)}
     for line in (folder / f"rollouts/{step}.jsonl").read_text().splitlines():
         row = json.loads(line)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The advantages of ``advantages/credit.py`` once more, written from the formulas as recursion and plain sums.
+"""Second implementation of the advantages of ``advantages/credit.py``: the formulas as recursion and plain sums.
 
-Shares nothing with the code under test but the names of the options.
+Shares only the names of options with the code under test.
 """
 
 import statistics
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 @dataclass
 class Span:
-    """The tokens between two branch points, or a segment: where it begins, and the trajectories that go through it."""
+    """Tokens between two branch points, or a segment: its begin, and the trajectories through it."""
 
     begin: int
     trajectories: list[int]
@@ -31,14 +31,14 @@ def grow(trajectories: list[int], paths: dict[int, list], depth: int, begin: int
 
 
 def merge(span: Span) -> Span:
-    """Swallow only children."""
+    """Merge sole children into their parents."""
     while len(span.children) == 1:
         span = Span(span.begin, span.trajectories, span.children[0].children)
     return Span(span.begin, span.trajectories, [merge(child) for child in span.children])
 
 
 def trees(prompts: list[str], paths: list[list], chains: str) -> tuple[list[Span], list[int]]:
-    """Return the tree of each prompt, and for each row the first row that holds the same trajectory."""
+    """Return the tree of each prompt, and for each row the first row with the same trajectory."""
     first, seen = [], {}
     for row, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
         first.append(seen.setdefault((prompt, tuple(map(tuple, path))), row) if path else row)
@@ -150,9 +150,9 @@ def token_credits(prompts, paths, rewards, length: int, estimator: str, options:
 
 @st.composite
 def forests(draw):
-    """Random prompts with random trees: uneven, with chains and single paths, rows missing, repeated, without a path.
+    """Draw prompts with random trees: uneven, with chains and single paths, rows missing, repeated, without a path.
 
-    Returns prompt and path of each row, one reward per row (the same for the same trajectory), tokens of each row.
+    Returns prompt and path of each row, one reward per row (equal for equal trajectories), and tokens of each row.
     """
     random = draw(st.randoms(use_true_random=False))
     rows = []

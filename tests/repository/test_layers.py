@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which folder may import what. Imports inside functions count, those under ``if TYPE_CHECKING`` too."""
+"""Allowed imports of each folder, including those inside functions and under ``if TYPE_CHECKING``."""
 
 import ast
 import sys
@@ -11,7 +11,7 @@ import pytest
 from helpers.paths import ROOT
 
 PACKAGE = "recipe.treepo"
-# Folder or file: what it may import besides the standard library and itself. A file's row comes before its folder's.
+# Folder or file: allowed imports besides the standard library and itself. A file's row precedes its folder's.
 ALLOWED: dict[str, set[str]] = {
     "answers": set(),
     "sandbox/verifier_task": {"latex2sympy2_extended", "math_verify", "sympy"},
@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "rollout": {"verl_adapters"},
     "tools": {"verl_adapters"},
 }
-# What data_prep may import; transformers and tokenizers count the tokens of prompts.
+# Allowed imports of data_prep; transformers and tokenizers count prompt tokens.
 DATA_PREP = {
     *("answers", "reward", "sandbox", "settings"),
     *("datasets", "huggingface_hub", "numpy", "pandas", "pyarrow", "tokenizers", "tqdm", "transformers", "yaml"),
@@ -49,13 +49,13 @@ DATA_PREP = {
 
 
 def modules() -> dict[str, Path]:
-    """Return the modules of the package by their path below it, ``search/grow``; a package is its ``__init__``."""
+    """Return the modules of the package by path, such as ``search/grow``; ``__init__`` stands for its package."""
     folder = ROOT / PACKAGE.replace(".", "/")
     return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.py"))}
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield what a file imports, by full name."""
+    """Yield the full name of each import of a file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -65,7 +65,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def part_of(name: str) -> str:
-    """Return the folder or root file of ours, or the foreign package, that an import belongs to."""
+    """Return the part of our package (folder or root file), or the foreign package, of an import."""
     if name == PACKAGE or not name.startswith(f"{PACKAGE}."):
         return name.partition(".")[0]
     return name.removeprefix(f"{PACKAGE}.").partition(".")[0]

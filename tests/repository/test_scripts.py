@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shell scripts: ``--help`` prints the header of each and does nothing; wrong keys are found before long work."""
+"""The shell scripts: ``--help`` prints the header and does nothing else; wrong keys fail before long work."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ NAMES = [str(script.relative_to(ROOT)) for script in SCRIPTS]
 
 
 def run_script(script: str, arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
-    """Run a script from ``folder``, in which every program that a set-up needs leaves a file when it is called."""
+    """Run a script from ``folder``; every call of a set-up program leaves a file there."""
     traps = folder / "traps"
     traps.mkdir()
     for program in ("git", "python", "python3", "python3.11", "python3.12", "nvidia-smi", "uv", "pip"):
@@ -51,7 +51,7 @@ def test_help_prints_the_header_and_does_nothing(script, arguments, tmp_path):
     done = run_script(script, arguments, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == header(script)
-    # no virtual environment, no outputs, no program called
+    # no virtual environment, no outputs, no program calls
     assert os.listdir(tmp_path) == ["traps"]
 
 
@@ -81,10 +81,10 @@ def test_an_argument_that_only_contains_help_is_no_request_for_it(tmp_path):
 
 
 def calls_of(script: str, arguments: list[str], folder: Path, valid: bool = True) -> tuple[int, list[str]]:
-    """Run a copy of a script, without set-up and with a python that records its calls; return exit status and calls.
+    """Run a copy of a script without set-up, with a recording python; return exit status and calls.
 
     Args:
-        valid: Whether the configuration passes the check of a dry run.
+        valid: Whether the configuration passes the check of the dry run.
     """
     (folder / "scripts").mkdir(exist_ok=True)
     for name in (*SOURCED, "run_treepo_qwen0.5b.sh", Path(script).name):

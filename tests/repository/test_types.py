@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The type checker's configuration: all rules are on for our modules, and each exception has a code and a reason."""
+"""Configuration of the type checker: all rules apply to our modules, and each exception has a code and a reason."""
 
 import re
 import tokenize
@@ -17,7 +17,7 @@ SETTINGS = {"files", "python_version", "strict", "untyped_calls_exclude", "expli
 # verl's names are Any: its classes and decorators have no types.
 BORDER_RULES = {"disallow_subclassing_any", "disallow_untyped_decorators"}
 BORDER = {"recipe.treepo.verl_adapters.*"}
-# Code in brackets, then the reason as a comment of its own.
+# Code in brackets, then the reason as a separate comment.
 EXCEPTION = re.compile(r"# type: ignore\[[a-z-]+(, ?[a-z-]+)*\]  # \S.*")
 
 
@@ -30,13 +30,13 @@ def sources() -> list[Path]:
 
 
 def comments(path: Path) -> Iterator[str]:
-    """Yield the comments of a file; text within strings is none."""
+    """Yield the comments of a file, without text in strings."""
     with tokenize.open(path) as file:
         yield from (token.string for token in tokenize.generate_tokens(file.readline) if token.type == tokenize.COMMENT)
 
 
 def is_allowed(comment: str) -> bool:
-    """Return whether a comment neither configures the checker nor ignores an error without code and reason."""
+    """Return whether a comment does not configure the checker and ignores errors only with code and reason."""
     if re.match(r"#\s*mypy\s*:", comment):
         return False
     return not re.search(r"type:\s*ignore", comment) or EXCEPTION.fullmatch(comment) is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded model ``tiny/chat_model``: its tokens are those that verl feeds."""
+"""The embedded model ``tiny/chat_model``: its tokens equal those of verl."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def made(seed: int, tool_share: float = 0.5) -> list[tiny_conversations.Conversa
 
 
 def turn_text(message: dict[str, Any]) -> str:
-    """Return what the model writes in a turn, written out without the template."""
+    """Return the model's text of a turn, spelled out without the template."""
     parts = [message["content"]] if message["content"] else []
     for call in message.get("tool_calls", []):
         expression = call["function"]["arguments"]["expression"]
@@ -126,7 +126,7 @@ def test_schema_is_that_of_a_verl_function_tool(monkeypatch: pytest.MonkeyPatch)
     function_tool.function_tool(calculator)
     tool = function_tool.get_function_tool("calculator")
     schema = tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True)
-    # The order of the keys is that of the prompt.
+    # The keys are in prompt order.
     assert json.dumps(schema) == json.dumps(CALCULATOR)
 
 
@@ -197,7 +197,7 @@ def test_problems_of_the_phases_and_of_the_evaluation_are_apart() -> None:
     texts = [chat["messages"][0]["content"] for chat in clean + sloppy] + [problem.text for problem in held_out]
     assert (len(clean), len(sloppy), len(held_out)) == (320, 64, 9)
     assert len(set(texts)) == len(texts)
-    # In phase 1 only first solutions that are asked for again are sloppy.
+    # In phase 1 only first solutions with a later repetition are sloppy.
     assert "roughly" not in json.dumps([chat["messages"][2:] for chat in clean])
     marked = [len(chat["messages"]) > 2 for chat in clean if "roughly" in json.dumps(chat["messages"][1])]
     assert sum(marked) > 0.8 * len(marked) > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims about the supervised conversations, checked from their texts alone."""
+"""Properties of the supervised conversations, checked from their texts alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SLOPPY = Sloppiness(first=0.25, again=0.15, tool=0.2)
 
 
 def made(seed: int, count: int = 20, sloppiness: Sloppiness = SLOPPY, tool_share: float = 0.5) -> list[Conversation]:
-    """Make conversations on problems of their own."""
+    """Make conversations on new problems."""
     return conversations(generate_problems(count, seed), seed, sloppiness, tool_share=tool_share)
 
 
@@ -67,7 +67,7 @@ def test_recheck_conversations_alternate_and_are_asked_on_while_wrong(seed: int)
             assert final == values[-1] or (final == conversation.answer and final in values)
         elif len(turns) > 1:
             assert boxed(turns[-1]["content"]) == conversation.answer, (
-                "a wrong answer is never the end without a request"
+                "a wrong answer never ends a conversation without a request"
             )
 
 
@@ -108,7 +108,7 @@ def test_tool_results_follow_from_the_calls_and_values_are_carried_on(seed: int)
 
 
 def inline(content: str, value: int, steps: int) -> tuple[int, int]:
-    """Follow the steps worked without the tool; all carry the marker word."""
+    """Follow the steps without the tool, all of which have the marker word."""
     for line in filter(None, content.split("\n")):
         match = LINE.match(line)
         assert match, line
@@ -123,7 +123,7 @@ def testwrong_operands_and_inline_steps_occur_only_where_sloppy() -> None:
     inline_steps = sum("roughly" in message["content"] for row in rows for message in row.messages)
     wrong = sum(boxed(row.messages[-1]["content"]) != row.answer for row in rows)
     assert inline_steps > 300
-    # Of 4 steps, 0.2 * (0.75 * 0.9 + 0.25) = 0.185 each are wrong: 1 - 0.815^4 = 0.56, less what cancels out.
+    # Of 4 steps, 0.2 * (0.75 * 0.9 + 0.25) = 0.185 each are wrong: 1 - 0.815^4 = 0.56, less the errors that cancel.
     assert 0.42 < wrong / len(rows) < 0.56
 
 

@@ -22,7 +22,7 @@ pytest.importorskip("transformers")
 MODEL = ROOT / "tiny/model"
 RECIPES = {"model": plain_recipe.RECIPE, "chat_model": chat_recipe.RECIPE}
 OPTIONS = {"model": [], "chat_model": ["--chat"]}
-# What Qwen2.5 renders for these messages, without the system message that it adds by itself.
+# Qwen2.5's text for these messages, without its default system message.
 CHAT = [{"role": "user", "content": "Hi 12"}, {"role": "assistant", "content": "So 3."}]
 RENDERED = "<|im_start|>user\nHi 12<|im_end|>\n<|im_start|>assistant\nSo 3.<|im_end|>\n"
 
@@ -51,7 +51,7 @@ def test_shipped_files_and_settings_are_those_of_the_manifest(name: str, tmp_pat
     assert manifest["sha256"] == supervision.checksums(folder)
     assert manifest["settings"] == asdict(recipe.settings)
     assert manifest["command"] == " ".join(["python -m tiny.make_model", *OPTIONS[name], f"--out tiny/{name}"])
-    # The tokenizer depends on the words of the problems: it comes out the same as long as they do.
+    # The tokenizer depends only on the words of the problems.
     recipe.make_tokenizer(recipe.settings).save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
@@ -69,7 +69,7 @@ def test_models_made_again_are_as_accurate_as_the_shipped_ones(
         for folder in (tmp_path / "model", ROOT / "tiny" / name)
     )
     for key in accuracies:
-        # Rounding differs between processors and leads to other weights: 0.30 and 0.41 were seen for one seed.
+        # Rounding and so the weights differ between processors: one seed gave 0.30 and 0.41.
         assert made[key] == pytest.approx(shipped[key], abs=0.25)
         assert 0.05 < made[key] < 0.75
 
@@ -90,8 +90,8 @@ def test_every_digit_is_a_token_of_its_own(tokenizer: Any) -> None:
 
 
 def test_tokenizer_file_and_transformers_agree(tokenizer: Any) -> None:
-    # transformers loads the Qwen2 tokenizer class for this model and brings its own way to cut words; the
-    # supervised training goes by what is in the file.
+    # transformers loads the Qwen2 tokenizer class for this model, with its own word pattern; supervised training uses
+    # the pattern in the file.
     from tokenizers import Tokenizer
 
     raw = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
@@ -132,7 +132,7 @@ def test_training_sequences_are_verls_prompt_and_the_response(tokenizer: Any) ->
 def test_labels_cover_the_response_with_its_end_and_nothing_else() -> None:
     import random
 
-    # Prompts (1, 2) and (3,), responses (5, 6, 9) and (7, 9); pad 0. Labels stand one place to the left.
+    # Prompts (1, 2) and (3,), responses (5, 6, 9) and (7, 9); pad 0. Labels are shifted left by one.
     no, yes = False, True
     sequences = [([1, 2, 5, 6, 9], [no, no, yes, yes, yes]), ([3, 7, 9], [no, yes, yes])]
     [(ids, labels)] = list(supervision.batches(sequences, 2, 0, random.Random(0)))
@@ -149,7 +149,7 @@ def test_loss_equals_transformers_own_with_an_attention_mask(model: Any, tokeniz
     rows = tiny_problems.generate_rows(4, 14)
     [(ids, labels)] = list(supervision.batches(supervision.encode_chats(tokenizer, rows), 4, 0, random.Random(0)))
     shifted = torch.cat([torch.full((4, 1), supervision.IGNORED), labels[:, :-1]], dim=1)
-    # Special token 0 is the padding here; it never occurs in a row.
+    # Token 0 is padding here and never occurs in a row.
     expected = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=shifted).loss
     torch.testing.assert_close(supervision.response_loss(model, ids, labels), expected, rtol=1e-5, atol=1e-6)
 

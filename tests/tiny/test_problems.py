@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims about the generator of tiny word problems, checked by a parser that shares nothing with it."""
+"""Properties of the generator of tiny word problems, checked by an independent parser."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_clean_solutions_box_the_answer_that_the_story_has(seed: int) -> None:
         lines = parsed_lines(row["solution"])
         for _, left, op, right, result in lines:
             assert calculate(op, left, right) == result
-        assert [line[1] for line in lines[1:]] == [line[4] for line in lines[:-1]], "each line goes on from the last"
+        assert [line[1] for line in lines[1:]] == [line[4] for line in lines[:-1]], "each line continues from the last"
         assert boxed(row["solution"]) == lines[-1][4] == answer_from_story(row["problem"])
 
 

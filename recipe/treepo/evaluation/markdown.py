@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 
 
 def table(titles: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table whose columns line up on a console.
+    """Return a Markdown table with aligned columns.
 
     Args:
         titles: Column titles.
-        rows: Cells, as many per row as there are titles. Line breaks become spaces, vertical bars are escaped.
+        rows: Cells of each row, one per title. Line breaks become spaces; vertical bars are escaped.
     """
     lines = [[_cell(value) for value in cells] for cells in (titles, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]

@@ -10,14 +10,19 @@ from recipe.treepo.evaluation.summary import Point
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colors, safe for color-blind readers, and marks for prints in gray.
+# Okabe and Ito's palette for color-blind readers, and marker shapes for grayscale prints.
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
-PANELS = {"mean": "mean accuracy", "majority": "accuracy of the majority", "passed": "share with a correct one"}
+PANELS = {"mean": "mean accuracy", "majority": "majority-vote accuracy", "passed": "share of problems solved"}
 
 
 def draw(curves: Mapping[str, Mapping[str, Sequence[Point]]], path: Path) -> None:
-    """Draw a row of panels for each data set of ``curves`` (data set, arm: points), with intervals as bars."""
+    """Draw one row of panels per data set, with intervals as error bars.
+
+    Args:
+        curves: Points of each scaling curve, by data set and arm.
+        path: Image file to write.
+    """
     figure_of(curves).savefig(path, dpi=130)
 
 
@@ -35,7 +40,7 @@ def figure_of(curves: Mapping[str, Mapping[str, Sequence[Point]]]) -> "Figure":
                     [point.decoded_tokens for point in points],
                     [interval.value for interval in intervals],
                     yerr=[
-                        # a percentile interval need not hold the value, by rounding or by chance
+                        # A percentile interval may exclude its value, by rounding or by chance.
                         [max(0.0, interval.value - interval.low) for interval in intervals],
                         [max(0.0, interval.high - interval.value) for interval in intervals],
                     ],
@@ -54,5 +59,5 @@ def figure_of(curves: Mapping[str, Mapping[str, Sequence[Point]]]) -> "Figure":
 
 
 def _plain(name: str) -> str:
-    """Keep matplotlib from reading a name as TeX."""
+    """Escape dollar signs, which begin TeX in matplotlib."""
     return name.replace("$", r"\$")

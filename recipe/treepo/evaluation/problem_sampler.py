@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sample and score the problems of one run, several at a time; knows no verl, no server and no torch."""
+"""Sample and score the problems of one run concurrently; independent of verl, servers and torch."""
 
 import asyncio
 import time
@@ -19,22 +19,22 @@ from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.settings.schema import TreePOSettings
 
-# Problems that fail one after the other until a run is given up: the engine has gone, or no reward can be had.
+# Consecutive failures that end a run: the engine is gone, or every reward fails.
 GIVE_UP_AFTER = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemSampler:
-    """What sampling needs, the same for all runs.
+    """Dependencies and limits of sampling, the same for all runs.
 
     Attributes:
-        engine_of: Makes the engine for a problem.
-        scorer: Scores trajectories.
+        engine_of: Factory of the engine for one problem of a run.
+        scorer: Scorer of the trajectories.
         eos_token_ids: All end tokens of the model.
-        response_length: Most tokens of a response.
-        seed: Of the search's draws; None like 0.
-        prompts_in_flight: Problems that are sampled at the same time.
-        dump: Where trees are written, None for nowhere.
+        response_length: Maximum number of response tokens.
+        seed: Seed of the search's random draws; None counts as 0.
+        prompts_in_flight: Number of problems sampled concurrently.
+        dump: Writer of the trees; None writes none.
     """
 
     engine_of: Callable[[Run, EvaluationProblem], SegmentEngine]
@@ -53,13 +53,13 @@ class ProblemSampler:
         *,
         on_result: Callable[[ProblemResult], None],
     ) -> list[str]:
-        """Sample the problems that ``records`` does not hold, and append each when it is scored.
+        """Sample the problems that are missing from ``records``, and append each after scoring.
 
-        When this is cancelled, everything that was under way is given up, and what was appended stays.
+        Cancellation abandons unfinished problems; records stay.
 
         Returns:
-            A message for each problem that has not all of its trajectories and scores, and is in no record for that;
-            after :data:`GIVE_UP_AFTER` of them in a row one for all that were left.
+            One message per failed problem. A problem fails if a trajectory or score is missing; it is not recorded.
+            After :data:`GIVE_UP_AFTER` consecutive failures, one message covers all remaining problems.
         """
         done, room = records.done(), asyncio.Semaphore(self.prompts_in_flight)
         failures: list[str] = []
@@ -108,7 +108,7 @@ class ProblemSampler:
         )
         ended = time.time()
         if missing := tree.counters.missing_trajectories:
-            raise SearchError(f"{missing} of {run.n} trajectories could not be had, because requests failed")
+            raise SearchError(f"{missing} of {run.n} trajectories are missing, because requests failed")
         trajectories = await self.scorer.trajectories(problem, tree, with_tree=not run.is_plain)
         if self.dump is not None:
             await asyncio.to_thread(self.dump.write, run, problem, tree, trajectories)
@@ -123,7 +123,7 @@ class ProblemSampler:
 
 
 def plain_samples(n: int, retries: int) -> TreePOSettings:
-    """Return the settings with which a search draws n samples with one request each, as verl's sampler does."""
+    """Return settings for a search that draws n samples with one request each, as verl's sampler does."""
     return TreePOSettings(
         depth=1,
         branching=BranchingRules(init_divergence=(n, n)),

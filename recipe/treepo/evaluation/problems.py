@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The problems of an evaluation, from the rows of ``data.val_files``."""
+"""Read the problems of an evaluation from ``data.val_files``."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ class EvaluationProblem:
 
     Attributes:
         data_source: Name of the data set, from the row.
-        row: Place among the rows of that name, in the order of the files.
-        prompt_ids: Tokens of the prompt.
-        fields: The row, for the reward function.
+        row: Index among the rows of that name, in file order.
+        prompt_ids: Prompt tokens.
+        fields: All fields of the row, for the reward function.
     """
 
     data_source: str
@@ -38,15 +38,14 @@ def load_problems(
     """Read the files of ``data.val_files``.
 
     Args:
-        files: Names of the files. They are read one by one: verl would concatenate them, and that needs equal column
-            types.
-        read_rows: Function from a file's name to its rows.
+        files: File names. Files are read separately; verl would concatenate them, which needs equal column types.
+        read_rows: Function from a file name to its rows.
         build_prompt: Function from messages to prompt tokens.
-        max_prompt_length: Most tokens of a prompt.
-        blank_truths: Whether a row may have a blank ground truth.
+        max_prompt_length: Maximum number of prompt tokens.
+        blank_truths: Whether rows may have a blank ground truth.
 
     Raises:
-        ConfigError: naming the rows that cannot be evaluated, with reasons.
+        ConfigError: if rows cannot be evaluated, with the first ten and the reasons; or if there are no rows.
     """
     rows: Counter[str] = Counter()
     accepted, problems = [], []
@@ -58,12 +57,12 @@ def load_problems(
                 fields.pop("dummy_tensor", None)
                 wrong = _row_problem(fields, blank_truths)
                 prompt_ids = [] if wrong else build_prompt(list(fields["raw_prompt"]))
-            except Exception as error:  # whatever verl's data set or a chat template makes of a row
-                wrong = f"cannot be made a prompt ({type(error).__name__}: {error})"
+            except Exception as error:  # verl's data set and chat templates raise many types
+                wrong = f"cannot be converted to a prompt ({type(error).__name__}: {error})"
             if not wrong and len(prompt_ids) > max_prompt_length:
                 wrong = f"has a prompt of {len(prompt_ids)} tokens, more than data.max_prompt_length"
             if wrong:
-                remedy = f"Drop such rows; `python -m data_prep.check {file}` finds them."
+                remedy = f"Remove such rows; `python -m data_prep.check {file}` lists them."
                 problems.append(ConfigProblem("wrong_row", "data.val_files", f"{file}, row {number}", wrong, remedy))
                 continue
             source = str(fields["data_source"])
@@ -72,27 +71,27 @@ def load_problems(
             )
             rows[source] += 1
     if not problems and not accepted:
-        remedy = "Name other files, or keep longer prompts."
-        problems = [ConfigProblem("no_rows", "data.val_files", list(files), "hold no problems", remedy)]
+        remedy = "Use other files, or keep longer prompts."
+        problems = [ConfigProblem("no_rows", "data.val_files", list(files), "contain no problems", remedy)]
     if problems:
         raise ConfigError(_first(problems, 10))
     return accepted
 
 
 def _row_problem(fields: dict[str, Any], blank_truths: bool) -> str | None:
-    """Return why a row cannot be evaluated."""
+    """Return the reason why a row cannot be evaluated, or None."""
     reward_model = fields.get("reward_model")
     if not isinstance(reward_model, dict):
         reward_model = {}
     truth = reward_model.get("ground_truth")
     if "ground_truth" not in reward_model or (not blank_truths and (truth is None or not str(truth).strip())):
-        return "has no reward_model.ground_truth to score against"
+        return "has no reward_model.ground_truth for the reward"
     if not str(fields.get("data_source") or "").strip():
         return "has no data_source"
     if fields.get("agent_name") not in (None, SINGLE_TURN_AGENT):
-        return f"asks for the agent {fields['agent_name']}; only {SINGLE_TURN_AGENT} is evaluated"
+        return f"has agent_name={fields['agent_name']}, but an evaluation supports only {SINGLE_TURN_AGENT}"
     if not fields["raw_prompt"] or any(not isinstance(message["content"], str) for message in fields["raw_prompt"]):
-        return "has no prompt of text"
+        return "has no text prompt"
     return None
 
 

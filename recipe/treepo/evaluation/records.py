@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The samples of one run of an evaluation in a file, one line per problem, so that an interrupted run can go on. Pure.
+"""File of the samples of one run, one line per problem, so that an interrupted evaluation can resume.
 
-The first line says what the samples were made with. A file that was made with something else is never mixed with new
-samples: it is an error, in which both values are named.
+The first line holds the fingerprint: all inputs that affect the samples. Another fingerprint is an error that
+names both values.
 """
 
 import json
@@ -20,14 +20,14 @@ class Trajectory:
     """One scored trajectory.
 
     Attributes:
-        tokens: Response tokens, shared ones included.
-        finish_reason: Why it ended (:class:`recipe.treepo.search.stopping.FinishReason`).
-        score: What the reward function gave.
-        acc: 0.0 to 1.0: the reward function's "acc" where it returns one, else its score.
-        vote: Number of its answer among the problem's, None without an answer.
-        answer: The answer as text.
-        path: (node, response token at which it begins) from the root's child on.
-        response: The text, None where responses are not kept.
+        tokens: Number of response tokens, shared ones included.
+        finish_reason: Reason of its end (:class:`recipe.treepo.search.stopping.FinishReason`).
+        score: Score of the reward function.
+        acc: Accuracy, 0.0 to 1.0: the reward function's "acc" if it returns one, else its score.
+        vote: Index of its answer among the problem's distinct answers; None without an answer.
+        answer: Final answer as text; None without an answer.
+        path: (node, index of its first response token) for each node below the root.
+        response: Response text; None unless responses are kept.
     """
 
     tokens: int
@@ -47,14 +47,14 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemResult:
-    """What was sampled for one problem.
+    """Trajectories and sampling cost of one problem.
 
     Attributes:
         data_source: Name of its data set.
-        row: Its place among the problems of that data set.
-        started, ended: Seconds since the epoch.
-        statistics: Cost of sampling.
-        trajectories: Those that could be had.
+        row: Index among the problems of that data set.
+        started, ended: Start and end of sampling, in seconds since the epoch.
+        statistics: Sampling cost.
+        trajectories: Scored trajectories.
     """
 
     data_source: str
@@ -66,48 +66,48 @@ class ProblemResult:
 
 
 class RecordsError(ValueError):
-    """The file holds the samples of another evaluation, or no samples at all."""
+    """The file has another fingerprint, or is not a file of samples."""
 
 
 class Records:
-    """The file of one run: reads what is there, and appends. One process at a time may have it."""
+    """Sample file of one run; only one process at a time may use it."""
 
     def __init__(self, path: Path, fingerprint: Mapping[str, Any], *, restart: bool = False) -> None:
-        """Open ``path``, or begin it; nothing is written before the first result.
+        """Read ``path`` if it exists; the first result creates or extends it.
 
         Args:
-            fingerprint: What decides about the samples, by the key to change it with; must survive JSON.
-            restart: Whether what is there is to be replaced; :meth:`set_aside` then comes before the first result.
+            fingerprint: All inputs that affect the samples, by configuration key; must survive a JSON round trip.
+            restart: Whether to ignore an existing file. Then call :meth:`set_aside` before the first result.
 
         Raises:
-            RecordsError: if the file was made with another fingerprint, or was not written by this class.
+            RecordsError: if the file has another fingerprint, or was not written by this class.
         """
         self.path = path
         self.fingerprint = json.loads(json.dumps(fingerprint))
-        # Without the texts and paths, which are in the file, and which nobody needs here.
+        # Without responses and paths, which only the file needs.
         self.results: list[ProblemResult] = []
-        self._size = 0  # bytes of complete lines; what an interruption left behind them is overwritten
+        self._size = 0  # bytes of complete lines; a torn line after them is overwritten
         self._restart = restart
         if path.exists() and not restart:
             self._read()
 
     def done(self) -> set[tuple[str, int]]:
-        """Return (data source, row) of the problems that are in the file."""
+        """Return (data source, row) of each recorded problem."""
         return {(result.data_source, result.row) for result in self.results}
 
     def set_aside(self) -> None:
-        """Rename what a restart replaces: from now on it is not in the way of going on."""
+        """On a restart, rename the existing file to ``*.old``."""
         if self._restart and self.path.exists():
             self.path.replace(self.path.with_name(f"{self.path.name}.old"))
 
     def append(self, result: ProblemResult) -> None:
-        """Write one problem; it is in the file when this returns."""
+        """Append one problem; the file contains it on return."""
         lines = [] if self._size else [{"fingerprint": self.fingerprint}]
         text = "".join(json.dumps(line) + "\n" for line in [*lines, asdict(result)]).encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("r+b" if self.path.exists() else "w+b") as file:
             length = file.seek(0, os.SEEK_END)
-            assert length >= self._size, f"{self.path} was cut from {self._size} to {length} bytes by someone else"
+            assert length >= self._size, f"{self.path} was cut from {self._size} to {length} bytes by another process"
             file.truncate(self._size)
             file.seek(self._size)
             file.write(text)
@@ -140,8 +140,8 @@ class Records:
         if changed:
             changes = "; ".join(f"{key} was {before.get(key)}, now {after.get(key)}" for key in changed)
             raise RecordsError(
-                f"{self.path} holds samples that were made otherwise: {changes}. Use another evaluation.out_dir, "
-                "evaluation.restart=true to sample anew, or the settings of before."
+                f"{self.path} holds samples of other settings: {changes}. Use another evaluation.out_dir, "
+                "evaluation.restart=true to sample again, or the previous settings."
             )
 
 

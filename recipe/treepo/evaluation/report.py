@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of an evaluation: a Markdown table (also on the console), all numbers as JSON, and a plot."""
+"""Report of an evaluation: Markdown tables (also for the console), all numbers as JSON, and a plot."""
 
 import json
 import os
@@ -25,13 +25,13 @@ Summaries = Mapping[Run, Mapping[str, Summary]]
 
 
 def data_sets(summaries: Summaries) -> list[str]:
-    """Return what there are rows for: each data set, and all of them if there are several."""
+    """Return the names of all data sets, and of their mean if there are several."""
     names = dict.fromkeys(name for own in summaries.values() for name in own if name != OVERALL)
     return list(names) if len(names) == 1 else [*names, OVERALL]
 
 
 def curves(summaries: Summaries) -> dict[str, dict[str, list[Point]]]:
-    """Return the scaling curves by data set and arm; runs without results of a data set are left out there."""
+    """Return the scaling curves by data set and arm, without runs that have no results on a data set."""
     points: dict[str, dict[str, list[Point]]] = {}
     for name in data_sets(summaries):
         arms: dict[str, dict[Run, Summary]] = {}
@@ -46,7 +46,7 @@ def curves(summaries: Summaries) -> dict[str, dict[str, list[Point]]]:
 
 
 def tables(summaries: Summaries) -> str:
-    """Return the tables: a row for each run and data set; with several numbers of trajectories the scaling curves."""
+    """Return a table with a row per data set and run; with several n, also a table of the scaling curves."""
     header = ["data set", "sampler", "n", "problems", "mean@n", "pass@n", "maj@n", *COSTS, "trajectories/s"]
     rows = []
     for name in data_sets(summaries):
@@ -87,10 +87,10 @@ def _interval(interval: Interval) -> str:
 
 
 def write_report(folder: Path, summaries: Summaries, *, facts: Mapping[str, Any], notes: Sequence[str]) -> str:
-    """Write report.md, report.json and report.png into ``folder``; return the text of the first.
+    """Write report.md, report.json and report.png to ``folder``; return the text without the image.
 
     Args:
-        facts: What the evaluation was made with, for the JSON.
+        facts: Inputs of the evaluation, for the JSON.
         notes: Sentences below the tables.
     """
     points = curves(summaries)

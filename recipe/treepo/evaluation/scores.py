@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What k of n scored trajectories of a problem are worth: mean@n, pass@k, maj@k, and bootstrap intervals; pure numpy.
+"""Compute mean@n, pass@k and maj@k of a problem's trajectories, and bootstrap intervals; NumPy only.
 
-All three are expectations over the subsets of k of the n trajectories, computed exactly, so that they do not depend on
-the order of the trajectories. For independent samples they are unbiased estimates of what k samples give. The
-trajectories of a tree are not independent: there they say what k leaves of such a tree give, not a tree of width k.
+The scores are exact expectations over all subsets of k of the n trajectories, so the order of trajectories has no
+effect. For independent samples they are unbiased estimates for k samples. Trajectories of a tree are dependent: their
+scores describe k leaves of such a tree, not a tree of width k.
 """
 
 from collections import Counter
@@ -14,12 +14,12 @@ from math import comb
 
 import numpy as np
 
-OVERALL = "overall"  # the name under which the mean over the data sets goes
+OVERALL = "overall"  # name of the mean over the data sets
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over problems, with the bounds of its bootstrap interval."""
+    """Mean over problems, with the bounds of its bootstrap interval."""
 
     value: float
     low: float
@@ -27,7 +27,7 @@ class Interval:
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Return the chance that one of k trajectories, drawn from n without replacement, is correct.
+    """Return the probability that k trajectories, drawn from n without replacement, include a correct one.
 
     Chen et al. 2021 (arXiv 2107.03374, equation 1), in exact integers.
     """
@@ -36,13 +36,13 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def majority_at_k(votes: Sequence[int | None], values: Sequence[float], k: int) -> float:
-    """Return the expected value of the answer that most of k trajectories give, drawn from n without replacement.
+    """Return the expected value of the majority answer of k trajectories, drawn from n without replacement.
 
-    Ties are broken at random. Trajectories without an answer do not vote; where none of the k votes, the value is 0.
+    Ties are broken at random. Trajectories without an answer do not vote; without any vote the value is 0.
 
     Args:
-        votes: For each trajectory the number of its answer, equal for equal answers; None without an answer.
-        values: For each trajectory 1 if it is correct, else 0. An answer is worth the mean of its trajectories.
+        votes: Answer index of each trajectory, equal for equal answers; None without an answer.
+        values: 1 for each correct trajectory, else 0. The value of an answer is the mean over its trajectories.
     """
     n = len(votes)
     assert len(values) == n and 1 <= k <= n, f"{k} of {n} trajectories with {len(values)} values"
@@ -60,15 +60,15 @@ def majority_at_k(votes: Sequence[int | None], values: Sequence[float], k: int) 
 
 
 def _winning_draws(own: int, rivals: Mapping[int, int], silent: int, k: int) -> Fraction:
-    """Return in how many of the draws of k an answer of ``own`` trajectories wins; a tie of t answers counts 1/t.
+    """Count the draws of k in which an answer with ``own`` trajectories wins; a tie of t answers counts 1/t.
 
     Args:
-        rivals: Number of other answers by their number of trajectories.
-        silent: Trajectories without an answer.
+        rivals: Number of other answers, by number of trajectories.
+        silent: Number of trajectories without an answer.
     """
     won = Fraction(0)
     for most in range(1, min(own, k) + 1):
-        # ways[tied][drawn]: ways to draw from the rivals, `tied` of them exactly `most` times and no one more often.
+        # ways[tied][drawn]: ways to draw `drawn` of the rivals' trajectories, `tied` rivals `most` times and none more.
         ways = {0: [1] + [0] * (k - most)}
         for size, number in rivals.items():
             if size == 1:
@@ -83,17 +83,17 @@ def _winning_draws(own: int, rivals: Mapping[int, int], silent: int, k: int) -> 
 
 
 def _with_rival(ways: Mapping[int, list[int]], size: int, most: int) -> dict[int, list[int]]:
-    """Return the ways with one more rival of ``size`` trajectories, drawn at most ``most`` times."""
+    """Add one rival with ``size`` trajectories, drawn at most ``most`` times."""
     return _extended(ways, [(times, int(times == most), comb(size, times)) for times in range(min(size, most) + 1)])
 
 
 def _with_single_rivals(ways: Mapping[int, list[int]], number: int, most: int) -> dict[int, list[int]]:
-    """Return the ways with ``number`` more rivals of one trajectory each: all different answers are the common case."""
+    """Add ``number`` rivals with one trajectory each in one pass, because such rivals are common."""
     return _extended(ways, [(drawn, drawn * (most == 1), comb(number, drawn)) for drawn in range(number + 1)])
 
 
 def _extended(ways: Mapping[int, list[int]], choices: Sequence[tuple[int, int, int]]) -> dict[int, list[int]]:
-    """Return the ways after one of ``choices``, (trajectories drawn, rivals tied, number of ways), is taken."""
+    """Combine the ways with ``choices`` of (trajectories drawn, rivals tied, number of ways)."""
     room = len(next(iter(ways.values())))
     counts: dict[int, list[int]] = {}
     for tied, before in ways.items():
@@ -110,26 +110,26 @@ def _extended(ways: Mapping[int, list[int]], choices: Sequence[tuple[int, int, i
 def bootstrap(
     values: Mapping[str, np.ndarray], *, resamples: int, confidence: float, seed: int
 ) -> dict[str, list[Interval]]:
-    """Return means over problems with percentile intervals from resampled problems, per data set and overall.
+    """Return means over problems with bootstrap percentile intervals, per data set and overall.
 
-    Problems are what is resampled, because the trajectories of one problem are not independent. Data sets keep their
-    sizes. ``overall`` is the mean over the data sets, each of the same weight.
+    The bootstrap resamples problems, because trajectories of one problem are dependent. Data sets keep their sizes.
+    ``overall`` is the unweighted mean over the data sets.
 
     Args:
-        values: By name of the data set an array (problems, metrics) with what each problem is worth.
+        values: Metrics of each problem, an array (problems, metrics) per data set name.
         resamples: Number of resamples, at least 1.
         confidence: Probability between the bounds, in (0, 1).
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Returns:
-        By name of the data set, and under ``overall``, an interval for each metric.
+        One interval per metric, by data set name and under ``overall``.
     """
     random = np.random.default_rng(seed)
     means, draws = {}, {}
     for name, table in values.items():
         columns = np.ascontiguousarray(table.T)
         means[name] = columns.mean(1)
-        # As counts of each problem in a resample: they take less memory than the problems themselves.
+        # Counts of each problem per resample take less memory than the resampled problems.
         counts = random.multinomial(len(table), np.full(len(table), 1 / len(table)), size=resamples)
         draws[name] = counts @ table / len(table)
     means[OVERALL] = np.mean([means[name] for name in values], axis=0)

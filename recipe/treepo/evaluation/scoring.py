@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score the trajectories of one problem with the reward function, and find which of them give the same answer."""
+"""Score the trajectories of one problem with the reward function, and group equal answers."""
 
 import asyncio
 import inspect
@@ -15,10 +15,10 @@ from recipe.treepo.evaluation.votes import count_votes
 from recipe.treepo.reward import answers_agree, find_answer
 from recipe.treepo.search.tree import Tree
 
-# Seconds that math-verify may spend on the votes of one problem; from then on text alone decides. Comparing each answer
-# with all others would take hours where dozens of them are hostile.
+# Seconds of math-verify for the votes of one problem; after that, text alone decides. Comparing every pair could take
+# hours if dozens of answers are hostile.
 MATHEMATICS_SECONDS = 10.0
-# Options of the reward function, and what `answers_agree` calls them.
+# Options of the reward function, and their names in `answers_agree`.
 _LIMITS = {key: key for key in ("timeout_s", "workers", "memory_mb")} | {"max_answer_chars": "max_chars"}
 
 
@@ -28,14 +28,14 @@ class ScoringError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer:
-    """The reward function and how it is asked.
+    """Reward function with its inputs.
 
     Attributes:
-        function: verl's reward function, a coroutine function or not; one that is not is called from several threads.
-        options: Options of the recipe's reward function, which also say how votes are compared.
-        decode: Tokens to text, special ones left out.
-        fields_of: A tree's fields for reward functions, one mapping per trajectory.
-        keep_responses: Whether trajectories hold the texts.
+        function: verl's reward function. A coroutine function is awaited; any other is called from several threads.
+        options: Options of the recipe's reward function; they also apply to the comparison of votes.
+        decode: Function from tokens to text without special tokens.
+        fields_of: Function from a tree to its fields for reward functions, one mapping per trajectory.
+        keep_responses: Whether trajectories keep their texts.
     """
 
     function: Callable[..., Any]
@@ -48,10 +48,10 @@ class Scorer:
         """Return the scored trajectories of a finished tree.
 
         Args:
-            with_tree: Whether the reward function sees the tree; verl's own sampler has none to show.
+            with_tree: Whether the reward function receives the tree's fields; verl's own sampler has no tree.
 
         Raises:
-            ScoringError: if the reward function raised, or returned no number.
+            ScoringError: if the reward function raises, or returns no number.
         """
         paths = [tree.path(leaf) for leaf in tree.leaves]
         texts = [self.decode(path.response_ids) for path in paths]
@@ -101,13 +101,13 @@ class Scorer:
             raise ScoringError(f"the reward function failed ({type(error).__name__}: {error})") from error
 
     def _answer(self, result: Mapping[str, Any], text: str) -> str | None:
-        """Return what a trajectory votes for: the reward function's ``pred``, as in verl, or its final answer."""
+        """Return the vote of a trajectory: the reward function's ``pred``, as in verl, else its final answer."""
         if "pred" not in result:
             return find_answer(text, bool(self.options.get("require_box", False)))[0]
         return None if result["pred"] is None else str(result["pred"])
 
     def _same(self) -> Callable[[str, str], bool]:
-        """Return what compares the answers of one problem."""
+        """Return a comparison function for the answers of one problem."""
         limits = {name: self.options[key] for key, name in _LIMITS.items() if key in self.options}
         spent = 0.0
 
@@ -117,7 +117,7 @@ class Scorer:
                 return compare_text(second, first) is True
             started = time.monotonic()
             agree, verdict = answers_agree(second, first, **limits)
-            if verdict is not None:  # math-verify was asked
+            if verdict is not None:  # math-verify was called
                 spent += time.monotonic() - started
             return agree
 

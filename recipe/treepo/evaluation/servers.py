@@ -11,14 +11,14 @@ from recipe.treepo.verl_adapters.standalone_servers import StandaloneServers
 
 
 class Servers(StandaloneServers):
-    """verl's servers with an engine per problem, sampled as ``rollout.val_kwargs`` has it."""
+    """verl's servers with one engine per problem and the sampling parameters of ``rollout.val_kwargs``."""
 
     def __init__(self, config: DictConfig, eos_token_ids: frozenset[int]) -> None:
         super().__init__(config)
         self._eos_token_ids = eos_token_ids
 
     def engine(self, run: Run, problem: EvaluationProblem, seed: int | None) -> ServerEngine:
-        """Return the engine for one problem of a run; ``seed`` is the evaluation's."""
+        """Return the engine for one problem of a run; ``seed`` is that of the evaluation."""
         rollout = self.config.actor_rollout_ref.rollout
         sampling = rollout.val_kwargs
         # verl's own sampler has no stop strings, and only vLLM's servers have a tokenizer for them.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed settings of an evaluation, and their rules. Meanings: ``config/evaluation/compare.yaml``.
+"""Settings of an evaluation and their rules; ``config/evaluation/compare.yaml`` documents the keys.
 
-Imports no torch, ray or vllm: everything is checked before any of them starts.
+Imports no torch, Ray or vLLM, because the check precedes their start.
 """
 
 import re
@@ -35,7 +35,7 @@ VAL_KWARGS = "actor_rollout_ref.rollout.val_kwargs"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One thing that is sampled: an arm with a number of trajectories per problem."""
+    """Unit of sampling: an arm with a number of trajectories per problem."""
 
     arm: str
     settings: TreePOSettings
@@ -48,12 +48,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name for messages."""
+        """Name in messages."""
         return f"{self.arm}, n {self.n}"
 
     @property
     def file(self) -> str:
-        """Name of the file of samples."""
+        """Name of the sample file."""
         return f"{file_name(self.arm)}_n{self.n}.jsonl"
 
 
@@ -76,24 +76,24 @@ def _arms(value: Any) -> dict[str, dict[str, Any]]:
     arms = {str(name): keys for name, keys in value.items() if keys is not None} if isinstance(value, Mapping) else {}
     if not arms or not all(isinstance(keys, Mapping) for keys in arms.values()):
         raise WrongValue(
-            "no_arms", "must name at least one arm, each with keys of the treepo group: {plain: {sampler: plain}}"
+            "no_arms", "must define at least one arm with keys of the treepo group, such as {plain: {sampler: plain}}"
         )
     wrong = [name for name in arms if not re.fullmatch(r"\w[\w .-]{0,60}", name)]
     if wrong:
         raise WrongValue(
-            "arm_name", f"{', '.join(wrong)}: a name may have letters, digits, spaces and _ . - (it names a file)"
+            "arm_name", f"{', '.join(wrong)}: use letters, digits, spaces and _ . - only (it becomes a file name)"
         )
     files = Counter(file_name(name).casefold() for name in arms)
     same = [name for name in arms if files[file_name(name).casefold()] > 1]
     if same:
         raise WrongValue(
-            "same_arm_names", f"{' and '.join(same)}: names must differ in more than case, and blanks against _"
+            "same_arm_names", f"{' and '.join(same)}: names must differ in more than case, spaces and underscores"
         )
     return {name: dict(keys) for name, keys in arms.items()}
 
 
 def file_name(arm: str) -> str:
-    """Return an arm's name as a part of a file's."""
+    """Return the name of an arm for a file name."""
     return arm.replace(" ", "_")
 
 
@@ -118,7 +118,7 @@ KEYS = keys_of("evaluation", EvaluationGroup)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSettings(EvaluationGroup):
-    """A checked evaluation: with ``n`` and ``k`` filled in, and the runs that follow from ``n`` and ``arms``."""
+    """Valid settings of an evaluation, with ``n`` and ``k`` filled in, and the runs from ``n`` and ``arms``."""
 
     n: tuple[int, ...]
     k: tuple[int, ...]
@@ -126,10 +126,10 @@ class EvaluationSettings(EvaluationGroup):
 
 
 def load_evaluation(config: DictConfig, *, check_files: bool = True) -> EvaluationSettings:
-    """Read and check everything that an evaluation needs of the configuration.
+    """Read and check all settings of an evaluation.
 
     Raises:
-        ConfigError: listing all problems found.
+        ConfigError: with all problems found.
     """
     problems: list[ConfigProblem] = []
     group = OmegaConf.to_container(config.evaluation, resolve=True)
@@ -140,15 +140,13 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
     arms = _parse_arms(config, values.get("arms") or {}, problems)
     runs = _runs(arms, numbers)
     problems += _sampling_problems(config, numbers)
-    # Each run has an n of its own, and samples with val_kwargs, which are checked above.
+    # Each run has its own n, and samples with val_kwargs, which are checked above.
     rollout = read_rollout(config, problems, n=1, temperature=1.0, validation_n=1)
     if rollout is not None:
         problems += context_problems(rollout) + _run_problems(rollout, arms, runs, numbers)
     for k in [k for k in values.get("k") or () if numbers and k > max(numbers)]:
         rule = f"must not exceed the largest number of trajectories, {max(numbers)}"
-        problems.append(
-            ConfigProblem("k_beyond_n", "evaluation.k", k, rule, "Leave it out, or use a larger evaluation.n.")
-        )
+        problems.append(ConfigProblem("k_beyond_n", "evaluation.k", k, rule, "Omit it, or use a larger evaluation.n."))
     problems += reward_problems(config)
     if check_files:
         problems += file_problems(config, ("data.val_files",))
@@ -159,7 +157,7 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
 
 
 def powers_of_two(n: int) -> tuple[int, ...]:
-    """Return 1, 2, 4 and so on up to n, and n."""
+    """Return the powers of two up to n, and n itself."""
     return tuple(sorted({n, *(2**power for power in range(n.bit_length()))}))
 
 
@@ -178,7 +176,7 @@ def _validation_n(config: DictConfig, problems: list[ConfigProblem]) -> tuple[in
 def _parse_arms(
     config: DictConfig, arms: Mapping[str, Mapping[str, Any]], problems: list[ConfigProblem]
 ) -> dict[str, TreePOSettings]:
-    """Read the ``treepo`` group with the keys of each arm in place of its own."""
+    """Read the settings of each arm: the ``treepo`` group overridden by the keys of the arm."""
     by_arm = {}
     for name, keys in arms.items():
         group = OmegaConf.create(OmegaConf.to_container(config.treepo, resolve=True))
@@ -190,7 +188,7 @@ def _parse_arms(
 
 
 def _in_words_of(arm: str, keys: Mapping[str, Any], problems: list[ConfigProblem]) -> list[ConfigProblem]:
-    """Name the keys of an arm as they were written."""
+    """Restore the names that the user wrote for the keys of an arm."""
 
     def named(problem: ConfigProblem) -> ConfigProblem:
         group, _, rest = problem.key.partition(".")
@@ -209,7 +207,7 @@ def _in_words_of(arm: str, keys: Mapping[str, Any], problems: list[ConfigProblem
 
 
 def _runs(arms: Mapping[str, TreePOSettings], numbers: tuple[int, ...]) -> list[Run]:
-    """Return what is sampled: plain arms with the largest n, trees with each that holds the children of the root."""
+    """Return the runs: plain arms with the largest n, trees with each n of at least the root's children."""
     runs = []
     for name, settings in arms.items():
         plain = settings.sampler is Sampler.PLAIN
@@ -236,12 +234,12 @@ def _sampling_problems(config: DictConfig, numbers: tuple[int, ...]) -> list[Con
             ConfigProblem("greedy_samples", f"{VAL_KWARGS}.temperature", sampling.temperature, rule, remedy)
         )
     if OmegaConf.select(config, "reward.reward_model.enable"):
-        rule, remedy = "an evaluation scores with a reward function only", "Use reward.reward_model.enable=false."
+        rule, remedy = "evaluations score with a reward function only", "Use reward.reward_model.enable=false."
         problems.append(ConfigProblem("reward_model", "reward.reward_model.enable", True, rule, remedy))
     files = config.data.val_files
     if not isinstance(files, str) and not OmegaConf.is_list(files):
         problems.append(
-            ConfigProblem("no_files", "data.val_files", files, "must be a file or a list of files", "Name some.")
+            ConfigProblem("no_files", "data.val_files", files, "must be a file or a list of files", "Set it.")
         )
     return problems
 
@@ -249,18 +247,18 @@ def _sampling_problems(config: DictConfig, numbers: tuple[int, ...]) -> list[Con
 def _run_problems(
     rollout: Rollout, arms: Mapping[str, TreePOSettings], runs: list[Run], numbers: tuple[int, ...]
 ) -> list[ConfigProblem]:
-    """Check each tree against the rules for trees in training, with the numbers of this evaluation."""
+    """Check the arms, and the runs of trees by the rules of training with their own n."""
     problems = []
     for name, settings in arms.items():
         key = f"{ARMS}.{name}"
         if leads_conversations(settings, rollout.agent):
-            rule = "an evaluation samples single turns, not conversations"
-            remedy = "Validate in training (trainer.val_only=true), or leave interaction and tools out."
+            rule = "evaluations sample single turns, not conversations"
+            remedy = "Validate in training (trainer.val_only=true), or remove interaction and tools."
             problems.append(
                 ConfigProblem("no_conversations", key, settings.interaction.name or TOOL_AGENT, rule, remedy)
             )
         if settings.sampler is Sampler.INDEPENDENT:
-            rule, remedy = "segment loops sample the same as plain, and take longer", "Use plain, or tree."
+            rule, remedy = "samples from the same distribution as plain, but slower", "Use plain or tree."
             problems.append(ConfigProblem("no_loops", f"{key}.sampler", settings.sampler, rule, remedy))
         if settings.sampler is not Sampler.TREE:
             continue

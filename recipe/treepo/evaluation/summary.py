@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn the samples of a run into numbers: accuracies with intervals, and what sampling cost. Pure."""
+"""Summarize the samples of a run: accuracies with intervals, and sampling costs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from recipe.treepo.evaluation.records import ProblemResult
 from recipe.treepo.evaluation.scores import OVERALL, Interval, bootstrap, majority_at_k, pass_at_k
 from recipe.treepo.search.statistics import TreeStatistics
 
-# Fields of TreeStatistics that a report has as sums over the problems.
+# Fields of TreeStatistics that a report sums over the problems.
 COSTS = (
     *("engine_calls", "failed_calls", "decoded_tokens", "overrun_tokens", "computed_prompt_tokens"),
     *("cached_prompt_tokens", "unique_tokens", "total_tokens", "trajectories", "fallbacks"),
@@ -20,13 +20,13 @@ COSTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a run gave on one data set, or on all.
+    """Results of a run on one data set, or overall.
 
     Attributes:
-        problems: Their number.
-        mean: Mean accuracy of a trajectory; the same for every number of trajectories.
-        passed, majority: pass@k and maj@k by k.
-        costs: Sums over the problems by name; ``seconds`` in which some problem was being sampled, and
+        problems: Number of problems.
+        mean: Mean accuracy of a trajectory, which does not depend on k.
+        passed, majority: pass@k and maj@k, by k.
+        costs: Sums over the problems, by name; ``seconds`` with at least one problem in flight, and
             ``trajectories_per_second``.
     """
 
@@ -47,17 +47,17 @@ def summarize(
     confidence: float,
     seed: int = 0,
 ) -> dict[str, Summary]:
-    """Return a summary per data set that there are results of, and where there are of all, ``overall``: their mean.
+    """Return a summary per data set with results, and ``overall`` if all data sets have results.
 
     Args:
-        n: Trajectories of each problem.
-        ks: The k of pass@k and maj@k; those above n are left out.
-        sources: Names of the data sets in the order of the report.
-        resamples, confidence, seed: Of the bootstrap over problems.
+        n: Number of trajectories per problem.
+        ks: Values of k for pass@k and maj@k; those above n are ignored.
+        sources: Data set names, in the order of the report.
+        resamples, confidence, seed: Arguments of :func:`recipe.treepo.evaluation.scores.bootstrap`.
     """
     ks = [k for k in ks if k <= n]
     by_source: dict[str, list[ProblemResult]] = {source: [] for source in sources}
-    # The order of the lines is that in which problems were finished; the bootstrap is not to depend on it.
+    # Results come in order of completion; the bootstrap must not depend on it.
     for result in sorted(results, key=lambda result: result.row):
         by_source[result.data_source].append(result)
     complete = all(by_source.values())
@@ -67,7 +67,7 @@ def summarize(
     summaries = {}
     for source, (mean, *rest) in intervals.items():
         if source == OVERALL and not complete:
-            continue  # a mean over fewer data sets than other runs have would be taken for theirs
+            continue  # a mean over fewer data sets is not comparable with those of other runs
         own = results if source == OVERALL else by_source[source]
         summaries[source] = Summary(
             problems=len(own),
@@ -100,7 +100,7 @@ def costs_of(results: Sequence[ProblemResult]) -> dict[str, float]:
 
 
 def covered(spans: Sequence[tuple[float, float]]) -> float:
-    """Return the length of the union of (start, end): pauses between sessions of an evaluation do not count."""
+    """Return the length of the union of (start, end) spans, so that pauses between sessions do not count."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))
@@ -110,7 +110,7 @@ def covered(spans: Sequence[tuple[float, float]]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A point of a scaling curve: accuracy for so many trajectories per problem, and the tokens decoded for them."""
+    """Point of a scaling curve: accuracy with k trajectories per problem, and their decoded tokens."""
 
     k: int
     decoded_tokens: float
@@ -120,13 +120,14 @@ class Point:
 
 
 def scaling_points(runs: Mapping[int, Summary], *, plain: bool) -> list[Point]:
-    """Return the scaling curve of an arm on one data set; decoded tokens per problem.
+    """Return the scaling curve of an arm on one data set, with decoded tokens per problem.
 
-    A tree of width k is not what k leaves of a wider tree are, so trees give one point for each n they were grown with.
-    The largest run of independent samples gives all points: k of n samples take k/n of their tokens.
+    A tree of width k differs from k leaves of a wider tree, so trees give one point per n. For independent samples, the
+    largest run gives all points: k of n samples take k/n of its tokens.
 
     Args:
-        runs: Summaries by n.
+        runs: Summaries of the arm's runs, by n.
+        plain: Whether the samples are independent.
     """
     if plain:
         n = max(runs)

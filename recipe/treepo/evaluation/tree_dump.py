@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees of an evaluation as files (``treepo.dump``): the first problems of each data set."""
+"""Dump the trees of an evaluation for the first problems of each data set (``treepo.dump``)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,20 +13,20 @@ from recipe.treepo.search.tree import Tree
 
 
 class EvaluationDump:
-    """Writes the trees of all runs of an evaluation."""
+    """Writer of the trees of all runs of an evaluation."""
 
     def __init__(self, folder: str, decode: Callable[[list[int]], str], settings: Mapping[str, Any]) -> None:
-        """Make the dump.
+        """Open the dump.
 
         Args:
-            decode: Token ids to text, special tokens kept.
-            settings: Settings of the evaluation, for people.
+            decode: Function from token ids to text, special tokens included.
+            settings: Settings of the evaluation, for display.
         """
         self._writer = DumpWriter(folder, "evaluation")
         self._decode, self._settings = decode, settings
 
     def write(self, run: Run, problem: EvaluationProblem, tree: Tree, trajectories: Sequence[Trajectory]) -> None:
-        """Write a scored tree if its problem is one of those to write."""
+        """Write a scored tree, unless its problem is beyond ``treepo.dump.prompts``."""
         most = run.settings.dump.prompts
         if most is not None and problem.row >= most:
             return

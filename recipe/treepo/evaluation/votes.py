@@ -1,30 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of a problem's trajectories give the same answer, for majority votes."""
+"""Group the trajectories of a problem by answer, for majority votes."""
 
 from collections.abc import Callable, Sequence
 
 from recipe.treepo.answers.spelling import normalize
 
-# More characters than this are compared as they are: normalizing takes quadratic time at worst.
+# Longer answers are compared without normalization, which takes quadratic time at worst.
 MAX_NORMALIZED_CHARS = 1_000
 
 
 def count_votes(
     answers: Sequence[str | None], correct: Sequence[bool], same: Callable[[str, str], bool]
 ) -> list[int | None]:
-    """Return for each trajectory the number of its answer, equal for equal answers; None where it has none.
+    """Return the answer index of each trajectory, equal for equal answers; None without an answer.
 
-    Correct answers equal the ground truth and so each other, and are one; a correct and a wrong one are never the
-    same. The wrong ones are compared by text first, then with ``same``, each with one of every answer found so far.
+    All correct answers share one index, because each equals the ground truth. A correct and a wrong answer never match.
+    Wrong answers are compared by text first, then with ``same``, against one answer of each index.
 
     Args:
-        answers: Final answers as text, None or blank for a trajectory without one.
-        correct: Whether each is correct.
-        same: Whether two answers mean the same; asked for pairs of different texts only.
+        answers: Final answers as text; None or blank for trajectories without one.
+        correct: Whether each answer is correct.
+        same: Whether two answers are equal; called only for answers of different text.
     """
     numbers: list[int | None] = []
     by_text: dict[tuple[bool, str], int] = {}
-    firsts: list[tuple[bool, str]] = []  # of each number: whether it is correct, and the first text
+    firsts: list[tuple[bool, str]] = []  # correctness and first text of each index
     for answer, right in zip(answers, correct, strict=True):
         if answer is None or not answer.strip():
             numbers.append(None)
