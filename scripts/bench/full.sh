@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the plan `full`: scripts/bench/quick.sh with larger trees and models, and all sweeps with a plot (report.png).
+# Measures the plan `full`: that of quick.sh with larger trees and models, and all sweeps with a plot (report.png).
 # Takes an hour and a half on 2 cores.
 #
 #   bash scripts/bench/full.sh [--parts PART ...] [--out FOLDER] [--repetitions N]

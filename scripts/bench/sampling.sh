@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compares samplers. Sets everything up, makes the files that the plan needs, then runs the plan.
+# Measures samplers against each other. Sets everything up, makes the files that the plan needs, then runs the plan.
 #
 #   bash scripts/bench/sampling.sh PLAN [--parts PART ...] [--out FOLDER] [--repetitions N]
 #

@@ -79,7 +79,7 @@ def test_aligned_trees_know_the_engines_blocks():
 
 
 def test_prompts_that_begin_later_cannot_be_in_lock_step():
-    with pytest.raises(ValueError, match="5 prompts in lock step have to be in flight together"):
+    with pytest.raises(ValueError, match="5 prompts in lock step must be in flight together"):
         run(Case(part="samplers", arm=Arm.LOCK_STEP, prompts=5, in_flight=4))
 
 

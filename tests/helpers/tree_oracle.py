@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 @dataclass
 class Span:
-    """Tokens between two branch points, or a segment: its begin, and the trajectories through it."""
+    """Tokens between two branch points, or a segment: its start, and the trajectories through it."""
 
     begin: int
     trajectories: list[int]

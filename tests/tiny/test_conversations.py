@@ -128,12 +128,12 @@ def testwrong_operands_and_inline_steps_occur_only_where_sloppy() -> None:
 
 
 def testwrong_operands_keep_the_bounds() -> None:
-    # 10 is no operand.
+    # 10 is not an operand.
     assert tiny_conversations.wrong_operand(Step("+", 9, "", ""), 10, ()) == 8
     assert tiny_conversations.wrong_operand(Step("+", 5, "", ""), 10, ()) == 6
     # 55 + 6 = 61 is out of bounds.
     assert tiny_conversations.wrong_operand(Step("+", 5, "", ""), 55, ()) == 4
-    # 5 - 3 = 2 cannot lose 2, and 1 is no operand: it stays.
+    # 5 - 3 = 2 cannot lose 2, and 1 is not an operand: the right operand stays.
     assert tiny_conversations.wrong_operand(Step("-", 2, "", ""), 5, (Step("-", 2, "", ""),)) == 2
 
 
