@@ -162,7 +162,8 @@ def compute_score(
         ground_truth: LaTeX, number, text or choice letter, with or without a box; for a solution in GSM8K's form, the
             part after the last ####. Blank or NaN raises ValueError.
         extra_info: Unused.
-        correct_score, wrong_score: The two values of "score".
+        correct_score: ``score`` of a right answer.
+        wrong_score: ``score`` of a wrong answer.
         no_box_score: "score" of a response without a complete box, right or wrong; at most wrong_score. None: the
             score of any other response.
         require_box: Whether an answer outside a box is wrong. False: the last plain number counts if no box is opened.
