@@ -13,22 +13,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import PrepError
-from data_prep.options import DEDUPLICATIONS, DEFAULT_VAL_SIZE, resolve
-from data_prep.overlap import DEFAULT_NGRAM
-from data_prep.preparation import Preparation, prepare
-from data_prep.problems import DataSet, Purpose
-from data_prep.prompts import TEMPLATES
-from data_prep.reading import exists, local_path
-from data_prep.sets import DATA_SETS
+from recipe.treepo.command_line.program import as_called
+
+from .errors import PrepError
+from .options import DEDUPLICATIONS, DEFAULT_VAL_SIZE, resolve
+from .overlap import DEFAULT_NGRAM
+from .preparation import Preparation, prepare
+from .problems import DataSet, Purpose
+from .prompts import TEMPLATES
+from .reading import exists, local_path
+from .sets import DATA_SETS
 
 EVALUATION = "evaluation"  # as a name: all evaluation sets
 _OF_ONE_SET = ("source", "config", "split", "revision", "data_source")
 
 
-def parser(prog: str) -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Return the command line; options that are not given are None."""
-    line = argparse.ArgumentParser(prog=prog, description=__doc__.split("\n\n")[0])
+    prog = as_called(f"python -m {__package__}")
+    about = __doc__.split("\n\n")[0].replace("python -m data_prep", prog)
+    line = argparse.ArgumentParser(prog=prog, description=about)
     add = line.add_argument
     add("names", nargs="*", metavar="NAME", help=f"data sets; several only for evaluation; {EVALUATION}: all these")
     add("--out-dir", type=Path, help="folder for the parquet files")
@@ -150,9 +154,9 @@ def _complain(error: PrepError) -> int:
     return 2
 
 
-def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m data_prep") -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    values = vars(parser(prog).parse_args(arguments))
+    values = vars(parser().parse_args(arguments))
     if not values["names"]:
         given = [key for key, value in values.items() if value not in (None, False, [])]
         if given:

@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import PrepError
-from data_prep.field_types import Types, field_types, type_conflicts
-from data_prep.file_report import FileReport
-from data_prep.problems import MAX_ANSWER_CHARS
-from data_prep.reading import UNREADABLE, exists, text_of
-from data_prep.row_findings import (
+from recipe.treepo.answers.boxes import unboxed
+
+from .errors import PrepError
+from .field_types import Types, field_types, type_conflicts
+from .file_report import FileReport
+from .problems import MAX_ANSWER_CHARS
+from .reading import UNREADABLE, exists, text_of
+from .row_findings import (
     MEDIA,
     NEEDED,
     Finding,
@@ -29,8 +31,7 @@ from data_prep.row_findings import (
     row_findings,
     takes_mathematics,
 )
-from data_prep.tokens import TokenCounter, token_counter
-from recipe.treepo.answers.boxes import unboxed
+from .tokens import TokenCounter, token_counter
 
 BATCH_ROWS = 1_024  # read at a time, which bounds the memory
 WORKERS = 2  # processes of math-verify
@@ -189,7 +190,9 @@ def _values(batch: Any, name: str) -> list[Any]:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    line = argparse.ArgumentParser(prog="python -m data_prep.check", description=__doc__.split("\n\n")[0])
+    prog = f"python -m {__package__}.check"
+    about = __doc__.split("\n\n")[0].replace("python -m data_prep.check", prog)
+    line = argparse.ArgumentParser(prog=prog, description=about)
     line.add_argument("files", nargs="+", type=Path, metavar="FILE", help="for data.train_files or data.val_files")
     line.add_argument("--tokenizer", metavar="MODEL", help="folder or hub model, to count the tokens of prompts")
     line.add_argument("--max-prompt-length", type=int, metavar="N", help="data.max_prompt_length of the run, in tokens")

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_prep.row_findings import Finding, Severity
+from .row_findings import Finding, Severity
 
 SHOWN_ROWS = 5  # row numbers per reason, as text
 

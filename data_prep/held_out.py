@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import PrepError
-from data_prep.prompts import INSTRUCTION
-from data_prep.reading import UNREADABLE, local_path, text_of
-from data_prep.sets.dapo import unwrap
+from .errors import PrepError
+from .prompts import INSTRUCTION
+from .reading import UNREADABLE, local_path, text_of
+from .sets.dapo import unwrap
 
 _TEXT_FIELDS = ("problem", "question")
 _VERL = "Let's think step by step and output the final answer "

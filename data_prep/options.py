@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.overlap import DEFAULT_NGRAM
-from data_prep.problems import DataSet, Purpose, is_unicode
-from data_prep.prompts import TEMPLATES
-from data_prep.reading import SUFFIXES, Source, exists
+from .overlap import DEFAULT_NGRAM
+from .problems import DataSet, Purpose, is_unicode
+from .prompts import TEMPLATES
+from .reading import SUFFIXES, Source, exists
 
 DEDUPLICATIONS = {
     "none": "every row stays",

@@ -15,7 +15,7 @@ Building the index and asking it take time linear in the words; memory grows wit
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from data_prep.words import word_tokens
+from .words import word_tokens
 
 DEFAULT_NGRAM = 13  # the length that GPT-3's data was cleaned with, and many since
 STOCK_PROBLEMS = 3

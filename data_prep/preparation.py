@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import PrepError
-from data_prep.held_out import held_out_files, held_out_problems
-from data_prep.options import Options, option_problems
-from data_prep.outputs import (
+from .errors import PrepError
+from .held_out import held_out_files, held_out_problems
+from .options import Options, option_problems
+from .outputs import (
     FORMAT,
     is_current,
     is_ours,
@@ -20,11 +20,11 @@ from data_prep.outputs import (
     sha256_of,
     write_outputs,
 )
-from data_prep.overlap import HeldOut
-from data_prep.problems import DataSet, Drop, Purpose
-from data_prep.reading import Source, exists, hub_commit, local_path, read_source, source_files
-from data_prep.rows import Converted, convert_rows, draw_tables
-from data_prep.tokens import token_counter, tokenizer_hashes
+from .overlap import HeldOut
+from .problems import DataSet, Drop, Purpose
+from .reading import Source, exists, hub_commit, local_path, read_source, source_files
+from .rows import Converted, convert_rows, draw_tables
+from .tokens import token_counter, tokenizer_hashes
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import PrepError
-from data_prep.problems import DataSet
+from .errors import PrepError
+from .problems import DataSet
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
 # Errors of pyarrow, beside its own, for values that Python cannot hold: text that is not Unicode, a date beyond

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from data_prep.problems import MAX_ANSWER_CHARS
 from recipe.treepo.answers.boxes import unboxed
 from recipe.treepo.answers.compare import Question, compare_text
 from recipe.treepo.answers.spelling import normalize, read_number
 from recipe.treepo.settings.schema import REPLACED_AGENTS
+
+from .problems import MAX_ANSWER_CHARS
 
 NEEDED = ("prompt", "data_source", "reward_model")
 MEDIA = ("images", "videos", "audios")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_prep.errors import PrepError
-from data_prep.options import Options
-from data_prep.overlap import HeldOut
-from data_prep.problems import DataSet, Drop, Problem, Purpose, RowFunction
-from data_prep.prompts import build_prompt
-from data_prep.tokens import TokenCounter
-from data_prep.words import same_words_key
+from .errors import PrepError
+from .options import Options
+from .overlap import HeldOut
+from .problems import DataSet, Drop, Problem, Purpose, RowFunction
+from .prompts import build_prompt
+from .tokens import TokenCounter
+from .words import same_words_key
 
 
 @dataclass(slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import PrepError
-from data_prep.outputs import sha256_of
-from data_prep.reading import exists, local_path
+from .errors import PrepError
+from .outputs import sha256_of
+from .reading import exists, local_path
 
 TokenCounter = Callable[[list[dict[str, str]]], int]
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

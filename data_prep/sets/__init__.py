@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data sets that can be prepared: one module per family, each with its row function and its `DataSet` records."""
 
-from data_prep.problems import DataSet
-from data_prep.sets.competitions import AIME_2024, AIME_2025, AMC_2023
-from data_prep.sets.dapo import DAPO_MATH_17K
-from data_prep.sets.deepscaler import DEEPSCALER
-from data_prep.sets.gsm8k import GSM8K, GSM8K_TEST
-from data_prep.sets.hendrycks_math import MATH500, MATH_LEVEL3TO5, SIMPLERL_MATH
-from data_prep.sets.minerva import MINERVA
-from data_prep.sets.numina import NUMINA_MATH_COT, NUMINA_MATH_TIR
-from data_prep.sets.olympiad_bench import OLYMPIAD_BENCH
+from ..problems import DataSet
+from .competitions import AIME_2024, AIME_2025, AMC_2023
+from .dapo import DAPO_MATH_17K
+from .deepscaler import DEEPSCALER
+from .gsm8k import GSM8K, GSM8K_TEST
+from .hendrycks_math import MATH500, MATH_LEVEL3TO5, SIMPLERL_MATH
+from .minerva import MINERVA
+from .numina import NUMINA_MATH_COT, NUMINA_MATH_TIR
+from .olympiad_bench import OLYMPIAD_BENCH
 
 _TRAINING = (NUMINA_MATH_TIR, NUMINA_MATH_COT, SIMPLERL_MATH, MATH_LEVEL3TO5, DEEPSCALER, DAPO_MATH_17K, GSM8K)
 _EVALUATION = (MATH500, AIME_2024, AIME_2025, AMC_2023, MINERVA, OLYMPIAD_BENCH, GSM8K_TEST)

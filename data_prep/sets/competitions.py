@@ -11,8 +11,9 @@ import re
 from functools import partial
 from typing import Any
 
-from data_prep.problems import DataSet, Drop, Problem, Purpose, boxed_answer, first_of, make_problem, number_as_text
 from recipe.treepo.answers.boxes import last_boxed
+
+from ..problems import DataSet, Drop, Problem, Purpose, boxed_answer, first_of, make_problem, number_as_text
 
 _AIME_ANSWER = re.compile(r"\$?\s*(\d{1,3})(?:\s*\^\s*(?:\\circ|\{\s*\\circ\s*\}))?\s*\$?", re.ASCII)
 _PROBLEM = ("problem", "Problem", "question")

@@ -10,7 +10,7 @@ The processed one (open-r1/DAPO-Math-17k-Processed, `--config en`) has the bare 
 
 from typing import Any
 
-from data_prep.problems import DataSet, Drop, Problem, Purpose, make_problem, number_as_text
+from ..problems import DataSet, Drop, Problem, Purpose, make_problem, number_as_text
 
 BEFORE = (
     "Solve the following math problem step by step. The last line of your response should be of the form Answer: "

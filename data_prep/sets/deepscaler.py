@@ -6,7 +6,7 @@ It was put together from AIME, AMC and other problems: prepare the evaluation se
 
 from typing import Any
 
-from data_prep.problems import DataSet, Drop, Problem, Purpose, make_problem, number_as_text
+from ..problems import DataSet, Drop, Problem, Purpose, make_problem, number_as_text
 
 
 def deepscaler_row(row: dict[str, Any]) -> Problem | Drop:

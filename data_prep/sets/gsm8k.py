@@ -4,7 +4,7 @@
 import re
 from typing import Any
 
-from data_prep.problems import DataSet, Drop, Problem, Purpose, make_problem
+from ..problems import DataSet, Drop, Problem, Purpose, make_problem
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 

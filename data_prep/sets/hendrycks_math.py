@@ -14,7 +14,7 @@ nlile/hendrycks-MATH-benchmark has with levels and answers. Two ways to its leve
 import re
 from typing import Any
 
-from data_prep.problems import DataSet, Drop, Problem, Purpose, boxed_answer, first_of, make_problem, number_as_text
+from ..problems import DataSet, Drop, Problem, Purpose, boxed_answer, first_of, make_problem, number_as_text
 
 LEVELS = ("3", "4", "5")
 

@@ -10,7 +10,7 @@ import math
 import re
 from typing import Any
 
-from data_prep.problems import DataSet, Drop, Problem, Purpose, boxed_answer, first_of, make_problem, number_as_text
+from ..problems import DataSet, Drop, Problem, Purpose, boxed_answer, first_of, make_problem, number_as_text
 
 _POWER_OF_TEN = re.compile(r"\s*(-?\d+(?:\.\d*)?|-?\.\d+)[eE]([+-]?\d{1,9})\s*", re.ASCII)
 

@@ -7,7 +7,7 @@ of CoT are proofs: without a boxed answer they are dropped. CoT names where a pr
 
 from typing import Any
 
-from data_prep.problems import DataSet, Drop, Problem, Purpose, boxed_answer, make_problem
+from ..problems import DataSet, Drop, Problem, Purpose, boxed_answer, make_problem
 
 
 def numina_row(row: dict[str, Any]) -> Problem | Drop:

@@ -10,7 +10,7 @@ math-ai/olympiadbench has the same columns.
 
 from typing import Any
 
-from data_prep.problems import DataSet, Drop, Problem, Purpose, make_problem
+from ..problems import DataSet, Drop, Problem, Purpose, make_problem
 
 _IMAGES = tuple(f"image_{number}" for number in range(1, 6))
 

@@ -30,6 +30,7 @@ from recipe.treepo.command_line.composition import (
 from recipe.treepo.command_line.differences import dry_run_report
 from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import EVALUATION, EVALUATION_PAGE
+from recipe.treepo.command_line.program import as_called
 from recipe.treepo.evaluation.fingerprint import fingerprints
 from recipe.treepo.evaluation.problem_sampler import ProblemSampler
 from recipe.treepo.evaluation.problems import EvaluationProblem, load_problems
@@ -268,7 +269,7 @@ def main() -> None:
     """Run with the command line's arguments."""
     line = read_command_line(sys.argv[1:], (TREEPO, EVALUATION))
     if line.asks_help:
-        print(help_text(EVALUATION_PAGE))
+        print(as_called(help_text(EVALUATION_PAGE)))
         return
     use_plugin()
     arguments = without_importing_verl(with_group(line.arguments))

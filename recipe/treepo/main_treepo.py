@@ -19,6 +19,7 @@ from recipe.treepo.command_line.composition import call_with_config, without_imp
 from recipe.treepo.command_line.differences import dry_run_report
 from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import TRAINING_PAGE
+from recipe.treepo.command_line.program import as_called
 from recipe.treepo.console.capture import held
 from recipe.treepo.settings.schema import Console, load_settings
 from recipe.treepo.settings.validate import validate
@@ -98,7 +99,7 @@ def main() -> None:
     """Run with the command line's arguments."""
     line = read_command_line(sys.argv[1:])
     if line.asks_help:
-        print(help_text(TRAINING_PAGE))
+        print(as_called(help_text(TRAINING_PAGE)))
         return
     use_plugin()
     early = None

@@ -99,7 +99,7 @@ def _gold_answer(ground_truth: Any, data_source: str) -> str:
     if not gold:
         raise ValueError(
             f"reward_model.ground_truth={ground_truth!r}: must not be blank (data source {data_source!r}). "
-            "Drop the row (python -m data_prep does)."
+            "Drop the row (python -m recipe.treepo.data_prep does)."
         )
     return unboxed(gold)
 

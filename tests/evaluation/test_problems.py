@@ -64,7 +64,7 @@ def test_a_limit_takes_the_first_rows_of_each_file_every_time(tmp_path):
         assert [p.fields["extra_info"]["index"] for p in found] == [10, 11, 12, 10, 11, 12]
 
 
-CHECK = "Remove such rows; `python -m data_prep.check 0.parquet` lists them."
+CHECK = "Remove such rows; `python -m recipe.treepo.data_prep.check 0.parquet` lists them."
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_files_that_verl_cannot_read_are_problems_before_anything_starts(tmp_pat
         "prompt",
         "prompt, data_source, reward_model",
     ]
-    assert all(f"`python -m data_prep.check {problem.value}`" in problem.remedy for problem in problems)
+    assert all(f"`python -m recipe.treepo.data_prep.check {problem.value}`" in problem.remedy for problem in problems)
     validate(config_of(data__val_files=names[1], data__prompt_key="question"))
     # a custom data set class has its own columns
     validate(config_of(data__val_files=names[2], data__custom_cls={"path": "mine.py"}))

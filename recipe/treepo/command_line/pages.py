@@ -21,7 +21,7 @@ bash scripts/run_treepo_qwen0.5b.sh prepares environment and data first. It take
         (f"{TRAIN} platform=cpu preset=tiny --dry-run", "the settings of the embedded run"),
         (
             f"{TRAIN} preset=gpu data.train_files=train.parquet data.val_files=val.parquet",
-            "Qwen2.5-0.5B on your own data, made with python -m data_prep",
+            "Qwen2.5-0.5B on your own data, made with python -m recipe.treepo.data_prep",
         ),
         (
             f"{TRAIN} preset=gpu tree=ms_swift_d5_k3 algorithm.adv_estimator=grpo",

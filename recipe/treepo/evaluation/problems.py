@@ -62,7 +62,7 @@ def load_problems(
             if not wrong and len(prompt_ids) > max_prompt_length:
                 wrong = f"has a prompt of {len(prompt_ids)} tokens, more than data.max_prompt_length"
             if wrong:
-                remedy = f"Remove such rows; `python -m data_prep.check {file}` lists them."
+                remedy = f"Remove such rows; `python -m recipe.treepo.data_prep.check {file}` lists them."
                 problems.append(ConfigProblem("wrong_row", "data.val_files", f"{file}, row {number}", wrong, remedy))
                 continue
             source = str(fields["data_source"])

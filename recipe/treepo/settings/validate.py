@@ -74,7 +74,7 @@ def _group_problems(config: DictConfig) -> list[ConfigProblem]:
 
 def file_problems(config: DictConfig, data_keys: Sequence[str]) -> list[ConfigProblem]:
     """Return a problem for each missing file (data, code, model), and for data that verl cannot read."""
-    made = "Make it with `python -m data_prep`, or name another file."
+    made = "Make it with `python -m recipe.treepo.data_prep`, or name another file."
     reward = "Name a Python file, or leave it out for the recipe's reward."
     problems = []
     others = (
@@ -130,7 +130,7 @@ def _foreign_data(config: DictConfig, key: str) -> list[ConfigProblem]:
         file = os.path.expanduser(str(path))
         if not file.endswith(".parquet") or not os.path.isfile(file):
             continue
-        remedy = f"Prepare it again; for details run `python -m data_prep.check {path}`."
+        remedy = f"Prepare it again; for details run `python -m recipe.treepo.data_prep.check {path}`."
         try:
             missing = [name for name in needed if name not in pq.read_schema(file).names]
         except (pa.ArrowException, OSError, ValueError) as error:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recipe.treepo.command_line.program import as_called
+
 if TYPE_CHECKING:
     from recipe.treepo.dumps.reader import Dump
 
@@ -31,9 +33,9 @@ on another machine: ssh -L 8765:localhost:8765 HOST, then open http://localhost:
 def arguments(words: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m recipe.treepo.viewer",
+        prog=as_called("python -m recipe.treepo.viewer"),
         description=DESCRIPTION,
-        epilog=EXAMPLES,
+        epilog=as_called(EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -126,8 +128,13 @@ def _fail(message: str) -> int:
     return 2
 
 
-if __name__ == "__main__":
+def program() -> int:
+    """Run the viewer as a program; return its exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows escape codes
-    sys.exit(main())
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(program())

@@ -1,0 +1,1 @@
+../treepo_verl_plugin.py
