@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel, used from a clean environment; and a package named ``recipe`` that hides ours.
+"""The wheel, used from a clean environment; an editable installation; and a package named ``recipe`` that hides ours.
 
 The clean environment has the locked packages and the wheel: no checkout, test tool or set-up tool. The wheel is really
 installed. The locked packages are links into the environment that runs the tests, whose versions
@@ -9,21 +9,32 @@ seconds of processor time: the links' bytecode is compiled already, the cache ha
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from email.parser import HeaderParser
 from importlib.metadata import distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
 
 from helpers.locked import PLATFORM, ROOT, platform_here
+from recipe.treepo.command_line.program import MODULES
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# Folders of the repository -> where the wheel has them.
+PLACES = {"recipe/treepo": "recipe/treepo"} | {name: f"recipe/treepo/{name}" for name in ("data_prep", "examples")}
 DRY_RUN = [
-    "-m", "recipe.treepo.main_treepo", "preset=tiny", f"platform={PLATFORM}", "actor_rollout_ref.model.path=model",
+    "preset=tiny", f"platform={PLATFORM}", "actor_rollout_ref.model.path=model",
     "data.train_files=train.parquet", "data.val_files=val.parquet", "--dry-run",
 ]  # fmt: skip
+TRAIN = ["-m", "recipe.treepo.main_treepo", *DRY_RUN]
+EXAMPLE = ["treepo.interaction.path=pkg://recipe.treepo.examples.recheck", "treepo.interaction.name=Recheck"]
 
 
 def run(*command: object, folder: Path, **variables: str) -> subprocess.CompletedProcess:
@@ -40,8 +51,9 @@ def install(*arguments: object, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from the source distribution."""
     folder = tmp_path_factory.mktemp("wheel")
-    options = ["--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", folder]
+    options = ["--no-build-isolation", "--python", sys.executable, "--out-dir", folder]
     install("build", *options, ROOT, folder=folder)
     (built,) = folder.glob("*.whl")
     return built
@@ -86,14 +98,26 @@ def empty(tmp_path) -> Path:
 
 
 def test_the_wheel_holds_our_packages_with_their_configuration_and_nothing_else(wheel):
-    ours = [ROOT / "treepo_verl_plugin.py"]
-    ours += [file for folder in ("recipe/treepo", "data_prep") for file in (ROOT / folder).rglob("*") if file.is_file()]
-    expected = {str(file.relative_to(ROOT)) for file in ours if "__pycache__" not in file.parts}
+    expected = {"treepo_verl_plugin.py"}
+    for folder, place in PLACES.items():
+        files = [file.relative_to(ROOT / folder) for file in (ROOT / folder).rglob("*") if file.is_file()]
+        expected |= {f"{place}/{file}" for file in files if "__pycache__" not in file.parts}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == expected
-    assert {"recipe/treepo/config/treepo_trainer.yaml", "recipe/treepo/config/preset/tiny.yaml"} < held
-    assert {name.partition("/")[0] for name in held} == {"recipe", "data_prep", "treepo_verl_plugin.py"}
-    assert {Path(name).suffix for name in held} == {".py", ".yaml", ".txt", ".html", ".css", ".js"}
+    needed = ("py.typed", "config/treepo_trainer.yaml", "config/preset/tiny.yaml", "examples/recheck.py")
+    assert {f"recipe/treepo/{name}" for name in needed} < held
+    assert {"/".join(name.split("/")[:2]) for name in held} == {"recipe/treepo", "treepo_verl_plugin.py"}
+    assert {Path(name).suffix for name in held} == {".py", ".yaml", ".txt", ".html", ".css", ".js", ".typed"}
+
+
+def test_the_metadata_describe_the_package(wheel):
+    files = zipfile.ZipFile(wheel)
+    (folder,) = {name.partition("/")[0] for name in files.namelist() if ".dist-info/" in name}
+    metadata = HeaderParser().parsestr(files.read(f"{folder}/METADATA").decode())
+    assert metadata["Name"] == "treepo-verl" and "\n" not in metadata["Summary"]
+    assert metadata["Author"] and metadata["Keywords"] and metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_all("Requires-Dist")[0] == "verl==0.9.1" and "Typing :: Typed" in metadata.get_all("Classifier")
+    assert f"{folder}/licenses/LICENSE" in files.namelist()
 
 
 def test_installing_the_wheel_leaves_the_environment_of_the_tests_alone(installed):
@@ -102,22 +126,37 @@ def test_installing_the_wheel_leaves_the_environment_of_the_tests_alone(installe
     assert list(Path(sys.prefix).glob(place)) == []
 
 
-def test_a_dry_run_from_the_wheel_finds_the_presets(installed, empty):
-    composed = configuration(run(installed, *DRY_RUN, folder=empty))
+def test_a_dry_run_from_the_wheel_finds_the_presets_and_the_examples(installed, empty):
+    composed = configuration(run(installed.with_name("treepo-train"), *DRY_RUN, *EXAMPLE, folder=empty))
     preset = yaml.safe_load((ROOT / "recipe/treepo/config/preset/tiny.yaml").read_text())
     assert composed["treepo"]["depth"] == preset["treepo"]["depth"]
 
 
+def test_the_console_scripts_of_the_wheel_show_their_help(installed, empty):
+    assert MODULES.keys() == PROJECT["scripts"].keys()
+    for script in MODULES:
+        done = run(installed.with_name(script), "--help", folder=empty)
+        assert (done.returncode, done.stderr) == (0, "") and f"{script} [" in done.stdout
+        assert not [module for module in MODULES.values() if module in done.stdout]
+    assert os.listdir(empty) == []
+
+
 def test_data_preparation_runs_from_the_wheel(installed, empty):
-    done = run(installed, "-m", "data_prep", folder=empty)
+    done = run(installed.with_name("treepo-data"), folder=empty)
     assert done.returncode == 0 and "numina_math_tir" in done.stdout
+    assert run(installed, "-m", "recipe.treepo.data_prep.check", "--help", folder=empty).returncode == 0
+    assert "No module named data_prep" in run(installed, "-m", "data_prep", folder=empty).stderr
 
 
-def test_verl_loads_the_plugin_of_the_wheel(installed, empty):
+def test_verl_loads_the_plugin_and_the_examples_of_the_wheel(installed, empty):
     code = """
 import json, sys
 import verl
-files = {name: sys.modules[name].__file__ for name in ("recipe.treepo.plugin", "treepo_verl_plugin", "verl")}
+from verl.utils.import_utils import load_module
+for name in ("recheck", "tool_reward", "tree_reward"):
+    load_module(f"pkg://recipe.treepo.examples.{name}")
+ours = ("recipe.treepo.plugin", "recipe.treepo.examples.recheck", "treepo_verl_plugin", "verl")
+files = {name: sys.modules[name].__file__ for name in ours}
 print(json.dumps([files, [type(finder).__name__ for finder in sys.meta_path]]))
 """
     done = run(installed, "-c", code, folder=empty)
@@ -137,8 +176,39 @@ def test_verl_does_not_start_where_another_package_hides_the_plugin(installed, e
 
 
 def test_a_checkout_that_is_not_installed_loads_its_plugin(python, empty):
-    composed = configuration(run(python, *DRY_RUN, folder=empty, PYTHONPATH=str(ROOT)))
+    composed = configuration(run(python, *TRAIN, folder=empty, PYTHONPATH=str(ROOT)))
     assert composed["algorithm"]["adv_estimator"] == "treepo"  # registered by the plugin, and checked
+
+
+# --- an editable installation -----------------------------------------------------------------------------------------
+
+
+def test_an_editable_installation_shows_our_packages_and_nothing_else(empty):
+    build = "import sys, hatchling.build; hatchling.build.build_editable(sys.argv[1])"
+    done = run(sys.executable, "-c", build, empty, folder=ROOT)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = empty.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(empty)
+    tops = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.is_dir() or path.suffix == ".py"}
+    others = sorted(name for name in tops - {"recipe", "treepo_verl_plugin"} if name.isidentifier())
+    code = """
+import json, site, sys
+from importlib.util import find_spec
+before = list(sys.path)
+site.addsitedir(sys.argv[1])
+new = [entry for entry in sys.path if entry not in before]
+(recipe,) = find_spec("recipe").submodule_search_locations
+ours = ("plugin", "data_prep.check", "examples.recheck")
+places = {name: find_spec(name).origin for name in (*map("recipe.treepo.{}".format, ours), "treepo_verl_plugin")}
+print(json.dumps([new, recipe, places, [name for name in sys.argv[2:] if find_spec(name)]]))
+"""
+    done = run(sys.executable, "-I", "-S", "-c", code, empty, *others, folder=empty)
+    assert done.returncode == 0, done.stderr
+    (_, entry), recipe, places, leaked = json.loads(done.stdout)
+    assert {"data_prep", "examples", "tests", "tiny"} <= set(others) and leaked == []
+    assert sorted(os.listdir(entry)) == ["recipe", "treepo_verl_plugin.py"] and os.listdir(recipe) == ["treepo"]
+    assert all(Path(place).resolve().is_relative_to(ROOT) for place in places.values()), places
+    assert Path(places["recipe.treepo.data_prep.check"]).samefile(ROOT / "data_prep/check.py")
 
 
 # --- a package named recipe that hides ours: the check alone, without verl --------------------------------------------
@@ -177,3 +247,28 @@ def test_the_check_names_the_package_that_hides_ours(empty, file, content, kind)
 def test_other_recipes_may_stand_beside_ours(empty, files):
     done = check(empty, files)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# --- files beside the package -----------------------------------------------------------------------------------------
+
+
+def test_the_citation_names_this_version_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what the format requires
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert [author["name"] for author in citation["authors"]] == [author["name"] for author in PROJECT["authors"]]
+    (paper,) = citation["references"]
+    assert paper["title"].startswith("TreePO: ") and paper["url"].endswith("2508.17445") and len(paper["authors"]) == 17
+    assert f"## {PROJECT['version']} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_commands_of_the_commit_hooks_exist():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = {hook["id"]: hook for hook in repository["hooks"]}
+    assert hooks.keys() == {"ruff-check", "ruff-format", "settings-page", "mypy"} and repository["repo"] == "local"
+    for hook in hooks.values():
+        command, *arguments = hook["entry"].split()
+        assert shutil.which(command, path=Path(sys.executable).parent), hook
+        assert hook["language"] == "system" and (arguments[:1] != ["-m"] or find_spec(arguments[1]))
+    pages = re.compile(hooks["settings-page"]["files"])
+    assert all(map(pages.search, ("recipe/treepo/config/treepo_trainer.yaml", "docs/reference/settings.md")))

@@ -116,6 +116,26 @@ def test_the_lock_is_complete_and_holds_nothing_else():
     assert locked.keys() == {name for name, _ in seen}
 
 
+def required_verl() -> dict[str, str]:
+    """Return the fields of REQUIRED_VERL.txt as verl-recipe's installer reads them: KEY=VALUE, the first of a key."""
+    fields: dict[str, str] = {}
+    for line in (ROOT / "recipe/treepo/REQUIRED_VERL.txt").read_text().splitlines():
+        key, mark, value = line.lstrip().partition("=")
+        if mark and not key.startswith("#"):
+            fields.setdefault(key, value.rstrip())
+    return fields
+
+
+def test_the_recipe_requires_the_verl_of_the_package():
+    fields = required_verl()
+    assert {"MODE": "pinned_tag", "RECIPE_FOLDER": "treepo"}.items() <= fields.items()
+    (verl,) = (Requirement(text) for text in PYPROJECT["project"]["dependencies"])
+    (pin,) = verl.specifier
+    assert fields["PIP_INSTALL"] == f"pip install {verl}"
+    assert fields["TAG"] == fields["COMMIT"] == f"v{pin.version}"
+    assert fields["GIT_SETUP"].startswith(f"git clone {fields['UPSTREAM']} && cd verl && git checkout {fields['TAG']}")
+
+
 # --- set-up -----------------------------------------------------------------------------------------------------------
 
 
