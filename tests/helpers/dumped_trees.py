@@ -72,6 +72,7 @@ def rich_tree(words: Words, *, seed: int = 0, segment: int = 64) -> Tree:
     first, second = add(0, "0"), add(0, "1")
     answered = add(add(first, "0.0"), "0.0.0", segment // 3)
     finish(answered, FinishReason.ANSWER)
+    tree.nodes[answered].partial = True  # the search cut it off behind its answer
     finish(add(add(add(first, "0.1"), "0.1.0"), "0.1.0.0"), FinishReason.DEPTH)
     early = add(second, "1.0", segment - 9)
     tree.end_turn(early)

@@ -69,7 +69,9 @@ def test_a_tree_by_hand(rich):
         "1.1?": Start.DROPPED,
         "1.2!": Start.ABANDONED,
     }
-    assert [key for key, box in box_of.items() if box.partial] == ["0.1.0@160"]
+    assert [key for key, box in box_of.items() if box.split] == ["0.1.0@160"]
+    inside = [node["key"] for node in rich["nodes"] if node["partial"]]
+    assert {"0.1.0@160"} < set(inside)  # a path that ends inside a segment is not split there
     assert [key for key, box in box_of.items() if box.reply] == ["1.0+"]
     assert [key for key, box in box_of.items() if box.lost] == ["1.1", "1.3", "1.3.0"]
 

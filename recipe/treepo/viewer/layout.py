@@ -60,7 +60,7 @@ class Box:
             logprob: Mean log-probability of the tokens, None if there are none.
             version: Newest policy version that generated any of the tokens, None if unknown.
             start: Reason for a new path here, None for ordinary branches and continuations.
-            partial: Whether the node ends inside its segment.
+            split: Whether another path resumed at the end of the node, inside its segment.
             reply: Whether an interaction added the tokens.
             lost: Whether no trajectory passes through the node.
     """
@@ -75,7 +75,7 @@ class Box:
     logprob: float | None
     version: int | None
     start: Start | None
-    partial: bool
+    split: bool
     reply: bool
     lost: bool
 
@@ -149,7 +149,7 @@ def layout(tree: TreeLine) -> Layout:
             logprob=mean([value for value in node["logprobs"] if value is not None]),
             version=_newest(node["versions"]),
             start=start_of(node["key"], nodes[node["parent"]]["key"]),
-            partial=node["partial"],
+            split=node["partial"] and node["finish_reason"] is None,
             reply=node["kind"] == "reply",
             lost=not groups[node["index"]].size,
         )

@@ -60,7 +60,7 @@ def _marks(picture: Layout) -> list[tuple[str, str]]:
         ("replaced", "replaces an abandoned or dropped path"): any(
             box.start in (Start.ABANDONED, Start.DROPPED) for box in boxes
         ),
-        ("partial", "split inside a segment"): any(box.partial for box in boxes),
+        ("split", "split inside a segment"): any(box.split for box in boxes),
         ("reply", "reply of a tool or user, not trained"): any(box.reply for box in boxes),
         ("lost", "not part of a trajectory"): any(box.lost for box in boxes),
     }
@@ -92,7 +92,7 @@ def _symbol(mark: str, x: float, y: float, theme: Theme) -> Iterator[Shape]:
             yield triangle(x, y, size, theme.ink)
         case "replaced":
             yield diamond(x, y, size, theme.ink)
-        case "partial":
+        case "split":
             yield Line(x + size / 2, y, x + size / 2, y + SIZE, theme.ink, dashed=True)
         case "reply":
             yield Rect(x, y, SIZE, size, theme.neutral)

@@ -88,7 +88,7 @@ def _node(
         "tokens": len(tokens),
         "cached": node["cached_tokens"],
         "reply": node["kind"] == "reply",
-        "partial": node["partial"],
+        "split": box is not None and box.split,
         "start": str(box.start) if box and box.start else None,
         "row": box.row if box else 0,
         "rows": box.rows if box else len(picture.rows),

@@ -155,7 +155,7 @@ def _box_texts(text: str, rect: Rect, fill: str, marked: bool) -> list[Text]:
 
 def _marks(box: Box, rect: Rect, theme: Theme) -> Iterator[Shape]:
     right, bottom = rect.x + rect.width, rect.y + rect.height
-    if box.partial:
+    if box.split:
         yield Line(right + GAP / 2, rect.y, right + GAP / 2, bottom, theme.ink, dashed=True)
     if box.start is not None:
         mark = triangle if box.start is Start.FALLBACK else diamond

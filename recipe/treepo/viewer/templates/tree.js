@@ -54,7 +54,7 @@ function hint(number) {
   const lines = [node.key, plural(node.tokens, "token") + ", segment " + node.depth];
   if (node.start) lines.push(STARTS[node.start]);
   if (node.reply) lines.push("reply of a tool or user, not trained");
-  if (node.partial) lines.push("ends inside its segment");
+  if (node.split) lines.push("split inside its segment");
   lines.push(mean + " of " + node.size);
   lines.push("mean advantage " + digits(node.advantage));
   lines.push("mean log-prob " + digits(node.logprob));
@@ -96,7 +96,7 @@ function segment(number) {
   const node = nodes[number];
   const words = [node.key, plural(node.tokens, "token")];
   if (node.start) words.push(STARTS[node.start]);
-  if (node.partial) words.push("split inside the segment");
+  if (node.split) words.push("split inside the segment");
   const text = element("div", undefined, "text");
   text.append(...textOf(node));
   if (!node.reply) {
