@@ -2,7 +2,6 @@
 """Multi-turn trees in real runs: the re-check conversation, verl's tools, and the loops that they are compared with."""
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +10,11 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
+from helpers.browser import check_pages
 from helpers.formulas import check_step
 from helpers.training_run import BATCH, LARGEST_DIFFERENCE, ROOT, WIDTH, dumps, path_of, train, trajectories
+from recipe.treepo.examples.recheck import CHECK_AGAIN, FINAL_ANSWER
 from recipe.treepo.reward import compute_score
-
-sys.path.insert(0, str(ROOT / "examples"))
-
-from recheck import CHECK_AGAIN, FINAL_ANSWER
 
 CALL_COST = 0.125
 ASYNCHRONOUS = (
@@ -184,6 +181,10 @@ def test_async_training_with_packing_segment_credit_and_weight_once(tools):
     assert max(abs(step["actor/pg_loss"]) for step in tools.metrics) > 1e-4
 
 
+def test_the_viewer_shows_conversations(run):
+    check_pages(run.folder / "trees", 2)
+
+
 @pytest.mark.slow
 def test_independent_loops_are_one_flag_away_and_share_nothing():
     for loops in run_of("run_recheck_qwen0.5b.sh", "treepo.sampler=independent", steps=1, depth=4):
@@ -195,3 +196,4 @@ def test_independent_loops_are_one_flag_away_and_share_nothing():
             turns += sum(node["messages"] is None for node in tree["nodes"][1:])
         assert metrics["treepo/engine_calls"] == turns
         assert metrics["training/rollout_probs_diff_max"] < LARGEST_DIFFERENCE
+        check_pages(loops.folder / "trees", 2)

@@ -15,7 +15,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from helpers.browser import check_pages
 from helpers.training_run import ROOT
+from recipe.treepo.dumps.reader import Dump
 from recipe.treepo.search.statistics import TreeStatistics
 
 N, PROBLEMS = 4, 10
@@ -53,6 +55,7 @@ def start(folder: Path, files: list[Path], log: Path) -> subprocess.Popen:
         f"actor_rollout_ref.model.path={ROOT}/tiny/model",
         f"data.val_files=[{','.join(map(str, files))}]",
         *(f"evaluation.out_dir={folder}/out", f"evaluation.n={N}", "evaluation.prompts_in_flight=2"),
+        f"treepo.dump.dir={folder}/trees",
     ]
 
     def take_interrupts() -> None:  # what a shell starts in the background has them ignored, and hands that on
@@ -97,7 +100,7 @@ def results(folder: Path, run: str) -> list[dict]:
 def test_what_was_sampled_before_an_interruption_is_kept_and_the_rest_follows(evaluation):
     folder, status, kept = evaluation
     assert status == 130, (folder / "first.txt").read_text()[-5000:]
-    assert "the same command goes on from there" in (folder / "first.txt").read_text()
+    assert "the same command resumes from there" in (folder / "first.txt").read_text()
     assert 3 <= len(kept)
     assert lines_of(folder / "out/samples/plain_n4.jsonl")[: len(kept)] == kept
     for run in ("plain", "tree"):
@@ -169,3 +172,16 @@ def test_the_report_has_what_the_samples_say(evaluation):
     console = (folder / "second.txt").read_text()
     assert re.search(r"\| overall +\| tree +\| 4 +\| 10 ", console)
     assert (folder / "out/report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_viewer_shows_the_trees_of_all_runs(evaluation):
+    folder, _, _ = evaluation
+    dump = Dump(folder / "trees")
+    dump.refresh()
+    trees = {(entry.summary["split"], entry.uid): dump.load(entry) for entry in dump.trees()}
+    assert len(trees) == 2 * PROBLEMS
+    for run in ("plain", "tree"):
+        for result in results(folder, run):
+            tree = trees[f"{run}_n{N}", f"{result['data_source']}/{result['row']}"]
+            assert [one["reward"] for one in tree["trajectories"]] == [one["score"] for one in result["trajectories"]]
+    check_pages(dump.folder, PROBLEMS)

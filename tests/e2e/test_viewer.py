@@ -9,14 +9,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from helpers.browser import Watch, cells, open_browser, serving, shown_text
+from helpers.browser import check_pages
 from helpers.paths import ROOT
 from recipe.treepo.dumps.reader import Dump
 from recipe.treepo.viewer.__main__ import main
-from recipe.treepo.viewer.layout import layout, path_to
-from recipe.treepo.viewer.page_data import index_rows
+from recipe.treepo.viewer.layout import path_to
 from recipe.treepo.viewer.selection import page_name
-from recipe.treepo.viewer.visible import visible
 
 SHOWN = 3  # trees that are opened
 
@@ -29,23 +27,7 @@ def dump(main_run):
 
 
 def test_pages_show_the_trees_of_a_run(dump):
-    entries = dump.trees()
-    with serving(dump) as address, open_browser() as browser:
-        page = browser.new_page()
-        page.set_default_timeout(60_000)
-        watch = Watch(page)
-        page.goto(address)
-        assert [line[3] for line in cells(page, "#trees")] == [row["prompt"] for row in index_rows(entries)]
-        for entry in entries[-SHOWN:]:
-            tree = dump.load(entry)
-            nodes = tree["nodes"]
-            page.goto(f"{address}/{page_name(entry)}")
-            for number, row in enumerate(layout(tree).rows):
-                page.select_option("#first", str(number))
-                path = path_to(nodes, row.node)[1:]
-                assert shown_text(page) == {node: visible(nodes[node]["text"]) for node in path}
-        assert watch.troubles == []
-        assert all(request.startswith("http://127.0.0.1:") for request in watch.requests)
+    check_pages(dump.folder, SHOWN)
 
 
 def test_the_dump_has_reward_and_advantage_of_each_trajectory(dump):

@@ -5,13 +5,17 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recipe.treepo.dumps.reader import Dump
-from recipe.treepo.viewer.selection import select
+from recipe.treepo.viewer.layout import layout, path_to
+from recipe.treepo.viewer.page_data import index_rows
+from recipe.treepo.viewer.selection import page_name, select
 from recipe.treepo.viewer.server import make_server
+from recipe.treepo.viewer.visible import visible
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -82,3 +86,27 @@ def shown_text(page: Any, column: str = "") -> dict[int, str]:
         "parts => parts.map(part => [Number(part.dataset.segment), part.querySelector('.text').textContent])",
     )
     return dict(map(tuple, pairs))
+
+
+def check_pages(folder: Path, count: int) -> None:
+    """Open the index and the last ``count`` trees of a dump; assert that they show its texts and do nothing else."""
+    dump = Dump(folder)
+    dump.refresh()
+    entries = dump.trees()
+    assert entries
+    with serving(dump) as address, open_browser() as browser:
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        watch = Watch(page)
+        page.goto(address)
+        assert [line[3] for line in cells(page, "#trees")] == [row["prompt"] for row in index_rows(entries)]
+        for entry in entries[-count:]:
+            tree = dump.load(entry)
+            nodes = tree["nodes"]
+            page.goto(f"{address}/{page_name(entry)}")
+            for number, row in enumerate(layout(tree).rows):
+                page.select_option("#first", str(number))
+                sampled = [node for node in path_to(nodes, row.node)[1:] if nodes[node]["kind"] != "reply"]
+                assert shown_text(page) == {node: visible(nodes[node]["text"]) for node in sampled}
+        assert watch.troubles == []
+        assert all(request.startswith("http://127.0.0.1:") for request in watch.requests)
