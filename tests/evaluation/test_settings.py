@@ -319,7 +319,7 @@ def test_interruption_is_told_and_has_its_own_status(base, monkeypatch, capsys):
 
     monkeypatch.setattr(main_eval, "evaluate", interrupt)
     assert main_eval.run(composed(*base), [], dry_run=False) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 def test_the_reward_in_a_fingerprint_is_all_code_that_scores():
