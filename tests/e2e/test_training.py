@@ -195,7 +195,6 @@ def test_verls_entry_point_with_the_readmes_lines_samples_the_same_trajectories(
             f"++treepo.cache_block={BLOCK}",
             "algorithm.adv_estimator=treepo",
             DETERMINISTIC,
-            LENGTHS,
             "++treepo.packed_training=true",
             "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR=treepo_packed",
         )

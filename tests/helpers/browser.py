@@ -106,7 +106,7 @@ def check_pages(folder: Path, count: int) -> None:
             page.goto(f"{address}/{page_name(entry)}")
             for number, row in enumerate(layout(tree).rows):
                 page.select_option("#first", str(number))
-                sampled = [node for node in path_to(nodes, row.node)[1:] if nodes[node]["kind"] != "reply"]
-                assert shown_text(page) == {node: visible(nodes[node]["text"]) for node in sampled}
+                path = path_to(nodes, row.node)[1:]
+                assert shown_text(page) == {node: visible(nodes[node]["text"]) for node in path}
         assert watch.troubles == []
         assert all(request.startswith("http://127.0.0.1:") for request in watch.requests)

@@ -17,7 +17,7 @@ RUN_BY = {
     ),
     "bash scripts/run_treepo_qwen0.5b.sh": ("e2e/conftest.py", "main_run"),
     "bash scripts/run_tests.sh": ("repository/test_readme.py", "test_each_command_of_the_readme_is_run_by_a_test"),
-    "python -m recipe.treepo.viewer outputs/runs/EXPERIMENT/trees": (
+    ".venv/bin/python -m recipe.treepo.viewer outputs/runs/EXPERIMENT/trees": (
         "e2e/test_viewer.py",
         "test_the_command_of_the_readme_serves_the_trees_of_a_run",
     ),

@@ -169,9 +169,13 @@ def test_the_next_commands_name_the_last_checkpoint(tmp_path, monkeypatch):
     config = config_of(tmp_path / "run")
     assert results(config, {})[0] == ("checkpoint", "none (trainer.save_freq=10)")
     assert last_checkpoint(config) == (0, None) and resume(config)[1].startswith("no checkpoint yet")
-    for step in ("5", "20", "x"):
+    for step in (5, 20, 30):
         (tmp_path / f"run/checkpoints/global_step_{step}/actor").mkdir(parents=True)
-    (tmp_path / "run/checkpoints/global_step_30").mkdir()  # not complete
+    tracker = tmp_path / "run/checkpoints/latest_checkpointed_iteration.txt"
+    for text in ("", "40"):  # cut off, and of a checkpoint that was deleted
+        tracker.write_text(text)
+        assert last_checkpoint(config) == (0, None)
+    tracker.write_text("20")  # step 30 was not saved completely
     notes = dict(results(config, {"TENSORBOARD_DIR": str(tmp_path / "run/tensor board")}))
     assert notes["checkpoint"] == "run/checkpoints/global_step_20"
     assert notes["export"].partition(" -m ")[2] == (
@@ -189,6 +193,7 @@ def test_the_next_commands_name_the_last_checkpoint(tmp_path, monkeypatch):
 def test_trees_curves_and_export_depend_on_the_configuration(tmp_path):
     config = config_of(tmp_path, logger=["wandb", "file"])
     (tmp_path / "checkpoints/global_step_1/actor").mkdir(parents=True)
+    (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("1")
     config.actor_rollout_ref.actor.checkpoint.save_contents = ["model", "hf_model"]
     config.treepo.dump = {"dir": str(tmp_path / "trees")}
     notes = dict(results(config, {}))
@@ -286,6 +291,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, capfd, erro
         raise error
 
     (tmp_path / "checkpoints/global_step_1/actor").mkdir(parents=True)
+    (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("1")
     assert run(tmp_path, train, monkeypatch)[0] == status
     shown = capfd.readouterr()
     assert shown.out.splitlines()[-3].startswith(text) and shown.err == ""

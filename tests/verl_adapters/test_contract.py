@@ -235,6 +235,7 @@ TRAINING = [
     call("verl.trainer.main_ppo.run_ppo", "config, *, task_runner_class"),
     *names("verl.trainer.main_ppo", "TaskRunnerV1"),
     *names("verl.trainer", "main_ppo"),
+    *texts("verl.trainer.ppo.v1.trainer_base.PPOTrainer._save_checkpoint", '"latest_checkpointed_iteration.txt"'),
     call("verl.trainer.ppo.utils.need_critic", "config"),
     source("verl.trainer.ppo.utils.need_critic", "8ce98f8994"),
     call("verl.trainer.ppo.utils.need_reference_policy", "config"),

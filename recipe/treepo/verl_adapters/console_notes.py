@@ -15,6 +15,8 @@ from recipe.treepo.settings.schema import Sampler, TreePOSettings, leads_convers
 from recipe.treepo.verl_adapters.console_files import run_folder
 
 Note = tuple[str, str]
+TRACKER = "latest_checkpointed_iteration.txt"
+"""File in ``trainer.default_local_dir`` with the step of the last complete checkpoint."""
 # Prefixes of the training overrides that affect an evaluation, and exceptions among them.
 _EVALUATED = ("platform=", "preset=", "tree=", "data.", "treepo.", "actor_rollout_ref.rollout.", "reward.")
 _TRAINING_ONLY = (
@@ -56,10 +58,17 @@ def resume(config: DictConfig) -> Note:
 
 
 def last_checkpoint(config: DictConfig) -> tuple[int, Path | None]:
-    """Return the step and the folder of a run's last checkpoint, (0, None) if there is none."""
-    folders = Path(str(config.trainer.default_local_dir)).absolute().glob("global_step_*/actor")
-    steps = {int(text): actor.parent for actor in folders if (text := actor.parent.name[12:]).isdigit()}
-    return max(steps.items(), default=(0, None), key=lambda item: item[0])
+    """Return the step and the folder of the checkpoint that verl resumes, (0, None) if there is none.
+
+    verl writes its tracker file after a checkpoint, so a checkpoint that was cut off does not count.
+    """
+    folder = Path(str(config.trainer.default_local_dir)).absolute()
+    try:
+        step = int((folder / TRACKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0, None
+    checkpoint = folder / f"global_step_{step}"
+    return (step, checkpoint) if checkpoint.is_dir() else (0, None)
 
 
 def trees_folder(config: DictConfig) -> str | None:
