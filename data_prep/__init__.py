@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn raw data sets into the parquet files that verl trains on."""
+"""Convert raw data sets into parquet files in verl's schema."""

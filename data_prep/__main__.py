@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""List the data sets, or turn them into verl's parquet schema: `python -m data_prep [NAME ... --out-dir DIR]`.
+"""List the data sets, or convert them to verl's parquet schema: `python -m data_prep [NAME ... --out-dir DIR]`.
 
-Without a name, the sets are listed with their columns. A training set becomes DIR/train.parquet and DIR/val.parquet,
-an evaluation set DIR/NAME.parquet; each has a JSON record beside it. The same options and source give the same bytes,
-and a second run with them does nothing. Exit status: 0 done, 2 wrong options or source: the outputs stay as they were.
-Of several evaluation sets, those without an error are still written.
+Without a name, the command lists the sets with their columns. A training set becomes DIR/train.parquet and
+DIR/val.parquet, an evaluation set DIR/NAME.parquet. Each file has a JSON record beside it. Equal options and sources
+give equal bytes; a repeated run does nothing.
+
+Exit status: 0 done; 2 wrong options or source, and the outputs stay unchanged. If one of several evaluation sets fails,
+the others are still written.
 """
 
 import argparse
@@ -29,37 +31,37 @@ _OF_ONE_SET = ("source", "config", "split", "revision", "data_source")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line; options that are not given are None."""
+    """Return the parser; omitted options are None."""
     prog = as_called(f"python -m {__package__}")
     about = __doc__.split("\n\n")[0].replace("python -m data_prep", prog)
     line = argparse.ArgumentParser(prog=prog, description=about)
     add = line.add_argument
-    add("names", nargs="*", metavar="NAME", help=f"data sets; several only for evaluation; {EVALUATION}: all these")
+    add("names", nargs="*", metavar="NAME", help=f"data sets, several for evaluation only; {EVALUATION}: all of these")
     add("--out-dir", type=Path, help="folder for the parquet files")
     add("--source", help="hub name, parquet file, JSON-lines or JSON-array file, or folder (default: the set's own)")
     add("--config", help="configuration of a hub source (default: the set's own)")
     add("--revision", help="branch, tag or commit of a hub source")
     add("--split", help="split of a hub source, or start of the file names in a folder (default: the set's own)")
-    add("--subset-size", type=int, help="rows to draw, for training beside those for validation (default: all)")
-    add("--val-size", type=int, help=f"training rows put aside for validation, 0: none (default {DEFAULT_VAL_SIZE})")
-    add("--seed", type=int, help="of the draw (default 0)")
+    add("--subset-size", type=int, help="rows to draw, besides the validation rows (default: all)")
+    add("--val-size", type=int, help=f"rows reserved for validation, 0: none (default {DEFAULT_VAL_SIZE})")
+    add("--seed", type=int, help="seed of the draw (default 0)")
     add("--template", help="; ".join(f"{name}: {text}" for name, text in TEMPLATES.items()) + " (default boxed)")
-    add("--system-prompt", metavar="TEXT", help="a system message of your own; not with --template system")
+    add("--system-prompt", metavar="TEXT", help="custom system message; not with --template system")
     add("--data-source", help="name in the data_source column (default: the set's name)")
     choices = "; ".join(f"{name}: {text}" for name, text in DEDUPLICATIONS.items())
     add("--deduplicate", help=f"{choices} (default: text for training sets, none for evaluation sets)")
-    held_out = "drop training problems that occur in these prepared evaluation files, or those in these folders"
+    held_out = "drop training problems that occur in these prepared evaluation files or folders"
     add("--held-out", nargs="+", action="extend", metavar="PATH", help=held_out)
-    add("--ngram", type=int, help=f"words in a row that make an overlap with --held-out (default {DEFAULT_NGRAM})")
-    add("--tokenizer", help="folder or hub model whose chat template and tokens are counted")
+    add("--ngram", type=int, help=f"length of the n-grams that --held-out compares, in words (default {DEFAULT_NGRAM})")
+    add("--tokenizer", help="folder or hub model for counting prompt tokens, chat template included")
     add("--max-prompt-tokens", type=int, help="drop longer prompts; needs --tokenizer")
-    add("--max-prompt-chars", type=int, help="drop longer prompts, counted in characters without chat template")
-    add("--force", action="store_true", help="write even where the outputs are up to date or someone else's")
+    add("--max-prompt-chars", type=int, help="drop longer prompts, in characters without the chat template")
+    add("--force", action="store_true", help="write even if the outputs are up to date or not ours")
     return line
 
 
 def describe(data_set: DataSet) -> str:
-    """Return the lines of the list about one data set."""
+    """Return the entry of one data set in the list."""
     place = "/".join(part for part in (data_set.config, data_set.folder) if part)
     place = f"{data_set.repository} {place}".strip()
     columns = "; ".join(" or ".join(group) for group in data_set.columns)
@@ -73,42 +75,42 @@ def describe(data_set: DataSet) -> str:
 def listing() -> str:
     """Return the list of data sets and their requirements."""
     needs = (
-        "From the hub a set needs the network, or a filled cache with HF_HUB_OFFLINE=1. With --source it needs a\n"
-        "parquet, JSON-lines or JSON-array file, or a folder of them, with the columns named here. No set needs a\n"
-        "GPU or more packages than verl does."
+        "Loading from the hub needs the network, or a filled cache with HF_HUB_OFFLINE=1. --source takes a parquet,\n"
+        "JSON-lines or JSON-array file, or a folder of them, with the columns listed here. No set needs a GPU or\n"
+        "packages beyond those of verl."
     )
     return "\n".join([*map(describe, DATA_SETS.values()), needs])
 
 
 def _chosen(names: Sequence[str]) -> list[DataSet]:
-    """Return the data sets of these names, in their order and each once. Raises PrepError."""
+    """Return the data sets of these names, in this order, without duplicates. Raises PrepError."""
     evaluation = [data_set for data_set in DATA_SETS.values() if data_set.purpose is Purpose.EVALUATION]
     unknown = [name for name in names if name not in DATA_SETS and name != EVALUATION]
     if unknown:
         known = ", ".join([*DATA_SETS, EVALUATION])
-        raise PrepError([f"NAME {name!r}: no such data set: use one of {known}" for name in unknown])
+        raise PrepError([f"NAME {name!r}: no such data set. Use one of {known}." for name in unknown])
     chosen: dict[str, DataSet] = {}
     for name in names:
         group = evaluation if name == EVALUATION else [DATA_SETS[name]]
         chosen |= {data_set.name: data_set for data_set in group}
     training = [data_set.name for data_set in chosen.values() if data_set.purpose is Purpose.TRAINING]
     if training and len(chosen) > 1:
-        rule = "a training set writes train.parquet, so it goes alone"
-        raise PrepError([f"NAME {training[0]!r}: {rule}: give each its own run and --out-dir"])
+        rule = "a training set writes train.parquet, so it must be the only name"
+        raise PrepError([f"NAME {training[0]!r}: {rule}. Run once per set, each with its own --out-dir."])
     return list(chosen.values())
 
 
 def _preparations(values: dict[str, Any]) -> list[Preparation]:
-    """Return the requested preparations. Raises PrepError with every problem, before anything is read."""
+    """Return the requested preparations. Raises PrepError with all problems before reading any source."""
     names, out_dir, force = values.pop("names"), values.pop("out_dir"), values.pop("force")
     data_sets = _chosen(names)
     problems = []
     if out_dir is None:
-        problems.append("--out-dir: missing: name the folder for the parquet files")
+        problems.append("--out-dir: missing. Name the folder for the parquet files.")
     if len(data_sets) > 1:
         given = [key for key in _OF_ONE_SET if values[key] is not None]
         problems += [
-            f"--{key.replace('_', '-')} {values[key]!r}: is of one data set, {len(data_sets)} are named: name one"
+            f"--{key.replace('_', '-')} {values[key]!r}: applies to one data set, not to {len(data_sets)}. Name one."
             for key in given
         ]
     problems += _pointless(values)
@@ -125,19 +127,19 @@ def _preparations(values: dict[str, Any]) -> list[Preparation]:
 
 
 def _pointless(values: dict[str, Any]) -> list[str]:
-    """Return the problems of options that would have no effect."""
+    """Return the problems of options without effect."""
     problems = []
     if values["ngram"] is not None and not values["held_out"]:
-        problems.append(f"--ngram {values['ngram']}: is of --held-out, which is missing: give both or leave it out")
+        problems.append(f"--ngram {values['ngram']}: has no effect without --held-out. Give both, or omit it.")
     if values["source"] is not None and values["split"] is not None:
         path = local_path(values["source"])
         if exists(path) and path.is_file():
-            problems.append(f"--split {values['split']!r}: --source is one file, which is read whole: leave it out")
+            problems.append(f"--split {values['split']!r}: --source is one file, which is read as a whole. Omit it.")
     return problems
 
 
 def report(preparation: Preparation, counts: dict[str, Any] | None) -> str:
-    """Return the report on one preparation; `counts` is None if it was up to date."""
+    """Return the report of one preparation; `counts` is None if the outputs are up to date."""
     out_dir = preparation.out_dir
     if counts is None:
         return f"{preparation.data_set.name} in {out_dir}: up to date, nothing done (--force writes it again)"
@@ -160,8 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not values["names"]:
         given = [key for key, value in values.items() if value not in (None, False, [])]
         if given:
-            rule = "no data set is named (a name behind --held-out counts as one of its files)"
-            return _complain(PrepError([f"--{given[0].replace('_', '-')}: {rule}: begin with the name"]))
+            rule = "no data set is named (a name after --held-out counts as one of its files)"
+            return _complain(PrepError([f"--{given[0].replace('_', '-')}: {rule}. Begin with the name."]))
         print(listing())
         return 0
     force, status = values["force"], 0
@@ -169,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         preparations = _preparations(values)
     except PrepError as error:
         return _complain(error)
-    for preparation in preparations:  # the others go on after a failure
+    for preparation in preparations:  # a failure does not stop the others
         data_set, options, out_dir = preparation.data_set, preparation.options, preparation.out_dir
         try:
             counts = prepare(data_set, options, out_dir, force=force, progress=sys.stderr.isatty())

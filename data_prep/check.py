@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check whether parquet files work with verl and this recipe: `python -m data_prep.check FILE ...`.
 
-Rows that will not work are counted by reason, with the numbers of the first ones (from 0). Suspicious rows are counted
-in the same way. --json has the numbers of all these rows. Files are read only. Exit status: 0 fine, even
-with warnings, 1 there are rows that will not work, 2 a file cannot be used at all, or wrong options.
+The report counts unusable and suspicious rows by reason, with the numbers of the first ones (from 0); --json lists all
+row numbers. Files stay unchanged. Exit status: 0 fine or only warnings, 1 unusable rows, 2 unusable file or wrong
+options.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from .row_findings import (
 )
 from .tokens import TokenCounter, token_counter
 
-BATCH_ROWS = 1_024  # read at a time, which bounds the memory
+BATCH_ROWS = 1_024  # per read; limits memory
 WORKERS = 2  # processes of math-verify
 
 
@@ -42,12 +42,12 @@ _NO_TRUTH = {Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.EMPTY_TRUTH, Finding.L
 
 
 class RowChecker:
-    """Check the rows of one file, including the checks that need other rows, the tokenizer or math-verify."""
+    """Check of the rows of one file, including checks against earlier rows, the tokenizer and math-verify."""
 
     def __init__(
         self, reads: Callable[[str], bool], prompt_tokens: TokenCounter | None = None, max_prompt_length: int = 0
     ) -> None:
-        """`reads`: whether math-verify can read an answer. Without `prompt_tokens` no prompt is too long."""
+        """`reads` tests whether math-verify can read an answer; without `prompt_tokens`, no prompt is too long."""
         self._reads, self._prompt_tokens, self._max_prompt_length = reads, prompt_tokens, max_prompt_length
         self._seen: set[bytes] = set()
         self._readable: dict[str, bool] = {}
@@ -86,7 +86,7 @@ class RowChecker:
 
 
 def _mathematics(row: dict[str, Any], findings: set[Finding]) -> str | None:
-    """Return the ground truth of a row where it is one to be put to math-verify."""
+    """Return the ground truth of a row if math-verify would compare it, else None."""
     if not findings.isdisjoint(_NO_TRUTH):
         return None
     truth = unboxed(str(row["reward_model"]["ground_truth"]))
@@ -96,7 +96,7 @@ def _mathematics(row: dict[str, Any], findings: set[Finding]) -> str | None:
 def math_verify_reads(truth: str) -> bool:
     """Return whether math-verify, in the reward function's worker process, reads an answer as mathematics.
 
-    It compares unreadable answers as text, so the question contains the same answer in another spelling.
+    It compares unreadable answers as text; hence the comparison with another spelling of the same answer.
     """
     from recipe.treepo.sandbox.verifier import Verdict, get_pool
 
@@ -109,7 +109,7 @@ def math_verify_reads(truth: str) -> bool:
 
 
 def check_file(path: Path, checker: RowChecker, *, progress: bool = False) -> FileReport:
-    """Check one file and return the report. `progress` shows a bar."""
+    """Check one file and return the report; `progress` shows a bar."""
     report = FileReport(str(path))
     try:
         for rows in _batches(path, progress):
@@ -123,7 +123,7 @@ def check_file(path: Path, checker: RowChecker, *, progress: bool = False) -> Fi
 def check_files(
     paths: Sequence[Path], prompt_tokens: TokenCounter | None, max_prompt_length: int, *, progress: bool = False
 ) -> Iterator[FileReport]:
-    """Check files one by one, and whether each goes with those before it. Raises RuntimeError without math-verify."""
+    """Check each file, alone and against the types of earlier ones. Raises RuntimeError without math-verify."""
     types: dict[Path, Types] = {}
     for path in paths:
         report = check_file(path, RowChecker(math_verify_reads, prompt_tokens, max_prompt_length), progress=progress)
@@ -135,25 +135,25 @@ def check_files(
 
 
 def _batches(path: Path, progress: bool) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of a file with the columns that are looked at. Raises PrepError where it cannot be used.
+    """Yield the rows of a file, with the checked columns only. Raises PrepError if the file is unusable.
 
-    Only the type of extra_info counts, so its values are not read: True stands for a value that is not a struct.
+    Only the type of extra_info matters, so its values are not read: True stands for a value that is not a struct.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
     from tqdm import tqdm
 
     if not (exists(path) and path.is_file()):
-        raise PrepError(["no such file: check the path"])
+        raise PrepError(["no such file. Check the path."])
     if path.suffix != ".parquet":
-        raise PrepError([f"suffix {path.suffix!r}: verl takes a file for parquet by its name: call it .parquet"])
+        raise PrepError([f"suffix {path.suffix!r}: verl needs .parquet. Rename or convert the file."])
     rows = 0
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             problems = column_problems(names)
             if file.metadata.num_rows == 0:
-                problems.append("no rows: the file is empty")
+                problems.append("the file has no rows. Prepare it again.")
             if problems:
                 raise PrepError(problems)
             wanted = [name for name in (*NEEDED, "agent_name", *MEDIA) if name in names]
@@ -166,12 +166,12 @@ def _batches(path: Path, progress: bool) -> Iterator[list[dict[str, Any]]]:
                     rows += batch.num_rows
                     bar.update(batch.num_rows)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        where = f"damaged after row {rows}" if rows else "not a parquet file, or damaged"
-        raise PrepError([f"{where} ({text_of(error)}): make or fetch it again"]) from error
+        damage = f"damaged after row {rows}" if rows else "not a parquet file, or damaged"
+        raise PrepError([f"{damage} ({text_of(error)}). Prepare or download it again."]) from error
 
 
 def _values(batch: Any, name: str) -> list[Any]:
-    """Return a column's values. Raises PrepError where Python cannot hold them, UnicodeDecodeError for broken text."""
+    """Return a column's values. Raises PrepError if Python cannot hold them, UnicodeDecodeError for invalid text."""
     column = batch.column(name)
     if name == "extra_info":
         return [is_there or None for is_there in column.is_valid().to_pylist()]
@@ -182,7 +182,7 @@ def _values(batch: Any, name: str) -> list[Any]:
         raise
     except UNREADABLE as error:
         rule = f"holds {column.type}, which cannot be read ({text_of(error)})"
-        raise PrepError([f"column {name}: {rule}: write it as text or numbers, or drop it"]) from error
+        raise PrepError([f"column {name}: {rule}. Write it as text or numbers, or drop it."]) from error
 
 
 # Command line -------------------------------------------------------------------------------------------------
@@ -205,9 +205,9 @@ def _option_problems(options: argparse.Namespace) -> list[str]:
     problems = []
     if (options.tokenizer is None) != (length is None):
         values = f"--tokenizer {options.tokenizer!r} with --max-prompt-length {length}"
-        problems.append(f"{values}: one needs the other: give both or none")
+        problems.append(f"{values}: one needs the other. Give both or none.")
     if length is not None and length < 1:
-        problems.append(f"--max-prompt-length {length}: must be 1 or more: give data.max_prompt_length of the run")
+        problems.append(f"--max-prompt-length {length}: must be at least 1. Use data.max_prompt_length of the run.")
     return problems
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Field types of parquet files, and whether verl can put two files into one list."""
+"""Field types of parquet files, and their compatibility within one list of verl's files."""
 
 from pathlib import Path
 from typing import Any
 
 Types = dict[str, Any]
-"""Types of pyarrow by field name."""
+"""pyarrow types by field name."""
 
-RULE = "verl cannot put both into one data.train_files or val_files: write both with one type"
+RULE = "verl cannot combine both in data.train_files or data.val_files. Write both with one type."
 
 
 def field_types(path: Path) -> Types:
@@ -22,10 +22,10 @@ def field_types(path: Path) -> Types:
 
 
 def type_conflicts(types: Types, earlier: Types, prefix: str = "") -> list[str]:
-    """Return the fields whose type does not go with the type in an earlier file of the list, with both types.
+    """Return the fields whose types differ incompatibly from those of an earlier file in the list.
 
-    The verdict comes from `datasets`, which puts the files together for verl. It is stricter than
-    pyarrow.unify_schemas: a struct must not follow null, and structs in lists must have the same fields.
+    `datasets` decides, because verl concatenates the files with it. It is stricter than pyarrow.unify_schemas: a struct
+    must not follow null, and structs in lists must have the same fields.
     """
     import pyarrow as pa
 
@@ -53,7 +53,7 @@ def _go_together(there: Any, here: Any) -> bool:
     if here == there:
         return True
     try:
-        # One row each: empty data sets are left out of a concatenation, and never refused.
+        # One row each, because a concatenation skips empty data sets without a check.
         files = [datasets.Dataset(pa.table({"field": pa.array([None], kind)})) for kind in (there, here)]
         datasets.concatenate_datasets(files)
     except (ValueError, AttributeError, pa.ArrowException):  # AttributeError: a struct after null

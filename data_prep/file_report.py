@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Findings of python -m data_prep.check in one file, as text and as JSON."""
+"""Report of `python -m data_prep.check` on one file, as text and as JSON."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from .row_findings import Finding, Severity
 
-SHOWN_ROWS = 5  # row numbers per reason, as text
+SHOWN_ROWS = 5  # row numbers per reason in the text
 
 
 @dataclass(slots=True)
 class FileReport:
     """Findings in one file.
 
-    `problems`: reasons why verl cannot use the file, or its rows after the counted ones. `conflicts`: reasons why it
-    cannot join an earlier file in one list; warnings, since training and validation files are never in one list.
+    Attributes:
+        problems: Reasons why verl cannot use the file, or the rows after the counted ones.
+        conflicts: Reasons why an earlier file cannot be in the same list. These are warnings: training and validation
+            files are never in one list.
     """
 
     file: str
@@ -33,11 +35,11 @@ class FileReport:
 
     @property
     def status(self) -> int:
-        """The exit status for this file alone."""
+        """Exit status for this file alone."""
         return 2 if self.problems else 1 if self.bad_rows else 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return the report in plain values."""
+        """Return the report as plain values."""
         findings = [
             {
                 "severity": finding.severity.value,
@@ -54,7 +56,7 @@ class FileReport:
         return {"file": self.file, "status": self.status, **counts, **lines, "findings": findings}
 
     def as_text(self) -> str:
-        """Return the report for people: one line per problem or reason."""
+        """Return the report as text, one line per problem or reason."""
         verdict = ("fine", "some rows will not work", "cannot be used")[self.status]
         lines = [f"{self.file}: {verdict}: {self.rows} rows, {self.bad_rows} of them will not work"]
         lines += [f"  error: {problem}" for problem in self.problems]

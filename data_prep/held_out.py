@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""The problem texts of held-out parquet files in verl's schema.
+r"""Problem texts of held-out parquet files in verl's schema.
 
-The text is `extra_info.problem`, or else `extra_info.question`, which verl's own GSM8K script writes, or else the last
-user message of `prompt` without the instructions known here: this program's own, DAPO's, and those that verl's scripts
-for GSM8K and MATH put after the problem. Another instruction stays a part of the text, and then a problem that has
-fewer words than an n-gram is not found.
+The text is the first of these that is there:
+
+- `extra_info.problem`;
+- `extra_info.question`, which verl's GSM8K script writes;
+- the last user message of `prompt`, without known instructions: those of this program, of DAPO, and of verl's scripts
+  for GSM8K and MATH. An unknown instruction stays in the text; a problem shorter than an n-gram then finds no match.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +28,7 @@ _INSTRUCTIONS = (
 
 
 def held_out_files(names: Sequence[str]) -> list[Path]:
-    """Return the parquet files that are named, and those in the folders, but for train.parquet and val.parquet."""
+    """Return the named parquet files and those in named folders; folders skip train.parquet and val.parquet."""
     files: list[Path] = []
     for name in names:
         path = local_path(name)
@@ -39,7 +41,7 @@ def held_out_files(names: Sequence[str]) -> list[Path]:
 
 
 def held_out_problems(path: Path) -> Iterator[str]:
-    """Yield the problem texts of a file. Raises PrepError where it cannot be read, or holds no such text."""
+    """Yield the problem texts of a file. Raises PrepError if it is unreadable or has none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -56,14 +58,14 @@ def held_out_problems(path: Path) -> Iterator[str]:
                         yield text
     except UNREADABLE + (pa.ArrowException, OSError) as error:
         reason = f"cannot be read as parquet with problems ({text_of(error)})"
-        raise PrepError([f"--held-out {path}: {reason}: prepare it again"]) from error
+        raise PrepError([f"--held-out {path}: {reason}. Prepare it again."]) from error
     if not has_problem:
         rule = "holds no problem, neither in extra_info.problem nor as a user message of prompt"
-        raise PrepError([f"--held-out {path}: {rule}: name evaluation sets in verl's schema"])
+        raise PrepError([f"--held-out {path}: {rule}. Name evaluation sets in verl's schema."])
 
 
 def _fields(extra_info: Any) -> list[str]:
-    """Return which fields of extra_info hold texts; no other is read, whatever is in it."""
+    """Return the text fields of extra_info to read; all others stay unread."""
     import pyarrow as pa
 
     if not pa.types.is_struct(extra_info):
@@ -84,7 +86,7 @@ def _problem_text(row: dict[str, Any]) -> str | None:
 
 
 def without_instruction(content: str) -> str:
-    """Return a user message without a known instruction around the problem; as it is where there is none."""
+    """Return a user message without the known instructions around its problem."""
     content = content.strip()
     for instruction in _INSTRUCTIONS:
         content = content.removesuffix(instruction).strip()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a preparation, and their rules; all problems are reported at once, before work starts."""
+"""Options of a preparation and their rules. All problems are reported together, before the work starts."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,15 +12,15 @@ from .reading import SUFFIXES, Source, exists
 
 DEDUPLICATIONS = {
     "none": "every row stays",
-    "text": "one of the problems that are equal but for white space",
-    "words": "one of those that are the same by words, as --held-out compares them, and brackets",
+    "text": "keep one of the problems that differ in white space only",
+    "words": "keep one of those with equal words (as --held-out compares them) and brackets",
 }
 DEFAULT_VAL_SIZE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Options that decide the rows; names as on the command line. None: not limited, or not given."""
+    """Options that determine the rows, named as on the command line. None: no limit, or omitted."""
 
     source: Source
     subset_size: int | None = None
@@ -37,12 +37,12 @@ class Options:
     max_prompt_chars: int | None = None
 
     def record(self) -> dict[str, Any]:
-        """Return the options as JSON would give them back."""
+        """Return the options as JSON would read them back."""
         return asdict(self) | {"held_out": list(self.held_out)}
 
 
 def resolve(data_set: DataSet, given: dict[str, Any]) -> Options:
-    """Fill in the defaults of a data set; `given` holds the command line's values, None where not given."""
+    """Fill in the defaults of a data set; `given` has the values of the command line, None if omitted."""
     on_hub = given["source"] is None
     source = given.pop("source") or data_set.repository
     own = source == data_set.repository and (on_hub or not Source(source, "").is_local)
@@ -56,25 +56,25 @@ def resolve(data_set: DataSet, given: dict[str, Any]) -> Options:
         on_hub=on_hub,
     )
     defaults: dict[str, Any] = {"data_source": data_set.name}
-    if data_set.purpose is Purpose.EVALUATION:  # the whole set, as others have it
+    if data_set.purpose is Purpose.EVALUATION:  # the whole set, for comparable results
         defaults |= {"val_size": 0, "deduplicate": "none"}
     return Options(source=place, **(defaults | {key: value for key, value in given.items() if value is not None}))
 
 
 def option_problems(options: Options, data_set: DataSet) -> list[str]:
-    """Return every rule that the options break, in words."""
+    """Return the problems of the options."""
     least = {"subset_size": 1, "val_size": 0, "max_prompt_tokens": 1, "max_prompt_chars": 1, "ngram": 1}
     problems = [
-        f"--{key.replace('_', '-')} {value}: must be {low} or more: give a larger number or leave the option out"
+        f"--{key.replace('_', '-')} {value}: must be at least {low}. Use a larger number, or omit the option."
         for key, low in least.items()
         if (value := getattr(options, key)) is not None and value < low
     ]
     for key, choices in (("template", TEMPLATES), ("deduplicate", DEDUPLICATIONS)):
         if (value := getattr(options, key)) not in choices:
-            problems.append(f"--{key} {value!r}: unknown: use one of {', '.join(choices)}")
+            problems.append(f"--{key} {value!r}: unknown. Use one of {', '.join(choices)}.")
     if (options.tokenizer is None) != (options.max_prompt_tokens is None):
         values = f"--tokenizer {options.tokenizer!r} with --max-prompt-tokens {options.max_prompt_tokens}"
-        problems.append(f"{values}: one needs the other: give both, or use --max-prompt-chars")
+        problems.append(f"{values}: one needs the other. Give both, or use --max-prompt-chars.")
     problems += _text_problems(options)
     if data_set.purpose is Purpose.EVALUATION:
         problems += _evaluation_problems(options, data_set)
@@ -85,45 +85,45 @@ def _text_problems(options: Options) -> list[str]:
     problems = []
     if options.system_prompt is not None and options.template == "system":
         rule = "--template system writes the system message itself"
-        problems.append(f"--system-prompt {options.system_prompt!r}: {rule}: use --template boxed or plain with it")
+        problems.append(f"--system-prompt {options.system_prompt!r}: {rule}. Use --template boxed or plain.")
     if options.system_prompt is not None and not options.system_prompt.strip():
-        problems.append(f"--system-prompt {options.system_prompt!r}: blank: give a text or leave the option out")
+        problems.append(f"--system-prompt {options.system_prompt!r}: blank. Give a text, or omit the option.")
     for key, value in (("system-prompt", options.system_prompt), ("data-source", options.data_source)):
         if value is not None and not is_unicode(value):
-            problems.append(f"--{key} {value!r}: is not valid text and cannot be stored: write it in UTF-8")
+            problems.append(f"--{key} {value!r}: is not valid Unicode. Write it in UTF-8.")
     if not options.data_source.strip():
-        problems.append(f"--data-source {options.data_source!r}: blank: give the name the reward function is to see")
+        problems.append(f"--data-source {options.data_source!r}: blank. Give a name for the reward function.")
     return problems
 
 
 def _evaluation_problems(options: Options, data_set: DataSet) -> list[str]:
-    rule = f"{data_set.name} is an evaluation set, nothing of which is"
+    rule = f"{data_set.name} is an evaluation set, which stays complete"
     problems = []
     if options.val_size > 0:
-        problems.append(f"--val-size {options.val_size}: {rule} put aside: leave the option out")
+        problems.append(f"--val-size {options.val_size}: {rule}. Omit the option.")
     if options.held_out:
-        problems.append(f"--held-out {' '.join(options.held_out)}: {rule} removed by overlap: leave the option out")
+        problems.append(f"--held-out {' '.join(options.held_out)}: {rule}. Omit the option.")
     return problems
 
 
 def _source_problems(source: Source) -> list[str]:
     """Return the problems of a local source."""
     path: Path = source.path
-    if source.on_hub and exists(path):  # the library looks there first
-        rule = "a path of this name is here, and would be read in place of the hub's"
-        return [f"--source {source.name!r}: {rule}: give --source to mean it, or run in another folder"]
+    if source.on_hub and exists(path):  # `datasets` would read the path
+        rule = "a local path of this name would be read instead of the hub's"
+        return [f"--source {source.name!r}: {rule}. Name it with --source to use it, or run in another folder."]
     if not source.is_local:
         return []
     if not exists(path):
-        return [f"--source {source.name!r}: no such file or folder: check the path, or give a hub name"]
+        return [f"--source {source.name!r}: no such file or folder. Check the path, or use a hub name."]
     problems = [
-        f"--{key} {value!r}: --source is a local path, which has none: leave it out"
+        f"--{key} {value!r}: has no effect on a local path in --source. Omit it."
         for key, value in (("revision", source.revision), ("config", source.config))
         if value is not None
     ]
     if path.is_file() and path.suffix not in SUFFIXES:
-        problems.append(f"--source {source.name!r}: unknown suffix {path.suffix!r}: use one of {', '.join(SUFFIXES)}")
+        problems.append(f"--source {source.name!r}: unknown suffix {path.suffix!r}. Use one of {', '.join(SUFFIXES)}.")
     if path.is_dir() and not any(file.suffix in SUFFIXES for file in path.rglob("*")):
         holds = f"the folder holds no file of {', '.join(SUFFIXES)}"
-        problems.append(f"--source {source.name!r}: {holds}: give another one")
+        problems.append(f"--source {source.name!r}: {holds}. Name another folder.")
     return problems

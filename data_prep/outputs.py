@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parquet files and, beside each, a JSON record of its sources; replacement is all or nothing."""
+"""Parquet files, each with a JSON record of its sources beside it; all are replaced together or none."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-FORMAT = 3  # of the record; raise it when the same options come to mean other rows
+FORMAT = 3  # of the record; increase it when equal options give other rows
 
 
 def sha256_of(path: Path) -> str:
@@ -18,12 +18,12 @@ def sha256_of(path: Path) -> str:
 
 
 def record_path(parquet: Path) -> Path:
-    """Return where the record of a parquet file lies."""
+    """Return the path of a parquet file's record."""
     return parquet.with_name(parquet.name + ".json")
 
 
 def read_record(parquet: Path) -> dict[str, Any] | None:
-    """Return the record beside a parquet file, None where there is none that can be read."""
+    """Return the record beside a parquet file, None if missing or unreadable."""
     try:
         record = json.loads(record_path(parquet).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -34,8 +34,8 @@ def read_record(parquet: Path) -> dict[str, Any] | None:
 def is_ours(parquet: Path, data_set: str) -> bool:
     """Return whether a file may be replaced or removed: this program wrote it for this data set, or it is damaged.
 
-    A file with other contents than its record says was changed by someone: it is theirs. "replaces" is the checksum of
-    the file that an interrupted run was about to replace.
+    A file that differs from the checksum in its record was edited and is not ours. "replaces" is the checksum of the
+    file that an interrupted run was about to replace.
     """
     record = read_record(parquet) or {}
     made_from = record.get("fingerprint")
@@ -43,9 +43,9 @@ def is_ours(parquet: Path, data_set: str) -> bool:
         return False
     try:
         return sha256_of(parquet) in (record.get("sha256"), record.get("replaces")) or not _is_parquet(parquet)
-    except FileNotFoundError:  # a record alone
+    except FileNotFoundError:  # a record without its file
         return True
-    except OSError:  # a folder, or no right to read it
+    except OSError:  # a folder, or no permission
         return False
 
 
@@ -61,7 +61,7 @@ def _is_parquet(path: Path) -> bool:
 
 
 def is_current(paths: Sequence[Path], fingerprint: dict[str, Any]) -> bool:
-    """Return whether the outputs are those of this fingerprint and undamaged. An unknown commit matches any."""
+    """Return whether the outputs are undamaged and have this fingerprint. An unknown commit matches any."""
     for path in paths:
         record = read_record(path) or {}
         made_from = record.get("fingerprint")
@@ -86,15 +86,15 @@ def write_outputs(
 ) -> None:
     """Write each table and its record under temporary names, then rename them all.
 
-    First go records that name the old contents of each file ("replaces") beside the new ones, then the tables, then the
-    final records. Wherever this is interrupted, each file is still known as ours by its record, and at least one record
-    shows that the run has to be done again. Raises OSError where something cannot be written.
+    Order: records with the checksums of old ("replaces") and new contents, then tables, then final records. After an
+    interruption at any point, the record of each file still marks it as ours, and at least one record requires a rerun.
+    Raises OSError if writing fails.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     out_dir.mkdir(parents=True, exist_ok=True)
-    passing: list[tuple[Path, Path]] = []  # records of the time between
+    passing: list[tuple[Path, Path]] = []  # interim records
     parquets: list[tuple[Path, Path]] = []
     records: list[tuple[Path, Path]] = []
     try:
@@ -128,13 +128,13 @@ def _write_json(path: Path, record: dict[str, Any]) -> None:
 
 
 def remove_output(path: Path) -> None:
-    """Remove a file that is ours (`is_ours`), if it is still there, and then its record, by which it is known."""
+    """Remove a file of ours (`is_ours`), if present, and then the record that marks it as ours."""
     path.unlink(missing_ok=True)
     record_path(path).unlink()
 
 
 def verl_schema(extras: Sequence[str]) -> Any:
-    """Return the pyarrow schema of an output; `extras` are further text fields of extra_info."""
+    """Return the pyarrow schema of an output; `extras` are additional text fields of extra_info."""
     import pyarrow as pa
 
     text = pa.string()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepare one data set: check the options, read, convert, write. The same options and source give the same bytes."""
+"""Prepare one data set: check the options, read, convert, write. Equal options and sources give equal bytes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,14 +29,14 @@ from .tokens import token_counter, tokenizer_hashes
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """One data set to be prepared with these options into this folder."""
+    """One data set with its options and output folder."""
 
     data_set: DataSet
     options: Options
     out_dir: Path
 
     def paths(self) -> list[Path]:
-        """Return the parquet files that will be written."""
+        """Return the paths of the output files."""
         if self.data_set.purpose is Purpose.EVALUATION:
             names = [self.data_set.name]
         else:
@@ -44,28 +44,28 @@ class Preparation:
         return [self.out_dir / f"{name}.parquet" for name in names]
 
     def left_over(self) -> list[Path]:
-        """Return the validation file of an earlier run of ours that this one does not write."""
+        """Return our validation file of an earlier run if this run writes none."""
         path = self.out_dir / "val.parquet"
         stale = self.data_set.purpose is Purpose.TRAINING and not self.options.val_size
         return [path] if stale and is_ours(path, self.data_set.name) else []
 
     def problems(self, *, force: bool = False) -> list[str]:
-        """Return why this cannot be done, in words; nothing is read yet but the names of files."""
+        """Return the problems of options and paths, without reading the source."""
         problems = option_problems(self.options, self.data_set)
         return problems + self._output_problems(force) + self._held_out_problems()
 
     def _output_problems(self, force: bool) -> list[str]:
         out_dir, source = self.out_dir, self.options.source
         if exists(out_dir) and not out_dir.is_dir():
-            return [f"--out-dir {str(out_dir)!r}: is a file: give a folder"]
+            return [f"--out-dir {str(out_dir)!r}: is a file. Name a folder."]
         if source.is_local and exists(source.path):
             place, target = source.path.resolve(), out_dir.resolve()
             if place == target or place in target.parents or place in [path.resolve() for path in self.paths()]:
                 rule = "the outputs would join or replace the source"
-                return [f"--out-dir {str(out_dir)!r}: {rule}: give another folder"]
+                return [f"--out-dir {str(out_dir)!r}: {rule}. Name another folder."]
         there = [] if force else [path for path in self.paths() if exists(path) or exists(record_path(path))]
         foreign = [path for path in there if not is_ours(path, self.data_set.name)]
-        return [f"--out-dir: {path} {self._why_foreign(path)}: give another folder, or --force" for path in foreign]
+        return [f"--out-dir: {path} {self._why_foreign(path)}. Use another folder, or --force." for path in foreign]
 
     def _why_foreign(self, path: Path) -> str:
         made_from = (read_record(path) or {}).get("fingerprint")
@@ -80,11 +80,11 @@ class Preparation:
         for name in self.options.held_out:
             path = local_path(name)
             if not exists(path):
-                problems.append(f"--held-out {name}: no such file or folder: prepare the evaluation sets first")
+                problems.append(f"--held-out {name}: no such file or folder. Prepare the evaluation sets first.")
             elif not held_out_files([name]):
-                problems.append(f"--held-out {name}: no .parquet file of an evaluation set: name prepared ones")
+                problems.append(f"--held-out {name}: no .parquet file of an evaluation set. Name prepared ones.")
             elif path.resolve() in own:
-                problems.append(f"--held-out {name}: is an output of this run: name evaluation sets")
+                problems.append(f"--held-out {name}: is an output of this run. Name evaluation sets.")
         return problems
 
 
@@ -96,17 +96,17 @@ def _hashes(source: Source) -> dict[str, str] | None:
 
 @contextmanager
 def _reading(option: str, value: str) -> Iterator[None]:
-    """Turn an OSError into a PrepError about this option."""
+    """Convert an OSError into a PrepError about this option."""
     try:
         yield
     except OSError as error:
-        raise PrepError([f"{option} {value!r}: cannot be read ({error}): check its rights"]) from error
+        raise PrepError([f"{option} {value!r}: cannot be read ({error}). Check its permissions."]) from error
 
 
 def fingerprint(preparation: Preparation, commit: str | None) -> dict[str, Any]:
-    """Return the inputs of a run: options, contents of the files read, format. With equal inputs a run is skipped.
+    """Return the inputs of a run: options, hashes of the files, format. A run with equal inputs is skipped.
 
-    Raises PrepError where a file cannot be read.
+    Raises PrepError if a file is unreadable.
     """
     options = preparation.options
     with _reading("--source", options.source.name):
@@ -129,7 +129,7 @@ def fingerprint(preparation: Preparation, commit: str | None) -> dict[str, Any]:
 def prepare(
     data_set: DataSet, options: Options, out_dir: Path, *, force: bool = False, progress: bool = False
 ) -> dict[str, Any] | None:
-    """Write the outputs; return the counts, or None where they were there already. Raises PrepError."""
+    """Write the outputs; return the counts, None if they are up to date. Raises PrepError."""
     preparation = Preparation(data_set, options, out_dir)
     if problems := preparation.problems(force=force):
         raise PrepError(problems)
@@ -146,7 +146,7 @@ def prepare(
         for path in preparation.left_over():
             remove_output(path)  # its rows may be training rows now
     except OSError as error:
-        raise PrepError([f"--out-dir {str(out_dir)!r}: cannot be written ({error}): give another folder"]) from error
+        raise PrepError([f"--out-dir {str(out_dir)!r}: cannot be written ({error}). Name another folder."]) from error
     return counts
 
 

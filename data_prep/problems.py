@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Problems and data sets: a row becomes a problem with its answer, or the reason for dropping it; pure Python.
+r"""Problems, data sets, and reasons for dropping rows; pure Python.
 
-A row function takes one row of its source, a dict with any content whatever, and returns a `Problem` or a `Drop`. It
-never raises and never guesses: recipe.treepo.reward scores against this answer, and a row without an answer is dropped.
+A row function converts one row of its source, a dict with arbitrary content, into a `Problem` or a `Drop`. It never
+raises. It never guesses an answer, because recipe.treepo.reward scores against it; it drops the row instead.
 """
 
 import math
@@ -15,32 +15,32 @@ from typing import Any
 from recipe.treepo.answers.boxes import BoxState, scan_boxes
 from recipe.treepo.answers.spelling import normalize
 
-MAX_ANSWER_CHARS = 1_000  # the limit of recipe.treepo.reward by default
+MAX_ANSWER_CHARS = 1_000  # default limit of recipe.treepo.reward
 
 
 class Drop(Enum):
-    """Why a source row is left out."""
+    """Reason for dropping a source row."""
 
-    MALFORMED_ROW = "malformed row"  # not an object, a column missing or of another type, or not valid Unicode
+    MALFORMED_ROW = "malformed row"  # no object, missing column, wrong type or invalid Unicode
     NO_PROBLEM = "no problem text"
-    NO_ANSWER = "no answer"  # blank, or nothing but markup; also a proof
+    NO_ANSWER = "no answer"  # blank or only markup; also a proof
     NO_BOX = "no boxed answer"
-    EMPTY_BOX = "empty box"  # also one with nothing but markup in it
+    EMPTY_BOX = "empty box"  # also one with only markup
     UNBALANCED_BOX = "unbalanced box"
-    ANSWER_TOO_LONG = "answer too long"  # more characters than the reward function would parse
-    ODD_ANSWER = "answer not of this data set's form"  # such as an AIME answer that is not an integer of three digits
+    ANSWER_TOO_LONG = "answer too long"  # beyond the limit of the reward function
+    ODD_ANSWER = "answer not of this data set's form"  # such as an AIME answer that is not an integer up to 999
     TOLERANCE = "answer with a tolerance"  # the reward function compares exactly
     NEEDS_IMAGE = "needs an image"
     NOT_SELECTED = "outside the selection"  # another level, year or language
     UNKNOWN_WRAPPING = "instruction around the problem not recognized"
     PROMPT_TOO_LONG = "prompt too long"
-    DUPLICATE_PROBLEM = "duplicate problem"  # by --deduplicate; the first one is kept
+    DUPLICATE_PROBLEM = "duplicate problem"  # by --deduplicate; the first one stays
     HELD_OUT = "overlaps a held-out problem"  # by --held-out
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem: its text, the answer for scoring solutions, and further fields of the set."""
+    """One problem: text, answer for scoring, and additional fields of the set."""
 
     text: str
     answer: str
@@ -51,7 +51,7 @@ RowFunction = Callable[[dict[str, Any]], Problem | Drop]
 
 
 class Purpose(Enum):
-    """Purpose of a data set; decides which files are written."""
+    """Purpose of a data set; determines the output files."""
 
     TRAINING = "training"  # train.parquet and val.parquet
     EVALUATION = "evaluation"  # NAME.parquet, the whole set in the order of its source
@@ -62,17 +62,17 @@ class DataSet:
     """A data set that can be prepared.
 
     Attributes:
-        name: On the command line, in file names and in the data_source column.
+        name: Name on the command line, in file names and in the data_source column.
         purpose: Training or evaluation.
-        about: One line for the list of all sets.
-        repository: Its name on the Hugging Face hub.
-        config: Configuration on the hub, None for the only one.
-        folder: Folder of the repository to read, None for all of it.
-        split: The split taken by default.
-        columns: Columns that the row function needs: one of each group of names.
-        optional: Columns that the row function uses where they are there.
-        row: The row function.
-        extras: Names of the extras that its problems have; each is a text field of extra_info.
+        about: Description in the list of sets, one line.
+        repository: Repository on the Hugging Face hub.
+        config: Configuration on the hub, None if there is only one.
+        folder: Folder to read in the repository, None for the whole repository.
+        split: Default split.
+        columns: Required columns: one of each group of names.
+        optional: Columns used if present.
+        row: Row function.
+        extras: Names of the extras of its problems; each is a text field of extra_info.
         license: License as stated on the hub, None if unknown.
     """
 
@@ -90,18 +90,18 @@ class DataSet:
     license: str | None = None
 
     def missing(self, columns: set[str]) -> list[str]:
-        """Return the needed columns that are not among `columns`, alternatives written "a or b"."""
+        """Return the required columns absent from `columns`; alternatives read "a or b"."""
         return [" or ".join(group) for group in self.columns if columns.isdisjoint(group)]
 
     def wanted(self) -> list[str]:
-        """Return all columns that the row function looks at."""
+        """Return all columns that the row function reads."""
         return [column for group in (*self.columns, self.optional) for column in group]
 
 
 def make_problem(text: Any, answer: Any, **extras: Any) -> Problem | Drop:
-    """Check the fields that a row function read and make a problem of them; only text extras are kept.
+    """Return a problem with these fields if they are valid, else the reason; only extras with text are kept.
 
-    `answer` may be a `Drop` already: it is returned if the problem has a text.
+    `answer` may be a `Drop`, which is returned if the problem has a text.
     """
     if not isinstance(text, str) or not isinstance(answer, str | Drop):
         return Drop.MALFORMED_ROW
@@ -121,7 +121,7 @@ def make_problem(text: Any, answer: Any, **extras: Any) -> Problem | Drop:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether a text can be stored; one with a lone surrogate cannot."""
+    """Return whether a text is valid Unicode; a lone surrogate is not."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -130,7 +130,7 @@ def is_unicode(text: str) -> bool:
 
 
 def boxed_answer(solution: Any) -> str | Drop:
-    """Return the content of the last box of a solution, or why it cannot serve as ground truth."""
+    """Return the content of the last box of a solution, or the reason why it cannot be a ground truth."""
     if not isinstance(solution, str) or not is_unicode(solution):
         return Drop.MALFORMED_ROW
     scan = scan_boxes(solution)
@@ -144,7 +144,7 @@ def boxed_answer(solution: Any) -> str | Drop:
 
 
 def first_of(row: Mapping[str, Any], *columns: str) -> Any:
-    """Return the first of these columns that is there and not None, else None."""
+    """Return the first value among these columns that is not None, else None."""
     return next((row[column] for column in columns if row.get(column) is not None), None)
 
 
@@ -154,5 +154,5 @@ def number_as_text(value: Any) -> Any:
         value = int(value)
     if isinstance(value, float) and math.isfinite(value):
         return f"{Decimal(repr(value)):f}"
-    # Python refuses to write out integers of more than 4,300 digits
+    # Python refuses to print integers of more than 4,300 digits.
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300 else value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""The chat messages around a problem; pure Python."""
+r"""Chat messages around a problem; pure Python."""
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 TEMPLATES = {
@@ -12,7 +12,7 @@ TEMPLATES = {
 def build_prompt(problem: str, template: str, system_prompt: str | None = None) -> list[dict[str, str]]:
     """Return the chat messages for one problem; `template` is one of TEMPLATES.
 
-    `system_prompt` is a system message of one's own; None for none. It does not go with template "system".
+    `system_prompt` is a custom system message, None for none; template "system" ignores it.
     """
     system = INSTRUCTION if template == "system" else system_prompt
     content = f"{problem}\n\n{INSTRUCTION}" if template == "boxed" else problem

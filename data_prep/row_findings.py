@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of verl 0.9.1 and this recipe for a row and for the columns of a file; pure Python.
+"""Rules of verl 0.9.1 and this recipe for rows and columns of data files; pure Python.
 
-Where each rule comes from: verl's RLHFDataset (`prompt`, `extra_info`), its reward managers (`data_source`,
-`reward_model.ground_truth`, which recipe.treepo.reward refuses where blank), its agent loops, which get every column of
-a row as an argument and store it beside the samples, and trees, which replace single_turn_agent only.
+Sources of the rules:
+
+- verl's RLHFDataset: `prompt`, `extra_info`.
+- verl's reward managers: `data_source`, `reward_model.ground_truth`; recipe.treepo.reward refuses a blank one.
+- verl's agent loops receive every column as an argument and store it with the samples.
+- Trees replace single_turn_agent only.
 """
 
 import json
@@ -21,7 +24,7 @@ from .problems import MAX_ANSWER_CHARS
 
 NEEDED = ("prompt", "data_source", "reward_model")
 MEDIA = ("images", "videos", "audios")
-# Arguments of verl's agent loops, and fields of their outputs: a column of that name would overwrite them.
+# Arguments and output fields of verl's agent loops; a column of such a name would overwrite them.
 _ARGUMENTS = ("sampling_params", "trajectory", "trace", "session_id", "validate", "output", "self", "tree_request")
 _RESULTS = (
     *("prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "routed_experts", "num_turns"),
@@ -31,7 +34,7 @@ RESERVED = (*_ARGUMENTS, *_RESULTS)
 
 
 class Severity(Enum):
-    """Error: the row will not work. Warning: it may work differently than intended."""
+    """Severity of a finding: an error makes the row unusable, a warning may change its effect."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -42,8 +45,8 @@ class Finding(Enum):
 
     NO_MESSAGES = (Severity.ERROR, "prompt is not a list of messages", "write [{role, content}, ...]")
     BAD_MESSAGE = (Severity.ERROR, "a message has no role or content, or they are not text", "write both as text")
-    MULTI_MODAL = (Severity.ERROR, "images, video or audio, and trees are text only", "use treepo.sampler=plain")
-    BLANK_PROMPT = (Severity.ERROR, "no message of prompt has any text", "drop the row")
+    MULTI_MODAL = (Severity.ERROR, "has images, video or audio, but trees are text only", "use treepo.sampler=plain")
+    BLANK_PROMPT = (Severity.ERROR, "all messages of prompt are blank", "drop the row")
     TEMPLATE = (Severity.ERROR, "the chat template refuses the messages", "fix their roles and order")
     NO_TRUTH = (Severity.ERROR, "reward_model.ground_truth is missing or blank", "drop the row")
     ODD_TRUTH = (
@@ -51,12 +54,12 @@ class Finding(Enum):
         "reward_model.ground_truth is neither text nor a finite number",
         "write one answer as text",
     )
-    EMPTY_TRUTH = (Severity.ERROR, "ground truth is nothing but markup, which no answer equals", "drop the row")
-    EXTRA_INFO = (Severity.ERROR, "extra_info is not an object", "write fields, or leave the column out")
+    EMPTY_TRUTH = (Severity.ERROR, "ground truth has only markup: no answer matches it", "drop the row")
+    EXTRA_INFO = (Severity.ERROR, "extra_info is not an object", "write fields, or omit the column")
     AGENT = (
         Severity.ERROR,
         f"agent_name is not {' or '.join(REPLACED_AGENTS)}",
-        "leave it out, or use treepo.sampler=plain",
+        "omit it, or use treepo.sampler=plain",
     )
     LAST_ROLE = (Severity.WARNING, "the last message is not the user's", "end the prompt with the user's message")
     DUPLICATE = (Severity.WARNING, "same prompt as an earlier row", "prepare with --deduplicate")
@@ -67,15 +70,15 @@ class Finding(Enum):
     )
     LONG_TRUTH = (
         Severity.WARNING,
-        f"ground truth of more than {MAX_ANSWER_CHARS:,} characters: only an answer spelled the same counts",
+        f"ground truth has more than {MAX_ANSWER_CHARS:,} characters: an answer must be spelled the same",
         "drop the row",
     )
     UNREADABLE_TRUTH = (
         Severity.WARNING,
-        "math-verify cannot read the ground truth: only an answer spelled the same counts",
+        "math-verify cannot read the ground truth: an answer must be spelled the same",
         "write a number, formula or word, or drop the row",
     )
-    NO_SOURCE = (Severity.WARNING, "data_source is blank: its accuracy has no name", "name the data set")
+    NO_SOURCE = (Severity.WARNING, "data_source is blank: its accuracy metric has no name", "name the data set")
 
     @property
     def severity(self) -> Severity:
@@ -84,27 +87,27 @@ class Finding(Enum):
 
     @property
     def reason(self) -> str:
-        """The problem in words."""
+        """Description of the problem."""
         return self.value[1]
 
     @property
     def remedy(self) -> str:
-        """The way to repair the row."""
+        """Repair of the row."""
         return self.value[2]
 
 
 def column_problems(names: Iterable[str]) -> list[str]:
-    """Return, in words, why a file with these columns cannot be used at all."""
+    """Return the problems of a file's columns that make it unusable."""
     names = list(names)
-    problems = [f"column {name}: missing: verl needs {', '.join(NEEDED)}" for name in NEEDED if name not in names]
-    rule = "verl's agent loops use this name themselves: rename or drop it"
+    problems = [f"column {name}: missing. verl needs {', '.join(NEEDED)}." for name in NEEDED if name not in names]
+    rule = "verl's agent loops use this name themselves. Rename or drop it."
     problems += [f"column {name}: {rule}" for name in dict.fromkeys(names) if name in RESERVED]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    return problems + [f"column {name}: is there {names.count(name)} times: keep one" for name in twice]
+    return problems + [f"column {name}: occurs {names.count(name)} times. Keep one." for name in twice]
 
 
 def row_findings(row: Mapping[str, Any]) -> set[Finding]:
-    """Return the findings of one row alone, without checks that need other rows, a tokenizer or mathematics."""
+    """Return the findings of one row, without checks that need other rows, a tokenizer or math-verify."""
     findings = _prompt_findings(row.get("prompt")) | _truth_findings(row.get("reward_model"))
     if any(row.get(column) for column in MEDIA):
         findings.add(Finding.MULTI_MODAL)
@@ -148,9 +151,9 @@ def _truth_findings(reward_model: Any) -> set[Finding]:
 
 
 def takes_mathematics(truth: str) -> bool:
-    """Return whether math-verify, which may be unable to read it, compares answers with this ground truth.
+    """Return whether math-verify compares answers with this ground truth.
 
-    Words and choices are compared as text, and a plain number can always be read.
+    Words and choices are compared as text; plain numbers are always readable.
     """
     return read_number(normalize(truth)) is None and isinstance(compare_text("?", truth), Question)
 

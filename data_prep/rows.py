@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From source rows to verl's rows: prompts, filters, duplicates, overlap with held-out problems, split; no files."""
+"""Convert source rows to verl's rows: prompts, filters, duplicates, held-out problems, split; reads no files."""
 
 import random
 from collections import Counter
@@ -18,10 +18,10 @@ from .words import same_words_key
 
 @dataclass(slots=True)
 class Converted:
-    """The problems kept with their places in the source, in that order; how many rows were dropped and why.
+    """Kept problems with their indices in the source, in source order, and counts of dropped rows by reason.
 
-    `overlaps` counts by held-out file how many problems overlap it; one that overlaps several files counts once in
-    `dropped` and in each of them.
+    `overlaps` counts overlapping problems by held-out file. A problem that overlaps several files counts once in
+    `dropped`, and once for each file.
     """
 
     kept: list[tuple[int, Problem]] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Converted:
 
 
 def read_problem(row: Any, read: RowFunction) -> Problem | Drop:
-    """Apply a row function to whatever the source holds."""
+    """Apply a row function to a row of any type."""
     return read(row) if isinstance(row, dict) else Drop.MALFORMED_ROW
 
 
@@ -40,7 +40,7 @@ def prompt_of(problem: Problem, options: Options) -> list[dict[str, str]]:
 
 
 def verl_row(problem: Problem, index: int, split: str, options: Options) -> dict[str, Any]:
-    """Return a problem in verl's schema; `index` is the row's place in the source."""
+    """Return a problem in verl's schema; `index` is its row number in the source."""
     return {
         "data_source": options.data_source,
         "prompt": prompt_of(problem, options),
@@ -51,7 +51,7 @@ def verl_row(problem: Problem, index: int, split: str, options: Options) -> dict
 
 
 def same_problem_key(options: Options) -> Callable[[str], str] | None:
-    """Return the function that gives equal keys to duplicates, None where all rows stay."""
+    """Return a function with equal keys for duplicates, None if all rows stay."""
     return {"none": None, "text": lambda text: " ".join(text.split()), "words": same_words_key}[options.deduplicate]
 
 
@@ -63,7 +63,7 @@ def convert_rows(
     prompt_tokens: TokenCounter | None = None,
     held_out: HeldOut | None = None,
 ) -> Converted:
-    """Convert all rows. `prompt_tokens` is needed where options.max_prompt_tokens is set."""
+    """Convert all rows; options.max_prompt_tokens requires `prompt_tokens`."""
     result = Converted()
     key_of = same_problem_key(options)
     seen: set[str] = set()
@@ -73,7 +73,7 @@ def convert_rows(
             result.dropped[problem] += 1
             continue
         key = None if key_of is None else key_of(problem.text)
-        if key is not None and key in seen:  # before the length: DAPO has 100 copies of each problem to tokenize
+        if key is not None and key in seen:  # before the length check, since DAPO has 100 copies of each problem
             result.dropped[Drop.DUPLICATE_PROBLEM] += 1
             continue
         if _too_long(prompt_of(problem, options), options, prompt_tokens):
@@ -95,23 +95,22 @@ def _too_long(prompt: list[dict[str, str]], options: Options, prompt_tokens: Tok
         return True
     if options.max_prompt_tokens is None:
         return False
-    assert prompt_tokens is not None, "max_prompt_tokens needs a function that counts them"
+    assert prompt_tokens is not None, "max_prompt_tokens needs a token counter"
     return prompt_tokens(prompt) > options.max_prompt_tokens
 
 
 def draw_tables(
     kept: Sequence[tuple[int, Problem]], data_set: DataSet, options: Options
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each output by its name without suffix, in source order.
+    """Return the rows of each output, by file name without suffix, in source order.
 
-    Training sets: the validation rows are drawn first, then the training rows from the rest; the validation rows depend
-    on the seed and the kept rows only, not on subset_size. Evaluation sets: one table, of which subset_size rows are
-    drawn. Raises PrepError where there are too few rows.
+    A training set draws its validation rows first, so they depend on seed and kept rows only, not on subset_size. An
+    evaluation set has one table of subset_size rows. Raises PrepError if there are too few rows.
     """
     wanted = options.val_size + (options.subset_size or 1)
     if len(kept) < wanted:
-        remedy = "lower --val-size or --subset-size, or loosen the length filter"
-        raise PrepError([f"--source {options.source.name!r}: {len(kept)} usable rows, {wanted} are needed: {remedy}"])
+        remedy = "Lower --val-size or --subset-size, or relax the length filter."
+        raise PrepError([f"--source {options.source.name!r}: {len(kept)} usable rows, {wanted} are needed. {remedy}"])
     order = random.Random(options.seed).sample(range(len(kept)), len(kept))
     last = len(kept) if options.subset_size is None else options.val_size + options.subset_size
     if data_set.purpose is Purpose.EVALUATION:

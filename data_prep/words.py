@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Turn the text of a problem into words that do not depend on how it is typeset; pure Python, linear time.
+r"""Split the text of a problem into words that do not depend on its typesetting; pure Python, linear time.
 
-`word_tokens` leaves out case, white space, LaTeX markup, fonts and spacing, punctuation, brackets and thousands commas.
-Distinguishing parts stay: operators and other signs of mathematics, digits, decimal points, primes. A sign of
-Unicode and the LaTeX command for it are one word, as far as the tables here go; a sign that they lack is a word by
-itself. Drawings ([asy] blocks) are left out, because problems that have nothing else in common share their boilerplate.
+`word_tokens` ignores case, white space, LaTeX markup, fonts, punctuation, brackets and thousands commas. It keeps
+operators and other mathematical signs, digits, decimal points and primes. A Unicode sign and its LaTeX command are the
+same word if the tables here list them; an unlisted sign is a word of its own. Drawings ([asy] blocks) are dropped,
+because unrelated problems share their boilerplate.
 
-`same_words_key` is equal for duplicates. It keeps brackets, too, since 2(x+3) is not 2x+3, nor x^{2+1}
-x^2+1; braces around a single word, as in x^{2}, are markup.
+`same_words_key` is equal for duplicates. It also keeps brackets, since 2(x+3) differs from 2x+3, and x^{2+1} from
+x^2+1. Braces around a single word, as in x^{2}, are markup.
 """
 
 import re
@@ -39,7 +39,7 @@ _SIGNS = {
     **{"\u2245": " cong ", "\u2261": " equiv ", "\u2248": " approx ", "\u223c": " sim ", "\u2192": " to "},
     **{"\u230a": " lfloor ", "\u230b": " rfloor ", "\u2308": " lceil ", "\u2309": " rceil ", "\u00b0": " degree "},
     **{"\u27e8": " langle ", "\u27e9": " rangle "},
-    # Greek letters by their names, "GREEK SMALL LETTER PI" as \pi; case is folded anyway.
+    # Greek letters by their Unicode names: "GREEK SMALL LETTER PI" as \pi; case is folded later.
     **{
         letter: f" {unicodedata.name(letter).split()[-1].lower()} "
         for letter in map(chr, range(0x391, 0x3CA))
@@ -55,9 +55,9 @@ _DEGREE = re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})(?![A-Za-z])")
 _DOTS = re.compile(r"\.{3,}")
 _BARE_POINT = re.compile(r"(?<![\w.])\.(?=\d)")  # .5
 _PRIME_COMMAND = re.compile(r"\^ ?(?:\\prime|\{ ?((?:\\prime ?)+)\})(?![A-Za-z])")
-# After a letter that stands for something, a bracket or a digit; elsewhere it is an apostrophe or a quotation mark.
+# Only after a symbol, bracket or digit; elsewhere it is an apostrophe or quotation mark.
 _PRIMES = re.compile(r"((?:\\[A-Za-z]{1,20}|(?<![A-Za-z])(?:[A-Z]{1,4}|[a-z])|[)\]}\d]))('+)(?![a-z])")
-# Chinese and Japanese are written without spaces: each character is a word. So is each other sign of mathematics.
+# Chinese and Japanese have no spaces: each character is a word, as is each other mathematical sign.
 _SIGN_RANGES = "\u2190-\u22ff\u2300-\u23ff\u25a0-\u25ff\u27c0-\u27e5\u27f0-\u27ff\u2980-\u2aff\u00ac"
 _BRACKETS = r"\\[{}]|[()\[\]{}]"
 _WORD = (
@@ -69,11 +69,11 @@ _WORDS_AND_BRACKETS = re.compile(f"{_BRACKETS}|{_WORD}")
 
 
 def _without_drawings(text: str) -> str:
-    """Cut out each [asy]...[/asy]; one that is not closed stays."""
+    """Remove each [asy]...[/asy]; an unclosed one stays."""
     pieces, position = [], 0
     while (start := text.find("[asy]", position)) >= 0:
         end = text.find("[/asy]", start)
-        if end < 0:  # nor is any later one closed: each character is looked at once
+        if end < 0:  # later ones are unclosed, too; stopping here keeps the time linear
             break
         pieces.append(text[position:start])
         position = end + len("[/asy]")
@@ -85,7 +85,7 @@ def _primes(match: re.Match[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return the text in lower case, without markup, with one spelling of each sign."""
+    """Return the text in lower case, without markup, with one spelling per sign."""
     text = _EXPONENT.sub(r" ^\g<0> ", _without_drawings(text))
     text = unicodedata.normalize("NFKC", _VULGAR_FRACTION.sub(" ", text)).translate(_TABLE)
     text = _DOTS.sub(" dots ", _DEGREE.sub(" degree ", text))
@@ -96,17 +96,17 @@ def _plain(text: str) -> str:
 
 
 def word_tokens(text: str) -> list[str]:
-    """Return the words of a problem, in order: words in lower case, numbers, operators and other signs."""
+    """Return the words of a problem in order: lower-case words, numbers, operators and other signs."""
     return [_SAME.get(word, word) for word in _WORDS.findall(_plain(text))]
 
 
 def same_words_key(text: str) -> str:
-    """Return a key, equal for problems with equal words and brackets; a text without words is its own key."""
+    """Return a key that is equal for equal words and brackets; a text without words is its own key."""
     words: list[str] = []
-    opened: list[int] = []  # where in words the braces stand that are open
+    opened: list[int] = []  # positions of open braces in `words`
     for word in _WORDS_AND_BRACKETS.findall(_plain(text)):
         if word == "}" and opened and len(words) - opened[-1] <= 2:
-            del words[opened.pop()]  # a brace around one word or none
+            del words[opened.pop()]  # braces around at most one word
             continue
         if word == "{":
             opened.append(len(words))

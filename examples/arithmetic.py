@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compute an arithmetic expression: the task of `calculator_tool.py`, see `recipe/treepo/sandbox/worker.py`.
+"""Compute an arithmetic expression: the task of `calculator_tool.py` for `recipe/treepo/sandbox/worker.py`.
 
-The text is parsed and never run: a walk over its syntax tree computes the listed operations and refuses the rest.
-Numbers are exact (int and Fraction, decimals as written) until an irrational function makes them floats. Bounds on the
-size of numbers refuse most large work before the time limit does, so results do not depend on the load of a machine.
+The text is parsed, never executed: a walk over its syntax tree computes the listed operations and refuses all others.
+Numbers are exact (int and Fraction, decimals as written) until an irrational function returns a float. Bounds on the
+size of numbers refuse most large computations before the time limit, so results do not depend on the machine's load.
 """
 
 import ast
@@ -23,12 +23,12 @@ SHOWN = 100  # characters of an exact result; a longer one is rounded
 
 
 def load() -> Callable[[dict], str]:
-    """Return a function ({"expression": text}) -> result or "error: ..."."""
+    """Return the function of the task: {"expression": text} -> result or "error: ..."."""
     return lambda question: calculate(question["expression"])
 
 
 def calculate(expression: str) -> str:
-    """Return the value of an expression, or one line that begins with "error: "."""
+    """Return the value of an expression, or one line that starts with "error: "."""
     try:
         source = expression.strip()
         value = _value(ast.parse(source, mode="eval").body, source)
@@ -44,7 +44,7 @@ def calculate(expression: str) -> str:
 
 
 def _value(node: ast.expr, source: str) -> Number:
-    """Compute a node. Raises ValueError where it is refused, ArithmeticError (too large, division by zero)."""
+    """Compute a node. Raises ValueError if refused, ArithmeticError if too large or divided by zero."""
     match node:
         case ast.Constant(value=value) if type(value) is int:
             return value
@@ -76,7 +76,7 @@ def _limited(value: Any, size: float, limit: float = MAX_BITS) -> Any:
 
 
 def _bounded(value: Number) -> Number:
-    """Return a result if it is not too large; whole numbers as int."""
+    """Return a result, whole numbers as int. Raises OverflowError if it is too large."""
     if isinstance(value, float):
         return _limited(value, abs(value), sys.float_info.max)
     size = max(value.numerator.bit_length(), value.denominator.bit_length())
@@ -88,7 +88,7 @@ def _power(base: Number, exponent: Number) -> Number:
     if base == 0 < exponent:
         return 0
     if isinstance(exponent, int) and not isinstance(base, float):
-        # A number of b bits has at least b - 1 after the first: 1 and -1 take any exponent.
+        # Bits after the first, so that 1 and -1 allow any exponent.
         bits = max(base.numerator.bit_length(), base.denominator.bit_length()) - 1
         return Fraction(base) ** _limited(exponent, bits * abs(exponent))
     if exponent == 0.5 and base > 0 and not isinstance(base, float):
@@ -115,7 +115,7 @@ ALLOWED = f"allowed: numbers, + - * / // % ** ( ), pi, {', '.join(FUNCTIONS)}"
 
 
 def _shown(value: Number, decimals: bool) -> str:
-    """Return a number as text: exact up to SHOWN characters, else rounded; with `decimals`, 3/8 as 0.375."""
+    """Return a number as text: exact up to SHOWN characters, else rounded; with `decimals`, 0.375 for 3/8."""
     if isinstance(value, float):
         return f"{value + 0.0:.12g}"  # -0.0 is 0
     context = Context(prec=SHOWN)

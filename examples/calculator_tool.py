@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A calculator for verl's tool agent: tool-integrated reasoning with exact arithmetic, in trees or without.
+"""Calculator for verl's tool agent: tool-integrated reasoning with exact arithmetic, with or without trees.
 
     python -m recipe.treepo.main_treepo ... \\
         actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent \\
         actor_rollout_ref.rollout.multi_turn.function_tool_path=examples/calculator_tool.py \\
         actor_rollout_ref.rollout.multi_turn.format=hermes
 
-Model text is never evaluated: `arithmetic.py` parses it and computes the operations on its list, in a process of its
-own under a time and a memory limit (`recipe/treepo/sandbox/pool.py`). Copy both files and change them for another tool.
+Model text is never executed: `arithmetic.py` parses it and computes listed operations, in a separate process with time
+and memory limits (`recipe/treepo/sandbox/pool.py`). Copy both files and change them for another tool.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from verl.tools.function_tool import function_tool
 from recipe.treepo.sandbox.pool import Failure, LimitedPool, shared_pool
 
 TASK_FILE = Path(__file__).resolve().with_name("arithmetic.py")
-# A second line of defense behind arithmetic.py's bounds. An ordinary question takes milliseconds, far from these limits
-# also on a busy machine; only many numbers of ten thousands of digits reach them.
-TIMEOUT_S = 2.0  # wall clock for one calculation; CPU time can be no more, since it has one thread
-MEMORY_MB = 256  # address space for one calculation
-WORKERS = 2  # processes for each process that calls the tool, some 10 MB each; the second starts when the first is busy
-MAX_CHARS = 500  # of an expression; longer ones are not parsed
+# A second line of defense behind arithmetic.py's bounds. Only many numbers of tens of thousands of digits reach these
+# limits; ordinary expressions take milliseconds.
+TIMEOUT_S = 2.0  # wall clock of one calculation; also bounds CPU time, since there is one thread
+MEMORY_MB = 256  # address space of one calculation
+WORKERS = 2  # processes per calling process, some 10 MB each; the second starts while the first is busy
+MAX_CHARS = 500  # of an expression; longer ones are refused
 
 
 @function_tool
@@ -33,16 +33,15 @@ async def calculator(expression: str) -> str:
     Args:
         expression: For example 3 * (4 + 5)
     """
-    # The docstring goes into every prompt; the tiny chat model learned exactly these words. Error messages list the
-    # other operations (arithmetic.py).
-    # In a thread, where waiting for a process does not hold up the event loop.
+    # The docstring is part of every prompt; the tiny chat model learned exactly these words. Error messages list the
+    # other operations (arithmetic.py). A thread waits for the process, so the event loop continues.
     return await asyncio.to_thread(_calculate, expression)
 
 
 def _calculate(expression: str) -> str:
-    """Return the value as text, or one line that begins with "error: ".
+    """Return the value as text, or one line that starts with "error: ".
 
-    Raises RuntimeError where no process can be started, which is not the expression's fault.
+    Raises RuntimeError if no process can be started, whatever the expression.
     """
     if not isinstance(expression, str):
         return "error: the expression must be a text"

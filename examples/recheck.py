@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A custom conversation: ask to check a wrong answer again, and in the last turn for the final answer.
+"""Custom conversation: request a second check of a wrong answer, and the final answer in the last turn.
 
     bash scripts/run_recheck_qwen0.5b.sh
 
@@ -8,8 +8,8 @@ or, in any run:
     python -m recipe.treepo.main_treepo ... \\
         treepo.interaction.path=examples/recheck.py treepo.interaction.name=Recheck treepo.depth=4
 
-The scenario of ms-swift's TreePO table (benchmarks/ms_swift_table.py). The ground truth decides whether the model is
-asked again, also in validations: they measure how often the model is right within its turns.
+This is the scenario of ms-swift's TreePO table (benchmarks/ms_swift_table.py). The ground truth decides whether the
+conversation continues, also in validations. These measure how often the model is right within its turns.
 """
 
 from recipe.treepo.interaction import Interaction, Message, TurnContext
@@ -20,10 +20,10 @@ FINAL_ANSWER = "Give the final answer."
 
 
 class Recheck(Interaction):
-    """End with a right answer, or with the last turn of the tree's depth."""
+    """Conversation that ends with a right answer, or at the depth of the tree."""
 
     def __init__(self, *, check_again: str = CHECK_AGAIN, final_answer: str = FINAL_ANSWER) -> None:
-        """Make the interaction of one prompt.
+        """Create the interaction of one prompt.
 
         Args:
             check_again: reply to a wrong answer.
@@ -32,14 +32,14 @@ class Recheck(Interaction):
         self._check_again, self._final_answer = check_again, final_answer
 
     def check_finished(self, context: TurnContext) -> str | None:
-        """Return "right" for a right answer. A plain function: it runs in a thread, and may take its time.
+        """Return "right" for a right answer. A plain function runs in a thread, so it may block.
 
-        The reward reads the whole response, in which the box of an earlier turn counts more than a number without one.
+        The reward reads the whole response: a box in an earlier turn takes precedence over a number without a box.
         """
         truth = context.sample["reward_model"]["ground_truth"]
         score = compute_score(context.sample["data_source"], context.response, truth, context.sample.get("extra_info"))
         return "right" if score["acc"] else None
 
     async def step(self, context: TurnContext) -> list[Message]:
-        """Ask again."""
+        """Return the reply to a wrong answer."""
         return [{"role": "user", "content": self._final_answer if context.turns_left == 1 else self._check_again}]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw the pictures of docs/trees.md: trees of the real search over a scripted engine, drawn by the viewer.
+"""Draw the pictures of docs/trees.md with the viewer, from trees of the real search over a scripted engine.
 
 Command: ``python scripts/docs_pictures.py [FOLDER]``.
 """
@@ -33,7 +33,7 @@ WIDTH = 860  # pixels
 SEGMENT = 10  # tokens
 PROMPT = "Solve 3x + 5 = 20."
 PROMPT_TOKENS = 12
-# Texts of segments by their number on the path, and of those that end it; each segment has its name before it.
+# Texts of the segments by level, and of the last one; each text follows the name of its segment.
 WORDS = ("Subtract 5", "3x = 15", "Divide by 3", "Check 3 * 9")
 RIGHT, WRONG = "\\boxed{5}", "\\boxed{9}"
 
@@ -41,21 +41,21 @@ TreeLine = dict[str, Any]
 
 
 class ScriptedEngine:
-    """An engine that writes whole segments, each with its name, and ends a path where the script says.
+    """Engine that writes whole segments, each with its name, and ends paths at scripted segments.
 
     The children of the root are A, B, ..., those of A are AA, AB, ...; AB~ resumes from the path that ended with AB.
 
     Args:
-        right: Names of segments that end with the right answer.
-        wrong: Names of segments that end with a wrong one.
+        right: Names of the segments that end with the right answer.
+        wrong: Names of the segments that end with a wrong answer.
     """
 
     def __init__(self, right: Set[str], wrong: Set[str]) -> None:
         self._answers = dict.fromkeys(right, RIGHT) | dict.fromkeys(wrong, WRONG)
-        self._texts = [""]  # of the tokens
+        self._texts = [""]  # by token
 
     async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
-        """Write segments until the path ends or there are ``max_tokens``."""
+        """Write segments until the path ends or has ``max_tokens`` more tokens."""
         name, tokens = name_of(branch), list[int]()
         number = (len(input_ids) - PROMPT_TOKENS) // SEGMENT
         while len(tokens) < max_tokens:
@@ -71,20 +71,20 @@ class ScriptedEngine:
         return "".join(self._texts[token] for token in token_ids)
 
     def _segment(self, text: str) -> list[int]:
-        """Return a segment whose last token has all of the text, and the others none."""
+        """Return a segment whose last token holds the whole text."""
         if text not in self._texts:
             self._texts.append(text)
         return [0] * (SEGMENT - 1) + [self._texts.index(text)]
 
 
 def name_of(branch: str) -> str:
-    """Return the letters of a branch: AB for ``0.1``, AB~ for ``0.1~0``."""
+    """Return the letters of a branch, such as AB for ``0.1`` and AB~ for ``0.1~0``."""
     parts = re.findall(r"(?:^|\.)(\d+)|(~)", branch)
     return "".join(mark or chr(ord("A") + int(number)) for number, mark in parts)
 
 
 def grow(right: Set[str], wrong: Set[str] = frozenset(), *, width: int = 8, depth: int = 4, **rules: Any) -> TreeLine:
-    """Grow a tree; return it as the viewer reads it, with rewards and the advantages of the estimator ``treepo``."""
+    """Grow a tree and return it as the viewer reads it, with rewards and advantages of the estimator ``treepo``."""
     engine = ScriptedEngine(right, wrong)
     stopping = StoppingRules(
         order=(FinishReason.ANSWER, FinishReason.EOS, FinishReason.LENGTH, FinishReason.DEPTH),
@@ -125,7 +125,7 @@ def grow(right: Set[str], wrong: Set[str] = frozenset(), *, width: int = 8, dept
 
 
 def with_numbers(tree: TreeLine) -> TreeLine:
-    """Return a tree whose boxes show the mean reward of their group, and at the end of a path the advantage."""
+    """Return a tree whose boxes show the mean reward of their group, or the advantage at the end of a path."""
     texts = {}
     for box in layout(tree).boxes:
         name = name_of(tree["nodes"][box.node]["key"])
@@ -135,7 +135,7 @@ def with_numbers(tree: TreeLine) -> TreeLine:
 
 
 def pictures() -> dict[str, str]:
-    """Return the pictures by the names of their files."""
+    """Return the pictures by file name."""
     fallback = grow({"AB", "BB", "AB~AA"}, {"AA"}, max_divergence=2)
     advantages = grow({"BB"}, {"AA", "AB", "BA"}, width=4, depth=2)
     return {

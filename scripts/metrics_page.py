@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write ``docs/reference/metrics.md``: ``python scripts/metrics_page.py``.
 
-Units and meanings stand next to the code that computes the metrics. Neither it nor this file imports verl.
+Units and meanings are beside the code that computes the metrics. Neither that code nor this file imports verl.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ a name that varies.
 
 Written by `python scripts/metrics_page.py`; do not edit.
 """
-# Title, text and metrics of each section; the names stand below treepo/.
+# Title, text and metrics of each section; names are below treepo/.
 SECTIONS: tuple[tuple[str, str, Described], ...] = (
     (
         "Sampling cost",
@@ -61,7 +61,7 @@ VERL: Described = {
 
 
 def metrics_page() -> str:
-    """Return the page, with a table for each group of metrics."""
+    """Return the page with one table per group of metrics."""
     return "\n".join([HEAD, *_sections()])
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the virtual environment and installs exactly the packages locked in requirements/ (scripts/lock.sh).
+# Creates the virtual environment and installs exactly the packages locked in requirements/ (scripts/lock.sh).
 # Quick when nothing changed. Packages that you added to the environment stay.
 #
 #   bash scripts/setup.sh
@@ -8,7 +8,7 @@
 # Knobs (environment):
 #   PLATFORM  gpu or cpu; default: gpu where `nvidia-smi -L` lists a GPU, else cpu
 #   VENV      folder of the virtual environment; default .venv in the repository
-#   PYTHON    interpreter to make it with, 3.11 or 3.12; default python3.11, else python3.12, else python3
+#   PYTHON    interpreter of the environment, 3.11 or 3.12; default python3.11, else python3.12, else python3
 #   SETUP_TEST=1  also installs the test tools, requirements/test.txt
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -17,7 +17,7 @@ cd "$REPOSITORY"
 install_packages() {
     local options=(--python "$VENV/bin/python" --no-deps --compile-bytecode) torch=()
     find_package_sources "$VENV/bin/python"
-    # verl and vLLM are imported by a dozen processes at every start: bytecode is compiled here, once.
+    # A dozen processes import verl and vLLM at every start, so bytecode is compiled once, here.
     if [[ "$PLATFORM" == cpu ]]; then
         if [[ -n "$TORCH_ON_DISK" ]]; then
             say "torch's CPU build: from a wheel in $TORCH_ON_DISK"
@@ -34,7 +34,7 @@ install_packages() {
     "$VENV/bin/python" -m uv pip install --python "$VENV/bin/python" --no-deps --no-build-isolation --editable .
 }
 
-# What an installation depends on; $1 says whether the test tools are in it.
+# Prints a hash of the inputs of an installation; $1 is 1 with the test tools, else 0.
 fingerprint() {
     {
         echo "$PLATFORM $1 $("$python" -V)"
@@ -42,11 +42,11 @@ fingerprint() {
     } | sha256sum
 }
 
-# Another package named recipe would fail a run minutes later; this prints its path and ends.
+# Exits with the path of another package named recipe, which would fail a run minutes later.
 check_recipe() { "$VENV/bin/python" -m treepo_verl_plugin || exit 2; }
 
 python="$(find_python)"
-stamp="$VENV/.treepo-setup" # first line: what the environment is for; then what has been installed completely
+stamp="$VENV/.treepo-setup" # first line: platform and Python; then fingerprints of complete installations
 identity="platform $PLATFORM, $("$python" -V)"
 if [[ -x "$VENV/bin/python" ]] && grep -qsF "$(fingerprint "${SETUP_TEST:-0}")" "$stamp"; then
     say "set-up: $VENV is up to date ($identity)"
@@ -65,8 +65,8 @@ echo "$identity" >"$stamp"
 install_tools "$VENV/bin/python"
 install_packages
 check_recipe
-"$VENV/bin/python" -c "import torch, vllm, verl" || die "what was installed does not import; delete $VENV and try again"
+"$VENV/bin/python" -c "import torch, vllm, verl" || die "the installation does not import; delete $VENV and try again"
 fingerprint 0 >>"$stamp"
-# An environment with the test tools serves a run, too.
+# An environment with the test tools also works for runs.
 [[ "${SETUP_TEST:-0}" == 0 ]] || fingerprint 1 >>"$stamp"
 say "set-up: done"

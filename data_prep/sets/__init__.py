@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data sets that can be prepared: one module per family, each with its row function and its `DataSet` records."""
+"""Supported data sets: one module per family, with row functions and `DataSet` records."""
 
 from ..problems import DataSet
 from .competitions import AIME_2024, AIME_2025, AMC_2023

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""AIME 2024 and 2025, and AMC 2023: small evaluation sets that many people publish, each with its own column names.
+r"""AIME 2024 and 2025, and AMC 2023: small evaluation sets with several publishers and column names.
 
-Taken by default: HuggingFaceH4/aime_2024, math-ai/aime25 and math-ai/amc23. Copies of others are read by their name
-(`--source Maxwell-Jia/AIME_2024`, `yentinglin/aime_2025`, `MathArena/aime_2025`, `math-ai/aime24`, ...): columns
-`problem`, `Problem` or `question`, and `answer` or `Answer`, as text or number; without these the box of `solution`.
-AI-MO/aimo-validation-amc mixes AMC 2022 and 2023: rows whose `year` or `url` is of another year are left out.
+Defaults: HuggingFaceH4/aime_2024, math-ai/aime25 and math-ai/amc23. Other copies are read by name
+(`--source Maxwell-Jia/AIME_2024`, `yentinglin/aime_2025`, `MathArena/aime_2025`, `math-ai/aime24`, ...). The problem is
+in `problem`, `Problem` or `question`; the answer in `answer` or `Answer`, as text or number, else in the box of
+`solution`. AI-MO/aimo-validation-amc mixes AMC 2022 and 2023: rows of another `year` or `url` are dropped.
 """
 
 import re
@@ -28,7 +28,7 @@ def _answer(row: dict[str, Any]) -> Any:
 
 
 def _other_year(row: dict[str, Any], year: int) -> bool:
-    """Return whether `year`, or the url ("2023_AMC_12A_Problems"), names a year, and not this one."""
+    """Return whether `year`, or else the url ("2023_AMC_12A_Problems"), names another year."""
     stated = number_as_text(row.get("year"))
     if isinstance(stated, str) and re.fullmatch(r"\s*20\d\d\s*", stated, re.ASCII):
         return int(stated) != year
@@ -38,7 +38,7 @@ def _other_year(row: dict[str, Any], year: int) -> bool:
 
 
 def aime_row(row: dict[str, Any], *, year: int) -> Problem | Drop:
-    """Read a row of an AIME; answers are integers from 0 to 999, of which "033" becomes "33" and a degree sign goes."""
+    """Read a row of an AIME. Answers are integers from 0 to 999: "033" becomes "33", and a degree sign is removed."""
     if _other_year(row, year):
         return Drop.NOT_SELECTED
     answer = _answer(row)
@@ -49,7 +49,7 @@ def aime_row(row: dict[str, Any], *, year: int) -> Problem | Drop:
 
 
 def amc_row(row: dict[str, Any], *, year: int) -> Problem | Drop:
-    """Read a row of an AMC whose answer is a value instead of a choice, "27" or 27.0."""
+    """Read a row of an AMC whose answer is a value ("27" or 27.0) instead of a choice."""
     if _other_year(row, year):
         return Drop.NOT_SELECTED
     answer = _answer(row)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""DAPO-Math-17k (BytedTsinghua-SIA): some 17,000 problems with integer answers.
 
-The published file is in verl's schema already, holds about 100 copies of each problem, and wraps every problem in an
-instruction that asks for "Answer: ..." on a last line. The instruction is taken off, so that --template decides, and
-duplicates are dropped by default. A message that is wrapped in another way is dropped, never taken with its wrapping,
-as is a text with half of the wrapping.
-The processed one (open-r1/DAPO-Math-17k-Processed, `--config en`) has the bare problem in `prompt`, and is read too.
+The published file is in verl's schema and holds about 100 copies of each problem. An instruction around each problem
+requires "Answer: ..." on the last line. It is removed, so that --template decides, and duplicates are dropped by
+default. A message with another wrapping, or half of this one, is dropped.
+
+The processed copy (open-r1/DAPO-Math-17k-Processed, `--config en`) has the bare problem in `prompt` and works, too.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ AFTER = 'Remember to put your answer on its own line after "Answer:".'
 
 
 def unwrap(content: str) -> str | None:
-    """Return the problem without the instruction around it, None where that is not the one known."""
+    """Return the problem without the known instruction around it, None if that differs."""
     content = content.strip()
     if not (content.startswith(BEFORE) and content.endswith(AFTER) and len(content) >= len(BEFORE) + len(AFTER)):
         return None
@@ -28,7 +28,7 @@ def unwrap(content: str) -> str | None:
 
 
 def dapo_row(row: dict[str, Any]) -> Problem | Drop:
-    """Read a row with `prompt` (one wrapped message, or a bare problem) and `reward_model` or `solution`."""
+    """Read a row with `prompt` (a wrapped message or a bare problem) and `reward_model` or `solution`."""
     reward_model, prompt = row.get("reward_model"), row.get("prompt")
     answer = reward_model.get("ground_truth") if isinstance(reward_model, dict) else row.get("solution")
     if isinstance(prompt, str):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """DeepScaleR-Preview (agentica-org): competition problems with answers.
 
-It was put together from AIME, AMC and other problems: prepare the evaluation sets first and name them with --held-out.
+Its sources include AIME and AMC: prepare the evaluation sets first and name them with --held-out.
 """
 
 from typing import Any

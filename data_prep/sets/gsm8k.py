@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GSM8K (openai): school problems in words; the answer is the number after "####" at the end of the solution."""
+"""GSM8K (openai): school word problems; the answer is the number after "####" at the end of the solution."""
 
 import re
 from typing import Any
@@ -21,7 +21,7 @@ def final_number(solution: Any) -> str | Drop:
 
 
 def gsm8k_row(row: dict[str, Any]) -> Problem | Drop:
-    """Read a row with `question` and `answer`, the solution."""
+    """Read a row with `question` and `answer` (the solution)."""
     return make_problem(row.get("question"), final_number(row.get("answer")))
 
 

@@ -2,13 +2,13 @@
 r"""MATH (Hendrycks et al.): levels 3 to 5 for training, and MATH500.
 
 MATH has 12,500 problems. The usual split holds out the 500 of MATH500 and trains on the other 12,000, which
-nlile/hendrycks-MATH-benchmark has with levels and answers. Two ways to its levels 3 to 5:
+nlile/hendrycks-MATH-benchmark publishes with levels and answers. There are two sets of levels 3 to 5:
 
-- `math_level3to5` selects by level from those 12,000, and also reads MATH as others publish it (level "Level 5", the
-  answer in the box of `solution`).
-- `simplerl_math` is SimpleRL's selection as published, 8,523 problems (hkust-nlp/SimpleRL-Zoo-Data, folder
-  simplelr_qwen_level3to5). We know of no description of how its authors went from the levels to these 8,523. All of
-  its rows are taken: they carry a whole prompt, of which only the bare question is used here.
+- `math_level3to5` selects by level from those 12,000. It also reads other copies of MATH (level "Level 5", answer in
+  the box of `solution`).
+- `simplerl_math` is SimpleRL's published selection of 8,523 problems (hkust-nlp/SimpleRL-Zoo-Data, folder
+  simplelr_qwen_level3to5). We know of no description of its selection rule. All rows are used; of their whole prompts,
+  only the bare question.
 """
 
 import re
@@ -20,14 +20,14 @@ LEVELS = ("3", "4", "5")
 
 
 def _level(row: dict[str, Any]) -> str | None:
-    """Return the level as a digit: of 5, "5" or "Level 5"; None for anything else, also for MATH's "Level ?"."""
+    """Return the level as a digit (from 5, "5" or "Level 5"); None for other values, such as MATH's "Level ?"."""
     level = number_as_text(row.get("level"))
     match = re.fullmatch(r"(?:Level )?([1-5])", level) if isinstance(level, str) else None
     return None if match is None else match.group(1)
 
 
 def math_row(row: dict[str, Any]) -> Problem | Drop:
-    """Read a row with `problem`, `level` and `answer` (or the boxed answer of `solution`), of any level."""
+    """Read a row of any level, with `problem`, `level` and `answer` (or a boxed `solution`)."""
     answer = number_as_text(row.get("answer"))
     if not (isinstance(answer, str) and answer.strip()):
         answer = boxed_answer(row.get("solution"))
@@ -35,7 +35,7 @@ def math_row(row: dict[str, Any]) -> Problem | Drop:
 
 
 def hard_math_row(row: dict[str, Any]) -> Problem | Drop:
-    """Read a row as `math_row` does, if its level is 3 to 5."""
+    """Read a row of level 3 to 5, as `math_row`."""
     return math_row(row) if _level(row) in LEVELS else Drop.NOT_SELECTED
 
 

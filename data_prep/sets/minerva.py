@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Minerva math (math-ai/minervamath): 272 university problems, mostly physics, chemistry and astronomy.
 
-Answers are numbers or formulas. Powers of ten are written as in a programming language (4.5e33), which the reward
-function would not find equal to 4.5 \times 10^{33}: they are rewritten. Copies of others with `problem` and a boxed
-`solution` are read, too.
+Answers are numbers or formulas. Powers of ten in program notation (4.5e33) are rewritten, because the reward function
+does not equate them with 4.5 \times 10^{33}. Other copies, with `problem` and a boxed `solution`, work, too.
 """
 
 import math
@@ -19,7 +18,7 @@ def minerva_row(row: dict[str, Any]) -> Problem | Drop:
     """Read a row with `question` (or `problem`) and `answer` (or a boxed `solution`)."""
     answer = row.get("answer")
     if isinstance(answer, float) and not answer.is_integer() and math.isfinite(answer):
-        answer = repr(answer)  # with its power of ten
+        answer = repr(answer)  # keeps the power of ten
     answer = number_as_text(answer)
     if answer is None:
         answer = boxed_answer(row.get("solution"))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""NuminaMath (AI-MO): competition and school problems with solutions; the answer is the last `\boxed{}`.
 
-TIR is a part of it with solutions that use Python and answers that are mostly numbers; CoT is the whole. Some problems
-of CoT are proofs: without a boxed answer they are dropped. CoT names where a problem comes from (`source`).
+CoT is the whole set; TIR is a part with Python in the solutions and mostly numeric answers. CoT includes proofs, which
+are dropped for lack of a boxed answer. In CoT, `source` names the origin of a problem.
 """
 
 from typing import Any

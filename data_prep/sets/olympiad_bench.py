@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""OlympiadBench (Hothan/OlympiadBench), the part OE_TO_maths_en_COMP: open-ended, text-only English mathematics.
 
-674 problems. Some have a `context` that belongs before the question, and some several answers, in a list or in one text
-(`is_multiple_answer`): these are joined by commas, and the reward function takes them in any order. Rows with a
-tolerance (`error`) are dropped, because the reward function compares exactly, as are proofs, rows with images and, in
-copies of all parts, those of physics (`subject`). The `unit` is not part of the answer; it is kept as an extra.
-math-ai/olympiadbench has the same columns.
+674 problems. A `context` is put before the question. Several answers (`is_multiple_answer`), in a list or in one text,
+are joined by commas; the reward function accepts any order. Dropped rows: those with a tolerance (`error`), because the
+reward function compares exactly; proofs; rows with images; in copies of all parts, also physics (`subject`). The `unit`
+is not part of the answer but an extra. math-ai/olympiadbench has the same columns.
 """
 
 from typing import Any
@@ -20,7 +19,7 @@ def _has_text(value: Any) -> bool:
 
 
 def _final_answer(row: dict[str, Any]) -> str | Drop:
-    """Return the answers of a row, joined by commas where the row says that it has several."""
+    """Return the answers of a row; several declared answers are joined by commas."""
     answers = row.get("final_answer")
     if answers is None or answers == []:
         return Drop.NO_ANSWER
@@ -33,7 +32,7 @@ def _final_answer(row: dict[str, Any]) -> str | Drop:
 
 
 def _exclusion(row: dict[str, Any]) -> Drop | None:
-    """Return why a row cannot be used, apart from its question and answer."""
+    """Return the reason for dropping a row, apart from question and answer, else None."""
     if row.get("modality") == "Multimodal" or any(row.get(image) is not None for image in _IMAGES):
         return Drop.NEEDS_IMAGE
     if row.get("language") not in (None, "English") or row.get("subject") not in (None, "Math"):
@@ -44,7 +43,7 @@ def _exclusion(row: dict[str, Any]) -> Drop | None:
 
 
 def olympiad_row(row: dict[str, Any]) -> Problem | Drop:
-    """Read a row with `question`, `context`, `final_answer` and the other columns of OlympiadBench."""
+    """Read a row with `question`, `context`, `final_answer` and other columns of OlympiadBench."""
     if (reason := _exclusion(row)) is not None:
         return reason
     question, context = row.get("question"), row.get("context")

@@ -133,7 +133,7 @@ def has_complete_box_from_the_start(text: str) -> bool:
         "".join
     )
 )
-def test_what_comes_before_the_first_box_does_not_matter(text: str) -> None:
+def test_text_before_the_first_box_does_not_matter(text: str) -> None:
     assert has_complete_box(text) == has_complete_box_from_the_start(text)
 
 
@@ -220,7 +220,7 @@ def test_last_number_is_read_as_a_person_would(text: str, number: str | None) ->
         ("$", ""),
     ],
 )
-def test_normalize_drops_what_carries_no_meaning(raw: str, expected: str) -> None:
+def test_normalize_drops_parts_without_meaning(raw: str, expected: str) -> None:
     assert normalize(raw) == expected
 
 
@@ -339,7 +339,7 @@ def test_normalize_is_idempotent(text: str) -> None:
         ("(D) 7", "(D) 8", False),
     ],
 )
-def test_text_decides_what_it_can(answer: str, gold: str, expected: bool | None) -> None:
+def test_text_decides_first(answer: str, gold: str, expected: bool | None) -> None:
     verdict = compare_text(answer, gold)
     assert (None if isinstance(verdict, Question) else verdict) is expected
 

@@ -56,7 +56,7 @@ def run(case: Case, prompts: int = 2) -> dict[str, float]:
     ("depth", "width", "roots", "segments", "calls"),
     [(7, 8, 1, 39, 15), (14, 16, 2, 190, 30), (7, 64, 2, 190, 126)],
 )
-def test_the_samplers_cost_without_ends_what_their_shapes_say(depth, width, roots, segments, calls):
+def test_without_ends_samplers_cost_what_their_shapes_predict(depth, width, roots, segments, calls):
     costs = {arm: run(Case(part="samplers", arm=arm, depth=depth, width=width, roots=roots)) for arm in Arm}
     found = {arm: (cost["engine_calls"], cost["decoded_tokens"]) for arm, cost in costs.items()}
     # Prompts of 65 tokens: whole blocks and one token, so that blocks do not shift boundaries.
@@ -127,7 +127,7 @@ def test_a_plan_compares_samplers_with_all_else_equal():
             assert plain.case.engine == result.case.engine
 
 
-def test_what_follows_from_the_counts():
+def test_values_derived_from_the_counts():
     result = Result(Case(part="samplers"), [{**COUNTS, "seconds": s} for s in (9.0, 4.0, 1.0)])
     assert result.counts["seconds"] == 4.0
     assert result.spread == 8.0
@@ -137,7 +137,7 @@ def test_what_follows_from_the_counts():
     assert (result.idle, result.in_flight, result.overhead) == (0.25, 3.0, 0.025)
 
 
-def test_a_table_says_what_is_gained_over_plain_samples_and_what_the_tokens_allow():
+def test_a_table_shows_the_gain_over_plain_samples_and_its_bound():
     tree = measured(Case(part="samplers"))
     plain = measured(Case(part="samplers", arm=Arm.PLAIN), decoded_tokens=400, seconds=6.0)
     loops = measured(Case(part="samplers", arm=Arm.LOOPS), engine_calls=60)
@@ -202,7 +202,7 @@ def test_a_comparison_names_machines_speeds_and_the_searches_share(tmp_path, cap
     ]
 
 
-def test_a_session_that_measured_less_than_asked_fails_and_names_its_log(tmp_path, monkeypatch):
+def test_an_incomplete_session_fails_and_names_its_log(tmp_path, monkeypatch):
     cases = [Case(part="ends", arm=arm, engine=Engine(model="tiny")) for arm in (Arm.PLAIN, Arm.TREES)]
     written: list[dict] = []
 
@@ -255,7 +255,7 @@ def test_only_files_that_the_chosen_parts_need_have_to_be_there(plan, present, a
         assert not (tmp_path / "out").exists()
 
 
-def test_what_is_swept_is_drawn(tmp_path):
+def test_swept_cases_are_drawn(tmp_path):
     swept = [measured(case) for case in PLANS["full"]() if case.part in ("width", "samplers")]
     assert draw(swept, tmp_path / "report.png")
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -263,7 +263,7 @@ def test_what_is_swept_is_drawn(tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
-def test_memory_is_what_is_taken_at_the_most_and_given_back():
+def test_memory_is_the_peak_and_is_released():
     memory = session.own_memory()
     block = bytearray(200_000_000)
     del block
@@ -295,7 +295,7 @@ def test_requests_that_go_anywhere_are_not_ordered():
         case.settings()
 
 
-def test_the_table_of_replicas_says_what_goes_where_and_leaves_out_what_nobody_has():
+def test_the_replica_table_shows_shares_and_omits_absent_values():
     two = Case(part="replicas", engine=Engine(replicas=2))
     page = tables([measured(case) for case in (replace(two, arm=Arm.PLAIN), two, replace(two, spread=True))])
     head, _, *rows = page.splitlines()[4:]
@@ -305,7 +305,7 @@ def test_the_table_of_replicas_says_what_goes_where_and_leaves_out_what_nobody_h
     assert "over plain" in head and "lock step" not in head and "of loops" not in head
 
 
-def test_what_a_step_costs_is_found_and_says_what_few_sequences_can_gain():
+def test_the_cost_of_a_step_bounds_the_gain_of_few_sequences():
     def took(arm: Arm, width: int, seconds: float, decoded: int, computed: int) -> Result:
         case = Case(part="width", arm=arm, width=width, depth=10, segment=10)
         return measured(case, seconds=seconds, decoded_tokens=decoded, computed_prompt_tokens=computed)

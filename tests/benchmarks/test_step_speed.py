@@ -45,7 +45,7 @@ def test_times_are_in_percent_of_the_first_arms_step():
 
 
 @pytest.mark.parametrize(("arguments", "said"), [(["--steps", "1"], "--steps 1"), (["--rounds", "0"], "--rounds 0")])
-def test_what_cannot_be_timed_is_refused(arguments, said, capsys):
+def test_unusable_timing_options_are_refused(arguments, said, capsys):
     with pytest.raises(SystemExit):
         step_speed.main(arguments)
     assert said in capsys.readouterr().err

@@ -259,7 +259,7 @@ def test_overrides_are_added_next_to_the_others():
     assert add_overrides([], ["y=2"]) == ["y=2"]
 
 
-def test_hydra_writes_nothing_whatever_the_arguments_say():
+def test_hydra_writes_nothing_with_any_arguments():
     own = ["hydra.run.dir=out/x", "++hydra.output_subdir=.h", "hydra/job_logging=none", "hydra.job.name=a", "x=1"]
     assert without_output(own) == [
         "hydra.run.dir=.",

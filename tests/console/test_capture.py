@@ -68,7 +68,7 @@ def test_programs_do_not_inherit_the_screen(tmp_path):
         assert not os.get_inheritable(capture.screen) and not os.get_inheritable(capture.error_screen)
 
 
-def test_what_is_held_back_is_printed_after_an_error_only(tmp_path, capfd):
+def test_held_output_is_printed_after_an_error_only(tmp_path, capfd):
     path = tmp_path / "held"
     with held(path):
         write("quiet\n")

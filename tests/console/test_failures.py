@@ -62,7 +62,7 @@ def test_a_local_error_has_the_frames_of_this_file():
     assert failure.frames[-1].endswith(" raised") and __file__ in failure.frames[-1]
 
 
-def test_what_ray_says_about_a_dead_process_has_no_place():
+def test_rays_message_on_a_dead_process_has_no_place():
     class ActorDiedError(Exception):
         __module__ = "ray.exceptions"
 

@@ -55,7 +55,7 @@ def test_broken_lines_are_counted_and_skipped(path):
 
 
 @pytest.mark.parametrize("line", ["", "null", "3", "{}", '{"step": 1}', '{"step": true, "data": {}}', "[" * 100_000])
-def test_what_is_no_record_is_none(line):
+def test_other_lines_are_not_records(line):
     assert parse_record(line) is None
 
 

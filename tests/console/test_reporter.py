@@ -129,7 +129,7 @@ def test_a_run_of_30_steps_takes_at_most_60_lines(piped):
     assert "\x1b" not in shown() and "\r" not in shown()
 
 
-def test_a_resumed_run_and_one_without_validation_say_what_they_know(piped):
+def test_resumed_runs_and_runs_without_validation_are_reported(piped):
     start, shown = piped
     run = start(validates_first=False, validates=False)
     run.log(11, **TREE_STEP)
@@ -175,7 +175,7 @@ def failing(error: Exception) -> Callable[[], None]:
     return chore
 
 
-def test_a_reporter_that_breaks_says_so_once(piped):
+def test_a_broken_reporter_warns_once(piped):
     start, shown = piped
     run = start(chores=[failing(KeyError("x"))])
     run.reporter.start()

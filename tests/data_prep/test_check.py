@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m data_prep.check: which files and rows work with verl and this recipe, and what is said of the others."""
+"""python -m data_prep.check: usable files and rows, and reports on the others."""
 
 import inspect
 import json
@@ -84,23 +84,23 @@ ASSISTANT = {"role": "assistant", "content": "Two."}
         (make_row(" ", truth=None, extra_info=3), {Finding.BLANK_PROMPT, Finding.NO_TRUTH, Finding.EXTRA_INFO}),
     ],
 )
-def test_a_row_is_found_to_have_what_is_wrong_with_it(row: dict[str, Any], expected: set[Finding]) -> None:
+def test_each_problem_of_a_row_is_found(row: dict[str, Any], expected: set[Finding]) -> None:
     assert row_findings(row) == expected
 
 
 @pytest.mark.parametrize("truth", [None, "", " ", r"\text{ }", "2", 2, 2.5, r"\boxed{2}", ["2"], "1" * 1_001])
 def test_ground_truths_without_an_error_are_those_that_an_answer_can_match(truth: Any) -> None:
-    """What the reward function itself does with the ground truth as answer."""
+    """The oracle is the reward function with the ground truth as answer."""
     errors = {finding for finding in row_findings(make_row(truth=truth)) if finding.severity is Severity.ERROR}
     try:
         spelled = str(truth).removeprefix("\\boxed{").removesuffix("}")
         matched = compute_score("mine", f"\\boxed{{{spelled}}}", truth, max_answer_chars=2_000)["acc"] == 1
     except ValueError:
         matched = False
-    assert matched == (not errors) or truth == ["2"]  # "['2']" does match itself, and nothing that a model says
+    assert matched == (not errors) or truth == ["2"]  # "['2']" matches itself, but no answer of a model
 
 
-def test_math_verify_is_asked_once_and_only_where_it_decides() -> None:
+def test_math_verify_runs_once_and_only_where_it_decides() -> None:
     for truth in ("2", "-2.50", "1,000", "\\frac{1}{2}", "A", "yes", "No", "parallel"):
         assert not takes_mathematics(truth), truth
     for truth in ("ab", "\\frac{x}{2}", "x+1", "(1,2)", "2^10"):
@@ -123,13 +123,13 @@ def test_two_ground_truths_are_read_at_a_time() -> None:
     both_there = threading.Barrier(2)
 
     def reads(truth: str) -> bool:
-        both_there.wait(timeout=20)  # raises where only one comes
+        both_there.wait(timeout=20)  # raises if only one thread arrives
         return True
 
     assert RowChecker(reads).check([make_row("P", "x+1"), make_row("Q", "x+2")]) == [set(), set()]
 
 
-def test_progress_is_shown_where_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_progress_is_shown_on_request(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = write(tmp_path / "train.parquet", [make_row(), make_row("Q")])
     assert check.check_file(path, RowChecker(lambda truth: True), progress=True).rows == 2
     bar = capsys.readouterr().err
@@ -138,7 +138,7 @@ def test_progress_is_shown_where_asked_for(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err == ""
 
 
-def test_math_verify_reads_formulas_and_says_what_it_does_not() -> None:
+def test_math_verify_reads_formulas_and_rejects_other_texts() -> None:
     for truth in ("\\frac{1}{2}", "x^2 + 1", "(1, 2)", "\\{1, 2\\}", "$-1$, $1$", "12 \\text{ cm}", "x = 1"):
         assert math_verify_reads(truth), truth
     for truth in ("???", "n \\equiv 1 \\pmod 3", "\\frac{1}{"):
@@ -215,10 +215,10 @@ def test_unusable_files_are_reported_with_the_reason_and_stay(tmp_path: Path, ca
         tmp_path / "none.parquet": ["not a parquet file, or damaged"],
         tmp_path / "bytes.parquet": ["not a parquet file, or damaged"],
         tmp_path / "rows.jsonl": ["suffix '.jsonl'"],
-        tmp_path / "empty.parquet": ["no rows: the file is empty"],
-        raw: [f"column {name}: missing: verl needs" for name in ("prompt", "data_source", "reward_model")],
+        tmp_path / "empty.parquet": ["the file has no rows"],
+        raw: [f"column {name}: missing. verl needs" for name in ("prompt", "data_source", "reward_model")],
         tmp_path / ("x" * 5_000 + ".parquet"): ["no such file"],
-        twice: ["column prompt: is there 2 times: keep one"],
+        twice: ["column prompt: occurs 2 times. Keep one."],
         tmp_path / "late.parquet": ["column data_source: holds date32[day], which cannot be read (date value out of"],
         taken: ["column responses: verl's agent loops use this name", "column trace: verl's agent loops"],
     }
@@ -326,12 +326,12 @@ def test_wrong_options_are_reported_before_any_file_is_read(tmp_path: Path, caps
     assert main(["absent.parquet", "--max-prompt-length", "0"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and len(err.splitlines()) == 2
-    assert "--tokenizer None with --max-prompt-length 0: one needs the other" in err and "must be 1 or more" in err
+    assert "--tokenizer None with --max-prompt-length 0: one needs the other" in err and "must be at least 1" in err
     assert main(["absent.parquet", "--tokenizer", str(tmp_path), "--max-prompt-length", "5"]) == 2
     assert "has no tokenizer.json" in capsys.readouterr().err
 
 
-def test_a_missing_math_verify_is_said_so(
+def test_a_missing_math_verify_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def refuse(truth: str) -> bool:
@@ -373,7 +373,7 @@ def test_reserved_columns_are_those_of_the_installed_verl() -> None:
         assert taken - {"agent_name", "kwargs"} <= set(RESERVED)
 
 
-def test_verls_own_data_set_reads_what_the_check_calls_fine(
+def test_verls_own_data_set_reads_files_that_pass_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     import datasets

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which types of fields go together in one list of files. The verdict is the `datasets` library's, as for verl."""
+"""Field types that can be combined in one list of files, as the `datasets` library decides for verl."""
 
 import pyarrow as pa
 import pytest

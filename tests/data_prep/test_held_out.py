@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which texts held-out files give: by column, without known instructions; what they remove from a training set."""
+"""Problem texts of held-out files, by column and without known instructions, and their removal from training sets."""
 
 import json
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_fields_that_python_cannot_hold_are_not_read(tmp_path: Path) -> None:
         list(held_out_problems(path))
 
 
-def test_files_without_problems_or_with_damage_are_told(tmp_path: Path) -> None:
+def test_files_without_problems_or_with_damage_are_reported(tmp_path: Path) -> None:
     for rows in ([{"x": 1}], [{"prompt": "text", "extra_info": {"index": 1}}], [{"prompt": []}]):
         path = write(tmp_path / "a.parquet", rows)
         with pytest.raises(PrepError, match="holds no problem"):
@@ -104,7 +104,7 @@ def test_folders_give_their_evaluation_files_only(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     found = [str(file.relative_to(tmp_path)) for file in held_out_files([str(tmp_path)])]
     assert found == ["a.parquet/part.parquet", "b.parquet", "deep/c.parquet"]
-    assert held_out_files([str(tmp_path / "train.parquet")]) == [tmp_path / "train.parquet"]  # named: meant
+    assert held_out_files([str(tmp_path / "train.parquet")]) == [tmp_path / "train.parquet"]  # named explicitly
     assert held_out_files([str(tmp_path / "notes.txt"), "~no-such-user/x"]) == []
 
 
@@ -140,7 +140,7 @@ def test_overlap_with_evaluation_sets_is_removed_counted_and_recorded(
     record = json.loads((out / "val.parquet.json").read_text())
     assert record["counts"]["held_out"] == {str(tests / "aime_2025.parquet"): 1, str(tests / "mine.parquet"): 1}
     assert main(arguments) == 0 and "up to date" in capsys.readouterr().out
-    (tests / "mine.parquet").unlink()  # the fingerprint knows what was held out
+    (tests / "mine.parquet").unlink()  # the fingerprint includes held-out files
     assert main(arguments) == 0 and "up to date" not in capsys.readouterr().out
     assert main([*arguments, "--ngram", "15"]) == 0
     assert "overlaps a held-out problem" not in capsys.readouterr().out

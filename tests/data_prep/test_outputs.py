@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose files the outputs are: what is replaced, removed or refused, and interruption between any two renames."""
+"""Replacement, removal and refusal of output files, and interruption between any two renames."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def test_a_changed_output_is_replaced_only_with_force(
     assert run(source, out, "--val-size", "2") == 0
     theirs = write(out / "train.parquet", MINE)
     assert run(source, out, "--val-size", val_size) == 2
-    assert f"{theirs} was changed since it was written: give another folder, or --force" in capsys.readouterr().err
+    assert f"{theirs} was changed since it was written. Use another folder, or --force." in capsys.readouterr().err
     assert pq.read_table(theirs).to_pylist() == MINE
     assert run(source, out, "--val-size", val_size, "--force") == 0
     assert len(problems_in(theirs)) == 9 - int(val_size)
@@ -60,7 +60,7 @@ def test_an_output_that_is_missing_or_damaged_is_made_again(tmp_path: Path) -> N
     before = snapshot(out)
     for name in before:
         (out / name).unlink()
-        if not name.endswith(".json"):  # without its record a table is not known as ours
+        if not name.endswith(".json"):  # only the record marks a table as ours
             assert run(source, out, "--val-size", "2") == 0 and snapshot(out) == before
             (out / name).write_bytes(before[name][:-1])
         assert run(source, out, "--val-size", "2", *(["--force"] if name.endswith(".json") else [])) == 0
@@ -109,10 +109,10 @@ def test_the_outputs_of_another_set_are_not_replaced(tmp_path: Path, capsys: pyt
     gsm8k = write(tmp_path / "gsm8k.parquet", [{"question": f"Q{n}?", "answer": "#### 1"} for n in range(5)])
     arguments = ["gsm8k", "--source", str(gsm8k), "--out-dir", str(out), "--val-size", "0"]
     assert main(arguments) == 2
-    assert "train.parquet was made from numina_math_tir: give another folder, or --force" in capsys.readouterr().err
+    assert "train.parquet was made from numina_math_tir. Use another folder, or --force." in capsys.readouterr().err
     assert snapshot(out) == before
     assert main([*arguments, "--force"]) == 0 and problems_in(out / "train.parquet") == {f"Q{n}?" for n in range(5)}
-    assert problems_in(out / "val.parquet")  # the other set's, still
+    assert problems_in(out / "val.parquet")  # still the other set's
 
 
 def test_outputs_of_earlier_formats_are_made_again_without_force(tmp_path: Path) -> None:
@@ -123,14 +123,14 @@ def test_outputs_of_earlier_formats_are_made_again_without_force(tmp_path: Path)
         path = out / f"{name}.parquet.json"
         record = json.loads(path.read_text())
         record["fingerprint"]["format"] = 1
-        del record["fingerprint"]["data_set"]  # format 1 named none
+        del record["fingerprint"]["data_set"]  # absent in format 1
         path.write_text(json.dumps(record))
     assert run(source, out, "--val-size", "2") == 0
     assert snapshot(out) == new
 
 
 def interrupt_rename(monkeypatch: pytest.MonkeyPatch, after: int) -> list[int]:
-    """Make os.replace raise once `after` renames are done; return the counter."""
+    """Make os.replace raise after `after` renames; return the counter."""
     done = [0]
     replace = os.replace
 
@@ -146,10 +146,10 @@ def interrupt_rename(monkeypatch: pytest.MonkeyPatch, after: int) -> list[int]:
 
 @pytest.mark.parametrize("first", ["none", "same", "other", "more"])
 @pytest.mark.parametrize("after", range(6))
-def test_a_rerun_completes_what_was_interrupted_after_any_rename(
+def test_a_rerun_completes_a_run_interrupted_after_any_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, after: int
 ) -> None:
-    """6 renames: of two outputs the passing record, the table and the final record."""
+    """6 renames: interim record, table and final record of two outputs."""
     source, other = write_source(tmp_path / "raw.jsonl", 9), write_source(tmp_path / "other.jsonl", 12)
     out = tmp_path / "out"
     assert run(source, tmp_path / "expected", "--val-size", "2") == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words of problems, and which training problems overlap held-out ones, against a brute force."""
+"""Words of problems, and overlap with held-out problems against a brute force."""
 
 import time
 
@@ -102,7 +102,7 @@ def test_brackets_tell_duplicates_apart_and_count_for_no_overlap(one: str, other
 
 def test_braces_around_a_single_word_are_markup() -> None:
     assert same_words_key("{{x}} + \\text{cm} + {}3") == "x + cm + 3"
-    assert same_words_key("}} {{x y}} {") == "} } { { x y } } {"  # whatever does not close stays
+    assert same_words_key("}} {{x y}} {") == "} } { { x y } } {"  # unclosed braces stay
 
 
 pieces = st.sampled_from(["x", "2", "{", "}", "(", ")", "\\{", "\\}", "[", "]", "^", "'", ".", " ", "\\sqrt", "\\left"])
@@ -137,7 +137,7 @@ def test_words_take_linear_time() -> None:
     for piece in pieces:
         started = time.process_time()
         same_words_key(piece * 100_000)
-        assert time.process_time() - started < 5, piece  # of CPU time; a tenth of it was seen
+        assert time.process_time() - started < 5, piece  # of CPU time; measured: a tenth
 
 
 def test_overlap_takes_linear_time() -> None:
@@ -149,7 +149,7 @@ def test_overlap_takes_linear_time() -> None:
 
 
 def overlap_by_hand(held_out: list[tuple[str, str]], text: str, n: int) -> set[str]:
-    """The rule once more, without an index: every n-gram of every problem against every one of the text."""
+    """The rule without an index: each n-gram of each problem against those of the text."""
 
     def grams(words: list[str]) -> list[list[str]]:
         return [words[i : i + n] for i in range(len(words)) if i + n <= len(words)]
@@ -205,7 +205,7 @@ def test_a_stock_phrase_alone_is_not_an_overlap() -> None:
     ]
     problems = [("aime", f"{subject} {phrase}") for subject in subjects]
     other = f"The length of the hypotenuse {phrase}"
-    assert HeldOut(problems[:2], 13).files_with(other) == {"aime"}  # in two problems: not yet known as stock
+    assert HeldOut(problems[:2], 13).files_with(other) == {"aime"}  # in two problems: not yet stock
     assert HeldOut(problems, 13).files_with(other) == set()
     for _, problem in problems:
         assert HeldOut(problems, 13).files_with(problem) == {"aime"}
@@ -231,4 +231,4 @@ def test_a_context_that_three_problems_of_one_file_share_is_stock() -> None:
     held_out = [("file", f"{context}. Find f({number})") for number in (1, 2, 3)]
     assert HeldOut(held_out[:2]).files_with(f"{context}. Compute f(9)") == {"file"}
     assert HeldOut(held_out).files_with(f"{context}. Compute f(9)") == set()
-    assert HeldOut(held_out).files_with(f"{context}. Find f(2)") == {"file"}  # equal to one
+    assert HeldOut(held_out).files_with(f"{context}. Find f(2)") == {"file"}  # equal to a held-out problem

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preparation of a training set from start to end: sources, outputs, records, reruns and errors."""
+"""Preparation of a training set: sources, outputs, records, reruns and errors."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_counts_are_printed_and_recorded_with_the_checksum(tmp_path: Path, capsy
     source = tmp_path / "raw.jsonl"
     write_lines(source, [*good_rows(4), make_row("x", "none"), make_row("y", r"\boxed{1"), good_rows(1)[0]])
     with source.open("ab") as file:
-        file.write(b"{broken\n\n\xff\xfe\n")  # two malformed lines and an empty one, which is no row
+        file.write(b"{broken\n\n\xff\xfe\n")  # two malformed lines and an empty one, which does not count
     assert run(source, tmp_path / "out", "--val-size", "1") == 0
     printed = capsys.readouterr().out
     assert "source rows 9, usable 4" in printed and "dropped, malformed row: 2" in printed
@@ -155,7 +155,7 @@ def test_wrong_sources_are_refused_and_outputs_stay(tmp_path: Path, capsys: pyte
     assert snapshot(out) == before
 
 
-def test_a_source_without_the_right_to_read_is_told(
+def test_an_unreadable_source_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     source = write_lines(tmp_path / "raw.jsonl", good_rows(20))
@@ -218,7 +218,7 @@ def test_a_hub_source_is_loaded_at_its_commit_and_rerun_is_skipped(
         "--revision",
         "main",
     ]
-    for commit, loads in (("abc", 1), ("abc", 1), ("def", 2), (None, 2)):  # None: offline, nothing known to differ
+    for commit, loads in (("abc", 1), ("abc", 1), ("def", 2), (None, 2)):  # None: offline, no known difference
         commits.append(commit)
         assert main(arguments) == 0
         assert len(calls) == loads
@@ -248,7 +248,7 @@ def test_tokens_are_counted_with_the_chat_template_applied(tmp_path: Path, capsy
     assert run(source, tmp_path / "out", *filters, *limit) == 0 and "up to date" in capsys.readouterr().out
     (tokenizer / "chat_template.jinja").write_text(
         "one two three " + config["chat_template"]
-    )  # goes before the config's
+    )  # takes precedence over the config's
     assert run(source, tmp_path / "out", *filters, *limit) == 2
     assert "0 usable rows" in capsys.readouterr().err
     (tokenizer / "chat_template.jinja").unlink()
@@ -261,7 +261,7 @@ def test_tokens_are_counted_with_the_chat_template_applied(tmp_path: Path, capsy
     serialized = json.loads((tokenizer / "tokenizer.json").read_text())
     truncation = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     (tokenizer / "tokenizer.json").write_text(json.dumps(serialized | {"truncation": truncation}))
-    assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 7  # all are counted
+    assert token_counter(str(tokenizer))(build_prompt("What is 5 + 1?", "plain")) == 7  # without truncation
     (tokenizer / "tokenizer_config.json").unlink()
     assert run(source, tmp_path / "out2", *filters, "--max-prompt-tokens", "8") == 2
     assert "has no chat template" in capsys.readouterr().err

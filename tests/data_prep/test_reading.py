@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local sources: downloaded repositories give the rows that the hub would give; JSON and parquet files of all sorts."""
+"""Local sources: downloaded repositories with the rows of the hub, and all sorts of JSON and parquet files."""
 
 import json
 from pathlib import Path
@@ -49,11 +49,11 @@ def test_the_folder_names_the_split_where_the_file_name_does_not(tmp_path: Path,
             write_parquet(tmp_path / "math/default" / split / f"000{number}.parquet", [row])
     found = prepared("math_level3to5", tmp_path / "math", tmp_path / "out", *NO_VAL)
     assert found == {"train 0", "train 1"}
-    # The name of the file goes before that of a folder.
+    # A file name takes precedence over a folder name.
     write_parquet(tmp_path / "math/train/test-0.parquet", [{"problem": "named test", "answer": "1", "level": 5}])
     assert "named test" not in prepared("math_level3to5", tmp_path / "math", tmp_path / "out2", *NO_VAL)
     arguments = ["math_level3to5", "--source", str(tmp_path / "math/default/test"), "--out-dir", str(tmp_path / "out3")]
-    assert main([*arguments, *NO_VAL]) == 0  # nothing below that folder names a split
+    assert main([*arguments, *NO_VAL]) == 0  # no path below that folder names a split
     arguments[2] = str(write_parquet(tmp_path / "only/test/0.parquet", [row]).parents[1])
     assert main([*arguments, *NO_VAL]) == 2
     assert "--split 'train': nothing in" in capsys.readouterr().err
@@ -69,7 +69,7 @@ def test_only_names_that_start_with_the_split_are_of_it(tmp_path: Path) -> None:
     (tmp_path / "train-0.jsonl").unlink()
     (tmp_path / "test.jsonl").unlink()
     names = [file.name for file in source_files(Source(str(tmp_path), "train"))]
-    assert names == ["my-train.jsonl", "notes.json"]  # none is named after a split: all
+    assert names == ["my-train.jsonl", "notes.json"]  # no file is named after a split: all are read
 
 
 def test_a_split_may_have_any_name(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_file_that_was_cut_off_is_reported(tmp_path: Path, capsys: pytest.Capt
         source.write_text(text)
         assert main(arguments) == 2
         assert f"--source {source}: ends in the middle of a row" in capsys.readouterr().err
-    for text in (lines[:-1], lines + "null", lines + "  ", lines + "}"):  # a last line without its end, but no half row
+    for text in (lines[:-1], lines + "null", lines + "  ", lines + "}"):  # an unterminated but complete last line
         source.write_text(text)
         assert main([*arguments, "--force"]) == 0
         assert "usable 5" in capsys.readouterr().out
@@ -161,7 +161,7 @@ def test_values_that_python_cannot_hold_are_reported(tmp_path: Path, capsys: pyt
         pq.write_table(pa.table({"problem": column, "solution": good}), source)
         assert main(["numina_math_tir", "--source", str(source), "--out-dir", str(tmp_path / "out"), *NO_VAL]) == 2
         assert f"--source {source}: cannot be read as parquet (" in capsys.readouterr().err
-    table = pa.table({"problem": ["P"], "solution": good, "date": late, "when": nowhere})  # columns not looked at
+    table = pa.table({"problem": ["P"], "solution": good, "date": late, "when": nowhere})  # unread columns
     pq.write_table(table, source)
     assert prepared("numina_math_tir", source, tmp_path / "out", *NO_VAL) == {"P"}
 
@@ -172,7 +172,7 @@ def test_a_folder_named_like_a_repository_needs_source(
     monkeypatch.chdir(tmp_path)
     write_parquet(tmp_path / "openai/gsm8k/main/train.parquet", [{"question": "Q?", "answer": "#### 1"}])
     assert main(["gsm8k", "--out-dir", "out", *NO_VAL]) == 2
-    assert "--source 'openai/gsm8k': a path of this name is here" in capsys.readouterr().err
+    assert "--source 'openai/gsm8k': a local path of this name" in capsys.readouterr().err
     assert not Source("openai/gsm8k", "train", on_hub=True).is_local and Source("openai/gsm8k", "train").is_local
     assert prepared("gsm8k", Path("openai/gsm8k"), tmp_path / "out", *NO_VAL) == {"Q?"}
 
@@ -214,7 +214,7 @@ def test_an_out_dir_inside_the_source_is_refused(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("revision", [None, "v1"])
-def test_the_commit_of_a_hub_source_is_asked_for_its_revision(monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
+def test_the_commit_of_a_hub_source_is_that_of_its_revision(monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
     class Api:
         def dataset_info(self, name: str, *, revision: str | None) -> Any:
             return SimpleNamespace(sha=f"{name}@{revision}")

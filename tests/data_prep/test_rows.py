@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From source rows to verl's rows: reasons for dropping, prompts, filters, duplicates, overlap, split."""
+"""Conversion of source rows to verl's rows: dropped rows, prompts, filters, duplicates, overlap, split."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ def test_the_longest_answer_is_kept_and_one_character_more_is_too_long() -> None
     assert make_problem("P", " " + "4" * 1_000 + " ") == Problem("P", "4" * 1_000)
 
 
-def test_a_row_becomes_what_verl_reads() -> None:
+def test_a_row_is_converted_to_verls_schema() -> None:
     row = make_row(" What is half? ", r"It is \boxed{2}, no, \boxed{ \frac{1}{2} }.")
     options = make_options(val_size=0)
     assert draw_tables(convert([None, row]).kept, TIR, options)["train"] == [
@@ -111,7 +111,7 @@ def test_length_limits_keep_a_prompt_of_exactly_that_length() -> None:
     assert too_long.dropped == {Drop.PROMPT_TOO_LONG: 1}
 
 
-def test_duplicates_are_what_the_option_says_and_the_first_stays() -> None:
+def test_the_option_defines_duplicates_and_the_first_stays() -> None:
     texts = ["Let $a  = 1$.", "Let $a\n= 1$. ", "let \\(a = 1\\)", "Let $a - 1$."]
     rows = [make_row(text, rf"\boxed{{{number}}}") for number, text in enumerate(texts)]
     for option, expected in (("none", "0123"), ("text", "023"), ("words", "03")):
@@ -171,5 +171,5 @@ def test_an_evaluation_set_is_whole_in_source_order_or_a_seeded_part() -> None:
 
 def test_too_few_usable_rows_is_an_error_with_both_numbers() -> None:
     kept = convert(good_rows(5)).kept
-    with pytest.raises(PrepError, match=r"5 usable rows, 6 are needed: lower --val-size or --subset-size"):
+    with pytest.raises(PrepError, match=r"5 usable rows, 6 are needed. Lower --val-size or --subset-size"):
         draw_tables(kept, TIR, make_options(val_size=2, subset_size=4))

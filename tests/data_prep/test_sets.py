@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every data set: row functions on rows in the original schema and on damaged ones; files, the hub, the command."""
+"""All data sets: row functions on original and damaged rows; files, hub and command."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_every_set_has_samples_and_one_name() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_in_the_original_schema_become_what_they_must(name: str) -> None:
+def test_rows_in_the_original_schema_are_converted(name: str) -> None:
     for sample in SAMPLES[name]:
         assert read_problem(sample.row, DATA_SETS[name].row) == sample.expected, sample.row
 
@@ -111,7 +111,7 @@ def test_numbers_become_text_only_where_nothing_is_lost() -> None:
 
 
 def test_rewritten_and_joined_answers_score_as_they_must() -> None:
-    """What minerva and olympiad_bench store, against the spellings of models."""
+    """Stored answers of minerva and olympiad_bench against models' spellings."""
     for answer in ("4.5\\times 10^{33}", "4.5 \\cdot 10^{33}", "4.5\\times10^{33}"):
         assert compute_score("minerva", f"\\boxed{{{answer}}}", "4.5 \\times 10^{33}")["acc"] == 1
     assert compute_score("minerva", "\\boxed{4.5 \\times 10^{32}}", "4.5 \\times 10^{33}")["acc"] == 0
@@ -152,7 +152,7 @@ def test_damaged_rows_never_raise_and_kept_rows_can_be_scored(name: str, data: s
 
 
 def check_outputs(name: str, folder: Path) -> None:
-    """Assert that the outputs are the problems that the samples must give, without those that are duplicates."""
+    """Assert that the outputs are the expected problems of the samples, without duplicates."""
     if DATA_SETS[name].purpose is Purpose.TRAINING:
         rows = sorted(read(folder / "train.parquet"), key=lambda row: row["extra_info"]["index"])
         expected = list({problem.text: problem for problem in reversed(expected_problems(name))}.values())[::-1]
@@ -200,7 +200,7 @@ def test_every_set_is_prepared_from_local_files_and_from_the_hub(
 def test_datasets_finds_configurations_and_folders_by_these_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The two ways in which hub sets are laid out, loaded by the real library from a folder in place of the hub."""
+    """Both layouts of hub sets, loaded by the real library from a folder in place of the hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     gsm8k, simplerl = tmp_path / "gsm8k", tmp_path / "simplerl"
@@ -277,14 +277,14 @@ def test_wrong_combinations_are_reported_at_once_one_line_each(tmp_path: Path, c
     (tmp_path / "text.parquet").write_text("x")
     out = ["--out-dir", str(tmp_path / "out")]
     cases: list[tuple[list[str], list[str]]] = [
-        (["aime_2026", "gsm", *out], ["NAME 'aime_2026': no such data set: use one of numina_math_tir", "NAME 'gsm'"]),
-        (["gsm8k", "aime_2024", *out], ["NAME 'gsm8k': a training set writes train.parquet, so it goes alone"]),
+        (["aime_2026", "gsm", *out], ["NAME 'aime_2026': no such data set. Use one of numina_math_tir", "NAME 'gsm'"]),
+        (["gsm8k", "aime_2024", *out], ["NAME 'gsm8k': a training set writes train.parquet, so it must"]),
         (["gsm8k", "numina_math_tir", *out], ["NAME 'gsm8k': a training set"]),
         (["gsm8k"], ["--out-dir: missing"]),
         (["--held-out", str(tmp_path), "gsm8k"], ["--held-out: no data set"]),
         (
             ["aime_2024", "aime_2025", "--source", "x.jsonl", "--revision", "v1", "--split", "test", *out],
-            ["--source 'x.jsonl': is of one", "--split 'test'", "--revision 'v1'", "'x.jsonl': no such file"],
+            ["--source 'x.jsonl': applies to one", "--split 'test'", "--revision 'v1'", "'x.jsonl': no such file"],
         ),
         (["aime_2024", "--val-size", "5", *out], ["--val-size 5: aime_2024 is an evaluation set"]),
         (
@@ -293,7 +293,7 @@ def test_wrong_combinations_are_reported_at_once_one_line_each(tmp_path: Path, c
         ),
         (
             ["gsm8k", "--template", "system", "--system-prompt", "x", "--deduplicate", "fuzzy", "--ngram", "0", *out],
-            ["--ngram 0: is of", "--ngram 0: must be 1", "--deduplicate 'fuzzy': unknown", "--system-prompt 'x'"],
+            ["--ngram 0: has no", "--ngram 0: must be", "--deduplicate 'fuzzy': unknown", "--system-prompt 'x'"],
         ),
         (
             ["gsm8k", "--system-prompt", " ", "--data-source", " ", "--max-prompt-tokens", "0", *out],
@@ -304,17 +304,17 @@ def test_wrong_combinations_are_reported_at_once_one_line_each(tmp_path: Path, c
             ["absent: no such file or folder", "empty: no .parquet file"],
         ),
         (["gsm8k", "--held-out", str(tmp_path / "out/train.parquet"), *out], ["train.parquet: no such file"]),
-        (["gsm8k", "--ngram", "13", *out], ["--ngram 13: is of --held-out, which is missing"]),
+        (["gsm8k", "--ngram", "13", *out], ["--ngram 13: has no effect without --held-out"]),
         (
             ["gsm8k", "--source", str(tmp_path / "text.parquet"), "--split", "test", *out],
-            ["--split 'test': --source is one file, which is read whole"],
+            ["--split 'test': --source is one file, which is read as a whole"],
         ),
         (["gsm8k", "--source", "~no-such-user/x.parquet", *out], ["'~no-such-user/x.parquet': no such file"]),
         (["gsm8k", "--source", f"/{'x' * 5_000}", *out], ["xxx': no such file or folder"]),
         (["gsm8k", "--held-out", "~no-such-user/x", "x" * 5_000, *out], ["user/x: no such file", "xxx: no such file"]),
         (
             ["gsm8k", "--data-source", "a\udcff", "--system-prompt", "b\udcff", *out],
-            [r"--system-prompt 'b\udcff': is not valid text", r"--data-source 'a\udcff': is not valid text"],
+            [r"--system-prompt 'b\udcff': is not valid Unicode", r"--data-source 'a\udcff': is not valid Unicode"],
         ),
     ]  # fmt: skip
     for arguments, expected in cases:

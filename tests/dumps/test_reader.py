@@ -70,7 +70,7 @@ def test_texts_that_the_vocabulary_has_are_not_written_twice():
     assert [node["text"] for node in line["nodes"]] == [None, None, None, "€a"]
 
 
-def test_the_summary_says_what_the_index_shows(tmp_path):
+def test_the_summary_has_the_values_of_the_index(tmp_path):
     rewards = [{"reward": 1.0}, {"reward": 0.0}]
     _, summary = tree_line(small_tree(), origin(4, step=30, split="val"), rewards, read_letters)
     assert summary == {

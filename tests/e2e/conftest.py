@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job, trained once for all tests that read its results."""
+"""Main training run, shared by all tests of its results."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from helpers.training_run import DETERMINISTIC, STEPS, dumps, train
 
 @dataclass(frozen=True)
 class MainRun:
-    """The folder with all files of a run (checkpoint, rollouts, trees), and the metrics of its steps."""
+    """Folder with the files of a run (checkpoint, rollouts, trees), and the metrics of its steps."""
 
     folder: Path
     metrics: list[dict[str, float]]
@@ -20,7 +20,7 @@ class MainRun:
 
 @pytest.fixture(scope="session")
 def main_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainRun]:
-    """Train with trees: the run script and its preset. Deterministic, so that a second run can be compared with it."""
+    """Train with trees by the run script and its preset; deterministic, for comparison with a second run."""
     folder = tmp_path_factory.mktemp("main_run")
     steps = [f"trainer.{key}={STEPS}" for key in ("total_training_steps", "save_freq", "test_freq")]
     steps.append("data.val_max_samples=8")

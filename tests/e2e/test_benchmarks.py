@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark of samplers through its script, on verl's real servers."""
+"""Sampler benchmark through its script, on verl's real servers."""
 
 import os
 import subprocess
@@ -25,9 +25,9 @@ def test_the_quick_plan_measures_all_samplers_and_is_no_worse_than_itself(tmp_pa
         assert counts["trajectories"] == result.case.prompts * result.case.width
         if result.case.part == "samplers":
             segments = {Arm.PLAIN: 56, Arm.LOOPS: 56}.get(result.case.arm, 39)
-            if result.case.arm is not Arm.ALIGNED:  # whose first segments are longer or shorter
+            if result.case.arm is not Arm.ALIGNED:  # its first segments have other lengths
                 assert counts["unique_tokens"] == result.case.prompts * segments * 64
-            # Nothing is decoded twice or thrown away.
+            # No token is decoded twice or discarded.
             assert counts["decoded_tokens"] == counts["unique_tokens"]
     page = (tmp_path / "report.md").read_text()
     assert "Samplers, no early ends" in page and "Samplers, responses end by themselves" in page

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multi-turn trees in real runs: the re-check conversation, verl's tools, and the loops that they are compared with."""
+"""Multi-turn trees in real runs: re-check conversation, verl's tools, and independent loops."""
 
 import json
 import tempfile
@@ -26,10 +26,10 @@ ASYNCHRONOUS = (
 
 
 class Run:
-    """The results of a run: for each step its metrics and its trajectories.
+    """Results of a run: metrics and trajectories of each step.
 
     Attributes:
-        depth: Most turns of a conversation, from the script's preset.
+        depth: Maximum number of turns, from the script's preset.
     """
 
     def __init__(self, script: str, folder: Path, *overrides: str, steps: int, depth: int) -> None:
@@ -43,7 +43,7 @@ class Run:
         return [trajectory for of_step in self.trained for trajectory in of_step]
 
     def trees(self, step: int) -> list[dict]:
-        """Return the trees of a step; 0 is the first."""
+        """Return the trees of a step, counted from 0."""
         return list({trajectory.prompt: trajectory.tree for trajectory in self.trained[step]}.values())
 
     @property
@@ -83,10 +83,10 @@ def test_every_prompt_has_n_trajectories_of_several_turns(run):
         assert metrics["treepo/trajectories"] == len(trained) == BATCH * WIDTH
         assert [len(tree["leaves"]) for tree in run.trees(step)] == [WIDTH] * BATCH
         turns = [1 + sum(node["messages"] is not None for node in trajectory.nodes) for trajectory in trained]
-        # verl counts the prompt, and each turn of either side.
+        # verl counts the prompt and the turns of both sides.
         assert metrics["num_turns/mean"] == pytest.approx(2 * sum(turns) / len(turns), abs=1e-4)
         lengths.update(turns)
-    # All conversations are equally long in one of 30,000 re-check runs; the calculator's differ already by problem.
+    # In one of 30,000 re-check runs all lengths are equal; with the calculator they differ by problem.
     assert len(lengths) > 1 and max(lengths) <= run.depth
 
 
@@ -102,21 +102,21 @@ def test_the_engine_was_given_the_tokens_on_the_path_across_turns(run):
                 assert call["output_ids"] == node["token_ids"]
             calls += len(tree["calls"])
             decoded += sum(len(call["output_ids"]) for call in tree["calls"])
-            # Only sampled tokens have log-probabilities; all others were added by the interaction.
+            # Only sampled tokens have log-probabilities; the interaction added the others.
             for node in tree["nodes"][1:]:
                 assert len(node["logprobs"]) == (len(node["token_ids"]) if node["messages"] is None else 0)
         assert (metrics["treepo/engine_calls"], metrics["treepo/decoded_tokens"]) == (calls, decoded)
         assert calls < sum(node["messages"] is None for trajectory in trained for node in trajectory.nodes)
 
 
-def test_actor_and_engine_agree_about_what_was_sampled_after_what_was_added(run):
-    # An added token that counted as sampled would differ by its whole probability. An asynchronous trainer samples from
-    # older weights after the first step.
+def test_actor_and_engine_agree_on_sampled_tokens_after_replies(run):
+    # A reply token treated as sampled would differ by its whole probability. First step only, because an asynchronous
+    # trainer samples from older weights later.
     assert run.metrics[0]["training/rollout_probs_diff_max"] < LARGEST_DIFFERENCE
     assert all(step["actor/grad_norm"] > 0 for step in run.metrics)
 
 
-def test_what_was_added_is_what_the_chat_template_makes_of_its_messages(run, tokenizer):
+def test_replies_agree_with_the_chat_template(run, tokenizer):
     config = AutoConfig.from_pretrained(ROOT / "tiny/chat_model")
     builder = create_continuous_token_builder(tokenizer, hf_model_type=config.model_type)
     ends = json.loads((ROOT / "tiny/chat_model/generation_config.json").read_text())["eos_token_id"]
@@ -125,7 +125,7 @@ def test_what_was_added_is_what_the_chat_template_makes_of_its_messages(run, tok
         for node in tree["nodes"]:
             if node["messages"]:
                 previous = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-                # A turn that was cut off is closed first; the builder has the line break to add.
+                # A cut-off turn is closed first; the builder adds the line break.
                 last = tree["nodes"][node["parent"]]["token_ids"][-1]
                 ids = [last] if last in ends else [last, tokenizer.eos_token_id]
                 merged = builder.merge_context_tokens(previous, [*previous, *node["messages"]], ids)
@@ -134,7 +134,7 @@ def test_what_was_added_is_what_the_chat_template_makes_of_its_messages(run, tok
     assert added
 
 
-def test_a_wrong_answer_is_asked_again_and_a_right_one_ends(recheck):
+def test_a_wrong_answer_gets_a_reply_and_a_right_one_ends(recheck):
     asked = set()
     for trajectory in recheck.trajectories:
         row = trajectory.row
@@ -148,7 +148,7 @@ def test_a_wrong_answer_is_asked_again_and_a_right_one_ends(recheck):
         assert all(reply == [{"role": "user", "content": CHECK_AGAIN}] for reply in replies[:2])
         assert replies[2:] in ([], [[{"role": "user", "content": FINAL_ANSWER}]])
         asked.add(len(replies))
-    # A path that was asked less often ended because it was right. The claim fails in one of 30,000 runs.
+    # A path with fewer replies ended because it was right. This fails in one of 30,000 runs.
     assert 3 in asked and len(asked) > 1
 
 
@@ -168,7 +168,7 @@ def test_tools_are_called_once_for_all_branches_and_the_reward_sees_the_calls(to
         acc = compute_score("test", trajectory.row["output"], trajectory.row["gts"])["acc"]
         assert trajectory.row["score"] == pytest.approx(acc - CALL_COST * len(messages))
         scores.add(trajectory.row["score"])
-    # One prompt alone nearly always has several.
+    # A single prompt nearly always has several.
     assert len(scores) > 2
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation with verl's servers and a vLLM engine, interrupted like with Ctrl-C and gone on with."""
+"""Evaluation with verl's servers and a vLLM engine, interrupted as by Ctrl-C and resumed."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from recipe.treepo.dumps.reader import Dump
 from recipe.treepo.search.statistics import TreeStatistics
 
 N, PROBLEMS = 4, 10
-# Seconds after which a start hangs; a minute is usual.
+# Seconds after which a start counts as hung; a minute is usual.
 LIMIT = 1800
 
 
@@ -29,7 +29,7 @@ PLAIN = ("--template", "plain", "--val-size", "10")
 
 
 def make_data(folder: Path) -> list[Path]:
-    """Write two data sets, whose rows have different fields."""
+    """Write two data sets whose rows have different fields."""
     lines = folder / "problems.jsonl"
     for module, *arguments in (
         ("tiny.problems", "--out", lines, "--count", "40", "--seed", "9"),
@@ -49,7 +49,7 @@ def make_data(folder: Path) -> list[Path]:
 
 
 def start(folder: Path, files: list[Path], log: Path) -> subprocess.Popen:
-    """Start an evaluation as a shell starts it: in a process group of its own."""
+    """Start an evaluation in its own process group, as a shell does."""
     command = [
         *(sys.executable, "-m", "recipe.treepo.main_eval", "platform=cpu", "preset=tiny"),
         f"actor_rollout_ref.model.path={ROOT}/tiny/model",
@@ -58,7 +58,7 @@ def start(folder: Path, files: list[Path], log: Path) -> subprocess.Popen:
         f"treepo.dump.dir={folder}/trees",
     ]
 
-    def take_interrupts() -> None:  # what a shell starts in the background has them ignored, and hands that on
+    def take_interrupts() -> None:  # background processes of a shell inherit ignored interrupts
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     with log.open("w") as stream:
@@ -97,7 +97,7 @@ def results(folder: Path, run: str) -> list[dict]:
     return [json.loads(line) for line in lines_of(folder / f"out/samples/{run}_n4.jsonl")]
 
 
-def test_what_was_sampled_before_an_interruption_is_kept_and_the_rest_follows(evaluation):
+def test_a_resumed_evaluation_keeps_earlier_samples(evaluation):
     folder, status, kept = evaluation
     assert status == 130, (folder / "first.txt").read_text()[-5000:]
     assert "the same command resumes from there" in (folder / "first.txt").read_text()
@@ -140,7 +140,7 @@ def test_answers_are_scored_against_the_row_they_were_sampled_for(evaluation):
         for result in results(folder, run):
             for trajectory in result["trajectories"]:
                 boxes = re.findall(r"\\boxed\{([1-9]\d*)\}", trajectory["response"])
-                # Several boxes, or one that was cut off, are for the tests of the reward.
+                # Tests of the reward cover several boxes and cut-off ones.
                 if len(boxes) == 1 == trajectory["response"].count("boxed"):
                     expected = boxes == [golds[result["data_source"], result["row"]]]
                     assert trajectory["acc"] == float(expected)
@@ -148,7 +148,7 @@ def test_answers_are_scored_against_the_row_they_were_sampled_for(evaluation):
     assert right[True] > 5 and right[False] > 5
 
 
-def test_the_report_has_what_the_samples_say(evaluation):
+def test_the_report_agrees_with_the_samples(evaluation):
     folder, _, _ = evaluation
     report = json.loads((folder / "out/report.json").read_text())
     assert [(run["arm"], run["n"]) for run in report["runs"]] == [("plain", N), ("tree", N)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our estimators, and verl's estimators and objectives unchanged, on trees: real runs that prove what was at work."""
+"""Our estimators and verl's unchanged estimators and objectives on trees, in real runs with evidence of each."""
 
 import json
 import math
@@ -16,12 +16,12 @@ from helpers.training_run import BATCH, RESPONSE, WIDTH, dumps, train
 
 STEPS = 5
 Metrics = dict[str, float]
-# The scores of a step by prompt.
+# Scores of a step by prompt.
 Groups = list[list[float]]
 
 
 def groups_of(folder: Path, step: int) -> Groups:
-    """Return the scores of the trajectories that were trained, by prompt (verl's ``_log_rollout_data``)."""
+    """Return the scores of the trained trajectories by prompt (verl's ``_log_rollout_data``)."""
     scores = defaultdict(list)
     for line in (folder / f"rollouts/{step}.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -30,16 +30,16 @@ def groups_of(folder: Path, step: int) -> Groups:
 
 
 def is_entropy_of(steps: list[Metrics], tokens: float) -> bool:
-    """Say whether the logged entropy is that of so many tokens.
+    """Return whether the logged entropy is a sum over about ``tokens`` tokens.
 
-    verl aggregates the entropy that it logs like the loss (``PPOTrainer._compute_old_log_prob``), so it shows the mode.
-    The tiny model's entropy per token is 0.06 before training, and its responses have 60 to 80 tokens.
+    verl aggregates the logged entropy like the loss (``PPOTrainer._compute_old_log_prob``), so it shows the mode. The
+    tiny model's entropy per token is 0.06 before training, and its responses have 60 to 80 tokens.
     """
     return 0.02 < steps[0]["actor/entropy"] / tokens < 0.2
 
 
 def check_kl_loss(steps: list[Metrics], groups: list[Groups]) -> None:
-    # In the first step the actor is the reference; later they differ, and this estimate (k3) is never negative.
+    # In the first step the actor equals the reference; later they differ, and this estimate (k3) is never negative.
     assert steps[0]["actor/kl_loss"] < 1e-5
     assert all(step["actor/kl_loss"] > 1e-5 for step in steps[1:])
     assert all(step["actor/kl_coef"] == 0.01 for step in steps)
@@ -50,21 +50,21 @@ def check_dapo(steps: list[Metrics], groups: list[Groups]) -> None:
     assert sum(step.get("training/filter_groups/evicted_samples", 0) for step in steps) > 0
     for step, of_step in zip(steps, groups, strict=True):
         for scores in of_step:
-            # A right answer has 1 less at most 0.5, a wrong one 0 less at most 0.5.
+            # The penalty is at most 0.5, from a score of 1 (right) or 0 (wrong).
             assert all(-0.5 <= score <= 0 or 0.5 <= score <= 1 for score in scores)
             assert {score > 0.25 for score in scores} == {False, True}
         assert any(score not in (0, 1) for scores in of_step for score in scores)
-        # The longest response reaches into the last 64 tokens.
+        # The longest response extends into the last 64 tokens.
         longest = step["response_length/max"]
         assert min(min(scores) for scores in of_step) >= -(longest - RESPONSE / 2) / (RESPONSE / 2) * 0.5 - 1e-6
     assert is_entropy_of(steps, tokens=1)
-    # After the first update of a step the probabilities have moved, and some beyond the clip.
+    # After the first update of a step, some probability ratios are beyond the clip range.
     assert sum(step["actor/pg_clipfrac"] for step in steps) > 0
 
 
 def check_grpo(steps: list[Metrics], groups: list[Groups]) -> None:
     for step, of_step in zip(steps, groups, strict=True):
-        # One correct answer among 8 wrong ones has 7/8: the prompt is the group, whatever the tree looks like.
+        # The prompt is the group, whatever the shape of the tree.
         advantages = [score - sum(scores) / WIDTH for scores in of_step for score in scores]
         assert step["critic/advantages/max"] == pytest.approx(max(advantages), abs=1e-5)
         assert step["critic/advantages/min"] == pytest.approx(min(advantages), abs=1e-5)
@@ -74,7 +74,7 @@ def check_grpo(steps: list[Metrics], groups: list[Groups]) -> None:
 def check_kl_in_reward(steps: list[Metrics], groups: list[Groups]) -> None:
     assert all(step["actor/reward_kl_penalty_coeff"] == 0.05 for step in steps)
     assert abs(steps[0]["actor/reward_kl_penalty"]) < 1e-5
-    # This estimate has either sign, and may be near 0 in one step.
+    # This estimate has either sign and may be near 0 in a single step.
     assert max(abs(step["actor/reward_kl_penalty"]) for step in steps[1:]) > 1e-5
     for step in steps[1:]:
         assert abs(step["critic/rewards/mean"] - step["critic/score/mean"]) > 1e-6
@@ -91,13 +91,13 @@ def check_critic(steps: list[Metrics], groups: list[Groups]) -> None:
     losses = [step["critic/vf_loss"] for step in steps]
     assert all(loss > 0 for loss in losses) and len(set(losses)) == STEPS
     assert all(step["critic/grad_norm"] > 0 and "critic/vf_explained_var" in step for step in steps)
-    # Values differ between the tokens of a batch, and move towards the returns.
+    # Values differ between the tokens of a batch and approach the returns.
     assert all(step["critic/values/min"] < step["critic/values/max"] for step in steps)
     distance = [abs(step["critic/values/mean"] - step["critic/returns/mean"]) for step in steps]
     assert distance[-1] < distance[0]
 
 
-# Estimator, normalization and weight of shared tokens of those whose every number is checked against the formulas.
+# Estimator, normalization and shared-token weight of the runs whose numbers are all checked against the formulas.
 OURS = {
     "treepo": ("treepo", "whiten", "per_trajectory"),
     "treepo_segment": ("treepo_segment", "std", "per_trajectory"),
@@ -112,9 +112,9 @@ PROOFS: dict[str, Callable[[list[Metrics], list[Groups]], None]] = {
     "reinforce_plus_plus_baseline-seq_mean_token_mean": check_reinforce_plus_plus_baseline,
     "gae-critic": check_critic,
 }
-# What only makes more of an objective's work visible: four updates a step, of which all but the first can be clipped,
-# and trees that share their beginnings, so that some have eight equal outcomes and are left out; a factor that is far
-# from the length of a response; scores that are far from what a new critic says.
+# Settings that make the effect of an objective visible. DAPO: four updates per step, of which all but the first can be
+# clipped, and shared first segments, so that some trees have eight equal outcomes and are filtered out. Critic: scores
+# far from a new critic's values. GRPO: a scale factor far from the length of a response.
 EXTRA = {
     "treepo-dapo": (f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH // 4}", "treepo.init_divergence=1"),
     "gae-critic": tuple(
@@ -148,7 +148,7 @@ def test_an_estimator_or_objective_trains_on_trees(name):
             check_step(Path(folder), step, *OURS[name])
     assert [step["training/global_step"] for step in steps] == [1, 2, 3, 4, 5]
     for step, of_step in zip(steps, groups, strict=True):
-        # train() has made sure that every metric is finite
+        # train() asserts that every metric is finite
         assert {"actor/pg_loss", "critic/advantages/mean", "critic/returns/mean"} <= step.keys()
         assert step["actor/grad_norm"] > 0
         assert step["treepo/trajectories"] == BATCH * WIDTH

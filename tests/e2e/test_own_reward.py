@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reward function of one's own that sees the tree path, with the soft overlong penalty, in a real run."""
+"""Custom reward function with costs for the tree path, with the soft overlong penalty, in a real run."""
 
 import math
 import tempfile
@@ -31,7 +31,7 @@ def test_the_example_scores_by_the_tree_path_and_length():
             f"{penalty}.enable=True",
             f"{penalty}.len={BUFFER}",
             f"{penalty}.penalty_factor={FACTOR}",
-            # a validation, in which samples have no tree
+            # a validation, with samples without a tree
             "trainer.test_freq=1",
         )
         rows = trajectories(folder, 1)
@@ -41,7 +41,7 @@ def test_the_example_scores_by_the_tree_path_and_length():
         overlong = max(0, row.length - (RESPONSE - BUFFER)) / BUFFER * FACTOR
         costs = NODE_COST * len(row.path) + CUT_OFF_COST * (row.nodes[-1]["finish_reason"] in CUT_OFF)
         assert row.row["score"] == pytest.approx(acc - costs - overlong, abs=1e-5)
-    # Both parts were at work, and differed between trajectories.
+    # Both parts have an effect and differ between trajectories.
     assert len({len(row.path) for row in rows}) > 1
     assert len({row.length > RESPONSE - BUFFER for row in rows}) == 2
     (step,) = steps

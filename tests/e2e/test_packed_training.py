@@ -17,13 +17,13 @@ def rows_of(folder: Path, step: int) -> list[list[int]]:
 
 
 def unique_over_total(rows: list[list[int]]) -> float:
-    """Return how many different prefixes rows have, over their tokens."""
+    """Return the number of different prefixes over the number of tokens."""
     prefixes = {tuple(row[:end]) for row in rows for end in range(1, len(row) + 1)}
     return len(prefixes) / sum(map(len, rows))
 
 
 def weights(folder: str, step: int) -> dict[str, torch.Tensor]:
-    """The actor's weights after a step."""
+    """Return the actor's weights after a step."""
     path = Path(folder) / f"checkpoints/global_step_{step}/actor/model_world_size_1_rank_0.pt"
     saved = torch.load(path, weights_only=False)
     return {name: getattr(weight, "full_tensor", lambda weight=weight: weight)() for name, weight in saved.items()}
@@ -42,17 +42,17 @@ def test_packed_training_computes_each_token_once_and_trains_actor_and_critic():
             "algorithm.adv_estimator=gae",
             "actor_rollout_ref.actor.use_kl_loss=true",
         )
-        # One micro-batch holds the batch, so what prompts have in common is shared, too.
+        # One micro-batch holds the batch, so prompts share common prefixes, too.
         shares = [unique_over_total(rows_of(Path(name), step)) for step in (1, 2)]
     assert [step["treepo/trajectories"] for step in metrics] == [BATCH * WIDTH] * 2
     for step, share in zip(metrics, shares, strict=True):
-        # What the engine sampled with and what the packed pass computes are the same probabilities.
+        # Probabilities of the engine and of the packed pass agree.
         assert step["training/rollout_probs_diff_max"] < LARGEST_DIFFERENCE
         assert step["actor/grad_norm"] > 0 and step["critic/grad_norm"] > 0
         assert share < 0.5
         for computed in ("unique_over_total", "forward_unique_over_total"):
             assert step[f"actor/packing/{computed}"] == pytest.approx(share, rel=1e-6)
-    # The reference is the model before training, so the first step's distance is that of two equal models.
+    # The reference is the model before training, so the distance in the first step is 0 up to rounding.
     assert abs(metrics[0]["actor/kl_loss"]) < 1e-4
 
 

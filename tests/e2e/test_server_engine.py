@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the search asks of a server, with Ray, verl's client and a vLLM engine, all real."""
+"""Server engine with real Ray, verl's client and a vLLM engine."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ from recipe.treepo.verl_adapters.server_engine import ServerEngine, tree_client
 
 @ray.remote
 class Server:
-    """The part of verl's vLLM server that answers requests (``vllm_async_server.py``, ``generate``)."""
+    """Request handling of verl's vLLM server (``vllm_async_server.py``, ``generate``)."""
 
     def __init__(self, model: str) -> None:
         from vllm import AsyncEngineArgs
@@ -27,7 +27,7 @@ class Server:
         self.engine = AsyncLLM.from_engine_args(
             AsyncEngineArgs(model=model, dtype="float32", max_model_len=2048, enforce_eager=True, block_size=32)
         )
-        # Of all requests so far: begun to decode; over; decoded to the last token.
+        # Counts of all requests so far: started decoding; ended; decoded to the last token.
         self.begun = self.over = self.complete = 0
 
     async def generate(self, request_id: str, prompt_ids: list[int], sampling_params: dict, **_) -> TokenOutput:
@@ -54,7 +54,7 @@ class Server:
 
 
 class OneServer(LLMServerClient):
-    """verl's client without a load balancer."""
+    """Client of verl without a load balancer."""
 
     def __init__(self, server: ray.actor.ActorHandle) -> None:
         super().__init__(OmegaConf.create({"actor_rollout_ref": {"rollout": {"name": "vllm"}}}))
@@ -69,7 +69,7 @@ class OneServer(LLMServerClient):
 
 @pytest.fixture(scope="module")
 def server():
-    # As recipe.treepo.verl_adapters.cpu.platform sets them for verl's servers.
+    # Values of recipe.treepo.verl_adapters.cpu.platform for verl's servers.
     variables = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
     ray.init(num_cpus=4, num_gpus=0, include_dashboard=False, runtime_env={"env_vars": variables})
     yield Server.remote(str(ROOT / "tiny/model"))
@@ -77,7 +77,7 @@ def server():
 
 
 async def decoded_after_cancelling(client: LLMServerClient, server: ray.actor.ActorHandle, tokens: int) -> int:
-    """Cancel four requests while they are decoded; return how many of them were decoded to their last token."""
+    """Cancel four requests during decoding; return the number decoded to their last token."""
     begun, over, complete = await server.counts.remote()
     engine = ServerEngine(client, {"temperature": 1.0}, seed=None, priority=0)
     tasks = [asyncio.create_task(engine.extend([5, 6, 7], max_tokens=tokens, branch=str(n))) for n in range(4)]
@@ -91,7 +91,7 @@ async def decoded_after_cancelling(client: LLMServerClient, server: ray.actor.Ac
 
 
 async def until(ask: Callable[[], Awaitable[Any]], is_so: Callable[[Any], bool]) -> None:
-    """Ask again and again; the limit is for requests that never end."""
+    """Poll a condition, with a limit for requests that never end."""
     async with asyncio.timeout(1800):
         while not is_so(await ask()):
             await asyncio.sleep(0.02)
@@ -99,7 +99,7 @@ async def until(ask: Callable[[], Awaitable[Any]], is_so: Callable[[Any], bool])
 
 def test_cancelled_requests_end_on_the_server_and_with_verls_client_they_do_not(server):
     assert asyncio.run(decoded_after_cancelling(OneServer(server), server, tokens=500)) == 4
-    # Four times as many, so that they cannot be complete before they are cancelled.
+    # Four times as many tokens, so that no request completes before it is cancelled.
     assert asyncio.run(decoded_after_cancelling(tree_client(OneServer(server)), server, tokens=2000)) == 0
 
 

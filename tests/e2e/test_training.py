@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job through the run scripts: verl's V1 trainer, Ray, FSDP and a real vLLM engine, tiny preset."""
+"""Main training run through the run scripts: verl's V1 trainer, Ray, FSDP and a vLLM engine, tiny preset."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def trees_of(folder: Path) -> dict[int, list[dict]]:
 
 
 def nodes_of_call(tree: dict, branch: str) -> list[dict]:
-    """Return the nodes that hold what a call returned: one for each segment that the request ran over."""
+    """Return the nodes with the tokens of a call, one per segment of the request."""
     by_name = {node["key"]: node for node in tree["nodes"]}
     called = {call["branch"] for call in tree["calls"]}
     nodes = [by_name[branch]]
@@ -92,14 +92,14 @@ def test_the_engine_gets_the_path_and_the_tree_holds_its_answers(run):
                 nodes = nodes_of_call(tree, call["branch"])
                 assert call["input_ids"] == tree["prompt_ids"] + response_of(tree, nodes[0]["parent"])
                 tokens = [token for node in nodes for token in node["token_ids"]]
-                # What lies beyond the end of the path was cut off.
+                # Tokens beyond the end of the path were cut off.
                 assert tokens == call["output_ids"] or nodes[-1]["finish_reason"] == "answer"
                 assert tokens == call["output_ids"][: len(tokens)]
                 assert not ends & set(tokens[:-1])
                 held += len(nodes)
             assert held == len(tree["nodes"]) - 1
             for node in tree["nodes"][1:]:
-                # Whole blocks of the engine's cache and one token, or the end of the path.
+                # Whole blocks of the engine's cache plus one token, or the end of the path.
                 end = node["offset"] + len(node["token_ids"])
                 aligned = (len(tree["prompt_ids"]) + end) % BLOCK == 1
                 assert aligned or end == RESPONSE or node["token_ids"][-1] in ends
@@ -114,7 +114,7 @@ def test_the_engine_gets_the_path_and_the_tree_holds_its_answers(run):
         assert metrics[step - 1]["treepo/unique_tokens"] == decoded - metrics[step - 1]["treepo/overrun_tokens"]
 
 
-def test_what_was_trained_are_the_trajectories_of_the_trees(run):
+def test_trained_trajectories_are_those_of_the_trees(run):
     folder, _ = run
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "tiny/model")
     for step, trees in trees_of(folder).items():
@@ -141,7 +141,7 @@ def test_prefixes_come_from_the_engines_cache_and_nothing_is_decoded_twice(run):
 
 def test_the_engine_samples_from_the_actors_weights_after_every_update(run):
     _, metrics = run
-    # A stale or foreign context or weight shows as a difference of probabilities far above rounding.
+    # A wrong context or stale weights would change probabilities far beyond rounding.
     assert all(step["training/rollout_probs_diff_max"] < LARGEST_DIFFERENCE for step in metrics)
     assert all(step["actor/grad_norm"] > 0 for step in metrics)
 
@@ -171,7 +171,7 @@ def test_the_validation_after_the_last_step_scores_plain_samples(run):
 
 
 def sampled(folder: Path, step: int) -> list:
-    """Return the tokens of all trees of a step; their ids are random."""
+    """Return the tokens of all trees of a step, without the random ids."""
     return [
         [(node["key"], node["token_ids"], node["finish_reason"]) for node in tree["nodes"]]
         for tree in dumped_trees(folder, step)
@@ -179,7 +179,7 @@ def sampled(folder: Path, step: int) -> list:
 
 
 def overrides_of_the_readme() -> list[str]:
-    """Return the lines that the README adds to a run of verl."""
+    """Return the overrides that the README adds to a run of verl."""
     (block,) = re.findall(r"of `python -m verl.trainer.main_ppo`:\n\n```\n(.*?)```", README, re.DOTALL)
     return block.split()
 
@@ -199,13 +199,13 @@ def test_verls_entry_point_with_the_readmes_lines_samples_the_same_trajectories(
             "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR=treepo_packed",
         )
         train_with_verl(second, *overrides_of_the_readme(), *steps, *like_first)
-        # The second step samples from weights that were trained on the first, so training has to agree, too. It adds
-        # rows in the order in which they were finished: rounding may change a token in one of about 10,000 runs.
+        # The second step samples from weights trained in the first, so training must agree, too. It adds rows in the
+        # order of completion: rounding may change a token in one of about 10,000 runs.
         for step, allowed in ((1, 0), (2, 1)):
             ours, others = sampled(first, step), sampled(second, step)
             assert len(ours) == len(others) == BATCH
             assert sum(tree not in others for tree in ours) <= allowed
-    # Siblings have seeds of their own: no two children of the root begin alike in every tree.
+    # Siblings have their own seeds: no two children of the root begin alike in every tree.
     beginnings = [[tokens for key, tokens, _ in tree if key in ("0", "1")] for tree in sampled(first, 1)]
     assert any(one != other for one, other in beginnings)
 
@@ -217,7 +217,7 @@ def test_the_export_command_of_the_summary_writes_the_trained_weights(run):
     exported = load_file(folder / f"model_step_{STEPS}/model.safetensors")
     actor = folder / f"checkpoints/global_step_{STEPS}/actor"
     trained = torch.load(actor / "model_world_size_1_rank_0.pt", weights_only=False)
-    # The merger saves bfloat16, verl's type for export; tied weights are saved once.
+    # The merger saves bfloat16, verl's export type, and tied weights once.
     assert set(trained) - set(exported) <= {"lm_head.weight"}
     for name, tensor in exported.items():
         assert torch.equal(tensor, trained[name].to_local().to(tensor.dtype))

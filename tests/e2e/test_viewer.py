@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trees of a real training run: in a browser, and as the picture of the README."""
+"""Trees of a real training run, in a browser and as the picture of the README."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ from recipe.treepo.viewer.__main__ import main
 from recipe.treepo.viewer.layout import path_to
 from recipe.treepo.viewer.selection import page_name
 
-SHOWN = 3  # trees that are opened
+SHOWN = 3  # opened trees
 
 
 @pytest.fixture(scope="module")

@@ -233,7 +233,7 @@ def test_a_problem_that_lost_trajectories_is_sampled_again(tmp_path):
     assert sample(Bench().sampler(), run, 2, again) == [] and len(again.done()) == 2
 
 
-def test_a_problem_that_cannot_be_sampled_is_told_and_in_no_record(tmp_path):
+def test_a_problem_that_fails_is_reported_and_not_recorded(tmp_path):
     bench = Bench()
     engine_of = bench.engine_of
 

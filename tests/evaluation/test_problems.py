@@ -81,12 +81,12 @@ CHECK = "Remove such rows; `python -m recipe.treepo.data_prep.check 0.parquet` l
         ),
     ],
 )
-def test_rows_that_cannot_be_evaluated_are_told_with_file_and_row(tmp_path, changes, problem):
+def test_unusable_rows_are_reported_with_file_and_row(tmp_path, changes, problem):
     good = row(10) | {key: "single_turn_agent" for key in changes if key == "agent_name"}
     assert problems_of(tmp_path, [good, good | changes]) == [f"data.val_files=0.parquet, row 1: {problem}. {CHECK}"]
 
 
-def test_a_row_that_verl_stumbles_over_is_told_like_the_others(tmp_path):
+def test_a_row_that_fails_in_verl_is_reported_like_the_others(tmp_path):
     (problem,) = problems_of(tmp_path, [row(10), row(11, prompt=None)])
     assert problem.startswith("data.val_files=0.parquet, row 1: cannot be converted to a prompt (")
 

@@ -30,7 +30,7 @@ def held(row, data_source="a"):
     return result(row, data_source, kept=False)
 
 
-def test_results_come_back_as_they_were_and_what_is_done_is_known(tmp_path):
+def test_results_are_read_back_unchanged_with_finished_problems(tmp_path):
     path = tmp_path / "new" / "run.jsonl"
     records = Records(path, FINGERPRINT)
     assert records.results == [] and not path.parent.exists()
@@ -63,7 +63,7 @@ def test_an_interruption_within_the_first_line_loses_nothing(tmp_path):
     assert Records(path, FINGERPRINT).results == [held(0)]
 
 
-def test_samples_of_another_evaluation_are_refused_with_what_changed_and_stay(tmp_path):
+def test_samples_of_another_evaluation_are_refused_and_stay(tmp_path):
     path = tmp_path / "run.jsonl"
     Records(path, FINGERPRINT).append(result(0))
     before = path.read_bytes()

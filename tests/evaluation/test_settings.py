@@ -94,7 +94,7 @@ def test_every_evaluation_composes_with_the_presets_and_keeps_the_rules(base, ov
     assert {path.stem for path in (CONFIG / "evaluation").iterdir()} == {"compare", "scaling"}
 
 
-def test_all_problems_are_told_at_once_with_the_keys_as_they_were_written(base, tmp_path):
+def test_all_problems_are_reported_together_with_keys_as_written(base, tmp_path):
     problems = problems_of(
         *TINY,
         f"data.val_files={tmp_path}/none.parquet",
@@ -211,13 +211,13 @@ def made_with(config: DictConfig, *problems: EvaluationProblem) -> dict:
         ),
     ],
 )
-def test_what_changes_the_samples_of_all_runs_changes_what_they_were_made_with(base, overrides, keys):
+def test_shared_sampling_keys_change_the_fingerprints_of_all_runs(base, overrides, keys):
     before, after = made_with(composed(*base)), made_with(composed(*base, *overrides))
     for arm in ("plain", "tree"):
         assert [key for key in before[arm] if before[arm][key] != after[arm][key]] == keys
 
 
-def test_the_search_matters_to_trees_only_and_what_is_about_training_to_none(base):
+def test_search_keys_matter_to_trees_only_and_training_keys_to_no_run(base):
     before = made_with(composed(*base))
     after = made_with(composed(*base, "treepo.divergence=3"))
     assert before["plain"] == after["plain"] and before["tree"] != after["tree"]
@@ -300,7 +300,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_wrong_keys_are_told_together_before_anything_is_started(base):
+def test_wrong_keys_are_reported_together_before_the_start(base):
     done = command(*base, "treepo.dept=3", "evaluation.n=0")
     assert done.returncode == 1 and "2 problem(s)" in done.stderr
     assert "treepo.dept=3: " in done.stderr and "Did you mean treepo.depth?" in done.stderr
@@ -313,7 +313,7 @@ def test_importing_the_entry_point_starts_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_interruption_is_told_and_has_its_own_status(base, monkeypatch, capsys):
+def test_interruption_is_reported_and_has_its_own_status(base, monkeypatch, capsys):
     def interrupt(config, settings):
         raise KeyboardInterrupt
 

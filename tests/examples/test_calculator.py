@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example calculator: hand-worked values, an oracle, hostile text, limits, and how verl loads and calls it."""
+"""Example calculator: known values, an oracle, hostile text, limits, and loading and calls by verl."""
 
 import ast
 import asyncio
@@ -37,7 +37,7 @@ LIMIT_S = tool_module.TIMEOUT_S
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the wall clock end no calculation only because the machine is busy."""
+    """Raise the wall-clock limit, so that a busy machine does not end calculations."""
     monkeypatch.setattr(tool_module, "TIMEOUT_S", 60.0)
 
 
@@ -46,7 +46,7 @@ def ask(expression: str) -> str:
 
 
 def cpu_seconds() -> float:
-    """CPU time of the calculator's workers, with that of their copies that have ended."""
+    """Return the CPU time of the calculator's workers, ended copies included."""
     times = []
     for worker in tool_module.shared_pool(tool_module.TASK_FILE, None).workers():
         fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -191,8 +191,8 @@ def test_hand_worked_values(expression: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(("expression", "part"), ERRORS, ids=lambda text: ascii(text)[:40])
-def test_anything_else_is_one_line_that_says_what_is_wrong(expression: str, part: str) -> None:
-    ask("1")  # so that there is a worker
+def test_any_other_text_is_one_line_with_the_error(expression: str, part: str) -> None:
+    ask("1")  # starts a worker
     started = cpu_seconds()
     text = ask(expression)
     assert text.startswith("error: ") and part in text
@@ -216,7 +216,7 @@ def test_verl_shows_the_tool_as_the_tiny_chat_model_learned_it() -> None:
     assert normalize_function_tool_return(ask("2/6"))[1:] == (0.0, {})
 
 
-# --- an oracle: Python's own evaluation of generated text, each number wrapped in a Fraction
+# --- oracle: Python's own evaluation of generated text, with each number in a Fraction
 
 
 def _combine(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -239,14 +239,14 @@ EXPRESSIONS = st.recursive(NUMBERS, _combine, max_leaves=8)
 
 
 class Exact(ast.NodeTransformer):
-    """Makes every result a Fraction again: // of two Fractions is an int, and / of two ints a float."""
+    """Fraction whose operations return Fractions: // of two Fractions is an int, / of two ints a float."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.Call:
         return ast.Call(ast.Name("F", ast.Load()), [self.generic_visit(node)], [])
 
 
 def by_python(text: str) -> Fraction:
-    """Evaluate text of this test, not of a model."""
+    """Evaluate text of this test, never of a model."""
     wrapped = re.sub(r"\d+(\.\d+)?", lambda match: f"F('{match[0]}')", text)
     tree = ast.fix_missing_locations(Exact().visit(ast.parse(wrapped, mode="eval")))
     rounding = {function.__name__: lambda x, f=function: Fraction(f(x)) for function in (round, math.floor, math.ceil)}
@@ -326,7 +326,7 @@ def test_random_text_never_raises_and_is_answered_in_time(text: str) -> None:
     assert not CANARY.exists()
 
 
-# --- the limits, with tasks that keep none themselves
+# --- limits, with tasks that have no bounds of their own
 
 BOMBS = {
     "time": ("while True: pass", f"error: this takes longer than {LIMIT_S:g} seconds"),
@@ -372,7 +372,7 @@ def test_many_calls_at_once_get_their_own_answers_from_few_processes() -> None:
 
     expected = [str(Fraction(n**3 + 1, n)) for n in range(2, 42)]
     assert asyncio.run(together()) == expected
-    with ThreadPoolExecutor(4) as threads:  # as many event loops, as agent-loop workers of one process may have
+    with ThreadPoolExecutor(4) as threads:  # event loops, as of several agent-loop workers in one process
         assert list(threads.map(lambda _: asyncio.run(together()), range(4))) == [expected] * 4
     assert 1 <= len(tool_module.shared_pool(tool_module.TASK_FILE, None).workers()) <= tool_module.WORKERS
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example of a conversation: examples/recheck.py, loaded as a run loads it."""
+"""Example conversation: examples/recheck.py, loaded as in a run."""
 
 from helpers.paths import ROOT
 from helpers.scripted_conversation import Turns, sizes, talk
@@ -19,7 +19,7 @@ def turn(text: str) -> list[int]:
 
 
 def conversation(*turns: str, **options: str) -> tuple[list[str], FinishReason, str, int]:
-    """What was said to a model that writes these turns, why it ended, and after how many turns."""
+    """Return the replies to a model that writes these turns, finish reason and detail, and the number of turns."""
     tree = talk(Turns(*map(turn, turns)), Recheck(**options), sample=ROW, **sizes(width=1, depth=4))
     (leaf,) = tree.leaves
     asked = [reply.messages for reply in tree.path(leaf).replies]
@@ -29,13 +29,13 @@ def conversation(*turns: str, **options: str) -> tuple[list[str], FinishReason, 
 
 
 def test_a_wrong_answer_is_checked_again_and_the_last_turn_is_final():
-    again, final = tiny_conversations.CHECK_AGAIN, tiny_conversations.FINAL_ANSWER  # what the tiny model was taught
+    again, final = tiny_conversations.CHECK_AGAIN, tiny_conversations.FINAL_ANSWER  # of the tiny model's training data
     wrong, right = "\\boxed{4}", "it is \\boxed{5}"
     assert conversation(wrong) == ([again, again, final], FinishReason.DEPTH, "", 4)
     assert conversation(right) == ([], FinishReason.INTERACTION, "right", 1)
     assert conversation(wrong, wrong, right) == ([again, again], FinishReason.INTERACTION, "right", 3)
     assert conversation(wrong, wrong, wrong, right) == ([again, again, final], FinishReason.INTERACTION, "right", 4)
-    # The reward of the whole response takes the last box, and a number only where there is none.
+    # The reward of the whole response takes the last box, or a number if there is no box.
     assert conversation(wrong, "it is 5", right) == ([again, again], FinishReason.INTERACTION, "right", 3)
     assert conversation("it is 4", "it is 5") == ([again], FinishReason.INTERACTION, "right", 2)
     assert conversation(wrong, check_again="no", final_answer="last")[0] == ["no", "no", "last"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example reward that sees tool calls: scores worked out by hand, samples without a tree, and verl's own texts."""
+"""Example reward with costs for tool calls: known scores, samples without a tree, and verl's error texts."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ compute_score = load_file("examples/tool_reward.py").compute_score
 
 
 def turn(*responses: str) -> dict:
-    """An entry of tree_turns as ToolInteraction writes it."""
+    """Return an entry of tree_turns as written by ToolInteraction."""
     calls = [{"name": "calculator", "arguments": '{"expression": "1"}', "response": text} for text in responses]
     return {"messages": [{"role": "tool", "content": text} for text in responses], "tool_calls": calls}
 
@@ -36,7 +36,7 @@ def test_a_wrong_answer_pays_too() -> None:
     assert (result["score"], result["acc"], result["tool_calls"], result["tool_errors"]) == (-1.0, 0.0, 2.0, 2.0)
 
 
-def test_calls_are_counted_but_cost_nothing_unless_asked() -> None:
+def test_calls_are_counted_and_cost_nothing_by_default() -> None:
     result = compute_score("d", r"\boxed{7}", "7", {"tree_turns": [turn("error: x")]})
     assert (result["score"], result["tool_calls"], result["tool_errors"]) == (1.0, 1.0, 1.0)
 
@@ -61,8 +61,8 @@ def test_the_recipes_options_arrive_and_unknown_ones_are_named() -> None:
         compute_score("d", "7", "7", {}, cal_cost=0.1)
 
 
-def test_what_verl_says_about_failed_calls_counts_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    """verl's own _call_tool: a tool that does not exist, arguments that are no JSON, a tool that raises."""
+def test_verls_messages_of_failed_calls_count_as_errors(caplog: pytest.LogCaptureFixture) -> None:
+    """verl's own _call_tool: an unknown tool, arguments that are not JSON, a tool that raises."""
     from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
     from verl.tools.function_tool import FunctionTool
 

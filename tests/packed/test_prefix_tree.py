@@ -68,7 +68,7 @@ def test_a_token_is_unique_by_all_that_stands_before_it(rows):
 
 
 @given(ROWS)
-def test_chains_are_what_lies_between_two_branches(rows):
+def test_chains_lie_between_two_branches(rows):
     packing = pack(arrays(rows))
     sizes, paths = chains(packing)
     assert sum(sizes) == len(packing.token_U)
@@ -93,7 +93,7 @@ def test_chains_are_what_lies_between_two_branches(rows):
 
 
 @given(ROWS, st.data())
-def test_each_question_is_asked_once_and_answered_where_verl_looks(rows, data):
+def test_each_question_is_computed_once_and_answered_in_place(rows, data):
     packing = pack(arrays(rows))
     begins = np.cumsum([0, *map(len, rows)]).tolist()
     tokens = [(number, at) for number, row in enumerate(rows) for at in range(1, len(row))]
@@ -116,7 +116,7 @@ def test_each_question_is_asked_once_and_answered_where_verl_looks(rows, data):
 
 
 @given(ROWS, st.integers(1, 5))
-def test_blocks_say_whether_some_or_all_pairs_are_seen(rows, size):
+def test_blocks_record_whether_some_or_all_pairs_are_seen(rows, size):
     packing = pack(arrays(rows))
     count = len(packing.token_U)
     place = np.arange(count)
@@ -169,7 +169,7 @@ def test_the_largest_run_is_divided_in_the_middle():
     assert divide(ordered, runs, 4) == [(0, 1), (1, 2), (2, 3), (3, 5)]
 
 
-def test_what_does_not_fit_is_told():
+def test_inputs_that_do_not_fit_are_reported():
     ordered = prefix_order(arrays([[1] * 4, [2] * 9]))
     with pytest.raises(ValueError, match="a sequence of 9 tokens does not fit into 8"):
         split(ordered, 8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures of docs/trees.md are the output of the script that draws them, and agree with the page."""
+"""Pictures of docs/trees.md: output of their script, in agreement with the page."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_the_page_shows_every_picture(pictures):
 
 
 def test_the_advantages_by_hand(pictures):
-    """Rewards 0, 0 below A and 0, 1 below B; the prompt's mean is 1/4, those of A and B are 0 and 1/2.
+    """Rewards are 0, 0 below A and 0, 1 below B; the means are 1/4 (prompt), 0 (A) and 1/2 (B).
 
     AA and AB: (-1/4 + 0) / 2. BA: (-1/4 - 1/2) / 2. BB: (3/4 + 1/2) / 2.
     """

@@ -129,7 +129,7 @@ def test_only_the_entry_point_imports_the_servers_of_an_evaluation() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "data_prep").rglob("*.py")), ids=lambda path: path.stem)
 def test_data_prep_imports_only_what_its_row_allows(path: Path) -> None:
-    """Its own modules it imports by relative names: it is ``data_prep`` here and ``recipe.treepo.data_prep``, too."""
+    """Own modules need relative imports: the package is both ``data_prep`` and ``recipe.treepo.data_prep``."""
     parts = {part_of(name) for name in imported(path, relative=True)} - set(sys.stdlib_module_names)
     assert parts <= DATA_PREP
 

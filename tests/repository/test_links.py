@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links between the pages, and the commands in them."""
+"""Links between pages, and commands in them."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from helpers.paths import ROOT
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(page for folder in ("docs", "benchmarks", "tiny") for page in (ROOT / folder).rglob("*.md"))]
 )
-# Scripts that only the history has, by the index of benchmarks.
+# Scripts in the history only, according to the index of benchmarks.
 STUDIES = {
     f"benchmarks.{name}"
     for name in re.findall(r"^\| `(\w+)` \|", (ROOT / "benchmarks/README.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -62,7 +62,7 @@ def test_commands_name_modules_that_exist_or_the_commit_that_has_them(page):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads mkdocs.yml; functions of Python that it names are left out."""
+    """Loader of mkdocs.yml without the Python functions in it."""
 
 
 _Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
@@ -88,13 +88,13 @@ def test_the_readme_links_to_every_section():
     assert not [name for section in SECTIONS for name in section if not links & set(pages_of(section))]
 
 
-# Names on a page that stand for files of the repository; docs/source_en is a folder of ms-swift.
+# Names of repository files on a page; docs/source_en is a folder of ms-swift.
 FOLDERS = "benchmarks|data_prep|docs(?!/source_en)|examples|recipe|requirements|scripts|tests|tiny"
 NAMED = rf"(?:(?:{FOLDERS})/|mkdocs\.yml|\w+\.toml|[A-Z]+\.md)"
 
 
 def missing_files(page: Path) -> Iterator[str]:
-    """Yield the files of the repository that a page names, as `folder/file` or in a command, and that do not exist."""
+    """Yield the missing files that a page names, as `folder/file` or in a command."""
     text = page.read_text(encoding="utf-8")
     for name in re.findall(rf"`({NAMED}[\w./-]*)`", text) + re.findall(r"\b(?:bash|python) ([\w./-]+/[\w.-]+)", text):
         if not (ROOT / name).exists():
@@ -111,7 +111,7 @@ def test_pages_of_the_site_link_to_each_other_only_and_name_files_that_exist(pag
 
 @pytest.mark.parametrize("page", SITE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_pages_of_the_site_have_no_mermaid_diagrams(page):
-    """The site's theme would load Mermaid from a server. An SVG file or a text drawing needs nothing."""
+    """The site's theme would load Mermaid from a server; SVG files and text drawings need no download."""
     assert "```mermaid" not in page.read_text(encoding="utf-8")
 
 

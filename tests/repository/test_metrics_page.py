@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/reference/metrics.md: written from the tables beside the code, with every metric that the code logs."""
+"""docs/reference/metrics.md: generated from the tables in the code, complete for all logged metrics."""
 
 import re
 from dataclasses import asdict
@@ -18,7 +18,7 @@ page = load_file("scripts/metrics_page.py")
 
 
 def described_by(name: str, described: set[str]) -> set[str]:
-    """Return the described names that fit a metric; a word in capitals fits any part of a name."""
+    """Return the described names that match a metric; a word in capitals matches any part."""
     return {one for one in described if re.fullmatch(re.sub("[A-Z]+", "[^/]+", one), name)}
 
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel, used from a clean environment; an editable installation; and a package named ``recipe`` that hides ours.
+"""The wheel in a clean environment, an editable installation, and a package named ``recipe`` that hides ours.
 
-The clean environment has the locked packages and the wheel: no checkout, test tool or set-up tool. The wheel is really
-installed. The locked packages are links into the environment that runs the tests, whose versions
-``test_requirements.py`` compares with the lock. Installing them again would need uv's cache on the same disk and 30
-seconds of processor time: the links' bytecode is compiled already, the cache has none.
+The clean environment has the locked packages and the installed wheel, but no checkout, test tool or set-up tool. The
+locked packages are links into the environment of the tests, whose versions ``test_requirements.py`` compares with the
+lock. A real installation would need uv's cache on the same disk and 30 seconds of CPU time to compile bytecode.
 """
 
 import json
@@ -27,7 +26,7 @@ from helpers.locked import PLATFORM, ROOT, platform_here
 from recipe.treepo.command_line.program import MODULES
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# Folders of the repository -> where the wheel has them.
+# Folder of the repository -> folder in the wheel.
 PLACES = {"recipe/treepo": "recipe/treepo"} | {name: f"recipe/treepo/{name}" for name in ("data_prep", "examples")}
 DRY_RUN = [
     "preset=tiny", f"platform={PLATFORM}", "actor_rollout_ref.model.path=model",
@@ -38,7 +37,7 @@ EXAMPLE = ["treepo.interaction.path=pkg://recipe.treepo.examples.recheck", "tree
 
 
 def run(*command: object, folder: Path, **variables: str) -> subprocess.CompletedProcess:
-    """Run a command in ``folder`` without the settings of this process that change where Python or verl look."""
+    """Run a command in ``folder`` without this process's settings of the search paths of Python and verl."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VERL_", "VIRTUAL_ENV"))}
     words = [str(word) for word in command]
     return subprocess.run(words, cwd=folder, env=kept | variables, capture_output=True, text=True, timeout=240)
@@ -51,7 +50,7 @@ def install(*arguments: object, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from the source distribution."""
+    """Return the wheel, built from the source distribution."""
     folder = tmp_path_factory.mktemp("wheel")
     options = ["--no-build-isolation", "--python", sys.executable, "--out-dir", folder]
     install("build", *options, ROOT, folder=folder)
@@ -61,32 +60,32 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def python(tmp_path) -> Path:
-    """Interpreter of an environment with the platform's locked packages and nothing of ours."""
+    """Return the interpreter of an environment with only the platform's locked packages."""
     install("venv", "--python", sys.executable, tmp_path / "venv", folder=tmp_path)
     (site,) = tmp_path.glob("venv/lib/python3*/site-packages")
     for line in platform_here():
         package = distribution(line.name)
         for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
             source = Path(str(package.locate_file(top))).resolve()
-            if top == "recipe":  # TransferQueue has one, too: the wheel must not be installed through a link
+            if top == "recipe":  # also in TransferQueue; the wheel must not be installed through a link
                 (site / top).mkdir(exist_ok=True)
                 for child in source.iterdir():
                     if child.name != "treepo":
                         (site / top / child.name).symlink_to(child)
-            elif not (site / top).exists():  # a namespace package, such as google, has several distributions
+            elif not (site / top).exists():  # several distributions share a namespace package such as google
                 (site / top).symlink_to(source)
     return tmp_path / "venv/bin/python"
 
 
 @pytest.fixture
 def installed(wheel, python) -> Path:
-    """Interpreter of the same environment with the wheel."""
+    """Return the interpreter of the same environment with the wheel."""
     install("pip", "install", "--python", python, "--no-deps", wheel, folder=wheel.parent)
     return python
 
 
 def configuration(done: subprocess.CompletedProcess) -> dict:
-    """The configuration that a dry run printed, after verl's own lines."""
+    """Return the configuration that a dry run printed after verl's own lines."""
     assert done.returncode == 0, done.stderr
     return yaml.safe_load("".join(done.stdout.partition("actor_rollout_ref:")[1:]))
 
@@ -240,7 +239,7 @@ def test_the_check_names_the_package_that_hides_ours(empty, file, content, kind)
 @pytest.mark.parametrize(
     "files",
     [
-        {"recipe/dapo/__init__.py": ""},  # a namespace package, too: both are found
+        {"recipe/dapo/__init__.py": ""},  # also a namespace package: both are found
         {"recipe/__init__.py": "__path__ = __import__('pkgutil').extend_path(__path__, __name__)"},
     ],
     ids=["namespace", "extended"],
@@ -255,7 +254,7 @@ def test_other_recipes_may_stand_beside_ours(empty, files):
 
 def test_the_citation_names_this_version_and_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what the format requires
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # required by the format
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
     assert [author["name"] for author in citation["authors"]] == [author["name"] for author in PROJECT["authors"]]
     (paper,) = citation["references"]

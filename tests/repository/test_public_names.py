@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names that users write in configurations and in their own code, resolved by verl's and Hydra's loaders."""
+"""Public names in configurations and user code, resolved by verl's and Hydra's loaders."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from recipe.treepo.tools import ToolInteraction
 def test_verl_finds_the_rollout_manager_and_its_agent_loop():
     manager = load_class_from_fqn("recipe.treepo.rollout.TreeAgentLoopManager", "AgentLoopManager")
     assert issubclass(manager, AgentLoopManagerTQ) and manager is not AgentLoopManagerTQ
-    # A worker looks up its agent by this name.
+    # Workers look up their agent by this name.
     loop = load_class_from_fqn(_agent_loop_registry["treepo_agent"]["_target_"], "agent loop")
     assert issubclass(loop, ToolAgentLoop)
 
@@ -53,6 +53,6 @@ def test_hydra_finds_our_groups_from_verls_entry_point():
         config = compose("ppo_trainer", overrides)
     assert config.trainer.device == "cpu"
     assert config.treepo.depth == OmegaConf.load(ROOT / "recipe/treepo/config/tree/paper_best.yaml").treepo.depth
-    # The class that vLLM's worker loads by this name.
+    # vLLM's worker loads the class by this name.
     extension = config.actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls
     assert extension == "recipe.treepo.verl_adapters.cpu.weight_sync.CpuWorkerExtension"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README: its size, and a test that runs each of its commands."""
+"""README: its size, and the tests that run its commands."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ from helpers.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MOST_LINES, MOST_WORDS, MOST_WORDS_OF_DOCS = 130, 1_200, 14_000
-# Command of the README -> the test that runs it; run_tests.sh runs this one.
+# Command of the README -> the test that runs it; run_tests.sh runs this test.
 RUN_BY = {
     "pip install --no-deps -e .": (
         "repository/test_packaging.py",
@@ -44,7 +44,7 @@ def test_the_readme_takes_three_minutes():
 
 
 def test_the_written_pages_have_a_limit():
-    """Pages that commands write do not count: two references, and the tables of the benchmarks."""
+    """Generated pages do not count: two references and the tables of the benchmarks."""
     pages = list((ROOT / "docs").rglob("*.md"))
     written = [page for page in pages if page.parent.parent.name != "results" or page.name == "README.md"]
     generated = {"settings.md", "metrics.md"}
@@ -53,7 +53,7 @@ def test_the_written_pages_have_a_limit():
 
 
 def test_each_command_of_the_readme_is_run_by_a_test():
-    """The lines for a run of verl, which are no command, are in ``tests/e2e/test_training.py``."""
+    """``tests/e2e/test_training.py`` covers the overrides for a run of verl."""
     assert sorted(commands(README)) == sorted(RUN_BY)
     for file, name in RUN_BY.values():
         assert name in functions(ROOT / "tests" / file)

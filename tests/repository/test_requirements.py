@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lock of all packages: requirements/*.in -> requirements/*.txt by scripts/lock.sh."""
+"""Lock of all packages: requirements/*.in -> requirements/*.txt by scripts/lock.sh."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def versions(*files: str, environment: dict[str, str]) -> dict[str, str]:
-    """Locked version by name; files that are installed together must agree."""
+    """Return the locked versions by name; files for one environment must agree."""
     found: dict[str, str] = {}
     for line in (line for file in files for line in read(file) if line.applies(environment)):
         assert found.setdefault(line.name, line.version) == line.version, line
@@ -83,7 +83,7 @@ def test_the_locks_hold_all_requirements_of_the_inputs_and_of_the_package(machin
         for requirement in requirements + [line.requirement for line in read(f"{lock}.in")]:
             if applies(requirement, machine):
                 assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
-    for platform in (["cpu.txt", "cpu-torch.txt"], ["gpu.txt"]):  # installed together, so no name may have two versions
+    for platform in (["cpu.txt", "cpu-torch.txt"], ["gpu.txt"]):  # one environment, so each name has one version
         assert len(versions(*platform, "tools.txt", "test.txt", environment=machine)) > 200
 
 
@@ -95,7 +95,7 @@ def test_this_environment_has_exactly_the_locked_versions():
 
 
 def test_the_lock_is_complete_and_holds_nothing_else():
-    """Set-up installs without dependencies, so the lock must hold all of them, as the installed packages state them."""
+    """Set-up installs without dependencies, so the lock must hold all requirements of the installed packages."""
     here, locked = default_environment(), {line.name: line.version for line in installed_here()}
     left_out = {line.name for line in read("cpu-excludes.txt")} - {"torch"} if PLATFORM == "cpu" else set()
     inputs = [f"{PLATFORM}.in", "tools.in", "test.in", *(["cpu-torch.txt"] if PLATFORM == "cpu" else [])]
@@ -117,7 +117,7 @@ def test_the_lock_is_complete_and_holds_nothing_else():
 
 
 def required_verl() -> dict[str, str]:
-    """Return the fields of REQUIRED_VERL.txt as verl-recipe's installer reads them: KEY=VALUE, the first of a key."""
+    """Return the fields of REQUIRED_VERL.txt as verl-recipe's installer reads them: KEY=VALUE, first value per key."""
     fields: dict[str, str] = {}
     for line in (ROOT / "recipe/treepo/REQUIRED_VERL.txt").read_text().splitlines():
         key, mark, value = line.lstrip().partition("=")
@@ -141,7 +141,7 @@ def test_the_recipe_requires_the_verl_of_the_package():
 
 @pytest.fixture
 def checkout(tmp_path):
-    """The set-up with an environment that is up to date, and whose Python can install nothing."""
+    """Return a checkout with an up-to-date environment, whose Python cannot install packages."""
     for name in (
         "scripts/setup.sh",
         "scripts/common.sh",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shell scripts: ``--help`` prints the header and does nothing else; wrong keys fail before long work."""
+"""Shell scripts: ``--help`` only prints the header, and wrong keys fail before long work."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ NAMES = [str(script.relative_to(ROOT)) for script in SCRIPTS]
 
 
 def run_script(script: str, arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
-    """Run a script from ``folder``; every call of a set-up program leaves a file there."""
+    """Run a script from ``folder``; each call of a set-up program leaves a file there."""
     traps = folder / "traps"
     traps.mkdir()
     for program in ("git", "python", "python3", "python3.11", "python3.12", "nvidia-smi", "uv", "pip"):
@@ -81,7 +81,7 @@ def test_an_argument_that_only_contains_help_is_no_request_for_it(tmp_path):
 
 
 def calls_of(script: str, arguments: list[str], folder: Path, valid: bool = True) -> tuple[int, list[str]]:
-    """Run a copy of a script without set-up, with a recording python; return exit status and calls.
+    """Run a copy of a script with a recording python and no set-up; return exit status and calls.
 
     Args:
         valid: Whether the configuration passes the check of the dry run.

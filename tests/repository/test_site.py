@@ -15,7 +15,7 @@ import pytest
 
 from helpers.paths import ROOT
 
-# Attributes whose address a browser loads, by tag.
+# Attributes with addresses that a browser loads, by tag.
 LOADED = {
     **{tag: ("src",) for tag in ("audio", "embed", "iframe", "input", "script", "track")},
     **{tag: ("src", "srcset") for tag in ("img", "source")},
@@ -26,7 +26,7 @@ LOADED = {
 
 
 class Page(HTMLParser):
-    """Addresses and anchors of a page."""
+    """Parser of the addresses and anchors of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -53,10 +53,10 @@ def external(address: str) -> bool:
 
 
 def loads_from_elsewhere(site: Path) -> Iterator[str]:
-    """Yield the addresses outside the site that its pages and style sheets make a browser load."""
+    """Yield the addresses outside the site that its pages and style sheets load."""
     for path in sorted(site.rglob("*.html")):
         text = path.read_text(encoding="utf-8")
-        # The theme's script loads Mermaid from a server if a page has a diagram of this class.
+        # The theme's script loads Mermaid from a server for diagrams of this class.
         in_text = [*in_css(text), *re.findall(r'class="mermaid"', text)]
         yield from (f"{path.name}: {address}" for address in [*filter(external, read(path).loaded), *in_text])
     for path in sorted(site.rglob("*.css")):
@@ -68,7 +68,7 @@ def in_css(text: str) -> list[str]:
 
 
 def broken(site: Path) -> Iterator[str]:
-    """Yield the links within the site whose file or anchor does not exist."""
+    """Yield the links within the site without an existing file or anchor."""
     for path in sorted(site.rglob("*.html")):
         page = read(path)
         for address in [*page.links, *page.loaded]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of the type checker: all rules apply to our modules, and each exception has a code and a reason."""
+"""Type checker: all rules apply to our modules, and each exception has a code and a reason."""
 
 import re
 import tokenize
@@ -14,7 +14,7 @@ from helpers.paths import ROOT
 MYPY = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
 OURS = ("recipe", "data_prep", "tiny", "treepo_verl_plugin")
 SETTINGS = {"files", "exclude", "python_version", "strict", "untyped_calls_exclude", "explicit_package_bases"}
-# verl's names are Any: its classes and decorators have no types.
+# verl has no types: its classes and decorators are Any.
 BORDER_RULES = {"disallow_subclassing_any", "disallow_untyped_decorators"}
 BORDER = {"recipe.treepo.verl_adapters.*"}
 # Code in brackets, then the reason as a separate comment.
@@ -22,7 +22,7 @@ EXCEPTION = re.compile(r"# type: ignore\[[a-z-]+(, ?[a-z-]+)*\]  # \S.*")
 
 
 def sources() -> list[Path]:
-    """Return the checked files."""
+    """Return the files to check."""
     found: list[Path] = []
     for name in MYPY["files"]:
         found += [ROOT / name] if name.endswith(".py") else (ROOT / name).rglob("*.py")
@@ -36,7 +36,7 @@ def comments(path: Path) -> Iterator[str]:
 
 
 def is_allowed(comment: str) -> bool:
-    """Return whether a comment does not configure the checker and ignores errors only with code and reason."""
+    """Return whether a comment leaves the checker as configured and ignores errors only with code and reason."""
     if re.match(r"#\s*mypy\s*:", comment):
         return False
     return not re.search(r"type:\s*ignore", comment) or EXCEPTION.fullmatch(comment) is not None

@@ -29,9 +29,7 @@ def verifier() -> Iterator[VerifierPool]:
     pool.close()
 
 
-def test_verdicts_do_not_depend_on_what_was_asked_before(
-    verifier: VerifierPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_verdicts_do_not_depend_on_earlier_questions(verifier: VerifierPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """One worker compares the same pairs again after each kind of poison; some are near misses."""
     questions = [
         (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}", Verdict.EQUAL),
@@ -110,7 +108,7 @@ def test_a_verdict_is_kept_and_a_timeout_is_not(verifier: VerifierPool, monkeypa
     assert len(asked) == 6
 
 
-def test_what_does_not_fit_a_pipe_is_different(verifier: VerifierPool) -> None:
+def test_texts_too_long_for_a_pipe_are_different(verifier: VerifierPool) -> None:
     assert verifier.verify("1/2", "0.5" + " " * 60_000, timeout_s=60) is Verdict.EQUAL
     assert verifier.verify("1/2", "0.5" + " " * 70_000, timeout_s=60) is Verdict.DIFFERENT
 

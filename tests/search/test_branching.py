@@ -19,7 +19,7 @@ from recipe.treepo.search.branching import (
 )
 
 
-def test_what_stopped_paths_leave_is_in_the_limit_of_the_next_level():
+def test_stopped_paths_count_in_the_limit_of_the_next_level():
     # Each of the 5 paths of the level, ended or open, has 3 children.
     rules = BranchingRules(divergence=(3, 3))
     assert level_limit(rules, level_size=5, segment_length=16, rng=random.Random(0)) == 15

@@ -51,7 +51,7 @@ def test_the_levels_add_up_to_the_numbers_in_the_documentation():
 @pytest.mark.parametrize("steps", Steps)
 @pytest.mark.parametrize("search", list(SearchKind))
 @pytest.mark.parametrize(("depth", "divergence", "levels"), COSTS)
-def test_without_early_ends_a_tree_of_turns_costs_what_its_levels_add_up_to(depth, divergence, levels, search, steps):
+def test_without_early_ends_turns_cost_the_sum_of_their_levels(depth, divergence, levels, search, steps):
     interaction = Recorded()
     tree = talk(
         Turns(TURN), interaction, rules=ConversationRules(steps=steps), depth=depth, width=8, segment_length=100,
@@ -91,7 +91,7 @@ def only(tree):
     return tree.path(leaf).response_ids, tree.path(leaf).response_mask, tree.nodes[leaf]
 
 
-def test_an_ended_turn_is_followed_by_what_was_added_and_that_is_not_trained():
+def test_an_ended_turn_is_followed_by_an_untrained_reply():
     tree = talk(Turns(TURN, [99, EOS[1]]), Recorded(), **sizes(width=1, depth=2))
     tokens, mask, leaf = only(tree)
     assert tokens == [*TURN, *AGAIN, 99, EOS[1]]
@@ -205,7 +205,7 @@ def test_each_end_has_its_reason():
     assert finished([97] * 9, response_length=6, order=REQUIRED) == (FinishReason.LENGTH, "", 1)
 
 
-def test_the_last_turn_is_asked_about_too_and_no_step_is_taken_after_it():
+def test_the_last_turn_is_checked_too_and_no_step_follows():
     interaction = Recorded()
     talk(Turns(TURN), interaction, **sizes(width=1, depth=2))
     assert list(interaction.contexts) == [("check_finished", "0"), ("step", "0"), ("check_finished", "0+.0")]
@@ -219,7 +219,7 @@ def test_a_turn_cut_off_at_its_most_length_ends_the_path_by_default():
 
 
 @pytest.mark.parametrize("steps", Steps)
-def test_a_conversation_that_a_step_ends_ends_by_what_ended_the_turn(steps):
+def test_a_step_that_ends_a_path_leaves_the_reason_of_its_turn(steps):
     class Ends(Chancy):
         def decide_step(self, context):
             assert context.cut_off == (context.token_ids == [97] * 5)
@@ -256,7 +256,7 @@ def test_a_branchs_own_step_draws_other_numbers_than_the_turn_that_has_its_name(
     assert len(set(draws)) == len(draws)
 
 
-def test_what_a_tree_tells_reward_functions_can_be_written_as_json():
+def test_fields_for_reward_functions_can_be_written_as_json():
     tree = talk(Turns(TURN), Chancy(), **sizes())
     for leaf, fields in zip(tree.leaves, json.loads(json.dumps(trajectory_fields(tree))), strict=True):
         assert len(fields["tree_turns"]) == len(tree.path(leaf).replies) == 2

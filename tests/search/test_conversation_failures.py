@@ -60,7 +60,7 @@ def test_dropped_failures_give_their_width_to_others_and_warn_once(search, metho
 
 
 @pytest.mark.parametrize("steps", Steps)
-def test_where_failures_end_a_path_it_is_a_trajectory_that_says_what_failed(steps):
+def test_paths_ended_by_failures_are_trajectories_that_name_them(steps):
     name = "0" if steps is Steps.SHARED else "0.0"
     tree = talk(
         Turns(TURN), Failing("step", {name}), rules=ConversationRules(on_error=OnError.END, steps=steps),
@@ -73,7 +73,7 @@ def test_where_failures_end_a_path_it_is_a_trajectory_that_says_what_failed(step
 
 
 @pytest.mark.parametrize("search", list(SearchKind))
-def test_where_failures_fail_the_search_says_which(search):
+def test_a_failed_search_names_the_failures(search):
     interaction = Failing("step", {"1"})
     with pytest.raises(SearchError, match="^Failing.step failed for prompt 7 at node 1: ValueError: no luck$"):
         talk(

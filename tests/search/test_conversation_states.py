@@ -131,7 +131,7 @@ def test_a_thread_that_never_ends_is_not_waited_for_without_end(monkeypatch, cap
 
 @pytest.mark.parametrize("copies", ["deepcopy", "snapshot", "replay"])
 @pytest.mark.parametrize("steps", Steps)
-def test_every_path_has_the_state_of_what_it_has_seen_also_after_it_fell_back(steps, copies):
+def test_every_path_has_the_state_of_its_turns_also_after_a_fallback(steps, copies):
     # Each path ends after two turns; its leftover width resumes at the start of its second or first turn.
     class Numbered(Recorded):
         def decide_step(self, context):
@@ -155,7 +155,7 @@ def test_every_path_has_the_state_of_what_it_has_seen_also_after_it_fell_back(st
 @pytest.mark.parametrize("steps", Steps)
 @pytest.mark.parametrize("point", PointRule)
 @pytest.mark.parametrize("window", [None, 1])
-def test_no_path_resumes_inside_what_was_added(point, window, steps):
+def test_no_path_resumes_inside_a_reply(point, window, steps):
     # Replies precede the least likely tokens; all resume points are in or before the model's turns.
     rounds = 0
     for seed in range(20):

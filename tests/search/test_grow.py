@@ -46,7 +46,7 @@ from recipe.treepo.search.tree import Tree
         (3, 4, 1, 4, 12, 4),
     ],
 )
-def test_without_early_ends_a_tree_costs_what_its_levels_add_up_to(
+def test_without_early_ends_a_tree_costs_the_sum_of_its_levels(
     search, depth, width, divergence, init, at_every_boundary, max_segments_per_request
 ):
     for most, calls in ((1, at_every_boundary), (None, max_segments_per_request)):
@@ -101,7 +101,7 @@ def test_a_request_runs_on_over_as_many_segments_as_it_may():
     assert len(tree.nodes) == 1 + 4 * 5
 
 
-def test_what_a_request_wrote_beyond_the_end_of_its_path_is_cut_off_and_counted():
+def test_tokens_beyond_the_end_of_a_path_are_cut_off_and_counted():
     # The answer is complete after 12 tokens (three segments of 4), but the request allows 20.
     text = list(b"so \\boxed{7} and so on and")
     tree = grow(
@@ -126,7 +126,7 @@ def test_requests_stop_where_a_path_may_still_end_too_short():
 # --- branching ------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_stopped_path_leaves_goes_to_the_open_paths_of_its_level():
+def test_the_share_of_a_stopped_path_goes_to_its_level():
     # The first child of the root continues, the second ends at once. The level had 2 paths, so the next one may have
     # min(4 - 1, 2 * 2) = 3 segments, all of them children of the first.
     engine = ScriptedEngine(script=[[97] * 12, [EOS[1]]])
@@ -339,7 +339,7 @@ def test_the_replacement_of_a_dropped_path_keeps_all_but_its_last_segment(max_se
 
 @pytest.mark.parametrize("search", list(SearchKind))
 @pytest.mark.parametrize("start_of_fallback", list(FallbackStart))
-def test_a_model_that_only_writes_short_responses_is_not_asked_for_ever(search, start_of_fallback):
+def test_a_model_with_only_short_responses_is_given_up(search, start_of_fallback):
     tree = grow(
         ScriptedEngine(end_rate=1.0), depth=3, response_length=12, width=3, segment_length=4, min_length=2,
         search=search, fallback=FallbackRules(start=start_of_fallback),
@@ -362,7 +362,7 @@ def test_a_failed_request_is_repeated_and_then_its_width_goes_elsewhere(search):
 
 
 @pytest.mark.parametrize("search", list(SearchKind))
-def test_a_prompt_fails_only_if_nothing_can_be_had_and_says_why(search):
+def test_a_prompt_fails_only_without_any_path_and_gives_the_reason(search):
     engine = ScriptedEngine(broken=True, jitter=3)
     # By level 2 + 4 and, once more paths than 4 were abandoned, 2 of those; by path each of 2 is sampled 3 times.
     paths = {SearchKind.BY_LEVEL: 2 + 4 + 2, SearchKind.BY_PATH: 2 * 3}[search]
@@ -373,7 +373,7 @@ def test_a_prompt_fails_only_if_nothing_can_be_had_and_says_why(search):
 
 
 @pytest.mark.parametrize("search", list(SearchKind))
-def test_what_can_be_had_is_kept_although_the_engine_fails_for_the_rest(search):
+def test_obtained_paths_are_kept_if_the_engine_fails_for_the_rest(search):
     class NoSecondChild(ScriptedEngine):
         def _answer(self, input_ids, max_tokens, branch):
             if not branch.startswith("0"):

@@ -64,7 +64,7 @@ def reason(token_ids: list[int], *, segments: int = 1, **changes) -> FinishReaso
         ([8] * 38, 1, None),
     ],
 )
-def test_each_rule_ends_what_it_is_meant_to_end(token_ids, segments, expected):
+def test_each_rule_ends_its_paths(token_ids, segments, expected):
     changes = {"repetition": Repetition(window=93)} if len(token_ids) == 99 else {}
     assert reason(token_ids, segments=segments, stop_strings=("Human:",), **changes) is expected
 
@@ -271,7 +271,7 @@ def test_text_that_the_new_tokens_change_is_added_from_where_it_differs():
         ([8, 7], 0, (), None),
     ],
 )
-def test_what_was_written_beyond_a_stop_string_is_counted_out(token_ids, start, stop_strings, expected):
+def test_tokens_beyond_a_stop_string_do_not_count(token_ids, start, stop_strings, expected):
     stopping = rules(stop_strings=stop_strings)
     assert stopping.tokens_to_stop(token_ids, start, join_pieces(token_ids[:start])) == expected
 
@@ -285,7 +285,7 @@ def test_a_stop_string_may_end_in_a_character_that_began_before_the_start():
         assert stopping.tokens_to_stop(token_ids, start, text_before) == len(token_ids) - 1 - start
 
 
-def test_stop_strings_are_left_alone_where_the_rule_is_not_asked():
+def test_stop_strings_have_no_effect_without_their_rule():
     stopping = rules(order=(EOS, LENGTH, DEPTH), stop_strings=("x",))
     assert stopping.tokens_to_stop([7, 8], 0, "") is None
     assert stopping.reason([7, 8], "\n\nx", length=2, depth=1) is None

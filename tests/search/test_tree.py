@@ -30,7 +30,7 @@ def test_a_trajectory_is_the_walk_from_the_root():
     assert tree.path(4).spans == [(4, 0)]
 
 
-def test_versions_span_the_path_and_are_unknown_where_the_engine_told_none():
+def test_versions_span_the_path_and_may_be_unknown():
     tree = small_tree()
     assert tree.path(2).versions == (3, 5)
     assert tree.path(4).versions == (None, None)
@@ -45,7 +45,7 @@ def test_statistics_count_shared_tokens_once_in_unique_and_per_trajectory_in_tot
     assert statistics.finish_reasons == {"eos": 2, "length": 1}
 
 
-def test_what_has_no_leaf_below_is_not_among_the_unique_tokens():
+def test_nodes_without_a_leaf_below_have_no_unique_tokens():
     tree = small_tree()
     tree.add(ROOT, Segment([16, 17, 18], [-0.7] * 3), key="2")
     tree.finish(5, FinishReason.EOS, dropped=True)

@@ -321,7 +321,7 @@ def test_a_class_in_a_file_or_a_package_is_loaded_and_takes_its_options(talk, mo
     assert interaction_problems(settings_of("~/talk.py", x=1)) == []
 
 
-def test_what_cannot_be_loaded_is_told_with_what_its_own_code_said(talk, tmp_path):
+def test_a_failed_load_is_reported_with_the_error_of_the_code(talk, tmp_path):
     for code, reason in [
         ("raise KeyError('no key')", "KeyError: 'no key'"),
         ("import nothing_of_that_name_a", "ModuleNotFoundError: No module named 'nothing_of_that_name_a'"),
@@ -337,7 +337,7 @@ def test_what_cannot_be_loaded_is_told_with_what_its_own_code_said(talk, tmp_pat
     assert "(ModuleNotFoundError: " in not_loaded("pkg://nothing_of_that_name_b")
 
 
-def test_a_package_that_fails_with_an_attribute_is_not_said_to_lack_the_name(tmp_path, monkeypatch):
+def test_an_attribute_error_in_a_package_is_not_a_missing_name(tmp_path, monkeypatch):
     (tmp_path / "broken_package_of_treepo.py").write_text("import os\nos.nothing")
     monkeypatch.syspath_prepend(tmp_path)
     reason = "(AttributeError: module 'os' has no attribute 'nothing')"
@@ -360,7 +360,7 @@ def test_a_class_that_cannot_be_an_interaction_is_a_problem(talk):
 
 
 @pytest.mark.parametrize("method", ["setup", "tool_schemas", "stop_token_ids"])
-def test_what_is_asked_at_once_is_no_coroutine(method, tmp_path):
+def test_methods_called_directly_must_not_be_coroutines(method, tmp_path):
     lines = "from recipe.treepo.interaction import Interaction\nclass Talk(Interaction):\n    async def "
     (tmp_path / "talk.py").write_text(f"{lines}{method}(self, *args): ...\n")
     problem = problem_of(settings_of(str(tmp_path / "talk.py")))

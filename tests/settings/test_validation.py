@@ -251,7 +251,7 @@ def test_a_budget_of_response_tokens_is_refused_for_validation_with_trees():
         },
     ],
 )
-def test_what_just_keeps_the_rules_is_accepted(treepo):
+def test_values_at_the_limits_are_accepted(treepo):
     validate(config_of(treepo))
 
 
@@ -645,7 +645,7 @@ def test_limits_of_packed_training_are_named_with_the_key_and_both_remedies(over
     assert f"Use {key}=" in problem.remedy and problem.remedy.endswith("or treepo.packed_training=false.")
 
 
-def test_verl_is_told_to_look_for_the_packed_engines_first(monkeypatch):
+def test_the_packed_engines_are_first_for_verl(monkeypatch):
     started = []
     monkeypatch.setattr("recipe.treepo.verl_adapters.run.run_ppo", lambda config, **_: started.append(config))
     variables = []

@@ -48,7 +48,7 @@ def test_clean_conversations_state_the_right_answer_in_every_solution(seed: int)
 
 @examples(short=10, long=30)
 @given(seed=SEEDS)
-def test_recheck_conversations_alternate_and_are_asked_on_while_wrong(seed: int) -> None:
+def test_recheck_conversations_alternate_and_go_on_while_wrong(seed: int) -> None:
     for conversation in made(seed, tool_share=0.0):
         roles = [message["role"] for message in conversation.messages]
         asked = [message["content"] for message in conversation.messages[2::2]]

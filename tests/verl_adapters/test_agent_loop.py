@@ -117,7 +117,7 @@ def test_the_engine_gets_client_end_tokens_stop_strings_and_seed(engine_name, fu
     assert sent["priority"] == 9 and type(sent["priority"]) is int
 
 
-def test_the_tree_is_left_for_the_dump_with_its_calls_where_they_are_asked_for(searches):
+def test_the_tree_is_kept_for_the_dump_with_calls_on_request(searches):
     without, with_calls, none = SampledTree(), SampledTree(), tree_request()
     run_loop(none)
     run_loop(tree_request(sampled=without))

@@ -286,7 +286,7 @@ def test_a_failure_ends_with_its_cause(tmp_path, monkeypatch, capfd):
         (SystemExit("x"), 1, "ended by a signal or an exit (x) after "),
     ],
 )
-def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, capfd, error, status, text):
+def test_an_interrupted_run_shows_how_to_resume(tmp_path, monkeypatch, capfd, error, status, text):
     def train(config: DictConfig) -> None:
         raise error
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is not logged because the configuration makes it constant."""
+"""Metrics left out of the log because the configuration makes them constant."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_other_trainers_and_more_ranks_let_more_change():
 @pytest.mark.parametrize(
     "name", ["treepo/finish/eos", "treepo/failed_calls", "critic/score/mean", "val-aux/sums/reward_timeout/mean@4"]
 )
-def test_what_may_happen_is_logged(name):
+def test_possible_values_are_logged(name):
     assert not is_constant()(name)
 
 

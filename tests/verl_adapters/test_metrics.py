@@ -13,7 +13,7 @@ from recipe.treepo.verl_adapters.metrics import sampling_metrics
 
 
 def two_leaf_tree() -> Tree:
-    """Prompt of 5; root -> 1 (4 tokens) -> 2 (3 tokens), 3 (1 token). Three calls with 5, 9 and 9 input tokens."""
+    """Return a tree: prompt of 5 tokens; root -> 1 (4) -> 2 (3), 3 (1). Three calls have 5, 9 and 9 input tokens."""
     tree = Tree([7] * 5)
     tree.add(ROOT, Segment([1] * 4, [0.0] * 4), key="0")
     tree.add(1, Segment([2] * 3, [0.0] * 3), key="0.0")
@@ -72,7 +72,7 @@ def test_right_is_the_mean_accuracy_where_the_reward_function_returns_one():
 
 
 def talking_tree(details: list[str]) -> Tree:
-    """Turn, addition, and one more turn for each detail, which the interaction ended with it ("": the end token)."""
+    """Return a tree: a turn, a reply, and a turn per detail, with which the interaction ends it ("": end token)."""
     tree = Tree([7] * 5)
     first = tree.add(ROOT, Segment([1] * 2, [0.0] * 2), key="0")
     first.turn_over = True
@@ -84,7 +84,7 @@ def talking_tree(details: list[str]) -> Tree:
     return tree
 
 
-def test_conversations_count_steps_time_and_what_the_interaction_said():
+def test_conversations_count_steps_time_and_finish_details():
     won, lost = talking_tree(["won", "won", "lost", ""]), talking_tree(["cut_off"])
     won.counters.steps, won.counters.failed_steps, won.counters.interaction_seconds = 5, 2, 1.5
     lost.counters.steps, lost.counters.failed_steps, lost.counters.interaction_seconds = 1, 1, 0.25
@@ -103,19 +103,19 @@ def test_conversations_count_steps_time_and_what_the_interaction_said():
     assert (metrics["treepo/finish/turns"], metrics["treepo/finish/error"]) == (0, 0)
     # 2 + 3 + 4 tokens of one tree and 2 + 3 + 1 of the other, over 4 and 1 trajectories of 6
     assert metrics["treepo/unique_over_total"] == 15 / 30
-    # the roots have 1 child each and the first turns 4 and 1; the additions in between are no branching of their own
+    # the roots have 1 child each, the first turns 4 and 1; the replies in between do not count as branching
     assert metrics["treepo/branching"] == 7 / 4
 
 
 def test_only_the_most_frequent_details_get_a_metric_of_their_own():
-    # 30 texts, each once, but two twice; the first of equals by name are kept.
+    # 30 texts, two of them twice; among equals, the first by name are kept.
     details = [f"d{number:02}" for number in range(30)] + ["d28", "d29"]
     metrics = sampling_metrics([("a", 5, 6, {"tree_statistics": asdict(TreeStatistics.of(talking_tree(details)))})])
     kept = {key.rpartition("/")[2]: round(32 * value) for key, value in metrics.items() if "finish_detail" in key}
     assert kept == {**{f"d{number:02}": 1 for number in range(18)}, "d28": 2, "d29": 2, "other": 10}
 
 
-def test_without_conversations_no_step_is_taken_and_nothing_said():
+def test_without_conversations_there_are_no_steps_or_details():
     metrics = sampling_metrics([("a", 5, 7, {"tree_statistics": asdict(TreeStatistics.of(two_leaf_tree()))})])
     assert (metrics["treepo/steps"], metrics["treepo/failed_steps"], metrics["treepo/interaction_s"]) == (0, 0, 0)
     assert not [key for key in metrics if "finish_detail" in key]

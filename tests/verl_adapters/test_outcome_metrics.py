@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of outcomes, worked out by hand."""
+"""Metrics of outcomes against hand-computed values."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def row(uid: str, path: list[tuple[int, int]], reward: float, advantages: list[f
     return OutcomeRow(uid=uid, path=path, reward=reward, advantages=values, **{**standard, **changes})
 
 
-# Prompt a: 1 (4 tokens) -> 2 (2 tokens), 3 (2 tokens); and 4 (6 tokens) by itself. Prompt b: all the same reward.
+# Prompt a: 1 (4 tokens) -> 2 (2 tokens), 3 (2 tokens); separately 4 (6 tokens). Prompt b: equal rewards.
 TREE_A = [
     row("a", [(1, 0), (2, 4)], 1.0, [0.5] * 4 + [2.0] * 2),
     row("a", [(1, 0), (3, 4)], 0.0, [-0.5] * 4 + [-1.0] * 2),
@@ -30,7 +30,7 @@ TREE_B = [
 def test_mixed_outcomes_are_counted_by_prompt_and_by_branch_point():
     metrics = outcome_metrics(TREE_A + TREE_B)
     assert metrics["treepo/mixed_prompts"] == 0.5
-    # a: the two below node 1 differ; b: the two below its node 1 do not, and that is a group below the prompt too
+    # a: the two below node 1 differ; b: the two below its node 1 agree, also a group below the prompt
     assert metrics["treepo/mixed_subgroups"] == 0.5
 
 
@@ -59,7 +59,7 @@ def test_rewards_count_where_a_path_ended_and_advantages_where_the_tokens_are():
 
 
 def test_only_trained_tokens_have_an_advantage_and_pieces_of_a_segment_have_its_depth():
-    # One segment in two pieces; the last two tokens are a tool's, and a reply without tokens ends the path.
+    # One segment in two pieces; the last two tokens are a tool's, and an empty reply ends the path.
     mask = np.array([1.0, 1.0, 1.0, 0.0, 0.0])
     path = [(1, 0), (2, 2), (3, 5)]
     metrics = outcome_metrics([row("a", path, 1.0, [1.0, 1.0, 4.0, 0.0, 0.0], depths=[1, 1, 1], mask=mask)])
@@ -70,7 +70,7 @@ def test_only_trained_tokens_have_an_advantage_and_pieces_of_a_segment_have_its_
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 1.0])), min_size=1, max_size=12))
 def test_the_effective_number_is_between_one_and_the_number_of_trajectories(forks):
-    # Each trajectory leaves a stem of 4 tokens at a place of its own; the stem's nodes are 1 to 4, a token each.
+    # Each trajectory leaves a stem of 4 tokens at another token; the stem's nodes are 1 to 4, a token each.
     rows = [
         row("a", [*((token + 1, token) for token in range(fork)), (10 + rank, fork)], reward, [0.0] * 5)
         for rank, (fork, reward) in enumerate(forks)

@@ -176,7 +176,7 @@ def test_in_bfloat16_gradients_are_as_near_to_float32_as_verls(models):
     assert 1e-4 < distances[1] and distances[0] < 1.1 * distances[1]
 
 
-def test_rows_without_a_token_that_is_asked_about_pass_through(models):
+def test_rows_without_a_selected_token_pass_through(models):
     engine = build(PackedActorEngine, models / "qwen2")
     data = batch(0, prompts=1, width=2)
     empty = torch.nested.as_nested_tensor([torch.zeros(0, dtype=torch.long)] * 2, layout=torch.jagged)

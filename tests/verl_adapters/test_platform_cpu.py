@@ -109,7 +109,7 @@ def test_verl_gets_a_process_group_that_torch_accepts(pristine):
     assert calls == ["cpu:gloo"]
 
 
-def test_the_platform_answers_what_verl_asks(pristine):
+def test_the_platform_answers_verls_calls(pristine):
     from verl.plugin.platform import PlatformBase, PlatformRegistry
 
     pristine.setenv("VERL_PLATFORM", "cpu")

@@ -172,7 +172,7 @@ def test_format_is_shaped_by_options_and_acc_is_not(solution: str, options: dict
         (None, 1.0, 0.0, 0.0),
     ],
 )
-def test_the_example_takes_off_what_the_tree_costs(
+def test_the_example_subtracts_the_costs_of_the_tree(
     tree: dict | None, score: float, nodes: float, cut_off: float
 ) -> None:
     result = example()("test", r"\boxed{5}", "5", tree, node_cost=0.1, cut_off_cost=0.25, wrong_score=-1.0)

@@ -125,7 +125,7 @@ def test_stop_strings_become_a_sampling_parameter_where_there_are_any():
     assert [request["sampling_params"].get("stop") for request in balancer.server.requests] == [["\n\n", "Q:"], None]
 
 
-def test_recorded_calls_name_the_branch_and_only_if_asked_for():
+def test_recorded_calls_name_the_branch_and_are_optional():
     engine = make_engine(Balancer(Server()), record=True)
     asyncio.run(extend(engine, "0", "0.1"))
     assert engine.calls == [

@@ -248,7 +248,7 @@ def test_tokens_and_mask_are_those_of_verls_own_tool_agent(name, segment_length)
     assert output.extra_fields["tool_rewards"] == expected.extra_fields["tool_rewards"]
 
 
-def test_what_is_compared_is_what_was_meant():
+def test_calls_are_compared_by_meaning():
     turns, options = CONVERSATIONS["one call"]
     [output] = ours(turns, **options)
     said = f"I add.{call(ADD, a=2, b=3)}{END}"
@@ -293,7 +293,7 @@ def test_unlike_verl_a_tools_reward_is_dropped_with_its_result():
 # --- trees -----------------------------------------------------------------------------------------------------
 
 
-def test_branches_keep_what_tools_keep_for_them_apart_and_instances_are_released():
+def test_branches_have_separate_tool_states_and_release_instances():
     class Varied(Client):
         """Scripted model whose second turn contains the number of its request."""
 
@@ -324,7 +324,7 @@ def test_branches_keep_what_tools_keep_for_them_apart_and_instances_are_released
     assert [output.extra_fields["tool_rewards"] for output in outputs] == [[0.25, 0.5]] * 3
 
 
-def test_what_a_tool_does_to_the_arguments_of_the_row_reaches_no_other_path():
+def test_a_tools_changes_to_row_arguments_reach_no_other_path():
     class Counts(Notes):
         async def create(self, instance_id=None, **kwargs):
             kwargs["create_kwargs"]["who"] += 1

@@ -100,7 +100,7 @@ def test_worker_and_trainer_write_one_tree_with_rewards_and_advantages(tmp_path)
     assert len(list(tmp_path.glob("*/*"))) == 2 and credit.failures == 0
 
 
-def test_a_failure_of_the_disk_is_counted_told_to_the_trainer_and_costs_nothing(tmp_path, caplog):
+def test_a_disk_failure_is_counted_and_reported_and_stops_nothing(tmp_path, caplog):
     (tmp_path / "train_000001").write_text("a file where the folder should be")
     dump = TreeDump(CONFIG, TreePOSettings(dump=DumpSettings(dir=str(tmp_path))), decode)
     tree = grow(ScriptedEngine(), width=1, depth=1, segment_length=4, response_length=4, init_divergence=(1, 1))
@@ -115,7 +115,7 @@ def test_a_failure_of_the_disk_is_counted_told_to_the_trainer_and_costs_nothing(
     assert credit.failures == 3  # two of the worker, one of the trainer
 
 
-def test_what_cannot_be_made_a_line_is_a_failure_too(tmp_path):
+def test_a_tree_that_cannot_be_decoded_is_a_failure_too(tmp_path):
     def broken(token_ids: list[int]) -> str:
         raise RuntimeError("no such token")
 

@@ -95,7 +95,7 @@ def test_wandb_gets_pages_with_the_picture(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [{"dir": None}, {"pictures": 0}])
-def test_no_picture_is_drawn_where_none_is_asked_for(folder, settings):
+def test_no_picture_is_drawn_by_default(folder, settings):
     tracking: Any = SimpleNamespace(logger={"tensorboard": None})
     TreePictures(DumpSettings(**{"dir": str(folder), **settings})).log(tracking, 20)
 

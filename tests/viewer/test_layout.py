@@ -113,7 +113,7 @@ def test_values_by_hand(rich):
         ("0.1+", "0.1", None),
     ],
 )
-def test_what_a_name_says_about_the_start_of_a_path(key, above, start):
+def test_the_name_shows_the_start_of_a_path(key, above, start):
     assert start_of(key, above) == start
 
 

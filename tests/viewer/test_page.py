@@ -155,7 +155,7 @@ def test_neighbors_are_linked(dump):
     assert not [tag for tag, _ in alone.elements if tag == "a"]
 
 
-def test_what_the_reader_takes_the_viewer_shows(tmp_path):
+def test_the_viewer_shows_all_trees_that_the_reader_accepts(tmp_path):
     path = tmp_path / "train_000010/worker.jsonl.gz"
     path.parent.mkdir()
     shown = 0

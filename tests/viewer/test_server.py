@@ -89,7 +89,7 @@ def test_a_running_training_shows_up(serve, tmp_path, words):
     assert status.status == 200 and b"1 tree in" in body and b"Some trees are missing: " in body
 
 
-def test_a_damaged_tree_is_said(serve, tmp_path, words):
+def test_a_damaged_tree_is_reported(serve, tmp_path, words):
     write_tree(tmp_path, even_tree(words, levels=2, segment=5, width=2), origin(0), words.decode, advantages=False)
     (path,) = tmp_path.rglob("*.jsonl.gz")
     data = bytearray(path.read_bytes())

@@ -122,7 +122,7 @@ def at(value, path):
     return value
 
 
-def test_the_image_shows_what_the_svg_shows(rich):
+def test_the_image_agrees_with_the_svg(rich):
     picture = drawing(rich, header=False)
     image = tree_image(rich, header=False)
     assert image.size == (picture.width, picture.height)

@@ -39,7 +39,7 @@ def test_no_hidden_character_of_unicode_stays_and_no_other_changes():
         ("é 中 😀 שלום", "é 中 😀 שלום"),
     ],
 )
-def test_what_is_shown(text, shown):
+def test_visible_text(text, shown):
     assert visible(text) == shown
 
 
@@ -68,7 +68,7 @@ def test_a_line_is_one_short_line(text, most):
     assert len(line) <= most and "\n" not in line and not any(map(acts, line))
 
 
-def test_a_cut_line_says_so():
+def test_a_cut_line_is_marked():
     assert one_line("a  b\nc", 9) == "a b c"
     assert one_line("abcdef", 4) == "abc…"
     assert one_line("a" + " " * 40 + "b", 4) == "a…"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of the programs: the console scripts of an installation, and ``python -m`` everywhere."""
+"""Names of the programs: console scripts of an installation, and ``python -m`` everywhere."""
 
 import sys
 from pathlib import Path
 
-# Console script (pyproject.toml) -> the same program by its module.
+# Console script (pyproject.toml) -> the same program as a module.
 MODULES = {
     "treepo-train": "python -m recipe.treepo.main_treepo",
     "treepo-eval": "python -m recipe.treepo.main_eval",
@@ -14,7 +14,7 @@ MODULES = {
 
 
 def as_called(text: str) -> str:
-    """Return a help text with the names of the console scripts, where one of them runs."""
+    """Return a help text; if a console script runs, with the names of the scripts instead of modules."""
     if Path(sys.argv[0]).name in MODULES:
         for script, module in MODULES.items():
             text = text.replace(module, script)

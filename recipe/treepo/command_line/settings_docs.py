@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write ``docs/reference/settings.md``: ``python -m recipe.treepo.command_line.settings_docs``.
 
-Keys come from the declarations, defaults and meanings (the first sentence of each comment) from the yaml files.
+Keys come from the declarations; defaults and meanings (the first sentence of each comment) from the yaml files.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def _section(title: str, group: OwnGroup) -> Iterator[str]:
 
 
 def first_sentence(comment: str) -> str:
-    """Return the first sentence of a comment without its stop."""
+    """Return the first sentence of a comment without its period."""
     return comment.partition(". ")[0].rstrip(".")
 
 

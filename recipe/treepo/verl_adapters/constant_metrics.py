@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics that a configuration makes constant: they are not logged, so that a person finds those that say something."""
+"""Metrics that a configuration makes constant; they are left out of the log so that the others stand out."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,11 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.search.stopping import RULES
 from recipe.treepo.settings.schema import TreePOSettings, leads_conversations
 
-# Metrics of conversations, and what a path that leads none never ends by.
+# Metrics of conversations, with the finish reasons that exist in conversations only.
 CONVERSATION = ("steps", "failed_steps", "interaction_s", "finish/interaction", "finish/turns", "finish/error")
-# What verl logs of the distance between the policy that sampled and the one that is updated.
+# verl's metrics of the distance between the sampling policy and the updated one.
 ONE_UPDATE = ("actor/pg_clipfrac", "actor/pg_clipfrac_lower", "actor/ppo_kl")
-# verl's statistics over the samples of a prompt, of a part of the reward that counts failures. The mean says it all.
+# Failure counts in the reward; of verl's statistics over the samples of a prompt, the mean suffices.
 FAILURES = ("reward_too_long", "reward_timeout", "reward_crash")
 _STATISTICS = re.compile(rf"val-aux/.*/({'|'.join(FAILURES)})/(std|best|worst|maj)@")
 
@@ -22,16 +22,16 @@ _Value = TypeVar("_Value")
 
 
 def without_constants(metrics: Mapping[str, _Value], is_constant: Callable[[str], bool]) -> dict[str, _Value]:
-    """Return the metrics that can change, and those that did although they should not."""
+    """Return the metrics that can vary, and constant ones that are unexpectedly not 0."""
     return {name: value for name, value in metrics.items() if not is_constant(name) or _differs(value)}
 
 
 def constant_metrics(config: DictConfig, settings: TreePOSettings, *, trainer: str) -> Callable[[str], bool]:
-    """Return a function that tells of a metric's name whether it is 0 by construction, or repeats another one.
+    """Return a predicate on metric names: whether a metric is 0 by construction, or repeats another one.
 
     Args:
-        config: The whole configuration.
-        trainer: verl's name of the trainer.
+        config: Whole configuration.
+        trainer: Name of the trainer in verl.
     """
     constant = {f"treepo/finish/{rule}" for rule in RULES if rule not in settings.stopping}
     if not leads_conversations(settings, config.actor_rollout_ref.rollout.agent.default_agent_loop):
@@ -52,7 +52,7 @@ def constant_metrics(config: DictConfig, settings: TreePOSettings, *, trainer: s
 
 
 def _updates_once(config: DictConfig) -> bool:
-    """Tell whether a step is one update of the policy that sampled."""
+    """Return whether each step is a single update of the sampling policy."""
     actor = config.actor_rollout_ref.actor
     bypass = OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode")
     return not bypass and actor.ppo_epochs == 1 and actor.ppo_mini_batch_size >= config.data.train_batch_size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost of sampling a batch, as metrics for verl's logger; counts trees and plain samples alike."""
+"""Metrics of the sampling cost of a batch, for trees and plain samples."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,13 +7,13 @@ from typing import Any
 from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import FinishReason
 
-# Details of an interaction that get a metric of their own in a step.
+# Details of an interaction with their own metric in a step.
 MOST_DETAILS = 20
 
-# Metrics by their names below treepo/: unit and meaning. scripts/metrics_page.py writes docs/reference/metrics.md from
-# these tables. A word in capitals stands for a part of the name that differs.
+# Metric names below treepo/ -> unit and meaning. scripts/metrics_page.py writes docs/reference/metrics.md from these
+# tables. A word in capitals stands for a variable part of the name.
 #
-# Fields of TreeStatistics that are logged as their sum over the batch, for trees and plain samples.
+# Fields of TreeStatistics logged as sums over the batch, for trees and plain samples.
 SUMS = {
     "engine_calls": ("requests", "Requests that the engine answered; a plain sample counts as one"),
     "decoded_tokens": ("tokens", "Tokens that the engine sampled"),
@@ -32,7 +32,7 @@ RATIOS = {
     ),
     "right": ("share", "Mean `acc` of the trajectories whose reward function returns it"),
 }
-# Fields of TreeStatistics that are logged as their sum over the batch, for trees only.
+# Fields of TreeStatistics logged as sums over the batch, for trees only.
 _SUMS_OF_TREES = {
     "overrun_tokens": ("tokens", "Decoded tokens beyond the end of a path, which are cut off"),
     "failed_calls": ("requests", "Requests that failed, each retry counted"),
@@ -64,7 +64,7 @@ CONVERSATIONS = {
         f"`other` sums all but the {MOST_DETAILS} most frequent texts",
     ),
 }
-# Metrics that other files log, by their full names.
+# Metrics logged by other files, by full name.
 OTHERS = {
     "treepo/dump_failures": ("lines", "Lines of tree dumps that could not be written so far; absent while 0"),
     "actor/packing/unique_over_total": (
@@ -78,11 +78,11 @@ OTHERS = {
 def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) -> dict[str, float]:
     """Return metrics of one batch under ``treepo/``: ``SUMS``, ``RATIOS``; with trees ``TREES``, ``CONVERSATIONS``.
 
-    A prompt that failed as a whole is in none of these numbers; verl logs it.
+    A prompt that failed as a whole counts in none of them; verl logs it.
 
     Args:
-        rows: For each trajectory: prompt id, prompt tokens, response tokens, and verl's ``extra_fields``. A plain
-            sample counts as one call, also where verl's tool agent made several.
+        rows: Prompt id, prompt tokens, response tokens and verl's ``extra_fields`` of each trajectory. A plain sample
+            counts as one call, even if verl's tool agent made several.
     """
     trees: dict[str, TreeStatistics] = {}
     samples: list[TreeStatistics] = []
@@ -92,7 +92,7 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
         prompt_tokens[prompt_id] = prompt_length
         accuracies += _accuracy(extra)
         statistics = extra.get("tree_statistics")
-        if statistics is not None:  # every trajectory of a tree carries the tree's numbers
+        if statistics is not None:  # every trajectory has the numbers of its whole tree
             if prompt_id not in trees:
                 trees[prompt_id] = TreeStatistics(**statistics)
             continue
@@ -115,7 +115,7 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
 
 
 def _accuracy(extra: Mapping[str, Any]) -> list[float]:
-    """Return what the reward function said about being right, as a list of one number or none."""
+    """Return the reward function's ``acc`` as a list of one number, empty without one."""
     info = extra.get("reward_extra_info")
     value = info.get("acc") if isinstance(info, Mapping) else None
     return [float(value)] if isinstance(value, int | float) else []
@@ -140,7 +140,7 @@ def _tree_metrics(trees: Sequence[TreeStatistics]) -> dict[str, float]:
 
 
 def _most_frequent(details: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Return the most frequent details by name, then the rest as one: texts must not become metrics without limit."""
+    """Return the most frequent details by name, the rest as ``other``; this bounds the number of metrics."""
     frequent = sorted(details.items(), key=lambda item: (-item[1], item[0]))[:MOST_DETAILS]
     rest = sum(details.values()) - sum(count for _, count in frequent)
     return sorted(frequent) + ([("other", rest)] if rest else [])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tree advantages live on, as metrics: mixed outcomes, credit by depth, how independent trajectories are."""
+"""Metrics of the signal for tree advantages: mixed outcomes, credit by depth, independence of trajectories."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 
 from recipe.treepo.advantages.forest import Floats, Forest, TreePath, build_forest
 
-# Metrics by their names below treepo/: unit and meaning, as in metrics.py. D is a number of segments.
+# Metric names below treepo/ -> unit and meaning, as in metrics.py. D is a number of segments.
 OUTCOMES = {
     "mixed_prompts": (
         "share",
@@ -33,12 +33,12 @@ class OutcomeRow(NamedTuple):
     """A trajectory of a training batch.
 
     Attributes:
-        uid: verl's id of its prompt.
-        path: Its ``Tree.tree_path``, empty for a row that was sampled on its own.
-        depths: Segments on the path up to each node of ``path``.
-        reward: Its reward.
-        advantages: (response tokens,) advantage of each response token.
-        mask: (response tokens,) 1 where a token is trained, else 0.
+        uid: verl's id of the prompt.
+        path: ``Tree.tree_path`` of the trajectory, empty for a plain sample.
+        depths: Number of segments up to each node of ``path``.
+        reward: Reward of the trajectory.
+        advantages: Advantage of each response token, (response tokens,).
+        mask: 1 for trained tokens, else 0, (response tokens,).
     """
 
     uid: str
@@ -50,9 +50,9 @@ class OutcomeRow(NamedTuple):
 
 
 def outcome_metrics(rows: Sequence[OutcomeRow]) -> dict[str, float]:
-    """Return metrics of one batch under ``treepo/``: ``OUTCOMES``, those by depth for trees only.
+    """Return the metrics ``OUTCOMES`` of one batch under ``treepo/``, those by depth for trees only.
 
-    ``effective_trajectories`` is the design effect of sampling in clusters, with shared tokens for correlation.
+    ``effective_trajectories`` is the effective sample size of cluster sampling, with shared tokens as correlation.
     """
     if not rows:
         return {}
@@ -98,7 +98,7 @@ def _advantage_by_depth(rows: Sequence[OutcomeRow]) -> dict[str, float]:
     sums, counts = np.zeros(size), np.zeros(size)
     for row in rows:
         begins = np.array([begin for _, begin in row.path])
-        inside = begins < len(row.mask)  # a reply without tokens, or one that was cut off, ends beyond the response
+        inside = begins < len(row.mask)  # an empty or cut-off reply begins beyond the response
         if not inside.any():
             continue
         depths = np.asarray(row.depths)[inside]
