@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Creates the virtual environment and installs exactly the packages locked in requirements/ (scripts/lock.sh).
+# Makes the virtual environment and installs exactly the packages locked in requirements/ (scripts/lock.sh).
 # Quick when nothing changed. Packages that you added to the environment stay.
 #
 #   bash scripts/setup.sh
@@ -34,7 +34,7 @@ install_packages() {
     "$VENV/bin/python" -m uv pip install --python "$VENV/bin/python" --no-deps --no-build-isolation --editable .
 }
 
-# Prints a hash of the inputs of an installation; $1 is 1 with the test tools, else 0.
+# Prints a hash of the inputs of an installation; $1 is SETUP_TEST.
 fingerprint() {
     {
         echo "$PLATFORM $1 $("$python" -V)"

@@ -59,7 +59,7 @@ def test_other_lines_are_not_records(line):
     assert parse_record(line) is None
 
 
-def test_metrics_that_are_no_numbers_are_left_out_and_null_is_not_a_number():
+def test_other_values_than_numbers_are_left_out_and_null_is_nan():
     found = parse_record(json.dumps({"step": 1, "data": {"a": "x", "b": [1], "c": True, "d": None, "e": 10**400}}))
     assert found is not None and sorted(found.metrics) == ["c", "d"]
     assert math.isnan(found.metrics["d"])

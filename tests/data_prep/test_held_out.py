@@ -46,7 +46,7 @@ def user(content: Any) -> list[dict[str, Any]]:
         "What is 7? Let's think step by step and output the final answer within \\boxed{}. ",
     ],
 )
-def test_known_instructions_are_no_part_of_the_problem(content: str) -> None:
+def test_known_instructions_are_not_part_of_the_problem(content: str) -> None:
     assert without_instruction(content) == "What is 7?"
 
 

@@ -78,7 +78,7 @@ def test_a_val_file_of_someone_else_is_not_removed(tmp_path: Path) -> None:
     assert pq.read_table(theirs).to_pylist() == MINE
 
 
-def test_json_of_someone_else_where_a_record_goes_is_no_record(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_foreign_json_in_place_of_a_record_is_not_a_record(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     source = write_source(tmp_path / "raw.jsonl", 9)
     deep = "[" * 100_000
     for number, note in enumerate(('{"note": "mine"}', "{broken", "[]", deep, '{"fingerprint": 3}')):
@@ -93,7 +93,7 @@ def test_json_of_someone_else_where_a_record_goes_is_no_record(tmp_path: Path, c
         assert (out / "train.parquet.json").read_text() == note
 
 
-def test_a_folder_where_an_output_goes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_folder_in_place_of_an_output_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     source, out = write_source(tmp_path / "raw.jsonl", 9), tmp_path / "out"
     assert run(source, out, "--val-size", "0") == 0
     (out / "train.parquet").unlink()

@@ -118,7 +118,7 @@ def test_a_file_that_was_cut_off_is_reported(tmp_path: Path, capsys: pytest.Capt
         assert "usable 5" in capsys.readouterr().out
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path: Path) -> None:
     rows = [{"problem": f"What is {n}?", "solution": f"\\boxed{{{n}}}"} for n in range(2)]
     for name, text in (("a.json", json.dumps(rows)), ("b.jsonl", "\n".join(map(json.dumps, rows)))):
         (tmp_path / name).write_text(text, encoding="utf-8-sig")
@@ -126,7 +126,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
         assert found == {"What is 0?", "What is 1?"}
 
 
-def test_an_object_over_several_lines_is_no_file_of_lines(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_object_over_several_lines_is_not_a_file_of_lines(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     source = tmp_path / "raw.json"
     source.write_text(json.dumps({"train": [{"problem": "P", "solution": "\\boxed{1}"}]}, indent=1))
     assert main(["numina_math_tir", "--source", str(source), "--out-dir", str(tmp_path / "out"), *NO_VAL]) == 2

@@ -90,7 +90,7 @@ def test_another_file_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "[" * 50_000, "1" * 5_000], ids=["list", "cut", "deep", "number"])
-def test_a_line_or_summary_that_is_no_mapping_is_a_dump_error(tmp_path, monkeypatch, text):
+def test_a_line_or_summary_that_is_not_a_mapping_is_a_dump_error(tmp_path, monkeypatch, text):
     monkeypatch.setattr("recipe.treepo.dumps.members.json.dumps", lambda value, **_: value)
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(pack(text, "{}"))

@@ -65,7 +65,7 @@ def test_a_folder_that_nobody_may_write_to_is_counted(caplog):
     assert writer.failures == 1 and len(caplog.records) == 1
 
 
-def test_a_value_that_is_no_json_costs_the_line_only(tmp_path, caplog):
+def test_an_invalid_value_costs_its_line_only(tmp_path, caplog):
     writer = DumpWriter(tmp_path, "worker")
     assert not writer.append("train_000001", {"value": float("nan")}, {})
     assert not writer.append("train_000001", {"value": object()}, {})

@@ -71,7 +71,7 @@ def test_the_knobs_have_one_place():
         assert "bash scripts/run_treepo_qwen0.5b.sh --help" in "\n".join(header(f"scripts/{name}_qwen0.5b.sh"))
 
 
-def test_an_argument_that_only_contains_help_is_no_request_for_it(tmp_path):
+def test_an_argument_that_contains_help_is_not_a_request_for_it(tmp_path):
     done = run_script("scripts/setup.sh", ["x=--help"], tmp_path)
     assert done.returncode == 2 and "no Python 3.11 or 3.12" in done.stderr
     assert {"called_python3.11", "called_nvidia-smi"} <= set(os.listdir(tmp_path))

@@ -168,7 +168,7 @@ def test_a_step_that_returns_something_else_has_failed(answer, says):
 
 
 @pytest.mark.parametrize("answer", [False, True, 0, ["won"]])
-def test_a_reason_that_is_no_text_is_a_failure_and_ends_no_path_in_silence(answer):
+def test_a_reason_that_is_not_text_is_a_failure(answer):
     class Odd(Interaction):
         def check_finished(self, context):
             return answer

@@ -48,7 +48,7 @@ def test_a_window_bounds_the_segments_that_are_given_up():
     assert set(draws(tree, [leaf], window=9)) == set(draws(tree, [leaf]))
 
 
-def test_where_a_segment_was_split_is_no_boundary():
+def test_a_split_in_a_segment_is_not_a_boundary():
     tree, (leaf,) = tree_with(([-1.0] * 8, 4, FinishReason.EOS))
     tree.split(leaf, 6)
     assert {drawn.offset for drawn in draws(tree, [leaf])} == {0, 4}

@@ -420,7 +420,7 @@ def test_without_branching_a_dry_tree_has_nothing_to_decide_before_its_paths_end
     assert tree.counters.engine_calls == 8
 
 
-def test_an_engine_that_returns_nothing_has_failed_and_is_no_dead_end():
+def test_an_engine_that_returns_nothing_has_failed():
     class Mute(ScriptedEngine):
         def _tokens(self, input_ids, max_tokens, branch):
             return []

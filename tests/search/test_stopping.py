@@ -222,7 +222,7 @@ def test_the_pieces_of_a_text_are_the_text(tokenizer, text, cuts, every_token):
 
 @examples(short=150, long=300)
 @given(st.lists(st.integers(0, TOKENIZERS["byte level"].get_vocab_size() - 1), max_size=40), cuts)
-def test_of_bytes_that_are_no_text_only_replacement_characters_get_lost(token_ids, cuts):
+def test_only_the_replacement_characters_of_invalid_bytes_are_lost(token_ids, cuts):
     decode = TOKENIZERS["byte level"].decode
     pieces = texts_at_boundaries(rules(decode=decode), token_ids, cuts)[-1]
     assert pieces.replace(REPLACEMENT, "") == decode(token_ids).replace(REPLACEMENT, "")

@@ -299,7 +299,7 @@ def test_verls_own_keys_that_trees_depend_on_are_checked():
     validate(config_of(actor_rollout_ref__rollout__max_model_len=120))
 
 
-def test_values_that_are_no_numbers_are_problems_not_tracebacks():
+def test_values_that_are_not_numbers_are_problems_not_tracebacks():
     name = "actor_rollout_ref.rollout"
     config = config_of(actor_rollout_ref__rollout__n="abc", actor_rollout_ref__rollout__response_length=None)
     assert broken_rules(config) == [f"{name}.n=abc: number", f"{name}.response_length=None: number"]

@@ -47,7 +47,7 @@ def test_possible_values_are_logged(name):
     assert not is_constant()(name)
 
 
-def test_of_the_failures_of_the_reward_only_means_are_logged_unless_there_are_any():
+def test_reward_failures_are_logged_as_means_unless_they_occur():
     metrics = {
         "val-aux/sums/reward_timeout/mean@4": 0.0,
         "val-aux/sums/reward_timeout/best@4/std": 0.0,

@@ -108,7 +108,7 @@ def test_a_failure_is_warned_about_once(folder, caplog):
     assert caplog.text.count("cannot draw pictures") == 1
 
 
-def test_a_folder_without_trees_yet_is_no_failure(tmp_path, caplog):
+def test_a_folder_without_trees_yet_is_not_a_failure(tmp_path, caplog):
     tracking: Any = SimpleNamespace(logger={"tensorboard": None})
     TreePictures(DumpSettings(dir=str(tmp_path / "later"))).log(tracking, 0)
     assert caplog.text == ""
