@@ -265,10 +265,15 @@ def test_the_citation_names_this_version_and_the_paper():
 def test_the_commands_of_the_commit_hooks_exist():
     (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     hooks = {hook["id"]: hook for hook in repository["hooks"]}
-    assert hooks.keys() == {"ruff-check", "ruff-format", "settings-page", "mypy"} and repository["repo"] == "local"
+    pages = {
+        "settings-page": ("recipe/treepo/config/treepo_trainer.yaml", "docs/reference/settings.md"),
+        "metrics-page": ("recipe/treepo/verl_adapters/outcome_metrics.py", "docs/reference/metrics.md"),
+        "pictures": ("recipe/treepo/viewer/svg.py", "docs/pictures/fallback.svg"),
+    }
+    assert hooks.keys() == {"ruff-check", "ruff-format", "mypy", *pages} and repository["repo"] == "local"
     for hook in hooks.values():
         command, *arguments = hook["entry"].split()
         assert shutil.which(command, path=Path(sys.executable).parent), hook
         assert hook["language"] == "system" and (arguments[:1] != ["-m"] or find_spec(arguments[1]))
-    pages = re.compile(hooks["settings-page"]["files"])
-    assert all(map(pages.search, ("recipe/treepo/config/treepo_trainer.yaml", "docs/reference/settings.md")))
+    for page, files in pages.items():
+        assert all((ROOT / file).exists() and re.search(hooks[page]["files"], file) for file in files)
