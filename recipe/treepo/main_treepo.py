@@ -22,6 +22,7 @@ from recipe.treepo.command_line.pages import TRAINING_PAGE
 from recipe.treepo.command_line.program import as_called
 from recipe.treepo.console.capture import held
 from recipe.treepo.settings.schema import Console, load_settings
+from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
@@ -57,8 +58,9 @@ def check(config: DictConfig, line: CommandLine) -> None:
 def show(config: DictConfig, *, full: bool) -> None:
     """Print the configuration, and on stderr the missing files."""
     print(dry_run_report(config, full=full), end="")
-    for problem in _files_to_be_made(config):
-        print(f"note: {problem}", file=sys.stderr)
+    for problem in [*_files_to_be_made(config), unused_cache_block(load_settings(config), config)]:
+        if problem is not None:
+            print(f"note: {problem}", file=sys.stderr)
 
 
 def train(config: DictConfig, early: Path | None = None) -> None:

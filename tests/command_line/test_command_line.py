@@ -271,6 +271,20 @@ def test_hydra_writes_nothing_with_any_arguments():
     ]
 
 
+def test_overrides_of_a_run_of_verls_entry_point_are_taken_as_they_are():
+    given = [
+        "hydra.searchpath=[pkg://recipe.treepo.config]",
+        *("+tree=paper_best", "++preset=tiny", "+platform=cpu", "++treepo.depth=5"),
+        *("+actor_rollout_ref.model.override_config.attn_implementation=sdpa", "+other=group", "data.seed=1"),
+        *("~reward.reward_kwargs", "hydra.searchpath=[pkg://mine]"),
+    ]
+    assert read_command_line(given).arguments == [
+        *("tree=paper_best", "preset=tiny", "platform=cpu", "treepo.depth=5"),
+        *("++actor_rollout_ref.model.override_config.attn_implementation=sdpa", "+other=group", "data.seed=1"),
+        *("~reward.reward_kwargs", "hydra.searchpath=[pkg://mine]"),
+    ]
+
+
 @pytest.mark.parametrize(
     "arguments", [["--config-name=mine"], ["-cn", "mine"], ["--config-dir", "here"], ["++hydra.searchpath=[pkg://a]"]]
 )

@@ -21,6 +21,8 @@ from helpers.paths import ROOT
 from recipe.treepo.command_line.arguments import read_command_line
 from recipe.treepo.evaluation.settings import load_evaluation
 from recipe.treepo.settings.schema import InteractionSettings
+from recipe.treepo.settings.tree_rules import unused_cache_block
+from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
 
@@ -176,6 +178,8 @@ def examples() -> Iterator[ConfigProblem]:
         with pytest.raises(ConfigError) as caught:
             load_evaluation(evaluation_of(changes))
         yield from caught.value.problems
+    short = config_of({"segment_length": 25, "depth": 4, "cache_block": 32})
+    yield from filter(None, [unused_cache_block(validate(short, check_files=False), short)])
     for flags in (["--full"], ["--dry-run", "--multirun"]):
         yield from read_command_line(flags).name_problems
     Path("talk.py").write_text(TALK)

@@ -19,6 +19,7 @@ from recipe.treepo.main_treepo import prepare, train
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.settings.schema import TREE_ESTIMATORS, AdvantageSettings, TreePOSettings
 from recipe.treepo.settings.training_rules import TREE_MANAGER
+from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate, validate_trees
 from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters.packed_engine import PackedActorEngine, PackedCriticEngine
@@ -318,6 +319,26 @@ def test_the_name_of_a_group_that_hydra_did_not_find_is_refused(group):
         with pytest.raises(ConfigError) as error:
             check(config)
         assert briefly(error.value.problems) == [f"{group}=paper_best: group_not_found"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [
+        ({"cache_block": 26, "segment_length": 25, "depth": 4}, 25),
+        ({"cache_block": 34, "segment_length": None, "depth": 3}, 34),  # 100 / 3, rounded up: the block fits
+        ({"cache_block": 35, "segment_length": None, "depth": 3}, 34),
+        ({"cache_block": 35, "segment_length": None, "depth": 3, "sampler": "plain"}, None),
+        ({"cache_block": None, "segment_length": 25, "depth": 4}, None),
+    ],
+)
+def test_a_cache_block_beyond_the_segments_is_remarked_not_refused(changes, length):
+    config = config_of(changes)
+    remark = unused_cache_block(validate(config, check_files=False), config)
+    if length is None or changes["cache_block"] <= length:
+        assert remark is None
+    else:
+        assert briefly([remark]) == [f"treepo.cache_block={changes['cache_block']}: cache_block_unused"]
+        assert f"segments of {length} tokens" in remark.rule
 
 
 def test_trees_without_the_manager_that_samples_them_are_refused():

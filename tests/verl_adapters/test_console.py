@@ -15,7 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.settings.schema import TreePOSettings
 from recipe.treepo.verl_adapters.console import train_with_console
 from recipe.treepo.verl_adapters.console_files import RayLogs, open_logs, run_folder, use_file_logger
-from recipe.treepo.verl_adapters.console_notes import evaluation_overrides, last_checkpoint, results, resume, short
+from recipe.treepo.verl_adapters.console_notes import (
+    evaluation_overrides,
+    last_checkpoint,
+    results,
+    resume,
+    short,
+    title,
+)
 
 VARIABLES = "ray_kwargs.ray_init.runtime_env.env_vars"
 
@@ -327,3 +334,12 @@ def test_a_console_that_breaks_never_fails_a_run(tmp_path, monkeypatch, capfd):
     out = capfd.readouterr().out
     assert "treepo.console stopped reporting (KeyError: 'x')" in out and "done: " in out
     assert "Ray's logs were not copied completely (KeyError: 'x')" in out
+
+
+def test_the_title_remarks_a_cache_block_beyond_the_segments(tmp_path):
+    config = config_of(tmp_path)
+    config.actor_rollout_ref.rollout.update(response_length=128, prompt_length=64, temperature=1)
+    settings = TreePOSettings(depth=4, segment_length=32, cache_block=33)
+    [*_, note] = title(config, settings, tmp_path)
+    assert note.startswith("note: treepo.cache_block=33: has no effect on segments of 32 tokens")
+    assert len(title(config, TreePOSettings(depth=4, segment_length=32, cache_block=32), tmp_path)) == 2

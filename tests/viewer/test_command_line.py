@@ -62,7 +62,8 @@ def test_a_picture_of_one_tree_as_a_file(folder, tmp_path, capsys):
     drawn = {int(group.get("data-node")) for group in root.iter() if group.get("data-node") is not None}
     assert drawn == {node["index"] for node in dump.load(entry)["nodes"]}
     assert main([str(folder), "--svg", str(picture)]) == 2
-    assert f"--svg={picture}: one file holds one tree, but 6 are selected." in capsys.readouterr().err
+    assert f"--svg={picture}: one file holds one tree, but 6 are selected." in (said := capsys.readouterr().err)
+    assert "for example --step 0 --uid 'amc paper_best-0-3' or --step 10 --uid train-10-0." in said
 
 
 def test_a_trace_as_a_file(folder, tmp_path, capsys):
@@ -75,11 +76,11 @@ def test_trees_in_a_terminal(folder, tmp_path):
     done = run(folder, "--step", 10, "--uid", "train-10-0", "--text", env={"COLUMNS": "110", "PYTHONUTF8": "1"})
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "train step 10, prompt 0: 8 trajectories, mean reward 0.5, 1.61x shared"
+    assert lines[0] == "train-10-0  train step 10, prompt 0: 8 trajectories, mean reward 0.5, 1.61x shared"
     assert all(len(line) <= 110 for line in lines)
     (fallback,) = [line for line in lines if " 0.1.0~0 " in line]
-    assert "32 tok  fallback  reward 0  adv -0.08  ✗ 0 · answer" in fallback
-    (chain,) = [line for line in lines if " 0.0 +1 " in line]
+    assert "32 tok  fallback  reward 0  adv -0.08  ✗ 0 · answer  | " in fallback
+    (chain,) = [line for line in lines if " 0.0 +1 below " in line]
     assert "85 tok  reward 0  adv -0.02  ✗ 0 · answer" in chain
     assert [line.split()[1] for line in lines[2:]][-1] in ("1.3", "0.0^0") and "open: no trajectory" in lines[-1]
 

@@ -9,10 +9,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from recipe.treepo.settings.schema import FREE_GROUP, KEYS
+from recipe.treepo.settings.schema import FREE_GROUP, GROUPS, KEYS
 from recipe.treepo.settings.schema import SEE as SEE_TREEPO
 from recipe.treepo.settings.values import ConfigProblem, Keys, groups_of, read_group, unknown_key
 
+SEARCH_PATH, OWN_CONFIG = "hydra.searchpath", "pkg://recipe.treepo.config"
 HELP_FLAGS = ("--help", "-h")
 # Flags that make Hydra show something or compose several configurations.
 HYDRA_ONLY_FLAGS = (
@@ -80,7 +81,7 @@ def read_command_line(arguments: Sequence[str], groups: Sequence[OwnGroup] = (TR
         key, value = (override.key_or_group, override.value()) if override else (_key(argument), None)
         group = next((group for group in groups if holds(group.name, key)), None)
         if group is None:
-            rest.append(argument)
+            rest += _without_marks_of_verls_entry_point(argument, key, value)
         elif not _is_known(key, group):
             problems.append(
                 unknown_key(key, value, {name: found for own in groups for name, found in own.keys.items()})
@@ -129,6 +130,21 @@ def _key(argument: str) -> str:
 
 def _is_known(key: str, group: OwnGroup) -> bool:
     return key in group.keys or key in groups_of(group.keys) or group.is_free(key)
+
+
+def _without_marks_of_verls_entry_point(argument: str, key: str, value: Any) -> list[str]:
+    """Return an override of a verl run as this entry point needs it.
+
+    Its configuration declares keys and groups that a run of verl's entry point adds with a plus sign, and its search
+    path has the groups.
+    """
+    if key == SEARCH_PATH and value == [OWN_CONFIG]:
+        return []
+    if key in GROUPS:
+        return [argument.lstrip("+")]
+    if argument.startswith("+") and not argument.startswith("++") and "." in key:
+        return [f"+{argument}"]
+    return [argument]
 
 
 def _as_hydra_needs_it(argument: str, key: str) -> str:

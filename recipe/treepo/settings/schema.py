@@ -44,6 +44,8 @@ TREE_ESTIMATORS = ("treepo", "treepo_segment", "treerl", "treerpo")
 SINGLE_TURN_AGENT, TOOL_AGENT = REPLACED_AGENTS = ("single_turn_agent", "tool_agent")
 # File that explains the keys.
 SEE = "recipe/treepo/config/treepo_trainer.yaml"
+# Hydra groups that a run may choose from.
+GROUPS = ("tree", "preset", "platform")
 # Group with keys that the user defines.
 FREE_GROUP = "treepo.interaction.options"
 # Vendor of the packed engines in verl's engine registry, selected by VERL_ENGINE_VENDOR.

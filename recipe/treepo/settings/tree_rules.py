@@ -101,6 +101,19 @@ def sampler_problems(settings: TreePOSettings, config: DictConfig) -> list[Confi
     return problems
 
 
+def unused_cache_block(settings: TreePOSettings, config: DictConfig) -> ConfigProblem | None:
+    """Return a remark on a ``cache_block`` that has no effect, for which a run need not stop."""
+    rollout = read_rollout(config, [])
+    if settings.sampler is Sampler.PLAIN or settings.cache_block is None or rollout is None:
+        return None
+    length = settings.resolved_segment_length(rollout.response_length)
+    if leads_conversations(settings, rollout.agent) or settings.cache_block <= length:
+        return None
+    rule = f"has no effect on segments of {length} tokens, which are shorter"
+    remedy = "Use longer segments (a smaller treepo.depth), or treepo.cache_block=null."
+    return ConfigProblem("cache_block_unused", "treepo.cache_block", settings.cache_block, rule, remedy)
+
+
 def tree_problems(settings: TreePOSettings, rollout: Rollout) -> list[ConfigProblem]:
     """Check that the search can grow trees with these settings."""
     talks = leads_conversations(settings, rollout.agent)

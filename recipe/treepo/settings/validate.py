@@ -13,12 +13,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings.schema import TreePOSettings, parse_settings
+from recipe.treepo.settings.schema import GROUPS, TreePOSettings, parse_settings
 from recipe.treepo.settings.training_rules import has_critic, objective_problems, trainer_problems
 from recipe.treepo.settings.tree_rules import sampler_problems
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
-GROUPS = ("tree", "preset", "platform")
 LEAST_FREE_BYTES = 64 * 2**20
 """Minimum free disk space for a dump."""
 

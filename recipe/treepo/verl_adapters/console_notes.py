@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.settings.schema import Sampler, TreePOSettings, leads_conversations
+from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.verl_adapters.console_files import run_folder
 
 Note = tuple[str, str]
@@ -38,7 +39,9 @@ def title(config: DictConfig, settings: TreePOSettings, logs: Path) -> list[str]
     folders = f"logs: {short(logs)}"
     if trees := trees_folder(config):
         folders += f"   trees: {short(Path(trees))}"
-    return [f"treepo  {short(Path(model)) if os.path.isdir(model) else model}  {', '.join(parts)}", folders]
+    lines = [f"treepo  {short(Path(model)) if os.path.isdir(model) else model}  {', '.join(parts)}", folders]
+    remark = unused_cache_block(settings, config)
+    return lines if remark is None else [*lines, f"note: {remark}"]
 
 
 def results(config: DictConfig, environment: Mapping[str, str] = os.environ) -> list[Note]:

@@ -8,6 +8,7 @@ stores each of the n trajectories of that loop as a separate session.
 """
 
 import asyncio
+import logging
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from verl.utils.tensordict_utils import get_non_tensor_data
 
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.settings.schema import Sampler, load_settings
+from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate_trees
 from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters.agent_loop import TREE_AGENT, TreeRequest
@@ -30,6 +32,7 @@ from recipe.treepo.verl_adapters.server_engine import tree_client
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, SampledTree, TreeDump
 from recipe.treepo.verl_adapters.user_code import interaction_class, interaction_problems, tool_problems
 
+logger = logging.getLogger(__name__)
 # Field of the data set's rows that holds a prompt's number within its step.
 TREE_NUMBER = "tree_number"
 
@@ -139,9 +142,12 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        problems = interaction_problems(validate_trees(self.config).interaction) + tool_problems(self.config)
+        settings = validate_trees(self.config)
+        problems = interaction_problems(settings.interaction) + tool_problems(self.config)
         if problems:
             raise ConfigError(problems)
+        if remark := unused_cache_block(settings, self.config):
+            logger.warning("%s", remark)
         self.agent_loop_workers_class = TreeAgentLoopWorker
         self._prompts_of_step: Counter[tuple[bool, int]] = Counter()
 

@@ -3,15 +3,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from recipe.treepo.dumps.members import DumpError
 from recipe.treepo.dumps.reader import Dump, TreeEntry
 from recipe.treepo.viewer.page import index_page, tree_page
 from recipe.treepo.viewer.selection import page_name
 from recipe.treepo.viewer.svg import tree_svg
+from recipe.treepo.viewer.visible import one_line
 
 PICTURE_WIDTH = 960
 """Width of a picture in pixels, about that of a documentation page."""
+MOST_EXAMPLES = 2
 
 
 def export(dump: Dump, entries: Sequence[TreeEntry], out: Path) -> int:
@@ -53,5 +56,13 @@ def _require_one(entries: Sequence[TreeEntry], option: str, other: str) -> None:
     if len(entries) != 1:
         raise DumpError(
             f"{option}: one file holds one tree, but {len(entries)} are selected. "
-            f"Choose one with --step and --uid{other}."
+            f"Choose one with --step and --uid{other}{_examples(entries)}."
         )
+
+
+def _examples(entries: Sequence[TreeEntry]) -> str:
+    shown = [
+        f"--step {entry.summary.get('step')} --uid {quote(one_line(entry.uid, 40))}"
+        for entry in entries[:MOST_EXAMPLES]
+    ]
+    return f", for example {' or '.join(shown)}" if shown else ""

@@ -25,7 +25,7 @@ def print_tree(tree: TreeLine, console: Console) -> None:
     children: dict[int, list[int]] = {}
     for node in tree["nodes"][1:]:
         children.setdefault(node["parent"], []).append(node["index"])
-    lines = Lines(Text(title(tree, picture), style="bold", overflow="ellipsis", no_wrap=True))
+    lines = Lines(_cut(f"{_short(tree['uid'])}  {title(tree, picture)}", "bold"))
     lines.add(_cut(f"prompt: {one_line(tree['prompt'], MOST_TEXT)}", "dim"))
     stack = [(child, lines, 0) for child in reversed(children.get(0, []))]
     while stack:
@@ -48,7 +48,7 @@ def _line(tree: TreeLine, chain: Sequence[int], boxes: Mapping[int, Box], end: R
     tokens = sum(len(node["token_ids"]) for node in nodes)
     line = _cut(one_line(nodes[0]["key"], 60), "bold")
     if len(chain) > 1:
-        line.append(f" +{len(chain) - 1}")
+        line.append(f" +{len(chain) - 1} below")
     line.append(f"  {tokens} tok", "dim")
     marks = [MARKS[box.start] for number in chain if (box := boxes[number]).start]
     marks += ["reply" for number in chain if boxes[number].reply]
@@ -62,8 +62,13 @@ def _line(tree: TreeLine, chain: Sequence[int], boxes: Mapping[int, Box], end: R
         mark = "" if end.right is None else "✓ " if end.right else "✗ "
         line.append(f"  {mark}{row_words(end)}", "blue" if end.right else "yellow")
     text = one_line("".join(node["text"][:MOST_TEXT] for node in nodes)[:MOST_TEXT], MOST_TEXT)
-    line.append(f"  {text}", "dim")
+    line.append(f"  | {text}", "dim")
     return line
+
+
+def _short(uid: str) -> str:
+    """Return an id, or enough of verl's long ones for ``--uid``."""
+    return one_line(uid if len(uid) <= 16 else uid[:8], 40)
 
 
 def _cut(text: str, style: str) -> Text:
