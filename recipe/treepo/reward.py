@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Score a solution by its final answer: verl's `reward.custom_reward_function` (name `compute_score`).
 
-The answer is the content of the last `\boxed{}`. Without any box it is the last plain number, unless `require_box` is
-set. Text comparison decides first. math-verify decides the rest in worker processes with a wall-clock and a memory
-limit, because model output is untrusted. verl calls this function from threads of several processes; each process has
-its own workers. Options are keys of `reward.custom_reward_function.reward_kwargs` (docs/how_to/reward.md).
+The answer is the content of the last `\boxed{}` behind the model's thoughts. Without any box it is the value that the
+text states, unless `require_box` is set. Text comparison decides first. math-verify decides the rest in worker
+processes with a wall-clock and a memory limit, because model output is untrusted. verl calls this function from threads
+of several processes; each process has its own workers. Options are keys of
+`reward.custom_reward_function.reward_kwargs` (docs/how_to/reward.md).
 """
 
 import inspect
@@ -29,8 +30,9 @@ if Path(__file__).resolve().parts[-3:-1] == ("recipe", "treepo") and (
         f"{Path(answers.__file__).resolve().parents[1]}. Use path=pkg://recipe.treepo.reward, or install the copy at "
         "that path."
     )
-from recipe.treepo.answers.boxes import BoxState, last_number, scan_boxes, unboxed
+from recipe.treepo.answers.boxes import BoxState, after_thinking, scan_boxes, unboxed
 from recipe.treepo.answers.compare import Question, compare_text
+from recipe.treepo.answers.statements import stated_answer
 from recipe.treepo.sandbox.verifier import Verdict, get_pool
 
 # Arguments that verl's reward managers and loaders pass to every reward function; unused here.
@@ -106,12 +108,13 @@ def _gold_answer(ground_truth: Any, data_source: str) -> str:
 
 def find_answer(solution: str, require_box: bool) -> tuple[str | None, bool]:
     """Return the final answer (None if there is none) and whether it was in a box."""
+    solution = after_thinking(solution)
     scan = scan_boxes(solution)
     if scan.state is BoxState.COMPLETE:
         return scan.content.strip(), True
-    # An empty or unclosed box is a failed attempt: no number replaces it.
+    # An empty or unclosed box is a failed attempt: no statement replaces it.
     if scan.state is BoxState.ABSENT and not require_box:
-        return last_number(solution), False
+        return stated_answer(solution), False
     return None, False
 
 
@@ -166,7 +169,7 @@ def compute_score(
         wrong_score: ``score`` of a wrong answer.
         no_box_score: "score" of a response without a complete box, right or wrong; at most wrong_score. None: the
             score of any other response.
-        require_box: Whether an answer outside a box is wrong. False: the last plain number counts if no box is opened.
+        require_box: Whether an answer outside a box is wrong. False: the stated value counts if no box is opened.
         timeout_s: Wall-clock limit of math-verify, 0.01 to 600 seconds; excludes the start of a worker (about 1 s,
             once) and the wait for a free one. After it, the answer is wrong.
         max_answer_chars: Length limit for parsing, 1 to 4,000 characters. Longer answers are right only if they are the

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from helpers.example_counts import examples
 from recipe.treepo.answers.boxes import (
     BoxState,
+    after_thinking,
     has_complete_box,
     last_boxed,
-    last_number,
     scan_boxes,
 )
 from recipe.treepo.answers.compare import Question, compare_text
 from recipe.treepo.answers.spelling import normalize
+from recipe.treepo.answers.statements import stated_answer
 
 BOXES = [
     (r"no box at all: 5", BoxState.ABSENT, ""),
@@ -150,7 +151,7 @@ def test_scanning_takes_time_in_proportion_to_the_length(piece: str) -> None:
     def cpu_seconds(length: int) -> float:
         text = piece * (length // len(piece))
         started = time.process_time()
-        scan_boxes(text), has_complete_box(text), last_number(text)
+        scan_boxes(text), has_complete_box(text), stated_answer(text), after_thinking(text)
         return time.process_time() - started
 
     short = long = float("inf")
@@ -159,39 +160,6 @@ def test_scanning_takes_time_in_proportion_to_the_length(piece: str) -> None:
         if long < 9 * short + 0.02:
             return
     raise AssertionError(f"{short:.3f} s for 100 kB, {long:.3f} s for 400 kB")
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("so 3 plus 4 is 7.", "7"),
-        ("costs $1,234.50 in all", "1,234.50"),
-        ("that is -3", "-3"),
-        ("that is \u22123", "-3"),
-        ("x-3", "3"),
-        ("(2)-3", "3"),
-        ("about 3/4 of it", "3/4"),
-        ("room B12", None),
-        (r"so $5\sqrt{2}$", None),
-        ("2^{10}", None),
-        ("$x^2$ for x = 7", "7"),
-        (r"x_{2} and \frac{3}{4}", None),
-        ("5 + 2x", None),
-        ("at 3:30", None),
-        ("it is 5 at 3:30", "5"),
-        ("1.5e10", None),
-        (r"$5$", "5"),
-        (r"\(5\)", "5"),
-        ("**5**", "5"),
-        (r"\fbox{5}", "5"),
-        (r"5\text{ cm}", "5"),
-        ("version 1.2.3", "1.2"),
-        ("none", None),
-        ("", None),
-    ],
-)
-def test_last_number_is_read_as_a_person_would(text: str, number: str | None) -> None:
-    assert last_number(text) == number
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,6 @@ from typing import NamedTuple
 
 # At most two backslashes before "boxed": an unlimited run would make the search quadratic.
 _BRACES = re.compile(r"\\\\?boxed\s*\{|\\[\s\S]|[{}]")
-# A number that does not begin inside a name, a decimal or a longer number.
-_NUMBER = re.compile(r"(?<![\w.])(?:(?<![)\]}])[-\u2212])?(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")
 
 
 class BoxState(Enum):
@@ -49,6 +47,12 @@ def _boxes(text: str) -> Iterator[tuple[int, int, int | None]]:
     for start, content_start, is_box in open_braces:
         if is_box:
             yield start, content_start, None
+
+
+def after_thinking(text: str) -> str:
+    """Return the text behind the last thought (``</think>``); nothing if a thought is unfinished."""
+    begun, ended = text.rfind("<think>"), text.rfind("</think>")
+    return text[ended + len("</think>") :] if ended > begun else "" if begun >= 0 else text
 
 
 def scan_boxes(text: str) -> BoxScan:
@@ -97,27 +101,3 @@ def has_complete_box(text: str) -> bool:
         content_end is not None and text[content_start:content_end].strip() != ""
         for _, content_start, content_end in _boxes(text)
     )
-
-
-# A number directly after or before one of these is part of a formula, a time or a name.
-_FORMULA_BEFORE = re.compile(
-    r"(?:[\^_/+]|(?<!box)(?<!text)(?<!math..)\{|(?<!\*)\*|\d:|\\(?!(?:text|q?quad|fbox|boxed)\b)[A-Za-z]+) ?-?\Z"
-)
-_FORMULA_BEHIND = re.compile(
-    r"[_{/]|\^(?!\s*\{?\s*\\(?:circ|degree))|:\d| ?\+| ?\*(?!\*)|[A-Za-z](?![A-Za-z])"
-    r"| ?\\(?!text|math|quad|qquad|degree|pounds|euro)[A-Za-z]"
-)
-
-
-def last_number(text: str) -> str | None:
-    r"""Return the last standalone plain number of `text` (thousands commas, decimals, a/b), or None.
-
-    A minus sign belongs to the number unless it follows a letter, a digit or a closing bracket (subtraction). Numbers
-    inside `2^{10}`, `5\sqrt{2}`, `2x`, `x + 1`, `\frac{3}{4}` and `3:30` are not standalone.
-    """
-    number = None
-    for match in _NUMBER.finditer(text):
-        before = text[max(0, match.start() - 20) : match.start()]
-        if not _FORMULA_BEFORE.search(before) and not _FORMULA_BEHIND.match(text, match.end()):
-            number = match.group()
-    return None if number is None else number.replace("\u2212", "-")
