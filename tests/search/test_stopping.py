@@ -42,6 +42,20 @@ def reason(token_ids: list[int], *, segments: int = 1, **changes) -> FinishReaso
     return rules(**changes).reason(token_ids, join_pieces(token_ids), length=len(token_ids), depth=segments)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>It may be \\boxed{7}? Wait", None),
+        ("<think>It may be \\boxed{7}.</think>So", None),
+        ("<think>It may be 6.</think>So \\boxed{7}", ANSWER),
+        ("It may be 6.</think>So \\boxed{7}", ANSWER),  # the prompt opened the thought
+        ("<think>6</think>So \\boxed{7}. <think>But is", None),
+    ],
+)
+def test_a_box_in_a_thought_ends_no_path(text, expected):
+    assert rules().reason([8], text, length=1, depth=1) is expected
+
+
 # --- the rules ---------------------------------------------------------------------------------------------------
 
 

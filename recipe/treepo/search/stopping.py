@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from recipe.treepo.answers.boxes import has_complete_box
+from recipe.treepo.answers.boxes import after_thinking, has_complete_box
 from recipe.treepo.search.incremental_text import REPLACEMENT, IncrementalText
 
 
 class FinishReason(StrEnum):
     """Reason why a path became a trajectory. Each leaf records exactly one."""
 
-    ANSWER = "answer"  # the response holds a complete \boxed{...}
+    ANSWER = "answer"  # the response holds a complete \boxed{...} outside its thoughts
     EOS = "eos"  # the last token is one of the model's end tokens
     STOP = "stop"  # the response holds a stop string
     INTERACTION = "interaction"  # the interaction's check_finished returned a reason
@@ -159,7 +159,9 @@ class StoppingRules:
         def applies(rule: FinishReason) -> bool:
             match rule:
                 case FinishReason.ANSWER:
-                    return (self.at_end_token(turn_ids) or not self.answer_needs_eos) and has_complete_box(text)
+                    return (self.at_end_token(turn_ids) or not self.answer_needs_eos) and has_complete_box(
+                        after_thinking(text)
+                    )
                 case FinishReason.EOS:
                     return self.at_end_token(turn_ids)
                 case FinishReason.STOP:
