@@ -251,6 +251,9 @@ def test_a_blank_ground_truth_is_an_error_not_a_score(gold: str | float | None) 
 def test_numbers_may_be_ground_truths() -> None:
     assert compute_score("test", r"\boxed{5}", 5)["score"] == 1.0
     assert compute_score("test", r"\boxed{1/2}", 0.5)["score"] == 1.0
+    assert compute_score("test", r"\boxed{0.00001}", 1e-05)["score"] == 1.0
+    assert compute_score("test", r"\boxed{e-5}", 1e-05)["score"] == 0.0
+    assert compute_score("test", r"\boxed{5}", 5.0)["score"] == 1.0
 
 
 def test_a_ground_truth_behind_hash_marks_is_read() -> None:

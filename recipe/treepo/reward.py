@@ -12,6 +12,7 @@ import inspect
 import math
 import sys
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,8 @@ def _gold_answer(ground_truth: Any, data_source: str) -> str:
         ValueError: if it is blank or NaN (a missing value of a table).
     """
     missing = ground_truth is None or (isinstance(ground_truth, float) and math.isnan(ground_truth))
+    if isinstance(ground_truth, float) and math.isfinite(ground_truth):
+        ground_truth = f"{Decimal(repr(float(ground_truth))):f}"  # 1e-05 is a number, not e - 5
     gold = "" if missing else str(ground_truth).rpartition("####")[2].strip()
     if not gold:
         raise ValueError(

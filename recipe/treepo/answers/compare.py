@@ -21,7 +21,7 @@ from typing import NamedTuple
 from recipe.treepo.answers.forms import NAME, RELATION, same_form
 from recipe.treepo.answers.lists import JOINT, split_list
 from recipe.treepo.answers.refusals import REFUSALS
-from recipe.treepo.answers.spelling import normalize, read_number, tidy
+from recipe.treepo.answers.spelling import normalize, power_of_ten, read_number, tidy
 from recipe.treepo.answers.units import split_unit
 
 LONGEST = 4_000  # characters
@@ -45,7 +45,7 @@ def compare_text(answer: str, gold: str) -> bool | Question:
     """
     if answer.strip() == gold.strip() or max(len(answer), len(gold)) > LONGEST:
         return answer.strip() == gold.strip() != ""
-    values = _without_choice(tidy(answer), tidy(gold))
+    values = _without_choice(tidy(power_of_ten(answer)), tidy(power_of_ten(gold)))
     return values if isinstance(values, bool) else _compare_whole(*same_form(*values))
 
 

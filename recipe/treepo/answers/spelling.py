@@ -60,8 +60,14 @@ _DELIMITERS = re.compile(r"\\\\|\\\$|\$|\\[()\[\]]")
 _SPACES = re.compile(r"\\\\|\\[!,;:> ]|~|\\q?quad(?![A-Za-z])")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _UNIT_LETTERS = tuple("mgshlLNJWVK")
+_E_NOTATION = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,2})(?![\w.])", re.ASCII)
 # Braces around digits do not print: {7} is 7, and {1}{2} is 12.
 _BRACED_DIGITS = re.compile(r"[-+]?[\d{}.,]*", re.ASCII)
+
+
+def power_of_ten(answer: str) -> str:
+    r"""Write numbers such as 2e-4 as `2\times 10^{-4}`. With spaces, `2e - 4` is a difference."""
+    return _E_NOTATION.sub(lambda match: f"{match.group(1)}\\times 10^{{{int(match.group(2))}}}", answer)
 
 
 def tidy(answer: str) -> str:

@@ -60,8 +60,9 @@ _PART_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _ATTACHED = (
-    r"[_^:{\[\u221a\u03c0\u00d7\u00f7]|\s*[+*/=<>\u00d7\u00f7\u2264\u2265\u2260\u221a\u03c0]|\s[-\u2212\u2013]\s|-\d"
-    r"|(?!(?-i:st|nd|rd|th|cm|mm|km|kg|[mgsh])(?![A-Za-z]))[A-Za-z]|,\s?\d|\s+\(\s*mod\b|\s+(?:mod|pi|i|x|y|z|squared|cubed)\b"
+    r"\^(?!\s*\{?\s*\\(?:circ|degree))|[_:{\[\u221a\u03c0\u00d7\u00f7]|\s*[+*/=<>\u00d7\u00f7\u2264\u2265\u2260\u221a\u03c0]"
+    r"|\s[-\u2212\u2013]\s|-\d|(?!(?-i:st|nd|rd|th|cm|mm|km|kg|[mgsh])(?![A-Za-z]))[A-Za-z]|,\s?\d|\s+\(\s*mod\b"
+    r"|\s+(?:mod|pi|i|x|y|z|squared|cubed)\b"
 )
 _PART_OF_RESULT = re.compile(_ATTACHED, re.IGNORECASE)
 _PART_BEHIND = re.compile(
@@ -125,7 +126,8 @@ def _formula_value(sentence: str, formulas: list[re.Match[str]]) -> str | None:
         return None
     if re.match(rf"\s*(?:{'|'.join(_POWERS)}|dozen)\b", behind):
         return None
-    return _content(last).rpartition("=")[2].strip() or None
+    # A box without braces is not a box, but its macro is no part of the value either.
+    return _content(last).rpartition("=")[2].replace("\\boxed", "").strip() or None
 
 
 def _number_value(sentence: str) -> str | None:
