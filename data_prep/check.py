@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from recipe.treepo.answers.boxes import unboxed
+from recipe.treepo.answers.truth import read_truth
 
 from .errors import PrepError
 from .field_types import Types, field_types, type_conflicts
@@ -89,7 +89,7 @@ def _mathematics(row: dict[str, Any], findings: set[Finding]) -> str | None:
     """Return the ground truth of a row if math-verify would compare it, else None."""
     if not findings.isdisjoint(_NO_TRUTH):
         return None
-    truth = unboxed(str(row["reward_model"]["ground_truth"]))
+    truth = read_truth(row["reward_model"]["ground_truth"])
     return truth if takes_mathematics(truth) else None
 
 

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from recipe.treepo.answers.boxes import unboxed
 from recipe.treepo.answers.compare import Question, compare_text
 from recipe.treepo.answers.spelling import normalize, read_number
+from recipe.treepo.answers.truth import read_truth
 from recipe.treepo.settings.schema import REPLACED_AGENTS
 
 from .problems import MAX_ANSWER_CHARS
@@ -144,7 +144,9 @@ def _truth_findings(reward_model: Any) -> set[Finding]:
         return {Finding.ODD_TRUTH}
     if isinstance(truth, float) and not math.isfinite(truth):
         return {Finding.ODD_TRUTH}
-    truth = unboxed(str(truth))
+    truth = read_truth(truth)
+    if not truth:
+        return {Finding.NO_TRUTH}
     if len(truth) > MAX_ANSWER_CHARS:
         return {Finding.LONG_TRUTH}
     return set() if normalize(truth) else {Finding.EMPTY_TRUTH}

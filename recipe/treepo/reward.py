@@ -12,7 +12,6 @@ import inspect
 import math
 import sys
 from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,10 @@ if Path(__file__).resolve().parts[-3:-1] == ("recipe", "treepo") and (
         f"{Path(answers.__file__).resolve().parents[1]}. Use path=pkg://recipe.treepo.reward, or install the copy at "
         "that path."
     )
-from recipe.treepo.answers.boxes import BoxState, after_thinking, scan_boxes, unboxed
+from recipe.treepo.answers.boxes import BoxState, after_thinking, scan_boxes
 from recipe.treepo.answers.compare import Question, compare_text
 from recipe.treepo.answers.statements import stated_answer
+from recipe.treepo.answers.truth import read_truth
 from recipe.treepo.sandbox.verifier import Verdict, get_pool
 
 # Arguments that verl's reward managers and loaders pass to every reward function; unused here.
@@ -97,16 +97,13 @@ def _gold_answer(ground_truth: Any, data_source: str) -> str:
     Raises:
         ValueError: if it is blank or NaN (a missing value of a table).
     """
-    missing = ground_truth is None or (isinstance(ground_truth, float) and math.isnan(ground_truth))
-    if isinstance(ground_truth, float) and math.isfinite(ground_truth):
-        ground_truth = f"{Decimal(repr(float(ground_truth))):f}"  # 1e-05 is a number, not e - 5
-    gold = "" if missing else str(ground_truth).rpartition("####")[2].strip()
+    gold = read_truth(ground_truth)
     if not gold:
         raise ValueError(
             f"reward_model.ground_truth={ground_truth!r}: must not be blank (data source {data_source!r}). "
             "Drop the row (python -m recipe.treepo.data_prep does)."
         )
-    return unboxed(gold)
+    return gold
 
 
 def find_answer(solution: str, require_box: bool) -> tuple[str | None, bool]:

@@ -65,6 +65,8 @@ ASSISTANT = {"role": "assistant", "content": "Two."}
         (make_row(prompt=[{"role": "user", "content": "P"}, ASSISTANT]), {Finding.LAST_ROLE}),
         (make_row(truth=None), {Finding.NO_TRUTH}),
         (make_row(truth=" "), {Finding.NO_TRUTH}),
+        (make_row(truth="2 + 3 = 5 ####"), {Finding.NO_TRUTH}),  # as the reward reads it
+        (make_row(truth="2 + 3 = 5\n#### 5"), set()),
         (make_row(reward_model=None), {Finding.NO_TRUTH}),
         (make_row(reward_model="2"), {Finding.NO_TRUTH}),
         (make_row(truth=["2"]), {Finding.ODD_TRUTH}),
