@@ -60,7 +60,7 @@ def locked(out_dir: str) -> Iterator[Path]:
     """Lock the folder against a second evaluation; yield the folder of the samples.
 
     Raises:
-            ConfigError: if another evaluation is writing there.
+        ConfigError: if another evaluation is writing there.
     """
     import fcntl
 
@@ -81,7 +81,7 @@ def open_records(
     """Open the sample file of each run.
 
     Raises:
-            ConfigError: listing every file with samples of another evaluation.
+        ConfigError: listing every file with samples of another evaluation.
     """
     records, problems = {}, []
     for run in settings.runs:

@@ -31,7 +31,7 @@ def prepare(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool)
     """Check the recipe's rules, then verl's own.
 
     Raises:
-            ConfigError: listing all problems, those of the command line first.
+        ConfigError: listing all problems, those of the command line first.
     """
     try:
         settings = validate(config, check_files=not dry_run)
@@ -67,7 +67,7 @@ def train(config: DictConfig, early: Path | None = None) -> None:
     """Train with a checked configuration; after a failure, exit with status 1 or 130.
 
     Args:
-            early: File with the output so far.
+        early: File with the output so far.
     """
     from recipe.treepo.verl_adapters import run
 

@@ -27,8 +27,8 @@ class OwnGroup:
     """A group of keys of this recipe.
 
     Attributes:
-            free: Full names of its subgroups with keys that the user defines.
-            see: File that explains the keys, relative to the repository.
+        free: Full names of its subgroups with keys that the user defines.
+        see: File that explains the keys, relative to the repository.
     """
 
     name: str
@@ -49,11 +49,11 @@ class CommandLine:
     """A parsed command line.
 
     Attributes:
-            arguments: Arguments for Hydra.
-            name_problems: Unknown keys of our groups (absent from ``arguments``), and wrong combinations of flags.
-            value_problems: Wrong values in our groups; needed only if Hydra cannot compose, since composing finds them,
-            too.
-            for_hydra_only: Whether Hydra only shows something, or composes several configurations.
+        arguments: Arguments for Hydra.
+        name_problems: Unknown keys of our groups (absent from ``arguments``), and wrong combinations of flags.
+        value_problems: Wrong values in our groups; needed only if Hydra cannot compose, since composing finds them,
+        too.
+        for_hydra_only: Whether Hydra only shows something, or composes several configurations.
     """
 
     arguments: list[str]

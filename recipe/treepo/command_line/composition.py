@@ -28,7 +28,7 @@ def call_with_config(line: CommandLine, arguments: Sequence[str], task: Callable
     If Hydra stops earlier, which it reports itself, the problems with our own keys are reported, too.
 
     Args:
-            task: A plain function of the entry point; Hydra names the job after its file.
+        task: A plain function of the entry point; Hydra names the job after its file.
     """
     problems = line.name_problems + line.value_problems
     if line.dry_run and line.for_hydra_only:

@@ -20,11 +20,11 @@ class Differences:
     """The differences between a configuration and the defaults.
 
     Attributes:
-            values: The differing keys with their resolved values, nested like the configuration.
-            changed: Number of keys in ``values``.
-            same: Number of keys equal to the defaults. Interpolations are compared as written, even if they resolve
-            differently.
-            removed: Full names of keys and groups of the defaults that are missing in the configuration.
+        values: The differing keys with their resolved values, nested like the configuration.
+        changed: Number of keys in ``values``.
+        same: Number of keys equal to the defaults. Interpolations are compared as written, even if they resolve
+        differently.
+        removed: Full names of keys and groups of the defaults that are missing in the configuration.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +71,7 @@ def dry_run_report(config: DictConfig, *, full: bool, comments: Sequence[str] = 
     """Return the resolved configuration as YAML: the keys that differ from the defaults, or all keys.
 
     Args:
-            comments: Lines to add at the top.
+        comments: Lines to add at the top.
     """
     if full:
         lines, text = [*comments], OmegaConf.to_yaml(config, resolve=True)

@@ -24,9 +24,9 @@ class HelpPage:
     """The parts of a help text that do not come from ``config/``.
 
     Attributes:
-            choices: Default of each listed Hydra group; the other choices are its files.
-            columns: Number of keys on a line.
-            examples: Commands, each with its meaning.
+        choices: Default of each listed Hydra group; the other choices are its files.
+        columns: Number of keys on a line.
+        examples: Commands, each with its meaning.
     """
 
     purpose: str
@@ -82,9 +82,9 @@ class Declared:
     """The keys of a group, in the order of its yaml file.
 
     Attributes:
-            groups: Names in each group, outer before inner.
-            defaults: Default of each key, by its full name.
-            comments: Comment above each key and group, by its full name.
+        groups: Names in each group, outer before inner.
+        defaults: Default of each key, by its full name.
+        comments: Comment above each key and group, by its full name.
     """
 
     groups: Mapping[str, Sequence[str]]

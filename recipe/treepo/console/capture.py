@@ -19,10 +19,10 @@ class Capture:
     Python's stdout is line-buffered in the context, so that lines of stdout and stderr keep their order.
 
     Args:
-            path: File to append to.
+        path: File to append to.
 
     Attributes:
-            screen, error_screen: Descriptors of the real stdout and stderr; child programs do not inherit them.
+        screen, error_screen: Descriptors of the real stdout and stderr; child programs do not inherit them.
     """
 
     screen: int
@@ -36,7 +36,7 @@ class Capture:
         """Redirect both descriptors.
 
         Raises:
-                OSError: if the file cannot be opened; nothing is redirected then.
+            OSError: if the file cannot be opened; nothing is redirected then.
         """
         file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:

@@ -21,9 +21,9 @@ class Failure:
     """The innermost error.
 
     Attributes:
-            frames: Last frames of our own or the user's code as ``file:line function``, innermost last; frames of other
-            code
-                if there are none.
+        frames: Last frames of our own or the user's code as ``file:line function``, innermost last; frames of other
+        code
+            if there are none.
     """
 
     kind: str

@@ -43,8 +43,8 @@ class LogScan:
     """Warnings and errors of a log.
 
     Attributes:
-            warnings: Number of warnings by kind.
-            errors: Tracebacks by their last line, in order of first occurrence.
+        warnings: Number of warnings by kind.
+        errors: Tracebacks by their last line, in order of first occurrence.
     """
 
     warnings: Counter[str] = field(default_factory=Counter)
@@ -87,7 +87,7 @@ class LogScan:
         """Return the most frequent error, the first one on a tie.
 
         Args:
-                besides: Kind and text of an error to skip.
+            besides: Kind and text of an error to skip.
         """
         errors = [error for error in self.errors.values() if not _is_same(error, besides)]
         return max(errors, key=lambda error: error.count, default=None)

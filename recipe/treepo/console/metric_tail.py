@@ -22,7 +22,7 @@ class MetricTail:
     A file that exists before the first call belongs to an earlier run until it changes: verl's logger empties it.
 
     Attributes:
-            broken: Number of complete lines that were not records.
+        broken: Number of complete lines that were not records.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +40,7 @@ class MetricTail:
         """Return new records in order; an incomplete last line is left for the next call.
 
         Raises:
-                OSError: if the file exists and cannot be read.
+            OSError: if the file exists and cannot be read.
         """
         if not self.started():
             return []

@@ -19,13 +19,13 @@ class Reporter:
     """Reporter that prints a line per step and the current activity of the run.
 
     Args:
-            validates_first: Whether verl validates before the first step.
-            validates: Whether verl validates during training.
-            chores: Functions to call at each look, for example to link files that appear during the run.
-            clock: Function that returns the time in seconds.
+        validates_first: Whether verl validates before the first step.
+        validates: Whether verl validates during training.
+        chores: Functions to call at each look, for example to link files that appear during the run.
+        clock: Function that returns the time in seconds.
 
     Attributes:
-            totals: Sums over the steps so far.
+        totals: Sums over the steps so far.
     """
 
     def __init__(

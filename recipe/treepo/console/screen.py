@@ -13,8 +13,8 @@ class Screen:
     Nothing more is written to a closed screen (for example a closed pipe); the run never fails because of it.
 
     Args:
-            descriptor: Descriptor for lines.
-            errors: Descriptor for error lines, if it differs.
+        descriptor: Descriptor for lines.
+        errors: Descriptor for error lines, if it differs.
     """
 
     def __init__(self, descriptor: int, errors: int | None = None) -> None:

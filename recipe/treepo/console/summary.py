@@ -16,9 +16,9 @@ class Totals:
     """Sums over the steps of a run.
 
     Attributes:
-            steps: Number of training steps seen.
-            last_step: Number of the last step; in a resumed run it includes earlier steps.
-            first_held_out, last_held_out: Validation scores by data source.
+        steps: Number of training steps seen.
+        last_step: Number of the last step; in a resumed run it includes earlier steps.
+        first_held_out, last_held_out: Validation scores by data source.
     """
 
     steps: int = 0
@@ -89,7 +89,7 @@ def summary(totals: Totals, seconds: float, notes: Sequence[tuple[str, str]]) ->
     """Return the lines of a summary.
 
     Args:
-            notes: Name and text of each further line.
+        notes: Name and text of each further line.
     """
     return [outcome(totals, seconds), *note_lines(_all_notes(totals, notes))]
 

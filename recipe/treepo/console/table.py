@@ -99,7 +99,7 @@ class Table:
     """Formatter of step lines, with a header above the first.
 
     Args:
-            validates: Whether the run validates during training.
+        validates: Whether the run validates during training.
     """
 
     def __init__(self, *, validates: bool) -> None:

@@ -22,15 +22,15 @@ class TreeOrigin:
     """Origin of a tree.
 
     Attributes:
-            uid: verl's id of the prompt.
-            step: Training step.
-            split: ``train``, ``val`` or the name of a run of an evaluation.
-            number: Number of the prompt within its step.
-            data_source: Data set of the prompt.
-            row: The row's ``extra_info.index``, None without one.
-            prompt: Text of the prompt, with the chat template's tokens.
-            ground_truth: Correct answer as text, None without one.
-            settings: Settings of the search, for display.
+        uid: verl's id of the prompt.
+        step: Training step.
+        split: ``train``, ``val`` or the name of a run of an evaluation.
+        number: Number of the prompt within its step.
+        data_source: Data set of the prompt.
+        row: The row's ``extra_info.index``, None without one.
+        prompt: Text of the prompt, with the chat template's tokens.
+        ground_truth: Correct answer as text, None without one.
+        settings: Settings of the search, for display.
     """
 
     uid: str
@@ -64,9 +64,9 @@ def tree_line(
     """Return a tree as a line, and the line's summary.
 
     Args:
-            rewards: ``reward`` and its parts for each leaf, None if the reward is not yet known.
-            decode: Function from token ids to text that keeps special tokens.
-            calls: Engine calls, for ``treepo.dump.calls``.
+        rewards: ``reward`` and its parts for each leaf, None if the reward is not yet known.
+        decode: Function from token ids to text that keeps special tokens.
+        calls: Engine calls, for ``treepo.dump.calls``.
     """
     text = IncrementalText(decode)
     statistics = TreeStatistics.of(tree)
@@ -97,9 +97,9 @@ def credit_line(
     """Return the credit of a trajectory as a line, and the line's summary.
 
     Args:
-            leaf: Number of the trajectory's last node.
-            reward: ``reward`` and its parts.
-            advantages: Pairs (node, mean advantage of the node's trained tokens), from the root's child to the leaf.
+        leaf: Number of the trajectory's last node.
+        reward: ``reward`` and its parts.
+        advantages: Pairs (node, mean advantage of the node's trained tokens), from the root's child to the leaf.
     """
     values = [[node, _finite(value)] for node, value in advantages]
     line = {"format": FORMAT, "kind": "credit", "uid": uid, "leaf": leaf, **_parts(reward), "advantages": values}

@@ -34,9 +34,9 @@ class Member:
     """Location of one line.
 
     Attributes:
-            path: The file.
-            offset, size: Position and size of the member, in bytes.
-            summary: Summary in the header.
+        path: The file.
+        offset, size: Position and size of the member, in bytes.
+        summary: Summary in the header.
     """
 
     path: Path
@@ -49,7 +49,7 @@ def pack(line: Mapping[str, Any], summary: Mapping[str, Any]) -> bytes:
     """Return a line as a gzip member with its summary.
 
     Raises:
-            ValueError: if the summary is too long, or a value cannot be written as JSON.
+        ValueError: if the summary is too long, or a value cannot be written as JSON.
     """
     text = json.dumps(line, allow_nan=False).encode("ascii") + b"\n"
     extra = json.dumps(summary, allow_nan=False).encode("ascii")
@@ -74,7 +74,7 @@ def members(path: Path, start: int = 0) -> Iterator[Member]:
     """Yield the complete members of a file from byte ``start`` on, without decompressing them.
 
     Raises:
-            DumpError: if the file was not written by :func:`pack`.
+        DumpError: if the file was not written by :func:`pack`.
     """
     with path.open("rb") as file:
         length = file.seek(0, 2)
@@ -124,7 +124,7 @@ def _parse(text: bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-            ValueError: if the text is damaged or nested too deep.
+        ValueError: if the text is damaged or nested too deep.
     """
     try:
         return json.loads(text)

@@ -19,8 +19,8 @@ class TreeEntry:
     """A tree of the dump, with its summary.
 
     Attributes:
-            member: Line of the tree.
-            folder: Folder of its step.
+        member: Line of the tree.
+        folder: Folder of its step.
     """
 
     member: Member
@@ -52,7 +52,7 @@ class Dump:
         """Read the summaries of lines added since the last call.
 
         Raises:
-                DumpError: if the folder holds no dump of this format.
+            DumpError: if the folder holds no dump of this format.
         """
         if not self.folder.is_dir():
             raise DumpError(f"{self.folder}: there is no such folder")
@@ -86,12 +86,12 @@ class Dump:
         """Return a tree with the credit of its trajectories.
 
         Returns:
-                The checked line of the tree (``lines.py``), with the text of every node. Each of its ``trajectories``
-                also has
-                ``advantages``: (node, advantage) pairs, None without credit from a trainer.
+            The checked line of the tree (``lines.py``), with the text of every node. Each of its ``trajectories``
+            also has
+            ``advantages``: (node, advantage) pairs, None without credit from a trainer.
 
         Raises:
-                DumpError: if a line is damaged.
+            DumpError: if a line is damaged.
         """
         tree = load(entry.member)
         check_tree(tree, entry.member.path)
@@ -156,7 +156,7 @@ def check_tree(tree: dict[str, Any], path: Path) -> None:
     """Check types and structure of a tree's line.
 
     Raises:
-            DumpError: naming the first fault.
+        DumpError: naming the first fault.
     """
 
     def require(holds: bool, what: str) -> None:

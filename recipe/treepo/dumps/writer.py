@@ -21,16 +21,16 @@ class DumpWriter:
     """Writer of one process's lines, with one file per step.
 
     Attributes:
-            file_name: Name of its file in the folder of each step.
-            failures: Number of lines that could not be written.
+        file_name: Name of its file in the folder of each step.
+        failures: Number of lines that could not be written.
     """
 
     def __init__(self, folder: Path | str, name: str) -> None:
         """Make a writer; nothing is written before the first line.
 
         Args:
-                folder: Folder of the dump. Workers on several nodes need a shared one.
-                name: Role of the process, for the names of its files.
+            folder: Folder of the dump. Workers on several nodes need a shared one.
+            name: Role of the process, for the names of its files.
         """
         self._folder = Path(folder)
         self.file_name = f"{name}-{socket.gethostname()}-{os.getpid()}.jsonl.gz"

@@ -150,8 +150,8 @@ class TreePOSettings:
     The keys ``divergence``, ``init_divergence`` and ``max_divergence`` are fields of ``branching``.
 
     Attributes:
-            branching: Branching rules; their own temperature is unused.
-            temperature: First and last value of ``treepo.branching.temperature`` over training.
+        branching: Branching rules; their own temperature is unused.
+        temperature: First and last value of ``treepo.branching.temperature`` over training.
     """
 
     sampler: Sampler = Sampler.TREE
@@ -240,7 +240,7 @@ def load_settings(config: DictConfig) -> TreePOSettings:
     """Read the ``treepo`` group; a configuration without it gets the defaults.
 
     Raises:
-            ConfigError: listing every unknown key and every value of a wrong type or range.
+        ConfigError: listing every unknown key and every value of a wrong type or range.
     """
     settings, problems = parse_settings(config)
     if settings is None:
@@ -276,6 +276,6 @@ def leads_conversations(settings: TreePOSettings, agent: str | None) -> bool:
     """Return whether the configuration makes paths conversations; a data row may select verl's tools on its own.
 
     Args:
-            agent: verl's ``rollout.agent.default_agent_loop``.
+        agent: verl's ``rollout.agent.default_agent_loop``.
     """
     return settings.interaction.path is not None or agent == TOOL_AGENT

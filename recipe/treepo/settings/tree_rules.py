@@ -33,16 +33,16 @@ class Rollout:
     """verl's rollout keys that the rules for trees read.
 
     Attributes:
-            n: Trajectories per prompt.
-            prompt_length: Maximum tokens of a prompt.
-            response_length: Maximum tokens of a response.
-            temperature: Sampling temperature.
-            validation_n: Trajectories per validation prompt.
-            validation_temperature: Sampling temperature of validation.
-            max_model_len: Context length of the engine, None for the model's.
-            ignore_eos: Whether end tokens are ignored.
-            agent: Default agent loop, None for verl's choice.
-            routing_replay: Whether verl replays the routing of experts.
+        n: Trajectories per prompt.
+        prompt_length: Maximum tokens of a prompt.
+        response_length: Maximum tokens of a response.
+        temperature: Sampling temperature.
+        validation_n: Trajectories per validation prompt.
+        validation_temperature: Sampling temperature of validation.
+        max_model_len: Context length of the engine, None for the model's.
+        ignore_eos: Whether end tokens are ignored.
+        agent: Default agent loop, None for verl's choice.
+        routing_replay: Whether verl replays the routing of experts.
     """
 
     n: int
@@ -61,7 +61,7 @@ def read_rollout(config: DictConfig, problems: list[ConfigProblem], **given: Any
     """Return verl's rollout keys; if one is not a number, append the problem and return None.
 
     Args:
-            given: Values of :class:`Rollout` fields that replace those of the configuration.
+        given: Values of :class:`Rollout` fields that replace those of the configuration.
     """
 
     def read(key: str) -> Any:

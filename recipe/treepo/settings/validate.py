@@ -26,7 +26,7 @@ def validate(config: DictConfig, *, check_files: bool = True) -> TreePOSettings:
     """Check the ``treepo`` group, its rules together with verl's keys, and the files.
 
     Raises:
-            ConfigError: listing all problems.
+        ConfigError: listing all problems.
     """
     settings, problems = parse_settings(config)
     problems += _group_problems(config)
@@ -45,7 +45,7 @@ def validate_trees(config: DictConfig) -> TreePOSettings:
     """Check the ``treepo`` group and that the trees fit the rollout; for runs of verl's own entry point.
 
     Raises:
-            ConfigError: listing all problems.
+        ConfigError: listing all problems.
     """
     settings, problems = parse_settings(config)
     problems += _group_problems(config)

@@ -20,7 +20,7 @@ class ConfigProblem:
     """One violated rule, in words for the author of the configuration.
 
     Attributes:
-            rule_id: Stable name of the rule; ``tests/settings/messages.txt`` has an example of each.
+        rule_id: Stable name of the rule; ``tests/settings/messages.txt`` has an example of each.
     """
 
     rule_id: str
@@ -159,7 +159,7 @@ class Key:
     """A key of a configuration.
 
     Attributes:
-            field: Path of the field for its value, ``branching.budget``.
+        field: Path of the field for its value, ``branching.budget``.
     """
 
     field: str
@@ -173,8 +173,8 @@ def keys_of(name: str, group: type, places: Mapping[str, str | None] | None = No
     """Return the keys that a dataclass declares.
 
     Args:
-            name: Full name of the group.
-            places: Full name of the key by the path of its field, if the two differ; None for a field without a key.
+        name: Full name of the group.
+        places: Full name of the key by the path of its field, if the two differ; None for a field without a key.
     """
     keys: dict[str, Key] = {}
     hints, places = get_type_hints(group), places or {}
@@ -228,9 +228,9 @@ def read_group(name: str, raw: Any, keys: Keys, problems: list[ConfigProblem], *
     """Return the values of a group by the paths of their fields; append problems to ``problems``.
 
     Args:
-            name: Full name of the group.
-            raw: A mapping, or None for a group without keys.
-            see: File that explains the keys.
+        name: Full name of the group.
+        raw: A mapping, or None for a group without keys.
+        see: File that explains the keys.
     """
     groups = groups_of(keys)
     values: dict[str, Any] = {}

@@ -25,10 +25,10 @@ class Theme:
     """Colors of a light or dark picture, as ``#rrggbb``.
 
     Attributes:
-            paper, ink, faint: Background, text, and lines or secondary text.
-            neutral: Color of a box without a value.
-            good, bad: Colors of a correct and a wrong answer.
-            diverging, sequential: Stops of the two scales, from low to high.
+        paper, ink, faint: Background, text, and lines or secondary text.
+        neutral: Color of a box without a value.
+        good, bad: Colors of a correct and a wrong answer.
+        diverging, sequential: Stops of the two scales, from low to high.
     """
 
     paper: str
@@ -69,9 +69,9 @@ class Scale:
     """Map from values to colors.
 
     Attributes:
-            low, high: Values of the first and the last stop; values beyond them get these colors.
-            stops: Colors at equal distances.
-            neutral: Color of a missing value.
+        low, high: Values of the first and the last stop; values beyond them get these colors.
+        stops: Colors at equal distances.
+        neutral: Color of a missing value.
     """
 
     low: float
@@ -93,11 +93,10 @@ def scale_of(picture: Layout, color_by: str, theme: Theme) -> Scale:
     """Return the scale of a tree's values.
 
     Rewards cover at least 0 to 1, so that a tree with equal rewards still shows whether they are high or low.
-    Advantages
-    are symmetric about 0. Log-probabilities go from at most -1 to 0, versions from oldest to newest.
+    Advantages are symmetric about 0. Log-probabilities go from at most -1 to 0, versions from oldest to newest.
 
     Raises:
-            ValueError: if ``color_by`` is not a key of :data:`COLOR_BY`.
+        ValueError: if ``color_by`` is not a key of :data:`COLOR_BY`.
     """
     if color_by not in COLOR_BY:
         raise ValueError(f"color_by={color_by}: must be one of {', '.join(COLOR_BY)}.")

@@ -21,10 +21,10 @@ def export(dump: Dump, entries: Sequence[TreeEntry], out: Path) -> int:
     """Write an index and one page per tree into the folder ``out``, or the page of one tree into a file ``.html``.
 
     Returns:
-            Number of tree pages.
+        Number of tree pages.
 
     Raises:
-            DumpError: if a tree is damaged, or ``out`` does not fit the number of trees.
+        DumpError: if a tree is damaged, or ``out`` does not fit the number of trees.
     """
     if out.suffix == ".html":
         _require_one(entries, f"--html={out}", ", or name a folder")
@@ -44,7 +44,7 @@ def export_picture(dump: Dump, entries: Sequence[TreeEntry], out: Path) -> None:
     """Write the picture of the selected tree as SVG.
 
     Raises:
-            DumpError: if the tree is damaged, or the number of selected trees is not 1.
+        DumpError: if the tree is damaged, or the number of selected trees is not 1.
     """
     _require_one(entries, f"--svg={out}", "")
     picture = tree_svg(dump.load(entries[0]), width=PICTURE_WIDTH)

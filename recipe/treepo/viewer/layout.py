@@ -37,9 +37,9 @@ class Group:
     """Rewards of the trajectories through a node.
 
     Attributes:
-            size: Number of trajectories.
-            mean: Mean of the known rewards, None if there are none.
-            deviation: Standard deviation of the known rewards (with n - 1), None for fewer than two.
+        size: Number of trajectories.
+        mean: Mean of the known rewards, None if there are none.
+        deviation: Standard deviation of the known rewards (with n - 1), None for fewer than two.
     """
 
     size: int
@@ -52,17 +52,17 @@ class Box:
     """A node in the picture.
 
     Attributes:
-            node: Number of the node.
-            x, width: First response token, and number of tokens.
-            row, rows: First row, and number of rows.
-            group: Rewards of the trajectories through the node.
-            advantage: Mean recorded advantage, None if none is recorded.
-            logprob: Mean log-probability of the tokens, None if there are none.
-            version: Newest policy version that generated any of the tokens, None if unknown.
-            start: Reason for a new path here, None for ordinary branches and continuations.
-            split: Whether another path resumed at the end of the node, inside its segment.
-            reply: Whether an interaction added the tokens.
-            lost: Whether no trajectory passes through the node.
+        node: Number of the node.
+        x, width: First response token, and number of tokens.
+        row, rows: First row, and number of rows.
+        group: Rewards of the trajectories through the node.
+        advantage: Mean recorded advantage, None if none is recorded.
+        logprob: Mean log-probability of the tokens, None if there are none.
+        version: Newest policy version that generated any of the tokens, None if unknown.
+        start: Reason for a new path here, None for ordinary branches and continuations.
+        split: Whether another path resumed at the end of the node, inside its segment.
+        reply: Whether an interaction added the tokens.
+        lost: Whether no trajectory passes through the node.
     """
 
     node: int
@@ -89,14 +89,14 @@ class Row:
     """The end of a path.
 
     Attributes:
-            node: Last node of the path.
-            tokens: Response tokens of the path.
-            end: Kind of the end.
-            reason: Finish reason, empty for an open path.
-            detail: The interaction's own finish reason.
-            reward: Reward of the trajectory, None if unknown.
-            right: Whether the answer is correct: ``acc`` of the reward's parts, or else a positive reward. None if
-            unknown.
+        node: Last node of the path.
+        tokens: Response tokens of the path.
+        end: Kind of the end.
+        reason: Finish reason, empty for an open path.
+        detail: The interaction's own finish reason.
+        reward: Reward of the trajectory, None if unknown.
+        right: Whether the answer is correct: ``acc`` of the reward's parts, or else a positive reward. None if
+        unknown.
     """
 
     node: int
@@ -113,10 +113,10 @@ class Layout:
     """All boxes (except the root's) by number of the node, and the rows from top to bottom.
 
     Attributes:
-            boxes: Boxes without the root, which has no response tokens.
-            rows: Ends of paths.
-            root: Rewards of the whole prompt group.
-            tokens: Response tokens of the longest path.
+        boxes: Boxes without the root, which has no response tokens.
+        rows: Ends of paths.
+        root: Rewards of the whole prompt group.
+        tokens: Response tokens of the longest path.
     """
 
     boxes: list[Box]

@@ -33,8 +33,8 @@ class Page:
     """A page.
 
     Attributes:
-            html: The page in UTF-8.
-            policy: Its Content-Security-Policy, which its head also contains.
+        html: The page in UTF-8.
+        policy: Its Content-Security-Policy, which its head also contains.
     """
 
     html: bytes
@@ -45,7 +45,7 @@ def index_page(folder: Path, entries: Sequence[TreeEntry], *, problem: str = "")
     """Return the table of trees.
 
     Args:
-            problem: Reason for missing trees, empty if none are missing.
+        problem: Reason for missing trees, empty if none are missing.
     """
     curves = curves_svg([entry.summary for entry in entries])
     return _render(
@@ -61,10 +61,10 @@ def tree_page(dump: Dump, entries: Sequence[TreeEntry], number: int, *, alone: b
     """Return the page of one tree, with links to the trees before and after it.
 
     Args:
-            alone: Whether there are no other pages to link to.
+        alone: Whether there are no other pages to link to.
 
     Raises:
-            DumpError: if the tree is damaged.
+        DumpError: if the tree is damaged.
     """
     entry = entries[number]
     tree = dump.load(entry)

@@ -36,9 +36,9 @@ class Frame:
     """Position of the boxes in pixels.
 
     Attributes:
-            left, right, top: Edges in pixels.
-            row: Height of a row.
-            tokens: Response tokens between the edges.
+        left, right, top: Edges in pixels.
+        row: Height of a row.
+        tokens: Response tokens between the edges.
     """
 
     left: float
@@ -69,12 +69,12 @@ def draw(
     """Draw a tree.
 
     Args:
-            picture: Layout of the tree.
-            color_by: A key of ``colors.COLOR_BY``.
-            width: Width in pixels, at least 240.
-            height: Height in pixels; None for readable rows. A row has at least one pixel.
-            theme: ``light`` or ``dark``.
-            header: Whether to draw a title and a legend above the boxes; omitted if the height is too small.
+        picture: Layout of the tree.
+        color_by: A key of ``colors.COLOR_BY``.
+        width: Width in pixels, at least 240.
+        height: Height in pixels; None for readable rows. A row has at least one pixel.
+        theme: ``light`` or ``dark``.
+        header: Whether to draw a title and a legend above the boxes; omitted if the height is too small.
     """
     if theme not in THEMES:
         raise ValueError(f"theme={theme}: must be light or dark.")

@@ -15,7 +15,7 @@ def select(dump: Dump, *, step: int | None = None, uid: str | None = None) -> li
     """Return the trees of a step, of a prompt, or all.
 
     Args:
-            uid: verl's id of the prompt, or a prefix of it.
+        uid: verl's id of the prompt, or a prefix of it.
     """
     entries = dump.trees()
     if step is not None:
@@ -30,7 +30,7 @@ def require_trees(dump: Dump, entries: Sequence[TreeEntry], step: int | None, ui
     """Check that the selection is not empty.
 
     Raises:
-            DumpError: naming a step or id that exists.
+        DumpError: naming a step or id that exists.
     """
     if entries:
         return

@@ -24,11 +24,11 @@ def make_server(
     """Return a server that is already listening; its ``server_port`` is the port.
 
     Args:
-            choose: Function that returns the trees to show.
-            port: None for the default port, or a free one if that is taken.
+        choose: Function that returns the trees to show.
+        port: None for the default port, or a free one if that is taken.
 
     Raises:
-            OSError: if ``port`` is not available.
+        OSError: if ``port`` is not available.
     """
     handler = type("Handler", (_Handler,), {"pages": _Pages(dump, choose)})
     try:

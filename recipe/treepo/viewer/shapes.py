@@ -76,11 +76,11 @@ class NodeShapes:
     """The shapes of one node.
 
     Attributes:
-            node: Number of the node.
-            rect: The box.
-            hatch: Lines over the box and under the texts, None without.
-            texts: Lines of text in the box, clipped to it.
-            marks: Shapes drawn over the box.
+        node: Number of the node.
+        rect: The box.
+        hatch: Lines over the box and under the texts, None without.
+        texts: Lines of text in the box, clipped to it.
+        marks: Shapes drawn over the box.
     """
 
     node: int
@@ -95,8 +95,8 @@ class Drawing:
     """A picture.
 
     Attributes:
-            width, height: Size in pixels.
-            shapes: Shapes from back to front.
+        width, height: Size in pixels.
+        shapes: Shapes from back to front.
     """
 
     width: int

@@ -25,15 +25,15 @@ def tree_svg(
     """Return a tree as SVG, with response tokens to the right and one row per path end.
 
     Args:
-            tree: A tree as returned by ``recipe.treepo.dumps.reader.Dump.load``.
-            color_by: ``reward``, ``advantage``, ``logprob`` or ``version``.
-            width: Width in pixels, at least 240.
-            height: Height in pixels; None for readable rows. A row has at least one pixel.
-            theme: ``light`` or ``dark``.
-            header: Whether to draw a title and a legend above the boxes; omitted if the height is too small.
+        tree: A tree as returned by ``recipe.treepo.dumps.reader.Dump.load``.
+        color_by: ``reward``, ``advantage``, ``logprob`` or ``version``.
+        width: Width in pixels, at least 240.
+        height: Height in pixels; None for readable rows. A row has at least one pixel.
+        theme: ``light`` or ``dark``.
+        header: Whether to draw a title and a legend above the boxes; omitted if the height is too small.
 
     Raises:
-            ValueError: if ``color_by`` or ``theme`` has another value.
+        ValueError: if ``color_by`` or ``theme`` has another value.
     """
     drawing = draw(tree, layout(tree), color_by=color_by, width=width, height=height, theme=theme, header=header)
     return drawing_svg(drawing, THEMES[theme])
@@ -55,7 +55,7 @@ def drawing_svg(drawing: Drawing, theme: Theme, *, name: str = "tree") -> str:
     group with the node's number as ``data-node``.
 
     Args:
-            name: Prefix of the ids, which must be unique on a page.
+        name: Prefix of the ids, which must be unique on a page.
     """
     hatch = f"{name}-hatch"
     return "".join(

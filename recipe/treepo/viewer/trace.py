@@ -22,8 +22,8 @@ class Request:
     """One engine call.
 
     Attributes:
-            started, ended: Seconds since the epoch.
-            nodes: Nodes made from its tokens.
+        started, ended: Seconds since the epoch.
+        nodes: Nodes made from its tokens.
     """
 
     started: float
