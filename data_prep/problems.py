@@ -8,12 +8,12 @@ raises. It never guesses an answer, because recipe.treepo.reward scores against 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from enum import Enum
 from typing import Any
 
 from recipe.treepo.answers.boxes import BoxState, scan_boxes
 from recipe.treepo.answers.spelling import normalize
+from recipe.treepo.answers.truth import decimal_text
 
 MAX_ANSWER_CHARS = 1_000  # default limit of recipe.treepo.reward
 
@@ -153,6 +153,6 @@ def number_as_text(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, float) and math.isfinite(value):
-        return f"{Decimal(repr(value)):f}"
+        return decimal_text(value)
     # Python refuses to print integers of more than 4,300 digits.
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300 else value

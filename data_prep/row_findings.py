@@ -138,9 +138,7 @@ def _prompt_findings(prompt: Any) -> set[Finding]:
 
 def _truth_findings(reward_model: Any) -> set[Finding]:
     truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
-    if truth is None or (isinstance(truth, str) and not truth.strip()):
-        return {Finding.NO_TRUTH}
-    if not isinstance(truth, str | int | float) or isinstance(truth, bool):
+    if not isinstance(truth, str | int | float | None) or isinstance(truth, bool):
         return {Finding.ODD_TRUTH}
     if isinstance(truth, float) and not math.isfinite(truth):
         return {Finding.ODD_TRUTH}

@@ -31,8 +31,8 @@ _COPULA = re.compile(r"=|\u2248|:|\b(?:is|are|was|were|equals?|makes?|gives?|gav
 _REMARK = re.compile(r"\((?!\s*(?:mod\b|[-+\u2212\u2013]?\d+(?:\.\d+)?\)))[^()\n]*[A-Za-z]{2}[^()\n]*\)")
 
 _POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_MINUS = ("-", "\u2212", "\u2013")
-_SIGN = r"(?:(?:[-\u2212\u2013]|\bminus\b|\bnegative\b)\s?)?"
+_MINUS = "-\u2212\u2013"
+_SIGN = rf"(?:(?:[{_MINUS}]|\bminus\b|\bnegative\b)\s?)?"
 _DIGITS = (
     r"(?:\d{1,3}(?:(?:,|\{,\}|\\,| |\u00a0|\u202f|')\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d+|,\d{1,2}(?!\d)|,\d{4,})?)"
 )
@@ -42,7 +42,7 @@ _VALUE = re.compile(
     r"|(?P<exponent>[eE][-+]?\d{1,2}(?!\w|\.\d))|(?P<ten>\s?(?:x|\*|\u00d7|\\times)\s?10\^\{?[-\u2212]?\d{1,2}\}?)"
     r"|(?P<raised>[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)|(?P<factorial>!(?=\s*[.,;)$])))?"
     r"(?P<percent>\s?\\?%|\s+percent\b)?"
-    r"(?:\s+(?P<power>hundred|thousand|million|billion|trillion)\b)?",
+    rf"(?:\s+(?P<power>{'|'.join(_POWERS)})\b)?",
     re.IGNORECASE,
 )
 _SIGNED_IN_BRACKETS = re.compile(r"\(([-+\u2212\u2013]?\d+(?:\.\d+)?)\)(?!\w)")
@@ -80,7 +80,8 @@ def stated_answer(text: str) -> str | None:
     ends = [phrase.end() for phrase in _PHRASE.finditer(text)]
     if ends and (rest := text[ends[-1] :].strip()):
         return _phrase_value(_SENTENCES.split(rest, maxsplit=1)[0])
-    for sentence in list(reversed([part for part in _SENTENCES.split(text) if part.strip()]))[:MOST_SENTENCES]:
+    sentences = [part for part in _SENTENCES.split(text) if part.strip()]
+    for sentence in reversed(sentences[-MOST_SENTENCES:]):
         if re.search(r"\d|\$|\\\(|\\\[", sentence):
             return _value(sentence)
     return None
@@ -96,15 +97,15 @@ def _phrase_value(rest: str) -> str | None:
 
 def _whole_value(text: str) -> str | None:
     """Return the value of a marked answer, or all of it if it names no single value."""
-    return _value(text.strip()) or text.strip().removesuffix(".") or None
+    text = text.strip()
+    return _value(text) or text.removesuffix(".") or None
 
 
 def _value(sentence: str) -> str | None:
     """Return the one value that a sentence names."""
     emphasized = [next(filter(None, groups)) for groups in _EMPHASIS.findall(sentence)]
     if emphasized:
-        found = _value(emphasized[-1])
-        return found if found is not None or re.search(r"\d", emphasized[-1]) else None
+        return _value(emphasized[-1])
     sentence = _REMARK.sub(" ", sentence)
     if not re.search(r"\$(?![\d.])", sentence):  # amounts of money
         sentence = sentence.replace("$", "")
@@ -150,7 +151,7 @@ def _numbers(sentence: str) -> Iterator[tuple[int, str | None]]:
     """Yield the start and the value of each number; None for a part of something else."""
     for match in _VALUE.finditer(sentence):
         before = sentence[max(0, match.start() - 24) : match.start()].rstrip("$")
-        part = _PART_BEFORE.search(before) or (match["sign"][:1] in _MINUS and _VARIABLE.search(before))
+        part = _PART_BEFORE.search(before) or (match["sign"].startswith(tuple(_MINUS)) and _VARIABLE.search(before))
         behind = _PART_OF_RESULT if before.rstrip().endswith("=") else _PART_BEHIND
         part = part or behind.match(sentence, match.end())
         yield match.start(), None if part else _spelled(match)

@@ -8,6 +8,11 @@ from typing import Any
 from recipe.treepo.answers.boxes import unboxed
 
 
+def decimal_text(number: float) -> str:
+    """Return a finite number in decimal notation: 1e-07 as 0.0000001."""
+    return f"{Decimal(repr(float(number))):f}"
+
+
 def read_truth(ground_truth: Any) -> str:
     """Return the answer in a ground truth, "" if it has none.
 
@@ -17,5 +22,5 @@ def read_truth(ground_truth: Any) -> str:
     if ground_truth is None or (isinstance(ground_truth, float) and math.isnan(ground_truth)):
         return ""
     if isinstance(ground_truth, float) and math.isfinite(ground_truth):
-        ground_truth = f"{Decimal(repr(float(ground_truth))):f}"
+        ground_truth = decimal_text(ground_truth)
     return unboxed(str(ground_truth).rpartition("####")[2].strip())

@@ -13,6 +13,8 @@ from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.tree import Tree
 
 FORMAT = "treepo-tree/1"
+RESUMED = re.compile(r"[~^]\d+$")
+"""End of the key of a resumed path's first node (``Node.key``)."""
 MOST_SUMMARY_CHARACTERS = 300
 MOST_PART_CHARACTERS = 1_000
 
@@ -141,7 +143,7 @@ def _kind(node: Node) -> str:
         return "root"
     if not node.is_generated:
         return "reply"
-    return "fallback" if re.search(r"[~^]\d+$", node.key) else "sampled"
+    return "fallback" if RESUMED.search(node.key) else "sampled"
 
 
 def _summary(

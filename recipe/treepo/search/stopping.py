@@ -159,9 +159,8 @@ class StoppingRules:
         def applies(rule: FinishReason) -> bool:
             match rule:
                 case FinishReason.ANSWER:
-                    return (self.at_end_token(turn_ids) or not self.answer_needs_eos) and has_complete_box(
-                        after_thinking(text)
-                    )
+                    may_end = self.at_end_token(turn_ids) or not self.answer_needs_eos
+                    return may_end and has_complete_box(after_thinking(text))
                 case FinishReason.EOS:
                     return self.at_end_token(turn_ids)
                 case FinishReason.STOP:

@@ -14,6 +14,7 @@ from recipe.treepo.interaction import Steps
 from recipe.treepo.search import SearchKind
 from recipe.treepo.search.branching import Budget, Share
 from recipe.treepo.search.fallback import FallbackStart, PathOrder
+from recipe.treepo.search.shape import SearchShape
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.settings.schema import (
     REPLACED_AGENTS,
@@ -106,10 +107,11 @@ def unused_cache_block(settings: TreePOSettings, config: DictConfig) -> ConfigPr
     rollout = read_rollout(config, [])
     if settings.sampler is Sampler.PLAIN or settings.cache_block is None or rollout is None:
         return None
-    length = settings.resolved_segment_length(rollout.response_length)
-    if leads_conversations(settings, rollout.agent) or settings.cache_block <= length:
+    talks = leads_conversations(settings, rollout.agent)
+    shape = _shape(settings, rollout, talks)
+    if talks or shape.cache_block is not None:
         return None
-    rule = f"has no effect on segments of {length} tokens, which are shorter"
+    rule = f"has no effect on segments of {shape.segment_length} tokens, which are shorter"
     remedy = "Use longer segments (a smaller treepo.depth), or treepo.cache_block=null."
     return ConfigProblem("cache_block_unused", "treepo.cache_block", settings.cache_block, rule, remedy)
 
@@ -118,7 +120,7 @@ def tree_problems(settings: TreePOSettings, rollout: Rollout) -> list[ConfigProb
     """Check that the search can grow trees with these settings."""
     talks = leads_conversations(settings, rollout.agent)
     n, length = rollout.n, rollout.response_length
-    shape = settings.shape(width=n, response_length=length, progress=0.0, conversation=talks)
+    shape = _shape(settings, rollout, talks)
     return (
         (_turn_problems if talks else _segment_problems)(settings, length)
         + _interaction_problems(settings.interaction, talks)
@@ -130,6 +132,10 @@ def tree_problems(settings: TreePOSettings, rollout: Rollout) -> list[ConfigProb
         + _answer_problems(settings, rollout.ignore_eos)
         + _rollout_problems(settings, rollout)
     )
+
+
+def _shape(settings: TreePOSettings, rollout: Rollout, talks: bool) -> SearchShape:
+    return settings.shape(width=rollout.n, response_length=rollout.response_length, progress=0.0, conversation=talks)
 
 
 # --- the shape of the tree -------------------------------------------------------------------------------------

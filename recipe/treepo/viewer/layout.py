@@ -6,11 +6,12 @@ as wide as its tokens and as high as the rows of the paths through it.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from recipe.treepo.dumps.lines import RESUMED
 
 TreeLine = Mapping[str, Any]
 """A tree as :meth:`recipe.treepo.dumps.reader.Dump.load` returns it."""
@@ -179,7 +180,7 @@ def start_of(key: str, above: str) -> Start | None:
         return Start.ABANDONED
     if name.endswith("?"):
         return Start.DROPPED
-    return Start.FALLBACK if re.search(r"[~^]\d+$", name) else None
+    return Start.FALLBACK if RESUMED.search(name) else None
 
 
 def finite(value: Any) -> float | None:
