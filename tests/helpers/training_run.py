@@ -15,6 +15,7 @@ import torch
 from helpers.paths import ROOT
 from recipe.treepo.console.metric_tail import parse_record
 from recipe.treepo.dumps.reader import Dump
+from recipe.treepo.viewer.layout import path_to
 
 OUTPUTS = Path(os.environ.get("OUTPUTS", ROOT / "outputs")).resolve()
 # The tiny preset is float32 on CPU; on a GPU engine and actor round to bfloat16.
@@ -156,11 +157,7 @@ def trajectories(folder: Path, step: int) -> list[Trajectory]:
 
 def path_of(tree: dict, node: int) -> list[dict]:
     """Return the nodes from below the root to a node of a dumped tree."""
-    path = []
-    while node > 0:
-        path.insert(0, tree["nodes"][node])
-        node = tree["nodes"][node]["parent"]
-    return path
+    return [tree["nodes"][number] for number in path_to(tree["nodes"], node)[1:]]
 
 
 def response_of(tree: dict, node: int) -> list[int]:
