@@ -108,7 +108,7 @@ PAIRS = [
     ("on", "no", False),
     ("7", r"\boxed{7}", True),
     ("\x00", "5", False),
-    ("\u4e94", "5", False),
+    ("\u4e94", "5", True),
 ]
 
 

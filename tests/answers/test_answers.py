@@ -19,7 +19,8 @@ from recipe.treepo.answers.boxes import (
     last_boxed,
     scan_boxes,
 )
-from recipe.treepo.answers.compare import Question, compare_text
+from recipe.treepo.answers.compare import compare_text
+from recipe.treepo.answers.question import Question
 from recipe.treepo.answers.spelling import normalize
 from recipe.treepo.answers.statements import stated_answer
 
@@ -271,7 +272,7 @@ def test_normalize_is_idempotent(text: str) -> None:
         ("A", "a", False),
         ("a", "A", False),
         ("(A) (B)", "A", False),
-        ("5 million", "5", None),
+        ("5 million", "5", False),
         (r"5\text{ or more}", "5", None),
         ("5 xyz", "5", None),
         (r"5\text{ mW}", r"5\text{ MW}", False),
@@ -323,7 +324,7 @@ def test_text_decides_first(answer: str, gold: str, expected: bool | None) -> No
         (r"100,200\pi", r"2,\pi", (r"100,200\pi", r"2,\pi")),  # perhaps a list
         (r"3\frac12\pi", r"2\frac{3}{2}\pi", (r"\frac{7}{2}\pi", r"2\frac{3}{2}\pi")),
         ("10+15=25", "25", ("10+15", "25")),
-        (r"x<-1\text{ or }2\le x<3", r"A\cup B", (r"(-\infty,-1)\cup[2,3)", r"A\cup B")),
+        (r"x<-1\text{ or }2\le x<3", r"A\cup B", (r"x<-1, 2\le x<3", r"A\cup B")),
         (r"\{x\mid x<2\}", r"(1,2)", ("x<2", "(1,2)")),
     ],
 )

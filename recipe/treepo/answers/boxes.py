@@ -16,6 +16,11 @@ from typing import NamedTuple
 # At most two backslashes before "boxed": an unlimited run would make the search quadratic.
 _BRACES = re.compile(r"\\\\?boxed\s*\{|\\[\s\S]|[{}]")
 
+# What joins two boxes: $x=\\boxed{2}$ and $y=\\boxed{3}$
+_JOINT = re.compile(r"\$?,?\s*(?:,|\b(?:and|or)\b)\s*\$?(?:[A-Za-z]\s*=\s*)?")
+MOST_BETWEEN = 40
+"""Characters between joined boxes."""
+
 
 class BoxState(Enum):
     """State of the last box of a text."""
@@ -56,22 +61,27 @@ def after_thinking(text: str) -> str:
 
 
 def scan_boxes(text: str) -> BoxScan:
-    """Find the last box of `text`.
+    """Find the last box of `text`; of boxes joined by commas, "and" or "or", all contents as a list.
 
     A box inside another box is part of the outer content. An unclosed box does not hide the complete boxes after it. If
     it opens after the last complete box, the answer was cut off.
     """
-    last: tuple[int, int, int] | None = None
+    joined: list[str] = []  # contents of the last box and of those joined to it
+    first, end = -1, -1
     last_unclosed = -1
     for start, content_start, content_end in _boxes(text):
         if content_end is None:
             last_unclosed = start
-        else:
-            last = (start, content_start, content_end)  # closes last, hence is not inside an earlier one
-    if last is None or last_unclosed > last[0]:
+            continue
+        # A box that closes later is not inside an earlier one.
+        follows = 0 <= end <= start <= end + MOST_BETWEEN and _JOINT.fullmatch(text[end + 1 : start])
+        joined = [*joined, text[content_start:content_end]] if follows else [text[content_start:content_end]]
+        first, end = start, content_end
+    if not joined or last_unclosed > first:
         return BoxScan(BoxState.ABSENT if last_unclosed < 0 else BoxState.UNCLOSED, "")
-    content = text[last[1] : last[2]]
-    return BoxScan(BoxState.COMPLETE, content) if content.strip() else BoxScan(BoxState.EMPTY, "")
+    if not joined[-1].strip():
+        return BoxScan(BoxState.EMPTY, "")
+    return BoxScan(BoxState.COMPLETE, ", ".join(dict.fromkeys(joined)))
 
 
 def last_boxed(text: str) -> str | None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rewrite two answers to the same form without changing their meaning. Standard library only.
 
-Covers set-builder notation, approximations, thousands commas inside an expression, and inequalities for a union of
-intervals. Inputs are results of `tidy`.
+Each form covers one kind of notation, and is applied to either answer. Inputs are results of `tidy`.
 """
 
 import re
 
+from recipe.treepo.answers.lists import split_list
 from recipe.treepo.answers.spelling import normalize, read_number
 
 RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])")
@@ -17,21 +17,53 @@ NAME = re.compile(
 )
 
 
+_BOUND = r"([^][(),]+)"
+_CHANGE = "(?:increase|decrease|growth|reduction|discount|profit|loss|rise|drop|chance|probability)"
+
+
+def _worded(pattern: str) -> str:
+    r"""Return a pattern of words with or without `\text{}`."""
+    return rf"(?:\\text ?\{{ ?)?{pattern} ?\}}?"
+
+
+# Pattern, replacement, and what the other answer must not contain.
+_REWRITES = tuple(
+    (re.compile(pattern, re.IGNORECASE), replacement, unless)
+    for pattern, replacement, unless in (
+        # sets of real numbers with a condition
+        (
+            r"\A\\\{ ?[a-z] ?(?:\\in ?\\mathbb ?\{R\})? ?(?:[|:]|\\(?:mid|vert)(?![A-Za-z])) ?"
+            rf"([^=]*(?:{RELATION.pattern})[^=]*)\\\}}\Z",
+            r"\1",
+            None,
+        ),
+        # French intervals
+        (rf"\]{_BOUND},{_BOUND}\[", r"(\1,\2)", None),
+        (rf"\A\]{_BOUND},{_BOUND}\]", r"(\1,\2]", None),
+        (rf"\[{_BOUND},{_BOUND}\[\Z", r"[\1,\2)", None),
+        # names of the items of a list
+        (r"\\text\s*\{[^{}]*:\s*\}", "", ":"),
+        # a percentage in words
+        (
+            rf"\A(?:{_worded('an?')} )?(?:{_worded(f'(?:an? )?{_CHANGE} of')} ?)?(\S+ ?%)"
+            rf"(?: ?{_worded(f'(?:{_CHANGE}|of .*)')})?\Z",
+            r"\1",
+            _CHANGE,
+        ),
+    )
+)
+
+
 def same_form(answer: str, gold: str) -> tuple[str, str]:
     """Return both texts, each rewritten if the other one allows it."""
-    answer, gold = _without_builder(answer), _without_builder(gold)
-    answer, gold = _exact_side(answer, gold), _exact_side(gold, answer)
-    answer, gold = _without_thousands(answer, gold), _without_thousands(gold, answer)
-    return _as_union(answer, gold), _as_union(gold, answer)
-
-
-_BUILDER = re.compile(r"\\\{ ?[a-z] ?(?:[|:]|\\(?:mid|vert)(?![A-Za-z]))(.+)\\\}")
-
-
-def _without_builder(text: str) -> str:
-    r"""Replace `\{x \mid x<2\}` by its condition if that is an inequality."""
-    match = _BUILDER.fullmatch(text)
-    return match.group(1).strip() if match and RELATION.search(match.group(1)) and "=" not in text else text
+    for pattern, replacement, unless in _REWRITES:
+        answer, gold = (
+            text if unless and re.search(unless, other, re.IGNORECASE) else pattern.sub(replacement, text)
+            for text, other in ((answer, gold), (gold, answer))
+        )
+    for form in _FORMS:
+        answer, gold = form(answer, gold), form(gold, answer)
+    return answer, gold
 
 
 def _exact_side(text: str, other: str) -> str:
@@ -48,51 +80,107 @@ def _exact_side(text: str, other: str) -> str:
     return right if "." in other and read_number(normalize(other)) is not None else text
 
 
-_THOUSANDS = re.compile(r"(?<![\d,.])(\d{1,3}(?:,\d{3})+(?:\.\d+)?)(?= ?(?:\\[A-Za-z]|[A-Za-z]))", re.ASCII)
+_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)", re.ASCII)
 
 
 def _without_thousands(text: str, other: str) -> str:
-    r"""Drop the commas of `1,000\pi`, unless brackets or the other answer suggest a list."""
-    if "," not in text or "," in other or text.startswith(("(", "[", "\\{")):
-        return text
+    r"""Drop the commas of `1,000\pi`, unless they separate as many items as the other answer has."""
     rewritten = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
-    return text if "," in rewritten else rewritten
-
-
-_OR = re.compile(r"\\text\s*\{\s*or\s*\}|\sor\s")
-_ORDER = re.compile(r"(<|>|\\(?:le|ge|lt|gt)(?![A-Za-z]))")
-_OTHER_WAY = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "\\lt": ">", "\\gt": "<"}
-
-
-def _as_union(text: str, other: str) -> str:
-    """Write inequalities of one variable, joined by "or", as a union of intervals if the other answer is one."""
-    if "\\cup" not in other or RELATION.search(other) or not _OR.search(text):
+    items, others, rest = (len(split_list(side)[1]) for side in (text, other, rewritten))
+    if rest == 1 < items and split_list(text)[0]:  # a pair or an interval
         return text
-    parts = _OR.split(text)
-    intervals = [interval for part in parts if (interval := _interval(part)) is not None]
-    if len(intervals) < len(parts) or len({name for name, _ in intervals}) != 1:
+    return rewritten if items != others or rest == items else text
+
+
+_ANY = r"(?:any|all|every|each|some|arbitrary|constants?|reals?|integers?)"
+_QUALIFIER = re.compile(
+    rf"(.*\S)[,; ]*(?:\\text ?\{{ ?,? ?(?:for|where|with)\b(?:[^{{}}]*\b{_ANY}\b|[^{{}}]*\}}.*\b{_ANY}\b).*"
+    r"|\\forall .*|[(,; ] ?[A-Za-z] ?\\in ?\\mathbb ?\{?([A-Z])\}? ?\)?)"
+)
+
+
+def _without_qualifier(text: str, other: str) -> str:
+    r"""Drop "for any constant c" and `k \in \mathbb{N}` behind an answer, unless they are conditions."""
+    match = _QUALIFIER.fullmatch(text)
+    if match is None or _QUALIFIER.fullmatch(other) or RELATION.search(text[match.end(1) :]):
         return text
-    return "\\cup".join(interval for _, interval in intervals)
+    if match.group(2) not in (None, "R", "C") and re.search(r"[<>]|\\(?:le|ge|lt|gt)(?![A-Za-z])", match.group(1)):
+        return text  # integers below a bound
+    return match.group(1).rstrip(" ,;(")
 
 
-def _interval(relation: str) -> tuple[str, str] | None:
-    """Return variable and interval of x < b, a < x or a < x < b; None for anything else."""
-    parts = [part.strip() for part in _ORDER.split(relation)]
-    if len(parts) == 3 and _is_variable(parts[0]):
-        parts = [parts[2], _OTHER_WAY[parts[1]], parts[0]]
-    if len(parts) == 3 and _is_variable(parts[2]):
-        bound, sign, name = parts
-        ends = (bound, sign, "\\infty", "<") if sign in ("<", "\\le", "\\lt") else ("-\\infty", "<", bound, sign)
-    elif len(parts) == 5 and _is_variable(parts[2]) and {parts[1], parts[3]} <= {"<", "\\le", "\\lt"}:
-        name, ends = parts[2], (parts[0], parts[1], parts[4], parts[3])
-    else:
-        return None
-    low, low_sign, high, high_sign = ends
-    if any("," in end or "=" in end or re.search(r"(?<![\\A-Za-z])[A-Za-z]", end) for end in (low, high)):
-        return None
-    closed = ("\\le", "\\ge")
-    return name, f"{'[' if low_sign in closed else '('}{low},{high}{']' if high_sign in closed else ')'}"
+_LETTERS = (
+    re.compile(r"()[A-Za-z]\(([A-Za-z])\) ?="),
+    re.compile(r"(.*)\\(?:sum|prod|bigcup|bigcap|lim) ?_ ?\{ ?([A-Za-z]) ?(?:=|\||\\to|\\in).*"),
+    re.compile(r"(.*)\\int.*d ?([A-Za-z])\Z"),
+    re.compile(r"(.*)[,;(:|] ?([A-Za-z]) ?\\in ?\\mathbb.*"),
+)
 
 
-def _is_variable(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z]", text) is not None
+def _with_same_letter(text: str, other: str) -> str:
+    """Rename the argument of f(n)=n, or the index of a sum, to the letter of the other answer."""
+    for pattern in _LETTERS:
+        match, other_match = pattern.match(text), pattern.match(other)
+        if match and other_match and (letter := other_match.group(2)) != (name := match.group(2)):
+            if text > other and not re.search(rf"(?<![A-Za-z\\]){letter}(?![A-Za-z])", text):  # one side is renamed
+                return re.sub(rf"(?<![A-Za-z\\])(d ?)?{name}(?![A-Za-z])", rf"\g<1>{letter}", text)
+    return text
+
+
+_MATRIX = re.compile(
+    r"[(\[]?\s*\\begin ?\{([pb]?matrix|array)\} ?(?:\{[clr| ]*\})?(.*?)\\end ?\{\1\}\s*[)\]]?", re.DOTALL
+)
+_ANGLES = re.compile(r"\\langle(.*)\\rangle|<(.*,.*)>")
+_NESTED = re.compile(r"\[ ?(\[[^][]*\](?: ?, ?\[[^][]*\])+) ?\]")
+_HAT = re.compile(r"\\(?:hat|vec|widehat) ?\{? ?(?:\\mathbf ?)?\\?([ijk])(?:math)? ?\}?")
+_UNIT_VECTOR = re.compile(r"([+-]?)([^+\-ijk]*)([ijk])")
+
+
+def _vector(text: str) -> tuple[str, list[list[str]]] | None:
+    """Return the notation and the rows of a vector or a matrix."""
+    if match := _MATRIX.fullmatch(text):
+        return "matrix", [row.split("&") for row in match.group(2).split("\\\\") if row.strip()]
+    if match := _ANGLES.fullmatch(text):
+        return "angles", [split_list(match.group(1) or match.group(2))[1]]
+    if match := _NESTED.fullmatch(text):
+        return "nested", [row.split(",") for row in re.findall(r"\[([^][]*)\]", match.group(1))]
+    brackets, items = split_list(text)
+    if brackets in ("()", "[]") and len(items) > 1:
+        return "tuple", [items]
+    spaceless = _HAT.sub(r"\1", text).replace(" ", "")
+    terms = _UNIT_VECTOR.findall(spaceless)
+    if len(terms) > 1 and not _UNIT_VECTOR.sub("", spaceless) and len({name for _, _, name in terms}) == len(terms):
+        parts = {name: sign + (number or "1") for sign, number, name in terms}
+        return f"unit vectors {_HAT.search(text) is None}", [
+            [parts.get(name, "0") for name in ("ijk" if "k" in parts else "ij")]
+        ]
+    return None
+
+
+def _as_vector(text: str, other: str) -> str:
+    """Write a vector as a tuple, and a matrix as `pmatrix`, if the other answer has another notation."""
+    vector, other_vector = _vector(text), _vector(other)
+    if vector is None or other_vector is None or vector[0] == other_vector[0]:
+        return text
+    rows = vector[1]
+    if len(rows) == 1 or all(len(row) == 1 for row in rows):
+        return f"({','.join(item.strip() for row in rows for item in row)})"
+    return "\\begin{pmatrix}" + "\\\\".join("&".join(row) for row in rows) + "\\end{pmatrix}"
+
+
+def _with_both_signs(text: str, other: str) -> str:
+    r"""Write an answer with one `\pm` as a list of two."""
+    if len(_PLUS_MINUS.findall(text)) != 1 or len(split_list(text)[1]) > 1:
+        return text
+    return ", ".join(_PLUS_MINUS.sub(sign, text) for sign in "+-")
+
+
+_PLUS_MINUS = re.compile(r"\\[pm]{2}(?![A-Za-z])")
+_FORMS = (
+    _with_both_signs,
+    _exact_side,
+    _without_thousands,
+    _without_qualifier,
+    _with_same_letter,
+    _as_vector,
+)

@@ -10,41 +10,10 @@ from fractions import Fraction
 from functools import lru_cache
 
 from recipe.treepo.answers.boxes import scan_boxes
+from recipe.treepo.answers.notation import from_unicode
+from recipe.treepo.answers.tables import SYNONYMS
 
-_UNICODE = {
-    "\u2212": "-",
-    "\u00d7": "\\times ",
-    "\u00b7": "\\cdot ",
-    "\u22c5": "\\cdot ",
-    "\u03c0": "\\pi ",
-    "\u00b0": "^\\circ ",
-    "\u2264": "\\le ",
-    "\u2265": "\\ge ",
-    "\u2260": "\\ne ",
-    "\u221e": "\\infty ",
-    "\u222a": "\\cup ",
-    "\u2229": "\\cap ",
-    "\u2208": "\\in ",
-    "\u2205": "\\emptyset ",
-    "\u00b2": "^2",
-    "\u00b3": "^3",
-}
-_SYNONYMS = {
-    "dfrac": "frac",
-    "tfrac": "frac",
-    "cfrac": "frac",
-    "dbinom": "binom",
-    "tbinom": "binom",
-    "leq": "le",
-    "leqslant": "le",
-    "geq": "ge",
-    "geqslant": "ge",
-    "neq": "ne",
-    "varnothing": "emptyset",
-    "lbrace": "{",
-    "rbrace": "}",
-}
-_SYNONYM = re.compile(r"\\(" + "|".join(sorted(_SYNONYMS, key=len, reverse=True)) + r")(?![A-Za-z])")
+_SYNONYM = re.compile(r"\\(" + "|".join(sorted(SYNONYMS, key=len, reverse=True)) + r")(?![A-Za-z])")
 _WRAPPERS = "text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mathit|boldsymbol|mbox|operatorname"
 _WRAPPED = re.compile(r"\\(?:" + _WRAPPERS + r")\s*\{([^{}]*)\}")
 _SIZES = re.compile(
@@ -54,11 +23,13 @@ _SIZES = re.compile(
 _ASTERISKS = re.compile(r"\*\*([^*]*)\*\*")
 # Arguments of one character without braces, and a quotient of units.
 _ARGUMENTS = re.compile(r"(\\pmod|\\sqrt ?\[[^][]*\]) ?(\w)(?!\w)", re.ASCII)
+_JOINED = re.compile(r"\\text\{([^{}]*\w) +(and|or) *\}")
 _PER = re.compile(r"\\text\{([^{}]*)\} ?/ ?\\text\{([^{}]*)\}")
 # Both also match line breaks and escapes, so that the second character of these cannot begin a match.
 _DELIMITERS = re.compile(r"\\\\|\\\$|\$|\\[()\[\]]")
 _SPACES = re.compile(r"\\\\|\\[!,;:> ]|~|\\q?quad(?![A-Za-z])")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?: |\\[,;:>]|')\d{3})+(?![\d']| ?/)", re.ASCII)
 _UNIT_LETTERS = tuple("mgshlLNJWVK")
 _E_NOTATION = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,2})(?![\w.])", re.ASCII)
 # Braces around digits do not print: {7} is 7, and {1}{2} is 12.
@@ -76,24 +47,31 @@ def tidy(answer: str) -> str:
     Words stay apart from mathematics: the content of `\text{}`, `\mathrm{}` and similar macros is returned in
     `\text{}`. Numbers, and single characters other than units, lose the macro.
     """
-    for character, macro in _UNICODE.items():
-        answer = answer.replace(character, macro)
+    answer = re.sub(r"\.\.\.+", r"\\ldots ", from_unicode(answer))
     if bold := _ASTERISKS.fullmatch(answer.strip()):  # Markdown
         answer = bold.group(1)
     answer = _DELIMITERS.sub(_keep_escapes, answer)
-    answer = _SYNONYM.sub(lambda match: "\\" + _SYNONYMS[match.group(1)], answer)
+    answer = _SYNONYM.sub(lambda match: "\\" + SYNONYMS[match.group(1)], answer)
     answer = re.sub(r"\^?\\degree(?![A-Za-z])", r"^\\circ", answer).replace("{\\circ}", "\\circ")
     answer = re.sub(r"\\colon(?![A-Za-z])", ":", answer)
-    answer = _SIZES.sub("", answer).replace("\\%", "%").replace("{,}", ",").replace("{:}", ":")
+    answer = _SIZES.sub("", answer).replace("\\%", "%")
+    answer = re.sub(r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3}(?!\d))", "", answer).replace("{,}", ",")
+    answer = re.sub(r"(?<![A-Za-z])\{:\}", ":", answer)
     # Thin and negative spaces stand between the digits of one number, as in 1\,000 and 1,\!000.
-    answer = re.sub(r"(?<=[\d,])\\!(?=\d)|(?<=\d)\\[,;:>](?=\d)", "", answer)
+    answer = _GROUPED.sub(lambda match: re.sub(r"\D", "", match.group()), re.sub(r"(?<=[\d,])\\!(?=\d)", "", answer))
     answer = _SPACES.sub(lambda match: match.group() if match.group() == "\\\\" else " ", answer)
     # With single spaces, patterns with optional spaces at several places stay linear.
-    answer = re.sub(r"\s+", " ", _WRAPPED.sub(_unwrap, answer)).strip()
+    answer = _JOINED.sub(r"\\text{\1}\\text{ \2 }", _WRAPPED.sub(_unwrap, answer))
+    answer = re.sub(r"\s+", " ", answer).strip()
     answer = _PER.sub(r"\\text{\1/\2}", _ARGUMENTS.sub(r"\1{\2}", answer))
     if _BRACED_DIGITS.fullmatch(answer):
         answer = answer.replace("{", "").replace("}", "")
-    return answer if answer.endswith("..") else answer.removesuffix(".").rstrip()
+    return answer.removesuffix(".").rstrip()
+
+
+def plain(text: str) -> str:
+    r"""Drop the macros around words: `14\text{ March}` as "14 March"."""
+    return re.sub(r"\s+", " ", re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)).strip(" .")
 
 
 def _keep_escapes(match: re.Match[str]) -> str:
@@ -178,3 +156,8 @@ def _read_unsigned(answer: str) -> Fraction | None:
     if match := _POWER_OF_TEN.fullmatch(answer):
         return Fraction(match.group(1)) * Fraction(10) ** int(match.group(2) or match.group(3))
     return None
+
+
+def number_of(text: str) -> Fraction | None:
+    """Return the value of an answer that is one plain number, else None."""
+    return read_number(normalize(text))

@@ -8,7 +8,9 @@ input is untrusted model output: nothing is evaluated, and only the end of a tex
 
 import re
 from collections.abc import Iterator
-from fractions import Fraction
+
+from recipe.treepo.answers.spelling import normalize
+from recipe.treepo.answers.words import read
 
 LONGEST = 4_000
 """Characters at the end of a text that are read."""
@@ -20,29 +22,39 @@ MOST_SENTENCES = 8
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 _HASHES = re.compile(r"^ *####[ \t]*(\S[^\n]*)", re.MULTILINE)
 _FRAMED = re.compile(r"\\fbox *\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
-_PHRASE = re.compile(r"\banswer\b[^.\n:=\d$\\]{0,40}?(?:\bis\b|\bare\b|\bequals\b|:|=)\s*:?", re.IGNORECASE)
+_PHRASE = re.compile(
+    r"\banswer\b[^.\n:=\d$\\]{0,40}?(?:\bis\b|\bare\b|\bequals\b|:|=)\s*:?"
+    r"|答案(?:应?[是为选]|[:\uff1a=])\s*|[故应此]选(?:项)?[:\uff1a]?|选项[:\uff1a]?|答[:\uff1a]",
+    re.IGNORECASE,
+)
 # A dot ends a sentence only before white space or at the end of the text.
-_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。\uff01\uff1f])|\n+")
 _EMPHASIS = re.compile(r"\*\*(?=\S)([^*\n]{1,200}?)(?<=\S)\*\*|__(?=\S)([^_\n]{1,200}?)(?<=\S)__|`([^`\n]{1,200})`")
 _GROUP = re.compile(r"[(\[{][^()\[\]{}]{3,200}[)\]}]")
 _FORMULA = re.compile(r"\$\$?([^$\n]{1,400}?)\$?\$|\\\(([^\n]{1,400}?)\\\)|\\\[([^\n]{1,400}?)\\\]")
+# x = 2 or x = 7, and x = 5, y = 6
+_SEVERAL = re.compile(r"[A-Za-z](?:_?\d)?\s*=[^=]*(?:,|;|\bor\b|\band\b)\s*[A-Za-z](?:_?\d)?\s*=")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}[ ,]+[A-Za-z]{2,}")
-_COPULA = re.compile(r"=|\u2248|:|\b(?:is|are|was|were|equals?|makes?|gives?|gave|made|has|have|totals?|needs?|be)\b")
-_REMARK = re.compile(r"\((?!\s*(?:mod\b|[-+\u2212\u2013]?\d+(?:\.\d+)?\)))[^()\n]*[A-Za-z]{2}[^()\n]*\)")
+_COPULA = re.compile(
+    r"=|\u2248|:|\b(?:is|are|was|were|equals?|makes?|gives?|gave|made|has|have|totals?|needs?|be)\b|[是为共有]"
+)
+_REMARK = re.compile(r"(?<!\\)\((?!\s*(?:mod\b|[-+\u2212\u2013]?\d+(?:\.\d+)?\)))[^()\n]*[A-Za-z]{2}[^()\n]*\)")
 
-_POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_POWERS = "hundred|thousand|million|billion|trillion|dozen"
 _MINUS = "-\u2212\u2013"
 _SIGN = rf"(?:(?:[{_MINUS}]|\bminus\b|\bnegative\b)\s?)?"
 _DIGITS = (
-    r"(?:\d{1,3}(?:(?:,|\{,\}|\\,| |\u00a0|\u202f|')\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d+|,\d{1,2}(?!\d)|,\d{4,})?)"
+    r"(?:\d+:\d+(?::\d+)?"  # a ratio or a time
+    r"|\d{1,3}(?:(?:,|\{,\}|\\,| |\u00a0|\u202f|')\d{3})+(?![\d,])(?:\.\d+)?"  # in groups of three
+    r"|\d+(?:\.\d+|,\d{1,2}(?!\d)|,\d{4,})?)"
 )
 _VALUE = re.compile(
     rf"(?P<sign>{_SIGN})(?P<number>{_DIGITS})"
     r"(?:(?P<mixed>(?:[ -])\d+/\d+)|(?P<bottom>\s?/\s?\d+)"
     r"|(?P<exponent>[eE][-+]?\d{1,2}(?!\w|\.\d))|(?P<ten>\s?(?:x|\*|\u00d7|\\times)\s?10\^\{?[-\u2212]?\d{1,2}\}?)"
-    r"|(?P<raised>[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)|(?P<factorial>!(?=\s*[.,;)$])))?"
+    r"|(?P<raised>[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)|(?P<power_sign>\^\{?-?\d{1,3}\}?)|(?P<factorial>!(?=\s*[.,;)$])))?"
     r"(?P<percent>\s?\\?%|\s+percent\b)?"
-    rf"(?:\s+(?P<power>{'|'.join(_POWERS)})\b)?",
+    rf"(?:\s+(?P<power>{_POWERS})\b|[十百千万亿]+)?",
     re.IGNORECASE,
 )
 _SIGNED_IN_BRACKETS = re.compile(r"\(([-+\u2212\u2013]?\d+(?:\.\d+)?)\)(?!\w)")
@@ -51,12 +63,13 @@ _UNIT_POWER = re.compile(
     r"(?<![A-Za-z])(cm|mm|km|m|ft|in|feet|inches|meters?|metres?|units?|miles?|yards?) ?\^? ?\{?[23]\}?(?!\w)"
 )
 _VARIABLE = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]\s?|[\d)\]]\s?)\Z")
-_SUPERSCRIPTS = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079", "0123456789")
 # Signs and words around a number that make it a part of something else.
 _PART_BEFORE = re.compile(
-    r"(?:[\w.\\^_{\[]|[*_/+<>\u2264\u2265\u2260\u221a\u00d7\u00f7{\[]\s*|[A-Za-z\d)]\s?[-\u2212]\s?|[A-Za-z]\(|\d\s?:\s?"
-    r"|\b(?:least|most|than|about|over|mod|to|and|or|between|by|from|times|plus|below|above|under|up|log|ln|sqrt"
-    r"|steps?|sin|cos|tan|exp|root)\s+)\Z",
+    r"(?:(?![\u4e00-\u9fff])[\w.\\^_{\[]|\\pm\s*"
+    r"|[*_/+<>\u00b1\u2264\u2265\u2260\u221a\u00d7\u00f7{\[]\s*|[A-Za-z\d)]\s?[-\u2212]\s?|[A-Za-z]\(|\d\s?:\s?"
+    r"|\b(?:least|most|than|about|over|mod|and|or|maybe|perhaps|between|from|times|plus|below"
+    r"|above|under|(?<!add )(?<!adds )up to|(?:\d|divided|divisible|multiplied) by|log|ln|sqrt"
+    r"|steps?|sin|cos|tan|exp|root)\s+|n[o']t(?:\s+be|\s+equal(?:\s+to)?)?\s+)\Z",
     re.IGNORECASE,
 )
 _ATTACHED = (
@@ -78,7 +91,7 @@ def stated_answer(text: str) -> str | None:
     if framed := _FRAMED.findall(text):
         return framed[-1].strip() or None
     ends = [phrase.end() for phrase in _PHRASE.finditer(text)]
-    if ends and (rest := text[ends[-1] :].strip()):
+    if ends and (rest := text[ends[-1] :].strip(" \n*_")):
         return _phrase_value(_SENTENCES.split(rest, maxsplit=1)[0])
     sentences = [part for part in _SENTENCES.split(text) if part.strip()]
     for sentence in reversed(sentences[-MOST_SENTENCES:]):
@@ -89,7 +102,8 @@ def stated_answer(text: str) -> str | None:
 
 def _phrase_value(rest: str) -> str | None:
     """Return the value of the text behind "the answer is": also a group in brackets, a letter or a few words."""
-    bare = rest.strip(" *_`").removesuffix(".").strip()
+    rest = rest.replace("**", "").replace("__", "")
+    bare = rest.strip(" *_`").removesuffix(".").removesuffix("。").strip()
     if _GROUP.fullmatch(bare) or (len(bare) <= MOST_WORDS and not re.search(r"[\d$\\=<>]", bare)):
         return bare or None
     return _value(rest)
@@ -106,13 +120,19 @@ def _value(sentence: str) -> str | None:
     emphasized = [next(filter(None, groups)) for groups in _EMPHASIS.findall(sentence)]
     if emphasized:
         return _value(emphasized[-1])
-    sentence = _REMARK.sub(" ", sentence)
-    if not re.search(r"\$(?![\d.])", sentence):  # amounts of money
-        sentence = sentence.replace("$", "")
-    formulas = [match for match in _FORMULA.finditer(sentence) if not _PROSE.search(_content(match))]
+    sentence = _REMARK.sub(" ", sentence.replace("\\$", ""))
+    if _SEVERAL.search(sentence.replace("$", "")):
+        return None
+    formulas = [match for match in _FORMULA.finditer(sentence) if _is_formula(match)]
     if formulas:
         return _formula_value(sentence, formulas)
-    return _number_value(sentence)
+    return _number_value(sentence.replace("$", ""))  # amounts of money
+
+
+def _is_formula(match: re.Match[str]) -> bool:
+    """Return whether signs enclose a formula; the dollars of $20 - $5 do not."""
+    content = _content(match)
+    return _PROSE.search(content) is None and (match.group(1) is None or content.strip(" -/,") == content)
 
 
 def _content(match: re.Match[str]) -> str:
@@ -125,7 +145,7 @@ def _formula_value(sentence: str, formulas: list[re.Match[str]]) -> str | None:
     before, behind = sentence[: last.start()], sentence[last.end() :]
     if re.search(r"\d", behind) or re.search(r"\b(?:least|most|than|minus|negative|or|and|not)\s*\Z", before, re.I):
         return None
-    if re.match(rf"\s*(?:{'|'.join(_POWERS)}|dozen)\b", behind):
+    if re.match(rf"\s*(?:{_POWERS})\b", behind):
         return None
     # A box without braces is not a box, but its macro is no part of the value either.
     return _content(last).rpartition("=")[2].replace("\\boxed", "").strip() or None
@@ -133,7 +153,7 @@ def _formula_value(sentence: str, formulas: list[re.Match[str]]) -> str | None:
 
 def _number_value(sentence: str) -> str | None:
     """Return the one number of a sentence without formulas, or the one behind its last equals sign or verb."""
-    sentence = re.sub(r"\|(\d+(?:\.\d+)?)\|", r"\1", sentence)
+    sentence = re.sub(rf"\|[{_MINUS}]?(\d+(?:\.\d+)?)\|", r"\1", sentence)
     sentence = sentence if "f(" in sentence else _SIGNED_IN_BRACKETS.sub(r" \1", sentence)
     sentence = _UNIT_POWER.sub(r"\1", sentence)
     found = list(_numbers(sentence))
@@ -157,24 +177,18 @@ def _numbers(sentence: str) -> Iterator[tuple[int, str | None]]:
         yield match.start(), None if part else _spelled(match)
 
 
+# Spaces behind signs, decimal commas, mixed numbers with a hyphen, and plain signs of multiplication
+_SPELLINGS = (
+    (r"^\W\s+(?=\d)", "-"),
+    (r"(?<=\d),(?=\d{1,2}(?!\d)|\d{4})", "."),
+    (r"(?<=\d)-(?=\d+/)", " "),
+    (r"\s*[x*]\s*(?=10\^)", r"\\times "),
+)
+
+
 def _spelled(match: re.Match[str]) -> str:
-    """Return a number as LaTeX without separators."""
-    number = re.sub(r"(?<=\d)(?:\{,\}|\\,|[ \u00a0\u202f'])(?=\d{3})", "", match["number"])
-    number = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", number).replace(",", ".")
-    if match["mixed"]:
-        number = f"{number} {match['mixed'][1:]}"
-    elif match["bottom"]:
-        number += re.sub(r"\s", "", match["bottom"])
-    elif match["exponent"]:
-        number = str(Fraction(number) * Fraction(10) ** int(match["exponent"][1:]))
-    elif match["ten"]:
-        number += "\\times 10^{" + match["ten"].partition("^")[2].strip("{}").replace("\u2212", "-") + "}"
-    elif match["raised"]:
-        number += "^{" + match["raised"].translate(_SUPERSCRIPTS) + "}"
-    elif match["factorial"]:
-        number += "!"
-    if match["power"] and number.replace(".", "").isdigit():
-        number = str(Fraction(number) * 10 ** _POWERS[match["power"].casefold()])
-    if match["percent"]:
-        number += "\\%"
-    return ("-" if match["sign"].strip() else "") + number
+    """Return a number in one spelling."""
+    text = match.group()
+    for pattern, replacement in _SPELLINGS:
+        text = re.sub(pattern, replacement, text)
+    return normalize(read(text))

@@ -2,96 +2,79 @@
 """Split an answer into its value and its unit. Standard library only."""
 
 import re
+from typing import NamedTuple
 
-_TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_CURRENCY = re.compile(r"(-?)\s*(\\\$|\\text\{\s*\\\$\s*\}|\\pounds|\u00a3|\u20ac|\\euro)\s*")
-_CURRENCIES = {"\\pounds": "pound", "\u00a3": "pound", "\u20ac": "euro", "\\euro": "euro"}
+from recipe.treepo.answers.lists import split_list
+from recipe.treepo.answers.spelling import number_of
+from recipe.treepo.answers.tables import (
+    COUNTED,
+    CUBE,
+    CURRENCIES,
+    HAN_UNITS,
+    NOT_UNITS,
+    REMARKS,
+    SPEEDS,
+    SQUARE,
+    UNITS,
+)
+
+_CURRENCY = re.compile(
+    r"(-?)\s*(?:\\text\s*\{\s*)?((?:US|[AC])?\\\$|\\pounds|\\euro|[£€¥₹]|(?:USD|CAD|AUD|EUR|GBP|INR|CNY|RMB|JPY|CHF)(?![A-Z])"
+    r"|Rs\.?(?=\s?\d))\s*(?:\}\s*)?"
+)
 _POWER = r"(?:\s*\^\s*(?:\{\s*(\d)\s*\}|(\d)))?"
 _IN_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}" + _POWER + r"\s*\.?\s*\Z")
 _BARE = re.compile(r"([A-Za-z][A-Za-z./ ]*)" + _POWER + r"\s*\Z")
-# Functions, words between numbers, and words that change or hedge the number before them.
-_NOT_UNITS = frozenset(
-    "sin cos tan cot sec csc log ln exp max min gcd lcm mod and or to pi sqrt frac "
-    "hundred hundreds thousand thousands million millions billion billions trillion dozen dozens factorial "
-    "half halves third thirds quarter quarters fourth fourths fifth fifths plus minus times over by "
-    "not no is are least most more less than fewer maybe about approximately".split()
-)
+_CHINESE = re.compile(r"(?:\\text\s*\{\s*)?([\u4e00-\u9fff]+)\s*\}?\s*\Z")
 _UNIT_WORDS = re.compile(r"[^\W\d_]+(?:[-\s./]+[^\W\d_]+)*(?:\^\d|\^\{\d\})?\.?")
 
-_NAMES = {
-    "mm": "millimeter millimeters millimetre millimetres",
-    "cm": "centimeter centimeters centimetre centimetres",
-    "m": "meter meters metre metres",
-    "km": "kilometer kilometers kilometre kilometres",
-    "in": "inch inches",
-    "ft": "foot feet",
-    "yd": "yard yards",
-    "mi": "mile miles",
-    "g": "gram grams",
-    "kg": "kilogram kilograms",
-    "lb": "pound pounds lbs",
-    "oz": "ounce ounces",
-    "l": "liter liters litre litres",
-    "ml": "milliliter milliliters millilitre millilitres",
-    "s": "second seconds sec secs",
-    "min": "minute minutes mins",
-    "h": "hour hours hr hrs",
-    "day": "days",
-    "week": "weeks",
-    "month": "months",
-    "year": "years yr yrs",
-    "degree": "degrees deg",
-    "rad": "radian radians",
-    "dollar": "dollars usd",
-    "cent": "cents",
-    "euro": "euros eur",
-    "percent": "pct",
-    "am": "",
-    "pm": "",
-    "n": "newton newtons",
-    "j": "joule joules",
-    "w": "watt watts",
-    "hz": "hertz",
-}
-_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
-_CANONICAL = {name: unit for unit, names in _NAMES.items() for name in [unit, *names.split()]}
-_SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "mps": "m/s"}
-_SQUARE, _CUBE = frozenset({"square", "sq", "squared"}), frozenset({"cubic", "cu", "cubed"})
+
+class Measured(NamedTuple):
+    """Value and unit of an answer; the unit is None if there is none."""
+
+    value: str
+    unit: str | None
+    listed: bool = True  # False: words that are no known unit
 
 
-def split_unit(answer: str) -> tuple[str, str | None]:
-    r"""Return value and unit of an answer after `tidy`; the unit is None if there is none.
+def split_unit(answer: str) -> Measured:
+    r"""Split an answer after `tidy`.
 
     A unit is a currency before the value; or, after the value, a percent or degree sign, words in `\text{}`, or bare
-    words after white space (three letters or more, or known names). An exponent may follow. Words that change the
-    number, such as "million" and "or more", are not units. Spellings of one unit return the same text.
+    words after white space. Words are listed if the last one is the name of a unit or a plural noun, and none changes
+    the number. Spellings of one unit return the same text.
     """
     if match := _CURRENCY.match(answer):
-        return match.group(1) + answer[match.end() :], _CURRENCIES.get(match.group(2), "dollar")
+        name = match.group(2).removeprefix("US").casefold()
+        return Measured(match.group(1) + answer[match.end() :], CURRENCIES.get(name, "dollar"))
     text = answer.rstrip()
-    if text.endswith("%"):
-        return text[:-1].rstrip(), "percent"
-    if text.endswith("^\\circ") and not _TRIGONOMETRY.search(text):
-        return text[: -len("^\\circ")].rstrip(), "degree"
+    for sign, unit in (("%", "percent"), ("^\\circ", "degree"), ("\\$", "dollar"), ("€", "euro"), ("£", "pound")):
+        if text.endswith(sign) and not (unit == "degree" and re.search(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)", text)):
+            return Measured(text[: -len(sign)].rstrip(), unit)
+    if (match := _CHINESE.search(text)) and text[: match.start()].strip():
+        return Measured(text[: match.start()].rstrip(), *_chinese(match.group(1)))
     match = _IN_TEXT.search(text) or _BARE.search(text)
     if match is None:
-        return answer, None
+        return Measured(answer, None)
     start = match.start()
     if match.re is _BARE:
         if text[start - 1 : start] == "\\":  # the letters begin with the name of a macro, as in 24\pi cm
             start = text.find(" ", start)
             if start < 0:
-                return answer, None
+                return Measured(answer, None)
         if not _is_bare_unit(text[:start], text[start : match.end(1)]):
-            return answer, None
+            return Measured(answer, None)
     value, words = text[:start].rstrip(), text[start : match.end(1)].removeprefix("\\text").strip(" {")
-    if words.strip() and not _UNIT_WORDS.fullmatch(words.strip()):
-        return answer, None
-    if any(name in _NOT_UNITS for name in re.findall(r"[^\W\d_]+", words.casefold())):
-        return answer, None
-    if not value or value.endswith((",", "=", "+", "-")):
-        return answer, None
-    return value, _canonical(words, match.group(2) or match.group(3)) or None
+    if (
+        not value
+        or value.endswith((",", "=", "+", "-"))
+        or (words.strip() and not _UNIT_WORDS.fullmatch(words.strip()))
+    ):
+        return Measured(answer, None)
+    names = re.findall(r"[^\W\d_]+", words.casefold())
+    if {"and", "or", "to", "mod"} & {*names[:1], *names[-1:]}:  # joins two values
+        return Measured(answer, None)
+    return Measured(value, *_unit(words, match.group(2) or match.group(3)))
 
 
 def _is_bare_unit(value: str, words: str) -> bool:
@@ -100,37 +83,63 @@ def _is_bare_unit(value: str, words: str) -> bool:
         return False
     apart = value.endswith(" ") or words.startswith(" ")
     if apart and "/" in words:
-        return all(name.casefold() in _CANONICAL for name in names)
+        return all(unit_name(name) is not None for name in names)
     if apart:
-        if any(name in _ALPHABET for name in names if len(name) > 2):  # xyz is a product
+        if any(name in "abcdefghijklmnopqrstuvwxyz" for name in names if len(name) > 2):  # xyz is a product
             return False
-        return all(len(name) >= 3 or (len(name) == 2 and name.casefold() in _CANONICAL) for name in names) or (
-            words.strip(" .").casefold() in ("a.m", "p.m")
-        )
+        return all(len(name) >= 3 or (len(name) == 2 and unit_name(name) is not None) for name in names)
     # Without a space, only names that are unlikely to be a product of variables.
-    return words in ("cm", "km", "mm", "kg", "mph") or (len(words) > 4 and words.casefold() in _CANONICAL)
+    return words in ("cm", "km", "mm", "kg", "mph") or (len(words) > 4 and unit_name(words) is not None)
 
 
-def _lower(match: re.Match[str]) -> str:
-    """Lowercase the name of a unit, unless the case distinguishes prefixes: mW is not MW."""
-    name: str = match.group()
-    known = name.casefold() in _CANONICAL or name.casefold() in _SQUARE | _CUBE
-    return name.casefold() if known or len(name) != 2 else name
+def unit_name(word: str) -> str | None:
+    """Return the unit of a name, None if it is unknown. Case distinguishes short names: mW is not MW."""
+    return UNITS.get(word if len(word) < 3 else word.casefold()) or UNITS.get(word.casefold())
 
 
-def _canonical(words: str, power: str | None) -> str:
-    """Return one spelling of a unit: "square inches" and "in" with power 2 are both "in^2"."""
-    words = re.sub(r"[^\W\d_]+", _lower, words.strip(" ."))
-    if words.casefold() in ("a.m", "p.m"):
-        words = words.casefold().replace(".", "")
-    parts, factor = [], 1
-    for name in re.findall(r"[^\W\d_]+|/", words.replace(" per ", " / ")):
-        if name in _SQUARE or name in _CUBE:
-            factor = 2 if name in _SQUARE else 3
-        elif name not in ("unit", "units"):
-            name = _SPEEDS.get(name) or _CANONICAL.get(name) or (name.removesuffix("s") if len(name) > 3 else name)
-            parts.append(name if factor == 1 else f"{name}^{factor}")
+def _unit(words: str, power: str | None) -> tuple[str | None, bool]:
+    """Return one spelling of a unit, "in^2" for "square inches" and for "in" with power 2, and whether it is known."""
+    names = re.findall(r"[^\W\d_]+|/", re.sub(r"\bper\b", "/", re.split(r"\bof\b", words.strip(" ."))[0]))
+    while names and names[-1].casefold() in REMARKS and (len(names) > 1 or names[0] != "in"):
+        names.pop()
+    parts, factor, listed = [], 1, not any(name.casefold() in NOT_UNITS for name in names)
+    for position, name in enumerate(names):
+        if name.casefold() in SQUARE | CUBE:
+            factor = 2 if name.casefold() in SQUARE else 3
+            continue
+        last = position + 1 == len(names) or names[position + 1] in ("/", "squared", "cubed")
+        plural = len(name) > 3 and name.endswith("s") and not name.endswith("ss")
+        unit = name if name == "/" else unit_name(name)
+        listed = listed and (unit is not None or not last or plural or "/" in names[:position])
+        if (unit or name) != "unit":
+            unit = unit or (name.casefold().removesuffix("s") if len(name) > 3 else name)
+            parts.append(unit if factor == 1 else f"{unit}^{factor}")
             factor = 1
     if factor > 1 and parts:  # "feet squared"
         power = str(factor)
-    return " ".join(parts).replace(" / ", "/") + (f"^{power}" if power and parts else "")
+    unit = " ".join(parts).replace(" / ", "/")
+    return (SPEEDS.get(unit, unit) + (f"^{power}" if power and parts else "")) or None, listed
+
+
+def _chinese(words: str) -> tuple[str | None, bool]:
+    for prefix, power in (("平方", "^2"), ("立方", "^3")):
+        if words.startswith(prefix) and words[2:] in HAN_UNITS:
+            return HAN_UNITS[words[2:]] + power, True
+    return (None, True) if words in COUNTED else (HAN_UNITS.get(words, words), words in HAN_UNITS)
+
+
+def measured(text: str) -> Measured:
+    """Return value and unit of a whole answer; a list with units inside keeps them."""
+    items = split_list(text)[1]
+    inside = len(items) > 1 and any(split_unit(item).unit for item in items[:-1])
+    return Measured(text, None) if inside else split_unit(text)
+
+
+def same_unit(unit: str | None, gold_unit: str | None, listed: bool) -> bool:
+    """Return whether the units agree; words that are no known unit have to be those of the ground truth."""
+    return unit == gold_unit or unit is None or (gold_unit is None and listed)
+
+
+def in_radians(value: str, unit: str | None) -> str:
+    """Give a number of degrees its sign back, so that mathematics compares it with radians."""
+    return f"{value}^\\circ" if unit == "degree" and number_of(value) is not None else value

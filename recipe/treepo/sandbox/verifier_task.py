@@ -7,6 +7,8 @@ math-verify passes untrusted text to SymPy, which may compute forever or take al
 from collections.abc import Callable
 from typing import Any
 
+PRECISION = 1_000
+"""Digits of the numbers that are compared."""
 # Compared before the first question, so that the forked copies need not repeat the parser's one-time work.
 WARM_UP = (
     (r"\frac{1}{2}", r"\sqrt{\frac{1}{4}}"),
@@ -35,7 +37,22 @@ def load_checker() -> Callable[[str, str], bool]:
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
     from math_verify import grader, verify
     from math_verify.grader import should_treat_as_complex
-    from sympy import I, MatrixBase, Set, Symbol
+    from sympy import (
+        Abs,
+        EmptySet,
+        Expr,
+        FiniteSet,
+        Float,
+        I,
+        MatrixBase,
+        Pow,
+        Set,
+        Symbol,
+        Union,
+        expand_log,
+        log,
+        simplify,
+    )
     from sympy.core import Basic
     from sympy.logic.boolalg import Boolean, BooleanAtom
 
@@ -76,19 +93,51 @@ def load_checker() -> Callable[[str, str], bool]:
             unified.append(expression)
         return unified
 
-    def solution_set(expressions: list[Any]) -> tuple[Symbol, Set] | None:
-        """Return variable and solutions of a parsed answer of relations in one variable; None for other answers."""
-        relation = expressions[0]
-        if not isinstance(relation, Boolean) or len(relation.free_symbols) != 1:
+    def solution_set(expression: Any) -> Set | None:
+        """Return the solutions of relations in one variable, joined by "or"; None for other answers."""
+        relations = expression.args if isinstance(expression, FiniteSet) else (expression,)
+        if not all(isinstance(relation, Boolean) for relation in relations) or len(expression.free_symbols) != 1:
             return None
-        return relation.free_symbols.pop(), relation.as_set()
+        return Union(*(relation.as_set() for relation in relations))
 
-    def same_solutions(gold: list[Any], answer: list[Any]) -> bool:
+    def same_solutions(gold: Any, answer: Any) -> bool:
+        """Return whether two relations of one variable, or a relation and a union of intervals, are the same set."""
         try:
-            solutions, gold_solutions = solution_set(answer), solution_set(gold)
+            if isinstance(gold, Boolean) and isinstance(answer, Boolean):
+                if gold.free_symbols != answer.free_symbols:
+                    return False
+            elif not any(isinstance(side, Union) for side in (gold, answer)):
+                return False
+            sets = [side if isinstance(side, Union) else solution_set(side) for side in (gold, answer)]
         except (AttributeError, NotImplementedError, TypeError, ValueError):  # SymPy cannot solve
             return False
-        return solutions is not None and solutions == gold_solutions and not solutions[1].is_empty
+        return sets[0] == sets[1] and sets[0] not in (None, EmptySet)
+
+    def differ(gold: Any, answer: Any) -> bool:
+        """Return whether two numbers differ by more than 10^-900 of their size; math-verify compares 50 decimals."""
+        if not all(isinstance(side, Expr) and side.is_number and side.is_real for side in (gold, answer)):
+            return False
+        if gold.is_Rational and answer.is_Rational:
+            return bool(gold != answer)
+        difference = Abs((gold - answer).evalf(PRECISION))
+        return bool(difference > Abs(gold.evalf(PRECISION)) * Float(10, PRECISION) ** (100 - PRECISION))
+
+    def root_or_log(expression: Any) -> bool:
+        return expression.has(log) or any(not power.exp.is_Integer for power in expression.atoms(Pow))
+
+    def same_for_positive(gold: Any, answer: Any) -> bool:
+        r"""Return whether two expressions agree for positive variables: `\sqrt{ab}` and `\sqrt{a}\sqrt{b}`.
+
+        Only expressions that both have a root, a logarithm or a power with a variable: else `\sqrt{x^2}` would be x.
+        """
+        sides = [gold, answer]
+        if not all(isinstance(side, Expr) and side.free_symbols and root_or_log(side) for side in sides):
+            return False
+        if any(side.has(Abs) for side in sides):
+            return False
+        positive = {symbol: Symbol(symbol.name, positive=True) for side in sides for symbol in side.free_symbols}
+        gold, answer = (side.xreplace(positive) for side in sides)
+        return bool(simplify(expand_log(gold - answer)) == 0)
 
     def check(gold: str, answer: str) -> bool:
         parsed_gold, parsed_answer = read(gold), read(answer)
@@ -104,8 +153,11 @@ def load_checker() -> Callable[[str, str], bool]:
         if any(isinstance(expression, BooleanAtom) for expression in (*parsed_gold, *parsed_answer)):
             return False
         # Differences below 10^-precision are ignored; 15 digits, the default, would accept rounded values.
+        sides = parsed_gold[0], parsed_answer[0]
+        if differ(*sides):
+            return False
         options = {"numeric_precision": 50, "allow_set_relation_comp": True, "timeout_seconds": None}
-        return verify(parsed_gold, parsed_answer, **options) or same_solutions(parsed_gold, parsed_answer)
+        return verify(parsed_gold, parsed_answer, **options) or same_solutions(*sides) or same_for_positive(*sides)
 
     return check
 

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Compare the sides of equations, inequalities and memberships such as `x \in [2,5]`. Standard library only."""
+
+import re
+
+from recipe.treepo.answers.forms import NAME, RELATION
+from recipe.treepo.answers.lists import JOINT
+from recipe.treepo.answers.question import Question, question
+from recipe.treepo.answers.spelling import normalize, number_of
+
+_LETTERS = re.compile(r"[A-Za-z]")
+
+
+def joined_relations(answer: str, gold: str) -> bool | None:
+    """Distinguish relations joined by "and" from those joined by "or", except for values of one variable."""
+    for text, other in ((answer, gold), (gold, answer)):  # a union of intervals is an "or"
+        if "\\cup" in other and RELATION.search(text) and not re.search(r"\bor\b", text) and JOINT.search(text):
+            return False
+    if not all(RELATION.search(text) or len(_variables(text)[0]) > 1 for text in (answer, gold)):
+        return None
+    joints = [{word for word in re.findall(r"\b(and|or)\b", text)} for text in (answer, gold)]
+    return False if all(joints) and joints[0] != joints[1] else None
+
+
+_SIDES = re.compile(r"[=<>,;]|\\(?:le|ge|ne|lt|gt|in)(?![A-Za-z])|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b")
+
+
+def unsolved(answer: str, gold: str) -> bool | None:
+    """Reject an unsolved relation if the ground truth is a solution such as x > 3.
+
+    Mathematics would solve the relation, and so accept a copy of the problem.
+    """
+    if "=" not in answer and not RELATION.search(answer):
+        return None
+    (names, solved), (gold_names, gold_solved) = _variables(answer), _variables(gold)
+    if not gold_solved or len(gold_names) != 1:
+        return None
+    return None if solved and names == gold_names else False
+
+
+def _variables(text: str) -> tuple[set[str], bool]:
+    """Return the letters that stand alone on a side of a relation, and whether there are no other letters."""
+    sides = [re.sub(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+", "", side).strip(" ()") for side in _SIDES.split(text)]
+    names = {side for side in sides if len(side) == 1 and _LETTERS.fullmatch(side)}
+    return names, not any(_LETTERS.search(side) for side in sides if side not in names)
+
+
+_MEMBER = re.compile(r"\s*([A-Za-z])\s*\\in(?![A-Za-z])")
+
+
+def other_variable(answer: str, gold: str) -> bool | None:
+    r"""Reject `k \in (2,3)` for 2 < x < 3: the variables differ."""
+    for one, other in ((answer, gold), (gold, answer)):
+        member, names = _MEMBER.match(one), _variables(other)[0]
+        if member and RELATION.search(other) and names and member.group(1) not in names:
+            return False
+    return None
+
+
+def right_side(answer: str, other: str) -> str:
+    r"""Drop the name on the left of a single equation or `\in`, if the other answer has none or the same one."""
+    if (member := _MEMBER.match(answer)) and not _MEMBER.match(other):
+        name, is_set = member.group(1), answer[member.end() :].lstrip().startswith("\\{")
+        named = NAME.fullmatch(other.partition("=")[0].strip()) and "=" in other
+        if not named or (is_set and other.startswith(name)):
+            return answer[member.end() :].strip()
+    left, _, right = answer.partition("=")
+    if not right.strip() or "=" in right or RELATION.search(answer) or not NAME.fullmatch(left.strip()):
+        return answer
+    other_left, equals, _ = other.partition("=")
+    if equals and normalize(other_left) != normalize(left):
+        return answer
+    member = _MEMBER.match(other)
+    if member and member.group(1) == left.strip() and other[member.end() :].lstrip().startswith("\\{"):
+        return right.strip()
+    return answer if RELATION.search(other) or "\\in" in other else right.strip()
+
+
+_SIGNS = re.compile(r"\\(?:frac|sqrt|cdot|times|div|binom|pi)(?![A-Za-z])")
+
+
+def stated_result(answer: str, gold: str) -> Question | None:
+    """Accept a computation with its result, x = 10 + 15 = 25, if the result is right and the equation true."""
+    name, _, rest = answer.partition("=")
+    left, equals, right = (rest if "=" in rest and NAME.fullmatch(name.strip()) else answer).partition("=")
+    if not equals or "=" in right + gold or not left.strip() or _LETTERS.search(_SIGNS.sub("", left)):
+        return None
+    number, gold_number = number_of(right), number_of(gold)
+    same = normalize(right) == normalize(gold) or (number is not None and number == gold_number)
+    return question(left, gold) if same else None
+
+
+def case_of_letters(answer: str, gold: str) -> bool | None:
+    """Reject variables that differ in case, Greek ones too; the mathematics parser ignores the case of some."""
+    names, gold_names = (set(re.findall(r"\\?[A-Za-z]+", _separated(text))) for text in (answer, gold))
+    swapped = {
+        re.sub(r"[A-Za-z]", lambda match: match.group().swapcase(), name, count=1) for name in names - gold_names
+    }
+    return False if swapped & (gold_names - names) else None
+
+
+def _separated(text: str) -> str:
+    r"""Add a space after each letter outside macros, so that each is a name; drop `\text{}`."""
+    return re.sub(r"(\\[A-Za-z]+)|([A-Za-z])", r"\1\2 ", re.sub(r"\\text\{[^{}]*\}", "", text))

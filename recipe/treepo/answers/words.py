@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewrite words that are part of a number: `five`, `3 million`, `5 sixths`, `minus 8`. Standard library only."""
+
+import re
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from functools import lru_cache
+
+from recipe.treepo.answers.notation import from_plain_text, from_unicode
+from recipe.treepo.answers.spelling import power_of_ten, tidy
+from recipe.treepo.answers.tables import HAN_DIGITS, MULTIPLIERS, NUMBER_WORDS, PARTS, POWERS, SMALL
+
+
+def _any(words: Iterable[str]) -> str:
+    return "|".join(sorted(words, key=len, reverse=True))
+
+
+_CARDINAL = re.compile(
+    rf"(?<![A-Za-z\\])(?:{_any(SMALL)})(?:(?:[ -]|(?<=d|n) and )(?:{_any(NUMBER_WORDS)}))*(?![A-Za-z])",
+    re.IGNORECASE,
+)
+_WRAPPER = r"\\(?:text|mathrm|mbox|textbf|textrm)\s*\{"
+_GAP = rf"(?P<gap>(?:[\s~$-]|\\[,;: ])*(?:{_WRAPPER}\s*)?)"
+_NUMBER = r"(?<![\w.\\])(?P<number>\d+(?:,\d{3})*(?:\.\d+)?)"
+
+
+def _cardinal(match: re.Match[str]) -> str:
+    """Return the number that words spell; the words, if they spell none or several."""
+    total, current = 0, 0
+    for word in re.split(r"[ -](?:and )?", match.group().casefold()):
+        if value := SMALL.get(word, 0):
+            if current % 10 or (current % 100 and value >= 10) or (current and value == 10):
+                return match.group()
+            current += value
+        elif power := POWERS.get(word):
+            current = max(1, current) * 10**power
+            if power > 2:
+                total, current = total + current, 0
+    return str(total + current)
+
+
+def _times(match: re.Match[str]) -> str:
+    product = Decimal(match["number"].replace(",", "")) * MULTIPLIERS[match["word"].casefold()]
+    return f"{product.normalize():f}{match['gap'].strip(' -')}"
+
+
+def _part(match: re.Match[str]) -> str:
+    return f"\\frac{{{match['number']}}}{{{PARTS[match['word'].casefold()]}}}{match['gap'].strip(' -')}"
+
+
+def _repeating(match: re.Match[str]) -> str:
+    whole, _, digits = match["number"].rpartition(".")
+    return f"{whole}.\\overline{{{digits}}}{match['gap']}"
+
+
+_Rewrite = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
+
+
+def _behind(words: str, rewrite: str | Callable[[re.Match[str]], str]) -> _Rewrite:
+    """Return the rewriting of a number before these words."""
+    return re.compile(rf"{_NUMBER}{_GAP}(?P<word>{words})(?![A-Za-z克米])", re.IGNORECASE), rewrite
+
+
+_REWRITES: tuple[_Rewrite, ...] = (
+    (_CARDINAL, _cardinal),
+    (re.compile(rf"(^|[,(=:])\s*(?:{_WRAPPER}\s*)?(?:minus|negative|负)\s*\}}?\s*(?=[\d.\\$])", re.I), r"\1-"),
+    _behind("and an? half", r"\g<number>.5\g<gap>"),
+    _behind(_any(MULTIPLIERS), _times),
+    _behind(_any(PARTS), _part),
+    _behind("(?:degrees )?below (?:zero|0)", r"-\g<number>\g<gap>"),
+    _behind(r"squared(?= *\}? *\Z)", r"\g<number>^{2}\g<gap>"),
+    _behind(r"cubed(?= *\}? *\Z)", r"\g<number>^{3}\g<gap>"),
+    _behind("repeating|recurring", _repeating),
+    (re.compile(r"per[ -]cent(?![A-Za-z])", re.I), "percent"),
+    (re.compile(rf"{_WRAPPER}\s*\}}"), ""),
+)
+_ALL_TEXT = re.compile(rf"\s*{_WRAPPER}([^{{}}]*)\}}\s*\.?\s*")
+_SAYS = r"(?:the )?(?:(?:final|correct|right|best) )?(?:answers?|options?|choices?|答案)(?: is| are| ?:|=|是|为)\s*"
+_SAYS += r"|故?选(?:项)?[:\uff1a]?\s*|(?:exactly|only) "
+_INTRODUCTION = re.compile(rf"{_WRAPPER}\s*(?:{_SAYS})\}}|{_SAYS}", re.IGNORECASE)
+_PHRASES = (
+    (r"(?:there (?:is|are) )?no (?:real |such )?solutions?(?: exists?)?|none|(?:the )?empty set", "\\emptyset"),
+    (r"(?:it )?does not exist|dne|undefined", "undefined"),
+    (r"(?:the )?(?:set of )?(?:all )?real numbers|all reals", "\\mathbb{R}"),
+)
+
+
+def from_words(text: str) -> str:
+    """Replace words that are part of a number, and drop "the answer is"."""
+    if not re.search(r"[^\W\d_]{2}|[^\x00-\x7f]", text):
+        return text
+    if (words := _ALL_TEXT.fullmatch(text)) and re.search(
+        r"[\d:,(]|\A[A-Z]\.|answer|option|choice|选", words.group(1), re.I
+    ):
+        text = words.group(1).strip()
+    text = _INTRODUCTION.sub("", text, count=1) if _INTRODUCTION.match(text) else text
+    bare = re.sub(rf"{_WRAPPER}|\}}", "", text).strip(" .")
+    for phrase, latex in _PHRASES:
+        if re.fullmatch(phrase, bare, re.IGNORECASE):
+            return latex
+    if bare in tuple(HAN_DIGITS):
+        return str(HAN_DIGITS.index(bare))
+    for pattern, rewrite in _REWRITES:
+        text = pattern.sub(rewrite, text)
+    return text
+
+
+@lru_cache(maxsize=1_024)
+def read(answer: str) -> str:
+    """Return an answer in LaTeX, with numbers in digits and without markup."""
+    return tidy(from_words(from_plain_text(from_unicode(power_of_ten(answer)))))
