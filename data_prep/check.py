@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check whether parquet files work with verl and this recipe: `python -m data_prep.check FILE ...`.
+"""Check whether data files work with verl and this recipe: `python -m data_prep.check FILE ...`.
 
 The report counts unusable and suspicious rows by reason, with the numbers of the first ones (from 0); --json lists all
 row numbers. Files stay unchanged. Exit status: 0 fine or only warnings, 1 unusable rows, 2 unusable file or wrong
@@ -15,14 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from recipe.treepo.answers.truth import read_truth
-
-from .errors import PrepError
-from .field_types import Types, field_types, type_conflicts
-from .file_report import FileReport
-from .problems import MAX_ANSWER_CHARS
-from .reading import UNREADABLE, exists, text_of
-from .row_findings import (
+from recipe.treepo.answers.truth import MAX_ANSWER_CHARS, read_truth
+from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, open_rows
+from recipe.treepo.settings.data_rows import (
     MEDIA,
     NEEDED,
     Finding,
@@ -31,14 +26,23 @@ from .row_findings import (
     row_findings,
     takes_mathematics,
 )
+
+from .errors import PrepError
+from .field_types import Types, field_types, type_conflicts
+from .file_report import FileReport
+from .reading import exists
 from .tokens import TokenCounter, token_counter
 
-BATCH_ROWS = 1_024  # per read; limits memory
 WORKERS = 2  # processes of math-verify
 
 
-_NO_PROMPT = {Finding.NO_MESSAGES, Finding.BAD_MESSAGE, Finding.MULTI_MODAL, Finding.BLANK_PROMPT}
-_NO_TRUTH = {Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.EMPTY_TRUTH, Finding.LONG_TRUTH}
+_NO_PROMPT = {
+    *(Finding.NO_MESSAGES, Finding.JSON_PROMPT, Finding.BAD_MESSAGE, Finding.MULTI_MODAL, Finding.BLANK_PROMPT),
+}
+_NO_TRUTH = {
+    *(Finding.NO_REWARD_MODEL, Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.EMPTY_TRUTH, Finding.LONG_TRUTH),
+    Finding.NO_ANSWER,
+}
 
 
 class RowChecker:
@@ -137,52 +141,30 @@ def check_files(
 def _batches(path: Path, progress: bool) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of a file, with the checked columns only. Raises PrepError if the file is unusable.
 
-    Only the type of extra_info matters, so its values are not read: True stands for a value that is not a struct.
+    Only the type of extra_info matters, so its values are not read.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     from tqdm import tqdm
 
     if not (exists(path) and path.is_file()):
-        raise PrepError(["no such file. Check the path."])
-    if path.suffix != ".parquet":
-        raise PrepError([f"suffix {path.suffix!r}: verl needs .parquet. Rename or convert the file."])
-    rows = 0
+        is_folder = exists(path) and path.is_dir()
+        raise PrepError(["is a folder. Name the files in it." if is_folder else "no such file. Check the path."])
+    if path.suffix not in SUFFIXES:
+        rule = f"suffix {path.suffix!r}: verl reads {', '.join(SUFFIXES)}. Rename or convert the file."
+        raise PrepError([rule])
     try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            problems = column_problems(names)
-            if file.metadata.num_rows == 0:
+        with open_rows(path) as file:
+            problems = column_problems(file.columns) if file.columns else []
+            if file.num_rows == 0:
                 problems.append("the file has no rows. Prepare it again.")
             if problems:
                 raise PrepError(problems)
-            wanted = [name for name in (*NEEDED, "agent_name", *MEDIA) if name in names]
-            if "extra_info" in names and not pa.types.is_struct(file.schema_arrow.field("extra_info").type):
-                wanted.append("extra_info")
-            with tqdm(total=file.metadata.num_rows, unit="row", desc=path.name, disable=not progress) as bar:
-                for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
-                    columns = [_values(batch, name) for name in wanted]
-                    yield [dict(zip(wanted, values, strict=True)) for values in zip(*columns, strict=True)]
-                    rows += batch.num_rows
-                    bar.update(batch.num_rows)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        damage = f"damaged after row {rows}" if rows else "not a parquet file, or damaged"
-        raise PrepError([f"{damage} ({text_of(error)}). Prepare or download it again."]) from error
-
-
-def _values(batch: Any, name: str) -> list[Any]:
-    """Return a column's values. Raises PrepError if Python cannot hold them, UnicodeDecodeError for invalid text."""
-    column = batch.column(name)
-    if name == "extra_info":
-        return [is_there or None for is_there in column.is_valid().to_pylist()]
-    try:
-        values: list[Any] = column.to_pylist()
-        return values
-    except UnicodeDecodeError:
-        raise
-    except UNREADABLE as error:
-        rule = f"holds {column.type}, which cannot be read ({text_of(error)})"
-        raise PrepError([f"column {name}: {rule}. Write it as text or numbers, or drop it."]) from error
+            wanted = [name for name in (*NEEDED, "agent_name", *MEDIA, "extra_info") if name in file.columns]
+            with tqdm(total=file.num_rows, unit="row", desc=path.name, disable=not progress) as bar:
+                for _, rows in file.batches(wanted):
+                    yield rows
+                    bar.update(len(rows))
+    except DataFileError as error:
+        raise PrepError([str(error)]) from error
 
 
 # Command line -------------------------------------------------------------------------------------------------

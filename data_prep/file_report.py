@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from .row_findings import Finding, Severity
+from recipe.treepo.settings.data_rows import Finding, Severity
 
 SHOWN_ROWS = 5  # row numbers per reason in the text
 

@@ -139,6 +139,11 @@ def prepare(
         return None
     with _reading("--source", options.source.name):  # held-out files and tokenizer report their own errors
         converted = _convert(data_set, options, commit, progress)
+    if not converted.kept:
+        reasons = ", ".join(f"{reason.value}: {count}" for reason, count in converted.dropped.most_common())
+        rule = f"0 usable rows (dropped: {reasons or 'none, it has no rows'})"
+        remedy = f"Compare its columns with those that `python -m {__package__}` lists, or relax the length filter."
+        raise PrepError([f"--source {options.source.name!r}: {rule}. {remedy}"])
     tables = draw_tables(converted.kept, data_set, options)
     counts = _counts(converted, tables, options)
     try:

@@ -6,6 +6,7 @@ raises. It never guesses an answer, because recipe.treepo.reward scores against 
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,9 +14,10 @@ from typing import Any
 
 from recipe.treepo.answers.boxes import BoxState, scan_boxes
 from recipe.treepo.answers.spelling import normalize
-from recipe.treepo.answers.truth import decimal_text
+from recipe.treepo.answers.truth import MAX_ANSWER_CHARS, decimal_text, lacks_answer
 
-MAX_ANSWER_CHARS = 1_000  # default limit of recipe.treepo.reward
+# Chat messages as JSON or Python prints them.
+_PRINTED_MESSAGES = re.compile(r"""\[?\s*\{\s*["'](?:role|content|from|value|messages|prompt)["']\s*:""")
 
 
 class Drop(Enum):
@@ -23,7 +25,7 @@ class Drop(Enum):
 
     MALFORMED_ROW = "malformed row"  # no object, missing column, wrong type or invalid Unicode
     NO_PROBLEM = "no problem text"
-    NO_ANSWER = "no answer"  # blank or only markup; also a proof
+    NO_ANSWER = "no answer"  # blank, only markup, a proof, or a text in place of an answer such as N/A
     NO_BOX = "no boxed answer"
     EMPTY_BOX = "empty box"  # also one with only markup
     UNBALANCED_BOX = "unbalanced box"
@@ -32,6 +34,7 @@ class Drop(Enum):
     TOLERANCE = "answer with a tolerance"  # the reward function compares exactly
     NEEDS_IMAGE = "needs an image"
     NOT_SELECTED = "outside the selection"  # another level, year or language
+    JSON_TEXT = "JSON text in place of the problem"  # such as chat messages
     UNKNOWN_WRAPPING = "instruction around the problem not recognized"
     PROMPT_TOO_LONG = "prompt too long"
     DUPLICATE_PROBLEM = "duplicate problem"  # by --deduplicate; the first one stays
@@ -112,12 +115,14 @@ def make_problem(text: Any, answer: Any, **extras: Any) -> Problem | Drop:
     text = text.strip()
     if not text:
         return Drop.NO_PROBLEM
+    if _PRINTED_MESSAGES.match(text):
+        return Drop.JSON_TEXT
     if isinstance(answer, Drop):
         return answer
     answer = answer.strip()
     if len(answer) > MAX_ANSWER_CHARS:
         return Drop.ANSWER_TOO_LONG
-    return Problem(text, answer, kept) if normalize(answer) else Drop.NO_ANSWER
+    return Drop.NO_ANSWER if not normalize(answer) or lacks_answer(answer) else Problem(text, answer, kept)
 
 
 def is_unicode(text: str) -> bool:

@@ -2,19 +2,19 @@
 """Read the rows of a data set from the Hugging Face hub or local files, without importing torch."""
 
 import codecs
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from recipe.treepo.settings.data_reading import UNREADABLE, encoding_of, text_of
 
 from .errors import PrepError
 from .problems import DataSet
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
-# Further errors of pyarrow for values that Python cannot represent: invalid Unicode, a date after the year 9999, an
-# unknown time zone.
-UNREADABLE = (ValueError, OverflowError, LookupError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,6 @@ def exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # ValueError: a null character
         return False
-
-
-def text_of(error: Exception) -> str:
-    """Return an error message in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 # Local files --------------------------------------------------------------------------------------------------
@@ -130,11 +125,12 @@ def _load(text: bytes) -> Any:
 def read_json(path: Path, data_set: DataSet) -> Iterator[Any]:
     """Yield the object on each line (None for invalid JSON), or the items of a file with one array.
 
-    Raises PrepError if no row has a required column, an array is damaged, or the last line is cut off.
+    UTF-16 and UTF-32 are recognized. Raises PrepError for other encodings than these and UTF-8, if no row has a
+    required column, an array is damaged, or the last line is cut off.
     """
     keys: set[str] = set()
     rows = 0
-    with path.open("rb") as file:
+    with _open_as_utf8(path) as file:
         is_array = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
         file.seek(0)
         items = _array(path, file.read()) if is_array else _lines(path, file)
@@ -146,10 +142,38 @@ def read_json(path: Path, data_set: DataSet) -> Iterator[Any]:
         _check_columns(path, keys, data_set)
 
 
+def _open_as_utf8(path: Path) -> BinaryIO:
+    """Open a JSON text for reading as UTF-8, whatever Unicode encoding it has."""
+    file = path.open("rb")
+    encoding = encoding_of(file.read(4))
+    file.seek(0)
+    if encoding in ("utf-8", "utf-8-sig"):
+        return file
+    with file:
+        try:
+            return io.BytesIO(file.read().decode(encoding).encode())
+        except UnicodeError as error:
+            rule = f"is not valid {encoding.upper()} ({text_of(error)})"
+            raise PrepError([f"--source {path}: {rule}. Download it again."]) from error
+
+
+def _check_encoding(path: Path, text: bytes) -> None:
+    """Raise PrepError if a text is JSON in an 8-bit encoding such as Latin-1; other invalid bytes are damage."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        if _load(text.decode("latin-1").encode()) is not None:
+            rule = f"is JSON, but not in UTF-8 (byte {text[error.start]:#x}: {error.reason})"
+            remedy = "Convert it: `iconv -f ENCODING -t utf-8`, with latin1 for instance."
+            raise PrepError([f"--source {path}: {rule}. {remedy}"]) from error
+
+
 def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[Any]:
     for line in lines:
         if line.strip():
             row = _load(line)
+            if row is None:
+                _check_encoding(path, line)
             if row is None and not line.endswith(b"\n") and line.lstrip().startswith((b"{", b"[")):
                 raise PrepError([f"--source {path}: ends in the middle of a row. Download the file again."])
             yield row
@@ -158,6 +182,7 @@ def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[Any]:
 def _array(path: Path, content: bytes) -> list[Any]:
     items: list[Any] | None = _load(content)
     if items is None:
+        _check_encoding(path, content)
         # A file of lines may have an array on its first line; only objects count as rows, so this loses nothing.
         first, *others = content.splitlines(keepends=True)
         lines = [_load(first), *_lines(path, others)]

@@ -248,6 +248,12 @@ def test_a_blank_ground_truth_is_an_error_not_a_score(gold: str | float | None) 
         compute_score("numina", "5", gold)
 
 
+@pytest.mark.parametrize("gold", [["70"], {"answer": 70}, float("-inf"), b"70"])
+def test_other_ground_truths_than_text_and_finite_numbers_are_errors(gold: object) -> None:
+    with pytest.raises(ValueError, match=r"must be text or a finite number \(data source 'numina'\)"):
+        compute_score("numina", r"\boxed{70}", gold)
+
+
 def test_numbers_may_be_ground_truths() -> None:
     assert compute_score("test", r"\boxed{5}", 5)["score"] == 1.0
     assert compute_score("test", r"\boxed{1/2}", 0.5)["score"] == 1.0

@@ -32,8 +32,9 @@ if Path(__file__).resolve().parts[-3:-1] == ("recipe", "treepo") and (
     )
 from recipe.treepo.answers.boxes import BoxState, after_thinking, scan_boxes
 from recipe.treepo.answers.compare import Question, compare_text
+from recipe.treepo.answers.spelling import normalize
 from recipe.treepo.answers.statements import stated_answer
-from recipe.treepo.answers.truth import read_truth
+from recipe.treepo.answers.truth import MAX_ANSWER_CHARS, read_truth
 from recipe.treepo.sandbox.verifier import Verdict, get_pool
 
 # Arguments that verl's reward managers and loaders pass to every reward function; unused here.
@@ -95,12 +96,16 @@ def _gold_answer(ground_truth: Any, data_source: str) -> str:
     """Return the ground truth as text, without a box and, as in GSM8K, only the part after the last ####.
 
     Raises:
-        ValueError: if it is blank or NaN (a missing value of a table).
+        ValueError: if it is blank or only markup, or neither text nor a finite number.
     """
     gold = read_truth(ground_truth)
-    if not gold:
+    is_infinite = isinstance(ground_truth, float) and math.isinf(ground_truth)
+    if is_infinite or not normalize(gold[:MAX_ANSWER_CHARS]):
+        is_nan = isinstance(ground_truth, float) and math.isnan(ground_truth)  # a missing value of a table
+        is_blank = is_nan or isinstance(ground_truth, str | None)
+        rule = "must not be blank" if is_blank else "must be text or a finite number"
         raise ValueError(
-            f"reward_model.ground_truth={ground_truth!r}: must not be blank (data source {data_source!r}). "
+            f"reward_model.ground_truth={ground_truth!r}: {rule} (data source {data_source!r}). "
             "Drop the row (python -m recipe.treepo.data_prep does)."
         )
     return gold
@@ -163,7 +168,7 @@ def compute_score(
         data_source: Name of the data set, only for error messages.
         solution_str: Decoded response, of any length.
         ground_truth: LaTeX, number, text or choice letter, with or without a box; for a solution in GSM8K's form, the
-            part after the last ####. Blank or NaN raises ValueError.
+            part after the last ####. Anything else, and a blank one, raises ValueError.
         extra_info: Unused.
         correct_score: ``score`` of a right answer.
         wrong_score: ``score`` of a wrong answer.

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from recipe.treepo.answers.truth import read_truth
+from recipe.treepo.answers.truth import lacks_answer, read_truth
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,29 @@ from recipe.treepo.answers.truth import read_truth
         (None, ""),
         (float("nan"), ""),
         (float("inf"), "inf"),
+        (["70"], ""),
+        ({"answer": "70"}, ""),
+        (b"70", ""),
+        pytest.param(10**5_000, "", id="huge"),  # Python refuses to print it
     ],
 )
 def test_the_answer_of_a_ground_truth(ground_truth, answer):
     assert read_truth(ground_truth) == answer
+
+
+PLACES = r"N/A|n.a.|NaN|null|TBD|?|???|...|--|\text{N/A}|no answer|Not provided|Answers may vary"
+PROOFS = r"Proof|\text{Proof}|$\text{Proof omitted}$|\boxed{\textbf{Proof}}|The statement is proven|proved|Q.E.D."
+REFERENCES = r"see solution|See the solution above|\text{See proof}|(see figure)|Solution omitted|https://example.org/a"
+PRINTED = ["['70']", '["70"]', "[]", "[None]", "{'answer': 70}", '{"answer": "70"}', "('7', '8')", "array([70])", "![](a.png)"]
+ANSWERS = r"none|None|undefined|no solution|\text{cannot be determined}|DNE|true|A|-|+|>|!|\emptyset|\{\}|null set|6'|is 5|shown"
+NUMBERS = ["[70]", "[1, 2)", "(1,2)", "{1,2}", "(f'(x), g'(x))", "not prime", "not possible", "check", "3.", "$x$", "12:30"]
+
+
+@pytest.mark.parametrize("truth", [*PLACES.split("|"), *PROOFS.split("|"), *REFERENCES.split("|"), *PRINTED])
+def test_a_text_in_place_of_an_answer_is_recognized(truth):
+    assert lacks_answer(read_truth(truth))
+
+
+@pytest.mark.parametrize("truth", [*ANSWERS.split("|"), *NUMBERS])
+def test_answers_in_words_and_brackets_stay_answers(truth):
+    assert not lacks_answer(read_truth(truth))

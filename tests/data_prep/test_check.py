@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from data_prep import check
 from data_prep.check import RowChecker, main, math_verify_reads
-from data_prep.row_findings import RESERVED, Finding, Severity, row_findings, takes_mathematics
+from recipe.treepo.settings.data_rows import RESERVED, Finding, Severity, row_findings, takes_mathematics
 from helpers.data_samples import write_tokenizer
 from helpers.paths import ROOT
+from recipe.treepo.answers.truth import read_truth
 from recipe.treepo.reward import compute_score
 
 
@@ -67,10 +68,20 @@ ASSISTANT = {"role": "assistant", "content": "Two."}
         (make_row(truth=" "), {Finding.NO_TRUTH}),
         (make_row(truth="2 + 3 = 5 ####"), {Finding.NO_TRUTH}),  # as the reward reads it
         (make_row(truth="2 + 3 = 5\n#### 5"), set()),
-        (make_row(reward_model=None), {Finding.NO_TRUTH}),
-        (make_row(reward_model="2"), {Finding.NO_TRUTH}),
+        (make_row(reward_model=None), {Finding.NO_REWARD_MODEL}),
+        (make_row(reward_model="2"), {Finding.NO_REWARD_MODEL}),
+        (make_row(reward_model='{"ground_truth": "2"}'), {Finding.NO_REWARD_MODEL}),
+        (make_row(reward_model={"style": "rule"}), {Finding.NO_REWARD_MODEL}),
+        (make_row(prompt='[{"role": "user", "content": "P"}]'), {Finding.JSON_PROMPT}),
+        (make_row(prompt="[x] is the floor of x"), {Finding.NO_MESSAGES}),
+        (make_row(prompt=[{"role": "human", "content": "P"}]), {Finding.UNKNOWN_ROLE}),
+        (make_row(prompt=[SYSTEM | {"role": "developer"}, {"role": "user", "content": "P"}]), set()),
+        (make_row(truth="N/A"), {Finding.NO_ANSWER}),
+        (make_row(truth="['70']"), {Finding.NO_ANSWER}),
+        (make_row(truth=r"\boxed{\text{Proof}}"), {Finding.NO_ANSWER}),
+        (make_row(truth="no solution"), set()),
         (make_row(truth=["2"]), {Finding.ODD_TRUTH}),
-        (make_row(truth=True), {Finding.ODD_TRUTH}),
+        (make_row(truth=True), set()),
         (make_row(truth=float("nan")), {Finding.ODD_TRUTH}),
         (make_row(truth=float("-inf")), {Finding.ODD_TRUTH}),
         (make_row(truth=r"\text{ }"), {Finding.EMPTY_TRUTH}),
@@ -90,16 +101,34 @@ def test_each_problem_of_a_row_is_found(row: dict[str, Any], expected: set[Findi
     assert row_findings(row) == expected
 
 
-@pytest.mark.parametrize("truth", [None, "", " ", r"\text{ }", "2", 2, 2.5, r"\boxed{2}", ["2"], "1" * 1_001])
+TRUTHS = [None, "", " ", r"\text{ }", r"\boxed{\text{ }}", "2", 2, 2.5, r"\boxed{2}", "1" * 1_001, "####", "5 = 5 ####", "#### 5"]
+TRUTHS += ["2+3=5\n#### 5", 1e-05, -2e-07, 1e300, 3.0, float("nan"), float("inf"), ["2"], ["2", "3"], {"answer": "2"}, b"2"]
+TRUTHS += ["N/A", "?", r"\text{Proof}", "['70']", "see solution", "none", True, "yes", "(1, 2)", "x + 1", 10**30, "$2$"]
+
+
+@pytest.mark.parametrize("truth", TRUTHS, ids=str)
 def test_ground_truths_without_an_error_are_those_that_an_answer_can_match(truth: Any) -> None:
     """The oracle is the reward function with the ground truth as answer."""
     errors = {finding for finding in row_findings(make_row(truth=truth)) if finding.severity is Severity.ERROR}
     try:
-        spelled = str(truth).removeprefix("\\boxed{").removesuffix("}")
-        matched = compute_score("mine", f"\\boxed{{{spelled}}}", truth, max_answer_chars=2_000)["acc"] == 1
+        scores = compute_score("mine", f"\\boxed{{{read_truth(truth)}}}", truth, max_answer_chars=2_000)
+        matched = scores["acc"] == 1
     except ValueError:
         matched = False
-    assert matched == (not errors) or truth == ["2"]  # "['2']" matches itself, but no answer of a model
+    assert matched == (not errors)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_json_files_are_checked_like_parquet(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [make_row(), make_row("Q", 1e-05), make_row(prompt=None), make_row("R", extra_info="x")]
+    text = json.dumps(rows) if name.endswith(".json") else "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / name).write_text(text)
+    assert main([str(tmp_path / name), "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)["files"][0]["findings"]
+    assert [finding["row_numbers"] for finding in findings] == [[2], [3]]
+    (tmp_path / name).write_text(text[:-9])
+    assert main([str(tmp_path / name)]) == 2
+    assert "is not JSON, or damaged" in capsys.readouterr().out
 
 
 def test_math_verify_runs_once_and_only_where_it_decides() -> None:
@@ -111,13 +140,13 @@ def test_math_verify_runs_once_and_only_where_it_decides() -> None:
 
     def reads(truth: str) -> bool:
         asked.append(truth)
-        return truth != "???"
+        return truth != "x?1"
 
     checker = RowChecker(reads)
-    truths = ["2", "x+1", "???", "\\boxed{???}", "x+1"]
+    truths = ["2", "x+1", "x?1", "\\boxed{x?1}", "x+1"]
     rows = [make_row(f"Problem {number}", truth) for number, truth in enumerate(truths)]
     assert checker.check(rows) == [set(), set(), {Finding.UNREADABLE_TRUTH}, {Finding.UNREADABLE_TRUTH}, set()]
-    assert sorted(asked) == ["???", "x+1"]
+    assert sorted(asked) == ["x+1", "x?1"]
     assert checker.check([make_row("Another", "x+1")]) == [set()] and len(asked) == 2
 
 
@@ -201,7 +230,10 @@ def test_unusable_files_are_reported_with_the_reason_and_stay(tmp_path: Path, ca
     source = table.column_names.index("data_source")
     table = table.set_column(source, "data_source", pa.array([b"\xff\xfe"]).view(pa.string()))
     pq.write_table(table, tmp_path / "bytes.parquet")
-    (tmp_path / "rows.jsonl").write_text(json.dumps(make_row()))
+    (tmp_path / "rows.csv").write_text("prompt")
+    (tmp_path / "utf16.jsonl").write_text(json.dumps(make_row()), encoding="utf-16-le")
+    (tmp_path / "cut.json").write_text(json.dumps([make_row()])[:-9])
+    (tmp_path / "folder.parquet").mkdir()
     pq.write_table(pq.read_table(good).slice(0, 0), tmp_path / "empty.parquet")
     raw = write(tmp_path / "raw.parquet", [{"problem": "P", "solution": "S"}])
     taken = write(tmp_path / "taken.parquet", [make_row(responses="x", trace=True)])
@@ -216,15 +248,18 @@ def test_unusable_files_are_reported_with_the_reason_and_stay(tmp_path: Path, ca
         tmp_path / "text.parquet": ["not a parquet file, or damaged"],
         tmp_path / "none.parquet": ["not a parquet file, or damaged"],
         tmp_path / "bytes.parquet": ["not a parquet file, or damaged"],
-        tmp_path / "rows.jsonl": ["suffix '.jsonl'"],
+        tmp_path / "rows.csv": ["suffix '.csv': verl reads .parquet, .json, .jsonl"],
         tmp_path / "empty.parquet": ["the file has no rows"],
+        tmp_path / "utf16.jsonl": ["is UTF-16-LE, but verl reads JSON in UTF-8. Convert it: `iconv -f utf-16-le"],
+        tmp_path / "cut.json": ["the file is not JSON, or damaged ("],
+        tmp_path / "folder.parquet": ["is a folder. Name the files in it."],
         raw: [f"column {name}: missing. verl needs" for name in ("prompt", "data_source", "reward_model")],
         tmp_path / ("x" * 5_000 + ".parquet"): ["no such file"],
         twice: ["column prompt: occurs 2 times. Keep one."],
         tmp_path / "late.parquet": ["column data_source: holds date32[day], which cannot be read (date value out of"],
         taken: ["column responses: verl's agent loops use this name", "column trace: verl's agent loops"],
     }
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     for path, expected in cases.items():
         assert main([str(path)]) == 2, path
         lines = capsys.readouterr().out.splitlines()
@@ -232,7 +267,7 @@ def test_unusable_files_are_reported_with_the_reason_and_stay(tmp_path: Path, ca
         assert all(text in line for text, line in zip(expected, lines[1:], strict=True)), lines
     assert main([str(raw), str(good)]) == 2
     assert "good.parquet: fine: 5000 rows" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_files_that_do_not_go_together_are_reported_as_by_datasets(

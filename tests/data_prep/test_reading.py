@@ -126,6 +126,31 @@ def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path: Path) -> None:
         assert found == {"What is 0?", "What is 1?"}
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("is_array", [True, False])
+def test_unicode_encodings_are_recognized(tmp_path: Path, encoding: str, is_array: bool) -> None:
+    rows = [{"problem": f"Cut {n} \u0a0a pie\u0301s \u2028?", "solution": f"\\boxed{{{n}}}"} for n in range(3)]
+    text = json.dumps(rows, ensure_ascii=False)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "raw.json").write_bytes((text if is_array else lines).encode(encoding))
+    assert prepared("numina_math_tir", tmp_path / "raw.json", tmp_path / "out", *NO_VAL) == {
+        row["problem"] for row in rows
+    }
+
+
+@pytest.mark.parametrize("is_array", [True, False])
+def test_other_encodings_are_refused(tmp_path: Path, is_array: bool, capsys: pytest.CaptureFixture) -> None:
+    source = tmp_path / "raw.json"
+    row = json.dumps({"problem": "Gauß?", "solution": "\\boxed{1}"}, ensure_ascii=False)
+    arguments = ["numina_math_tir", "--source", str(source), "--out-dir", str(tmp_path / "out"), *NO_VAL]
+    source.write_bytes((f"[{row}]" if is_array else row + "\n").encode("latin-1"))
+    assert main(arguments) == 2
+    assert f"--source {source}: is JSON, but not in UTF-8 (byte 0xdf" in capsys.readouterr().err
+    source.write_bytes(row.encode("utf-16")[:-1])
+    assert main(arguments) == 2
+    assert "is not valid UTF-16 (" in capsys.readouterr().err
+
+
 def test_an_object_over_several_lines_is_not_a_file_of_lines(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     source = tmp_path / "raw.json"
     source.write_text(json.dumps({"train": [{"problem": "P", "solution": "\\boxed{1}"}]}, indent=1))

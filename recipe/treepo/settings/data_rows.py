@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of verl 0.9.1 and this recipe for rows and columns of data files; pure Python.
+"""Rules of verl 0.9.1 and this recipe for rows and columns of data files; pure.
+
+A run checks a sample of its rows (`data_files.py`), `python -m recipe.treepo.data_prep.check` all of them.
 
 Sources of the rules:
 
@@ -17,20 +19,19 @@ from typing import Any
 
 from recipe.treepo.answers.compare import Question, compare_text
 from recipe.treepo.answers.spelling import normalize, read_number
-from recipe.treepo.answers.truth import read_truth
+from recipe.treepo.answers.truth import MAX_ANSWER_CHARS, lacks_answer, read_truth
 from recipe.treepo.settings.schema import REPLACED_AGENTS
-
-from .problems import MAX_ANSWER_CHARS
 
 NEEDED = ("prompt", "data_source", "reward_model")
 MEDIA = ("images", "videos", "audios")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 # Arguments and output fields of verl's agent loops; a column of such a name would overwrite them.
-_ARGUMENTS = ("sampling_params", "trajectory", "trace", "session_id", "validate", "output", "self", "tree_request")
+ARGUMENTS = ("sampling_params", "trajectory", "trace", "session_id", "validate", "output", "self", "tree_request")
 _RESULTS = (
     *("prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "routed_experts", "num_turns"),
     *("metrics", "extra_fields", "teacher_ids", "teacher_logprobs"),
 )
-RESERVED = (*_ARGUMENTS, *_RESULTS)
+RESERVED = (*ARGUMENTS, *_RESULTS)
 
 
 class Severity(Enum):
@@ -47,12 +48,32 @@ class Finding(Enum):
     BAD_MESSAGE = (Severity.ERROR, "a message has no role or content, or they are not text", "write both as text")
     MULTI_MODAL = (Severity.ERROR, "has images, video or audio, but trees are text only", "use treepo.sampler=plain")
     BLANK_PROMPT = (Severity.ERROR, "all messages of prompt are blank", "drop the row")
+    JSON_PROMPT = (
+        Severity.ERROR,
+        "prompt is JSON text, not a list of messages",
+        "write the parsed list (json.loads) [{role, content}, ...]",
+    )
+    UNKNOWN_ROLE = (
+        Severity.WARNING,
+        "a message has an unknown role, which chat templates ignore, misread or refuse",
+        "use system, user, assistant or tool",
+    )
     TEMPLATE = (Severity.ERROR, "the chat template refuses the messages", "fix their roles and order")
+    NO_REWARD_MODEL = (
+        Severity.ERROR,
+        "reward_model is not an object with ground_truth",
+        "write {style, ground_truth}; parse JSON text (json.loads)",
+    )
     NO_TRUTH = (Severity.ERROR, "reward_model.ground_truth is missing or blank", "drop the row")
     ODD_TRUTH = (
         Severity.ERROR,
         "reward_model.ground_truth is neither text nor a finite number",
         "write one answer as text",
+    )
+    NO_ANSWER = (
+        Severity.WARNING,
+        "ground truth is not an answer (such as N/A, Proof or a printed list), but only its own text matches it",
+        "drop the row",
     )
     EMPTY_TRUTH = (Severity.ERROR, "ground truth has only markup: no answer matches it", "drop the row")
     EXTRA_INFO = (Severity.ERROR, "extra_info is not an object", "write fields, or omit the column")
@@ -108,7 +129,7 @@ def column_problems(names: Iterable[str]) -> list[str]:
 
 def row_findings(row: Mapping[str, Any]) -> set[Finding]:
     """Return the findings of one row, without checks that need other rows, a tokenizer or math-verify."""
-    findings = _prompt_findings(row.get("prompt")) | _truth_findings(row.get("reward_model"))
+    findings = prompt_findings(row.get("prompt")) | truth_findings(row.get("reward_model"))
     if any(row.get(column) for column in MEDIA):
         findings.add(Finding.MULTI_MODAL)
     if not isinstance(row.get("extra_info"), dict | None):
@@ -121,7 +142,10 @@ def row_findings(row: Mapping[str, Any]) -> set[Finding]:
     return findings
 
 
-def _prompt_findings(prompt: Any) -> set[Finding]:
+def prompt_findings(prompt: Any) -> set[Finding]:
+    """Return the findings of one prompt."""
+    if isinstance(prompt, str) and prompt.lstrip().startswith(("[", "{")) and _is_json(prompt):
+        return {Finding.JSON_PROMPT}
     if not isinstance(prompt, list) or not prompt:
         return {Finding.NO_MESSAGES}
     if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in prompt):
@@ -133,12 +157,24 @@ def _prompt_findings(prompt: Any) -> set[Finding]:
         return {Finding.BAD_MESSAGE}
     if not any(content.strip() for content in contents):
         return {Finding.BLANK_PROMPT}
-    return set() if prompt[-1]["role"] == "user" else {Finding.LAST_ROLE}
+    unknown = {Finding.UNKNOWN_ROLE} if any(message["role"] not in ROLES for message in prompt) else set()
+    return unknown or (set() if prompt[-1]["role"] == "user" else {Finding.LAST_ROLE})
 
 
-def _truth_findings(reward_model: Any) -> set[Finding]:
-    truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
-    if not isinstance(truth, str | int | float | None) or isinstance(truth, bool):
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def truth_findings(reward_model: Any) -> set[Finding]:
+    """Return the findings of one row's ground truth."""
+    if not isinstance(reward_model, dict) or "ground_truth" not in reward_model:
+        return {Finding.NO_REWARD_MODEL}
+    truth = reward_model["ground_truth"]
+    if not isinstance(truth, str | int | float | None):
         return {Finding.ODD_TRUTH}
     if isinstance(truth, float) and not math.isfinite(truth):
         return {Finding.ODD_TRUTH}
@@ -147,7 +183,9 @@ def _truth_findings(reward_model: Any) -> set[Finding]:
         return {Finding.NO_TRUTH}
     if len(truth) > MAX_ANSWER_CHARS:
         return {Finding.LONG_TRUTH}
-    return set() if normalize(truth) else {Finding.EMPTY_TRUTH}
+    if not normalize(truth):
+        return {Finding.EMPTY_TRUTH}
+    return {Finding.NO_ANSWER} if lacks_answer(truth) else set()
 
 
 def takes_mathematics(truth: str) -> bool:

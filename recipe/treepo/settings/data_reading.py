@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read the rows of verl's data files (parquet, JSON lines, one JSON array): all, or a sample of bounded size."""
+
+import codecs
+import contextlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+Row = dict[str, Any]
+Batch = tuple[int, list[Row]]
+"""Number of the first row (from 0), and rows."""
+
+SUFFIXES = (".parquet", ".json", ".jsonl")
+BATCH_ROWS = 1_024
+# Bytes of a batch, of the JSON text of a sample, and of a JSON array that a sample may parse.
+_BATCH_BYTES, _SAMPLE_BYTES, _ARRAY_BYTES = 4 * 2**20, 24 * 2**20, 48 * 2**20
+_SAMPLE_GROUPS = 8
+# Rows whose nulls a sample may look for beyond its own rows.
+_SEARCHED_ROWS = 400_000
+_MAKE_AGAIN = "Prepare or download it again."
+# Further errors of pyarrow for values that Python cannot represent: invalid Unicode, a date after the year 9999, an
+# unknown time zone.
+UNREADABLE = (ValueError, OverflowError, LookupError)
+
+
+class DataFileError(ValueError):
+    """A data file that verl cannot read."""
+
+    def __init__(self, rule_id: str, rule: str, remedy: str) -> None:
+        super().__init__(f"{rule}. {remedy}")
+        self.rule_id, self.rule, self.remedy = rule_id, rule, remedy
+
+
+class RowFile(Protocol):
+    """An open data file.
+
+    Attributes:
+        columns: Names of the columns, with repetitions.
+        num_rows: Number of rows; of those read so far, if the file does not state it.
+    """
+
+    columns: list[str]
+    num_rows: int
+
+    def batches(self, names: Sequence[str], most: int | None = None) -> Iterator[Batch]:
+        """Yield the rows with these columns; with `most`, a sample of about that many rows over the whole file."""
+
+
+@contextlib.contextmanager
+def open_rows(path: Path, *, most_json_rows: int | None = None) -> Iterator[RowFile]:
+    """Open a data file.
+
+    Args:
+        path: File with one of `SUFFIXES`.
+        most_json_rows: Maximum rows of a JSON file, None for all.
+
+    Raises:
+        DataFileError: if the file is damaged, here or later in the context.
+    """
+    if path.suffix != ".parquet":
+        yield _JsonRows(path, most_json_rows)
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = None
+    try:
+        with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
+            rows = _ParquetRows(file)
+            yield rows
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        damage = f"damaged after row {rows.seen}" if rows and rows.seen else "not a parquet file, or damaged"
+        raise DataFileError("damaged_file", f"{damage} ({text_of(error)})", _MAKE_AGAIN) from error
+
+
+def text_of(error: Exception) -> str:
+    """Return an error message in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# Parquet ------------------------------------------------------------------------------------------------------
+
+
+class _ParquetRows:
+    def __init__(self, file: Any) -> None:
+        self._file, self._metadata = file, file.metadata
+        self.columns: list[str] = list(file.schema_arrow.names)
+        self.num_rows: int = file.metadata.num_rows
+        self.seen = 0
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+        self._starts = list(itertools.accumulate(sizes, initial=0))
+
+    def batches(self, names: Sequence[str], most: int | None = None) -> Iterator[Batch]:
+        groups = [group for group in range(len(self._starts) - 1) if self._starts[group + 1] > self._starts[group]]
+        if most is None or (self.num_rows <= most and sum(self._size(group, names) for group in groups) <= _SAMPLE_BYTES):
+            for group in groups:
+                yield from self._group(group, names)
+            return
+        chosen = groups if len(groups) <= _SAMPLE_GROUPS else _spread(groups, _SAMPLE_GROUPS)
+        for group in chosen:
+            yield from self._group(group, names, most // len(chosen), _SAMPLE_BYTES // len(chosen))
+        yield from self._rows_with_nulls(names)
+
+    def _group(
+        self, group: int, names: Sequence[str], most: int | None = None, budget: float = math.inf
+    ) -> Iterator[Batch]:
+        """Yield the rows of a row group, at most `most` and about `budget` bytes; pages behind them are not read."""
+        row, end = self._starts[group], self._starts[group + 1]
+        end = end if most is None else min(end, row + most)
+        for batch in self._read(group, names):
+            batch = batch.slice(0, end - row)
+            columns = [_values(batch, name) for name in names]
+            yield row, [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+            row, self.seen, budget = row + batch.num_rows, self.seen + batch.num_rows, budget - batch.nbytes
+            if row >= end or budget < 0:
+                return
+
+    def _size(self, group: int, names: Sequence[str]) -> int:
+        metadata = self._metadata.row_group(group)
+        chunks = [metadata.column(number) for number in range(metadata.num_columns)]
+        return sum(chunk.total_uncompressed_size for chunk in chunks if _top(chunk) in names)
+
+    def _read(self, group: int, names: Sequence[str]) -> Iterator[Any]:
+        average = self._size(group, names) // self._metadata.row_group(group).num_rows
+        rows = max(1, min(BATCH_ROWS, _BATCH_BYTES // max(1, average)))
+        yield from self._file.iter_batches(batch_size=rows, row_groups=[group], columns=list(names), use_threads=False)
+
+    def _rows_with_nulls(self, names: Sequence[str]) -> Iterator[Batch]:
+        """Yield the first null prompt and the first null ground truth; statistics tell which row groups have nulls."""
+        for name in names:
+            group = next((group for group in range(len(self._starts) - 1) if self._has_nulls(group, name)), None)
+            if group is None:
+                continue
+            row = self._starts[group]
+            for batch in self._read(group, names):
+                if (place := _first_null(batch.column(name))) >= 0:
+                    yield row + place, batch.slice(place, 1).to_pylist()
+                    break
+                row += batch.num_rows
+                if row - self._starts[group] > _SEARCHED_ROWS:
+                    break
+
+    def _has_nulls(self, group: int, name: str) -> bool:
+        metadata = self._metadata.row_group(group)
+        for number in range(metadata.num_columns):
+            chunk = metadata.column(number)
+            # Null contents of messages are allowed, beside tool calls.
+            if _top(chunk) == name and chunk.path_in_schema.endswith((".role", ".ground_truth")):
+                statistics = chunk.statistics
+                return bool(statistics and statistics.has_null_count and statistics.null_count)
+        return False
+
+
+def _spread(items: Sequence[int], number: int) -> list[int]:
+    """Return the first, the last, and items at equal distances between them."""
+    return sorted({items[round(place * (len(items) - 1) / (number - 1))] for place in range(number)})
+
+
+def _top(chunk: Any) -> str:
+    name: str = chunk.path_in_schema
+    return name.partition(".")[0]
+
+
+def _first_null(column: Any) -> int:
+    """Return the place of the first null, empty list, or null ground truth; -1 if there is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    missing = pc.is_null(column)
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        missing = pc.or_(missing, pc.equal(pc.fill_null(pc.list_value_length(column), 0), 0))
+    elif pa.types.is_struct(column.type) and column.type.get_field_index("ground_truth") >= 0:
+        missing = pc.or_(missing, pc.is_null(pc.struct_field(column, "ground_truth")))
+    place: int = pc.index(missing, True).as_py()
+    return place
+
+
+def _values(batch: Any, name: str) -> list[Any]:
+    """Return a column's values, without those of extra_info: True stands for one that is not an object.
+
+    Raises:
+        DataFileError: if Python cannot hold them.
+        UnicodeDecodeError: for invalid text.
+    """
+    column = batch.column(name)
+    try:
+        if name == "extra_info":
+            import pyarrow as pa
+
+            found = {} if pa.types.is_struct(column.type) else True
+            return [found if valid else None for valid in column.is_valid().to_pylist()]
+        values: list[Any] = column.to_pylist()
+        return values
+    except UnicodeDecodeError:
+        raise
+    except UNREADABLE as error:
+        rule = f"column {name}: holds {column.type}, which cannot be read ({text_of(error)})"
+        raise DataFileError("unreadable_column", rule, "Write it as text or numbers, or drop it.") from error
+
+
+# JSON ---------------------------------------------------------------------------------------------------------
+
+
+def encoding_of(head: bytes) -> str:
+    """Return the encoding of a JSON text from its first four bytes: UTF-8, or UTF-16 or UTF-32 in either order."""
+    return json.detect_encoding(head)
+
+
+class _JsonRows:
+    """Rows of a JSON file, which are read at once."""
+
+    def __init__(self, path: Path, most: int | None) -> None:
+        self._rows = _json_rows(path, most)
+        self.num_rows = len(self._rows)
+        self.columns = list(dict.fromkeys(key for row in self._rows for key in row))
+
+    def batches(self, names: Sequence[str], most: int | None = None) -> Iterator[Batch]:
+        for start in range(0, self.num_rows if most is None else min(most, self.num_rows), BATCH_ROWS):
+            rows = self._rows[start : start + BATCH_ROWS]
+            yield start, [{name: row[name] for name in names if name in row} for row in rows]
+
+
+def _json_rows(path: Path, most: int | None) -> list[Row]:
+    """Read the rows of a JSON file.
+
+    Args:
+        path: File of JSON lines, or of one array or object.
+        most: Maximum rows, None for all. With a limit, an array above `_ARRAY_BYTES` gives no rows.
+    """
+    try:
+        with path.open("rb") as file:
+            encoding = encoding_of(file.read(4))
+            if encoding not in ("utf-8", "utf-8-sig"):
+                raise _wrong_encoding(encoding.upper(), encoding)
+            file.seek(len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0)
+            rows = _rows_of_lines(file, most)
+            if rows is None:
+                if most is not None and path.stat().st_size > _ARRAY_BYTES:
+                    return []
+                file.seek(len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0)
+                whole = _parse(file.read(), "the file")
+                rows = whole if isinstance(whole, list) else [whole]
+                rows = [_object(row, f"row {number}") for number, row in enumerate(rows)]
+    except OSError as error:
+        raise DataFileError("damaged_file", f"cannot be read ({text_of(error)})", "Check its permissions.") from error
+    return rows
+
+
+def _rows_of_lines(lines: Any, most: int | None) -> list[Row] | None:
+    """Read JSON lines; None if the first line is not an object, as in an array or an object over several lines."""
+    rows: list[Row] = []
+    size = 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_object(_parse(line, f"line {number}"), f"line {number}"))
+        except DataFileError as error:
+            if rows or error.rule_id == "file_encoding":
+                raise
+            return None
+        size += len(line)
+        if most is not None and (len(rows) >= most or size > _SAMPLE_BYTES):
+            break
+    return rows
+
+
+def _parse(text: bytes, place: str) -> Any:
+    try:
+        return json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise _wrong_encoding(f"not UTF-8 ({place}: {error.reason})", "ENCODING") from error
+    except (ValueError, RecursionError) as error:
+        raise DataFileError("damaged_file", f"{place} is not JSON, or damaged ({text_of(error)})", _MAKE_AGAIN) from error
+
+
+def _object(row: Any, place: str) -> Row:
+    if not isinstance(row, dict):
+        rule = f"{place} is not a JSON object"
+        raise DataFileError("damaged_file", rule, "Write an object per line, or one array of objects.")
+    return row
+
+
+def _wrong_encoding(found: str, name: str) -> DataFileError:
+    remedy = f"Convert it: `iconv -f {name} -t utf-8`."
+    return DataFileError("file_encoding", f"is {found}, but verl reads JSON in UTF-8", remedy)
