@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipe.treepo.settings.data_reading import UNREADABLE, text_of
+
 from .errors import PrepError
 from .prompts import INSTRUCTION
-from .reading import UNREADABLE, local_path, text_of
+from .reading import local_path
 from .sets.dapo import unwrap
 
 _TEXT_FIELDS = ("problem", "question")

@@ -41,6 +41,7 @@ from recipe.treepo.evaluation.settings import EvaluationSettings, Run, load_eval
 from recipe.treepo.evaluation.summary import summarize
 from recipe.treepo.evaluation.tree_dump import EvaluationDump
 from recipe.treepo.main_treepo import use_plugin
+from recipe.treepo.settings.hub_models import hub_problems
 from recipe.treepo.settings.training_rules import is_our_reward
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
@@ -248,7 +249,7 @@ def run(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool, ful
             settings = load_evaluation(config, check_files=not dry_run)
         except ConfigError as error:
             raise ConfigError(problems + error.problems) from error
-        if problems:
+        if problems := problems + ([] if dry_run else hub_problems(config)):
             raise ConfigError(problems)
         if dry_run:
             runs = [f"{run.name}: {'independent samples' if run.is_plain else 'trees'}" for run in settings.runs]

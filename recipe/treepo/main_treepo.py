@@ -2,11 +2,12 @@
 """Entry point: ``python -m recipe.treepo.main_treepo KEY=VALUE ...``, verl's ``main_ppo`` with trees; see ``--help``.
 
 The whole configuration is checked before Ray or a model starts, and our own rules before verl is imported.
-``--dry-run`` prints the keys that differ from the defaults, then stops; missing files are only reported.
+``--dry-run`` prints the keys that differ from the defaults, then stops; problems of files are only reported.
 """
 
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext, redirect_stdout
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,22 +22,30 @@ from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import TRAINING_PAGE
 from recipe.treepo.command_line.program import as_called
 from recipe.treepo.console.capture import held
+from recipe.treepo.settings.hub_models import hub_problems
 from recipe.treepo.settings.schema import Console, load_settings
 from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 
-def prepare(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool) -> None:
+def prepare(
+    config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool, notes: list[ConfigProblem] | None = None
+) -> None:
     """Check the recipe's rules, then verl's own.
+
+    Args:
+        notes: Receives findings in the files that do not stop a run.
 
     Raises:
         ConfigError: listing all problems, those of the command line first.
     """
     try:
-        settings = validate(config, check_files=not dry_run)
+        settings = validate(config, check_files=not dry_run, notes=notes)
     except ConfigError as error:
         problems = problems + error.problems
+    if not dry_run:
+        problems = problems + hub_problems(config)
     if problems:
         raise ConfigError(problems)
     if settings.console is Console.TREEPO:
@@ -46,21 +55,28 @@ def prepare(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool)
     check_with_verl(config, settings)
 
 
-def check(config: DictConfig, line: CommandLine) -> None:
-    """Check the configuration; if there are problems, report all and exit."""
+def check(config: DictConfig, line: CommandLine) -> list[ConfigProblem]:
+    """Check the configuration and return the notes; if there are problems, report all and exit."""
+    notes: list[ConfigProblem] = []
     try:
         with redirect_stdout(sys.stderr):  # verl prints, but stdout is for the configuration
-            prepare(config, line.name_problems, dry_run=line.dry_run)
+            prepare(config, line.name_problems, dry_run=line.dry_run, notes=notes)
     except ConfigError as error:
         sys.exit(f"error: {error}")
+    return notes
 
 
 def show(config: DictConfig, *, full: bool) -> None:
-    """Print the configuration, and on stderr the missing files."""
+    """Print the configuration, and on stderr the problems of files."""
     print(dry_run_report(config, full=full), end="")
-    for problem in [*_files_to_be_made(config), unused_cache_block(load_settings(config), config)]:
-        if problem is not None:
-            print(f"note: {problem}", file=sys.stderr)
+    print_notes([*_notes_on_files(config), unused_cache_block(load_settings(config), config)])
+
+
+def print_notes(notes: Iterable[ConfigProblem | None]) -> None:
+    """Print findings that do not stop a run to stderr."""
+    for note in notes:
+        if note is not None:
+            print(f"note: {note}", file=sys.stderr)
 
 
 def train(config: DictConfig, early: Path | None = None) -> None:
@@ -75,12 +91,13 @@ def train(config: DictConfig, early: Path | None = None) -> None:
         sys.exit(status)
 
 
-def _files_to_be_made(config: DictConfig) -> list[ConfigProblem]:
+def _notes_on_files(config: DictConfig) -> list[ConfigProblem]:
+    notes: list[ConfigProblem] = []
     try:
-        validate(config)
+        validate(config, notes=notes)
     except ConfigError as error:
-        return error.problems
-    return []
+        return error.problems + notes
+    return notes
 
 
 def use_plugin() -> None:
@@ -104,19 +121,19 @@ def main() -> None:
         print(as_called(help_text(TRAINING_PAGE)))
         return
     use_plugin()
-    early = None
+    early, notes = None, list[ConfigProblem]()
     if not line.dry_run and not line.for_hydra_only:
         print("checking the configuration ...", file=sys.stderr)  # verl's import takes some seconds
         early = temporary_file()
 
     def check_and_show(config: DictConfig) -> None:
-        check(config, line)
+        notes.extend(check(config, line))
         if line.dry_run:
             show(config, full=line.full)
 
     def start(config: DictConfig) -> None:
         if line.for_hydra_only:  # several configurations, each checked at its start
-            check(config, line)
+            print_notes(check(config, line))
         train(config, early)
 
     try:
@@ -125,6 +142,7 @@ def main() -> None:
             arguments = without_output(without_importing_verl(line.arguments))
             with held(early) if early else nullcontext():
                 call_with_config(line, arguments, check_and_show)
+            print_notes(notes)  # on the screen, unlike the output held back
         if not line.dry_run:
             call_with_config(line, line.arguments, start)
     finally:

@@ -41,9 +41,31 @@ def test_the_answer_of_a_ground_truth(ground_truth, answer):
 PLACES = r"N/A|n.a.|NaN|null|TBD|?|???|...|--|\text{N/A}|no answer|Not provided|Answers may vary"
 PROOFS = r"Proof|\text{Proof}|$\text{Proof omitted}$|\boxed{\textbf{Proof}}|The statement is proven|proved|Q.E.D."
 REFERENCES = r"see solution|See the solution above|\text{See proof}|(see figure)|Solution omitted|https://example.org/a"
-PRINTED = ["['70']", '["70"]', "[]", "[None]", "{'answer': 70}", '{"answer": "70"}', "('7', '8')", "array([70])", "![](a.png)"]
-ANSWERS = r"none|None|undefined|no solution|\text{cannot be determined}|DNE|true|A|-|+|>|!|\emptyset|\{\}|null set|6'|is 5|shown"
-NUMBERS = ["[70]", "[1, 2)", "(1,2)", "{1,2}", "(f'(x), g'(x))", "not prime", "not possible", "check", "3.", "$x$", "12:30"]
+PRINTED = [
+    "['70']",
+    '["70"]',
+    "[]",
+    "[None]",
+    "{'answer': 70}",
+    '{"answer": "70"}',
+    "('7', '8')",
+    "array([70])",
+    "![](a.png)",
+]
+ANSWERS = r"none|None|undefined|no solution|\text{cannot be determined}|DNE|true|A|-|+|>|!|\emptyset|null set|6'|shown"
+NUMBERS = [
+    "[70]",
+    "[1, 2)",
+    "(1,2)",
+    "{1,2}",
+    "(f'(x), g'(x))",
+    "not prime",
+    "not possible",
+    "check",
+    "3.",
+    "$x$",
+    "12:30",
+]
 
 
 @pytest.mark.parametrize("truth", [*PLACES.split("|"), *PROOFS.split("|"), *REFERENCES.split("|"), *PRINTED])

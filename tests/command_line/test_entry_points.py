@@ -12,6 +12,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from helpers.paths import ROOT
 from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import EVALUATION_PAGE, TRAINING_PAGE
 from recipe.treepo.main_eval import with_group
@@ -129,9 +130,8 @@ def test_a_dry_run_of_an_evaluation_prints_its_runs_and_yaml_and_writes_nothing(
     assert os.listdir(empty) == []
 
 
-def test_a_run_is_checked_first_and_then_trains_with_the_same_configuration(empty, tmp_path):
-    (tmp_path / "model").mkdir()
-    arguments = [*TINY, f"actor_rollout_ref.model.path={tmp_path}/model", "hydra.run.dir=run", "treepo.retries=5"]
+def test_a_run_is_checked_first_and_then_trains_with_the_same_configuration(empty):
+    arguments = [*TINY, f"actor_rollout_ref.model.path={ROOT}/tiny/model", "hydra.run.dir=run", "treepo.retries=5"]
     # Any existing file will do: columns are checked only in files named .parquet.
     arguments += [f"data.{name}_files={__file__}" for name in ("train", "val")]
     before = """
@@ -157,9 +157,8 @@ entry_point.prepare, entry_point.train = remember, train
     assert re.findall(r"file:\S+", (empty / "run/.hydra/hydra.yaml").read_text()) == []
 
 
-def test_a_failed_run_ends_with_its_cause(empty, tmp_path):
-    (tmp_path / "model").mkdir()
-    arguments = [*TINY, f"actor_rollout_ref.model.path={tmp_path}/model", "hydra.run.dir=run"]
+def test_a_failed_run_ends_with_its_cause(empty):
+    arguments = [*TINY, f"actor_rollout_ref.model.path={ROOT}/tiny/model", "hydra.run.dir=run"]
     arguments += [f"data.{name}_files={__file__}" for name in ("train", "val")]
     arguments.append("trainer.default_local_dir=mine/checkpoints")
     before = """

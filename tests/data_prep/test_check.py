@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from data_prep import check
 from data_prep.check import RowChecker, main, math_verify_reads
-from recipe.treepo.settings.data_rows import RESERVED, Finding, Severity, row_findings, takes_mathematics
 from helpers.data_samples import write_tokenizer
 from helpers.paths import ROOT
 from recipe.treepo.answers.truth import read_truth
 from recipe.treepo.reward import compute_score
+from recipe.treepo.settings.data_rows import RESERVED, Finding, Severity, row_findings, takes_mathematics
 
 
 def make_row(content: Any = "What is 1 + 1?", truth: Any = "2", **changes: Any) -> dict[str, Any]:
@@ -101,8 +101,34 @@ def test_each_problem_of_a_row_is_found(row: dict[str, Any], expected: set[Findi
     assert row_findings(row) == expected
 
 
-TRUTHS = [None, "", " ", r"\text{ }", r"\boxed{\text{ }}", "2", 2, 2.5, r"\boxed{2}", "1" * 1_001, "####", "5 = 5 ####", "#### 5"]
-TRUTHS += ["2+3=5\n#### 5", 1e-05, -2e-07, 1e300, 3.0, float("nan"), float("inf"), ["2"], ["2", "3"], {"answer": "2"}, b"2"]
+TRUTHS = [
+    None,
+    "",
+    " ",
+    r"\text{ }",
+    r"\boxed{\text{ }}",
+    "2",
+    2,
+    2.5,
+    r"\boxed{2}",
+    "1" * 1_001,
+    "####",
+    "5 = 5 ####",
+    "#### 5",
+]
+TRUTHS += [
+    "2+3=5\n#### 5",
+    1e-05,
+    -2e-07,
+    1e300,
+    3.0,
+    float("nan"),
+    float("inf"),
+    ["2"],
+    ["2", "3"],
+    {"answer": "2"},
+    b"2",
+]
 TRUTHS += ["N/A", "?", r"\text{Proof}", "['70']", "see solution", "none", True, "yes", "(1, 2)", "x + 1", 10**30, "$2$"]
 
 

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -29,8 +30,7 @@ TINY = ["platform=cpu", "preset=tiny"]
 
 @pytest.fixture
 def base(tmp_path: Path) -> list[str]:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text("{}")
+    shutil.copytree(ROOT / "tiny/model", tmp_path / "model")
     row = {"prompt": [{"role": "user", "content": "2+2?"}], "data_source": "a", "reward_model": {"ground_truth": "4"}}
     pd.DataFrame([row]).to_parquet(tmp_path / "val.parquet")
     files = [f"data.val_files={tmp_path}/val.parquet", f"actor_rollout_ref.model.path={tmp_path}/model"]
@@ -257,7 +257,7 @@ def test_another_checkpoint_in_the_same_folder_is_refused_and_replaced_on_reques
     for run, made in fingerprints(config, settings, [PROBLEM]).items():
         (samples / run.file).write_text(json.dumps({"fingerprint": made}) + "\n")
     open_records(samples, settings, fingerprints(config, settings, [PROBLEM]))
-    (tmp_path / "model/config.json").write_text("another")
+    (tmp_path / "model/config.json").write_text("{}")
     with pytest.raises(ConfigError) as caught:
         open_records(samples, settings, fingerprints(config, settings, [PROBLEM]))
     assert len(caught.value.problems) == 2

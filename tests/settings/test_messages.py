@@ -6,13 +6,17 @@ The other tests assert key and rule id. After a change of wording run
 """
 
 import ast
+import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,6 +34,7 @@ RECORD = Path(__file__).with_name("messages.txt")
 # Rules checked after the start of a run: their own tests have examples.
 LATER = {
     "dump_disk_full",
+    *("hub_access", "hub_offline", "hub_unknown", "hub_unreachable"),
     *("engine_vendor", "folder_in_use", "model_not_loaded", "more_wrong_rows", "no_rows", "other_samples"),
     *("unknown_estimator", "wrong_row"),
 }
@@ -124,6 +129,15 @@ TRAINING: list[dict[str, Any]] = [
     {"treepo": {"width": 8}},
     {"tree": "paper_best"},
     {"treepo": {"dump": {"dir": "damaged.parquet/trees"}}},
+    {"trainer": {"default_local_dir": "damaged.parquet/run", "save_freq": 1}},
+    {
+        "data": {
+            "train_files": ["folder.parquet", "empty.parquet", "late.parquet", "taken.parquet", "utf16.jsonl"],
+            "val_files": ["rows.jsonl", "~/rows.jsonl", "long.jsonl"],
+        },
+        "actor_rollout_ref": {"model": {"path": "model", "custom_chat_template": "{{ messages[0].content }}"}},
+    },
+    *({"actor_rollout_ref": {"model": {"path": f"models/{name}"}}} for name in range(12)),
 ]
 EVALUATIONS: list[dict[str, Any]] = [
     {"evaluation": {"n": 0, "arms": {}}},
@@ -163,6 +177,53 @@ def evaluation_of(changes: dict[str, Any]) -> DictConfig:
     return OmegaConf.merge(merged, changes)
 
 
+def write_broken_files() -> None:
+    """Write data files and model folders with a defect each, and a good model."""
+    os.environ["HOME"] = os.getcwd()
+    Path("folder.parquet").mkdir()
+    row = {
+        "prompt": [{"role": "user", "content": "P"}],
+        "data_source": "mine",
+        "reward_model": {"ground_truth": "1"},
+    }
+    whole = pa.Table.from_pylist([row])
+    pq.write_table(whole.slice(0, 0), "empty.parquet")
+    late = pa.array([4_000_000], pa.int32()).cast(pa.date32())  # the year 12921
+    pq.write_table(whole.set_column(1, "data_source", late), "late.parquet")
+    pq.write_table(whole.append_column("trace", pa.array([True])), "taken.parquet")
+    Path("utf16.jsonl").write_text(json.dumps(row), encoding="utf-16-le")
+    Path("rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "prompt": None}))
+    Path("long.jsonl").write_text(json.dumps({**row, "prompt": [{"role": "user", "content": "1 + " * 20}]}))
+    shutil.copytree(ROOT / "tiny/model", "model")
+    damages: list[Callable[[Path], Any]] = [
+        lambda folder: [file.unlink() for file in folder.iterdir()],
+        lambda folder: (folder / "config.json").unlink(),
+        lambda folder: (folder / "config.json").write_text("{"),
+        lambda folder: (folder / "model.safetensors").unlink(),
+        lambda folder: (folder / "model.safetensors").write_bytes(b"\0\1" * 10),
+        lambda folder: _index(folder, "{}"),
+        lambda folder: _index(folder, '{"weight_map": {"a": "a.safetensors"}}'),
+        lambda folder: [file.unlink() for file in folder.glob("tokenizer*")],
+        lambda folder: (folder / "tokenizer.json").write_text("{"),
+        lambda folder: _template(folder, None),
+        lambda folder: _template(folder, "{{ messages }"),
+        lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff"),
+    ]
+    for number, damage in enumerate(damages):
+        damage(Path(shutil.copytree("model", f"models/{number}")))
+
+
+def _index(folder: Path, content: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(content)
+
+
+def _template(folder: Path, template: str | bytes | None) -> None:
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+
+
 def examples() -> Iterator[ConfigProblem]:
     """Yield the problems of configurations that violate every rule at least once; the working directory is empty."""
     for treepo, rollout in CONFIGS:
@@ -172,6 +233,7 @@ def examples() -> Iterator[ConfigProblem]:
         yield from problems_of(config)
     pd.DataFrame({"x": [1]}).to_parquet("foreign.parquet")
     Path("damaged.parquet").write_text("x")
+    write_broken_files()
     for changes in TRAINING:
         yield from problems_of(OmegaConf.merge(config_of(), changes))
     for changes in EVALUATIONS:
@@ -192,7 +254,7 @@ def examples() -> Iterator[ConfigProblem]:
 
 def messages() -> str:
     """Return a line for each rule id in alphabetical order, with its first example."""
-    before = os.getcwd()
+    before, home = os.getcwd(), os.environ["HOME"]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
@@ -201,12 +263,13 @@ def messages() -> str:
                 found.setdefault(problem.rule_id, str(problem).replace(folder, "FOLDER"))
         finally:
             os.chdir(before)
+            os.environ["HOME"] = home
     return "".join(f"{rule_id} | {message}\n" for rule_id, message in sorted(found.items()))
 
 
 def rule_ids() -> set[str]:
     """Return the rule ids in the source, each of which is a literal."""
-    makers = {"ConfigProblem", "WrongValue", "reader", "check"}
+    makers = {"ConfigProblem", "DataFileError", "Defect", "WrongValue", "reader", "check"}
     return {
         node.args[0].value
         for path in (ROOT / "recipe/treepo").rglob("*.py")

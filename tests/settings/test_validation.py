@@ -70,10 +70,11 @@ def test_all_problems_are_reported_at_once_in_their_order():
 
 
 def test_files_that_verl_cannot_read_are_problems_before_anything_starts(tmp_path):
-    whole = {"prompt": ["2+2?"], "data_source": ["a"], "reward_model": [{"ground_truth": "4"}]}
+    prompt = [{"role": "user", "content": "2+2?"}]
+    whole = {"prompt": [prompt], "data_source": ["a"], "reward_model": [{"ground_truth": "4"}]}
     files = {name: tmp_path / f"{name}.parquet" for name in ("good", "asked", "foreign", "damaged")}
     pd.DataFrame(whole).to_parquet(files["good"])
-    pd.DataFrame({**whole, "question": ["3+3?"]}).drop(columns="prompt").to_parquet(files["asked"])
+    pd.DataFrame({**whole, "question": whole["prompt"]}).drop(columns="prompt").to_parquet(files["asked"])
     pd.DataFrame({"x": [1]}).to_parquet(files["foreign"])
     files["damaged"].write_bytes(files["good"].read_bytes()[:-9])
     names = [str(file) for file in files.values()]

@@ -9,7 +9,6 @@ from typing import Any
 
 from recipe.treepo.answers.boxes import unboxed
 
-
 MAX_ANSWER_CHARS = 1_000
 """Default length limit of the reward for parsing an answer."""
 

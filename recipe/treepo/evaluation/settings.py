@@ -13,10 +13,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.search.branching import Budget
+from recipe.treepo.settings.files import file_problems
 from recipe.treepo.settings.schema import TOOL_AGENT, Sampler, TreePOSettings, leads_conversations, parse_settings
 from recipe.treepo.settings.training_rules import reward_problems
 from recipe.treepo.settings.tree_rules import Rollout, context_problems, read_rollout, tree_problems
-from recipe.treepo.settings.validate import file_problems
 from recipe.treepo.settings.values import (
     ConfigError,
     ConfigProblem,

@@ -40,11 +40,11 @@ class RowFile(Protocol):
 
     Attributes:
         columns: Names of the columns, with repetitions.
-        num_rows: Number of rows; of those read so far, if the file does not state it.
+        num_rows: Number of rows; of a JSON file, of those that were read. None for an array too large for a sample.
     """
 
     columns: list[str]
-    num_rows: int
+    num_rows: int | None
 
     def batches(self, names: Sequence[str], most: int | None = None) -> Iterator[Batch]:
         """Yield the rows with these columns; with `most`, a sample of about that many rows over the whole file."""
@@ -73,7 +73,7 @@ def open_rows(path: Path, *, most_json_rows: int | None = None) -> Iterator[RowF
             rows = _ParquetRows(file)
             yield rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        damage = f"damaged after row {rows.seen}" if rows and rows.seen else "not a parquet file, or damaged"
+        damage = f"is damaged after row {rows.seen}" if rows and rows.seen else "is not a parquet file, or damaged"
         raise DataFileError("damaged_file", f"{damage} ({text_of(error)})", _MAKE_AGAIN) from error
 
 
@@ -89,14 +89,16 @@ class _ParquetRows:
     def __init__(self, file: Any) -> None:
         self._file, self._metadata = file, file.metadata
         self.columns: list[str] = list(file.schema_arrow.names)
-        self.num_rows: int = file.metadata.num_rows
+        self.num_rows: int | None = file.metadata.num_rows
         self.seen = 0
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
         self._starts = list(itertools.accumulate(sizes, initial=0))
 
     def batches(self, names: Sequence[str], most: int | None = None) -> Iterator[Batch]:
         groups = [group for group in range(len(self._starts) - 1) if self._starts[group + 1] > self._starts[group]]
-        if most is None or (self.num_rows <= most and sum(self._size(group, names) for group in groups) <= _SAMPLE_BYTES):
+        if most is None or (
+            self._starts[-1] <= most and sum(self._size(group, names) for group in groups) <= _SAMPLE_BYTES
+        ):
             for group in groups:
                 yield from self._group(group, names)
             return
@@ -191,7 +193,7 @@ def _values(batch: Any, name: str) -> list[Any]:
         if name == "extra_info":
             import pyarrow as pa
 
-            found = {} if pa.types.is_struct(column.type) else True
+            found: Any = {} if pa.types.is_struct(column.type) else True
             return [found if valid else None for valid in column.is_valid().to_pylist()]
         values: list[Any] = column.to_pylist()
         return values
@@ -214,22 +216,23 @@ class _JsonRows:
     """Rows of a JSON file, which are read at once."""
 
     def __init__(self, path: Path, most: int | None) -> None:
-        self._rows = _json_rows(path, most)
-        self.num_rows = len(self._rows)
+        rows = _json_rows(path, most)
+        self._rows = rows or []
+        self.num_rows = None if rows is None else len(rows)
         self.columns = list(dict.fromkeys(key for row in self._rows for key in row))
 
     def batches(self, names: Sequence[str], most: int | None = None) -> Iterator[Batch]:
-        for start in range(0, self.num_rows if most is None else min(most, self.num_rows), BATCH_ROWS):
+        for start in range(0, len(self._rows) if most is None else min(most, len(self._rows)), BATCH_ROWS):
             rows = self._rows[start : start + BATCH_ROWS]
             yield start, [{name: row[name] for name in names if name in row} for row in rows]
 
 
-def _json_rows(path: Path, most: int | None) -> list[Row]:
+def _json_rows(path: Path, most: int | None) -> list[Row] | None:
     """Read the rows of a JSON file.
 
     Args:
         path: File of JSON lines, or of one array or object.
-        most: Maximum rows, None for all. With a limit, an array above `_ARRAY_BYTES` gives no rows.
+        most: Maximum rows, None for all. With a limit, an array above `_ARRAY_BYTES` is not read (None).
     """
     try:
         with path.open("rb") as file:
@@ -240,7 +243,7 @@ def _json_rows(path: Path, most: int | None) -> list[Row]:
             rows = _rows_of_lines(file, most)
             if rows is None:
                 if most is not None and path.stat().st_size > _ARRAY_BYTES:
-                    return []
+                    return None
                 file.seek(len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0)
                 whole = _parse(file.read(), "the file")
                 rows = whole if isinstance(whole, list) else [whole]
@@ -275,7 +278,9 @@ def _parse(text: bytes, place: str) -> Any:
     except UnicodeDecodeError as error:
         raise _wrong_encoding(f"not UTF-8 ({place}: {error.reason})", "ENCODING") from error
     except (ValueError, RecursionError) as error:
-        raise DataFileError("damaged_file", f"{place} is not JSON, or damaged ({text_of(error)})", _MAKE_AGAIN) from error
+        raise DataFileError(
+            "damaged_file", f"{place} is not JSON, or damaged ({text_of(error)})", _MAKE_AGAIN
+        ) from error
 
 
 def _object(row: Any, place: str) -> Row:

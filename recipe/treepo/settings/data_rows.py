@@ -153,9 +153,9 @@ def prompt_findings(prompt: Any) -> set[Finding]:
     contents = [message.get("content") for message in prompt]
     if any(isinstance(content, list) for content in contents):
         return {Finding.MULTI_MODAL}
-    if not all(isinstance(content, str) for content in contents):
+    if not all(isinstance(message.get("content"), str) or message.get("tool_calls") for message in prompt):
         return {Finding.BAD_MESSAGE}
-    if not any(content.strip() for content in contents):
+    if not any(isinstance(content, str) and content.strip() for content in contents):
         return {Finding.BLANK_PROMPT}
     unknown = {Finding.UNKNOWN_ROLE} if any(message["role"] not in ROLES for message in prompt) else set()
     return unknown or (set() if prompt[-1]["role"] == "user" else {Finding.LAST_ROLE})

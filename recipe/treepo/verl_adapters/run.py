@@ -11,8 +11,8 @@ from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
 
 from recipe.treepo.console.capture import release
+from recipe.treepo.settings.files import is_missing_file
 from recipe.treepo.settings.schema import PACKED_VENDOR, Console, TreePOSettings
-from recipe.treepo.settings.validate import is_missing_file
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.verl_adapters.console import train_with_console
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems

@@ -13,8 +13,8 @@ from verl.tools.tool_registry import ToolType, get_tool_class
 from verl.utils.import_utils import load_module, resolve_config_path
 
 from recipe.treepo.interaction import Interaction
+from recipe.treepo.settings.files import is_missing_file
 from recipe.treepo.settings.schema import FREE_GROUP, InteractionSettings
-from recipe.treepo.settings.validate import is_missing_file
 from recipe.treepo.settings.values import ConfigProblem
 
 

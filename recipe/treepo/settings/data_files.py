@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check the data files of a run: columns, and a sample of rows by the rules of `data_rows.py`.
+
+Only rows with which verl fails are problems. With a data set class, an agent loop or a reward of the user's own, the
+rules for what these read do not apply.
+"""
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.treepo.settings.chat_tokens import PromptTokens, TemplateRefusal
+from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, RowFile, open_rows
+from recipe.treepo.settings.data_rows import ARGUMENTS, Finding, row_findings
+from recipe.treepo.settings.model_files import ACTOR, finder, local_folder, models_of, reads_messages
+from recipe.treepo.settings.schema import Sampler
+from recipe.treepo.settings.training_rules import is_our_reward
+from recipe.treepo.settings.values import ConfigProblem
+
+SAMPLE_ROWS = 20_000
+"""Maximum rows of all files together, but at least `_LEAST_ROWS` of each."""
+_LEAST_ROWS = 256
+# Limits on the prompts whose tokens are counted, of a file: the longest ones, and characters of all and of each.
+_COUNTED, _COUNTED_CHARS, _CHARS_PER_TOKEN = 200, 500_000, 40
+_CHECK = "python -m recipe.treepo.data_prep.check"
+_PROMPT = {Finding.NO_MESSAGES, Finding.JSON_PROMPT, Finding.BAD_MESSAGE, Finding.TEMPLATE}
+
+
+def data_problems(config: DictConfig, keys: Sequence[str], notes: list[ConfigProblem]) -> list[ConfigProblem]:
+    """Return the problems of existing data files; append to ``notes`` what verl accepts but the user may not want."""
+    files = {key: [path for path in paths_of(config, key) if files_of(path)] for key in keys}
+    number = sum(len(files_of(path)) for paths in files.values() for path in paths)
+    problems: list[ConfigProblem] = []
+    for key, paths in files.items():
+        rules = _Rules.of(config, key)
+        for path in paths:
+            for file in files_of(path):
+                check = _FileCheck(rules, key, file, max(_LEAST_ROWS, SAMPLE_ROWS // number))
+                problems += check.problems()
+                notes += check.notes
+    return problems
+
+
+def paths_of(config: DictConfig, key: str) -> list[str]:
+    """Return the paths under a key with one path or a list."""
+    value = OmegaConf.select(config, key)
+    return [str(path) for path in (value if OmegaConf.is_list(value) else [value]) if path is not None]
+
+
+def files_of(path: str) -> list[str]:
+    """Return the existing local files and folders of a path, which may be a pattern such as data/*.parquet."""
+    if re.match(r"\w+://", path):
+        return []
+    place = os.path.expanduser(path)
+    return [place] if os.path.exists(place) else sorted(glob.glob(place)) if glob.has_magic(place) else []
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What reads the rows in this run.
+
+    Attributes:
+        own_class: A data set class of the user's own reads the files.
+        needed: Columns that a row needs.
+        refused: Findings with which verl fails, here or when a row is drawn.
+        noted: Findings with which it trains, though hardly as meant.
+        filters: verl drops prompts that are too long or that it cannot render.
+        max_length: Limit on the tokens of a prompt, None if unknown.
+        truncation: ``data.truncation``.
+        tokens: Counter of the prompts' tokens, None if unknown.
+    """
+
+    own_class: bool
+    prompt_key: str
+    needed: tuple[str, ...]
+    refused: frozenset[Finding]
+    noted: frozenset[Finding]
+    filters: bool
+    max_length: int | None
+    truncation: str
+    tokens: PromptTokens | None
+
+    @classmethod
+    def of(cls, config: DictConfig, key: str) -> "_Rules":
+        """Return the rules for the files under a key."""
+        refused, noted = {Finding.EXTRA_INFO}, {Finding.UNKNOWN_ROLE, Finding.BLANK_PROMPT}
+        if reads_messages(config):
+            refused |= _PROMPT
+        scores = OmegaConf.select(config, "reward.reward_manager.source") in (None, "register")
+        if scores and not OmegaConf.select(config, "reward.reward_model.enable"):
+            refused.add(Finding.NO_REWARD_MODEL)
+            if is_our_reward(config):
+                refused |= {Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.EMPTY_TRUTH}
+                noted.add(Finding.NO_ANSWER)
+        if _samples_trees(config, key):
+            refused.add(Finding.AGENT)
+        prompt_key = str(OmegaConf.select(config, "data.prompt_key") or "prompt")
+        lengths = ("actor_rollout_ref.rollout.prompt_length", "data.max_prompt_length")
+        length = next((value for name in lengths if isinstance(value := OmegaConf.select(config, name), int)), None)
+        return cls(
+            own_class=OmegaConf.select(config, "data.custom_cls.path") is not None,
+            prompt_key=prompt_key,
+            needed=(prompt_key, "data_source", "reward_model") if scores else (prompt_key,),
+            refused=frozenset(refused),
+            noted=frozenset(noted),
+            filters=bool(OmegaConf.select(config, "data.filter_overlong_prompts")),
+            max_length=length,
+            truncation=str(OmegaConf.select(config, "data.truncation") or "error"),
+            tokens=_prompt_tokens(config) if reads_messages(config) else None,
+        )
+
+
+def _samples_trees(config: DictConfig, key: str) -> bool:
+    if OmegaConf.select(config, "treepo.sampler") not in (None, Sampler.TREE):
+        return False
+    return key != "data.val_files" or bool(OmegaConf.select(config, "treepo.validate_with_tree"))
+
+
+def _prompt_tokens(config: DictConfig) -> PromptTokens | None:
+    """Return the counter for the actor's tokenizer; None without a local one, or with code of the model's authors."""
+    model = next((model for model in models_of(config) if model.key == ACTOR), None)
+    if model is None or model.group.get("trust_remote_code"):
+        return None
+    folder = local_folder(model.tokenizer_path)
+    if folder is None:
+        return None
+    options: Any = OmegaConf.select(config, "data.apply_chat_template_kwargs")
+    options = OmegaConf.to_container(options, resolve=True) if OmegaConf.is_dict(options) else {}
+    try:
+        return PromptTokens(finder(folder), model.group.get("custom_chat_template"), options)
+    except (ValueError, OSError, LookupError, TypeError, AttributeError):  # model_files.py reports it
+        return None
+
+
+@dataclass(slots=True)
+class _FileCheck:
+    """Check of one file.
+
+    Attributes:
+        most: Maximum rows of the sample.
+        notes: Findings that are not problems.
+        places: First row of each finding, and number of rows.
+    """
+
+    rules: _Rules
+    key: str
+    file: str
+    most: int
+    notes: list[ConfigProblem] = field(default_factory=list)
+    places: dict[Finding, tuple[int, int]] = field(default_factory=dict)
+    rows_read: int = 0
+
+    def problems(self) -> list[ConfigProblem]:
+        """Return the problems, and set the notes."""
+        if self.rules.own_class:
+            return []
+        if os.path.isdir(self.file):
+            rule, remedy = "is a folder, but verl reads files", f"Name its files, such as {self.file}/*.parquet."
+            return [ConfigProblem("data_folder", self.key, self.file, rule, remedy)]
+        if not self.file.endswith(SUFFIXES):
+            return []
+        try:
+            with open_rows(Path(self.file), most_json_rows=self.most) as file:
+                return list(self._problems_of(file))
+        except DataFileError as error:
+            return [ConfigProblem(error.rule_id, self.key, self.file, error.rule, error.remedy + self._details())]
+
+    def _details(self) -> str:
+        return f" For details run `{_CHECK} {self.file}`."
+
+    def _problems_of(self, file: RowFile) -> Iterator[ConfigProblem]:
+        if file.num_rows is None:
+            return
+        remedy = "Prepare it again." + self._details()
+        if file.num_rows == 0:
+            yield ConfigProblem("empty_file", self.key, self.file, "has no rows", remedy)
+            return
+        missing = [name for name in self.rules.needed if name not in file.columns]
+        if missing:
+            rule = f"has no column {', '.join(missing)}"
+            yield ConfigProblem("missing_column", self.key, self.file, rule, remedy)
+        reserved = [name for name in ARGUMENTS if name in file.columns]
+        if reserved:
+            rule = f"verl's agent loops use the name of column {', '.join(reserved)} themselves"
+            yield ConfigProblem("reserved_column", self.key, self.file, rule, "Rename or drop it." + self._details())
+        if missing or len(set(file.columns)) < len(file.columns):
+            return
+        yield from self._row_problems(file)
+
+    def _row_problems(self, file: RowFile) -> Iterator[ConfigProblem]:
+        wanted = [*self.rules.needed, *(name for name in ("extra_info", "agent_name") if name in file.columns)]
+        prompts: list[tuple[int, Any]] = []
+        for first, rows in file.batches(wanted, self.most):
+            for number, row in enumerate(rows, start=first):
+                findings = row_findings({**row, "prompt": row.get(self.rules.prompt_key)})
+                self._add(number, findings)
+                is_text = findings.isdisjoint(_PROMPT | {Finding.MULTI_MODAL, Finding.BLANK_PROMPT})
+                if is_text and self.rules.tokens is not None:
+                    prompts.append((number, row[self.rules.prompt_key]))
+            self.rows_read += len(rows)
+        yield from self._length_problems(prompts)
+        for finding, (row_number, count) in self.places.items():
+            rule = f"row {row_number}: {self._column(finding)}{finding.reason} ({count} of {self.rows_read} rows read)"
+            remedy = f"{finding.remedy[0].upper()}{finding.remedy[1:]}.{self._details()}"
+            problem = ConfigProblem("unusable_row", self.key, self.file, rule, remedy)
+            is_dropped = self.rules.filters and finding in _PROMPT and count < self.rows_read
+            if finding in self.rules.refused and not is_dropped:
+                yield problem
+            elif finding in self.rules.noted | (self.rules.refused if is_dropped else set()):
+                self.notes.append(problem)
+
+    def _column(self, finding: Finding) -> str:
+        named = finding in _PROMPT and self.rules.prompt_key != "prompt"
+        return f"column {self.rules.prompt_key}: " if named else ""
+
+    def _add(self, number: int, findings: set[Finding]) -> None:
+        for finding in findings:
+            first, count = self.places.get(finding, (number, 0))
+            self.places[finding] = (min(first, number), count + 1)
+
+    def _length_problems(self, prompts: list[tuple[int, Any]]) -> Iterator[ConfigProblem]:
+        """Apply the chat template to one prompt of each sequence of roles, and count the tokens of the longest."""
+        tokens, most = self.rules.tokens, self.rules.max_length
+        if tokens is None or not prompts:
+            return
+        overhead: dict[tuple[str, ...], int | None] = {}
+        sizes: list[tuple[int, int, Any]] = []
+        for number, prompt in prompts:
+            roles = tuple(message["role"] for message in prompt)
+            size = sum(len(message["content"].encode("utf-8", "replace")) for message in prompt if message["content"])
+            if roles not in overhead:
+                overhead[roles] = self._overhead(tokens, number, prompt, size)
+            if (more := overhead[roles]) is not None and most is not None and size + more > most:
+                sizes.append((size, number, prompt))  # a token has at least one byte
+        if most is not None and not self.rules.filters:
+            yield from self._cut_prompts(tokens, most, sorted(sizes, key=lambda item: -item[0])[:_COUNTED])
+
+    def _overhead(self, tokens: PromptTokens, number: int, prompt: Any, size: int) -> int | None:
+        """Return the bytes that the chat template adds; None if it refuses the prompt."""
+        try:
+            return max(0, len(tokens.text(prompt).encode("utf-8", "replace")) - size)
+        except TemplateRefusal as error:
+            import jinja2
+
+            if not isinstance(error.__cause__, jinja2.UndefinedError):  # a variable that only verl or transformers sets
+                self._add(number, {Finding.TEMPLATE})
+            return None
+
+    def _cut_prompts(
+        self, tokens: PromptTokens, most: int, longest: list[tuple[int, int, Any]]
+    ) -> Iterator[ConfigProblem]:
+        found: list[tuple[int, int, bool]] = []
+        left = _COUNTED_CHARS
+        for _, number, prompt in longest:
+            text = tokens.text(prompt)
+            part = text[: max(4_096, _CHARS_PER_TOKEN * most)]
+            left -= len(part)
+            if left < 0 and found:
+                break
+            if (count := tokens.count(part)) > most:
+                found.append((count, number, len(part) < len(text)))
+        if not found:
+            return
+        count, number, is_part = max(found)
+        length, key = f"more than {count}" if is_part else str(count), "data.max_prompt_length"
+        rule = (
+            f"row {number} of {self.file} has a prompt of {length} tokens (at least {len(found)} of {self.rows_read} "
+        )
+        rule += "rows read are too long), and verl cuts off the beginning of such prompts"
+        remedy = "Use data.filter_overlong_prompts=true to drop these rows, or a larger data.max_prompt_length"
+        if self.rules.truncation == "error":
+            rule += " even with data.truncation=error"
+            yield ConfigProblem("prompt_too_long", key, most, rule, f"{remedy}, or data.truncation=left to accept it.")
+        else:
+            self.notes.append(ConfigProblem("prompt_too_long", key, most, rule, f"{remedy}."))

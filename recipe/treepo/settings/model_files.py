@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check the folders of models: configuration, weights, tokenizer, chat template. Nothing is loaded or executed."""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.treepo.settings.chat_tokens import (
+    TEMPLATE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    FindFile,
+    read_template,
+    syntax_error,
+)
+from recipe.treepo.settings.data_reading import text_of
+from recipe.treepo.settings.schema import REPLACED_AGENTS
+from recipe.treepo.settings.training_rules import has_critic
+from recipe.treepo.settings.values import ConfigProblem
+
+ACTOR, CRITIC = "actor_rollout_ref.model", "critic.model"
+_CONFIG = "config.json"
+# In the order in which transformers looks for weights; an index names the files of sharded weights.
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_FSDP = ("fsdp", "fsdp2")
+_VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "tekken.json", "*.model", "*.tiktoken", "*.vocab")
+# Tokenizers of bytes or characters have no vocabulary file.
+_WITHOUT_VOCABULARY = re.compile("ByT5|Canine|Perceiver|Byte")
+# verl encodes messages of these model types without a chat template; so does mistral-common (tekken.json).
+_WITHOUT_TEMPLATE = ("deepseek_v4", "deepseek_vl_v2")
+_LFS_POINTER = b"version https://git-lfs"
+_MOST_HEADER_BYTES = 100_000_000
+_AGAIN = "Download the model again, or name another folder."
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """One model of the configuration.
+
+    Attributes:
+        key: Group of its keys.
+        path, config_path, tokenizer_path: As in the configuration, each with verl's default.
+    """
+
+    key: str
+    path: str
+    config_path: str
+    tokenizer_path: str
+    group: DictConfig
+
+
+def models_of(config: DictConfig) -> list[_Model]:
+    """Return the models of a run: the actor's, and the critic's if that differs."""
+    keys = [ACTOR] + ([CRITIC] if has_critic(config) else [])
+    models: list[_Model] = []
+    for key in keys:
+        group = OmegaConf.select(config, key)
+        path = OmegaConf.select(config, f"{key}.path")
+        if path is None or str(path) in [model.path for model in models]:
+            continue
+        config_path, tokenizer_path = group.get("hf_config_path") or path, group.get("tokenizer_path") or path
+        models.append(_Model(key, str(path), str(config_path), str(tokenizer_path), group))
+    return models
+
+
+def model_problems(config: DictConfig) -> list[ConfigProblem]:
+    """Return the problems of local models; names of the hub only need to look like one."""
+    problems = []
+    for model in models_of(config):
+        paths = {
+            f"{model.key}.path": model.path,
+            f"{model.key}.hf_config_path": model.config_path,
+            f"{model.key}.tokenizer_path": model.tokenizer_path,
+        }
+        missing: dict[str, str] = {}
+        for key, path in paths.items():
+            if path not in missing.values() and is_missing_model(path):
+                missing[key] = path
+        remedy = "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
+        problems += [
+            ConfigProblem("missing_model", key, path, "there is no such folder", remedy)
+            for key, path in missing.items()
+        ]
+        if not missing:
+            problems += _folder_problems(model, config)
+    return problems
+
+
+def is_missing_model(path: str) -> bool:
+    """Return whether ``path`` is neither a folder nor possibly a model of the hub (``organization/name``)."""
+    if re.match(r"\w+://", path) or os.path.isdir(os.path.expanduser(path)):
+        return False
+    is_hub_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path) is not None
+    return not is_hub_name or os.path.isdir(path.split("/")[0])
+
+
+def local_folder(path: str) -> Path | None:
+    """Return the folder of a model: a local one, or that of a hub model in the cache; None without either."""
+    folder = Path(os.path.expanduser(path))
+    if folder.is_dir():
+        return folder
+    if is_missing_model(path) or re.match(r"\w+://", path):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(path, _CONFIG)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def finder(folder: Path) -> FindFile:
+    """Return a function that finds the files of a model in its folder."""
+
+    def find(name: str) -> Path | None:
+        return folder / name if (folder / name).is_file() else None
+
+    return find
+
+
+def reads_messages(config: DictConfig) -> bool:
+    """Return whether agent loops of verl or this recipe read the prompts: lists of messages, for a chat template."""
+    agent = OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop")
+    return agent is None or agent in REPLACED_AGENTS
+
+
+# --- folders ---------------------------------------------------------------------------------------------------
+
+
+class Defect(NamedTuple):
+    """Violated rule of a model's folder."""
+
+    rule_id: str
+    rule: str
+    remedy: str
+
+
+def _folder_problems(model: _Model, config: DictConfig) -> Iterator[ConfigProblem]:
+    checks: dict[str, tuple[str, Callable[[Path], Iterator[Defect]]]] = {
+        "hf_config_path": (model.config_path, _config_defects),
+        "path": (model.path, partial(_weight_defects, needed=_needs_weights(model, config))),
+    }
+    if model.key == ACTOR:
+        checks["tokenizer_path"] = (model.tokenizer_path, partial(_tokenizer_defects, model=model, config=config))
+    empty = set()
+    for name, (path, defects) in checks.items():
+        folder = Path(os.path.expanduser(path))
+        if re.match(r"\w+://", path) or not folder.is_dir() or path in empty:
+            continue
+        key = f"{model.key}.path" if path == model.path else f"{model.key}.{name}"
+        if any(folder.iterdir()):
+            yield from (ConfigProblem(rule_id, key, path, rule, remedy) for rule_id, rule, remedy in defects(folder))
+        else:
+            empty.add(path)
+            yield ConfigProblem("model_empty", key, path, "the folder is empty", _AGAIN)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError for other contents, OSError if the file is unreadable."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
+
+
+def _config_defects(folder: Path) -> Iterator[Defect]:
+    file = folder / _CONFIG
+    if not file.is_file():
+        yield Defect("model_config", f"the folder has no {_CONFIG}", _AGAIN)
+        return
+    try:
+        _read_object(file)
+    except (OSError, ValueError) as error:
+        yield Defect("model_config_damaged", f"its {_CONFIG} cannot be read ({text_of(error)})", _AGAIN)
+
+
+# --- weights ---------------------------------------------------------------------------------------------------
+
+
+def _needs_weights(model: _Model, config: DictConfig) -> bool:
+    """Return whether transformers loads the weights: verl's other engines read other formats, too."""
+    strategy = OmegaConf.select(
+        config, "critic.strategy" if model.key == CRITIC else "actor_rollout_ref.actor.strategy"
+    )
+    return strategy is None or strategy in _FSDP
+
+
+def _weight_defects(folder: Path, *, needed: bool) -> Iterator[Defect]:
+    with contextlib.suppress(OSError, ValueError):
+        if "transformers_weights" in _read_object(folder / _CONFIG):
+            return  # names a file of its own
+    name = next((name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if name is None:
+        if needed:
+            yield Defect("model_weights", f"the folder has no weights ({' or '.join(_WEIGHTS[::2])})", _AGAIN)
+        return
+    files = [name]
+    if name.endswith(".index.json"):
+        try:
+            files = sorted(set(_read_object(folder / name)["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            yield Defect("model_index", f"its {name} cannot be read ({type(error).__name__}: {text_of(error)})", _AGAIN)
+            return
+        missing = [file for file in files if not (folder / file).is_file()]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            yield Defect("model_shards", f"{name} names {missing[0]}{more}, which the folder lacks", _AGAIN)
+        files = [file for file in files if file not in missing]
+    for file in files:
+        if (damage := _weight_damage(folder / file)) is not None:
+            yield Defect("model_weights_damaged", f"{file} {damage}", _AGAIN)
+
+
+def _weight_damage(file: Path) -> str | None:
+    """Compare the size of a file of weights with what its header needs; return the damage, None if there is none."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as content:
+            head = content.read(len(_LFS_POINTER))
+            if head == _LFS_POINTER:
+                return "is a pointer of Git LFS, not the file itself (`git lfs pull` gets it)"
+            if size == 0:
+                return "is empty"
+            if file.suffix != ".safetensors":
+                return None
+            length = int.from_bytes(head[:8], "little")
+            if length > _MOST_HEADER_BYTES or size < 8:
+                return "is not a safetensors file, or damaged"
+            content.seek(8)
+            header = json.loads(content.read(length)) if length <= size - 8 else {}
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        return f"is not a safetensors file, or damaged ({type(error).__name__}: {text_of(error)})"
+    needed = 8 + length + max(ends, default=0)
+    return f"is cut off: it has {size:,} bytes of {needed:,}" if size < needed else None
+
+
+# --- tokenizer -------------------------------------------------------------------------------------------------
+
+
+def _tokenizer_defects(folder: Path, *, model: _Model, config: DictConfig) -> Iterator[Defect]:
+    if not model.group.get("load_tokenizer", True):
+        return
+    settings: dict[str, Any] = {}
+    for name in (TOKENIZER, TOKENIZER_CONFIG):
+        try:
+            settings = _read_object(folder / name) if (folder / name).is_file() else {}
+        except (OSError, ValueError) as error:
+            yield Defect("model_tokenizer_damaged", f"its {name} cannot be read ({text_of(error)})", _AGAIN)
+            return
+    # Code of the model's authors may do anything.
+    is_custom = bool(model.group.get("trust_remote_code")) or "auto_map" in settings
+    has_vocabulary = any(any(folder.glob(pattern)) for pattern in (TOKENIZER, *_VOCABULARIES))
+    if not (has_vocabulary or is_custom or _WITHOUT_VOCABULARY.match(str(settings.get("tokenizer_class")))):
+        remedy = f"Add the tokenizer's files, or name their folder with {model.key}.tokenizer_path."
+        yield Defect("model_tokenizer", f"the folder has no tokenizer ({TOKENIZER})", remedy)
+        return
+    if reads_messages(config):
+        yield from _template_defects(folder, model, is_custom=is_custom)
+
+
+def _template_defects(folder: Path, model: _Model, *, is_custom: bool) -> Iterator[Defect]:
+    own = model.group.get("custom_chat_template")
+    try:
+        template = own or read_template(finder(folder))
+    except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
+        yield Defect("chat_template_damaged", f"its chat template cannot be read ({text_of(error)})", _AGAIN)
+        return
+    if template is None:
+        others = ("tekken.json", "chat_template.json", "processor_config.json", "additional_chat_templates")
+        if is_custom or any((folder / name).exists() for name in others) or _is_without_template(model):
+            return
+        remedy = f"Use an instruction-tuned model, or set {model.key}.custom_chat_template to a template."
+        rule = "its tokenizer has no chat template, which prompts of messages need"
+        yield Defect("chat_template", rule, remedy)
+    elif (error_text := syntax_error(str(template))) is not None:
+        place = f"{model.key}.custom_chat_template" if own else _template_file(folder)
+        rule = f"the chat template has a syntax error ({place}, {error_text})"
+        yield Defect("chat_template_syntax", rule, f"Correct it, or set {model.key}.custom_chat_template.")
+
+
+def _template_file(folder: Path) -> str:
+    return TEMPLATE if (folder / TEMPLATE).is_file() else TOKENIZER_CONFIG
+
+
+def _is_without_template(model: _Model) -> bool:
+    try:
+        model_type = _read_object(Path(os.path.expanduser(model.config_path)) / _CONFIG).get("model_type")
+    except (OSError, ValueError):
+        return True  # unknown, or reported already
+    return model_type in _WITHOUT_TEMPLATE

@@ -1,0 +1,613 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of a run: each kind of broken data, model or folder is a problem with its rule; near misses are none."""
+
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import DictConfig
+
+from helpers.configs import config_of
+from helpers.paths import ROOT
+from recipe.treepo.settings import data_reading, hub_models
+from recipe.treepo.settings.files import file_problems
+from recipe.treepo.settings.hub_models import hub_problems
+from recipe.treepo.settings.model_files import is_missing_model
+from recipe.treepo.settings.values import ConfigProblem
+
+KEYS = ("data.train_files", "data.val_files")
+CHECK = "`python -m recipe.treepo.data_prep.check"
+OUR_REWARD = {"path": "pkg://recipe.treepo.reward", "name": "compute_score"}
+TINY = ROOT / "tiny/model"
+LIMIT = "actor_rollout_ref__rollout__prompt_length"
+
+
+def make_row(content: Any = "What is 1 + 1?", truth: Any = "2", **changes: Any) -> dict[str, Any]:
+    row = {
+        "data_source": "mine",
+        "prompt": [{"role": "user", "content": content}],
+        "reward_model": {"style": "rule", "ground_truth": truth},
+        "extra_info": {"split": "train", "index": 0},
+    }
+    return row | changes
+
+
+GOOD = [make_row(f"What is {number} + 1?") for number in range(5)]
+
+
+def write(path: Path, rows: list[dict[str, Any]], **options: Any) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, **options)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def of(data: Path | str | list[Any] | None = None, model: Path | str | None = None, **changes: Any) -> DictConfig:
+    changes = {"reward__custom_reward_function": OUR_REWARD, LIMIT: 512} | changes
+    if data is not None:
+        changes |= {"data__train_files": data if isinstance(data, list) else str(data), "data__val_files": None}
+    if model is not None:
+        changes["actor_rollout_ref__model__path"] = str(model)
+    return config_of(**changes)
+
+
+def rule_ids(config: DictConfig) -> list[str]:
+    return [problem.rule_id for problem in file_problems(config, KEYS)]
+
+
+def the_problem(config: DictConfig) -> ConfigProblem:
+    (problem,) = file_problems(config, KEYS)
+    return problem
+
+
+# --- rows ------------------------------------------------------------------------------------------------------
+
+BAD_ROWS = [
+    (make_row(prompt=None), "prompt is not a list of messages"),
+    (make_row(prompt=[]), "prompt is not a list of messages"),
+    (make_row(None), "a message has no role or content"),
+    (make_row(reward_model=None), "reward_model is not an object with ground_truth"),
+    (make_row(truth=None), "reward_model.ground_truth is missing or blank"),
+    (make_row(truth=" "), "reward_model.ground_truth is missing or blank"),
+    (make_row(truth="so ####"), "reward_model.ground_truth is missing or blank"),
+    (make_row(truth=r"\text{ }"), "ground truth has only markup"),
+]
+BAD_COLUMNS = [
+    ({"prompt": "What is 1 + 1?"}, "prompt is not a list of messages"),
+    ({"prompt": '[{"role": "user", "content": "P"}]'}, "prompt is JSON text"),
+    ({"reward_model": '{"ground_truth": "2"}'}, "reward_model is not an object with ground_truth"),
+    ({"reward_model": {"style": "rule"}}, "reward_model is not an object with ground_truth"),
+    ({"reward_model": {"ground_truth": ["2"]}}, "reward_model.ground_truth is neither text nor a finite number"),
+    ({"extra_info": "none"}, "extra_info is not an object"),
+    ({"agent_name": "my_agent"}, "agent_name is not"),
+]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+@pytest.mark.parametrize(("row", "reason"), BAD_ROWS)
+def test_the_row_and_the_file_are_named(row: dict[str, Any], reason: str, suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"train.{suffix}", [*GOOD, row, *GOOD])
+    problem = the_problem(of(path))
+    assert (problem.rule_id, problem.key, problem.value) == ("unusable_row", KEYS[0], str(path))
+    assert problem.rule.startswith(f"row 5: {reason}") and problem.rule.endswith(" (1 of 11 rows read)")
+    assert problem.remedy.endswith(f"For details run {CHECK} {path}`.")
+
+
+@pytest.mark.parametrize(("change", "reason"), BAD_COLUMNS)
+def test_a_column_of_the_wrong_kind_is_named(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "train.parquet", [row | change for row in GOOD])
+    problem = the_problem(of(path))
+    assert problem.rule.startswith(f"row 0: {reason}") and problem.rule.endswith(" (5 of 5 rows read)")
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes"),
+    [
+        (GOOD, {}),
+        ([make_row(truth=1e-05), make_row(truth=2.0)], {}),
+        ([make_row("x", "N/A"), make_row("y", r"\text{Proof}")], {}),  # noted
+        ([make_row(prompt=[{"role": "human", "content": "P"}])], {}),  # noted
+        ([make_row(prompt=None)], {"data__custom_cls": {"path": "mine.py"}}),
+        ([make_row(truth=None)], {"reward__custom_reward_function": {"path": __file__}}),  # proofs
+        ([make_row(reward_model=None)], {"reward__reward_model": {"enable": True}}),
+        ([make_row(prompt="P")], {"actor_rollout_ref__rollout__agent__default_agent_loop": "my_agent"}),
+        ([*GOOD, make_row(prompt=None)], {"data__filter_overlong_prompts": True}),  # verl drops the row
+        ([make_row(question=[{"role": "user", "content": "P"}], prompt="P")], {"data__prompt_key": "question"}),
+        ([make_row(agent_name="mine")], {"treepo__sampler": "plain"}),
+        ([make_row(images=[{"bytes": "x"}])], {}),
+        ([make_row([{"type": "text", "text": "P"}])], {}),
+        ([make_row(extra_info=None), make_row(ability=None, difficulty=3)], {}),
+        ([{"prompt": GOOD[0]["prompt"]}], {"reward__reward_manager": {"source": "importlib"}}),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_what_verl_can_train_on_is_accepted(
+    rows: list[dict[str, Any]], changes: dict[str, Any], suffix: str, tmp_path: Path
+) -> None:
+    assert rule_ids(of(write(tmp_path / f"train.{suffix}", rows), **changes)) == []
+
+
+def test_a_message_without_content_is_accepted_beside_tool_calls(tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}
+    user = {"role": "user", "content": "P", "tool_calls": None}
+    assert rule_ids(of(write(tmp_path / "train.parquet", [make_row(prompt=[user, call, user])]))) == []
+
+
+def test_notes_are_for_rows_that_can_hardly_be_meant(tmp_path: Path) -> None:
+    human = [{"role": "human", "content": "P"}]
+    path = write(tmp_path / "train.parquet", [*GOOD, make_row(truth="N/A"), make_row(prompt=human), make_row(" ")])
+    notes: list[ConfigProblem] = []
+    assert file_problems(of(path), KEYS, notes) == []
+    assert sorted(note.rule.partition(" (")[0] for note in notes) == [
+        "row 5: ground truth is not an answer",
+        "row 6: a message has an unknown role, which chat templates ignore, misread or refuse",
+        "row 7: all messages of prompt are blank",
+    ]
+
+
+def test_validation_rows_need_an_agent_of_trees_only_with_trees(tmp_path: Path) -> None:
+    path = write(tmp_path / "val.parquet", [make_row(agent_name="mine")])
+    files = {"data__val_files": str(path), "data__train_files": None}
+    assert rule_ids(of(**files)) == []
+    config = of(**files)
+    config.treepo.validate_with_tree = True
+    assert rule_ids(config) == ["unusable_row"]
+
+
+# --- data files ------------------------------------------------------------------------------------------------
+
+
+def test_broken_data_files_are_named(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.parquet", GOOD)
+    pq.write_table(pq.read_table(good).slice(0, 0), tmp_path / "empty.parquet")
+    (tmp_path / "cut.parquet").write_bytes(good.read_bytes()[:-9])
+    (tmp_path / "folder.parquet").mkdir()
+    write(tmp_path / "foreign.parquet", [{"problem": "P"}])
+    write(tmp_path / "taken.parquet", [make_row(trace="x")])
+    (tmp_path / "nothing.jsonl").write_text("\n")
+    text = write(tmp_path / "good.jsonl", GOOD).read_text()
+    (tmp_path / "utf16.jsonl").write_text(text, encoding="utf-16")
+    (tmp_path / "latin.jsonl").write_bytes(text.replace("What", "Wäs").encode("latin-1"))
+    (tmp_path / "cut.jsonl").write_text(text[:-9])
+    (tmp_path / "rows.json").write_text(json.dumps([1, 2]))
+    (tmp_path / "split.json").write_text(json.dumps({"train": GOOD}))
+    expected = {
+        "empty.parquet": "empty_file",
+        "cut.parquet": "damaged_file",
+        "folder.parquet": "data_folder",
+        "foreign.parquet": "missing_column",
+        "taken.parquet": "reserved_column",
+        "nothing.jsonl": "empty_file",
+        "utf16.jsonl": "file_encoding",
+        "latin.jsonl": "file_encoding",
+        "cut.jsonl": "damaged_file",
+        "rows.json": "damaged_file",
+        "split.json": "missing_column",
+        "none.parquet": "missing_file",
+        "none/*.parquet": "missing_file",
+    }
+    problems = file_problems(of([str(tmp_path / name) for name in expected]), KEYS)
+    assert {Path(problem.value).relative_to(tmp_path).as_posix(): problem.rule_id for problem in problems} == expected
+
+
+def test_files_that_verl_reads_are_accepted(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", GOOD)
+    write(tmp_path / "b.parquet", GOOD)
+    write(tmp_path / "lines.jsonl", GOOD)
+    (tmp_path / "array.json").write_text(json.dumps(GOOD, indent=1), encoding="utf-8-sig")
+    (tmp_path / "one.json").write_text(json.dumps(GOOD[0], indent=1))
+    names = ["*.parquet", "lines.jsonl", "array.json", "one.json"]
+    assert rule_ids(of([str(tmp_path / name) for name in names] + ["hdfs://server/a.parquet"])) == []
+
+
+def test_a_null_far_behind_the_sample_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipe.treepo.settings.data_files.SAMPLE_ROWS", 400)
+    monkeypatch.setattr("recipe.treepo.settings.data_files._LEAST_ROWS", 400)
+    rows = [make_row(f"P {number}") for number in range(4_000)]
+    for number, bad in ((3_777, make_row(prompt=None)), (2_345, make_row(truth=None))):
+        for size in (150, 10_000):
+            path = write(tmp_path / "train.parquet", [*rows[:number], bad, *rows[number + 1 :]], row_group_size=size)
+            problem = the_problem(of(path))
+            assert problem.rule.startswith(f"row {number}: ") and "(1 of 4" in problem.rule
+
+
+def test_a_sample_is_spread_over_the_file_and_bounded(tmp_path: Path) -> None:
+    rows = [make_row(f"P {number}") for number in range(2_000)]
+    path = write(tmp_path / "train.parquet", rows, row_group_size=100)
+    with data_reading.open_rows(path) as file:
+        whole = [number for first, batch in file.batches(["prompt"]) for number in range(first, first + len(batch))]
+        sample = [
+            number for first, batch in file.batches(["prompt"], 160) for number in range(first, first + len(batch))
+        ]
+    assert whole == list(range(2_000))
+    starts = [0, 300, 500, 800, 1_100, 1_400, 1_600, 1_900]
+    assert sample == [start + number for start in starts for number in range(20)]
+
+
+def test_the_home_folder_is_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "train.parquet", GOOD)
+    problem = the_problem(of("~/train.parquet"))
+    assert (problem.rule_id, problem.remedy) == ("home_folder", f"Use {tmp_path}/train.parquet.")
+
+
+# --- long prompts ----------------------------------------------------------------------------------------------
+
+LONG = make_row("1 + " * 60)
+
+
+def test_prompts_that_verl_would_cut_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.parquet", [*GOOD, LONG, make_row("1 + " * 900)])
+    limit = {LIMIT: 100, "data__truncation": "error"}
+    problem = the_problem(of(path, TINY, **limit))
+    assert (problem.rule_id, problem.key, problem.value) == ("prompt_too_long", "data.max_prompt_length", 100)
+    assert problem.rule.startswith(f"row 6 of {path} has a prompt of ") and "(at least 2 of 7 rows" in problem.rule
+    assert "data.truncation=error" in problem.rule and "data.truncation=left" in problem.remedy
+    notes: list[ConfigProblem] = []
+    assert file_problems(of(path, TINY, **limit | {"data__truncation": "left"}), KEYS, notes) == []
+    assert [note.rule_id for note in notes] == ["prompt_too_long"]
+    assert rule_ids(of(path, TINY, **limit, data__filter_overlong_prompts=True)) == []
+    assert rule_ids(of(path, TINY, **limit | {LIMIT: 5_000})) == []
+
+
+def test_the_limit_counts_tokens_with_the_chat_template(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    path = write(tmp_path / "train.parquet", [LONG])
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    exact = len(tokenizer.apply_chat_template(LONG["prompt"], add_generation_prompt=True)["input_ids"])
+    assert rule_ids(of(path, TINY, **{LIMIT: exact})) == []
+    problem = the_problem(of(path, TINY, **{LIMIT: exact - 1}))
+    assert f"has a prompt of {exact} tokens" in problem.rule
+
+
+def test_a_prompt_of_a_megabyte_is_measured_within_two_seconds(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.parquet", [*GOOD, make_row("12 + 3 = 15\n" * 100_000)])
+    start = time.monotonic()
+    problem = the_problem(of(path, TINY))
+    assert time.monotonic() - start < 2 and "row 5 of" in problem.rule and "of more than " in problem.rule
+
+
+def test_messages_that_the_chat_template_refuses_are_named(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m.content }}{% endfor %}"
+    system = [{"role": "system", "content": "S"}, {"role": "user", "content": "P"}]
+    path = write(tmp_path / "train.parquet", [*GOOD, make_row(prompt=system)])
+    changes = {"actor_rollout_ref__model__custom_chat_template": template}
+    problem = the_problem(of(path, TINY, **changes))
+    assert problem.rule.startswith("row 5: the chat template refuses the messages")
+    assert rule_ids(of(path, TINY, data__filter_overlong_prompts=True, **changes)) == []
+    undefined = {"actor_rollout_ref__model__custom_chat_template": "{{ mine + messages[0].content }}"}
+    assert rule_ids(of(path, TINY, **undefined)) == []
+
+
+# --- models ----------------------------------------------------------------------------------------------------
+
+
+def model_copy(folder: Path) -> Path:
+    shutil.copytree(TINY, folder)
+    return folder
+
+
+def weights(folder: Path) -> Path:
+    return folder / "model.safetensors"
+
+
+def change_json(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def shard(folder: Path, *names: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {name: name for name in names}}))
+
+
+def lfs(file: Path) -> None:
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 988097824\n")
+
+
+def drop_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    content = json.loads((folder / "tokenizer_config.json").read_text())
+    content.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+
+
+def set_template(folder: Path, template: str) -> None:
+    drop_template(folder)
+    (folder / "chat_template.jinja").write_text(template)
+
+
+BROKEN_MODELS = {
+    "empty": (empty, "model_empty", "the folder is empty"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "model_config", "no config.json"),
+    "cut config": (lambda folder: (folder / "config.json").write_text('{"a": '), "model_config_damaged", "config.json"),
+    "list config": (lambda folder: (folder / "config.json").write_text("[]"), "model_config_damaged", "config.json"),
+    "no weights": (lambda folder: weights(folder).unlink(), "model_weights", "no weights"),
+    "cut weights": (
+        lambda folder: weights(folder).write_bytes(weights(folder).read_bytes()[:-100]),
+        "model_weights_damaged",
+        "model.safetensors is cut off: it has",
+    ),
+    "cut header": (
+        lambda folder: weights(folder).write_bytes(weights(folder).read_bytes()[:20]),
+        "model_weights_damaged",
+        "model.safetensors is cut off: it has 20 bytes of",
+    ),
+    "empty weights": (lambda folder: weights(folder).write_bytes(b""), "model_weights_damaged", "is empty"),
+    "text as weights": (
+        lambda folder: weights(folder).write_text("<html>not found</html>"),
+        "model_weights_damaged",
+        "model.safetensors is not a safetensors file",
+    ),
+    "lfs": (lambda folder: lfs(weights(folder)), "model_weights_damaged", "model.safetensors is a pointer of Git LFS"),
+    "lfs tokenizer": (lambda folder: lfs(folder / "tokenizer.json"), "model_tokenizer_damaged", "tokenizer.json"),
+    "missing shard": (
+        lambda folder: (
+            weights(folder).rename(folder / "a.safetensors"),
+            shard(folder, "a.safetensors", "b.safetensors"),
+        ),
+        "model_shards",
+        "model.safetensors.index.json names b.safetensors, which the folder lacks",
+    ),
+    "no index": (
+        lambda folder: weights(folder).rename(folder / "model-00001-of-00002.safetensors"),
+        "model_weights",
+        "no weights",
+    ),
+    "broken index": (
+        lambda folder: (weights(folder).unlink(), (folder / "model.safetensors.index.json").write_text("{}")),
+        "model_index",
+        "model.safetensors.index.json cannot be read (KeyError",
+    ),
+    "no tokenizer": (
+        lambda folder: [file.unlink() for file in folder.glob("tokenizer*")],
+        "model_tokenizer",
+        "no tokenizer",
+    ),
+    "no vocabulary": (lambda folder: (folder / "tokenizer.json").unlink(), "model_tokenizer", "no tokenizer"),
+    "cut tokenizer": (
+        lambda folder: (folder / "tokenizer.json").write_text('{"a": '),
+        "model_tokenizer_damaged",
+        "tokenizer.json",
+    ),
+    "no template": (drop_template, "chat_template", "no chat template"),
+    "wrong template": (
+        lambda folder: set_template(folder, "{% for m in messages %}\n{{ m.content }\n{% endfor %}"),
+        "chat_template_syntax",
+        "(chat_template.jinja, line 2: unexpected '}'",
+    ),
+    "unclosed template": (
+        lambda folder: set_template(folder, "{% for m in messages %}"),
+        "chat_template_syntax",
+        "(chat_template.jinja, line 1: ",
+    ),
+    "unknown filter": (
+        lambda folder: set_template(folder, "{{ messages[0].content | trimm }}"),
+        "chat_template_syntax",
+        "line 1: No filter named 'trimm'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "rule_id", "words"), BROKEN_MODELS.values(), ids=BROKEN_MODELS)
+def test_a_broken_model_folder_is_named(damage: Any, rule_id: str, words: str, tmp_path: Path) -> None:
+    folder = model_copy(tmp_path / "model")
+    damage(folder)
+    problem = the_problem(of(write(tmp_path / "train.parquet", GOOD), folder))
+    assert (problem.rule_id, problem.key, problem.value) == (rule_id, "actor_rollout_ref.model.path", str(folder))
+    assert words in problem.rule
+
+
+MODEL = "actor_rollout_ref__model__"
+
+
+@pytest.mark.parametrize(
+    ("damage", "changes"),
+    [
+        (lambda folder: None, {}),
+        (lambda folder: [file.unlink() for file in folder.glob("*token*")], {f"{MODEL}tokenizer_path": str(TINY)}),
+        (drop_template, {f"{MODEL}custom_chat_template": "{{ messages[0].content }}"}),
+        (drop_template, {f"{MODEL}trust_remote_code": True}),
+        (drop_template, {"actor_rollout_ref__rollout__agent__default_agent_loop": "mine"}),
+        (lambda folder: (drop_template(folder), (folder / "tekken.json").write_text("{}")), {}),
+        (lambda folder: (drop_template(folder), change_json(folder / "config.json", model_type="deepseek_v4")), {}),
+        (lambda folder: weights(folder).unlink(), {"actor_rollout_ref__actor__strategy": "megatron"}),
+        (lambda folder: weights(folder).rename(folder / "pytorch_model.bin"), {}),
+        (
+            lambda folder: (weights(folder).rename(folder / "a.safetensors"), shard(folder, "a.safetensors")),
+            {},
+        ),
+        (lambda folder: (folder / "consolidated.safetensors").write_bytes(b"cut"), {}),
+        (
+            lambda folder: ((folder / "tokenizer.json").rename(folder / "vocab.json"), drop_template(folder)),
+            {f"{MODEL}custom_chat_template": "{{ messages }}"},
+        ),
+        (
+            lambda folder: (
+                (folder / "tokenizer.json").unlink(),
+                change_json(folder / "tokenizer_config.json", tokenizer_class="ByT5Tokenizer"),
+            ),
+            {},
+        ),
+        (lambda folder: (folder / "config.json").unlink(), {f"{MODEL}hf_config_path": str(TINY)}),
+        (
+            lambda folder: set_template(
+                folder,
+                "{% generation %}{{ messages | tojson }}{% endgeneration %}{% for m in messages %}{% break %}{% endfor %}",
+            ),
+            {},
+        ),
+    ],
+)
+def test_models_that_verl_can_load_are_accepted(damage: Any, changes: dict[str, Any], tmp_path: Path) -> None:
+    folder = model_copy(tmp_path / "model")
+    damage(folder)
+    assert rule_ids(of(write(tmp_path / "train.parquet", GOOD), folder, **changes)) == []
+
+
+def test_safetensors_are_measured_by_their_header(tmp_path: Path) -> None:
+    folder = model_copy(tmp_path / "model")
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "__metadata__": {}}).encode()
+    for data, ids in ((b"\0" * 8, []), (b"\0" * 7, ["model_weights_damaged"])):
+        weights(folder).write_bytes(struct.pack("<Q", len(header)) + header + data)
+        assert rule_ids(of(write(tmp_path / "train.parquet", GOOD), folder)) == ids
+
+
+def test_the_critics_folder_is_checked_where_there_is_a_critic(tmp_path: Path) -> None:
+    folder = model_copy(tmp_path / "critic")
+    weights(folder).unlink()
+    drop_template(folder)  # only the actor's counts
+    changes = {"algorithm__adv_estimator": "gae", "critic__model__path": str(folder)}
+    problem = the_problem(of(write(tmp_path / "train.parquet", GOOD), TINY, **changes))
+    assert (problem.rule_id, problem.key) == ("model_weights", "critic.model.path")
+
+
+# --- the hub ---------------------------------------------------------------------------------------------------
+
+
+def closed_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return int(place.getsockname()[1])
+
+
+def ask_hub(name: str, home: Path, **environment: str) -> tuple[list[str], float]:
+    """Check a name in a process of its own, because huggingface_hub reads its environment once."""
+    code = (
+        "import sys, time\n"
+        "from helpers.configs import config_of\n"
+        "from recipe.treepo.settings import hub_models\n"
+        "hub_models.TIMEOUT_S = 1.5\n"
+        "start = time.monotonic()\n"
+        "config = config_of(actor_rollout_ref__model__path=sys.argv[1])\n"
+        "print(*[str(problem) for problem in hub_models.hub_problems(config)], sep='\\n')\n"
+        "print(time.monotonic() - start)\n"
+    )
+    variables = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests", "HF_HOME": str(home)} | environment
+    done = subprocess.run([sys.executable, "-c", code, name], env=variables, capture_output=True, text=True, check=True)
+    *problems, seconds = done.stdout.splitlines()
+    return [problem for problem in problems if problem], float(seconds)
+
+
+def test_a_hub_that_cannot_be_reached_is_known_at_once(tmp_path: Path) -> None:
+    endpoint = f"http://127.0.0.1:{closed_port()}"
+    problems, seconds = ask_hub("Qwen/Qwen2.5-0.5B-Instrct", tmp_path, HF_ENDPOINT=endpoint)
+    assert seconds < 5 and len(problems) == 1
+    assert problems[0].startswith(
+        "actor_rollout_ref.model.path=Qwen/Qwen2.5-0.5B-Instrct: there is no such folder, and"
+    )
+    assert f"the hub ({endpoint}) cannot be reached (ConnectError: " in problems[0]
+    assert ask_hub("Qwen/X", tmp_path, HF_ENDPOINT=endpoint, VERL_USE_MODELSCOPE="true")[0] == []
+    problems, _ = ask_hub("Qwen/X", tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")
+    assert len(problems) == 1 and "the cache lacks this model of the hub, and HF_HUB_OFFLINE is set" in problems[0]
+    # a model in the cache needs no hub
+    snapshot = tmp_path / "hub/models--Qwen--X/snapshots/abc"
+    shutil.copytree(TINY, snapshot)
+    (tmp_path / "hub/models--Qwen--X/refs").mkdir()
+    (tmp_path / "hub/models--Qwen--X/refs/main").write_text("abc")
+    assert ask_hub("Qwen/X", tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")[0] == []
+
+
+def test_a_hub_that_never_replies_is_given_up(tmp_path: Path) -> None:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        place.listen()
+        endpoint = f"http://127.0.0.1:{place.getsockname()[1]}"
+        problems, seconds = ask_hub("Qwen/X", tmp_path, HF_ENDPOINT=endpoint)
+    assert seconds < 5 and len(problems) == 1 and "cannot be reached" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "rule_id"),
+    [
+        (200, None, None),
+        (404, "RepoNotFound", "hub_unknown"),
+        (401, None, "hub_unknown"),
+        (403, "GatedRepo", "hub_access"),
+        (503, None, None),  # verl tries again
+        (429, None, None),
+    ],
+)
+def test_the_reply_of_the_hub_decides(
+    status: int, code: str | None, rule_id: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import http.server
+
+    class Reply(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code or "")
+            self.send_header("ETag", '"e"')
+            self.send_header("X-Repo-Commit", "c" * 40)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Reply)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda name, file: f"{endpoint}/{name}/resolve/main/{file}")
+    try:
+        problems = hub_problems(config_of(actor_rollout_ref__model__path="Qwen/Nowhere"))
+    finally:
+        server.shutdown()
+    assert [problem.rule_id for problem in problems] == ([rule_id] if rule_id else [])
+
+
+def test_only_names_of_the_hub_that_are_not_here_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(hub_models, "_error_of", lambda name: asked.append(name))
+    hub_problems(config_of(actor_rollout_ref__model__path=str(TINY)))
+    hub_problems(config_of(actor_rollout_ref__model__path="./nowhere"))
+    hub_problems(config_of(actor_rollout_ref__model__path="hdfs://server/model"))
+    cluster = {"ray_kwargs": {"ray_init": {"address": "10.0.0.1:6379"}}}
+    hub_problems(config_of(actor_rollout_ref__model__path="Nobody/Nothing", **cluster))
+    assert asked == []
+    hub_problems(config_of(actor_rollout_ref__model__path="Nobody/Nothing"))
+    assert asked == ["Nobody/Nothing"] and not is_missing_model("Nobody/Nothing")
+
+
+# --- folders to write to ---------------------------------------------------------------------------------------
+
+
+def test_folders_that_cannot_be_made_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    data = write(tmp_path / "train.parquet", GOOD)
+    for folder, words in (("file/run", "a file is in the way"), ("file", "is a file"), ("n" * 300, "cannot be made")):
+        path = str(tmp_path / folder)
+        problem = the_problem(of(data, trainer__default_local_dir=path, trainer__save_freq=5))
+        assert (problem.rule_id, problem.key) == ("output_folder", "trainer.default_local_dir")
+        assert problem.rule.startswith(words)
+        console = of(data, trainer__default_local_dir=path, trainer__save_freq=-1)
+        assert rule_ids(console) == []  # verl writes nothing there
+        console.treepo.console = "treepo"
+        assert rule_ids(console) == ["output_folder"]  # our logs
+        problem = the_problem(of(data, trainer__rollout_data_dir=path))
+        assert (problem.rule_id, problem.key) == ("output_folder", "trainer.rollout_data_dir")
+    assert rule_ids(of(data, trainer__default_local_dir=str(tmp_path / "new/run"), trainer__save_freq=5)) == []
+    assert not (tmp_path / "new").exists()
+    problem = the_problem(of(data, trainer__default_local_dir="/proc/treepo/run", trainer__save_freq=5))
+    assert problem.rule.startswith("is not writable (/proc")
