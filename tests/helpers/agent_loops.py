@@ -77,13 +77,15 @@ def loop_arguments(
     name: str = "vllm",
     model_type: str | None = "qwen2",
     full_determinism: bool = False,
+    prompt_length: int = 9_000,
     response_length: int = 70,
+    truncation: str | None = None,
     **multi_turn: Any,
 ) -> dict[str, Any]:
     """Return the arguments of an agent loop, as from verl's worker."""
     rollout = {
         "name": name,
-        "prompt_length": 9_000,
+        "prompt_length": prompt_length,
         "response_length": response_length,
         "full_determinism": full_determinism,
         "multi_turn": {
@@ -96,7 +98,8 @@ def loop_arguments(
             **multi_turn,
         },
     }
-    config = OmegaConf.create({"actor_rollout_ref": {"rollout": rollout}, "data": {}})
+    data = {} if truncation is None else {"truncation": truncation}
+    config = OmegaConf.create({"actor_rollout_ref": {"rollout": rollout}, "data": data})
     return {
         "trainer_config": DictConfigWrap(config),
         "server_manager": client,

@@ -66,6 +66,22 @@ def test_agents_that_trees_cannot_replace_are_refused():
         run_loop(tree_request(replaced_agent="other_agent"))
 
 
+def test_a_prompt_that_is_too_long_fails_or_is_cut_and_marked(searches):
+    loop = TreeAgentLoop(**loop_arguments(OneTokenClient(), ScriptedTokenizer(), model_type=None))
+    loop.rollout_config.prompt_length = 3
+    assert loop._cap_text_prompt_length([1, 2, 3]) == [1, 2, 3] and not loop.prompt_is_cut
+    with pytest.raises(ValueError, match="data.max_prompt_length=3: a prompt has 4 tokens, and data.truncation=error."):
+        loop._cap_text_prompt_length([1, 2, 3, 4])
+    loop.data_config.truncation = "left"
+    assert loop._cap_text_prompt_length([1, 2, 3, 4]) == [2, 3, 4] and loop.prompt_is_cut
+    _, (output,) = run_loop(tree_request())
+    assert output.extra_fields["tree_prompt_cut"] is False
+    _, (output,) = run_loop(tree_request(), prompt_length=1, truncation="left")
+    assert (output.prompt_ids, output.extra_fields["tree_prompt_cut"]) == ([2], True)
+    with pytest.raises(ValueError, match="a prompt has 2 tokens"):
+        run_loop(tree_request(), prompt_length=1)
+
+
 # --- one turn --------------------------------------------------------------------------------------------------
 
 

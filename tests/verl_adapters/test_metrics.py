@@ -52,6 +52,14 @@ def test_a_tree_counts_once_however_many_trajectories_carry_its_numbers():
     assert (metrics["treepo/search_s/mean"], metrics["treepo/search_busy_s"]) == (4.0, 1.5)
 
 
+def test_prompts_that_were_cut_count_once():
+    extra = {"tree_statistics": asdict(TreeStatistics.of(two_leaf_tree()))}
+    cut, whole = {**extra, "tree_prompt_cut": True}, {**extra, "tree_prompt_cut": False}
+    rows = [("a", 5, 7, cut), ("a", 5, 5, cut), ("b", 5, 7, whole), ("c", 5, 7, cut)]
+    assert sampling_metrics(rows)["treepo/cut_prompts"] == 2
+    assert sampling_metrics([("a", 5, 7, extra)])["treepo/cut_prompts"] == 0
+
+
 def test_a_plain_sample_is_one_call_whose_tokens_are_all_its_own():
     rows = [("a", 10, 6, {"num_cached_tokens": 4}), ("a", 10, 8, {"num_cached_tokens": None}), ("b", 3, 1, {})]
     metrics = sampling_metrics(rows)

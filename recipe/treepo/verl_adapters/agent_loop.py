@@ -22,7 +22,7 @@ from recipe.treepo.settings.schema import REPLACED_AGENTS, TOOL_AGENT, TreePOSet
 from recipe.treepo.verl_adapters.model_tokens import turn_end
 from recipe.treepo.verl_adapters.server_engine import ServerEngine
 from recipe.treepo.verl_adapters.tool_interaction import ToolInteraction
-from recipe.treepo.verl_adapters.trajectory import trajectory_fields
+from recipe.treepo.verl_adapters.trajectory import CUT_FIELD, trajectory_fields
 from recipe.treepo.verl_adapters.tree_dump import SampledTree
 
 TREE_AGENT = "treepo_agent"
@@ -64,7 +64,13 @@ class TreeRequest:
 
 @register(TREE_AGENT)
 class TreeAgentLoop(ToolAgentLoop):
-    """Agent loop that searches one tree. verl makes one instance per prompt."""
+    """Agent loop that searches one tree. verl makes one instance per prompt.
+
+    Attributes:
+        prompt_is_cut: Whether the beginning of the prompt was cut off.
+    """
+
+    prompt_is_cut = False
 
     @rollout_trace_op
     async def run(
@@ -79,7 +85,8 @@ class TreeAgentLoop(ToolAgentLoop):
             **kwargs: Fields of the data set's row.
 
         Raises:
-            ValueError: if a tree cannot replace the row's agent, or the prompt has images, video or audio.
+            ValueError: if a tree cannot replace the row's agent, the prompt has images, video or audio, or it is too
+                long with data.truncation=error.
             SearchError: if the search yields no trajectory; verl logs it and abandons the prompt.
         """
         agent = tree_request.replaced_agent
@@ -105,7 +112,24 @@ class TreeAgentLoop(ToolAgentLoop):
         if tree_request.sampled is not None:
             tree_request.sampled.tree, tree_request.sampled.calls = tree, engine.calls
         fields = trajectory_fields(tree)
-        return [trajectory_output(tree, leaf, own) for leaf, own in zip(tree.leaves, fields, strict=True)]
+        more = {CUT_FIELD: self.prompt_is_cut}
+        return [trajectory_output(tree, leaf, own | more) for leaf, own in zip(tree.leaves, fields, strict=True)]
+
+    def _cap_text_prompt_length(self, prompt_ids: list[int]) -> list[int]:
+        """Cut a prompt that is too long from the left, as verl does, but not with data.truncation=error.
+
+        verl reads that setting, the default, as an error for images only. A text loses its system message and the
+        header of its chat template without one.
+        """
+        most = self.rollout_config.prompt_length
+        self.prompt_is_cut = len(prompt_ids) > most
+        if self.prompt_is_cut and self.data_config.get("truncation", "error") == "error":
+            raise ValueError(
+                f"data.max_prompt_length={most}: a prompt has {len(prompt_ids)} tokens, and data.truncation=error. "
+                "Use data.filter_overlong_prompts=true, a larger limit, or data.truncation=left."
+            )
+        capped: list[int] = super()._cap_text_prompt_length(prompt_ids)
+        return capped
 
     def _interaction(self, request: TreeRequest) -> Interaction | None:
         """Return a new interaction for this prompt, None for single-turn prompts."""

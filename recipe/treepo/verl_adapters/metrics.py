@@ -6,6 +6,7 @@ from typing import Any
 
 from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import FinishReason
+from recipe.treepo.verl_adapters.trajectory import CUT_FIELD
 
 # Details of an interaction with their own metric in a step.
 MOST_DETAILS = 20
@@ -45,6 +46,10 @@ _SUMS_OF_CONVERSATIONS = {
     "failed_steps": ("turns", "Turns after which the interaction failed"),
 }
 TREES = {
+    "cut_prompts": (
+        "prompts",
+        "Prompts whose beginning was cut off at `data.max_prompt_length`; with `data.truncation=error` they fail instead",
+    ),
     "fallbacks_per_prompt": ("branches", "Branches per prompt that resume from a finished path or the root"),
     "depth/mean": ("segments", "Mean number of segments of a trajectory"),
     "depth/max": ("segments", "Largest number of segments of a trajectory"),
@@ -87,9 +92,12 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
     trees: dict[str, TreeStatistics] = {}
     samples: list[TreeStatistics] = []
     prompt_tokens: dict[str, int] = {}
+    cut_prompts: set[str] = set()
     accuracies: list[float] = []
     for prompt_id, prompt_length, response_length, extra in rows:
         prompt_tokens[prompt_id] = prompt_length
+        if extra.get(CUT_FIELD):
+            cut_prompts.add(prompt_id)
         accuracies += _accuracy(extra)
         statistics = extra.get("tree_statistics")
         if statistics is not None:  # every trajectory has the numbers of its whole tree
@@ -110,7 +118,7 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
     needed = sum(prompt_tokens.values()) + total.unique_tokens
     metrics["treepo/waste"] = (total.computed_prompt_tokens + total.decoded_tokens) / max(1, needed)
     if trees:
-        metrics |= _tree_metrics(list(trees.values()))
+        metrics |= _tree_metrics(list(trees.values())) | {"treepo/cut_prompts": float(len(cut_prompts))}
     return metrics
 
 

@@ -7,6 +7,9 @@ from typing import Any
 from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.tree import Tree
 
+CUT_FIELD = "tree_prompt_cut"
+"""Field of a trajectory that tells whether the beginning of its prompt was cut off."""
+
 
 def trajectory_fields(tree: Tree) -> list[dict[str, Any]]:
     """Return the fields of each trajectory of a finished tree, in the order of its leaves.
