@@ -27,7 +27,7 @@ SAMPLE_ROWS = 20_000
 """Maximum rows of all files together, but at least `_LEAST_ROWS` of each."""
 _LEAST_ROWS = 256
 # Limits on the prompts whose tokens are counted, of a file: the longest ones, and characters of all and of each.
-_COUNTED, _COUNTED_CHARS, _CHARS_PER_TOKEN = 200, 500_000, 40
+_COUNTED, _COUNTED_CHARS, _CHARS_PER_TOKEN = 100, 300_000, 40
 _CHECK = "python -m recipe.treepo.data_prep.check"
 _PROMPT = {Finding.NO_MESSAGES, Finding.JSON_PROMPT, Finding.BAD_MESSAGE, Finding.TEMPLATE}
 
