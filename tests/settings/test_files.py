@@ -126,6 +126,7 @@ def test_a_column_of_the_wrong_kind_is_named(change: dict[str, Any], reason: str
         ([*GOOD, make_row(prompt=None)], {"data__filter_overlong_prompts": True}),  # verl drops the row
         ([make_row(question=[{"role": "user", "content": "P"}], prompt="P")], {"data__prompt_key": "question"}),
         ([make_row(agent_name="mine")], {"treepo__sampler": "plain"}),
+        ([make_row(agent_name="mine", prompt="P")], {"treepo__sampler": "plain"}),
         ([make_row(images=[{"bytes": "x"}])], {}),
         ([make_row([{"type": "text", "text": "P"}])], {}),
         ([make_row(extra_info=None), make_row(ability=None, difficulty=3)], {}),
@@ -243,6 +244,11 @@ def test_the_home_folder_is_written_out(tmp_path: Path, monkeypatch: pytest.Monk
     assert (problem.rule_id, problem.remedy) == ("home_folder", f"Use {tmp_path}/train.parquet.")
 
 
+def test_a_final_slash_of_a_model_is_named() -> None:
+    problem = the_problem(of(model=f"{TINY}/"))
+    assert (problem.rule_id, problem.remedy) == ("final_slash", f"Use {TINY}.")
+
+
 # --- long prompts ----------------------------------------------------------------------------------------------
 
 LONG = make_row("1 + " * 60)
@@ -281,7 +287,8 @@ def test_a_prompt_of_a_megabyte_is_measured_within_two_seconds(tmp_path: Path) -
 
 
 def test_messages_that_the_chat_template_refuses_are_named(tmp_path: Path) -> None:
-    template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m.content }}{% endfor %}"
+    template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    template += "{{ m.content }}{% endfor %}"
     system = [{"role": "system", "content": "S"}, {"role": "user", "content": "P"}]
     path = write(tmp_path / "train.parquet", [*GOOD, make_row(prompt=system)])
     changes = {"actor_rollout_ref__model__custom_chat_template": template}
@@ -449,7 +456,7 @@ MODEL = "actor_rollout_ref__model__"
         (
             lambda folder: set_template(
                 folder,
-                "{% generation %}{{ messages | tojson }}{% endgeneration %}{% for m in messages %}{% break %}{% endfor %}",
+                "{% generation %}{{ messages | tojson }}{% endgeneration %}{% for m in [1] %}{% break %}{% endfor %}",
             ),
             {},
         ),

@@ -138,6 +138,7 @@ TRAINING: list[dict[str, Any]] = [
         "actor_rollout_ref": {"model": {"path": "model", "custom_chat_template": "{{ messages[0].content }}"}},
     },
     *({"actor_rollout_ref": {"model": {"path": f"models/{name}"}}} for name in range(12)),
+    {"actor_rollout_ref": {"model": {"path": "model/"}}},
 ]
 EVALUATIONS: list[dict[str, Any]] = [
     {"evaluation": {"n": 0, "arms": {}}},

@@ -98,7 +98,7 @@ class _Rules:
             if is_our_reward(config):
                 refused |= {Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.EMPTY_TRUTH}
                 noted.add(Finding.NO_ANSWER)
-        if _samples_trees(config, key):
+        if _replaces_agents(config, key):
             refused.add(Finding.AGENT)
         prompt_key = str(OmegaConf.select(config, "data.prompt_key") or "prompt")
         lengths = ("actor_rollout_ref.rollout.prompt_length", "data.max_prompt_length")
@@ -116,8 +116,9 @@ class _Rules:
         )
 
 
-def _samples_trees(config: DictConfig, key: str) -> bool:
-    if OmegaConf.select(config, "treepo.sampler") not in (None, Sampler.TREE):
+def _replaces_agents(config: DictConfig, key: str) -> bool:
+    """Return whether trees or loops of this recipe sample the rows under a key."""
+    if OmegaConf.select(config, "treepo.sampler") == Sampler.PLAIN:
         return False
     return key != "data.val_files" or bool(OmegaConf.select(config, "treepo.validate_with_tree"))
 
@@ -199,8 +200,10 @@ class _FileCheck:
         for first, rows in file.batches(wanted, self.most):
             for number, row in enumerate(rows, start=first):
                 findings = row_findings({**row, "prompt": row.get(self.rules.prompt_key)})
+                if Finding.AGENT in findings:  # an agent of the user's own may read any prompt
+                    findings -= _PROMPT
                 self._add(number, findings)
-                is_text = findings.isdisjoint(_PROMPT | {Finding.MULTI_MODAL, Finding.BLANK_PROMPT})
+                is_text = findings.isdisjoint(_PROMPT | {Finding.AGENT, Finding.MULTI_MODAL, Finding.BLANK_PROMPT})
                 if is_text and self.rules.tokens is not None:
                     prompts.append((number, row[self.rules.prompt_key]))
             self.rows_read += len(rows)

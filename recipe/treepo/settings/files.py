@@ -47,7 +47,7 @@ def file_problems(
         if is_missing_file(path)
     ]
     problems += data_problems(config, data_keys, [] if notes is None else notes)
-    return problems + _home_problems(config, data_keys) + model_problems(config) + _folder_problems(config)
+    return problems + _spelling_problems(config, data_keys) + model_problems(config) + _folder_problems(config)
 
 
 def is_missing_file(path: Any) -> bool:
@@ -55,11 +55,15 @@ def is_missing_file(path: Any) -> bool:
     return path is not None and re.match(r"\w+://", str(path)) is None and not files_of(str(path))
 
 
-def _home_problems(config: DictConfig, data_keys: Sequence[str]) -> list[ConfigProblem]:
-    """Check for paths that begin with ~, which shells leave in KEY=~/PATH."""
+def _spelling_problems(config: DictConfig, data_keys: Sequence[str]) -> list[ConfigProblem]:
+    """Check for paths that begin with ~, which shells leave in KEY=~/PATH, and models that end in a slash."""
     paths = [(key, path) for key in data_keys for path in paths_of(config, key) if files_of(path)]
     paths += [(f"{model.key}.path", model.path) for model in models_of(config)]
+    slashes = [(key, path) for key, path in paths if path.endswith("/") and key.endswith("model.path")]
     return [
+        ConfigProblem("final_slash", key, path, "verl refuses a path that ends in /", f"Use {path.rstrip('/')}.")
+        for key, path in slashes
+    ] + [
         ConfigProblem("home_folder", key, path, "verl does not expand ~", f"Use {os.path.expanduser(path)}.")
         for key, path in paths
         if path.startswith("~") and os.path.exists(os.path.expanduser(path))

@@ -48,7 +48,7 @@ _SUMS_OF_CONVERSATIONS = {
 TREES = {
     "cut_prompts": (
         "prompts",
-        "Prompts whose beginning was cut off at `data.max_prompt_length`; with `data.truncation=error` they fail instead",
+        "Prompts whose beginning was cut off at `data.max_prompt_length`; they fail with `data.truncation=error`",
     ),
     "fallbacks_per_prompt": ("branches", "Branches per prompt that resume from a finished path or the root"),
     "depth/mean": ("segments", "Mean number of segments of a trajectory"),
