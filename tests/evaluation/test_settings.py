@@ -249,6 +249,12 @@ def test_another_reward_in_the_same_file_is_noticed(base, tmp_path):
     assert made_with(config) != before
 
 
+def test_a_folder_for_results_that_cannot_be_made_is_named(base, tmp_path):
+    (tmp_path / "file").write_text("")
+    (problem,) = problems_of(*base, f"evaluation.out_dir={tmp_path}/file/out")
+    assert (problem.rule_id, problem.key) == ("output_folder", "evaluation.out_dir")
+
+
 def test_another_checkpoint_in_the_same_folder_is_refused_and_replaced_on_request(base, tmp_path):
     config = composed(*base)
     settings = load_evaluation(config)

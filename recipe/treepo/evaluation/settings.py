@@ -4,6 +4,7 @@
 Imports no torch, Ray or vLLM, because the check precedes their start.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.search.branching import Budget
-from recipe.treepo.settings.files import file_problems
+from recipe.treepo.settings.files import file_problems, output_problems
 from recipe.treepo.settings.schema import TOOL_AGENT, Sampler, TreePOSettings, leads_conversations, parse_settings
 from recipe.treepo.settings.training_rules import reward_problems
 from recipe.treepo.settings.tree_rules import Rollout, context_problems, read_rollout, tree_problems
@@ -150,6 +151,7 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
     problems += reward_problems(config)
     if check_files:
         problems += file_problems(config, ("data.val_files",))
+        problems += output_problems("evaluation.out_dir", os.path.expanduser(str(values.get("out_dir") or "")))
     if problems:
         raise ConfigError(list({str(problem): problem for problem in problems}.values()))
     resolved = {"n": numbers, "k": values["k"] or powers_of_two(max(numbers)), "runs": tuple(runs)}

@@ -81,10 +81,15 @@ def _folder_problems(config: DictConfig) -> list[ConfigProblem]:
     if logs or (isinstance(saves, int | float) and saves > 0):
         keys.append("trainer.default_local_dir")
     for key in keys:
-        folder = OmegaConf.select(config, key)
-        if isinstance(folder, str) and folder and (rule := _unwritable(Path(folder).absolute())):
-            problems.append(ConfigProblem("output_folder", key, folder, rule, "Name another folder."))
+        problems += output_problems(key, OmegaConf.select(config, key))
     return problems
+
+
+def output_problems(key: str, folder: Any) -> list[ConfigProblem]:
+    """Return the problem of a folder that cannot be made or written; None and blank stand for no folder."""
+    if not isinstance(folder, str) or not folder or (rule := _unwritable(Path(folder).absolute())) is None:
+        return []
+    return [ConfigProblem("output_folder", key, folder, rule, "Name another folder.")]
 
 
 def _dump_problems(folder: Any) -> list[ConfigProblem]:
