@@ -259,7 +259,9 @@ def test_prompts_that_verl_would_cut_are_counted(tmp_path: Path) -> None:
     limit = {LIMIT: 100, "data__truncation": "error"}
     problem = the_problem(of(path, TINY, **limit))
     assert (problem.rule_id, problem.key, problem.value) == ("prompt_too_long", "data.max_prompt_length", 100)
-    assert problem.rule.startswith(f"row 6 of {path} has a prompt of ") and "(at least 2 of 7 rows" in problem.rule
+    assert (
+        problem.rule.startswith(f"row 6 of {path} has a prompt of ") and "(at least 2 of 7 rows read)" in problem.rule
+    )
     assert "data.truncation=error" in problem.rule and "data.truncation=left" in problem.remedy
     notes: list[ConfigProblem] = []
     assert file_problems(of(path, TINY, **limit | {"data__truncation": "left"}), KEYS, notes) == []
@@ -361,6 +363,11 @@ BROKEN_MODELS = {
         lambda folder: weights(folder).write_text("<html>not found</html>"),
         "model_weights_damaged",
         "model.safetensors is not a safetensors file",
+    ),
+    "cut archive": (
+        lambda folder: weights(folder).rename(folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(99)),
+        "model_weights_damaged",
+        "pytorch_model.bin is cut off: its 103 bytes lack the end of the archive",
     ),
     "lfs": (lambda folder: lfs(weights(folder)), "model_weights_damaged", "model.safetensors is a pointer of Git LFS"),
     "lfs tokenizer": (lambda folder: lfs(folder / "tokenizer.json"), "model_tokenizer_damaged", "tokenizer.json"),

@@ -36,9 +36,10 @@ def data_problems(config: DictConfig, keys: Sequence[str], notes: list[ConfigPro
     """Return the problems of existing data files; append to ``notes`` what verl accepts but the user may not want."""
     files = {key: [path for path in paths_of(config, key) if files_of(path)] for key in keys}
     number = sum(len(files_of(path)) for paths in files.values() for path in paths)
+    tokens = _prompt_tokens(config) if number and reads_messages(config) else None
     problems: list[ConfigProblem] = []
     for key, paths in files.items():
-        rules = _Rules.of(config, key)
+        rules = _Rules.of(config, key, tokens)
         for path in paths:
             for file in files_of(path):
                 check = _FileCheck(rules, key, file, max(_LEAST_ROWS, SAMPLE_ROWS // number))
@@ -87,7 +88,7 @@ class _Rules:
     tokens: PromptTokens | None
 
     @classmethod
-    def of(cls, config: DictConfig, key: str) -> "_Rules":
+    def of(cls, config: DictConfig, key: str, tokens: PromptTokens | None) -> "_Rules":
         """Return the rules for the files under a key."""
         refused, noted = {Finding.EXTRA_INFO}, {Finding.UNKNOWN_ROLE, Finding.BLANK_PROMPT}
         if reads_messages(config):
@@ -112,7 +113,7 @@ class _Rules:
             filters=bool(OmegaConf.select(config, "data.filter_overlong_prompts")),
             max_length=length,
             truncation=str(OmegaConf.select(config, "data.truncation") or "error"),
-            tokens=_prompt_tokens(config) if reads_messages(config) else None,
+            tokens=tokens,
         )
 
 
@@ -272,13 +273,11 @@ class _FileCheck:
             return
         count, number, is_part = max(found)
         length, key = f"more than {count}" if is_part else str(count), "data.max_prompt_length"
-        rule = (
-            f"row {number} of {self.file} has a prompt of {length} tokens (at least {len(found)} of {self.rows_read} "
-        )
-        rule += "rows read are too long), and verl cuts off the beginning of such prompts"
+        rule = f"row {number} of {self.file} has a prompt of {length} tokens, and verl cuts off the beginning of such "
+        rule += f"prompts (at least {len(found)} of {self.rows_read} rows read)"
         remedy = "Use data.filter_overlong_prompts=true to drop these rows, or a larger data.max_prompt_length"
         if self.rules.truncation == "error":
-            rule += " even with data.truncation=error"
+            rule += ", even with data.truncation=error"
             yield ConfigProblem("prompt_too_long", key, most, rule, f"{remedy}, or data.truncation=left to accept it.")
         else:
             self.notes.append(ConfigProblem("prompt_too_long", key, most, rule, f"{remedy}."))

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -227,8 +228,9 @@ def _weight_damage(file: Path) -> str | None:
                 return "is a pointer of Git LFS, not the file itself (`git lfs pull` gets it)"
             if size == 0:
                 return "is empty"
-            if file.suffix != ".safetensors":
-                return None
+            if file.suffix != ".safetensors":  # torch writes a zip archive, whose directory is at its end
+                is_cut = head.startswith(b"PK") and not zipfile.is_zipfile(file)
+                return f"is cut off: its {size:,} bytes lack the end of the archive" if is_cut else None
             length = int.from_bytes(head[:8], "little")
             if length > _MOST_HEADER_BYTES or size < 8:
                 return "is not a safetensors file, or damaged"

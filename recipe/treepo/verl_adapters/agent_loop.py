@@ -118,8 +118,8 @@ class TreeAgentLoop(ToolAgentLoop):
     def _cap_text_prompt_length(self, prompt_ids: list[int]) -> list[int]:
         """Cut a prompt that is too long from the left, as verl does, but not with data.truncation=error.
 
-        verl reads that setting, the default, as an error for images only. A text loses its system message and the
-        header of its chat template without one.
+        verl applies that setting, its default, to images only. A cut text loses its system message and the header of
+        its chat template.
         """
         most = self.rollout_config.prompt_length
         self.prompt_is_cut = len(prompt_ids) > most
