@@ -222,6 +222,8 @@ def test_a_null_far_behind_the_sample_is_found(tmp_path: Path, monkeypatch: pyte
             path = write(tmp_path / "train.parquet", [*rows[:number], bad, *rows[number + 1 :]], row_group_size=size)
             problem = the_problem(of(path))
             assert problem.rule.startswith(f"row {number}: ") and "(1 of 4" in problem.rule
+    path = write(tmp_path / "train.parquet", [make_row(prompt=None), *rows])  # in the sample: counted once
+    assert "(1 of 400 rows read)" in the_problem(of(path)).rule
 
 
 def test_a_sample_is_spread_over_the_file_and_bounded(tmp_path: Path) -> None:
@@ -589,6 +591,12 @@ def test_the_reply_of_the_hub_decides(
     finally:
         server.shutdown()
     assert [problem.rule_id for problem in problems] == ([rule_id] if rule_id else [])
+
+
+def test_a_name_that_the_hub_does_not_allow_is_unknown(tmp_path: Path) -> None:
+    config = of(write(tmp_path / "train.parquet", GOOD), "Qwen/a--b")
+    assert rule_ids(config) == []
+    assert [problem.rule_id for problem in hub_problems(config)] == ["hub_unknown"]
 
 
 def test_only_names_of_the_hub_that_are_not_here_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

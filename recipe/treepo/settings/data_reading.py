@@ -91,6 +91,7 @@ class _ParquetRows:
         self.columns: list[str] = list(file.schema_arrow.names)
         self.num_rows: int | None = file.metadata.num_rows
         self.seen = 0
+        self._ends: dict[int, int] = {}  # row behind the sample of each row group
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
         self._starts = list(itertools.accumulate(sizes, initial=0))
 
@@ -115,9 +116,9 @@ class _ParquetRows:
         end = end if most is None else min(end, row + most)
         for batch in self._read(group, names):
             batch = batch.slice(0, end - row)
-            columns = [_values(batch, name) for name in names]
-            yield row, [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+            yield row, _rows(batch, names)
             row, self.seen, budget = row + batch.num_rows, self.seen + batch.num_rows, budget - batch.nbytes
+            self._ends[group] = row
             if row >= end or budget < 0:
                 return
 
@@ -140,7 +141,8 @@ class _ParquetRows:
             row = self._starts[group]
             for batch in self._read(group, names):
                 if (place := _first_null(batch.column(name))) >= 0:
-                    yield row + place, batch.slice(place, 1).to_pylist()
+                    if row + place >= self._ends.get(group, 0):
+                        yield row + place, _rows(batch.slice(place, 1), names)
                     break
                 row += batch.num_rows
                 if row - self._starts[group] > _SEARCHED_ROWS:
@@ -179,6 +181,11 @@ def _first_null(column: Any) -> int:
         missing = pc.or_(missing, pc.is_null(pc.struct_field(column, "ground_truth")))
     place: int = pc.index(missing, True).as_py()
     return place
+
+
+def _rows(batch: Any, names: Sequence[str]) -> list[Row]:
+    columns = [_values(batch, name) for name in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _values(batch: Any, name: str) -> list[Any]:

@@ -110,9 +110,12 @@ def local_folder(path: str) -> Path | None:
         return folder
     if is_missing_model(path) or re.match(r"\w+://", path):
         return None
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import errors, try_to_load_from_cache
 
-    found = try_to_load_from_cache(path, _CONFIG)
+    try:
+        found = try_to_load_from_cache(path, _CONFIG)
+    except errors.HFValidationError:  # hub_models.py reports it
+        return None
     return Path(found).parent if isinstance(found, str) else None
 
 
