@@ -31,6 +31,7 @@ from recipe.treepo.command_line.differences import dry_run_report
 from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import EVALUATION, EVALUATION_PAGE
 from recipe.treepo.command_line.program import as_called
+from recipe.treepo.command_line.verl_overrides import with_known_keys
 from recipe.treepo.evaluation.fingerprint import fingerprints
 from recipe.treepo.evaluation.problem_sampler import ProblemSampler
 from recipe.treepo.evaluation.problems import EvaluationProblem, load_problems
@@ -272,6 +273,8 @@ def main() -> None:
     if line.asks_help:
         print(as_called(help_text(EVALUATION_PAGE)))
         return
+    if not line.for_hydra_only:
+        line = with_known_keys(line)
     use_plugin()
     arguments = without_importing_verl(with_group(line.arguments))
     # Without this, Hydra would create a dated folder and log there; the evaluation has its own folder.

@@ -21,37 +21,55 @@ from recipe.treepo.command_line.differences import dry_run_report
 from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import TRAINING_PAGE
 from recipe.treepo.command_line.program import as_called
+from recipe.treepo.command_line.verl_overrides import with_known_keys
 from recipe.treepo.console.capture import held
 from recipe.treepo.settings.hub_models import hub_problems
 from recipe.treepo.settings.schema import Console, load_settings
 from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
+from recipe.treepo.settings.verl_values import foreign_names, type_problems
 
 
 def prepare(
-    config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool, notes: list[ConfigProblem] | None = None
+    config: DictConfig,
+    problems: list[ConfigProblem],
+    *,
+    dry_run: bool,
+    known: DictConfig | None = None,
+    notes: list[ConfigProblem] | None = None,
 ) -> None:
     """Check the recipe's rules, then verl's own.
 
     Args:
+        problems: Problems of the command line.
+        known: Defaults whose types the values must have.
         notes: Receives findings in the files that do not stop a run.
 
     Raises:
         ConfigError: listing all problems, those of the command line first.
     """
+    settings = None
+    types = [] if known is None else type_problems(config, known)
+    if any(found.rule_id == "verl_group" for found in types):
+        raise ConfigError(problems + types)  # all other rules read the keys of groups
     try:
         settings = validate(config, check_files=not dry_run, notes=notes)
     except ConfigError as error:
         problems = problems + error.problems
     if not dry_run:
         problems = problems + hub_problems(config)
-    if problems:
+    reported = {problem.key for problem in problems}
+    problems = problems + [found for found in types if found.key not in reported]
+    if problems and not foreign_names(config):
         raise ConfigError(problems)
-    if settings.console is Console.TREEPO:
+    if settings is None or settings.console is Console.TREEPO:
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # Ray reads it when verl imports Ray; our log keeps all lines
-    from recipe.treepo.verl_adapters.run import check_with_verl
+    from recipe.treepo.verl_adapters.run import check_with_verl, name_problems
 
+    if problems := problems + name_problems(config):
+        raise ConfigError(problems)
+    assert settings is not None
     check_with_verl(config, settings)
 
 
@@ -60,7 +78,7 @@ def check(config: DictConfig, line: CommandLine) -> list[ConfigProblem]:
     notes: list[ConfigProblem] = []
     try:
         with redirect_stdout(sys.stderr):  # verl prints, but stdout is for the configuration
-            prepare(config, line.name_problems, dry_run=line.dry_run, notes=notes)
+            prepare(config, line.name_problems, dry_run=line.dry_run, known=line.known, notes=notes)
     except ConfigError as error:
         sys.exit(f"error: {error}")
     return notes
@@ -120,6 +138,8 @@ def main() -> None:
     if line.asks_help:
         print(as_called(help_text(TRAINING_PAGE)))
         return
+    if not line.for_hydra_only:
+        line = with_known_keys(line)
     use_plugin()
     early, notes = None, list[ConfigProblem]()
     if not line.dry_run and not line.for_hydra_only:

@@ -31,7 +31,8 @@ if Path(__file__).resolve().parts[-3:-1] == ("recipe", "treepo") and (
         "that path."
     )
 from recipe.treepo.answers.boxes import BoxState, after_thinking, scan_boxes
-from recipe.treepo.answers.compare import Question, compare_text
+from recipe.treepo.answers.compare import compare_text
+from recipe.treepo.answers.question import Question
 from recipe.treepo.answers.spelling import normalize
 from recipe.treepo.answers.statements import stated_answer
 from recipe.treepo.answers.truth import MAX_ANSWER_CHARS, read_truth

@@ -12,6 +12,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from helpers.configs import DATA
 from helpers.paths import ROOT
 from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import EVALUATION_PAGE, TRAINING_PAGE
@@ -88,12 +89,32 @@ def test_rules_between_keys_are_checked_before_verl_is_imported(module, empty):
 
 
 def test_where_hydra_stops_our_problems_are_reported_too(empty):
-    done = run("main_treepo", *TINY, "treepo.dept=5", "treepo.depth=x", "trainer.foo=1", folder=empty)
+    done = run("main_treepo", *TINY, "treepo.dept=5", "treepo.depth=x", "~trainer.foo", folder=empty)
     assert (done.returncode, done.stdout, imported(done)) == (1, "", [])
-    assert "Could not override 'trainer.foo'" in done.stderr and "2 problem(s)" in done.stderr
+    assert "Could not delete from config" in done.stderr and "2 problem(s)" in done.stderr
     assert "treepo.dept=5: " in done.stderr
     assert "treepo.depth=x: " in done.stderr
     assert os.listdir(empty) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_keys_that_verl_does_not_have_are_reported_with_all_other_problems(module, empty):
+    arguments = [*TINY, "treepo.depth=x", "trainer.foo=1", "data.train_batchsize=4"]
+    arguments += ["evaluation.out_dir=out"] if module == "main_eval" else ["actor_rollout_ref.rollout.top_p=2"]
+    done = run(module, *arguments, "--dry-run", folder=empty)
+    assert (done.returncode, done.stdout, imported(done)) == (1, "", [])
+    keys = ["trainer.foo=1: ", "data.train_batchsize=4: ", "treepo.depth=x: "]
+    keys += [] if module == "main_eval" else ["actor_rollout_ref.rollout.top_p=2: "]
+    assert f"{len(keys)} problem(s)" in done.stderr and all(key in done.stderr for key in keys)
+    assert os.listdir(empty) == []
+
+
+def test_names_of_verls_registries_are_reported_with_all_other_problems(empty):
+    loss = "actor_rollout_ref.actor.policy_loss.loss_mode=gspoo"
+    done = run("main_treepo", *TINY, loss, "trainer.resume_mode=resume_path", "--dry-run", folder=empty)
+    assert (done.returncode, done.stdout) == (1, "") and "Traceback" not in done.stderr
+    assert "2 problem(s)" in done.stderr and f"{loss}: " in done.stderr
+    assert "Use actor_rollout_ref.actor.policy_loss.loss_mode=gspo." in done.stderr
 
 
 def test_a_dry_run_of_several_configurations_is_refused(empty):
@@ -133,7 +154,7 @@ def test_a_dry_run_of_an_evaluation_prints_its_runs_and_yaml_and_writes_nothing(
 def test_a_run_is_checked_first_and_then_trains_with_the_same_configuration(empty):
     arguments = [*TINY, f"actor_rollout_ref.model.path={ROOT}/tiny/model", "hydra.run.dir=run", "treepo.retries=5"]
     # Any existing file will do: columns are checked only in files named .parquet.
-    arguments += [f"data.{name}_files={__file__}" for name in ("train", "val")]
+    arguments += [f"data.{name}_files={DATA}" for name in ("train", "val")]
     before = """
 from omegaconf import OmegaConf
 checked, prepare = [], entry_point.prepare
@@ -159,7 +180,7 @@ entry_point.prepare, entry_point.train = remember, train
 
 def test_a_failed_run_ends_with_its_cause(empty):
     arguments = [*TINY, f"actor_rollout_ref.model.path={ROOT}/tiny/model", "hydra.run.dir=run"]
-    arguments += [f"data.{name}_files={__file__}" for name in ("train", "val")]
+    arguments += [f"data.{name}_files={DATA}" for name in ("train", "val")]
     arguments.append("trainer.default_local_dir=mine/checkpoints")
     before = """
 from recipe.treepo.verl_adapters import run

@@ -12,7 +12,7 @@ from recipe.treepo.settings.values import ConfigError, ConfigProblem
 CONFIG = ROOT / "recipe/treepo/config"
 
 
-YAML = CONFIG / "treepo_trainer.yaml"
+DATA = ROOT / "tests/helpers/data.jsonl"
 
 
 def config_of(treepo: dict | None = None, **changes) -> DictConfig:
@@ -35,7 +35,7 @@ def config_of(treepo: dict | None = None, **changes) -> DictConfig:
             },
             "algorithm": {"adv_estimator": "treepo"},
             "trainer": {"use_v1": True, "v1": {"trainer_mode": "treepo_sync"}},
-            "data": {"train_files": str(YAML), "val_files": [str(YAML)]},
+            "data": {"train_files": str(DATA), "val_files": [str(DATA)]},
         }
     )
     for key, value in changes.items():

@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from helpers.paths import ROOT
+from recipe.treepo.settings.verl_keys import FORMER
 
 FOLDERS = ("recipe/treepo", "benchmarks", "data_prep", "examples", "scripts", "tiny", "tests/helpers")
 # This module names other packages without using them.
@@ -441,6 +442,7 @@ ONLY_IN_DATACLASSES = (
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class",
     "actor_rollout_ref.rollout.enable_sleep_mode",
     "critic.fsdp.mixed_precision",
+    "critic.ppo_infer_max_token_len_per_gpu",
 )
 _KEY = re.compile(rf"(?:{'|'.join(GROUPS)})(?:\.(?!py\b)[a-z_][a-z0-9_]*)+")
 
@@ -508,7 +510,7 @@ def keys_of_ours() -> dict[str, list[str]]:
         elif "/config/" in file:
             written = OmegaConf.to_container(OmegaConf.create(text))
             keys = {key for key in _yaml_keys(written or {}) if key.partition(".")[0] in GROUPS}
-        for key in keys:
+        for key in keys - FORMER.keys():
             found.setdefault(key, []).append(file)
     return found
 

@@ -22,12 +22,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from helpers.configs import config_of, problems_of
 from helpers.paths import ROOT
+from helpers.verl_mistakes import MISTAKES, make_files, tiny_with
 from recipe.treepo.command_line.arguments import read_command_line
+from recipe.treepo.command_line.verl_overrides import with_known_keys
 from recipe.treepo.evaluation.settings import load_evaluation
+from recipe.treepo.settings.code_rules import package_problems
 from recipe.treepo.settings.schema import InteractionSettings
 from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
+from recipe.treepo.settings.verl_values import type_problems
+from recipe.treepo.verl_adapters.run import call_problems, dataclass_problems, name_problems
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
 
 RECORD = Path(__file__).with_name("messages.txt")
@@ -36,7 +41,7 @@ LATER = {
     "dump_disk_full",
     *("hub_access", "hub_offline", "hub_unknown", "hub_unreachable"),
     *("engine_vendor", "folder_in_use", "model_not_loaded", "more_wrong_rows", "no_rows", "other_samples"),
-    *("unknown_estimator", "wrong_row"),
+    "wrong_row",
 }
 WRONG_VALUES = {
     "depth": 0,
@@ -154,6 +159,7 @@ EVALUATIONS: list[dict[str, Any]] = [
     {"evaluation": {"n": None}, "actor_rollout_ref": {"rollout": {"val_kwargs": {"n": None}}}},
     {"actor_rollout_ref": {"rollout": {"val_kwargs": {"temperature": -1, "top_p": 7, "top_k": 0}}}},
     {"actor_rollout_ref": {"rollout": {"agent": {"default_agent_loop": "tool_agent"}}}},
+    {"actor_rollout_ref": {"rollout": {"response_length": 0}}},
 ]
 TALK = """
 from recipe.treepo.interaction import Interaction
@@ -245,12 +251,31 @@ def examples() -> Iterator[ConfigProblem]:
     yield from filter(None, [unused_cache_block(validate(short, check_files=False), short)])
     for flags in (["--full"], ["--dry-run", "--multirun"]):
         yield from read_command_line(flags).name_problems
+    yield from examples_with_verls_keys()
     Path("talk.py").write_text(TALK)
     for path, name in (("none.py", "Talk"), *(("talk.py", name) for name in ("Tlak", "Other", "Late"))):
         yield from interaction_problems(InteractionSettings(path=path, name=name))
     yield from interaction_problems(InteractionSettings(path="talk.py", name="Talk", options={"x": 1}))
     tools = {"format": "xyz", "function_tool_path": "talk.py"}
     yield from tool_problems(OmegaConf.create({"actor_rollout_ref": {"rollout": {"multi_turn": tools}}}))
+
+
+def examples_with_verls_keys() -> Iterator[ConfigProblem]:
+    make_files(Path())
+    for mistake in MISTAKES:
+        with pytest.raises(ConfigError) as caught:
+            validate(tiny_with(mistake.overrides), check_files=False)
+        yield from caught.value.problems
+    yield from with_known_keys(read_command_line(["preset=tiny", "data.train_batchsize=3"])).name_problems
+    types = "data.shuffle=no actor_rollout_ref.actor.data_loader_seed=one reward.custom_reward_function=my.py"
+    yield from type_problems(tiny_with(types), tiny_with(""))
+    yield from package_problems(tiny_with("trainer.logger=swanlab"))
+    yield from name_problems(tiny_with("actor_rollout_ref.actor.policy_loss.loss_mode=gspoo"))
+    yield from dataclass_problems(tiny_with("+actor_rollout_ref.actor.foo=2"))
+    yield from dataclass_problems(tiny_with("actor_rollout_ref.rollout.trace.max_samples_per_step_per_worker=-1"))
+    optimizer = "actor_rollout_ref.actor.optim.optimizer"
+    yield from call_problems(tiny_with(f"+ray_kwargs.ray_init.num_cpu=3 {optimizer}=AdamX"))
+    yield from call_problems(tiny_with(f"{optimizer}_impl=nowhere"))
 
 
 def messages() -> str:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl.workers.engine import EngineRegistry
 
 from helpers.composition import composed
-from helpers.configs import CONFIG, YAML, briefly, broken_rules, config_of, problems_of
+from helpers.configs import CONFIG, DATA, briefly, broken_rules, config_of, problems_of
 from helpers.objectives import OBJECTIVES, PENALTY
 from recipe.treepo.main_treepo import prepare, train
 from recipe.treepo.search.stopping import FinishReason
@@ -52,7 +52,7 @@ def test_all_problems_are_reported_at_once_in_their_order():
     config = config_of(
         {"init_divergence": 9, "segment_length": 20, "min_response_length": 100},
         data__train_files="/nowhere/train.parquet",
-        data__val_files=["/nowhere/val.parquet", str(YAML)],
+        data__val_files=["/nowhere/val.parquet", str(DATA)],
         actor_rollout_ref__model__path="./nowhere",
         actor_rollout_ref__rollout__temperature=0,
         trainer__v1__trainer_mode="sync",
@@ -89,9 +89,9 @@ def test_files_that_verl_cannot_read_are_problems_before_anything_starts(tmp_pat
         "prompt, data_source, reward_model",
     ]
     assert all(f"`python -m recipe.treepo.data_prep.check {problem.value}`" in problem.remedy for problem in problems)
-    validate(config_of(data__val_files=names[1], data__prompt_key="question"))
+    validate(config_of(data__train_files=names[1], data__val_files=names[1], data__prompt_key="question"))
     # a custom data set class has its own columns
-    validate(config_of(data__val_files=names[2], data__custom_cls={"path": "mine.py"}))
+    validate(config_of(data__val_files=names[2], data__custom_cls={"path": "mine.py", "name": "Rows"}))
 
 
 def test_a_folder_for_trees_is_checked_before_anything_starts(tmp_path, monkeypatch):
@@ -304,7 +304,10 @@ def test_verls_own_keys_that_trees_depend_on_are_checked():
 def test_values_that_are_not_numbers_are_problems_not_tracebacks():
     name = "actor_rollout_ref.rollout"
     config = config_of(actor_rollout_ref__rollout__n="abc", actor_rollout_ref__rollout__response_length=None)
-    assert broken_rules(config) == [f"{name}.n=abc: number", f"{name}.response_length=None: number"]
+    assert broken_rules(config) == [f"{name}.response_length=null: verl_number", f"{name}.n=abc: verl_number"]
+    with pytest.raises(ConfigError) as caught:
+        validate_trees(config)
+    assert briefly(caught.value.problems) == [f"{name}.n=abc: number", f"{name}.response_length=None: number"]
 
 
 def test_with_the_plain_sampler_the_shape_of_trees_does_not_matter():
@@ -406,7 +409,6 @@ def test_weights_of_shared_tokens_need_our_trainer_and_a_loss_that_reads_them():
         ((2, 1, 1), (1, 1), "treepo_separate_async", True),
         ((2, 3, 1), (2, 4), "sync", False),
         ((2, 3, 2), (3, 4), "treepo_colocate_async", True),
-        ((2, 1, 1), (1, "two"), "treepo_sync", True),
     ],
 )
 def test_servers_have_to_divide_the_gpus(sizes, gpus, mode, fits):
@@ -442,7 +444,11 @@ def test_a_misspelt_estimator_is_answered_with_those_that_there_are():
     with pytest.raises(ConfigError) as caught:
         prepare(composed("preset=tiny", "algorithm.adv_estimator=treepo_segmnt"), [], dry_run=True)
     (problem,) = caught.value.problems
-    assert briefly([problem]) == ["algorithm.adv_estimator=treepo_segmnt: unknown_estimator"]
+    assert briefly([problem]) == ["algorithm.adv_estimator=treepo_segmnt: unregistered_name"]
+    assert problem.remedy == "Use algorithm.adv_estimator=treepo_segment."
+    with pytest.raises(ConfigError) as caught:
+        prepare(composed("preset=tiny", "algorithm.adv_estimator=mine"), [], dry_run=True)
+    (problem,) = caught.value.problems
     assert problem.remedy.startswith("Use one of gae, gdpo, gpg, grpo,")
     assert problem.remedy.endswith("treepo, treepo_segment, treerl, treerpo.")
 
@@ -558,6 +564,9 @@ def test_the_critic_is_set_up_like_the_actor(platform):
 
 # --- shipped configurations ------------------------------------------------------------------------------------
 
+# Without a preset, verl's default is to require a size of micro-batches.
+BY_TOKENS = "actor_rollout_ref.actor.use_dynamic_bsz=True"
+
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("preset", ["tiny", "gpu"])
@@ -575,7 +584,7 @@ def test_every_named_tree_is_tested():
 
 @pytest.mark.parametrize("tree", TREES)
 def test_every_named_tree_composes_and_keeps_the_rules(tree):
-    config = composed(f"tree={tree}")
+    config = composed(f"tree={tree}", BY_TOKENS)
     settings = validate(config, check_files=False)
     assert shape_of(settings, config) == TREES[tree]
     scales = tree.startswith("scaling")
@@ -597,7 +606,10 @@ def test_a_named_tree_wins_over_the_preset(tree):
 
 def test_the_command_line_wins_over_a_named_tree():
     settings = validate(
-        composed("treepo.depth=7", "tree=paper_best", "treepo.segment_length=1024", "treepo.fallback.start=early"),
+        composed(
+            *("treepo.depth=7", "tree=paper_best", "treepo.segment_length=1024", "treepo.fallback.start=early"),
+            BY_TOKENS,
+        ),
         check_files=False,
     )
     assert (settings.depth, settings.segment_length, settings.branching.init_divergence) == (7, 1024, (2, 8))
@@ -605,7 +617,7 @@ def test_the_command_line_wins_over_a_named_tree():
 
 
 def test_the_papers_runs_are_as_published_and_differ_at_the_root():
-    best, fixed = composed("tree=paper_best"), composed("tree=paper_fixed")
+    best, fixed = composed("tree=paper_best", BY_TOKENS), composed("tree=paper_fixed", BY_TOKENS)
     settings = validate(best, check_files=False)
     assert (settings.fallback.start, settings.fallback.order, settings.fallback.point) == ("dry", "random", "boundary")
     assert settings.fallback.self_ended_only and settings.answer_needs_eos
@@ -655,7 +667,12 @@ def test_packed_training_is_one_setting_for_actor_and_critic(platform):
     ],
 )
 def test_limits_of_packed_training_are_named_with_the_key_and_both_remedies(override, rule_id):
-    config = composed("preset=tiny", "algorithm.adv_estimator=gae", override)
+    # what these values need without packed training
+    other = ["actor_rollout_ref.model.use_remove_padding=True", "critic.model.use_remove_padding=True"]
+    other += ["trainer.n_gpus_per_node=2", "distillation.nnodes=1"]
+    if override.endswith("megatron"):
+        other += ["model_engine=megatron", "critic.strategy=megatron"]
+    config = composed("preset=tiny", "algorithm.adv_estimator=gae", *other, override)
     validate(config, check_files=False)
     config.treepo.packed_training = True
     with pytest.raises(ConfigError) as caught:

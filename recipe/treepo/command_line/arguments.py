@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from recipe.treepo.settings.schema import FREE_GROUP, GROUPS, KEYS
 from recipe.treepo.settings.schema import SEE as SEE_TREEPO
@@ -54,6 +55,7 @@ class CommandLine:
         value_problems: Wrong values in our groups; needed only if Hydra cannot compose, since composing finds them,
         too.
         for_hydra_only: Whether Hydra only shows something, or composes several configurations.
+        known: Configuration of the chosen groups without other overrides, None if it was not composed.
     """
 
     arguments: list[str]
@@ -63,6 +65,7 @@ class CommandLine:
     dry_run: bool
     full: bool
     for_hydra_only: bool
+    known: DictConfig | None = None
 
 
 def read_command_line(arguments: Sequence[str], groups: Sequence[OwnGroup] = (TREEPO,)) -> CommandLine:
@@ -77,7 +80,7 @@ def read_command_line(arguments: Sequence[str], groups: Sequence[OwnGroup] = (TR
     for argument in arguments:
         if argument in own_flags:
             continue
-        override = _parsed(argument)
+        override = parsed_override(argument)
         key, value = (override.key_or_group, override.value()) if override else (_key(argument), None)
         group = next((group for group in groups if holds(group.name, key)), None)
         if group is None:
@@ -117,11 +120,12 @@ def _flag_problems(flags: set[str]) -> list[ConfigProblem]:
     return problems
 
 
-def _parsed(argument: str) -> Override | None:
+def parsed_override(argument: str) -> Override | None:
+    """Return the parsed override, None for a flag or what Hydra's grammar rejects."""
     try:
         return OverridesParser.create().parse_override(argument)
     except HydraException:
-        return None  # a flag of Hydra or its value, or an override that Hydra will reject
+        return None
 
 
 def _key(argument: str) -> str:

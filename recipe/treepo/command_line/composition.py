@@ -62,11 +62,16 @@ def without_importing_verl(arguments: Sequence[str]) -> list[str]:
     search path are returned unchanged.
     """
     folder = verl_config_folder()
-    other = (*_OTHER_CONFIG_FLAGS, "hydra.searchpath")
-    if folder is None or any(argument.lstrip("+").partition("=")[0] in other for argument in arguments):
+    if folder is None or names_other_configuration(arguments):
         return list(arguments)
     quoted = f"file://{folder}".replace("'", "\\'")
     return add_overrides(arguments, [f"hydra.searchpath=['{quoted}']"])
+
+
+def names_other_configuration(arguments: Sequence[str]) -> bool:
+    """Return whether the arguments name another configuration than this recipe's, or another search path."""
+    other = (*_OTHER_CONFIG_FLAGS, "hydra.searchpath")
+    return any(argument.lstrip("+").partition("=")[0] in other for argument in arguments)
 
 
 def add_overrides(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:

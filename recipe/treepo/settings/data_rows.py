@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from recipe.treepo.answers.compare import Question, compare_text
+from recipe.treepo.answers.compare import compare_text
+from recipe.treepo.answers.question import Question
 from recipe.treepo.answers.spelling import normalize, read_number
 from recipe.treepo.answers.truth import MAX_ANSWER_CHARS, lacks_answer, read_truth
 from recipe.treepo.settings.schema import REPLACED_AGENTS

@@ -66,13 +66,13 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[ConfigP
 
 def _server_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check verl's assertion on GPUs per server before the model is loaded (``engine_workers.py``, ``init_model``)."""
-    if "separate" in (OmegaConf.select(config, "trainer.v1.trainer_mode") or ""):  # servers have their own GPUs
+    if "separate" in str(OmegaConf.select(config, "trainer.v1.trainer_mode")):  # servers have their own GPUs
         return []
     rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
     sizes = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
     parts = [rollout.get(size) or 1 for size in sizes]
     machines, each = trainer.get("nnodes") or 1, trainer.get("n_gpus_per_node")
-    if not all(isinstance(number, int) for number in (*parts, machines, each)):  # verl reports it
+    if not all(isinstance(number, int) for number in (*parts, machines, each)):  # verl_values.py reports it
         return []
     server, gpus = math.prod(parts), machines * each
     if gpus % server == 0:

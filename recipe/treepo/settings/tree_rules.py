@@ -24,9 +24,16 @@ from recipe.treepo.settings.schema import (
     TreePOSettings,
     leads_conversations,
 )
-from recipe.treepo.settings.values import ConfigProblem, WrongValue, integer
+from recipe.treepo.settings.values import ConfigProblem, WrongValue, integer, is_number
 
 ROLLOUT = "actor_rollout_ref.rollout"
+# Keys of the rollout and, in verl's yaml, the keys that set them.
+LENGTHS = {"prompt_length": "data.max_prompt_length", "response_length": "data.max_response_length"}
+# Engines that do not fit trees, with the reason (verl/workers/rollout/*/async_*_server.py, generate).
+UNFIT_ENGINES = {
+    "trtllm": "verl's TensorRT-LLM server ignores the length limit of a request, so trees cannot stop at segment ends",
+    "sglang": "verl's SGLang server does not return cached tokens, so the token counts of trees would be wrong",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,7 @@ class Rollout:
         max_model_len: Context length of the engine, None for the model's.
         ignore_eos: Whether end tokens are ignored.
         agent: Default agent loop, None for verl's choice.
+        engine: Name of the engine, None if unknown.
         routing_replay: Whether verl replays the routing of experts.
     """
 
@@ -55,6 +63,7 @@ class Rollout:
     max_model_len: int | None
     ignore_eos: bool
     agent: str | None
+    engine: str | None
     routing_replay: bool
 
 
@@ -69,12 +78,19 @@ def read_rollout(config: DictConfig, problems: list[ConfigProblem], **given: Any
         return OmegaConf.select(config, f"{ROLLOUT}.{key}")
 
     wrong = len(problems)
-    for key in ("n", "response_length", "prompt_length", "temperature"):
+    for key in ("n", "response_length", "prompt_length"):
         value = given.setdefault(key, read(key))
-        if not isinstance(value, int | float):
-            problems.append(
-                ConfigProblem("number", f"{ROLLOUT}.{key}", value, "must be a number", f"Set {ROLLOUT}.{key}.")
-            )
+        try:
+            integer()(value)
+        except WrongValue as error:
+            name = LENGTHS.get(key, "")
+            if not name or value is None or OmegaConf.select(config, name) != value:
+                name = f"{ROLLOUT}.{key}"
+            problems.append(ConfigProblem("number", name, value, str(error), f"Use {name}=8, for example."))
+    value = given.setdefault("temperature", read("temperature"))
+    if not is_number(value):
+        name = f"{ROLLOUT}.temperature"
+        problems.append(ConfigProblem("number", name, value, "must be a number", f"Use {name}=1.0."))
     if len(problems) > wrong:
         return None
     numbers = {
@@ -83,6 +99,7 @@ def read_rollout(config: DictConfig, problems: list[ConfigProblem], **given: Any
         "max_model_len": read("max_model_len"),
         "ignore_eos": bool(read("ignore_eos")),
         "agent": read("agent.default_agent_loop"),
+        "engine": read("name"),
         "routing_replay": bool(read("enable_rollout_routing_replay")),
     }
     return Rollout(**(numbers | given))
@@ -347,7 +364,7 @@ def _listed(rules: tuple[FinishReason, ...]) -> str:
 def context_problems(rollout: Rollout) -> list[ConfigProblem]:
     """Check that the engine's context holds the longest prompt and response."""
     needed, room = rollout.prompt_length + rollout.response_length, rollout.max_model_len
-    if room is None or room >= needed:
+    if room is None or not is_number(room) or room >= needed:
         return []
     rule = f"a path of full length needs {needed} tokens (prompt_length + response_length)"
     return [
@@ -373,6 +390,9 @@ def _rollout_problems(settings: TreePOSettings, rollout: Rollout) -> list[Config
         problems.append(
             ConfigProblem("other_agent", f"{ROLLOUT}.agent.default_agent_loop", rollout.agent, rule, remedy)
         )
+    if rollout.engine in UNFIT_ENGINES:
+        rule, remedy = UNFIT_ENGINES[rollout.engine], f"Use {ROLLOUT}.name=vllm, or treepo.sampler=plain."
+        problems.append(ConfigProblem("unfit_engine", f"{ROLLOUT}.name", rollout.engine, rule, remedy))
     if rollout.routing_replay:
         key, rule = f"{ROLLOUT}.enable_rollout_routing_replay", "trees do not record the routing of experts"
         problems.append(ConfigProblem("routing_replay", key, True, rule, "Use false, or treepo.sampler=plain."))

@@ -1,21 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training run with verl: checks that need verl, and the call of ``main_ppo``."""
 
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import ray
+from hydra.errors import InstantiationException
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
+from verl.checkpoint_engine import CheckpointEngineRegistry
+from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
-from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
-from verl.utils.config import validate_config
+from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.utils.device import auto_set_device
+from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from recipe.treepo.console.capture import release
 from recipe.treepo.settings.files import is_missing_file
 from recipe.treepo.settings.schema import PACKED_VENDOR, Console, TreePOSettings
+from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
+from recipe.treepo.settings.verl_keys import leaves
+from recipe.treepo.settings.verl_values import ACTOR, REGISTERED, ROLLOUT, foreign_names, nearest_name
 from recipe.treepo.verl_adapters.console import train_with_console
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
+
+
+def name_problems(config: DictConfig) -> list[ConfigProblem]:
+    """Check names against verl's registries, to which plugins add; verl looks them up after Ray has started."""
+    problems = []
+    for key, name in foreign_names(config).items():
+        registered = sorted({*_registered(key), *(choice for choice in REGISTERED[key] if choice)})
+        if name not in registered:
+            rule, remedy = "is not a name that verl or a plugin registers", nearest_name(key, name, registered)
+            problems.append(ConfigProblem("unregistered_name", key, name, rule, remedy))
+    return problems
+
+
+def _registered(key: str) -> list[str]:
+    """Return the names in the registry of a key. Some imports take seconds, so they wait until a name needs them."""
+    registry: Iterable[Any]
+    match key.rpartition(".")[2]:
+        case "adv_estimator":
+            registry = ADV_ESTIMATOR_REGISTRY
+        case "loss_mode":
+            registry = POLICY_LOSS_REGISTRY
+        case "default_agent_loop":
+            registry = _agent_loop_registry
+        case "backend":
+            registry = CheckpointEngineRegistry._registry
+        case "trainer_mode":
+            from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+
+            registry = TRAINER_REGISTRY
+        case _ if key == "reward.reward_manager.name":
+            from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
+
+            registry = REWARD_MANAGER
+        case _:
+            registry = RolloutReplicaRegistry._registry
+    return [str(name) for name in registry]
 
 
 def check_with_verl(config: DictConfig, settings: TreePOSettings) -> None:
@@ -27,22 +79,103 @@ def check_with_verl(config: DictConfig, settings: TreePOSettings) -> None:
             a dry run.
 
     Raises:
-        ConfigError: with the problems in the user's code, or an unknown estimator.
+        ConfigError: with the problems in the user's code, or those that verl finds.
     """
     problems = tool_problems(config)
     if not is_missing_file(settings.interaction.path):
         problems = interaction_problems(settings.interaction) + problems
-    if problems:
+    if problems := problems + dataclass_problems(config) + list(call_problems(config)):
         raise ConfigError(problems)
-    estimator, known = config.algorithm.adv_estimator, sorted(map(str, ADV_ESTIMATOR_REGISTRY))
-    if estimator not in known:
-        # verl would fail only after the first rollouts.
-        rule, remedy = "is not a registered estimator", f"Use one of {', '.join(known)}."
-        raise ConfigError([ConfigProblem("unknown_estimator", "algorithm.adv_estimator", estimator, rule, remedy)])
     # verl's critic dataclass loads the model's tokenizer immediately, if needed from the hub. No rule reads it.
     config = config.copy()
     config.critic.model = None
-    validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    try:
+        validate_config(
+            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+        )
+    except Exception as error:  # verl raises several types, most without the key
+        raise ConfigError([_verls_problem(config, "", error)]) from error
+
+
+def dataclass_problems(config: DictConfig) -> list[ConfigProblem]:
+    """Build verl's configuration objects, as its workers do after Ray has started.
+
+    An object with an unknown key is not built.
+    """
+    groups = [ACTOR, ROLLOUT, "algorithm", "trainer.v1.separate_async.hybrid_rollout"]
+    groups += ["critic"] if has_critic(config) else []
+    problems = []
+    for name in groups:
+        group = OmegaConf.select(config, name)
+        if not OmegaConf.is_dict(group) or not str(group.get("_target_")).startswith("verl."):
+            continue
+        group = group.copy()
+        if name == "critic":
+            group.model = None  # see check_with_verl
+        found = list(_undeclared(group, name))
+        if not found:
+            try:
+                omega_conf_to_dataclass(group)
+            except Exception as error:  # verl raises several types, most without the key
+                found = [_verls_problem(config, name, error)]
+        problems += found
+    return problems
+
+
+def call_problems(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Check names that verl passes to Ray and looks up in the optimizer's module."""
+    key, allowed = "ray_kwargs.ray_init", list(inspect.signature(ray.init).parameters)
+    for name in OmegaConf.select(config, key) or ():
+        if name not in allowed and not str(name).startswith("_"):
+            near = get_close_matches(str(name), allowed, n=1)
+            value = config.ray_kwargs.ray_init[name]
+            remedy = f"Use +{key}.{near[0]}={value}." if near else "Leave it out."
+            yield ConfigProblem("ray_argument", f"{key}.{name}", value, "ray.init has no such argument", remedy)
+    for key in (f"{ACTOR}.optim", *(["critic.optim"] if has_critic(config) else [])):
+        module, name = (OmegaConf.select(config, f"{key}.{part}") for part in ("optimizer_impl", "optimizer"))
+        if module is None or OmegaConf.select(config, "actor_rollout_ref.model.external_lib") is not None:
+            continue  # other engines than FSDP have their own optimizers
+        try:
+            loaded = import_module(module)
+        except ImportError as error:
+            rule = f"cannot be imported ({' '.join(str(error).split())})"
+            yield ConfigProblem(
+                "optimizer_module", f"{key}.optimizer_impl", module, rule, f"Use {key}.optimizer_impl=torch.optim."
+            )
+            continue
+        if not hasattr(loaded, name):
+            remedy = nearest_name(f"{key}.optimizer", name, [found for found in vars(loaded) if found[:1].isupper()])
+            yield ConfigProblem("optimizer_name", f"{key}.optimizer", name, f"{module} has no such optimizer", remedy)
+
+
+def _undeclared(group: DictConfig, name: str) -> Iterator[ConfigProblem]:
+    """Yield the keys that verl's dataclass of the group or of a group inside it does not have."""
+    target = group.get("_target_")
+    known = [field.name for field in fields(get_class(target))] if target else None
+    for key in group:
+        if OmegaConf.is_missing(group, key) or key == "_target_":
+            continue
+        inner, full = group[key], f"{name}.{key!s}"
+        if known is not None and key not in known:
+            similar = get_close_matches(str(key), known, n=1)
+            remedy = f"Use {name}.{similar[0]}={inner}." if similar else "Leave it out."
+            yield ConfigProblem("undeclared_key", full, inner, "verl has no such key", remedy)
+        elif OmegaConf.is_dict(inner) and inner.get("_target_"):
+            yield from _undeclared(inner, full)
+
+
+def _verls_problem(config: DictConfig, group: str, error: Exception) -> ConfigProblem:
+    """Return an error of verl as a problem of the key that its message names, or else of the group."""
+    found = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+    text, _, place = str(found).partition("full_key:")  # errors of omegaconf
+    rule = " ".join(text.split()).rstrip(".") or f"verl raises {type(found).__name__}"
+    keys = [key for key, _ in leaves(OmegaConf.to_container(config)) if f"{key}.".startswith(group)]
+    words = re.findall(r"[\w.]+", rule)
+    named = place.split()[:1] + [key for word in words for key in keys if key == word or key.endswith(f".{word}")]
+    key = next(iter(named), group or "verl")
+    value = OmegaConf.select(config, key)
+    shown = "..." if value is None or OmegaConf.is_config(value) else value
+    return ConfigProblem("verls_rule", key, shown, rule, "Change this key, or those named in the rule.")
 
 
 def train(config: DictConfig, settings: TreePOSettings, *, early: Path | None = None) -> int:
