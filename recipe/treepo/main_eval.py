@@ -39,11 +39,11 @@ from recipe.treepo.evaluation.records import ProblemResult, Records, RecordsErro
 from recipe.treepo.evaluation.report import write_report
 from recipe.treepo.evaluation.scoring import Scorer
 from recipe.treepo.evaluation.settings import EvaluationSettings, Run, load_evaluation
-from recipe.treepo.evaluation.summary import summarize
+from recipe.treepo.evaluation.summary import errors_of, summarize
 from recipe.treepo.evaluation.tree_dump import EvaluationDump
 from recipe.treepo.main_treepo import use_plugin
 from recipe.treepo.settings.hub_models import hub_problems
-from recipe.treepo.settings.training_rules import is_our_reward
+from recipe.treepo.settings.training_rules import is_our_reward, reward_name
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
 
@@ -146,7 +146,7 @@ def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
             for own in records.values():
                 own.set_aside()
             failures = _sample(config, settings, records, problems, model.tokenizer, eos_token_ids(model))
-        return _report(settings, records, problems, failures)
+        return _report(settings, records, problems, failures, reward_name(config))
 
 
 def _sample(
@@ -198,6 +198,7 @@ def _report(
     records: Mapping[Run, Records],
     problems: Sequence[EvaluationProblem],
     failures: Sequence[str],
+    reward: str,
 ) -> int:
     resamples, confidence = settings.bootstrap, settings.confidence
     sources = list(dict.fromkeys(problem.data_source for problem in problems))
@@ -221,13 +222,43 @@ def _report(
     folder = Path(settings.out_dir).expanduser()
     facts = {run.name: records[run].fingerprint for run in summaries}
     missing = {run.name: len(problems) - len(own.results) for run, own in records.items()}
-    print("\n" + write_report(folder, summaries, facts=facts, notes=notes(settings, missing)))
+    errors = reward_errors({run.name: records[run].results for run in summaries}, reward)
+    if errors is not None:
+        print(f"warning: {errors}", file=sys.stderr)
+    print("\n" + write_report(folder, summaries, facts=facts, notes=notes(settings, missing, errors)))
     print(f"written: {folder}/report.md, report.json, report.png; samples: {folder}/samples")
     return 1 if failures else 0
 
 
-def notes(settings: EvaluationSettings, missing: Mapping[str, int]) -> list[str]:
-    """Return notes for readers of the tables; ``missing`` is the number of missing problems by run."""
+def reward_errors(results: Mapping[str, Sequence[ProblemResult]], reward: str) -> str | None:
+    """Return a sentence on trajectories without a finite score, with the first problem of each run; None without any.
+
+    Args:
+        results: Results by run.
+        reward: Name of the reward function.
+    """
+    found = []
+    for run, own in results.items():
+        failed = [result for result in sorted(own, key=lambda one: (one.data_source, one.row)) if errors_of(result)]
+        if failed:
+            number, first = sum(len(errors_of(result)) for result in failed), failed[0]
+            place = f"{first.data_source}, row {first.row}, {errors_of(first)[0]}"
+            found.append(f"{number:,} of {run} (first: {place})")
+    if not found:
+        return None
+    return (
+        f"Trajectories for which {reward} gave no finite number, counted as wrong: {'; '.join(found)}. "
+        "Correct it and sample again with evaluation.restart=true."
+    )
+
+
+def notes(settings: EvaluationSettings, missing: Mapping[str, int], errors: str | None = None) -> list[str]:
+    """Return notes for readers of the tables.
+
+    Args:
+        missing: Number of missing problems by run.
+        errors: Sentence on reward errors, None without any.
+    """
     lines = [
         f"Accuracies with {settings.confidence:.0%} bootstrap intervals over problems; overall: the mean over the data "
         "sets. Tokens and calls are the engine's own counts, summed over the problems; prompt tokens are split into "
@@ -236,7 +267,7 @@ def notes(settings: EvaluationSettings, missing: Mapping[str, int]) -> list[str]
     ]
     if missing_text := ", ".join(f"{number} of {run}" for run, number in missing.items() if number):
         lines.append(f"Missing problems, not counted in any number: {missing_text}. The same command samples them.")
-    return lines
+    return lines if errors is None else [*lines, errors]
 
 
 # --- command line ----------------------------------------------------------------------------------------------

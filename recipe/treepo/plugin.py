@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TextIO
 
 # verl module with a registry -> our modules that register there on import
 REGISTRATIONS = {
@@ -49,10 +50,29 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
+class _LastResort(logging.StreamHandler[TextIO]):
+    """Print records that no root handler takes: importing vLLM's server raises the levels of all root handlers."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if all(record.levelno < handler.level for handler in logging.root.handlers):
+            super().emit(record)
+
+
+def _show_warnings() -> None:
+    """Make our warnings independent of the root logger's level."""
+    logger = logging.getLogger("recipe.treepo")
+    if not logger.handlers:
+        handler = _LastResort()
+        handler.setFormatter(logging.Formatter("%(levelname)s:%(asctime)s:%(message)s"))  # verl's format
+        logger.addHandler(handler)
+        logger.setLevel(logging.WARNING)
+
+
 def _install() -> None:
     from recipe.treepo.verl_adapters.cpu import platform
 
     platform.activate()
+    _show_warnings()
     if not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegisterAfterImport())
     for verl_module, own_modules in REGISTRATIONS.items():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from recipe.treepo.answers.boxes import (
     has_complete_box,
     last_boxed,
     scan_boxes,
+    thoughts,
 )
 from recipe.treepo.answers.compare import compare_text
 from recipe.treepo.answers.question import Question
@@ -152,7 +154,7 @@ def test_scanning_takes_time_in_proportion_to_the_length(piece: str) -> None:
     def cpu_seconds(length: int) -> float:
         text = piece * (length // len(piece))
         started = time.process_time()
-        scan_boxes(text), has_complete_box(text), stated_answer(text), after_thinking(text)
+        scan_boxes(text), has_complete_box(text), stated_answer(text), after_thinking(text), thoughts(text)
         return time.process_time() - started
 
     short = long = float("inf")
@@ -359,3 +361,38 @@ def test_answer_imports_nothing_heavy() -> None:
     heavy = ["torch", "ray", "vllm", "verl", "numpy", "sympy", "math_verify", "transformers", "pandas"]
     done = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("a", []),
+        ("<think>a</think>b", ["a"]),
+        ("a<think>b</think>c<think>d</think>e", ["b", "d"]),
+        ("a</think>b", ["a"]),
+        ("a</think>b</think>c", ["a", "b"]),
+        ("a<think>b", ["b"]),
+        ("a</think>b<think>c", ["a", "c"]),
+        ("<think>a<think>b</think>c", ["a<think>b"]),
+        ("<think>a</think>b</think>c", ["a", "b"]),
+        ("<think></think><think>", ["", ""]),
+    ],
+)
+def test_thoughts_by_hand(text, expected):
+    assert [text[begin:end] for begin, end in thoughts(text)] == expected
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "a", "b c", "<", "think>"])).map("".join))
+def test_thoughts_are_apart_and_end_where_the_answer_begins(text):
+    spans = thoughts(text)
+    assert all(begin <= end for begin, end in spans)
+    assert all(end + len("</think>") <= begin for (_, end), (begin, _) in pairwise(spans))
+    after = after_thinking(text)
+    assert text.endswith(after)
+    if spans and spans[-1][1] == len(text):  # unfinished
+        assert after == ""
+    elif spans:
+        assert after == text[spans[-1][1] + len("</think>") :]
+    else:
+        assert after == text

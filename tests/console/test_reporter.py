@@ -156,6 +156,17 @@ def test_several_sources_are_listed_in_the_summary(piped):
     assert sources == "  held-out:   a 0.200 -> 0.400, b 0.400 -> 0.800"
 
 
+def test_rewards_that_were_not_finite_are_summed_up_in_the_summary(piped):
+    start, _ = piped
+    run = start()
+    run.log(1, **{**TREE_STEP, "treepo/reward_errors": 6.0})
+    run.log(2, **{**TREE_STEP, "treepo/reward_errors": 1.0, "val-aux/reward_errors": 2.0})
+    run.log(3, **TREE_STEP)
+    run.reporter.look()
+    lines = summary(run.reporter.totals, 0, [])
+    assert lines[-1] == "  rewards:    9 were not finite numbers; console.log names the first"
+
+
 def test_silence_gets_a_sign_of_life_ever_more_seldom(piped):
     start, shown = piped
     run = start()

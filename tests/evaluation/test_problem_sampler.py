@@ -185,6 +185,41 @@ def test_a_reward_function_that_fails_costs_its_problem_only(tmp_path):
     assert records.done() == {("a", 0), ("b", 0), ("a", 1), ("a", 2), ("b", 2)}
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("mine"), StopIteration()])
+@pytest.mark.parametrize("plain", [True, False])
+def test_an_exit_of_a_reward_function_costs_its_problem_only(tmp_path, plain, error):
+    bench = Bench()
+
+    def exits(**arguments):
+        if arguments["extra_info"]["index"] == 3:
+            raise error
+        return bench.score(**arguments)
+
+    async def exits_in_the_loop(**arguments):
+        return exits(**arguments)
+
+    records = Records(tmp_path / "run.jsonl", {})
+    (failure,) = sample(bench.scored_by(exits if plain else exits_in_the_loop), TREE, 6, records)
+    assert failure.startswith("b, row 1: the reward function failed (") and type(error).__name__ in failure
+    assert len(records.done()) == 5
+
+
+@pytest.mark.parametrize("lost", [float("nan"), float("inf"), {"score": float("nan"), "acc": 1.0}])
+def test_scores_that_are_not_finite_count_as_wrong_and_as_no_right_vote(tmp_path, lost):
+    bench = Bench()
+
+    def sometimes(**arguments):
+        return lost if arguments["extra_info"]["index"] == 3 else bench.score(**arguments)
+
+    records = Records(tmp_path / "run.jsonl", {})
+    assert sample(bench.scored_by(sometimes), TREE, 6, records) == []
+    for result in written(records):
+        failed = (result.data_source, result.row) == ("b", 1)
+        for trajectory in result.trajectories:
+            assert (trajectory.reward_error is not None, trajectory.score is None) == (failed, failed)
+            assert not failed or (trajectory.acc == 0.0 and not trajectory.correct)
+
+
 def test_a_run_is_given_up_when_everything_fails(tmp_path):
     bench, records = Bench(broken=True), Records(tmp_path / "run.jsonl", {})
     failures = sample(bench.sampler(), TREE, 100, records)

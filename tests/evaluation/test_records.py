@@ -2,6 +2,7 @@
 """The sample file: round trip, torn lines, and refusal of other fingerprints."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -118,3 +119,34 @@ def test_a_foreign_file_is_refused_and_stays(tmp_path, content):
 def test_correct_means_an_accuracy_above_one_half():
     good, bad = result(0).trajectories
     assert good.correct and not bad.correct
+
+
+@pytest.mark.parametrize(
+    ("score", "acc", "expected"),
+    [
+        (float("nan"), float("nan"), (None, 0.0, "score=nan, acc=nan")),
+        (float("inf"), 1.0, (None, 0.0, "score=inf")),
+        (0.5, float("-inf"), (0.5, 0.0, "acc=-inf")),
+        (0.5, 1.0, (0.5, 1.0, None)),
+    ],
+)
+def test_numbers_that_are_not_finite_count_as_wrong_and_reach_no_file(score, acc, expected, tmp_path):
+    trajectory = Trajectory(tokens=5, finish_reason="eos", score=score, acc=acc, vote=0, answer="7")
+    assert (trajectory.score, trajectory.acc, trajectory.reward_error) == expected
+    records = Records(tmp_path / "run.jsonl", {})
+    records.append(replace(result(0), trajectories=[trajectory]))
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in records.path.read_text().splitlines()]
+    assert lines[1]["trajectories"][0]["reward_error"] == expected[2]
+    assert Records(tmp_path / "run.jsonl", {}).results[0].trajectories == [trajectory]
+
+
+def test_a_file_with_such_numbers_from_before_is_read_as_wrong(tmp_path):
+    records = Records(tmp_path / "run.jsonl", {})
+    records.append(result(0))
+    text = records.path.read_text().replace('"score": 1.0', '"score": NaN').replace(', "reward_error": null', "")
+    records.path.write_text(text)
+    [read] = Records(tmp_path / "run.jsonl", {}).results
+    assert [(one.score, one.acc, one.reward_error) for one in read.trajectories] == [
+        (None, 0.0, "score=nan"),
+        (-1.0, 0.0, None),
+    ]

@@ -11,6 +11,7 @@ from recipe.treepo.evaluation.report import curves, tables, write_report
 from recipe.treepo.evaluation.scores import Interval
 from recipe.treepo.evaluation.settings import Run
 from recipe.treepo.evaluation.summary import Point, costs_of, covered, scaling_points, summarize
+from recipe.treepo.main_eval import reward_errors
 from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.settings.schema import Sampler, TreePOSettings
 
@@ -185,3 +186,27 @@ def test_the_report_holds_all_numbers_as_json_and_replaces_an_older_one(tmp_path
     assert run["data_sets"]["a"]["passed"]["2"]["value"] == pytest.approx(5 / 12)
     assert run["data_sets"]["overall"]["costs"]["decoded_tokens"] == 200
     assert document["curves"]["b"]["plain"][0]["k"] == 1
+
+
+def test_reward_errors_have_a_column_and_finite_intervals(tmp_path):
+    nan = float("nan")
+    results = [result("a", 0, [0, 1, 2, 2], [1, nan, 0, 0]), result("a", 1, [0, 0, 0, 0], [1, 1, 1, 1]), RESULTS[2]]
+    plain, tree = Run("plain", PLAIN, 4), Run("tree", TreePOSettings(), 4)
+    runs = {plain: summaries(results=results), tree: summaries()}
+    assert [runs[plain][name].reward_errors for name in ("a", "b", "overall")] == [1, 0, 1]
+    assert runs[plain]["a"].mean.value == (1 / 4 + 1) / 2
+    text = write_report(tmp_path, runs, facts={}, notes=[])
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+    assert [row[-1] for row in cells] == ["reward errors", cells[1][-1], "1", "0", "0", "0", "1", "0"]
+    json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert "reward errors" not in tables({tree: summaries()})
+
+
+def test_the_note_on_reward_errors_names_function_and_first_problem():
+    nan = float("nan")
+    results = [result("b", 0, [0, 1], [nan, nan]), result("a", 7, [0, 1], [1, float("inf")]), RESULTS[0]]
+    assert reward_errors({"plain": [RESULTS[0]], "tree": results}, "reward function f of my.py") == (
+        "Trajectories for which reward function f of my.py gave no finite number, counted as wrong: 3 of tree (first: "
+        "a, row 7, acc=inf). Correct it and sample again with evaluation.restart=true."
+    )
+    assert reward_errors({"plain": RESULTS}, "f") is None

@@ -65,7 +65,7 @@ def test_all_metrics_named_in_the_code_are_described_and_the_others_are_in_it():
         for folder in ("recipe", "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
     )
-    named = set(re.findall(r'"(treepo/\w[\w/]*)"', code)) | {
+    named = set(re.findall(r'"((?:treepo|val-aux)/\w[\w/]*)"', code)) | {
         f"actor/{name}" for name in re.findall(r'\["(packing/\w+)"\]', code)
     }
     assert {"treepo/right", "treepo/dump_failures", "actor/packing/unique_over_total"} <= named

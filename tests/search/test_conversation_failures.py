@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
+import json
 import logging
+import os
 import re
+import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers.scripted_conversation import (
     TURN,
@@ -18,8 +24,9 @@ from helpers.scripted_conversation import (
     talk,
 )
 from recipe.treepo.interaction import ConversationRules, Interaction, OnError, Reply, Steps
-from recipe.treepo.search import SearchError, SearchKind
+from recipe.treepo.search import SearchError, SearchKind, surrogates
 from recipe.treepo.search.stopping import FinishReason
+from recipe.treepo.search.user_errors import is_from_user_code
 
 # --- failures -------------------------------------------------------------------------------------------------------
 
@@ -339,3 +346,196 @@ def test_plain_functions_that_wait_do_not_make_each_other_wait():
         return await asyncio.gather(*loops)
 
     assert [tree.counters.steps for tree in asyncio.run(all_at_once())] == [1] * 40
+
+
+# --- exceptions that are no Exception, and strange texts ------------------------------------------------------------
+
+
+class Mine(BaseException):
+    """Exception of a user that is not an Exception."""
+
+
+class Mute(Exception):
+    """Exception without a text."""
+
+    def __str__(self):
+        raise ValueError("mute")
+
+
+RAISED = [SystemExit(3), KeyboardInterrupt("mine"), asyncio.CancelledError("own"), GeneratorExit("g"), Mine("m"),
+          BaseExceptionGroup("many", [Mine("m")])]  # fmt: skip
+
+
+def raising(method: str, error: BaseException, *, plain: bool, node: str | None = None) -> Interaction:
+    """Return an interaction that raises in one method, with ``node`` only there."""
+    interaction = Recorded()
+    usual = getattr(interaction, method)
+
+    async def raises(*arguments):
+        if node is None or arguments[0].node == node:
+            raise error
+        return await usual(*arguments)
+
+    def raises_in_thread(*arguments):
+        if node is None or arguments[0].node == node:
+            raise error
+        return usual(*arguments)
+
+    setattr(interaction, method, raises_in_thread if plain else raises)
+    return interaction
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("method", ["check_finished", "step"])
+@pytest.mark.parametrize("search", list(SearchKind))
+def test_any_exception_of_an_interaction_ends_only_its_path(method, plain, error, search):
+    rules = ConversationRules(on_error=OnError.END)
+    interaction = raising(method, error, plain=plain, node="0")
+    tree = talk(Turns(TURN), interaction, rules=rules, **sizes(init_divergence=(2, 2), search=search))
+    reasons = {tree.nodes[leaf].key: tree.nodes[leaf].finish_detail for leaf in tree.leaves}
+    assert len(reasons) == 2 and tree.counters.failed_steps == 1
+    assert reasons["0"] == f"Recorded.{method} failed for prompt 7 at node 0: {type(error).__name__}: {error}"
+    assert interaction.open == []
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("plain", [True, False])
+def test_any_exception_of_start_fails_the_prompt_and_any_of_close_state_is_a_warning(plain, error, caplog):
+    with pytest.raises(SearchError, match=f"Recorded.start failed .* {type(error).__name__}: "):
+        talk(Turns(TURN), raising("start", error, plain=plain), **sizes())
+    assert len(talk(Turns(TURN), raising("close_state", error, plain=plain), **sizes()).leaves) == 2
+    assert f"Recorded.close_state failed for prompt 7 at node the end: {type(error).__name__}: " in caplog.text
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("plain", [True, False])
+def test_any_exception_of_copy_state_is_a_failed_turn(plain, error):
+    with pytest.raises(SearchError, match=f"Recorded.copy_state failed .* {type(error).__name__}: "):
+        talk(Turns(TURN), raising("copy_state", error, plain=plain), **sizes())
+
+
+def test_an_exception_whose_text_cannot_be_made_is_named_by_its_type():
+    rules = ConversationRules(on_error=OnError.FAIL)
+    with pytest.raises(SearchError, match="^Recorded.step failed for prompt 7 at node 0: Mute$"):
+        talk(Turns(TURN), raising("step", Mute(), plain=False), rules=rules, **sizes())
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_ctrl_c_ends_the_search(plain):
+    class Interrupted(Recorded):
+        def step(self, context):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+
+        if not plain:
+
+            async def step(self, context):
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(20)
+
+    with pytest.raises(KeyboardInterrupt):
+        talk(Turns(TURN), Interrupted(), **sizes())
+
+
+def test_a_cancelled_search_is_no_failure_of_the_interaction(caplog):
+    async def cancelled():
+        entered = asyncio.Event()
+
+        class Waits(Recorded):
+            async def step(self, context):
+                entered.set()
+                await asyncio.sleep(20)
+
+        task = asyncio.create_task(start_talk(Turns(TURN), Waits(), **sizes()))
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert "failed" not in caplog.text
+
+
+def test_where_signals_raise_at_once_a_keyboard_interrupt_is_not_the_users():
+    async def asked():
+        return is_from_user_code(KeyboardInterrupt(), asyncio.current_task())
+
+    assert asyncio.run(asked())  # Ctrl-C cancels the task
+    loop = asyncio.new_event_loop()
+    assert not loop.run_until_complete(asked())  # Python's handler raises wherever the main thread is
+    loop.close()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: is_from_user_code(KeyboardInterrupt(), None)).result()
+
+
+def test_a_coroutine_that_is_closed_stays_closed():
+    async def waits():
+        try:
+            await asyncio.sleep(20)
+        except BaseException as error:
+            assert not is_from_user_code(error, None)
+            raise
+
+    coroutine = waits()
+
+    async def begin():
+        asyncio.get_running_loop().call_soon(coroutine.close)
+        coroutine.send(None)
+
+    asyncio.run(begin())
+
+
+@pytest.fixture
+def warned(monkeypatch) -> None:
+    """Forget the warnings of other tests."""
+    monkeypatch.setattr(surrogates, "_WARNED", set())
+
+
+def test_surrogates_in_messages_and_info_are_replaced_and_named_once(warned, caplog):
+    class Strange(Interaction):
+        async def step(self, context):
+            message = {"role": "user", "name": "us\udc80er", "content": "bad \ud800 \ud83d\ude00"}
+            return Reply(
+                messages=[{**message, "\ud800": [("\udfff", 1)]}],
+                info={"key \ud800": {"deep": ["\ud800", 1.5, None]}},
+                assistant={"role": "assistant", "content": "\udbff"},
+            )
+
+        async def check_finished(self, context):
+            return "so \ud800" if context.turn == 2 else None
+
+    tree = talk(Turns(TURN), Strange(), **sizes(depth=2))
+    replies = [node.reply for node in tree.nodes if node.reply is not None]
+    assert replies and all(reply == replies[0] for reply in replies)
+    message = {"role": "user", "name": "us\ufffder", "content": "bad \ufffd \U0001f600", "\ufffd": [("\ufffd", 1)]}
+    assert replies[0].messages == [message]
+    assert replies[0].info == {"key \ufffd": {"deep": ["\ufffd", 1.5, None]}}
+    assert replies[0].assistant == {"role": "assistant", "content": "\ufffd"}
+    assert {tree.nodes[leaf].finish_detail for leaf in tree.leaves} == {"so \ufffd"}
+    sources = [record.getMessage().split(" returned ")[0].rpartition(">.")[2] for record in caplog.records]
+    assert sources == ["Strange.step", "Strange.check_finished"]
+
+
+def test_surrogates_in_an_error_are_replaced(warned):
+    with pytest.raises(SearchError, match="ValueError: bad \ufffd$"):
+        talk(Turns(TURN), raising("start", ValueError("bad \ud800"), plain=False), **sizes())
+
+
+LIKE_JSON = st.recursive(
+    st.none() | st.integers() | st.text(st.characters(codec=None, categories=None)),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(categories=None)), inner),
+)
+
+
+@given(LIKE_JSON)
+def test_any_value_can_be_encoded_without_its_surrogates_and_keeps_the_rest(value):
+    clean = surrogates.without_surrogates(value, "a test")
+    text = json.dumps(clean, ensure_ascii=False)
+    assert json.loads(text.encode()) == clean
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        assert clean != value
+    else:
+        assert clean is value

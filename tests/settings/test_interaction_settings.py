@@ -327,6 +327,7 @@ def test_a_failed_load_is_reported_with_the_error_of_the_code(talk, tmp_path):
         ("import nothing_of_that_name_a", "ModuleNotFoundError: No module named 'nothing_of_that_name_a'"),
         ("import os\nos.nothing", "AttributeError: module 'os' has no attribute 'nothing'"),
         ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+        ("import sys\nsys.exit(3)", "SystemExit: 3"),
     ]:
         (tmp_path / "broken.py").write_text(code)
         file = str(tmp_path / "broken.py")

@@ -24,6 +24,8 @@ from recipe.treepo.settings.schema import (
     DumpSettings,
     InteractionSettings,
     Normalization,
+    RewardErrorPolicy,
+    RewardErrorSettings,
     Sampler,
     SharedTokenWeight,
     TreePOSettings,
@@ -81,6 +83,7 @@ EVERY_KEY = {
         "on_error": "end",
         "timeout_seconds": 2,
     },
+    "reward_errors": {"policy": "fail_prompt", "max_share": 0.25},
     "packed_training": True,
     "shared_token_weight": "once",
     "advantage": {
@@ -164,6 +167,7 @@ def test_every_key_is_read_into_its_place():
             on_error=OnError.END,
             timeout_seconds=2.0,
         ),
+        reward_errors=RewardErrorSettings(policy=RewardErrorPolicy.FAIL_PROMPT, max_share=0.25),
         packed_training=True,
         shared_token_weight=SharedTokenWeight.ONCE,
         advantage=AdvantageSettings(
@@ -431,7 +435,7 @@ def test_every_group_and_key_can_be_given_on_the_command_line():
     assert [argument for argument in rest if argument.startswith("+")] == [f"++{name}=null" for name in free]
     assert GROUPS == [
         "treepo", "treepo.branching", "treepo.fallback", "treepo.repetition", "treepo.dump", "treepo.interaction",
-        "treepo.advantage",
+        "treepo.reward_errors", "treepo.advantage",
     ]  # fmt: skip
 
 

@@ -380,6 +380,15 @@ def test_each_of_our_estimators_needs_one_of_our_trainers(estimator):
     assert f"algorithm.adv_estimator={estimator}" in problem.rule
 
 
+@pytest.mark.parametrize("changes", [{"policy": "fail_run"}, {"max_share": 0.1}])
+def test_other_than_default_handling_of_reward_errors_needs_our_trainer(changes):
+    errors = {"reward_errors": changes}
+    validate(config_of(errors, algorithm__adv_estimator="grpo"))
+    [problem] = problems_of(config_of(errors, algorithm__adv_estimator="grpo", trainer__v1__trainer_mode="sync"))
+    assert briefly([problem]) == ["trainer.v1.trainer_mode=sync: other_trainer"]
+    assert problem.rule.startswith("treepo.reward_errors needs a trainer of this recipe")
+
+
 def test_weights_of_shared_tokens_need_our_trainer_and_a_loss_that_reads_them():
     once = {"shared_token_weight": "once"}
     validate(config_of(once, algorithm__adv_estimator="grpo"))

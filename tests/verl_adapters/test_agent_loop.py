@@ -16,7 +16,7 @@ from helpers.agent_loops import (
     loop_arguments,
     tree_request,
 )
-from recipe.treepo.interaction import Interaction, Reply
+from recipe.treepo.interaction import Interaction, InteractionError, Reply
 from recipe.treepo.search import SearchError
 from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.node import ROOT
@@ -199,6 +199,17 @@ def test_a_prompt_has_one_interaction_with_its_options_and_the_loop(talks):
     # the prompt and every addition are tokenized with the same tools
     assert loop.continuous_token_builder.shown == [[{"name": "u"}]]
     assert loop.continuous_token_builder.merged == [([{"role": "user", "content": "hm"}], [{"name": "u"}])] * 6
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("mine"), asyncio.CancelledError("own")])
+@pytest.mark.parametrize("method", ["__init__", "setup", "tool_schemas", "stop_token_ids"])
+def test_an_exit_before_the_search_fails_the_prompt_only(method, error, monkeypatch):
+    def exits(*_, **options):
+        raise error
+
+    monkeypatch.setattr(Talk, method, exits)
+    with pytest.raises(InteractionError, match=f"^the interaction of prompt u failed: {type(error).__name__}: "):
+        run_loop(talk_request())
 
 
 def test_an_interaction_of_the_user_replaces_verls_tools(talks):

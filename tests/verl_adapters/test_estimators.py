@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
@@ -190,6 +190,61 @@ def test_without_paths_of_exactly_this_batch_the_estimators_refuse(estimator):
         get_adv_estimator_fn(estimator)(**arguments)
     with pytest.raises(RuntimeError, match=message), tree_batch([[(1, 0)]], AdvantageSettings()):
         get_adv_estimator_fn(estimator)(**arguments)
+
+
+# --- rewards that are not finite -------------------------------------------------------------------------------
+
+NOT_FINITE = [float("nan"), float("inf"), float("-inf")]
+
+
+@pytest.mark.parametrize("lost", NOT_FINITE)
+def test_a_reward_that_is_not_finite_costs_its_own_trajectory_only(lost):
+    rewards, mask = outcome([0.0, 1.0, 1.0, 0.0, lost, 1.0, 1.0, 0.0], [1] * 8, 2)
+    prompts, paths = ["p"] * 4 + ["q"] * 4, [[(row % 4 + 1, 0)] for row in range(8)]
+    # p: mean 1/2. q without its first: mean 2/3. The seven tokens have mean 0, variance (4 / 4 + 2 / 9 + 4 / 9) / 6.
+    plain = [-1 / 2, 1 / 2, 1 / 2, -1 / 2, 0, 1 / 3, 1 / 3, -2 / 3]
+    whitened = [value / (5 / 18) ** 0.5 for value in plain]
+    for normalization, expected in ((Normalization.NONE, plain), (Normalization.WHITEN, whitened)):
+        ours = run("treepo", rewards, mask, prompts, paths, normalization=normalization)
+        assert ours[:, 0].tolist() == pytest.approx(expected, abs=1e-6) and not ours[:, 1].any()
+
+
+def test_a_tree_without_a_failed_trajectory_has_the_credit_of_the_rest_by_hand():
+    # Node 1 holds rows 0 to 2, node 4 row 3. Without row 0, node 1 has the group (1, 0), the prompt (1, 0, 1).
+    paths = [[(1, 0), (2, 1)], [(1, 0), (3, 1)], [(1, 0), (5, 1)], [(4, 0)]]
+    rewards, mask = outcome([float("nan"), 1.0, 0.0, 1.0], [2] * 4, 2)
+    ours = run("treepo", rewards, mask, ["p"] * 4, paths, normalization=Normalization.NONE)
+    expected = [0, (1 / 3 + 1 / 2) / 2, (-2 / 3 - 1 / 2) / 2, 1 / 3]
+    assert ours[:, 0].tolist() == pytest.approx(expected) and ours[:, 1].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("estimator", TREE_ESTIMATORS)
+def test_a_batch_without_any_finite_reward_has_no_advantage(estimator):
+    token_rewards, mask = outcome(NOT_FINITE, [2, 1, 2], 2)
+    token_rewards[1] = torch.tensor([float("inf"), float("-inf")])
+    assert run(estimator, token_rewards, mask, ["p", "p", "q"], [[]] * 3).tolist() == [[0.0, 0.0]] * 3
+
+
+@examples(short=80, long=200)
+@given(forests(), st.sampled_from(TREE_ESTIMATORS), OPTIONS, st.sampled_from(Normalization), st.data())
+def test_rows_without_a_finite_reward_are_as_if_they_had_not_been_sampled(forest, estimator, options, norm, data):
+    prompts, paths, rewards, lengths = forest
+    lost = data.draw(st.lists(st.booleans(), min_size=len(prompts), max_size=len(prompts)))
+    values = [data.draw(st.sampled_from(NOT_FINITE)) if gone else own for gone, own in zip(lost, rewards, strict=True)]
+    kept = [row for row, gone in enumerate(lost) if not gone]
+    assume(sum(lengths[row] for row in kept) >= 2)
+    token_rewards, mask = outcome(values, lengths, max(lengths))
+    options = {**options, "normalization": norm}
+    ours = run(estimator, token_rewards, mask, prompts, paths, **options)
+    named, path_of = [prompts[row] for row in kept], [paths[row] for row in kept]
+    torch.testing.assert_close(ours[kept], run(estimator, token_rewards[kept], mask[kept], named, path_of, **options))
+    assert not ours[np.flatnonzero(lost)].any()
+    # Other prompts: with normalization over the batch, the faults of one prompt change a common scale only.
+    if norm is Normalization.NONE:
+        whole = run(estimator, *outcome(rewards, lengths, max(lengths)), prompts, paths, **options)
+        touched = {prompt for prompt, gone in zip(prompts, lost, strict=True) if gone}
+        others = [row for row, prompt in enumerate(prompts) if prompt not in touched]
+        torch.testing.assert_close(ours[others], whole[others])
 
 
 # --- weights of shared tokens ----------------------------------------------------------------------------------

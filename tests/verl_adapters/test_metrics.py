@@ -73,7 +73,7 @@ def test_a_plain_sample_is_one_call_whose_tokens_are_all_its_own():
 
 
 def test_right_is_the_mean_accuracy_where_the_reward_function_returns_one():
-    infos = [{"acc": True}, {"acc": 0.0}, {"acc": 1}, {"acc": 1.0}, {"acc": "yes"}, {}, None]
+    infos = [{"acc": True}, {"acc": 0.0}, {"acc": 1}, {"acc": 1.0}, {"acc": "yes"}, {"acc": float("nan")}, {}, None]
     rows = [("a", 10, 6, {"reward_extra_info": info}) for info in infos]
     assert sampling_metrics(rows)["treepo/right"] == 3 / 4
     assert "treepo/right" not in sampling_metrics([("a", 10, 6, {})])

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from recipe.treepo.verl_adapters.model_tokens import eos_token_ids, turn_end
+from recipe.treepo.verl_adapters.model_tokens import eos_token_ids, opens_thought, turn_end
 
 
 def test_end_tokens_are_gathered_from_tokenizer_config_and_generation_config():
@@ -39,3 +39,16 @@ def test_a_turn_ends_with_the_chat_templates_token_not_the_tokenizers(template, 
     )
     tokenizer.chat_template = "{% for m in messages %}" + template + "{% endfor %}"
     assert turn_end(tokenizer) == (None if end is None else tokenizer.convert_tokens_to_ids(end))
+
+
+@pytest.mark.parametrize(
+    ("opening", "opens"), [("<think>", True), ("<think>\n", True), ("<think>\n\n</think>\n\n", False), ("", False)]
+)
+def test_a_template_may_open_a_thought(opening, opens):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0})))
+    begin = "{% if add_generation_prompt and not quick %}assistant: " + opening + "{% endif %}"
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}" + begin
+    assert opens_thought(tokenizer, {}) is opens
+    assert opens_thought(tokenizer, {"quick": True}) is False
+    tokenizer.chat_template = "{{ raise_exception('a system message must come first') }}"
+    assert opens_thought(tokenizer, {}) is False

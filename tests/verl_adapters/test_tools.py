@@ -4,6 +4,7 @@
 import asyncio
 import copy
 import json
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -13,16 +14,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
+from verl.experimental.agent_loop.tool_parser import ToolParser
 from verl.tools.base_tool import BaseTool
-from verl.tools.function_tool import FUNCTION_TOOL_REGISTRY, function_tool
+from verl.tools.function_tool import FUNCTION_TOOL_REGISTRY, FunctionTool, function_tool
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 from verl.workers.rollout.replica import TokenOutput
 
 from helpers.agent_loops import loop_arguments, tree_request
-from recipe.treepo.search import SearchError
+from recipe.treepo.interaction import OnError
+from recipe.treepo.search import SearchError, surrogates
 from recipe.treepo.settings.schema import InteractionSettings, TreePOSettings
 from recipe.treepo.tools import ToolInteraction
 from recipe.treepo.verl_adapters.agent_loop import TreeAgentLoop
+from recipe.treepo.verl_adapters.tool_exits import ToolExit, contained_tool
+from recipe.treepo.verl_adapters.tool_interaction import _ThoughtlessDecoder
 
 START, END, OTHER_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 # Like Qwen's: tools in the system message, and consecutive tool results in one user message.
@@ -398,3 +403,270 @@ def test_a_tool_sees_the_conversation_with_its_calls_as_verl_records_them(loop):
     )  # fmt: skip
     begin = [{"role": "user", "content": "Work."}, first]
     assert seen == [begin, [*begin, {"role": "tool", "content": "read"}, second]]
+
+
+# --- thoughts --------------------------------------------------------------------------------------------------
+
+ONE, TWO = call(ADD, a=1, b=1), call(ADD, a=2, b=3)
+OPENING = TEMPLATE.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
+
+
+def responses_of(turns: list[str], **options: Any) -> list[list[str]]:
+    """Return the results of the tool calls of each turn."""
+    [output] = ours(turns, **options)
+    return [[said["response"] for said in turn["tool_calls"]] for turn in output.extra_fields["tree_turns"]]
+
+
+@pytest.mark.parametrize(
+    ("turn", "results"),
+    [
+        (f"<think>I could call {ONE}</think>{TWO}", ["5"]),
+        (f"<think>{ONE}</think> <think>{ONE} again</think>{TWO}", ["5"]),
+        (f"{TWO}<think>{ONE}</think>", ["5"]),
+        (f"{ONE}<think>or {ONE}</think>{TWO}", ["2", "5"]),
+        (f"{ONE} in a thought that the prompt opened</think>{TWO}", ["5"]),
+        (f"<think>{ONE}</think>{ONE}</think>{TWO}", ["5"]),
+        (f"<think>a <think>b {ONE}</think>{TWO}", ["5"]),
+        ("<think></think>" * 3_000 + TWO, ["5"]),
+        (f"<think>cut <tool_call>{{</think>{TWO}", ["5"]),
+        (f"<think>{ONE}", None),
+        (f"<think>a</think> text <think>{ONE}", None),
+        (f"<think>{ONE}</think>done", None),
+        (f"{ONE}</think>done", None),
+    ],
+)
+def test_calls_inside_a_thought_are_not_run_and_those_outside_are(turn, results):
+    expected = [] if results is None else [results]
+    assert responses_of([turn, "ok"], max_parallel_calls=9, response_length=200_000) == expected
+
+
+@pytest.mark.parametrize(("turn", "results"), [(ONE, None), (f"so</think>{TWO}", ["5"]), (f"a{ONE}</think>", None)])
+def test_a_template_that_opens_a_thought_is_taken_into_account(turn, results, monkeypatch):
+    class Opened(Client):
+        async def generate(self, **request):
+            opening = tokens("<think>\n")
+            assert request["prompt_ids"][-len(opening) :] == opening
+            said = tokens(self.turns.pop(0)) + [END_ID]
+            return TokenOutput(token_ids=said, log_probs=[-0.5] * len(said), stop_reason="completed", num_preempted=0)
+
+    monkeypatch.setattr(TOKENIZER, "chat_template", OPENING)
+    client = Opened([])
+    client.turns = [turn, "ok"]
+    assert responses_of([], client=client) == ([] if results is None else [results])
+
+
+def test_the_record_of_a_turn_keeps_its_thoughts():
+    seen = []
+
+    class Reads(Notes):
+        async def execute(self, instance_id, parameters, *, agent_data, **kwargs):
+            seen.append(agent_data.messages[-1]["content"])
+            return ToolResponse(text="read"), 0.0, {}
+
+    ours([f"a <think>b {ONE} c</think>{call(NOTE)} d", "ok"], row=row_of(), tools=[Reads()])
+    assert seen == [f"a <think>b {ONE} c</think> d{END}"]
+
+
+def test_a_thought_inside_an_argument_is_passed_to_the_tool():
+    text = 'say "<think>a "b" \\ é</think>"'
+    assert responses_of([call(REPEAT, text=text, times=2), "ok"]) == [[text * 2]]
+    parser = ToolParser.get_tool_parser("seed", TOKENIZER)
+    turn = f"<seed:tool_call><function={REPEAT}><parameter=text>{text}</parameter></function></seed:tool_call>"
+    decoder = _ThoughtlessDecoder(TOKENIZER, opened=False)
+    parser.tokenizer = decoder
+    _, calls = asyncio.run(parser.extract_tool_calls(tokens(turn)))
+    assert [json.loads(decoder.restore_call(call).arguments) for call in calls] == [{"text": text}]
+
+
+@pytest.mark.parametrize("name", sorted(set(ToolParser._registry) - {"gemma4", "gpt-oss"}))
+def test_the_parsers_of_verl_find_their_calls_behind_a_thought_only(name):
+    calls = {
+        "hermes": '<tool_call>{"name": "f", "arguments": {"n": 1}}</tool_call>',
+        "qwen3_coder": "<tool_call><function=f><parameter=n>1</parameter></function></tool_call>",
+        "glm": "<tool_call>f<arg_key>n</arg_key><arg_value>1</arg_value></tool_call>",
+        "seed": "<seed:tool_call><function=f><parameter=n>1</parameter></function></seed:tool_call>",
+        "minimax": '<minimax:tool_call><invoke name="f"><parameter name="n">1</parameter></invoke></minimax:tool_call>',
+        "kimi": "<|tool_calls_section_begin|><|tool_call_begin|>f<|tool_call_argument_begin|>"
+        '{"n": 1}<|tool_call_end|><|tool_calls_section_end|>',
+        "deepseek_v4": '<｜DSML｜tool_calls><｜DSML｜invoke name="f"><｜DSML｜parameter name="n" string="false">1'
+        "</｜DSML｜parameter></｜DSML｜invoke></｜DSML｜tool_calls>",
+    }
+    own = calls[name]
+    thought = f"<think>first {own.replace('f', 'g')} then</think>"
+
+    def found(turn: str) -> tuple[str, list[str]]:
+        interaction = ToolInteraction()
+        parser = ToolParser.get_tool_parser(name, TOKENIZER)
+        agent = SimpleNamespace(tool_parser=parser, tokenizer=TOKENIZER, apply_chat_template_kwargs={}, tools={})
+        interaction.setup(agent)
+        content, calls = asyncio.run(interaction._parse(tokens(turn), {}))
+        return content, [call.name for call in calls]
+
+    assert found(f"{thought}so {own}")[1] == ["f"]
+    assert found(f"<think>first {own}") == (f"<think>first {own}", []) or name == "deepseek_v4"
+    # verl's parsers of GLM and DeepSeek remove thoughts from the record
+    kept = "" if name in ("glm", "deepseek_v4") else thought
+    assert found(f"{thought}so {own}")[0] == f"{kept}so "
+
+
+# --- exits and strange texts -----------------------------------------------------------------------------------
+
+
+class Mine(BaseException):
+    """Exception of a user that is not an Exception."""
+
+
+RAISED = [SystemExit(3), KeyboardInterrupt("mine"), asyncio.CancelledError("own"), GeneratorExit("g"), Mine("m")]
+
+
+def exits(place: str, error: BaseException) -> Any:
+    """Return a tool that raises in a plain function, a coroutine, or a method of verl's tools."""
+
+    def plain() -> str:
+        """Exit."""
+        raise error
+
+    async def coroutine() -> str:
+        """Exit."""
+        raise error
+
+    class Exits(Notes):
+        """Tool that raises in one method, with 1 call released for each that was created."""
+
+    async def raising(self, *arguments, **named):
+        raise error
+
+    if place in ("plain", "coroutine"):
+        function = plain if place == "plain" else coroutine
+        schema = Notes().tool_schema
+        return FunctionTool(name=NOTE, fn=function, tool_schema=schema, is_async=place == "coroutine")
+    setattr(Exits, place, raising)
+    return Exits()
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("place", ["plain", "coroutine", "create", "execute", "release"])
+def test_an_exit_of_a_tool_fails_its_path_and_names_the_tool(place, error):
+    arguments = {} if place in ("plain", "coroutine") else {"text": "x"}
+    settings = TreePOSettings(depth=9, interaction=InteractionSettings(on_error=OnError.END))
+    request = {"settings": settings, "width": 2}
+    turns = [call(NOTE, **arguments) + call(ADD, a=1, b=1), "ok"]
+    outputs = ours(turns, row=row_of(), tools=[exits(place, error), FUNCTION_TOOL_REGISTRY[ADD]], request=request)
+    assert len(outputs) == 2
+    for output in outputs:
+        fields = output.extra_fields
+        assert fields["tree_finish_reason"] == "error"
+        assert f"tool note: {type(error).__name__}: {error}" in fields["tree_finish_detail"]
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("place", ["plain", "coroutine", "create", "execute", "release"])
+def test_in_verls_own_tool_agent_an_exit_fails_the_trajectory_and_the_event_loop_goes_on(place, error):
+    arguments = {} if place in ("plain", "coroutine") else {"text": "x"}
+
+    async def run() -> BaseException:
+        loop = ToolAgentLoop(
+            **loop_arguments(
+                Client([call(NOTE, **arguments), "ok"]), TOKENIZER, tools=[contained_tool(exits(place, error))],
+                response_length=4_000,
+            )
+        )  # fmt: skip
+        [result] = await asyncio.gather(asyncio.create_task(loop.run({}, **row_of())), return_exceptions=True)
+        return result
+
+    result = asyncio.run(run())
+    assert isinstance(result, ToolExit) and result.error is error
+
+
+def test_an_exit_of_a_tool_costs_the_other_paths_nothing():
+    calls = iter(range(100))
+
+    def sometimes() -> str:
+        """Exit at the first call."""
+        if next(calls) == 0:
+            raise SystemExit(3)
+        return "fine"
+
+    tool = FunctionTool(name=NOTE, fn=sometimes, tool_schema=Notes().tool_schema)
+    outputs = ours([call(NOTE), "ok"], row=row_of(), tools=[tool], request={"width": 3})
+    said = [turn["messages"][0]["content"] for output in outputs for turn in output.extra_fields["tree_turns"]]
+    assert said == ["fine"] * 3
+    assert outputs[0].extra_fields["tree_statistics"]["failed_steps"] == 1
+
+
+@pytest.mark.parametrize("waits", ["plain", "coroutine"])
+def test_a_cancelled_run_is_not_taken_for_a_failure_of_a_tool(waits):
+    release, entered = threading.Event(), threading.Event()
+
+    def plain() -> str:
+        """Wait."""
+        entered.set()
+        release.wait(20)
+        return "late"
+
+    async def coroutine() -> str:
+        """Wait."""
+        entered.set()
+        await asyncio.sleep(20)
+        return "late"
+
+    function = {"plain": plain, "coroutine": coroutine}[waits]
+    tool = FunctionTool(name=NOTE, fn=function, tool_schema=Notes().tool_schema, is_async=waits == "coroutine")
+
+    async def run() -> None:
+        arguments = loop_arguments(None, TOKENIZER, tools=[tool], response_length=4_000)
+        request = tree_request(
+            width=1, settings=TreePOSettings(depth=9), replaced_agent="tool_agent", client=Client([call(NOTE), "ok"]),
+            eos_token_ids=frozenset({END_ID}),
+        )  # fmt: skip
+        task = asyncio.create_task(TreeAgentLoop(**arguments).run({}, tree_request=request, **row_of()))
+        while not entered.is_set():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        try:
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        finally:
+            release.set()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda: next(iter([])), "RuntimeError: StopIteration"),
+        (lambda: (n for n in range(3)), "returned a generator; a tool must return its text"),
+        (lambda: asyncio.Future(loop=asyncio.new_event_loop()), "returned a Future; a tool must return its text"),
+    ],
+)
+def test_a_result_that_is_no_text_is_reported_to_the_model_as_verl_reports_errors(function, says):
+    tool = FunctionTool(name=NOTE, fn=function, tool_schema=Notes().tool_schema)
+    expected = f"Error executing tool '{NOTE}': {says.removeprefix('RuntimeError: ')}"
+    assert responses_of([call(NOTE), "ok"], row=row_of(), tools=[tool]) == [[expected]]
+
+
+@pytest.mark.parametrize(
+    "result", ["bad \ud800 text", {"key \udfff": "bad \ud800"}, ("bad \ud800", 0.5), ToolResponse(text="\udc80")]
+)
+def test_lone_surrogates_of_a_tool_become_replacement_characters(result, caplog, monkeypatch):
+    monkeypatch.setattr(surrogates, "_WARNED", set())
+    tool = FunctionTool(name=NOTE, fn=lambda: result, tool_schema=Notes().tool_schema)
+    expected = {str: "bad \ufffd text", dict: '{"key \ufffd": "bad \ufffd"}', tuple: "bad \ufffd"}
+    turns = [call(NOTE), call(NOTE), "ok"]
+    assert responses_of(turns, row=row_of(), tools=[tool]) == [[expected.get(type(result), "\ufffd")]] * 2
+    warnings = [record.getMessage() for record in caplog.records if "surrogates" in record.getMessage()]
+    assert len(warnings) == 1 and warnings[0].startswith("tool note returned a text with surrogates")
+
+
+def test_verls_own_tool_agent_gets_texts_without_lone_surrogates():
+    tool = contained_tool(FunctionTool(name=NOTE, fn=lambda: "bad \ud800", tool_schema=Notes().tool_schema))
+    assert "bad \ufffd" in TOKENIZER.decode(verls([call(NOTE), "ok"], tools=[tool]).response_ids)
+
+
+def test_a_lone_surrogate_that_the_model_escapes_reaches_no_tokenizer():
+    turn = r'<tool_call>{"name": "gone \ud800", "arguments": {"a": "\ud800"}}</tool_call>'
+    [output] = ours([turn, "ok"], row=row_of())
+    [said] = output.extra_fields["tree_turns"][0]["tool_calls"]
+    assert said["name"] == "gone \ufffd" and said["arguments"] == '{"a": "\ufffd"}'
+    json.dumps(output.extra_fields, ensure_ascii=False).encode()

@@ -24,6 +24,7 @@ from recipe.treepo.settings.schema import PACKED_VENDOR, TREEPO_TRAINERS
 from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters import estimators as advantage
 from recipe.treepo.verl_adapters import trainer
+from recipe.treepo.verl_adapters.reward_errors import RewardError
 from recipe.treepo.verl_adapters.trainer import TreePOTrainer
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD
 
@@ -235,6 +236,84 @@ def test_wrong_settings_stop_before_verls_trainer_is_made(make_trainer, monkeypa
     assert started == []
 
 
+# --- rewards that are not finite --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Batch of two prompts with four trajectories each, and the keys removed from TransferQueue."""
+    rewards = {f"p_{row}_0": value for row, value in enumerate([0.0, 1.0, 1.0, 0.0])}
+    rewards |= {f"q_{row}_0": value for row, value in enumerate([float("nan"), 1.0, 1.0, 0.0])}
+    removed: list[str] = []
+
+    def kv_batch_get(keys, partition_id, select_fields):
+        fields = {
+            "rm_scores": torch.nested.nested_tensor([[0.0, rewards[key]] for key in keys], layout=torch.jagged),
+            "responses": torch.nested.nested_tensor([[20, 21] for _ in keys], layout=torch.jagged),
+            "raw_prompt": [[{"role": "system", "content": "s"}, {"role": "user", "content": "How many?"}]] * len(keys),
+        }
+        return {name: fields[name] for name in select_fields}
+
+    monkeypatch.setattr(trainer.tq, "kv_batch_get", kv_batch_get)
+    monkeypatch.setattr(trainer.tq, "kv_clear", lambda keys, partition_id: removed.extend(keys))
+    monkeypatch.setattr(PPOTrainer, "_balance_batch", lambda self, batch, *_: batch)
+    tags = [{"seq_len": row} for row in range(8)]
+    batch = tq.KVBatchMeta(keys=list(rewards), tags=tags, partition_id="train", extra_info={"temperature": 1.0})
+    return batch, rewards, removed
+
+
+@pytest.mark.parametrize(
+    ("policy", "lost"),
+    [("fail_trajectory", ["q_0_0"]), ("fail_prompt", ["q_0_0", "q_1_0", "q_2_0", "q_3_0"])],
+)
+def test_failed_rewards_leave_the_batch_before_it_is_padded(policy, lost, make_trainer, judged, monkeypatch, caplog):
+    batch, rewards, removed = judged
+    instance = make_trainer(reward_errors={"policy": policy})
+    instance.tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: f"{ids.tolist()}")
+    balanced = instance._balance_batch(batch, {})
+    assert balanced.keys == [key for key in rewards if key not in lost] and removed == lost
+    assert [tag["seq_len"] for tag in balanced.tags] == [row for row, key in enumerate(rewards) if key not in lost]
+    assert (balanced.partition_id, balanced.extra_info) == ("train", {"temperature": 1.0})
+    [record] = [record.getMessage() for record in caplog.records if "reward_errors" in record.getMessage()]
+    assert f"policy={policy}: 1 of 8 rewards" in record and "prompt q 'How many?', response '[20, 21]'" in record
+    assert "reward function compute_score of pkg://recipe.treepo.reward gave nan" in record
+    assert instance.reward_errors.metrics() == {
+        "treepo/reward_errors": 1.0,
+        "treepo/removed_trajectories": float(len(lost)),
+    }
+
+
+def test_finite_rewards_leave_the_batch_as_it_is(make_trainer, judged):
+    batch, rewards, removed = judged
+    rewards["q_0_0"] = -1e30
+    assert make_trainer()._balance_batch(batch, {}) is batch and removed == []
+
+
+def test_a_run_may_end_at_the_first_failed_reward(make_trainer, judged):
+    batch, _, removed = judged
+    instance = make_trainer(reward_errors={"policy": "fail_run"})
+    instance.tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: "6")
+    with pytest.raises(RewardError, match="policy=fail_run: 1 of 8 rewards .* prompt q 'How many.', response '6'"):
+        instance._balance_batch(batch, {})
+    assert removed == []
+
+
+def test_a_validation_names_failed_rewards_and_counts_them_as_wrong(make_trainer, monkeypatch, caplog, tmp_path):
+    instance = make_trainer()
+    instance.config.trainer.log_val_generations, instance.global_steps = 0, 3
+    instance._init_dump_executor()
+    scores, infos = [1.0, float("nan")], {"reward": [1.0, float("nan")], "acc": [1.0, float("nan")]}
+    instance._maybe_log_val_generations(["How many?"] * 2, ["6", "7"], scores)
+    assert "1 of 2 rewards" in caplog.text and "validation prompt 'How many?', response '7'" in caplog.text
+    instance._dump_generations(["How many?"] * 2, ["6", "7"], ["6", "6"], scores, infos, str(tmp_path))
+    instance._shutdown_dump_executor()
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "3.jsonl").read_text().splitlines()]
+    assert [(line["score"], line["acc"]) for line in lines] == [(1.0, 1.0), (None, None)]
+    found = instance._val_metrics_update(["d"] * 2, ["u"] * 2, infos, [2, 2], expected_acc_counts={("d", "u"): 2})
+    assert found["val-core/d/acc/mean@2"] == 0.5 and found["val-aux/reward_errors"] == 1.0
+    assert all(np.isfinite(value) for value in found.values())
+
+
 # --- batches for packed training --------------------------------------------------------------------------------------
 
 
@@ -255,6 +334,9 @@ def test_packed_training_keeps_prompts_together_after_verls_balancing(packed, ma
     ]
     batch = tq.KVBatchMeta(keys=keys, tags=tags, partition_id="train")
     monkeypatch.setattr(PPOTrainer, "_balance_batch", lambda self, batch, metrics, *_: batch)
+    monkeypatch.setattr(
+        trainer.tq, "kv_batch_get", lambda keys, **_: {"rm_scores": torch.nested.nested_tensor([[0.0]] * len(keys))}
+    )
     metrics: dict = {}
     balanced = instance._balance_batch(batch, metrics)
     if packed:

@@ -302,6 +302,20 @@ def test_a_failure_to_store_is_raised_after_the_others_have_finished(make_worker
     assert finished == ["a", "c"]
 
 
+@pytest.mark.parametrize("score", [1.0, float("nan")])
+def test_texts_of_the_reward_function_can_be_stored(make_worker, monkeypatch, score):
+    async def judge(self, outputs, kwargs):
+        outputs[-1].reward_score = score
+        outputs[-1].extra_fields["reward_extra_info"] = {"pred": "\ud800", "key \udfff": 1.5, "acc": score}
+
+    monkeypatch.setattr(VerlWorker, "_compute_score", judge)
+    output = SimpleNamespace(extra_fields={}, reward_score=None)
+    asyncio.run(make_worker()._compute_score([output], {}))
+    info = output.extra_fields["reward_extra_info"]
+    assert (info["pred"], info["key \ufffd"], len(info)) == ("\ufffd", 1.5, 3)
+    assert output.reward_score is score  # the trainer judges rewards
+
+
 # --- the manager -----------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ class Totals:
     Attributes:
         steps: Number of training steps seen.
         last_step: Number of the last step; in a resumed run it includes earlier steps.
+        reward_errors: Number of trajectories without a finite reward.
         first_held_out, last_held_out: Validation scores by data source.
     """
 
@@ -27,6 +28,7 @@ class Totals:
     decoded_tokens: float = 0.0
     total_tokens: float = 0.0
     has_trees: bool = False
+    reward_errors: float = 0.0
     first_held_out: dict[str, float] = field(default_factory=dict)
     last_held_out: dict[str, float] = field(default_factory=dict)
     validations: int = 0
@@ -35,6 +37,7 @@ class Totals:
         """Count a step, or a validation before training."""
         metrics = record.metrics
         self.last_step = max(self.last_step, record.step)
+        self.reward_errors += sum(metrics.get(f"{group}/reward_errors", 0.0) for group in ("treepo", "val-aux"))
         if scores := held_out(metrics):
             self.first_held_out = self.first_held_out or scores
             self.last_held_out = scores
@@ -97,6 +100,8 @@ def summary(totals: Totals, seconds: float, notes: Sequence[tuple[str, str]]) ->
 def _all_notes(totals: Totals, notes: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     if len(totals.last_held_out) > 1:
         yield "held-out", _by_source(totals)
+    if totals.reward_errors:
+        yield "rewards", f"{totals.reward_errors:,.0f} were not finite numbers; console.log names the first"
     yield from notes
 
 

@@ -6,6 +6,7 @@ names both values.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,29 +16,46 @@ from typing import Any
 from recipe.treepo.search.statistics import TreeStatistics
 
 
+def reward_error(score: float | None, acc: float) -> str | None:
+    """Return the values that are not finite, such as ``score=nan``; None if both are."""
+    values = {"score": score, "acc": acc}
+    return (
+        ", ".join(f"{key}={one}" for key, one in values.items() if one is not None and not math.isfinite(one)) or None
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
-    """One scored trajectory.
+    """One scored trajectory. Without a finite score and accuracy, it counts as wrong.
 
     Attributes:
         tokens: Number of response tokens, shared ones included.
         finish_reason: Reason of its end (:class:`recipe.treepo.search.stopping.FinishReason`).
-        score: Score of the reward function.
-        acc: Accuracy, 0.0 to 1.0: the reward function's "acc" if it returns one, else its score.
+        score: Score of the reward function; None if it is not finite.
+        acc: Accuracy, 0.0 to 1.0: the reward function's "acc" if it returns one, else its score. 0.0 if either is not
+            finite.
         vote: Index of its answer among the problem's distinct answers; None without an answer.
         answer: Final answer as text; None without an answer.
         path: (node, index of its first response token) for each node below the root.
         response: Response text; None unless responses are kept.
+        reward_error: The values that are not finite, as text; None if both are.
     """
 
     tokens: int
     finish_reason: str
-    score: float
+    score: float | None
     acc: float
     vote: int | None
     answer: str | None
     path: list[tuple[int, int]] = field(default_factory=list)
     response: str | None = None
+    reward_error: str | None = None
+
+    def __post_init__(self) -> None:
+        if error := reward_error(self.score, self.acc):
+            score = self.score if self.score is not None and math.isfinite(self.score) else None
+            for name, value in (("score", score), ("acc", 0.0), ("reward_error", error)):
+                object.__setattr__(self, name, value)
 
     @property
     def correct(self) -> bool:
@@ -103,7 +121,7 @@ class Records:
     def append(self, result: ProblemResult) -> None:
         """Append one problem; the file contains it on return."""
         lines = [] if self._size else [{"fingerprint": self.fingerprint}]
-        text = "".join(json.dumps(line) + "\n" for line in [*lines, asdict(result)]).encode()
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in [*lines, asdict(result)]).encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("r+b" if self.path.exists() else "w+b") as file:
             length = file.seek(0, os.SEEK_END)

@@ -46,8 +46,13 @@ def curves(summaries: Summaries) -> dict[str, dict[str, list[Point]]]:
 
 
 def tables(summaries: Summaries) -> str:
-    """Return a table with a row per data set and run; with several n, also a table of the scaling curves."""
+    """Return a table with a row per data set and run; with several n, also a table of the scaling curves.
+
+    A column counts reward errors if there are any.
+    """
     header = ["data set", "sampler", "n", "problems", "mean@n", "pass@n", "maj@n", *COSTS, "trajectories/s"]
+    has_errors = any(summary.reward_errors for own in summaries.values() for summary in own.values())
+    header += ["reward errors"] if has_errors else []
     rows = []
     for name in data_sets(summaries):
         for run, own in summaries.items():
@@ -60,6 +65,7 @@ def tables(summaries: Summaries) -> str:
                     *map(_interval, (summary.mean, summary.passed[run.n], summary.majority[run.n])),
                     *(f"{summary.costs[key]:,.0f}" for key in COSTS.values()),
                     f"{summary.costs['trajectories_per_second']:.1f}",
+                    *([f"{summary.reward_errors:,}"] if has_errors else []),
                 ]
             )
     text = table(header, rows)
@@ -113,7 +119,7 @@ def write_report(folder: Path, summaries: Summaries, *, facts: Mapping[str, Any]
     }
     text = "\n\n".join([tables(summaries), *notes]) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "report.json", json.dumps(document, indent=1) + "\n")
+    _replace(folder / "report.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
     _replace(folder / "report.md", text + "\n![Accuracy against decoded tokens](report.png)\n")
     draw(points, folder / "report.png")
     return text

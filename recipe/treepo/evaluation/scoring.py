@@ -10,10 +10,11 @@ from typing import Any
 
 from recipe.treepo.answers.compare import compare_text
 from recipe.treepo.evaluation.problems import EvaluationProblem
-from recipe.treepo.evaluation.records import Trajectory
+from recipe.treepo.evaluation.records import Trajectory, reward_error
 from recipe.treepo.evaluation.votes import count_votes
 from recipe.treepo.reward import answers_agree, find_answer
 from recipe.treepo.search.tree import Tree
+from recipe.treepo.search.user_errors import UserCodeError, contained, is_from_user_code, named
 
 # Seconds of math-verify for the votes of one problem; after that, text alone decides. Comparing every pair could take
 # hours if dozens of answers are hostile.
@@ -57,9 +58,9 @@ class Scorer:
         texts = [self.decode(path.response_ids) for path in paths]
         seen = self.fields_of(tree) if with_tree else [{}] * len(paths)
         scored = await asyncio.gather(*(self._score(problem, text, own) for text, own in zip(texts, seen, strict=True)))
-        accuracies = [acc for _, acc, _ in scored]
+        right = [acc > 0.5 and not reward_error(score, acc) for score, acc, _ in scored]
         answers = [answer for _, _, answer in scored]
-        votes = await asyncio.to_thread(count_votes, answers, [acc > 0.5 for acc in accuracies], self._same())
+        votes = await asyncio.to_thread(count_votes, answers, right, self._same())
         return [
             Trajectory(
                 tokens=path.last.end,
@@ -93,12 +94,16 @@ class Scorer:
             if inspect.iscoroutinefunction(self.function):
                 result = await self.function(**arguments)
             else:
-                result = await asyncio.to_thread(self.function, **arguments)
+                result = await asyncio.to_thread(contained, self.function, **arguments)
             result = result if isinstance(result, Mapping) else {"score": result}
             score = float(result["score"])
             return score, float(result.get("acc", score)), self._answer(result, text)
-        except Exception as error:
-            raise ScoringError(f"the reward function failed ({type(error).__name__}: {error})") from error
+        except UserCodeError as carried:
+            raise ScoringError(f"the reward function failed ({carried})") from carried
+        except BaseException as error:
+            if not is_from_user_code(error, asyncio.current_task()):
+                raise
+            raise ScoringError(f"the reward function failed ({named(error)})") from error
 
     def _answer(self, result: Mapping[str, Any], text: str) -> str | None:
         """Return the vote of a trajectory: the reward function's ``pred``, as in verl, else its final answer."""

@@ -28,6 +28,7 @@ class Summary:
         passed, majority: pass@k and maj@k, by k.
         costs: Sums over the problems, by name; ``seconds`` with at least one problem in flight, and
             ``trajectories_per_second``.
+        reward_errors: Number of trajectories without a finite score and accuracy, which count as wrong.
     """
 
     problems: int
@@ -35,6 +36,7 @@ class Summary:
     passed: dict[int, Interval]
     majority: dict[int, Interval]
     costs: dict[str, float]
+    reward_errors: int
 
 
 def summarize(
@@ -75,8 +77,14 @@ def summarize(
             passed=dict(zip(ks, rest[: len(ks)], strict=True)),
             majority=dict(zip(ks, rest[len(ks) :], strict=True)),
             costs=costs_of(own),
+            reward_errors=sum(len(errors_of(result)) for result in own),
         )
     return summaries
+
+
+def errors_of(result: ProblemResult) -> list[str]:
+    """Return the values of a problem's trajectories that are not finite, one text per trajectory."""
+    return [one.reward_error for one in result.trajectories if one.reward_error is not None]
 
 
 def _worth(result: ProblemResult, n: int, ks: Sequence[int]) -> list[float]:

@@ -31,6 +31,7 @@ from recipe.treepo.search.interaction_calls import InteractionCalls
 from recipe.treepo.search.node import ROOT, Node
 from recipe.treepo.search.paths import Path
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
+from recipe.treepo.search.surrogates import without_surrogates
 from recipe.treepo.search.tree import Tree
 
 # Builds the error for a reason.
@@ -215,6 +216,7 @@ class Conversation:
                     raise self._calls.failure(
                         "check_finished", node.key, f"must return a text or None, not {detail!r:.200}"
                     )
+                detail = without_surrogates(detail, self._calls.source("check_finished"))
                 return TurnOutcome(node, ended if ended is FinishReason.LENGTH else FinishReason.INTERACTION, detail)
             if (limit := self._limit(node, context)) is not None:
                 return TurnOutcome(node, limit)
@@ -237,7 +239,7 @@ class Conversation:
     async def _step(self, node: Node, context: TurnContext, before: TurnStart, ended: FinishReason) -> TurnOutcome:
         answer = await self._calls.call("step", context.node, context)
         self._tree.counters.steps += 1
-        reply = _checked(answer, self._step_failure(context))
+        reply = _checked(answer, self._calls.source("step"), self._step_failure(context))
         if reply is None:
             return TurnOutcome(node, ended)
         turn = reply.assistant or _assistant(context.text)
@@ -339,8 +341,11 @@ class Conversation:
         return lambda reason: self._calls.failure("step", context.node, reason)
 
 
-def _checked(reply: Any, failure: Failure) -> Reply | None:
+def _checked(reply: Any, source: str, failure: Failure) -> Reply | None:
     """Return the result of a step as a private Reply, None for the end of the conversation.
+
+    Args:
+        source: Class and method that returned it.
 
     Raises:
         InteractionError: if the result is neither messages nor a Reply, or is not JSON-serializable.
@@ -359,9 +364,11 @@ def _checked(reply: Any, failure: Failure) -> Reply | None:
     try:
         json.dumps((checked.messages, checked.info))
         # A caller that changes its reply later must not change the tree.
-        return copy.deepcopy(checked)
+        own = copy.deepcopy(checked)
     except Exception as error:  # not serializable, or not copyable
         raise failure(error) from error
+    texts = {name: getattr(own, name) for name in ("messages", "info", "assistant")}
+    return replace(own, **without_surrogates(texts, source))
 
 
 def _has_text(message: Any) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 
 from recipe.treepo.interaction import Interaction, InteractionError, Message
 from recipe.treepo.search.counters import SearchCounters
+from recipe.treepo.search.surrogates import without_surrogates
+from recipe.treepo.search.user_errors import UserCodeError, contained, is_from_user_code, named
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class InteractionCalls:
         Raises:
             InteractionError: if the method raises or takes too long; the message names class, prompt and node.
         """
-        function, started = getattr(self._interaction, method), time.perf_counter()
+        function, started, task = getattr(self._interaction, method), time.perf_counter(), asyncio.current_task()
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 if inspect.iscoroutinefunction(function):
@@ -68,13 +70,11 @@ class InteractionCalls:
             if limit is not None and time.perf_counter() - started >= limit:
                 raise self.failure(method, key, f"no answer within {limit:g} s") from error
             raise self.failure(method, key, error) from error
-        except asyncio.CancelledError as error:
-            # A task of the user's code may have been cancelled instead of this one. Raised again, that would end the
-            # search silently.
-            if (task := asyncio.current_task()) is None or task.cancelling():
+        except UserCodeError as carried:
+            raise self.failure(method, key, carried.error) from carried
+        except BaseException as error:  # an error in the user's code ends this path only
+            if not is_from_user_code(error, task):
                 raise
-            raise self.failure(method, key, error) from error
-        except (Exception, SystemExit) as error:  # an error in the user's code ends this path only
             raise self.failure(method, key, error) from error
         finally:
             self._counters.interaction_seconds += time.perf_counter() - started
@@ -117,10 +117,13 @@ class InteractionCalls:
 
     def failure(self, method: str, key: str, reason: str | BaseException) -> InteractionError:
         """Return an error that names class, method, prompt, node and reason."""
-        text = reason if isinstance(reason, str) else f"{type(reason).__name__}: {reason}"
+        text = without_surrogates(reason if isinstance(reason, str) else named(reason), self.source(method))
         text = text if len(text) <= MOST_REASON else f"{text[:MOST_REASON]}..."
-        name = type(self._interaction).__qualname__
-        return InteractionError(f"{name}.{method} failed for {self._prompt_name} at node {key}: {text}")
+        return InteractionError(f"{self.source(method)} failed for {self._prompt_name} at node {key}: {text}")
+
+    def source(self, method: str) -> str:
+        """Return class and method, for messages."""
+        return f"{type(self._interaction).__qualname__}.{method}"
 
     def warn(self, error: InteractionError) -> None:
         """Log a failure: the first of a prompt as a warning, later ones at debug level."""
@@ -137,7 +140,7 @@ class InteractionCalls:
 
     async def _in_thread(self, method: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a plain function off the event loop; keep track of a state that it returns too late."""
-        call = partial(contextvars.copy_context().run, _without_stop_iteration, function, *arguments)
+        call = partial(contextvars.copy_context().run, contained, function, *arguments)
         work = asyncio.get_running_loop().run_in_executor(_THREADS, call)
         if method not in ("start", "copy_state"):
             return await work
@@ -147,11 +150,3 @@ class InteractionCalls:
             # The thread continues, and a state that it returns must be closed.
             self._late.append(work)
             raise
-
-
-def _without_stop_iteration(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function and convert StopIteration: a future cannot carry this exception and would never finish."""
-    try:
-        return function(*arguments)
-    except StopIteration as error:
-        raise RuntimeError("StopIteration") from error

@@ -76,6 +76,14 @@ class SharedTokenWeight(StrEnum):
     ONCE = "once"
 
 
+class RewardErrorPolicy(StrEnum):
+    """Consequence of a reward that is not a finite number."""
+
+    FAIL_TRAJECTORY = "fail_trajectory"  # the trajectory is removed from the batch
+    FAIL_PROMPT = "fail_prompt"  # so are the prompt's other trajectories
+    FAIL_RUN = "fail_run"  # the run ends
+
+
 class Console(StrEnum):
     """Output of a training run."""
 
@@ -88,6 +96,14 @@ class AdvantageSettings(AdvantageOptions):
     """The ``treepo.advantage`` group; ``normalization`` None: each estimator's published one."""
 
     normalization: Normalization | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardErrorSettings:
+    """The ``treepo.reward_errors`` group."""
+
+    policy: RewardErrorPolicy = RewardErrorPolicy.FAIL_TRAJECTORY
+    max_share: float = field(default=0.5, metadata={"most": 1})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +193,7 @@ class TreePOSettings:
     poll_interval: float = 0.2
     console: Console = Console.TREEPO
     interaction: InteractionSettings = field(default_factory=InteractionSettings)
+    reward_errors: RewardErrorSettings = field(default_factory=RewardErrorSettings)
     packed_training: bool = False
     shared_token_weight: SharedTokenWeight = SharedTokenWeight.PER_TRAJECTORY
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)

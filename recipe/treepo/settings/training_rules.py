@@ -11,6 +11,7 @@ from recipe.treepo.reward import METRICS, option_problems
 from recipe.treepo.settings.schema import (
     TREE_ESTIMATORS,
     TREEPO_TRAINERS,
+    RewardErrorSettings,
     Sampler,
     SharedTokenWeight,
     TreePOSettings,
@@ -49,16 +50,24 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[ConfigP
     estimator, problems = config.algorithm.adv_estimator, []
     matching = [own for own, verls in TREEPO_TRAINERS.items() if verls == mode]
     own_modes = " or ".join(matching or TREEPO_TRAINERS)
-    for needs, what, instead in (
-        (estimator in TREE_ESTIMATORS, f"algorithm.adv_estimator={estimator}", "another adv_estimator"),
+    no_paths = "do not pass tree paths on"
+    for needs, what, why, instead in (
+        (estimator in TREE_ESTIMATORS, f"algorithm.adv_estimator={estimator}", no_paths, "another adv_estimator"),
         (
             settings.shared_token_weight is SharedTokenWeight.ONCE,
             "treepo.shared_token_weight=once",
+            no_paths,
             "treepo.shared_token_weight=per_trajectory",
+        ),
+        (
+            settings.reward_errors != RewardErrorSettings(),
+            "treepo.reward_errors",
+            "train on rewards that are not finite",
+            "leave treepo.reward_errors out",
         ),
     ):
         if needs:
-            rule = f"{what} needs a trainer of this recipe, because verl's own do not pass tree paths on"
+            rule = f"{what} needs a trainer of this recipe, because verl's own {why}"
             remedy = f"Use trainer.v1.trainer_mode={own_modes}, or {instead}."
             problems.append(ConfigProblem("other_trainer", "trainer.v1.trainer_mode", mode, rule, remedy))
     return problems
@@ -209,3 +218,13 @@ def is_our_reward(config: DictConfig) -> bool:
     """Return whether the reward function is the recipe's."""
     path = str(OmegaConf.select(config, "reward.custom_reward_function.path"))
     return path.removeprefix("pkg://").removesuffix(".py").replace("/", ".").endswith("recipe.treepo.reward")
+
+
+def reward_name(config: DictConfig) -> str:
+    """Return the name of the reward function or reward model for messages."""
+    reward = OmegaConf.select(config, "reward") or OmegaConf.create()
+    if path := OmegaConf.select(reward, "custom_reward_function.path"):
+        return f"reward function {OmegaConf.select(reward, 'custom_reward_function.name')} of {path}"
+    if OmegaConf.select(reward, "reward_model.enable"):
+        return f"reward model {OmegaConf.select(reward, 'reward_model.model_path')}"
+    return "verl's default reward function"

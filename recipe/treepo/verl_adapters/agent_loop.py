@@ -5,6 +5,7 @@ The loop replaces ``run`` of verl's ``ToolAgentLoop``. Paths may be conversation
 verl's tools. ``worker.py`` starts one loop per prompt.
 """
 
+import asyncio
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,10 +15,11 @@ from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 from verl.utils.rollout_trace import rollout_trace_op
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from recipe.treepo.interaction import Interaction, Message
+from recipe.treepo.interaction import Interaction, InteractionError, Message
 from recipe.treepo.search import grow_tree
 from recipe.treepo.search.conversation import ConversationStart
 from recipe.treepo.search.tree import Tree
+from recipe.treepo.search.user_errors import is_from_user_code, named
 from recipe.treepo.settings.schema import REPLACED_AGENTS, TOOL_AGENT, TreePOSettings
 from recipe.treepo.verl_adapters.model_tokens import turn_end
 from recipe.treepo.verl_adapters.server_engine import ServerEngine
@@ -88,6 +90,7 @@ class TreeAgentLoop(ToolAgentLoop):
             ValueError: if a tree cannot replace the row's agent, the prompt has images, video or audio, or it is too
                 long with data.truncation=error.
             SearchError: if the search yields no trajectory; verl logs it and abandons the prompt.
+            InteractionError: if a method that prepares the interaction exits.
         """
         agent = tree_request.replaced_agent
         if agent not in REPLACED_AGENTS:
@@ -98,11 +101,17 @@ class TreeAgentLoop(ToolAgentLoop):
         messages = list(kwargs["raw_prompt"])
         if await self.process_multi_modal_info(messages):
             raise ValueError("prompt with images, video or audio: trees support text only. Use treepo.sampler=plain.")
-        interaction = self._interaction(tree_request)
         tools, ends = None, tree_request.eos_token_ids
-        if interaction is not None:
-            tools = interaction.tool_schemas(kwargs)
-            ends |= frozenset(interaction.stop_token_ids())
+        try:
+            interaction = self._interaction(tree_request)
+            if interaction is not None:
+                tools = interaction.tool_schemas(kwargs)
+                ends |= frozenset(interaction.stop_token_ids())
+        except BaseException as error:
+            # SystemExit would leave the task and end the worker's event loop.
+            if isinstance(error, Exception) or not is_from_user_code(error, asyncio.current_task()):
+                raise
+            raise InteractionError(f"the interaction of prompt {kwargs['uid']} failed: {named(error)}") from error
         prompt_ids = await self.ct_build_initial_tokens(messages, tools=tools)
         engine = self._engine(tree_request, sampling_params, priority, ends)
         conversation = None

@@ -154,7 +154,8 @@ def _estimate(
 ) -> Advantages:
     """Compute the credit of nodes, normalize it, and spread it over their tokens.
 
-    ``published`` is the normalization of the source; it applies if the setting is null.
+    A row whose reward is not finite gets 0; the other rows get the advantages of the batch without it. ``published`` is
+    the normalization of the source; it applies if the setting is null.
     """
     batch = current_batch.get()
     if batch is None or len(batch.paths_P) != len(index):
@@ -163,9 +164,18 @@ def _estimate(
             "Use trainer.v1.trainer_mode=treepo_sync, treepo_colocate_async or treepo_separate_async."
         )
     settings = batch.settings
+    rewards_P = token_level_rewards.sum(dim=-1).double().numpy(force=True)
+    finite_P = np.isfinite(rewards_P)
+    if not finite_P.all():
+        advantages = torch.zeros(response_mask.shape, device=response_mask.device)
+        if (rows := np.flatnonzero(finite_P)).size:
+            with tree_batch([batch.paths_P[row] for row in rows], settings):
+                own, _ = _estimate(name, credit, token_level_rewards[rows], response_mask[rows], index[rows], published)
+            advantages[rows] = own
+        return advantages, advantages
     forest = build_forest(index, batch.paths_P)
     rewards_T = np.zeros(len(forest.node_TL))
-    rewards_T[forest.trajectory_P] = token_level_rewards.sum(dim=-1).double().numpy(force=True)
+    rewards_T[forest.trajectory_P] = rewards_P
     if settings.chains is ChainCounting.DISTINCT:
         forest = forest.merge_chains()
     credit_PL = credit(forest, rewards_T, settings)[forest.trajectory_P, 1:]

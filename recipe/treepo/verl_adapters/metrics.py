@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of the sampling cost of a batch, for trees and plain samples."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ RATIOS = {
         "(`computed_prompt_tokens` + `decoded_tokens`) / (prompt tokens, once per prompt, + `unique_tokens`); "
         "1 if each token is computed once",
     ),
-    "right": ("share", "Mean `acc` of the trajectories whose reward function returns it"),
+    "right": ("share", "Mean of the finite `acc` that the reward function returns"),
 }
 # Fields of TreeStatistics logged as sums over the batch, for trees only.
 _SUMS_OF_TREES = {
@@ -72,6 +73,19 @@ CONVERSATIONS = {
 # Metrics logged by other files, by full name.
 OTHERS = {
     "treepo/dump_failures": ("lines", "Lines of tree dumps that could not be written so far; absent while 0"),
+    "treepo/reward_errors": (
+        "trajectories",
+        "Trajectories whose reward is not a finite number (`treepo.reward_errors`); absent while 0",
+    ),
+    "treepo/removed_trajectories": (
+        "trajectories",
+        "Trajectories removed from the batch for these rewards; `treepo/trajectories` counts them, because they were "
+        "sampled",
+    ),
+    "val-aux/reward_errors": (
+        "trajectories",
+        "Trajectories of a validation whose reward is not a finite number; they count as wrong; absent while 0",
+    ),
     "actor/packing/unique_over_total": (
         "ratio",
         "Packed training: tokens that the update computes / tokens of all trajectories, prompts included",
@@ -126,7 +140,7 @@ def _accuracy(extra: Mapping[str, Any]) -> list[float]:
     """Return the reward function's ``acc`` as a list of one number, empty without one."""
     info = extra.get("reward_extra_info")
     value = info.get("acc") if isinstance(info, Mapping) else None
-    return [float(value)] if isinstance(value, int | float) else []
+    return [float(value)] if isinstance(value, int | float) and math.isfinite(value) else []
 
 
 def _tree_metrics(trees: Sequence[TreeStatistics]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""End tokens of a model and of its chat template."""
+"""Tokens of a model and of its chat template that begin or end turns."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from verl.workers.config import HFModelConfig
@@ -25,3 +26,17 @@ def turn_end(tokenizer: Any) -> int | None:
     text = tokenizer.apply_chat_template(chat, tokenize=False)
     after = tokenizer.encode(text[text.rindex(message) + len(message) :], add_special_tokens=False)
     return after[0] if after and after[0] in tokenizer.all_special_ids else None
+
+
+def opens_thought(tokenizer: Any, options: Mapping[str, Any]) -> bool:
+    """Return whether the chat template ends a prompt with ``<think>``, so that the model begins inside a thought.
+
+    Args:
+        options: verl's ``data.apply_chat_template_kwargs``.
+    """
+    chat = [{"role": "user", "content": "x"}]
+    try:
+        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **options)
+    except Exception:  # templates may refuse a lone user message
+        return False
+    return bool(prompt.rstrip().endswith("<think>"))

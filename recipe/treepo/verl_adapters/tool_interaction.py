@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """verl's tools as an interaction: the steps of ``verl.experimental.agent_loop.tool_agent_loop`` after a turn.
 
-Parser, tool execution, limits and messages are verl's own. The reply to a turn contains the results of its tool calls.
-A turn without calls ends the conversation.
+Parser, tool execution, limits and messages are verl's own, with two exceptions: calls inside a thought are not run, and
+an exit of a tool fails its path (``tool_exits.py``). The reply to a turn contains the results of its tool calls. A turn
+without calls ends the conversation.
 """
 
 import asyncio
 import copy
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from verl.experimental.agent_loop.tool_agent_loop import AgentData, ToolAgentLoop
+from verl.experimental.agent_loop.tool_parser import FunctionCall
 from verl.tools.schemas import ToolResponse
 
+from recipe.treepo.answers.boxes import thoughts
 from recipe.treepo.interaction import Interaction, Reply, TurnContext
+from recipe.treepo.search.user_errors import named
+from recipe.treepo.verl_adapters.model_tokens import opens_thought
+from recipe.treepo.verl_adapters.tool_exits import ToolExit, contained_tool
 
 
 class ToolInteraction(Interaction):
@@ -37,8 +45,7 @@ class ToolInteraction(Interaction):
     async def step(self, context: TurnContext) -> Reply | None:
         """Run the tool calls of the turn, at most ``max_parallel_calls``; return None if there are none."""
         agent, tools = self._agent, self._tools(context.sample)
-        schemas = [tool.tool_schema for tool in tools.values()]
-        content, calls = await agent.tool_parser.extract_tool_calls(context.token_ids, schemas)
+        content, calls = await self._parse(context.token_ids, tools)
         if not calls:
             return None
         data = self._agent_data(context, tools)
@@ -46,7 +53,12 @@ class ToolInteraction(Interaction):
         assistant = agent._build_assistant_message(content, data)
         data.messages[-1] = assistant
         calls = calls[: agent.max_parallel_calls]
-        results = await asyncio.gather(*(agent._call_tool(call, data.tools_kwargs, data) for call in calls))
+        # All calls end before the first failure is raised, so none still uses the state or its tool.
+        results = []
+        for result in await asyncio.gather(*(self._call(call, data) for call in calls), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+            results.append(result)
         messages, said = [], []
         for call, (response, _, _) in zip(calls, results, strict=True):
             text = _text(response, call.name)
@@ -61,6 +73,33 @@ class ToolInteraction(Interaction):
             tool_rewards=[reward for _, reward, _ in results if reward is not None],
             assistant=assistant,
         )
+
+    async def _parse(self, token_ids: list[int], tools: Mapping[str, Any]) -> tuple[str, list[FunctionCall]]:
+        """Return the text and the tool calls of a turn; calls inside a thought stay text."""
+        parser = copy.copy(self._agent.tool_parser)
+        parser.tokenizer = decoder = _ThoughtlessDecoder(self._agent.tokenizer, opened=self._opens_thought)
+        content, calls = await parser.extract_tool_calls(token_ids, [tool.tool_schema for tool in tools.values()])
+        return decoder.restore(content), [decoder.restore_call(call) for call in calls]
+
+    @cached_property
+    def _opens_thought(self) -> bool:
+        """Whether the chat template begins each turn of the model inside a thought."""
+        return opens_thought(self._agent.tokenizer, self._agent.apply_chat_template_kwargs)
+
+    async def _call(self, call: FunctionCall, data: AgentData) -> tuple[ToolResponse, float | None, dict[str, Any]]:
+        """Call a tool. verl returns an ``Exception`` to the model as text; other exceptions fail the path.
+
+        Raises:
+            RuntimeError: for these, naming the tool.
+        """
+        try:
+            result: tuple[ToolResponse, float | None, dict[str, Any]]
+            result = await self._agent._call_tool(call, data.tools_kwargs, data)
+            return result
+        except Exception as error:  # raised by the tool's release()
+            raise RuntimeError(f"tool {call.name}: {named(error)}") from error
+        except ToolExit as carried:
+            raise RuntimeError(f"tool {call.name}: {named(carried.error)}") from carried
 
     def _tools(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return the tools of a row: all, or those named in its ``extra_info.tool_selection``."""
@@ -85,8 +124,60 @@ class ToolInteraction(Interaction):
         data.extra_fields = context.state
         data.response_ids = context.token_ids
         data.assistant_turns, data.user_turns = context.turn, context.turn - 1
-        data._active_tools = tools
+        data._active_tools = {name: contained_tool(tool) for name, tool in tools.items()}
         return data
+
+
+class _ThoughtlessDecoder:
+    """Tokenizer that decodes each thought of a turn as one placeholder, for parsers of tool calls.
+
+    Parsers thus see a turn with its thoughts, which some remove, and no call inside one.
+
+    Args:
+        opened: Whether the prompt has opened the first thought.
+    """
+
+    def __init__(self, tokenizer: Any, *, opened: bool) -> None:
+        self._tokenizer, self._opened = tokenizer, opened
+        self._hidden: dict[str, str] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def decode(self, *arguments: Any, **named_arguments: Any) -> str:
+        """Decode tokens; thoughts become placeholders."""
+        text: str = self._tokenizer.decode(*arguments, **named_arguments)
+        before = "<think>" if self._opened else ""
+        used, parts, after = set(text), [], 0
+        free = (character for character in map(chr, range(0xF0000, 0xFFFFE)) if character not in used)  # private use
+        self._hidden = {}
+        for begin, end in thoughts(before + text):
+            begin, end, placeholder = begin - len(before), end - len(before), next(free)
+            self._hidden[placeholder] = text[begin:end]
+            parts += [text[after:begin], placeholder]
+            after = end
+        return "".join([*parts, text[after:]])
+
+    def restore(self, text: str, convert: Callable[[str], str] = str) -> str:
+        """Return a text with thoughts in place of placeholders, each through ``convert``."""
+        for placeholder in self._hidden.keys() & set(text):
+            text = text.replace(placeholder, convert(self._hidden[placeholder]))
+        return text
+
+    def restore_call(self, call: FunctionCall) -> FunctionCall:
+        """Return a call whose arguments contain a thought as the model wrote it."""
+        arguments = self.restore(call.arguments)
+        if arguments != call.arguments and not _is_json(arguments):  # the format of the call does not escape texts
+            arguments = self.restore(call.arguments, lambda text: json.dumps(text, ensure_ascii=False)[1:-1])
+        return call.model_copy(update={"arguments": arguments})
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _text(response: ToolResponse, tool: str) -> str:

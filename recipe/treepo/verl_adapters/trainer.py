@@ -8,7 +8,7 @@ together for packed training.
 
 import os
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from verl.workers.utils.padding import response_to_nested
 
 from recipe.treepo.advantages.forest import TreePath
 from recipe.treepo.settings.schema import PACKED_VENDOR, SharedTokenWeight
+from recipe.treepo.settings.training_rules import reward_name
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.verl_adapters.batching import parts_by_prompt
@@ -32,6 +33,13 @@ from recipe.treepo.verl_adapters.constant_metrics import constant_metrics, witho
 from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_batch
 from recipe.treepo.verl_adapters.metrics import sampling_metrics
 from recipe.treepo.verl_adapters.outcome_metrics import OutcomeRow, outcome_metrics
+from recipe.treepo.verl_adapters.reward_errors import (
+    RewardErrors,
+    excerpt,
+    is_failed,
+    usable_infos,
+    without_failed,
+)
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, CreditDump, CreditRow
 from recipe.treepo.verl_adapters.tree_pictures import TreePictures
 
@@ -48,6 +56,7 @@ class TreePOTrainer(PPOTrainer):
     def __init__(self, config: DictConfig) -> None:
         self.treepo = validate(config, check_files=False)
         self.credit_dump, self.pictures = CreditDump(self.treepo.dump.dir), TreePictures(self.treepo.dump)
+        self.reward_errors = RewardErrors(self.treepo.reward_errors, reward_name(config))
         if self.treepo.packed_training and os.environ.get("VERL_ENGINE_VENDOR") != PACKED_VENDOR:
             key = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
             rule = "must select the packed engines in verl's workers, because treepo.packed_training=true"
@@ -71,7 +80,8 @@ class TreePOTrainer(PPOTrainer):
         logging_prefix: str = "global_seqlen",
         keep_minibatch: bool = False,
     ) -> tq.KVBatchMeta:
-        batch = super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
+        # verl pads the batch here, after all rewards are known and before anything is computed from them.
+        batch = super()._balance_batch(self._without_reward_errors(batch), metrics, logging_prefix, keep_minibatch)
         if self.treepo.packed_training:
             # verl has spread the rows of a prompt over the ranks; rows on the same rank share computation.
             ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
@@ -86,6 +96,24 @@ class TreePOTrainer(PPOTrainer):
             metrics.update(log_seqlen_unbalance(seqlen_list=lengths, partitions=parts, prefix=logging_prefix))
             batch.reorder([row for part in parts for row in part])
         return batch
+
+    def _without_reward_errors(self, batch: tq.KVBatchMeta) -> tq.KVBatchMeta:
+        """Remove trajectories as ``treepo.reward_errors`` says, from the batch and from TransferQueue."""
+        [scores] = _columns(batch.keys, batch.partition_id, ["rm_scores"])
+        rewards = [float(row.sum()) for row in scores]
+        rows = self.reward_errors.removed(_prompt_ids(batch), rewards, partial(self._describe, batch))
+        if not rows:
+            return batch
+        tq.kv_clear(keys=[batch.keys[row] for row in sorted(rows)], partition_id=batch.partition_id)
+        return batch.select_keys([key for row, key in enumerate(batch.keys) if row not in rows])
+
+    def _describe(self, batch: tq.KVBatchMeta, row: int) -> str:
+        """Return prompt and response of a row for messages."""
+        fields = ["raw_prompt", "responses"]
+        data = tq.kv_batch_get(keys=[batch.keys[row]], partition_id=batch.partition_id, select_fields=fields)
+        prompt = str(list(data["raw_prompt"])[0][-1]["content"])
+        response = self.tokenizer.decode(data["responses"][0], skip_special_tokens=True)
+        return f"prompt {_prompt_ids(batch)[row]} {excerpt(prompt)}, response {excerpt(response)}"
 
     def _compute_advantage(self, batch: tq.KVBatchMeta, metrics: dict[str, Any]) -> tq.KVBatchMeta:
         # verl's padding rows copy the fields of a real row, but have their own prompt id.
@@ -154,6 +182,7 @@ class TreePOTrainer(PPOTrainer):
         ]
         metrics.update(sampling_metrics(rows))
         metrics.update(outcome_metrics(self._outcome_rows(batch, extra_fields)))
+        metrics.update(self.reward_errors.metrics())
         if self.credit_dump.failures:
             metrics["treepo/dump_failures"] = float(self.credit_dump.failures)
         changing = without_constants(metrics, self._is_constant)
@@ -164,6 +193,42 @@ class TreePOTrainer(PPOTrainer):
         metrics: dict[str, float] = super()._validate()
         self.pictures.log(self.logger, self.global_steps)
         return without_constants(metrics, self._is_constant)
+
+    def _maybe_log_val_generations(self, inputs: list[str], outputs: list[str], scores: list[float]) -> None:
+        # verl's first step that has prompts, responses and rewards of a whole validation
+        self.reward_errors.check(
+            scores, lambda row: f"validation prompt {excerpt(inputs[row])}, response {excerpt(outputs[row])}"
+        )
+        super()._maybe_log_val_generations(inputs, outputs, scores)
+
+    def _dump_generations(
+        self,
+        inputs: list[str],
+        outputs: list[str],
+        gts: list[Any],
+        scores: list[float],
+        reward_extra_infos_dict: dict[str, list[Any]],
+        dump_path: str,
+    ) -> None:
+        # JSON has no NaN.
+        infos = {name: without_failed(values) for name, values in reward_extra_infos_dict.items()}
+        super()._dump_generations(inputs, outputs, gts, without_failed(scores), infos, dump_path)
+
+    def _val_metrics_update(
+        self,
+        data_sources: list[str],
+        sample_uids: list[str],
+        reward_extra_infos_dict: dict[str, list[Any]],
+        sample_turns: list[int],
+        expected_acc_counts: dict[tuple[str, str], int] | None = None,
+    ) -> dict[str, float]:
+        infos = usable_infos(reward_extra_infos_dict)
+        metrics: dict[str, float] = super()._val_metrics_update(
+            data_sources, sample_uids, infos, sample_turns, expected_acc_counts=expected_acc_counts
+        )
+        if failed := sum(map(is_failed, reward_extra_infos_dict["reward"])):
+            metrics["val-aux/reward_errors"] = float(failed)
+        return metrics
 
     @cached_property
     def _is_constant(self) -> Callable[[str], bool]:
@@ -200,7 +265,10 @@ def _prompt_ids(batch: tq.KVBatchMeta) -> list[str]:
 
 def _credit_columns(keys: list[str], partition_id: str) -> list[tuple[torch.Tensor, ...]]:
     """Return advantages, response mask and scores of rows, each as one tensor per row."""
-    fields = ["advantages", "response_mask", "rm_scores"]
+    return _columns(keys, partition_id, ["advantages", "response_mask", "rm_scores"])
+
+
+def _columns(keys: list[str], partition_id: str, fields: list[str]) -> list[tuple[torch.Tensor, ...]]:
     data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=fields)
     return [data[field].unbind() for field in fields]
 

@@ -35,7 +35,7 @@ def interaction_problems(settings: InteractionSettings) -> list[ConfigProblem]:
     path, name = "treepo.interaction.path", "treepo.interaction.name"
     try:
         module = _module(settings.path)
-    except Exception as error:  # the user's module may raise anything
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
         # verl's loader wraps the errors of a file.
         rule = f"cannot be loaded ({_told(error.__cause__ or error)})"
         remedy = "Name a Python file or pkg://module that can be imported."
@@ -53,7 +53,7 @@ def interaction_problems(settings: InteractionSettings) -> list[ConfigProblem]:
             return [ConfigProblem("coroutine", name, settings.name, rule, "Make it a plain function.")]
     try:
         loaded(**settings.options)
-    except Exception as error:  # the user's constructor may raise anything
+    except (Exception, SystemExit) as error:  # the user's constructor may raise anything
         rule = f"{settings.name} does not accept these options ({_told(error)})"
         remedy = f"Set the arguments of {settings.name}."
         return [ConfigProblem("options_refused", FREE_GROUP, dict(settings.options), rule, remedy)]
@@ -76,7 +76,7 @@ def tool_problems(config: DictConfig) -> list[ConfigProblem]:
             continue
         try:
             rule = load(resolve_config_path(path))
-        except Exception as error:  # the user's file may raise anything
+        except (Exception, SystemExit) as error:  # the user's file may raise anything
             rule = f"cannot be loaded ({_told(error)})"
         if rule is not None:
             problems.append(ConfigProblem("tools_not_loaded", f"{group}.{name}", path, rule, remedy))

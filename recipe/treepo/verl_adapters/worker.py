@@ -22,13 +22,16 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from verl.utils.tensordict_utils import get_non_tensor_data
 
 from recipe.treepo.search.seeds import derive_seed
+from recipe.treepo.search.surrogates import without_surrogates
 from recipe.treepo.settings.schema import Sampler, load_settings
+from recipe.treepo.settings.training_rules import reward_name
 from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate_trees
 from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters.agent_loop import TREE_AGENT, TreeRequest
 from recipe.treepo.verl_adapters.model_tokens import eos_token_ids
 from recipe.treepo.verl_adapters.server_engine import tree_client
+from recipe.treepo.verl_adapters.tool_exits import contained_tool
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, SampledTree, TreeDump
 from recipe.treepo.verl_adapters.user_code import interaction_class, interaction_problems, tool_problems
 
@@ -65,6 +68,7 @@ class TreeAgentLoopWorker(_WorkerBase):
         self.eos_token_ids = frozenset() if self.rollout_config.ignore_eos else eos_token_ids(self.model_config)
         self.tree_client = tree_client(self.llm_client)
         self.interaction = interaction_class(self.settings.interaction)
+        self.tools: list[Any] = [contained_tool(tool) for tool in self.tools]  # also for verl's own tool agent
         self.dump = TreeDump(self.config, self.settings, self.tokenizer.decode)
 
     async def _run_prompt(
@@ -109,6 +113,12 @@ class TreeAgentLoopWorker(_WorkerBase):
             sampled=SampledTree() if is_dumped else None,
             client=self.tree_client,
         )
+
+    async def _compute_score(self, outputs: list[AgentLoopOutput], kwargs: dict[str, Any]) -> None:
+        await super()._compute_score(outputs, kwargs)
+        fields = outputs[-1].extra_fields
+        if info := fields.get("reward_extra_info"):
+            fields["reward_extra_info"] = without_surrogates(info, reward_name(self.config))
 
     async def _agent_loop_postprocess(
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
