@@ -32,17 +32,17 @@ def _split_choice(answer: str) -> tuple[str | None, str | None]:
     """Return the letter of a choice and its value; each may be None."""
     if match := _CHOICE.fullmatch(answer):
         return (match.group(1) or match.group(2)).upper(), None
-    match = _CHOICE_WITH_VALUE.fullmatch(re.sub(r"\\text\s*\{\s*(\(?[A-Z]\)?[.:]?)\s*\}", r"\1", answer))
+    match = _CHOICE_WITH_VALUE.fullmatch(re.sub(r"\\text\s*\{\s*(\(?[A-Z]\)?[.:]?)\s*\}", r"\1 ", answer))
     if match is None or _ANOTHER_CHOICE.search(match.group(3)):  # a list of choices is not a choice
         return None, None
     return match.group(1) or match.group(2), match.group(3)
 
 
-_CHOICES = re.compile(r"(?:options? |choices? )?\(?[A-J]\)?(?:(?: ?, ?(?:and |& )?| (?:and|&) | ?)\(?[A-J]\)?)+")
+_CHOICES = re.compile(r"(?:options? |choices? )?\(?[A-J①-⑩]\)?(?:(?: ?, ?(?:and |& )?| (?:and|&) | ?)\(?[A-J①-⑩]\)?)+")
 
 
 def same_choices(answer: str, gold: str) -> bool | None:
     """Compare several letters of choices in any order: "A, C" is AC."""
-    sets = [re.findall(r"[A-J]", text) if _CHOICES.fullmatch(text) else [] for text in (plain(answer), plain(gold))]
+    sets = [re.findall(r"[A-J①-⑩]", text) if _CHOICES.fullmatch(text) else [] for text in (plain(answer), plain(gold))]
     spells = any(len(letters) > 2 and letters != sorted(letters) for letters in sets)  # BAD is a word
     return sorted(sets[0]) == sorted(sets[1]) if all(sets) and not spells else None

@@ -25,7 +25,9 @@ from recipe.treepo.answers.question import Question, Rule, question
 from recipe.treepo.answers.refusals import REFUSALS
 from recipe.treepo.answers.relations import (
     case_of_letters,
+    end_points,
     joined_relations,
+    other_name,
     other_variable,
     right_side,
     stated_result,
@@ -46,6 +48,8 @@ _RULES: tuple[Rule, ...] = (
     joined_relations,
     unsolved,
     other_variable,
+    other_name,
+    end_points,
 )
 _VALUE_RULES: tuple[Rule, ...] = (
     stated_result,

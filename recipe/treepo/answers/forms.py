@@ -13,7 +13,7 @@ RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])")
 # Left sides of equations that only name a value.
 NAME = re.compile(
     r"(?:\\text\s*\{[^{}]*\}|[A-Za-z]'*(?:_\w|_\{\w+\})?(?:\((?:[a-z]|-?\d+)\))?|\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|"
-    r"\\frac\{d[A-Za-z]\}\{d[A-Za-z]\}|(?:\\(?:angle|triangle|overline)(?![A-Za-z]))?[A-Za-z{} ]+)"
+    r"\\frac\{d[A-Za-z]\}\{d[A-Za-z]\}|(?:\\(?:angle|triangle|overline|vec|overrightarrow)(?![A-Za-z]))?[A-Za-z{} ]+)"
 )
 
 
@@ -37,6 +37,9 @@ _REWRITES = tuple(
             r"\1",
             None,
         ),
+        # systems of equations, and the comma before a case
+        (r"\A\\begin ?\{cases\}([^&]*)\\end ?\{cases\}\Z", lambda match: match[1].replace("\\\\", ", "), None),
+        (r", ?&", "&", None),
         # French intervals
         (rf"\]{_BOUND},{_BOUND}\[", r"(\1,\2)", None),
         (rf"\A\]{_BOUND},{_BOUND}\]", r"(\1,\2]", None),
@@ -92,28 +95,31 @@ def _without_thousands(text: str, other: str) -> str:
     return rewritten if items != others or rest == items else text
 
 
-_ANY = r"(?:any|all|every|each|some|arbitrary|constants?|reals?|integers?)"
+_ANY = r"(?:any|all|every|each|arbitrary|constants?|reals?|integers?)"
 _QUALIFIER = re.compile(
     rf"(.*\S)[,; ]*(?:\\text ?\{{ ?,? ?(?:for|where|with)\b(?:[^{{}}]*\b{_ANY}\b|[^{{}}]*\}}.*\b{_ANY}\b).*"
-    r"|\\forall .*|[(,; ] ?[A-Za-z] ?\\in ?\\mathbb ?\{?([A-Z])\}? ?\)?)"
+    r"|\\forall .*|[(,; ] ?[A-Za-z] ?\\in ?(?:\\mathbb ?)?\{?([A-Z])\}? ?\)?)"
 )
 
 
 def _without_qualifier(text: str, other: str) -> str:
     r"""Drop "for any constant c" and `k \in \mathbb{N}` behind an answer, unless they are conditions."""
     match = _QUALIFIER.fullmatch(text)
-    if match is None or _QUALIFIER.fullmatch(other) or RELATION.search(text[match.end(1) :]):
+    same = _QUALIFIER.fullmatch(other)
+    if match is None or RELATION.search(text[match.end(1) :]):
         return text
+    if same is not None:
+        return match.group(1).rstrip(" ,;(") if match.group(2) == same.group(2) is not None else text
     if match.group(2) not in (None, "R", "C") and re.search(r"[<>]|\\(?:le|ge|lt|gt)(?![A-Za-z])", match.group(1)):
         return text  # integers below a bound
     return match.group(1).rstrip(" ,;(")
 
 
 _LETTERS = (
-    re.compile(r"()[A-Za-z]\(([A-Za-z])\) ?="),
+    re.compile(r"()[A-Za-z]\(([A-Za-z])\) ?=.*\2"),
     re.compile(r"(.*)\\(?:sum|prod|bigcup|bigcap|lim) ?_ ?\{ ?([A-Za-z]) ?(?:=|\||\\to|\\in).*"),
     re.compile(r"(.*)\\int.*d ?([A-Za-z])\Z"),
-    re.compile(r"(.*)[,;(:|] ?([A-Za-z]) ?\\in ?\\mathbb.*"),
+    re.compile(r"(.*)[,;(:|] ?([A-Za-z]) ?\\in ?(?:\\mathbb|[A-Z]\b).*"),
 )
 
 
@@ -180,7 +186,7 @@ _FORMS = (
     _with_both_signs,
     _exact_side,
     _without_thousands,
-    _without_qualifier,
     _with_same_letter,
+    _without_qualifier,
     _as_vector,
 )

@@ -60,13 +60,13 @@ _PLAIN = re.compile(
     rf"|(?P<function>{FUNCTIONS})(?=\d|[^A-Za-z]|pi)(?:_?(?P<base>\d+)(?=\s?\())?\s*"
     r"(?P<operand>-?\d+(?:\.\d+)?|\\?[A-Za-z]+)?)"
 )
-_CHOOSE = re.compile(r"(\w+) choose (\w+)")
+_CHOOSE = re.compile(r"(\w+) choose (\w+)|(?<![A-Za-z])C_\{?(\w+)\}?\^\{?(\w+)\}?")
 _POWER = re.compile(r"\s*\^\s*(\{[^{}]*\}|\w)")
 
 
 def from_plain_text(text: str) -> str:
     r"""Replace names and operators of plain text by LaTeX: `2*pi`, `exp(2)`, `x**2`, `x >= 5`, `log2(3)`."""
-    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text) if " choose " in text else text
+    text = _CHOOSE.sub(r"\\binom{\1\3}{\2\4}", text) if " choose " in text or "C_" in text else text
     edits: list[tuple[int, int, str]] = []  # start, end, replacement
     closing: dict[int, int] = {}
     for match in _PLAIN.finditer(text):

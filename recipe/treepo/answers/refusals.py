@@ -63,8 +63,9 @@ def _uncomputed(answer: str, gold: str) -> bool | None:
     if any(read_number(normalize(item)) is None for item in split_list(gold)[1]):
         return None
     for chain in _CHAIN.finditer(answer):
-        long = [len(re.findall(r"\d", term)) > 1 for term in re.findall(_TERM, chain.group(), re.ASCII)]
-        if len(long) > 2 or all(long):
+        terms = re.findall(_TERM, chain.group(), re.ASCII)
+        whole = "\\cdot" not in chain.group() and all(term.isdigit() for term in terms)
+        if len(terms) > 2 or whole or all(len(re.findall(r"\d", term)) > 1 for term in terms):
             return False
     return None
 

@@ -4,7 +4,7 @@ r"""Compare the sides of equations, inequalities and memberships such as `x \in 
 import re
 
 from recipe.treepo.answers.forms import NAME, RELATION
-from recipe.treepo.answers.lists import JOINT
+from recipe.treepo.answers.lists import JOINT, split_list
 from recipe.treepo.answers.question import Question, question
 from recipe.treepo.answers.spelling import normalize, number_of
 
@@ -45,7 +45,14 @@ def _variables(text: str) -> tuple[set[str], bool]:
     return names, not any(_LETTERS.search(side) for side in sides if side not in names)
 
 
-_MEMBER = re.compile(r"\s*([A-Za-z])\s*\\in(?![A-Za-z])")
+_MEMBER = re.compile(r"\s*([A-Za-z]|\([a-z](?:, ?[a-z])+\))\s*\\in(?![A-Za-z])")
+
+
+# The argument of a function whose value does not depend on it, and the letters of an angle
+_NAMED = (
+    re.compile(r"[A-Za-z]\(([A-Za-z])\) ?=(?!.*\1)"),
+    re.compile(r"(?:\\angle ?)?\{? ?([A-Z]{3}) ?\}? ?="),
+)
 
 
 def other_variable(answer: str, gold: str) -> bool | None:
@@ -53,6 +60,27 @@ def other_variable(answer: str, gold: str) -> bool | None:
     for one, other in ((answer, gold), (gold, answer)):
         member, names = _MEMBER.match(one), _variables(other)[0]
         if member and RELATION.search(other) and names and member.group(1) not in names:
+            return False
+    return None
+
+
+def other_name(answer: str, gold: str) -> bool | None:
+    """Reject P(B) = 1/3 for P(A) = 1/3, and the angle ACB for ABC."""
+    for pattern in _NAMED:
+        name, gold_name = (match and normalize(match.group(1)) for match in map(pattern.match, (answer, gold)))
+        if name and gold_name and name != gold_name and (len(name) < 3 or name != gold_name[::-1]):
+            return False
+    return None
+
+
+def end_points(answer: str, gold: str) -> bool | None:
+    """Reject a list of numbers for an interval; mathematics takes it for the end points."""
+    for one, other in ((answer, gold), (gold, answer)):
+        member = _MEMBER.match(one)
+        interval = member is not None and one[member.end() :].strip()[:1] in ("(", "[")
+        bounded = RELATION.search(one) and "\\ne" not in one
+        numbers = not RELATION.search(other) and "\\in" not in other and other[:1] not in ("(", "[", "]")
+        if numbers and (interval or bounded) and len(split_list(other)[1]) > 1:
             return False
     return None
 

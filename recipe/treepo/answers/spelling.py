@@ -17,8 +17,18 @@ _SYNONYM = re.compile(r"\\(" + "|".join(sorted(SYNONYMS, key=len, reverse=True))
 _WRAPPERS = "text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mathit|boldsymbol|mbox|operatorname"
 _WRAPPED = re.compile(r"\\(?:" + _WRAPPERS + r")\s*\{([^{}]*)\}")
 _SIZES = re.compile(
-    r"\\(?:(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|tiny|small|large|Large|LARGE|huge|Huge|underline)(?![A-Za-z])"
+    r"\\(?:(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|tiny|small|large|Large|LARGE|huge|Huge|underline|middle)(?![A-Za-z])"
     r"|(?:text)?color ?\{[A-Za-z]*\})"
+)
+# Space between rows, decimal logarithms, invisible text, dots of repeating decimals, degrees Celsius, and negative
+# exponents of units
+_LAYOUT = (
+    (r"(\\\\)\s*\[\d+(?:pt|em|ex|mm)\]", r"\1"),
+    (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
+    (r"\\[hv]?phantom ?\{[^{}]*\}", ""),
+    (r"\\dot ?\{(\d)\}(?:(\d*)\\dot ?\{(\d)\})?", r"\\overline{\1\2\3}"),
+    (r"(\^ ?\{?\\circ ?\}?) ?(?:\\(?:text|mathrm) ?\{ ?)?C\b ?\}?", r"\1 "),
+    (r"(?<=[a-z]) ?\\cdot ?([a-z]+) ?\^ ?\{-(?:1|(\d))\}", lambda m: f"/{m[1]}" + (f"^{m[2]}" if m[2] else "")),
 )
 _ASTERISKS = re.compile(r"\*\*([^*]*)\*\*")
 # Arguments of one character without braces, and a quotient of units.
@@ -50,6 +60,8 @@ def tidy(answer: str) -> str:
     answer = re.sub(r"\.\.\.+", r"\\ldots ", from_unicode(answer))
     if bold := _ASTERISKS.fullmatch(answer.strip()):  # Markdown
         answer = bold.group(1)
+    for pattern, replacement in _LAYOUT:
+        answer = re.sub(pattern, replacement, answer)
     answer = _DELIMITERS.sub(_keep_escapes, answer)
     answer = _SYNONYM.sub(lambda match: "\\" + SYNONYMS[match.group(1)], answer)
     answer = re.sub(r"\^?\\degree(?![A-Za-z])", r"^\\circ", answer).replace("{\\circ}", "\\circ")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from recipe.treepo.answers.spelling import normalize
+from recipe.treepo.answers.tables import MULTIPLIERS, PARTS
 from recipe.treepo.answers.words import read
 
 LONGEST = 4_000
@@ -34,19 +35,28 @@ _GROUP = re.compile(r"[(\[{][^()\[\]{}]{3,200}[)\]}]")
 _FORMULA = re.compile(r"\$\$?([^$\n]{1,400}?)\$?\$|\\\(([^\n]{1,400}?)\\\)|\\\[([^\n]{1,400}?)\\\]")
 # x = 2 or x = 7, and x = 5, y = 6
 _SEVERAL = re.compile(r"[A-Za-z](?:_?\d)?\s*=[^=]*(?:,|;|\bor\b|\band\b)\s*[A-Za-z](?:_?\d)?\s*=")
+# Sentences that do not state a result
+_OPEN = re.compile(
+    r"\b(?:suppose|assum(?:e|ing)|let(?:'s| us| me| [a-z]\b)|whether|consider|probably|possibly|perhaps|maybe|might"
+    r"|anything|contradicts?)\b|\?\s*\Z|假设|如果|若|试|验证",
+    re.IGNORECASE,
+)
+_CONDITION = re.compile(r"\bif\b.*?(?:,(?!\d)|\bthen\b|\Z)", re.IGNORECASE)
+_JOINS = re.compile(r";|\b(?:and|but|or|while)\b", re.IGNORECASE)
+_NAME = re.compile(r"\s*(?:\\text *\{[^{}]*\}|\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([^()]*\))?)\s*")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}[ ,]+[A-Za-z]{2,}")
 _COPULA = re.compile(
     r"=|\u2248|:|\b(?:is|are|was|were|equals?|makes?|gives?|gave|made|has|have|totals?|needs?|be)\b|[是为共有]"
 )
 _REMARK = re.compile(r"(?<!\\)\((?!\s*(?:mod\b|[-+\u2212\u2013]?\d+(?:\.\d+)?\)))[^()\n]*[A-Za-z]{2}[^()\n]*\)")
 
-_POWERS = "hundred|thousand|million|billion|trillion|dozen"
+_POWERS = "|".join(sorted({*MULTIPLIERS, *PARTS} - {"second"}, key=len, reverse=True))
 _MINUS = "-\u2212\u2013"
-_SIGN = rf"(?:(?:[{_MINUS}]|\bminus\b|\bnegative\b)\s?)?"
+_SIGN = rf"(?:(?:[{_MINUS}负]|\bminus\b|\bnegative\b)\s?)?"
 _DIGITS = (
     r"(?:\d+:\d+(?::\d+)?"  # a ratio or a time
     r"|\d{1,3}(?:(?:,|\{,\}|\\,| |\u00a0|\u202f|')\d{3})+(?![\d,])(?:\.\d+)?"  # in groups of three
-    r"|\d+(?:\.\d+|,\d{1,2}(?!\d)|,\d{4,})?)"
+    r"|(?<![\d.])\.\d+|\d+(?:\.\d+|,\d{1,2}(?!\d)|,\d{4,})?)"
 )
 _VALUE = re.compile(
     rf"(?P<sign>{_SIGN})(?P<number>{_DIGITS})"
@@ -54,7 +64,7 @@ _VALUE = re.compile(
     r"|(?P<exponent>[eE][-+]?\d{1,2}(?!\w|\.\d))|(?P<ten>\s?(?:x|\*|\u00d7|\\times)\s?10\^\{?[-\u2212]?\d{1,2}\}?)"
     r"|(?P<raised>[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)|(?P<power_sign>\^\{?-?\d{1,3}\}?)|(?P<factorial>!(?=\s*[.,;)$])))?"
     r"(?P<percent>\s?\\?%|\s+percent\b)?"
-    rf"(?:\s+(?P<power>{_POWERS})\b|[十百千万亿]+)?",
+    rf"(?:\s*(?P<power>{_POWERS})(?![A-Za-z]))?",
     re.IGNORECASE,
 )
 _SIGNED_IN_BRACKETS = re.compile(r"\(([-+\u2212\u2013]?\d+(?:\.\d+)?)\)(?!\w)")
@@ -69,7 +79,10 @@ _PART_BEFORE = re.compile(
     r"|[*_/+<>\u00b1\u2264\u2265\u2260\u221a\u00d7\u00f7{\[]\s*|[A-Za-z\d)]\s?[-\u2212]\s?|[A-Za-z]\(|\d\s?:\s?"
     r"|\b(?:least|most|than|about|over|mod|and|or|maybe|perhaps|between|from|times|plus|below"
     r"|above|under|(?<!add )(?<!adds )up to|(?:\d|divided|divisible|multiplied) by|log|ln|sqrt"
-    r"|steps?|sin|cos|tan|exp|root)\s+|n[o']t(?:\s+be|\s+equal(?:\s+to)?)?\s+)\Z",
+    r"|steps?|case|theorem|lemma|equation|figure|part|twice|double|triple|never|exceeds?|sin|cos|tan|exp|root"
+    r"|(?:multiple|half|third|root|factor|sum|square|ninths?|number|division) (?:of|by))\s+\(?"
+    r"|(?:[大小]于|[不零根号分约]|至[少多]|超过?|[不最][多少]|可能)[是为下于号之了]*"
+    r"|n[o']t(?:\s+be|\s+equal(?:\s+to)?)?\s+)\Z",
     re.IGNORECASE,
 )
 _ATTACHED = (
@@ -79,7 +92,10 @@ _ATTACHED = (
 )
 _PART_OF_RESULT = re.compile(_ATTACHED, re.IGNORECASE)
 _PART_BEHIND = re.compile(
-    rf"(?:{_ATTACHED}|\s+(?:to|or|and|by|out|over|plus|minus|times|dozens?|score|less|more)\b)", re.IGNORECASE
+    rf"(?:{_ATTACHED}|\s+(?:to|or|and|by|out|over|plus|minus|times|factorial|below|above|off|if)\b"
+    r"|\s+(?:at (?:least|most)|per (?:thousand|mille)|for some)\b|(?:\s+\w+)?\s+(?:less|more|fewer)\b"
+    r"|\s*(?:分之|成|折|左右|以[上下内]|的))",
+    re.IGNORECASE,
 )
 
 
@@ -120,8 +136,8 @@ def _value(sentence: str) -> str | None:
     emphasized = [next(filter(None, groups)) for groups in _EMPHASIS.findall(sentence)]
     if emphasized:
         return _value(emphasized[-1])
-    sentence = _REMARK.sub(" ", sentence.replace("\\$", ""))
-    if _SEVERAL.search(sentence.replace("$", "")):
+    sentence = _CONDITION.sub(" ", _REMARK.sub(" ", sentence.replace("\\$", "")))
+    if _SEVERAL.search(sentence.replace("$", "")) or _OPEN.search(sentence):
         return None
     formulas = [match for match in _FORMULA.finditer(sentence) if _is_formula(match)]
     if formulas:
@@ -132,7 +148,7 @@ def _value(sentence: str) -> str | None:
 def _is_formula(match: re.Match[str]) -> bool:
     """Return whether signs enclose a formula; the dollars of $20 - $5 do not."""
     content = _content(match)
-    return _PROSE.search(content) is None and (match.group(1) is None or content.strip(" -/,") == content)
+    return _PROSE.search(content) is None and (match.group(1) is None or content.lstrip().rstrip(" -/,+*=<") == content)
 
 
 def _content(match: re.Match[str]) -> str:
@@ -147,8 +163,12 @@ def _formula_value(sentence: str, formulas: list[re.Match[str]]) -> str | None:
         return None
     if re.match(rf"\s*(?:{_POWERS})\b", behind):
         return None
+    content = _content(last)
+    left, _, right = content.rpartition("=")
+    if left and "=" not in left and not _NAME.fullmatch(left) and re.search(r"(?<!\\)\b[a-z]\b", left):
+        right = content  # an equation, not the name of a value
     # A box without braces is not a box, but its macro is no part of the value either.
-    return _content(last).rpartition("=")[2].replace("\\boxed", "").strip() or None
+    return right.replace("\\boxed", "").strip() or None
 
 
 def _number_value(sentence: str) -> str | None:
@@ -160,6 +180,9 @@ def _number_value(sentence: str) -> str | None:
     if len({value for _, value in found}) > 1:
         verbs = [verb for verb in _COPULA.finditer(sentence) if verb.end() <= found[-1][0]]
         if verbs:
+            before = [start for start, _ in found if start < verbs[-1].start()]
+            if before and _JOINS.search(sentence, before[-1], verbs[-1].start()):
+                return None  # Ann has 3 and Bob has 5
             found = [(start, value) for start, value in found if start >= verbs[-1].end()]
             if verbs[-1].group() == "=" and not sentence[verbs[-1].end() : found[0][0]].strip():
                 found = found[:1]  # the result of a computation; a number behind it belongs to the description

@@ -86,8 +86,9 @@ REMARKS = frozenset("each total altogether left remaining long wide tall high de
 # Words that change or hedge the number before them, and functions; they never belong to a unit.
 NOT_UNITS = frozenset(
     "sin cos tan cot sec csc log ln exp max min gcd lcm mod and or to pi sqrt frac half halves third thirds factorial "
-    "plus minus over by not no is are as this thus less least most more than fewer maybe about off below above "
-    "thousands hundreds millions billions dozens sixths tenths inclusive exclusive perhaps always versus".split()
+    "million thousand mille plus minus over by not no is are as this thus less least most more than fewer maybe about "
+    "off below above thousands hundreds millions billions dozens sixths tenths inclusive exclusive perhaps "
+    "always versus".split()
 )
 SQUARE, CUBE = frozenset({"square", "sq", "squared", "平方"}), frozenset({"cubic", "cu", "cubed", "立方"})
 SIZES = {

@@ -74,9 +74,10 @@ _REWRITES: tuple[_Rewrite, ...] = (
     (re.compile(r"per[ -]cent(?![A-Za-z])", re.I), "percent"),
     (re.compile(rf"{_WRAPPER}\s*\}}"), ""),
 )
+_NOT_ONLY_WORDS = re.compile(r"[\d:,(]|\A[A-Z]\.|answer|option|choice|选|分之", re.IGNORECASE)
 _ALL_TEXT = re.compile(rf"\s*{_WRAPPER}([^{{}}]*)\}}\s*\.?\s*")
 _SAYS = r"(?:the )?(?:(?:final|correct|right|best) )?(?:answers?|options?|choices?|答案)(?: is| are| ?:|=|是|为)\s*"
-_SAYS += r"|故?选(?:项)?[:\uff1a]?\s*|(?:exactly|only) "
+_SAYS += r"|故?选(?:项)?[:\uff1a]?\s*|(?:exactly|only) |一?共有?|有"
 _INTRODUCTION = re.compile(rf"{_WRAPPER}\s*(?:{_SAYS})\}}|{_SAYS}", re.IGNORECASE)
 _PHRASES = (
     (r"(?:there (?:is|are) )?no (?:real |such )?solutions?(?: exists?)?|none|(?:the )?empty set", "\\emptyset"),
@@ -89,11 +90,15 @@ def from_words(text: str) -> str:
     """Replace words that are part of a number, and drop "the answer is"."""
     if not re.search(r"[^\W\d_]{2}|[^\x00-\x7f]", text):
         return text
-    if (words := _ALL_TEXT.fullmatch(text)) and re.search(
-        r"[\d:,(]|\A[A-Z]\.|answer|option|choice|选", words.group(1), re.I
-    ):
+    words = _ALL_TEXT.fullmatch(text)
+    if words and (_CARDINAL.search(words.group(1)) or _NOT_ONLY_WORDS.search(words.group(1))):
         text = words.group(1).strip()
     text = _INTRODUCTION.sub("", text, count=1) if _INTRODUCTION.match(text) else text
+    text = re.sub(
+        f"([{HAN_DIGITS}])分之([{HAN_DIGITS}])",
+        lambda match: f"\\frac{{{HAN_DIGITS.index(match.group(2))}}}{{{HAN_DIGITS.index(match.group(1))}}}",
+        text,
+    )
     bare = re.sub(rf"{_WRAPPER}|\}}", "", text).strip(" .")
     for phrase, latex in _PHRASES:
         if re.fullmatch(phrase, bare, re.IGNORECASE):
