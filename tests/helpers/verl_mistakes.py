@@ -327,12 +327,6 @@ MISTAKES = (
         "trainer.resume_from_path=run/global_step_5",
         named=False,
     ),
-    Mistake(
-        "trainer.resume_from_path=run/global_step_5",
-        "resume_path_unused",
-        "trainer.resume_from_path",
-        "trainer.resume_mode=resume_path",
-    ),
     # the user's code
     Mistake(f"{OWN}.name=computescore", "code_name", f"{OWN}.name", f"{OWN}.name=compute_score"),
     Mistake(f"{OWN}.path=my.py {OWN}.name=scor", "code_name", f"{OWN}.name", f"{OWN}.name=score"),

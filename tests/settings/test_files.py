@@ -119,7 +119,7 @@ def test_a_column_of_the_wrong_kind_is_named(change: dict[str, Any], reason: str
         ([make_row(truth=1e-05), make_row(truth=2.0)], {}),
         ([make_row("x", "N/A"), make_row("y", r"\text{Proof}")], {}),  # noted
         ([make_row(prompt=[{"role": "human", "content": "P"}])], {}),  # noted
-        ([make_row(prompt=None)], {"data__custom_cls": {"path": "mine.py"}}),
+        ([make_row(prompt=None)], {"data__custom_cls": {"path": __file__}}),
         ([make_row(truth=None)], {"reward__custom_reward_function": {"path": __file__}}),  # proofs
         ([make_row(reward_model=None)], {"reward__reward_model": {"enable": True}}),
         ([make_row(prompt="P")], {"actor_rollout_ref__rollout__agent__default_agent_loop": "my_agent"}),
@@ -633,3 +633,23 @@ def test_folders_that_cannot_be_made_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
     problem = the_problem(of(data, trainer__default_local_dir="/proc/treepo/run", trainer__save_freq=5))
     assert problem.rule.startswith("is not writable (/proc")
+
+
+# --- code files ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "data.custom_cls.path",
+        "reward.reward_manager.module.path",
+        "trainer.v1.sampler.custom_sampler.path",
+        "actor_rollout_ref.rollout.agent.agent_loop_config_path",
+        "actor_rollout_ref.model.lora_adapter_path",
+    ],
+)
+def test_a_missing_file_of_the_users_is_named(key: str) -> None:
+    name = key.replace(".", "__")
+    found = [(problem.rule_id, problem.key) for problem in file_problems(of(**{name: "nowhere.py"}), KEYS)]
+    assert ("missing_file", key) in found
+    assert "missing_file" not in rule_ids(of(**{name: __file__}))

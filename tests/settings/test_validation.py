@@ -91,7 +91,7 @@ def test_files_that_verl_cannot_read_are_problems_before_anything_starts(tmp_pat
     assert all(f"`python -m recipe.treepo.data_prep.check {problem.value}`" in problem.remedy for problem in problems)
     validate(config_of(data__train_files=names[1], data__val_files=names[1], data__prompt_key="question"))
     # a custom data set class has its own columns
-    validate(config_of(data__val_files=names[2], data__custom_cls={"path": "mine.py", "name": "Rows"}))
+    validate(config_of(data__val_files=names[2], data__custom_cls={"path": __file__, "name": "problems_of"}))
 
 
 def test_a_folder_for_trees_is_checked_before_anything_starts(tmp_path, monkeypatch):
@@ -458,7 +458,7 @@ def test_a_misspelt_estimator_is_answered_with_those_that_there_are():
     with pytest.raises(ConfigError) as caught:
         prepare(composed("preset=tiny", "algorithm.adv_estimator=mine"), [], dry_run=True)
     (problem,) = caught.value.problems
-    assert problem.remedy.startswith("Use one of gae, gdpo, gpg, grpo,")
+    assert problem.remedy.startswith("Use one of gae, gpg, grpo,")
     assert problem.remedy.endswith("treepo, treepo_segment, treerl, treerpo.")
 
 

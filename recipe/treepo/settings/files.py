@@ -22,8 +22,13 @@ LEAST_FREE_BYTES = 64 * 2**20
 
 _CODE = {
     "reward.custom_reward_function.path": "Name a Python file, or leave it out for the recipe's reward.",
+    "reward.reward_manager.module.path": "Name a Python file with a reward manager.",
+    "data.custom_cls.path": "Name a Python file with a data set class, or pkg://module.",
+    "trainer.v1.sampler.custom_sampler.path": "Name a Python file with a sampler, or pkg://module.",
     "treepo.interaction.path": "Name a Python file or pkg://module, or leave it out.",
     "actor_rollout_ref.rollout.multi_turn.function_tool_path": "Name a Python file with tools.",
+    "actor_rollout_ref.rollout.agent.agent_loop_config_path": "Name a YAML file with agent loops.",
+    "actor_rollout_ref.model.lora_adapter_path": "Name a folder with a LoRA adapter.",
     "actor_rollout_ref.rollout.multi_turn.tool_config_path": "Name a YAML file with tools.",
 }
 

@@ -91,7 +91,10 @@ def unknown_verl_key(key: str, value: Any, known: Mapping[str, Any]) -> ConfigPr
     similar += get_close_matches(key, names, n=2, cutoff=0.8)
     shown = list(dict.fromkeys(similar))[:3]
     remedy = f"Did you mean {' or '.join(shown)}? " if shown else ""
-    remedy += f"To add the key nevertheless, use +{key}={value}."
+    if not key.startswith(("actor_rollout_ref.", "critic.")):  # verl's dataclasses refuse others there
+        remedy += f"To add the key nevertheless, use +{key}={value}."
+    elif not shown:
+        remedy = "Leave it out."
     return ConfigProblem("unknown_verl_key", key, value, "verl has no such key", remedy)
 
 

@@ -29,10 +29,7 @@ def _resume_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     """Check the checkpoint to resume from (``trainer_base._load_checkpoint``)."""
     key = "trainer.resume_from_path"
     mode, path = value(config, "trainer.resume_mode"), value(config, key)
-    if mode == "auto" and path is not None:
-        rule, remedy = "has no effect with trainer.resume_mode=auto", "Use trainer.resume_mode=resume_path."
-        yield ConfigProblem("resume_path_unused", key, path, rule, remedy)
-    if mode != "resume_path" and not (mode == "auto" and path is not None):
+    if mode != "resume_path":  # verl reads the path in this mode only
         return
     remedy = f"Use {key}=FOLDER/global_step_N of a run, or trainer.resume_mode=auto."
     if not isinstance(path, str):

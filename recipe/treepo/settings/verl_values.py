@@ -446,7 +446,7 @@ def _unknown_name(key: str, found: Any, name: Any, choices: Sequence[object]) ->
 
 def nearest_name(key: str, name: Any, names: Sequence[str]) -> str:
     """Return a remedy with the name that is meant, or with all names."""
-    near = _nearest(name, names)
+    near = _nearest(name, names) or _nearest(str(name).lower(), names)
     return f"Use {key}={near}." if near else f"Use one of {', '.join(names)}."
 
 

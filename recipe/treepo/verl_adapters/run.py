@@ -29,6 +29,7 @@ from recipe.treepo.settings.schema import PACKED_VENDOR, Console, TreePOSettings
 from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.settings.verl_keys import leaves
+from recipe.treepo.settings.verl_switches import UNFED
 from recipe.treepo.settings.verl_values import ACTOR, REGISTERED, ROLLOUT, foreign_names, nearest_name
 from recipe.treepo.verl_adapters.console import train_with_console
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
@@ -40,7 +41,8 @@ def name_problems(config: DictConfig) -> list[ConfigProblem]:
     for key, name in foreign_names(config).items():
         registered = sorted({*_registered(key), *(choice for choice in REGISTERED[key] if choice)})
         if name not in registered:
-            rule, remedy = "is not a name that verl or a plugin registers", nearest_name(key, name, registered)
+            rule = "is not a name that verl or a plugin registers"
+            remedy = nearest_name(key, name, [found for found in registered if found not in UNFED])
             problems.append(ConfigProblem("unregistered_name", key, name, rule, remedy))
     return problems
 
