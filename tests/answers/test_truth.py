@@ -21,6 +21,14 @@ from recipe.treepo.answers.truth import lacks_answer, read_truth
         (1e-05, "0.00001"),
         (np.float64(2e-05), "0.00002"),
         (1e22, "10000000000000000000000"),
+        (float(np.float32(0.1)), "0.1"),  # as a single-precision column is read
+        (float(np.float32(-2.35e-6)), "-0.00000235"),
+        (float(np.float32(1234.1)), "1234.1"),
+        (2.0**34, "17179869184.0"),  # exact in single precision, too
+        (2.0**-11, "0.00048828125"),
+        (1 / 3, "0.3333333333333333"),
+        (0.30000000000000004, "0.30000000000000004"),
+        (1e300, f"1{'0' * 300}"),
         ("1e-05", "1e-05"),  # text stays; the comparison reads it as a power of ten
         ("####", ""),
         ("some work ####  ", ""),

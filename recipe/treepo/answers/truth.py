@@ -3,6 +3,7 @@
 
 import math
 import re
+import struct
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -11,6 +12,9 @@ from recipe.treepo.answers.boxes import unboxed
 
 MAX_ANSWER_CHARS = 1_000
 """Default length limit of the reward for parsing an answer."""
+
+MOST_DIGITS = 15
+"""Significant digits of a float up to which it may have been typed."""
 
 # Texts in place of an answer, after removal of markup, case, and punctuation at both ends.
 _MISSING = (
@@ -42,8 +46,22 @@ _PRINTED = re.compile(
 
 
 def decimal_text(number: float) -> str:
-    """Return a finite number in decimal notation: 1e-07 as 0.0000001."""
-    return f"{Decimal(repr(float(number))):f}"
+    """Return a finite number in decimal notation: 1e-07 as 0.0000001.
+
+    A number of a single-precision column is the shortest one there: 0.10000000149011612 is 0.1.
+    """
+    text = repr(float(number))
+    if len(re.sub(r"e.*|^-?0\.0*|\D", "", text)) > MOST_DIGITS and _single(number) == number:
+        text = next(short for digits in range(1, 18) if _single(float(short := f"{number:.{digits}g}")) == number)
+    return f"{Decimal(text):f}"
+
+
+def _single(number: float) -> float | None:
+    """Return the nearest number of single precision, None beyond its range."""
+    try:
+        return float(struct.unpack("f", struct.pack("f", number))[0])
+    except OverflowError:
+        return None
 
 
 def read_truth(ground_truth: Any) -> str:

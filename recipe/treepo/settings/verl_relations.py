@@ -266,7 +266,7 @@ def _batch_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         remedy = f"Use data.gen_batch_size={math.gcd(group, batch)}, or null."
         yield ConfigProblem("gen_batch_division", "data.gen_batch_size", group, rule, remedy)
     rows = _rows(config)
-    if rows is not None and batch > rows:
+    if rows and batch > rows:  # an empty file is named by itself
         rule = f"must not exceed the {rows} rows of data.train_files"
         if is_number(most := value(config, "data.train_max_samples"), int) and most == rows:
             rule = f"must not exceed data.train_max_samples={rows}"
