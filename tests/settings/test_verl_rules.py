@@ -214,6 +214,10 @@ def test_a_name_that_a_plugin_registers_is_accepted(monkeypatch):
     [
         ("+actor_rollout_ref.actor.foo=2", "actor_rollout_ref.actor.foo=2: undeclared_key"),
         ("+actor_rollout_ref.rollout.temprature=3", "actor_rollout_ref.rollout.temprature=3: undeclared_key"),
+        (
+            "+actor_rollout_ref.model.lora_target=all-linear",
+            "actor_rollout_ref.model.lora_target=all-linear: undeclared_key",
+        ),
         ("+actor_rollout_ref.actor.optim.lrate=3", "actor_rollout_ref.actor.optim.lrate=3: undeclared_key"),
         (
             "actor_rollout_ref.rollout.trace.max_samples_per_step_per_worker=-1",

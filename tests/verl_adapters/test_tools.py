@@ -4,6 +4,7 @@
 import asyncio
 import copy
 import json
+import logging
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from verl.experimental.agent_loop import tool_agent_loop
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 from verl.experimental.agent_loop.tool_parser import ToolParser
@@ -664,7 +666,8 @@ def test_verls_own_tool_agent_gets_texts_without_lone_surrogates():
     assert "bad \ufffd" in TOKENIZER.decode(verls([call(NOTE), "ok"], tools=[tool]).response_ids)
 
 
-def test_a_lone_surrogate_that_the_model_escapes_reaches_no_tokenizer():
+def test_a_lone_surrogate_that_the_model_escapes_reaches_no_tokenizer(caplog):
+    caplog.set_level(logging.ERROR, logger=tool_agent_loop.logger.name)  # its warning quotes the name
     turn = r'<tool_call>{"name": "gone \ud800", "arguments": {"a": "\ud800"}}</tool_call>'
     [output] = ours([turn, "ok"], row=row_of())
     [said] = output.extra_fields["tree_turns"][0]["tool_calls"]

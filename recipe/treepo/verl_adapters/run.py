@@ -34,6 +34,8 @@ from recipe.treepo.settings.verl_values import ACTOR, REGISTERED, ROLLOUT, forei
 from recipe.treepo.verl_adapters.console import train_with_console
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
 
+MODEL = "actor_rollout_ref.model"
+
 
 def name_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check names against verl's registries, to which plugins add; verl looks them up after Ray has started."""
@@ -121,6 +123,9 @@ def dataclass_problems(config: DictConfig) -> list[ConfigProblem]:
             except Exception as error:  # verl raises several types, most without the key
                 found = [_verls_problem(config, name, error)]
         problems += found
+    model = OmegaConf.select(config, MODEL)  # building it would load the model's files
+    if OmegaConf.is_dict(model) and str(model.get("_target_")).startswith("verl."):
+        problems += _undeclared(model, MODEL)
     return problems
 
 
