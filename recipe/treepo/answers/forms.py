@@ -7,7 +7,7 @@ Each form covers one kind of notation, and is applied to either answer. Inputs a
 import re
 
 from recipe.treepo.answers.lists import split_list
-from recipe.treepo.answers.spelling import normalize, read_number
+from recipe.treepo.answers.spelling import number_of
 
 RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])")
 # Left sides of equations that only name a value.
@@ -76,11 +76,11 @@ def _exact_side(text: str, other: str) -> str:
     nothing stays if the other answer is a decimal too, because that one is rounded as well.
     """
     left, sign, right = (part.strip() for part in text.partition("\\approx"))
-    if not sign or "." not in right or read_number(normalize(right)) is None:
+    if not sign or "." not in right or number_of(right) is None:
         return text
     if left and not NAME.fullmatch(left):
         return left
-    return right if "." in other and read_number(normalize(other)) is not None else text
+    return right if "." in other and number_of(other) is not None else text
 
 
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)", re.ASCII)
@@ -88,6 +88,8 @@ _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)", re.ASCII)
 
 def _without_thousands(text: str, other: str) -> str:
     r"""Drop the commas of `1,000\pi`, unless they separate as many items as the other answer has."""
+    if _THOUSANDS.search(text) is None:  # most answers
+        return text
     rewritten = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
     items, others, rest = (len(split_list(side)[1]) for side in (text, other, rewritten))
     if rest == 1 < items and split_list(text)[0]:  # a pair or an interval

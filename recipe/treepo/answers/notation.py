@@ -37,9 +37,7 @@ def _latex(character: str) -> str:
 
 
 _CHARACTERS = _Latex({ord(character): latex for character, latex in CHARACTERS.items()})
-for _character, _macro in MACROS.items():
-    _blackboard = f"\\mathbb{{{_macro[0]}}}" if _macro in ("RR", "NN", "ZZ", "QQ", "CC") else f"\\{_macro} "
-    _CHARACTERS[ord(_character)] = "^\\circ " if _macro == "^circ" else _blackboard
+_CHARACTERS.update({ord(character): f"\\{macro} " for character, macro in MACROS.items()})
 
 
 def from_unicode(text: str) -> str:
@@ -48,7 +46,7 @@ def from_unicode(text: str) -> str:
         return text
     text = _RAISED.sub(lambda run: f"^{{{unicodedata.normalize('NFKC', run.group())}}}", text)
     text = _LOWERED.sub(lambda run: f"_{{{unicodedata.normalize('NFKC', run.group())}}}", text)
-    return text.replace("√(", "sqrt(").translate(_CHARACTERS).replace("\u2212", "-")
+    return text.translate(_CHARACTERS)
 
 
 # --- plain text ------------------------------------------------------------------------------------------------

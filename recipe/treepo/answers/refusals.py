@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from recipe.treepo.answers.forms import RELATION
 from recipe.treepo.answers.lists import split_list
-from recipe.treepo.answers.spelling import normalize, read_number
+from recipe.treepo.answers.spelling import number_of
 
 # Allowed on the left of a solved equation besides letters: subscripts, f^{-1} and arguments.
 _ARGUMENT = re.compile(r"_(?:\{[^{}]*\}|\w)|\^\{-1\}(?=\()|(?<=[A-Za-z}])\([^()]*\)")
@@ -56,11 +56,12 @@ def _uncomputed(answer: str, gold: str) -> bool | None:
 
     An answer is unfinished if it has an operation (a sum, an integral, a limit, a greatest common divisor, ...) and the
     ground truth has none. If the ground truth consists of plain numbers, an answer is also unfinished if signs join
-    three numbers, or two of at least two digits each. `2^{10}`, `10!` and `3 \cdot 2^5` are notations of a number.
+    three numbers, two of at least two digits each, or two whole numbers unless the sign is `\cdot`. `2^{10}`, `10!` and
+    `3 \cdot 2^5` are notations of a number.
     """
     if _OPERATIONS.search(answer) and not _OPERATIONS.search(gold):
         return False
-    if any(read_number(normalize(item)) is None for item in split_list(gold)[1]):
+    if any(number_of(item) is None for item in split_list(gold)[1]):
         return None
     for chain in _CHAIN.finditer(answer):
         terms = re.findall(_TERM, chain.group(), re.ASCII)

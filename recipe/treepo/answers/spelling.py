@@ -11,9 +11,9 @@ from functools import lru_cache
 
 from recipe.treepo.answers.boxes import scan_boxes
 from recipe.treepo.answers.notation import from_unicode
-from recipe.treepo.answers.tables import SYNONYMS
+from recipe.treepo.answers.tables import SYNONYMS, alternatives
 
-_SYNONYM = re.compile(r"\\(" + "|".join(sorted(SYNONYMS, key=len, reverse=True)) + r")(?![A-Za-z])")
+_SYNONYM = re.compile(rf"\\({alternatives(SYNONYMS)})(?![A-Za-z])")
 _WRAPPERS = "text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mathit|boldsymbol|mbox|operatorname"
 _WRAPPED = re.compile(r"\\(?:" + _WRAPPERS + r")\s*\{([^{}]*)\}")
 _SIZES = re.compile(
@@ -81,6 +81,7 @@ def tidy(answer: str) -> str:
     return answer.removesuffix(".").rstrip()
 
 
+@lru_cache(maxsize=128)
 def plain(text: str) -> str:
     r"""Drop the macros around words: `14\text{ March}` as "14 March"."""
     return re.sub(r"\s+", " ", re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)).strip(" .")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from recipe.treepo.answers.spelling import normalize
-from recipe.treepo.answers.tables import MULTIPLIERS, PARTS
+from recipe.treepo.answers.tables import MULTIPLIERS, PARTS, alternatives
 from recipe.treepo.answers.words import read
 
 LONGEST = 4_000
@@ -50,7 +50,7 @@ _COPULA = re.compile(
 )
 _REMARK = re.compile(r"(?<!\\)\((?!\s*(?:mod\b|[-+\u2212\u2013]?\d+(?:\.\d+)?\)))[^()\n]*[A-Za-z]{2}[^()\n]*\)")
 
-_POWERS = "|".join(sorted({*MULTIPLIERS, *PARTS} - {"second"}, key=len, reverse=True))
+_POWERS = alternatives({*MULTIPLIERS, *PARTS})
 _MINUS = "-\u2212\u2013"
 _SIGN = rf"(?:(?:[{_MINUS}负]|\bminus\b|\bnegative\b)\s?)?"
 _DIGITS = (
@@ -59,12 +59,11 @@ _DIGITS = (
     r"|(?<![\d.])\.\d+|\d+(?:\.\d+|,\d{1,2}(?!\d)|,\d{4,})?)"
 )
 _VALUE = re.compile(
-    rf"(?P<sign>{_SIGN})(?P<number>{_DIGITS})"
-    r"(?:(?P<mixed>(?:[ -])\d+/\d+)|(?P<bottom>\s?/\s?\d+)"
-    r"|(?P<exponent>[eE][-+]?\d{1,2}(?!\w|\.\d))|(?P<ten>\s?(?:x|\*|\u00d7|\\times)\s?10\^\{?[-\u2212]?\d{1,2}\}?)"
-    r"|(?P<raised>[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)|(?P<power_sign>\^\{?-?\d{1,3}\}?)|(?P<factorial>!(?=\s*[.,;)$])))?"
-    r"(?P<percent>\s?\\?%|\s+percent\b)?"
-    rf"(?:\s*(?P<power>{_POWERS})(?![A-Za-z]))?",
+    rf"(?P<sign>{_SIGN}){_DIGITS}"
+    r"(?:[ -]\d+/\d+|\s?/\s?\d+"  # a mixed number, a fraction
+    r"|[eE][-+]?\d{1,2}(?!\w|\.\d)|\s?(?:x|\*|\u00d7|\\times)\s?10\^\{?[-\u2212]?\d{1,2}\}?"
+    r"|[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|\^\{?-?\d{1,3}\}?|!(?=\s*[.,;)$]))?"
+    rf"(?:\s?\\?%|\s+percent\b)?(?:\s*(?:{_POWERS})(?![A-Za-z]))?",
     re.IGNORECASE,
 )
 _SIGNED_IN_BRACKETS = re.compile(r"\(([-+\u2212\u2013]?\d+(?:\.\d+)?)\)(?!\w)")

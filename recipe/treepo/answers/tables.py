@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of characters, names, words and units, by kind. Standard library only."""
 
+from collections.abc import Iterable
+
 
 def table(text: str) -> dict[str, str]:
     """Read the pairs `key=value` of a table, separated by white space; a value "_" stands for a space."""
     return {key: value.replace("_", " ") for key, _, value in (pair.rpartition("=") for pair in text.split())}
+
+
+def alternatives(words: Iterable[str]) -> str:
+    """Return a pattern of any of these words, the longest first."""
+    return "|".join(sorted(words, key=len, reverse=True))
 
 
 # --- characters and names of plain text, as LaTeX
@@ -13,10 +20,11 @@ MACROS = table(r"""
     ×=times ·=cdot ⋅=cdot ∙=cdot •=cdot ÷=div ±=pm ∓=mp ≤=le ≥=ge ⩽=le ⩾=ge ≦=le ≧=ge ≠=ne ≈=approx ≡=equiv ∼=sim
     ∞=infty ∪=cup ∩=cap ∈=in ∉=notin ∅=emptyset ⊂=subset ⊆=subseteq ∖=setminus ∠=angle △=triangle ∆=Delta ⊥=perp
     ∥=parallel →=to ⇒=Rightarrow ∀=forall ∃=exists ∑=sum ∏=prod ∫=int ∂=partial ⟨=langle ⟩=rangle 〈=langle 〉=rangle
-    ⌊=lfloor ⌋=rfloor ⌈=lceil ⌉=rceil ′=prime °=^circ ˚=^circ º=^circ ℃=^circ ℝ=RR ℕ=NN ℤ=ZZ ℚ=QQ ℂ=CC
+    ⌊=lfloor ⌋=rfloor ⌈=lceil ⌉=rceil ′=prime
 """)
 CHARACTERS = table("""
     、=,_ 。=. ∶=: −=- –=- ‐=- ‑=- ∣=| ￥=¥ √=sqrt_ ∛=cbrt_ …=\\ldots_ ⋯=\\ldots_ 或=_or_ 和=_and_ 与=_and_ 及=_and_
+    °=^\\circ_ ˚=^\\circ_ º=^\\circ_ ℃=^\\circ_ ℝ=\\mathbb{R} ℕ=\\mathbb{N} ℤ=\\mathbb{Z} ℚ=\\mathbb{Q} ℂ=\\mathbb{C}
 """)
 SYNONYMS = table(
     "dfrac=frac tfrac=frac cfrac=frac dbinom=binom tbinom=binom leq=le leqslant=le geq=ge geqslant=ge neq=ne"
@@ -90,7 +98,7 @@ NOT_UNITS = frozenset(
     "off below above thousands hundreds millions billions dozens sixths tenths inclusive exclusive perhaps "
     "always versus".split()
 )
-SQUARE, CUBE = frozenset({"square", "sq", "squared", "平方"}), frozenset({"cubic", "cu", "cubed", "立方"})
+EXPONENTS = {"square": 2, "sq": 2, "squared": 2, "平方": 2, "cubic": 3, "cu": 3, "cubed": 3, "立方": 3}
 SIZES = {
     "time": {"week": 604_800, "day": 86_400, "h": 3_600, "min": 60, "s": 1},
     "money": {"dollar": 100, "cent": 1},

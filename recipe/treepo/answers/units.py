@@ -8,13 +8,12 @@ from recipe.treepo.answers.lists import split_list
 from recipe.treepo.answers.spelling import number_of
 from recipe.treepo.answers.tables import (
     COUNTED,
-    CUBE,
     CURRENCIES,
+    EXPONENTS,
     HAN_UNITS,
     NOT_UNITS,
     REMARKS,
     SPEEDS,
-    SQUARE,
     UNITS,
 )
 
@@ -94,7 +93,7 @@ def _is_bare_unit(value: str, words: str) -> bool:
 
 def unit_name(word: str) -> str | None:
     """Return the unit of a name, None if it is unknown. Case distinguishes short names: mW is not MW."""
-    return UNITS.get(word if len(word) < 3 else word.casefold()) or UNITS.get(word.casefold())
+    return UNITS.get(word) or UNITS.get(word.casefold())
 
 
 def _unit(words: str, power: str | None) -> tuple[str | None, bool]:
@@ -104,8 +103,8 @@ def _unit(words: str, power: str | None) -> tuple[str | None, bool]:
         names.pop()
     parts, factor, listed = [], 1, not any(name.casefold() in NOT_UNITS for name in names)
     for position, name in enumerate(names):
-        if name.casefold() in SQUARE | CUBE:
-            factor = 2 if name.casefold() in SQUARE else 3
+        if exponent := EXPONENTS.get(name.casefold()):
+            factor = exponent
             continue
         last = position + 1 == len(names) or names[position + 1] in ("/", "squared", "cubed")
         plural = len(name) > 3 and name.endswith("s") and not name.endswith("ss")

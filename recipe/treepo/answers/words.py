@@ -2,21 +2,16 @@
 """Rewrite words that are part of a number: `five`, `3 million`, `5 sixths`, `minus 8`. Standard library only."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from decimal import Decimal
 from functools import lru_cache
 
 from recipe.treepo.answers.notation import from_plain_text, from_unicode
 from recipe.treepo.answers.spelling import power_of_ten, tidy
-from recipe.treepo.answers.tables import HAN_DIGITS, MULTIPLIERS, NUMBER_WORDS, PARTS, POWERS, SMALL
-
-
-def _any(words: Iterable[str]) -> str:
-    return "|".join(sorted(words, key=len, reverse=True))
-
+from recipe.treepo.answers.tables import HAN_DIGITS, MULTIPLIERS, NUMBER_WORDS, PARTS, POWERS, SMALL, alternatives
 
 _CARDINAL = re.compile(
-    rf"(?<![A-Za-z\\])(?:{_any(SMALL)})(?:(?:[ -]|(?<=d|n) and )(?:{_any(NUMBER_WORDS)}))*(?![A-Za-z])",
+    rf"(?<![A-Za-z\\])(?:{alternatives(SMALL)})(?:(?:[ -]|(?<=d|n) and )(?:{alternatives(NUMBER_WORDS)}))*(?![A-Za-z])",
     re.IGNORECASE,
 )
 _WRAPPER = r"\\(?:text|mathrm|mbox|textbf|textrm)\s*\{"
@@ -48,6 +43,11 @@ def _part(match: re.Match[str]) -> str:
     return f"\\frac{{{match['number']}}}{{{PARTS[match['word'].casefold()]}}}{match['gap'].strip(' -')}"
 
 
+def _chinese_part(match: re.Match[str]) -> str:
+    bottom, top = (HAN_DIGITS.index(digit) for digit in match.groups())
+    return f"\\frac{{{top}}}{{{bottom}}}"
+
+
 def _repeating(match: re.Match[str]) -> str:
     whole, _, digits = match["number"].rpartition(".")
     return f"{whole}.\\overline{{{digits}}}{match['gap']}"
@@ -62,11 +62,12 @@ def _behind(words: str, rewrite: str | Callable[[re.Match[str]], str]) -> _Rewri
 
 
 _REWRITES: tuple[_Rewrite, ...] = (
+    (re.compile(f"([{HAN_DIGITS}])分之([{HAN_DIGITS}])"), _chinese_part),
     (_CARDINAL, _cardinal),
     (re.compile(rf"(^|[,(=:])\s*(?:{_WRAPPER}\s*)?(?:minus|negative|负)\s*\}}?\s*(?=[\d.\\$])", re.I), r"\1-"),
     _behind("and an? half", r"\g<number>.5\g<gap>"),
-    _behind(_any(MULTIPLIERS), _times),
-    _behind(_any(PARTS), _part),
+    _behind(alternatives(MULTIPLIERS), _times),
+    _behind(alternatives(PARTS), _part),
     _behind("(?:degrees )?below (?:zero|0)", r"-\g<number>\g<gap>"),
     _behind(r"squared(?= *\}? *\Z)", r"\g<number>^{2}\g<gap>"),
     _behind(r"cubed(?= *\}? *\Z)", r"\g<number>^{3}\g<gap>"),
@@ -79,10 +80,13 @@ _ALL_TEXT = re.compile(rf"\s*{_WRAPPER}([^{{}}]*)\}}\s*\.?\s*")
 _SAYS = r"(?:the )?(?:(?:final|correct|right|best) )?(?:answers?|options?|choices?|答案)(?: is| are| ?:|=|是|为)\s*"
 _SAYS += r"|故?选(?:项)?[:\uff1a]?\s*|(?:exactly|only) |一?共有?|有"
 _INTRODUCTION = re.compile(rf"{_WRAPPER}\s*(?:{_SAYS})\}}|{_SAYS}", re.IGNORECASE)
-_PHRASES = (
-    (r"(?:there (?:is|are) )?no (?:real |such )?solutions?(?: exists?)?|none|(?:the )?empty set", "\\emptyset"),
-    (r"(?:it )?does not exist|dne|undefined", "undefined"),
-    (r"(?:the )?(?:set of )?(?:all )?real numbers|all reals", "\\mathbb{R}"),
+_PHRASES = tuple(
+    (re.compile(phrase, re.IGNORECASE), latex)
+    for phrase, latex in (
+        (r"(?:there (?:is|are) )?no (?:real |such )?solutions?(?: exists?)?|none|(?:the )?empty set", "\\emptyset"),
+        (r"(?:it )?does not exist|dne|undefined", "undefined"),
+        (r"(?:the )?(?:set of )?(?:all )?real numbers|all reals", "\\mathbb{R}"),
+    )
 )
 
 
@@ -93,17 +97,13 @@ def from_words(text: str) -> str:
     words = _ALL_TEXT.fullmatch(text)
     if words and (_CARDINAL.search(words.group(1)) or _NOT_ONLY_WORDS.search(words.group(1))):
         text = words.group(1).strip()
-    text = _INTRODUCTION.sub("", text, count=1) if _INTRODUCTION.match(text) else text
-    text = re.sub(
-        f"([{HAN_DIGITS}])分之([{HAN_DIGITS}])",
-        lambda match: f"\\frac{{{HAN_DIGITS.index(match.group(2))}}}{{{HAN_DIGITS.index(match.group(1))}}}",
-        text,
-    )
+    if introduction := _INTRODUCTION.match(text):
+        text = text[introduction.end() :]
     bare = re.sub(rf"{_WRAPPER}|\}}", "", text).strip(" .")
     for phrase, latex in _PHRASES:
-        if re.fullmatch(phrase, bare, re.IGNORECASE):
+        if phrase.fullmatch(bare):
             return latex
-    if bare in tuple(HAN_DIGITS):
+    if len(bare) == 1 and bare in HAN_DIGITS:
         return str(HAN_DIGITS.index(bare))
     for pattern, rewrite in _REWRITES:
         text = pattern.sub(rewrite, text)

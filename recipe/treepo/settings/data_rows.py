@@ -19,7 +19,7 @@ from typing import Any
 
 from recipe.treepo.answers.compare import compare_text
 from recipe.treepo.answers.question import Question
-from recipe.treepo.answers.spelling import normalize, read_number
+from recipe.treepo.answers.spelling import normalize, number_of
 from recipe.treepo.answers.truth import MAX_ANSWER_CHARS, lacks_answer, read_truth
 from recipe.treepo.settings.schema import REPLACED_AGENTS
 
@@ -194,7 +194,7 @@ def takes_mathematics(truth: str) -> bool:
 
     Words and choices are compared as text; plain numbers are always readable.
     """
-    return read_number(normalize(truth)) is None and isinstance(compare_text("?", truth), Question)
+    return number_of(truth) is None and isinstance(compare_text("?", truth), Question)
 
 
 def prompt_key(prompt: Any) -> str:

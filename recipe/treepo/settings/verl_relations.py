@@ -17,7 +17,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings.data_reading import DataFileError, open_rows
+from recipe.treepo.settings.data_files import paths_of
+from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, open_rows
 from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigProblem, is_number
 from recipe.treepo.settings.verl_values import (
@@ -277,14 +278,14 @@ def _batch_problems(config: DictConfig) -> Iterator[ConfigProblem]:
 
 def _rows(config: DictConfig) -> int | None:
     """Return the rows that verl selects from local parquet files, None if a file does not show their number."""
-    files, rows = value(config, "data.train_files"), 0
-    for file in files if OmegaConf.is_list(files) else [files]:
-        path = os.path.expanduser(str(file))
+    rows = 0
+    for file in paths_of(config, "data.train_files"):
+        path = os.path.expanduser(file)
         if not path.endswith(".parquet") or not os.path.isfile(path) or value(config, "data.custom_cls.path"):
             return None
         try:
-            with open_rows(Path(path)) as file:
-                rows += file.num_rows or 0
+            with open_rows(Path(path)) as opened:
+                rows += opened.num_rows or 0
         except DataFileError:
             return None
     most = value(config, "data.train_max_samples")
@@ -304,7 +305,7 @@ def _data_file_problems(config: DictConfig) -> Iterator[ConfigProblem]:
             yield ConfigProblem("no_data_file", key, "null", rule, made)
             continue
         for name in names:
-            if not str(name).endswith((".parquet", ".json", ".jsonl")):
+            if not str(name).endswith(SUFFIXES):
                 rule = "verl reads files named .parquet, .json and .jsonl only"
                 yield ConfigProblem("data_file_type", key, name, rule, made)
 
