@@ -13,34 +13,10 @@ from recipe.treepo.answers.boxes import scan_boxes
 from recipe.treepo.answers.notation import from_unicode
 from recipe.treepo.answers.tables import SYNONYMS, alternatives
 
-_SYNONYM = re.compile(rf"\\({alternatives(SYNONYMS)})(?![A-Za-z])")
 _WRAPPERS = "text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mathit|boldsymbol|mbox|operatorname"
 _WRAPPED = re.compile(r"\\(?:" + _WRAPPERS + r")\s*\{([^{}]*)\}")
-_SIZES = re.compile(
-    r"\\(?:(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|tiny|small|large|Large|LARGE|huge|Huge|underline|middle)(?![A-Za-z])"
-    r"|(?:text)?color ?\{[A-Za-z]*\})"
-)
-# Space between rows, decimal logarithms, invisible text, dots of repeating decimals, degrees Celsius, and negative
-# exponents of units
-_LAYOUT = (
-    (r"(\\\\)\s*\[\d+(?:pt|em|ex|mm)\]", r"\1"),
-    (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
-    (r"\\[hv]?phantom ?\{[^{}]*\}", ""),
-    (r"\\dot ?\{(\d)\}(?:(\d*)\\dot ?\{(\d)\})?", r"\\overline{\1\2\3}"),
-    (r"(\^ ?\{?\\circ ?\}?) ?(?:\\(?:text|mathrm) ?\{ ?)?C\b ?\}?", r"\1 "),
-    (r"(?<=[a-z]) ?\\cdot ?([a-z]+) ?\^ ?\{-(?:1|(\d))\}", lambda m: f"/{m[1]}" + (f"^{m[2]}" if m[2] else "")),
-)
-_ASTERISKS = re.compile(r"\*\*([^*]*)\*\*")
-# Arguments of one character without braces, and a quotient of units.
-_ARGUMENTS = re.compile(r"(\\pmod|\\sqrt ?\[[^][]*\]) ?(\w)(?!\w)", re.ASCII)
-_JOINED = re.compile(r"\\text\{([^{}]*\w) +(and|or) *\}")
-_PER = re.compile(r"\\text\{([^{}]*)\} ?/ ?\\text\{([^{}]*)\}")
-# Both also match line breaks and escapes, so that the second character of these cannot begin a match.
-_DELIMITERS = re.compile(r"\\\\|\\\$|\$|\\[()\[\]]")
-_SPACES = re.compile(r"\\\\|\\[!,;:> ]|~|\\q?quad(?![A-Za-z])")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?: |\\[,;:>]|')\d{3})+(?![\d']| ?/)", re.ASCII)
 _UNIT_LETTERS = tuple("mgshlLNJWVK")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _E_NOTATION = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,2})(?![\w.])", re.ASCII)
 # Braces around digits do not print: {7} is 7, and {1}{2} is 12.
 _BRACED_DIGITS = re.compile(r"[-+]?[\d{}.,]*", re.ASCII)
@@ -51,31 +27,67 @@ def power_of_ten(answer: str) -> str:
     return _E_NOTATION.sub(lambda match: f"{match.group(1)}\\times 10^{{{int(match.group(2))}}}", answer)
 
 
+def _unwrap(match: re.Match[str]) -> str:
+    content: str = match.group(1)
+    if content.strip() in _UNIT_LETTERS and match.group().startswith(("\\text{", "\\mathrm")):
+        return f"\\text{{{content}}}"
+    if len(content.strip()) <= 1 or re.fullmatch(r"[-+\d.,/() ]*|\s*\(\w\)\s*|\s*\\\$\s*", content):
+        return content
+    return f"\\text{{{content}}}"
+
+
+# Patterns and replacements, in this order
+_MARKUP = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\.\.\.+", r"\\ldots "),
+        (r"\A\s*\*\*([^*]*)\*\*\s*\Z", r"\1"),  # Markdown
+        (r"(\\\\)\s*\[\d+(?:pt|em|ex|mm)\]", r"\1"),  # space between rows
+        (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
+        (r"\\[hv]?phantom ?\{[^{}]*\}", ""),
+        (r"\\dot ?\{(\d)\}(?:(\d*)\\dot ?\{(\d)\})?", r"\\overline{\1\2\3}"),
+        # degrees Celsius, and negative exponents of units
+        (r"(\^ ?\{?\\circ ?\}?) ?(?:\\(?:text|mathrm) ?\{ ?)?C\b ?\}?", r"\1 "),
+        (r"(?<=[a-z]) ?\\cdot ?([a-z]+) ?\^ ?\{-(?:1|(\d))\}", lambda m: f"/{m[1]}" + (f"^{m[2]}" if m[2] else "")),
+        # Line breaks and escapes match too, so that their second character cannot begin a match.
+        (r"(\\\\|\\\$)|\$|\\[()\[\]]", r"\1"),
+        (rf"\\({alternatives(SYNONYMS)})(?![A-Za-z])", lambda match: "\\" + SYNONYMS[match[1]]),
+        (r"\^?\\degree(?![A-Za-z])", r"^\\circ"),
+        (r"\{\\circ\}", r"\\circ"),
+        (r"\\colon(?![A-Za-z])", ":"),
+        (
+            r"\\(?:(?:left|right|middle|[bB]igg?[lr]?|displaystyle|textstyle|tiny|small|large|Large|LARGE|huge|Huge"
+            r"|underline)(?![A-Za-z])|(?:text)?color ?\{[A-Za-z]*\})",
+            "",
+        ),
+        (r"\\%", "%"),
+        (r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3}(?!\d))", ""),
+        (r"\{,\}", ","),
+        (r"(?<![A-Za-z])\{:\}", ":"),
+        # Thin and negative spaces stand between the digits of one number, as in 1\,000 and 1,\!000.
+        (r"(?<=[\d,])\\!(?=\d)", ""),
+        (r"(?a:(?<![\d.,])\d{1,3}(?:(?: |\\[,;:>]|')\d{3})+(?![\d']| ?/))", lambda match: re.sub(r"\D", "", match[0])),
+        (r"(\\\\)|\\[!,;:> ]|~|\\q?quad(?![A-Za-z])", lambda match: match[1] or " "),
+        (_WRAPPED.pattern, _unwrap),
+        (r"\\text\{([^{}]*\w) +(and|or) *\}", r"\\text{\1}\\text{ \2 }"),
+        # With single spaces, patterns with optional spaces at several places stay linear.
+        (r"\s+", " "),
+        (r"(\\pmod|\\sqrt ?\[[^][]*\]) ?(\w)(?!\w)", r"\1{\2}"),
+        (r"\\text\{([^{}]*)\} ?/ ?\\text\{([^{}]*)\}", r"\\text{\1/\2}"),  # a quotient of units
+    )
+)
+
+
 def tidy(answer: str) -> str:
     r"""Drop LaTeX markup without meaning, and unify synonyms.
 
     Words stay apart from mathematics: the content of `\text{}`, `\mathrm{}` and similar macros is returned in
     `\text{}`. Numbers, and single characters other than units, lose the macro.
     """
-    answer = re.sub(r"\.\.\.+", r"\\ldots ", from_unicode(answer))
-    if bold := _ASTERISKS.fullmatch(answer.strip()):  # Markdown
-        answer = bold.group(1)
-    for pattern, replacement in _LAYOUT:
-        answer = re.sub(pattern, replacement, answer)
-    answer = _DELIMITERS.sub(_keep_escapes, answer)
-    answer = _SYNONYM.sub(lambda match: "\\" + SYNONYMS[match.group(1)], answer)
-    answer = re.sub(r"\^?\\degree(?![A-Za-z])", r"^\\circ", answer).replace("{\\circ}", "\\circ")
-    answer = re.sub(r"\\colon(?![A-Za-z])", ":", answer)
-    answer = _SIZES.sub("", answer).replace("\\%", "%")
-    answer = re.sub(r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3}(?!\d))", "", answer).replace("{,}", ",")
-    answer = re.sub(r"(?<![A-Za-z])\{:\}", ":", answer)
-    # Thin and negative spaces stand between the digits of one number, as in 1\,000 and 1,\!000.
-    answer = _GROUPED.sub(lambda match: re.sub(r"\D", "", match.group()), re.sub(r"(?<=[\d,])\\!(?=\d)", "", answer))
-    answer = _SPACES.sub(lambda match: match.group() if match.group() == "\\\\" else " ", answer)
-    # With single spaces, patterns with optional spaces at several places stay linear.
-    answer = _JOINED.sub(r"\\text{\1}\\text{ \2 }", _WRAPPED.sub(_unwrap, answer))
-    answer = re.sub(r"\s+", " ", answer).strip()
-    answer = _PER.sub(r"\\text{\1/\2}", _ARGUMENTS.sub(r"\1{\2}", answer))
+    answer = from_unicode(answer)
+    for pattern, replacement in _MARKUP:
+        answer = pattern.sub(replacement, answer)
+    answer = answer.strip()
     if _BRACED_DIGITS.fullmatch(answer):
         answer = answer.replace("{", "").replace("}", "")
     return answer.removesuffix(".").rstrip()
@@ -85,19 +97,6 @@ def tidy(answer: str) -> str:
 def plain(text: str) -> str:
     r"""Drop the macros around words: `14\text{ March}` as "14 March"."""
     return re.sub(r"\s+", " ", re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)).strip(" .")
-
-
-def _keep_escapes(match: re.Match[str]) -> str:
-    return match.group() if match.group() in ("\\\\", "\\$") else ""
-
-
-def _unwrap(match: re.Match[str]) -> str:
-    content: str = match.group(1)
-    if content.strip() in _UNIT_LETTERS and match.group().startswith(("\\text{", "\\mathrm")):
-        return f"\\text{{{content}}}"
-    if len(content.strip()) <= 1 or re.fullmatch(r"[-+\d.,/() ]*|\s*\(\w\)\s*|\s*\\\$\s*", content):
-        return content
-    return f"\\text{{{content}}}"
 
 
 def _normalize_once(answer: str) -> str:

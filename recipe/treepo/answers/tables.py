@@ -33,8 +33,9 @@ SYNONYMS = table(
 SIGNS = table(r"!==\ne_ >==\ge_ <==\le_ <>=\ne_ ->=\to_")
 NAMES = "pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|psi|omega|rho|tau|Delta|Omega|Theta|Sigma|infinity"
 FUNCTIONS = "sqrt|cbrt|exp|abs|log|ln|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|floor|ceil"
-BRACKETS = table(r"sqrt=\sqrt{ cbrt=\sqrt[3]{ exp=e^{ abs=| floor=\lfloor_ ceil=\lceil_")
-CLOSING = {"|": "|", "\\lfloor ": "\\rfloor ", "\\lceil ": "\\rceil "}
+APPLIED = table(
+    r"sqrt=\sqrt{%s} cbrt=\sqrt[3]{%s} exp=e^{%s} **=^{%s} abs=|%s| floor=\lfloor_%s\rfloor_ ceil=\lceil_%s\rceil_"
+)
 
 # --- words of numbers
 
