@@ -23,9 +23,12 @@ _CURRENCY = re.compile(
 )
 _POWER = r"(?:\s*\^\s*(?:\{\s*(\d)\s*\}|(\d)))?"
 _IN_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}" + _POWER + r"\s*\.?\s*\Z")
-_BARE = re.compile(r"([A-Za-z][A-Za-z./ ]*)" + _POWER + r"\s*\Z")
+_BARE = re.compile(r"(?<![A-Za-z\\])([A-Za-z][A-Za-z./ ]*)" + _POWER + r"\s*\Z")
 _CHINESE = re.compile(r"(?:\\text\s*\{\s*)?([\u4e00-\u9fff]+)\s*\}?\s*\Z")
-_UNIT_WORDS = re.compile(r"[^\W\d_]+(?:[-\s./]+[^\W\d_]+)*(?:\^\d|\^\{\d\})?\.?")
+_UNIT_WORDS = re.compile(r"(?:[^\W\d_]+(?:[-\s./]+[^\W\d_]+)*(?:\^\d)?\.?)?")
+_SIGNS = (("%", "percent"), ("^\\circ", "degree"), ("\\$", "dollar"), ("€", "euro"), ("£", "pound"))
+_ANGLE = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
+_JOINTS = {"and", "or", "to", "mod"}
 
 
 class Measured(NamedTuple):
@@ -47,46 +50,35 @@ def split_unit(answer: str) -> Measured:
         name = match.group(2).removeprefix("US").casefold()
         return Measured(match.group(1) + answer[match.end() :], CURRENCIES.get(name, "dollar"))
     text = answer.rstrip()
-    for sign, unit in (("%", "percent"), ("^\\circ", "degree"), ("\\$", "dollar"), ("€", "euro"), ("£", "pound")):
-        if text.endswith(sign) and not (unit == "degree" and re.search(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)", text)):
+    for sign, unit in _SIGNS:
+        if text.endswith(sign) and not (unit == "degree" and _ANGLE.search(text)):
             return Measured(text[: -len(sign)].rstrip(), unit)
     if (match := _CHINESE.search(text)) and text[: match.start()].strip():
         return Measured(text[: match.start()].rstrip(), *_chinese(match.group(1)))
     match = _IN_TEXT.search(text) or _BARE.search(text)
     if match is None:
         return Measured(answer, None)
-    start = match.start()
-    if match.re is _BARE:
-        if text[start - 1 : start] == "\\":  # the letters begin with the name of a macro, as in 24\pi cm
-            start = text.find(" ", start)
-            if start < 0:
-                return Measured(answer, None)
-        if not _is_bare_unit(text[:start], text[start : match.end(1)]):
-            return Measured(answer, None)
-    value, words = text[:start].rstrip(), text[start : match.end(1)].removeprefix("\\text").strip(" {")
+    value, words = text[: match.start()], match.group(1).strip()
+    names = re.findall(r"[^\W\d_]+", words.casefold())
     if (
-        not value
-        or value.endswith((",", "=", "+", "-"))
-        or (words.strip() and not _UNIT_WORDS.fullmatch(words.strip()))
+        not value.strip()
+        or value.rstrip()[-1] in ",=+-"
+        or not _UNIT_WORDS.fullmatch(words)
+        or (match.re is _BARE and not _is_bare_unit(value, words))
+        or _JOINTS & {*names[:1], *names[-1:]}  # joins two values
     ):
         return Measured(answer, None)
-    names = re.findall(r"[^\W\d_]+", words.casefold())
-    if {"and", "or", "to", "mod"} & {*names[:1], *names[-1:]}:  # joins two values
-        return Measured(answer, None)
-    return Measured(value, *_unit(words, match.group(2) or match.group(3)))
+    return Measured(value.rstrip(), *_unit(words, match.group(2) or match.group(3)))
 
 
 def _is_bare_unit(value: str, words: str) -> bool:
     names = [name for name in re.split(r"[\s/.]+", words) if name]
-    if not names:
-        return False
-    apart = value.endswith(" ") or words.startswith(" ")
-    if apart and "/" in words:
-        return all(unit_name(name) is not None for name in names)
-    if apart:
+    if value.endswith(" "):
+        if "/" in words:
+            return all(map(unit_name, names))
         if any(name in "abcdefghijklmnopqrstuvwxyz" for name in names if len(name) > 2):  # xyz is a product
             return False
-        return all(len(name) >= 3 or (len(name) == 2 and unit_name(name) is not None) for name in names)
+        return all(len(name) >= 3 or (len(name) == 2 and unit_name(name)) for name in names)
     # Without a space, only names that are unlikely to be a product of variables.
     return words in ("cm", "km", "mm", "kg", "mph") or (len(words) > 4 and unit_name(words) is not None)
 
