@@ -87,21 +87,22 @@ def end_points(answer: str, gold: str) -> bool | None:
 
 def right_side(answer: str, other: str) -> str:
     r"""Drop the name on the left of a single equation or `\in`, if the other answer has none or the same one."""
-    if (member := _MEMBER.match(answer)) and not _MEMBER.match(other):
-        name, is_set = member.group(1), answer[member.end() :].lstrip().startswith("\\{")
-        named = NAME.fullmatch(other.partition("=")[0].strip()) and "=" in other
-        if not named or (is_set and other.startswith(name)):
-            return answer[member.end() :].strip()
-    left, _, right = answer.partition("=")
-    if not right.strip() or "=" in right or RELATION.search(answer) or not NAME.fullmatch(left.strip()):
-        return answer
-    other_left, equals, _ = other.partition("=")
-    if equals and normalize(other_left) != normalize(left):
-        return answer
-    member = _MEMBER.match(other)
-    if member and member.group(1) == left.strip() and other[member.end() :].lstrip().startswith("\\{"):
-        return right.strip()
-    return answer if RELATION.search(other) or "\\in" in other else right.strip()
+    (name, sign, value), (other_name, other_sign, _) = _named(answer), _named(other)
+    differ = other_name and (name, sign) != (other_name, other_sign)
+    return answer if differ or (sign == "=" and RELATION.search(other)) else value
+
+
+def _named(text: str) -> tuple[str, str, str]:
+    r"""Return name, sign and value of `x = 5` or `x \in (2,5)`; `x \in \{2,5\}` is an equation, too.
+
+    The name is empty if there is none. The value is the whole text if it cannot stand alone.
+    """
+    if member := _MEMBER.match(text):
+        value = text[member.end() :].strip()
+        return normalize(member.group(1)), "=" if value.startswith("\\{") else "\\in", value
+    name, _, value = (part.strip() for part in text.partition("="))
+    alone = value and "=" not in value and not RELATION.search(text) and NAME.fullmatch(name)
+    return normalize(name) if value else "", "=", value if alone else text
 
 
 _SIGNS = re.compile(r"\\(?:frac|sqrt|cdot|times|div|binom|pi)(?![A-Za-z])")
