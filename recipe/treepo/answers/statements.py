@@ -15,8 +15,6 @@ from recipe.treepo.answers.words import read
 
 LONGEST = 4_000
 """Characters at the end of a text that are read."""
-MOST_WORDS = 40
-"""Characters of an answer in words behind "the answer is"."""
 MOST_SENTENCES = 8
 """Sentences at the end of a text that are searched for a value."""
 
@@ -67,10 +65,10 @@ _VALUE = re.compile(
     re.IGNORECASE,
 )
 # Absolute values, signed numbers in brackets, and exponents of units, which are not numbers of their own
-_ABSOLUTE = re.compile(rf"\|[{_MINUS}]?(\d+(?:\.\d+)?)\|")
-_SIGNED_IN_BRACKETS = re.compile(r"\(([-+\u2212\u2013]?\d+(?:\.\d+)?)\)(?!\w)")
-_UNIT_POWER = re.compile(
-    r"(?<![A-Za-z])([cmk]?m|ft|in|feet|inches|meters?|metres?|units?|miles?|yards?) ?\^? ?\{?[23]\}?(?!\w)"
+_REDUCED = (
+    (re.compile(rf"\|[{_MINUS}]?(\d+(?:\.\d+)?)\|"), r"\1"),
+    (re.compile(rf"(?<![A-Za-z])\(([+{_MINUS}]?\d+(?:\.\d+)?)\)(?!\w)"), r" \1"),
+    (re.compile(r"(?<![A-Za-z])([cmk]?m|ft|in|feet|inches|units?|met(?:er|re)s?) ?\^? ?\{?[23]\}?(?!\w)"), r"\1"),
 )
 _VARIABLE = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]\s?|[\d)\]]\s?)\Z")
 # Signs and words around a number that make it a part of something else.
@@ -114,7 +112,7 @@ def stated_answer(text: str) -> str | None:
     text = text[-LONGEST:]
     for pattern in _MARKED:
         if marked := pattern.findall(text):
-            return _value(marked[-1].strip()) or marked[-1].strip().removesuffix(".") or None
+            return marked[-1].strip() or None
     ends = [phrase.end() for phrase in _PHRASE.finditer(text)]
     if ends and (rest := text[ends[-1] :].strip(" \n*_")):
         return _phrase_value(_SENTENCES.split(rest, maxsplit=1)[0])
@@ -129,7 +127,7 @@ def _phrase_value(rest: str) -> str | None:
     """Return the value of the text behind "the answer is": also a group in brackets, a letter or a few words."""
     rest = rest.replace("**", "").replace("__", "")
     bare = rest.strip(" *_`").rstrip(".。").strip()
-    if _GROUP.fullmatch(bare) or (len(bare) <= MOST_WORDS and not re.search(r"[\d$\\=<>]", bare)):
+    if _GROUP.fullmatch(bare) or not re.search(r"[\d$\\=<>]", bare):
         return bare or None
     return _value(rest)
 
@@ -158,7 +156,7 @@ def _formula_value(formula: re.Match[str]) -> str | None:
     if re.search(r"\d", behind) or _PART_BEFORE.search(before):
         return None
     left, _, right = formula.group(2).rpartition("=")
-    if left and "=" not in left and not _NAME.fullmatch(left) and re.search(r"(?<!\\)\b[a-z]\b", left):
+    if not _NAME.fullmatch(left) and re.search(r"(?<!\\)\b[a-z]\b", left):
         right = formula.group(2)  # an equation, not the name of a value
     # A box without braces is not a box, but its macro is no part of the value either.
     return right.replace("\\boxed", "").strip() or None
@@ -166,9 +164,8 @@ def _formula_value(formula: re.Match[str]) -> str | None:
 
 def _number_value(sentence: str) -> str | None:
     """Return the one number of a sentence without formulas, or the one behind its last equals sign or verb."""
-    sentence = _ABSOLUTE.sub(r"\1", sentence)
-    sentence = sentence if "f(" in sentence else _SIGNED_IN_BRACKETS.sub(r" \1", sentence)
-    sentence = _UNIT_POWER.sub(r"\1", sentence)
+    for pattern, replacement in _REDUCED:
+        sentence = pattern.sub(replacement, sentence)
     found = list(_numbers(sentence))
     verbs = [verb for verb in _COPULA.finditer(sentence) if found and verb.end() <= found[-1][0]]
     if verbs and len({value for _, value in found}) > 1:
@@ -176,7 +173,7 @@ def _number_value(sentence: str) -> str | None:
         if before and _JOINS.search(sentence, before[-1], verbs[-1].start()):
             return None  # Ann has 3 and Bob has 5
         found = [(start, value) for start, value in found if start >= verbs[-1].end()]
-        if verbs[-1].group() == "=" and not sentence[verbs[-1].end() : found[0][0]].strip():
+        if verbs[-1].group() == "=":
             found = found[:1]  # the result of a computation; a number behind it belongs to the description
     values = {value for _, value in found}
     return values.pop() if len(values) == 1 else None

@@ -94,15 +94,13 @@ def _unit(words: str, power: str | None) -> tuple[str | None, bool]:
     while names and names[-1].casefold() in REMARKS and (len(names) > 1 or names[0] != "in"):
         names.pop()
     parts, factor, listed = [], 1, not any(name.casefold() in NOT_UNITS for name in names)
-    for position, name in enumerate(names):
+    for name in names:
         if exponent := EXPONENTS.get(name.casefold()):
             factor = exponent
             continue
-        last = position + 1 == len(names) or names[position + 1] in ("/", "squared", "cubed")
-        plural = len(name) > 3 and name.endswith("s") and not name.endswith("ss")
         unit = name if name == "/" else unit_name(name)
-        listed = listed and (unit is not None or not last or plural or "/" in names[:position])
-        if (unit or name) != "unit":
+        listed = listed and (unit is not None or name is not names[-1] or re.search(r"\w\w[^s]s\Z", name) is not None)
+        if unit != "unit":
             unit = unit or (name.casefold().removesuffix("s") if len(name) > 3 else name)
             parts.append(unit if factor == 1 else f"{unit}^{factor}")
             factor = 1
