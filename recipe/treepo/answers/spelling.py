@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from recipe.treepo.answers.boxes import scan_boxes
 from recipe.treepo.answers.notation import from_unicode
-from recipe.treepo.answers.tables import SYNONYMS, alternatives
+from recipe.treepo.answers.tables import SYNONYMS, alternatives, rewrite, rewritings
 
 _WRAPPERS = "text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mathit|boldsymbol|mbox|operatorname"
 _WRAPPED = re.compile(r"\\(?:" + _WRAPPERS + r")\s*\{([^{}]*)\}")
@@ -37,44 +37,41 @@ def _unwrap(match: re.Match[str]) -> str:
 
 
 # Patterns and replacements, in this order
-_MARKUP = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\.\.\.+", r"\\ldots "),
-        (r"\A\s*\*\*([^*]*)\*\*\s*\Z", r"\1"),  # Markdown
-        (r"(\\\\)\s*\[\d+(?:pt|em|ex|mm)\]", r"\1"),  # space between rows
-        (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
-        (r"\\[hv]?phantom ?\{[^{}]*\}", ""),
-        (r"\\dot ?\{(\d)\}(?:(\d*)\\dot ?\{(\d)\})?", r"\\overline{\1\2\3}"),
-        # degrees Celsius, and negative exponents of units
-        (r"(\^ ?\{?\\circ ?\}?) ?(?:\\(?:text|mathrm) ?\{ ?)?C\b ?\}?", r"\1 "),
-        (r"(?<=[a-z]) ?\\cdot ?([a-z]+) ?\^ ?\{-(?:1|(\d))\}", lambda m: f"/{m[1]}" + (f"^{m[2]}" if m[2] else "")),
-        # Line breaks and escapes match too, so that their second character cannot begin a match.
-        (r"(\\\\|\\\$)|\$|\\[()\[\]]", r"\1"),
-        (rf"\\({alternatives(SYNONYMS)})(?![A-Za-z])", lambda match: "\\" + SYNONYMS[match[1]]),
-        (r"\^?\\degree(?![A-Za-z])", r"^\\circ"),
-        (r"\{\\circ\}", r"\\circ"),
-        (r"\\colon(?![A-Za-z])", ":"),
-        (
-            r"\\(?:(?:left|right|middle|[bB]igg?[lr]?|displaystyle|textstyle|tiny|small|large|Large|LARGE|huge|Huge"
-            r"|underline)(?![A-Za-z])|(?:text)?color ?\{[A-Za-z]*\})",
-            "",
-        ),
-        (r"\\%", "%"),
-        (r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3}(?!\d))", ""),
-        (r"\{,\}", ","),
-        (r"(?<![A-Za-z])\{:\}", ":"),
-        # Thin and negative spaces stand between the digits of one number, as in 1\,000 and 1,\!000.
-        (r"(?<=[\d,])\\!(?=\d)", ""),
-        (r"(?a:(?<![\d.,])\d{1,3}(?:(?: |\\[,;:>]|')\d{3})+(?![\d']| ?/))", lambda match: re.sub(r"\D", "", match[0])),
-        (r"(\\\\)|\\[!,;:> ]|~|\\q?quad(?![A-Za-z])", lambda match: match[1] or " "),
-        (_WRAPPED.pattern, _unwrap),
-        (r"\\text\{([^{}]*\w) +(and|or) *\}", r"\\text{\1}\\text{ \2 }"),
-        # With single spaces, patterns with optional spaces at several places stay linear.
-        (r"\s+", " "),
-        (r"(\\pmod|\\sqrt ?\[[^][]*\]) ?(\w)(?!\w)", r"\1{\2}"),
-        (r"\\text\{([^{}]*)\} ?/ ?\\text\{([^{}]*)\}", r"\\text{\1/\2}"),  # a quotient of units
-    )
+_MARKUP = rewritings(
+    (r"\.\.\.+", r"\\ldots "),
+    (r"\A\s*\*\*([^*]*)\*\*\s*\Z", r"\1"),  # Markdown
+    (r"(\\\\)\s*\[\d+(?:pt|em|ex|mm)\]", r"\1"),  # space between rows
+    (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
+    (r"\\[hv]?phantom ?\{[^{}]*\}", ""),
+    (r"\\dot ?\{(\d)\}(?:(\d*)\\dot ?\{(\d)\})?", r"\\overline{\1\2\3}"),
+    # degrees Celsius, and negative exponents of units
+    (r"(\^ ?\{?\\circ ?\}?) ?(?:\\(?:text|mathrm) ?\{ ?)?C\b ?\}?", r"\1 "),
+    (r"(?<=[a-z]) ?\\cdot ?([a-z]+) ?\^ ?\{-(?:1|(\d))\}", lambda m: f"/{m[1]}" + (f"^{m[2]}" if m[2] else "")),
+    # Line breaks and escapes match too, so that their second character cannot begin a match.
+    (r"(\\\\|\\\$)|\$|\\[()\[\]]", r"\1"),
+    (rf"\\({alternatives(SYNONYMS)})(?![A-Za-z])", lambda match: "\\" + SYNONYMS[match[1]]),
+    (r"\^?\\degree(?![A-Za-z])", r"^\\circ"),
+    (r"\{\\circ\}", r"\\circ"),
+    (r"\\colon(?![A-Za-z])", ":"),
+    (
+        r"\\(?:(?:left|right|middle|[bB]igg?[lr]?|displaystyle|textstyle|tiny|small|large|Large|LARGE|huge|Huge"
+        r"|underline)(?![A-Za-z])|(?:text)?color ?\{[A-Za-z]*\})",
+        "",
+    ),
+    (r"\\%", "%"),
+    (r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3}(?!\d))", ""),
+    (r"\{,\}", ","),
+    (r"(?<![A-Za-z])\{:\}", ":"),
+    # Thin and negative spaces stand between the digits of one number, as in 1\,000 and 1,\!000.
+    (r"(?<=[\d,])\\!(?=\d)", ""),
+    (r"(?a:(?<![\d.,])\d{1,3}(?:(?: |\\[,;:>]|')\d{3})+(?![\d']| ?/))", lambda match: re.sub(r"\D", "", match[0])),
+    (r"(\\\\)|\\[!,;:> ]|~|\\q?quad(?![A-Za-z])", lambda match: match[1] or " "),
+    (_WRAPPED.pattern, _unwrap),
+    (r"\\text\{([^{}]*\w) +(and|or) *\}", r"\\text{\1}\\text{ \2 }"),
+    # With single spaces, patterns with optional spaces at several places stay linear.
+    (r"\s+", " "),
+    (r"(\\pmod|\\sqrt ?\[[^][]*\]) ?(\w)(?!\w)", r"\1{\2}"),
+    (r"\\text\{([^{}]*)\} ?/ ?\\text\{([^{}]*)\}", r"\\text{\1/\2}"),  # a quotient of units
 )
 
 
@@ -84,10 +81,7 @@ def tidy(answer: str) -> str:
     Words stay apart from mathematics: the content of `\text{}`, `\mathrm{}` and similar macros is returned in
     `\text{}`. Numbers, and single characters other than units, lose the macro.
     """
-    answer = from_unicode(answer)
-    for pattern, replacement in _MARKUP:
-        answer = pattern.sub(replacement, answer)
-    answer = answer.strip()
+    answer = rewrite(from_unicode(answer), _MARKUP).strip()
     if _BRACED_DIGITS.fullmatch(answer):
         answer = answer.replace("{", "").replace("}", "")
     return answer.removesuffix(".").rstrip()
@@ -129,12 +123,13 @@ def normalize(answer: str) -> str:
 
 _UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _SIGNED = rf"[-+]?{_UNSIGNED}"
-_FRACTION = rf"(?:\\frac(?:\{{({_SIGNED})\}}|(\d))(?:\{{({_SIGNED})\}}|(\d))|({_SIGNED})/({_SIGNED}))"
-_PLAIN = re.compile(_UNSIGNED, re.ASCII)
-_QUOTIENT = re.compile(_FRACTION, re.ASCII)
-_MIXED = re.compile(r"(\d+)(?:\\frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))| (\d+)/(\d+))", re.ASCII)
-_REPEATING = re.compile(r"(\d*)\.(\d*)\\overline(?:\{(\d+)\}|(\d))", re.ASCII)
-_POWER_OF_TEN = re.compile(rf"({_UNSIGNED})\\(?:times|cdot)10\^(?:\{{([-+]?\d{{1,2}})\}}|(\d))", re.ASCII)
+_FRACTION = re.compile(rf"\\frac(?:\{{({_SIGNED})\}}|(\d))(?:\{{({_SIGNED})\}}|(\d))", re.ASCII)
+_NUMBER = re.compile(
+    rf"(?:(?P<whole>\d+) (?P<part>\d+/\d+)|(?P<top>{_SIGNED})/(?P<bottom>{_SIGNED})"
+    r"|(?P<fixed>\d*\.\d*)\\overline(?:\{(?P<digits>\d+)\}|(?P<digit>\d))"
+    rf"|(?P<plain>{_UNSIGNED})(?:\\(?:times|cdot)10\^(?:\{{(?P<power>[-+]?\d{{1,2}})\}}|(?P<square>\d)))?)",
+    re.ASCII,
+)
 
 
 def read_number(answer: str) -> Fraction | None:
@@ -147,27 +142,25 @@ def read_number(answer: str) -> Fraction | None:
     if len(answer) > 1_000 or not re.search(r"\d", answer, re.ASCII):
         return None
     sign = -1 if answer.startswith("-") else 1
-    value = _read_unsigned(answer[1:] if answer[:1] in ("-", "+") else answer)
-    return None if value is None else sign * value
+    match = _NUMBER.fullmatch(_FRACTION.sub(r" \1\2/\3\4", answer[answer[0] in "+-" :]).strip())
+    if match is None:
+        return None
+    if match["whole"]:
+        part = _quotient(*match["part"].split("/"))
+        return sign * (int(match["whole"]) + part) if part is not None and 0 < part < 1 else None
+    if match["top"]:
+        quotient = _quotient(match["top"], match["bottom"])
+        return None if quotient is None else sign * quotient
+    if repeated := match["digits"] or match["digit"]:
+        first = match["fixed"].partition(".")[2]
+        return sign * (
+            Fraction(f"0{match['fixed']}0") + Fraction(int(repeated), (10 ** len(repeated) - 1) * 10 ** len(first))
+        )
+    return sign * Fraction(match["plain"]) * Fraction(10) ** int(match["power"] or match["square"] or 0)
 
 
-def _read_unsigned(answer: str) -> Fraction | None:
-    if _PLAIN.fullmatch(answer):
-        return Fraction(answer)
-    if match := _MIXED.fullmatch(answer):
-        whole, top, bottom = (int(group) for group in match.groups() if group is not None)
-        return whole + Fraction(top, bottom) if 0 < top < bottom else None
-    if match := _QUOTIENT.fullmatch(answer):
-        dividend, divisor = (Fraction(group) for group in match.groups() if group is not None)
-        return dividend / divisor if divisor else None
-    if match := _REPEATING.fullmatch(answer):
-        integer, first = match.group(1) or "0", match.group(2)
-        repeated = match.group(3) or match.group(4)
-        period = Fraction(int(repeated), 10 ** len(repeated) - 1)
-        return Fraction(f"{integer}.{first}0") + period / Fraction(10) ** len(first)
-    if match := _POWER_OF_TEN.fullmatch(answer):
-        return Fraction(match.group(1)) * Fraction(10) ** int(match.group(2) or match.group(3))
-    return None
+def _quotient(top: str, bottom: str) -> Fraction | None:
+    return Fraction(top) / divisor if (divisor := Fraction(bottom)) else None
 
 
 def number_of(text: str) -> Fraction | None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from recipe.treepo.answers.spelling import normalize
-from recipe.treepo.answers.tables import MULTIPLIERS, PARTS, alternatives
+from recipe.treepo.answers.tables import MULTIPLIERS, PARTS, alternatives, rewrite, rewritings
 from recipe.treepo.answers.words import read
 
 LONGEST = 4_000
@@ -65,10 +65,10 @@ _VALUE = re.compile(
     re.IGNORECASE,
 )
 # Absolute values, signed numbers in brackets, and exponents of units, which are not numbers of their own
-_REDUCED = (
-    (re.compile(rf"\|[{_MINUS}]?(\d+(?:\.\d+)?)\|"), r"\1"),
-    (re.compile(rf"(?<![A-Za-z])\(([+{_MINUS}]?\d+(?:\.\d+)?)\)(?!\w)"), r" \1"),
-    (re.compile(r"(?<![A-Za-z])([cmk]?m|ft|in|feet|inches|units?|met(?:er|re)s?) ?\^? ?\{?[23]\}?(?!\w)"), r"\1"),
+_REDUCED = rewritings(
+    (rf"\|[{_MINUS}]?(\d+(?:\.\d+)?)\|", r"\1"),
+    (rf"(?<![A-Za-z])\(([+{_MINUS}]?\d+(?:\.\d+)?)\)(?!\w)", r" \1"),
+    (r"(?<![A-Za-z])([cmk]?m|ft|in|feet|inches|units?|met(?:er|re)s?) ?\^? ?\{?[23]\}?(?!\w)", r"\1"),
 )
 _VARIABLE = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]\s?|[\d)\]]\s?)\Z")
 # Signs and words around a number that make it a part of something else.
@@ -96,14 +96,11 @@ _PART_BEHIND = re.compile(
     re.IGNORECASE,
 )
 # Spaces behind signs, decimal commas, mixed numbers with a hyphen, and plain signs of multiplication
-_SPELLINGS = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"^\W\s+(?=\d)", "-"),
-        (r"(?<=\d),(?=\d{1,2}(?!\d)|\d{4})", "."),
-        (r"(?<=\d)-(?=\d+/)", " "),
-        (r"\s*[x*]\s*(?=10\^)", r"\\times "),
-    )
+_SPELLINGS = rewritings(
+    (r"^\W\s+(?=\d)", "-"),
+    (r"(?<=\d),(?=\d{1,2}(?!\d)|\d{4})", "."),
+    (r"(?<=\d)-(?=\d+/)", " "),
+    (r"\s*[x*]\s*(?=10\^)", r"\\times "),
 )
 
 
@@ -164,8 +161,7 @@ def _formula_value(formula: re.Match[str]) -> str | None:
 
 def _number_value(sentence: str) -> str | None:
     """Return the one number of a sentence without formulas, or the one behind its last equals sign or verb."""
-    for pattern, replacement in _REDUCED:
-        sentence = pattern.sub(replacement, sentence)
+    sentence = rewrite(sentence, _REDUCED)
     found = list(_numbers(sentence))
     verbs = [verb for verb in _COPULA.finditer(sentence) if found and verb.end() <= found[-1][0]]
     if verbs and len({value for _, value in found}) > 1:
@@ -186,11 +182,4 @@ def _numbers(sentence: str) -> Iterator[tuple[int, str | None]]:
         part = _PART_BEFORE.search(before) or (match["sign"].startswith(tuple(_MINUS)) and _VARIABLE.search(before))
         behind = _PART_OF_RESULT if before.rstrip().endswith("=") else _PART_BEHIND
         part = part or behind.match(sentence, match.end())
-        yield match.start(), None if part else _spelled(match.group())
-
-
-def _spelled(number: str) -> str:
-    """Return a number in one spelling."""
-    for pattern, replacement in _SPELLINGS:
-        number = pattern.sub(replacement, number)
-    return normalize(read(number))
+        yield match.start(), None if part else normalize(read(rewrite(match.group(), _SPELLINGS)))

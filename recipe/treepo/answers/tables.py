@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of characters, names, words and units, by kind. Standard library only."""
+"""Tables of characters, names, words and units, by kind, and how tables are read. Standard library only."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+
+# Pattern and replacement
+Rewriting = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 
 
 def table(text: str) -> dict[str, str]:
@@ -12,6 +16,17 @@ def table(text: str) -> dict[str, str]:
 def alternatives(words: Iterable[str]) -> str:
     """Return a pattern of any of these words, the longest first."""
     return "|".join(sorted(words, key=len, reverse=True))
+
+
+def rewritings(*rows: tuple[str, str | Callable[[re.Match[str]], str]], flags: int = 0) -> tuple[Rewriting, ...]:
+    return tuple((re.compile(pattern, flags), replacement) for pattern, replacement in rows)
+
+
+def rewrite(text: str, steps: Iterable[Rewriting]) -> str:
+    """Apply the steps to a text, one after the other."""
+    for pattern, replacement in steps:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 # --- characters and names of plain text, as LaTeX
