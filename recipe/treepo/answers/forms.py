@@ -57,18 +57,6 @@ _REWRITES = tuple(
 )
 
 
-def same_form(answer: str, gold: str) -> tuple[str, str]:
-    """Return both texts, each rewritten if the other one allows it."""
-    for pattern, replacement, unless in _REWRITES:
-        answer, gold = (
-            text if unless and re.search(unless, other, re.IGNORECASE) else pattern.sub(replacement, text)
-            for text, other in ((answer, gold), (gold, answer))
-        )
-    for form in _FORMS:
-        answer, gold = form(answer, gold), form(gold, answer)
-    return answer, gold
-
-
 def _exact_side(text: str, other: str) -> str:
     r"""Keep the relevant side of `\approx`.
 
@@ -173,6 +161,9 @@ def _as_vector(text: str, other: str) -> str:
     return "\\begin{pmatrix}" + "\\\\".join("&".join(row) for row in rows) + "\\end{pmatrix}"
 
 
+_PLUS_MINUS = re.compile(r"\\[pm]{2}(?![A-Za-z])")
+
+
 def _with_both_signs(text: str, other: str) -> str:
     r"""Write an answer with one `\pm` as a list of two."""
     if len(_PLUS_MINUS.findall(text)) != 1:
@@ -180,12 +171,16 @@ def _with_both_signs(text: str, other: str) -> str:
     return ", ".join(_PLUS_MINUS.sub(sign, text) for sign in "+-")
 
 
-_PLUS_MINUS = re.compile(r"\\[pm]{2}(?![A-Za-z])")
-_FORMS = (
-    _with_both_signs,
-    _exact_side,
-    _without_thousands,
-    _with_same_letter,
-    _without_qualifier,
-    _as_vector,
-)
+_FORMS = (_with_both_signs, _exact_side, _without_thousands, _with_same_letter, _without_qualifier, _as_vector)
+
+
+def same_form(answer: str, gold: str) -> tuple[str, str]:
+    """Return both texts, each rewritten if the other one allows it."""
+    for pattern, replacement, unless in _REWRITES:
+        answer, gold = (
+            text if unless and re.search(unless, other, re.IGNORECASE) else pattern.sub(replacement, text)
+            for text, other in ((answer, gold), (gold, answer))
+        )
+    for form in _FORMS:
+        answer, gold = form(answer, gold), form(gold, answer)
+    return answer, gold

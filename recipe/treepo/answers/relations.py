@@ -84,6 +84,9 @@ def end_points(answer: str, gold: str) -> bool | None:
     return None
 
 
+RELATIONS = (joined_relations, unsolved, other_variable, other_name, end_points)
+
+
 def right_side(answer: str, other: str) -> str:
     r"""Drop the name on the left of a single equation or `\in`, if the other answer has none or the same one."""
     (name, sign, value), (other_name, other_sign, _) = _named(answer), _named(other)
