@@ -21,6 +21,9 @@ _E_NOTATION = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,2})(?![\w.]
 # Braces around digits do not print: {7} is 7, and {1}{2} is 12.
 _BRACED_DIGITS = re.compile(r"[-+]?[\d{}.,]*", re.ASCII)
 
+# Most items of lists
+_UNMARKED = re.compile(r"[-+\w/^=<>()]*|-?\d+\.\d+", re.ASCII)
+
 
 def power_of_ten(answer: str) -> str:
     r"""Write numbers such as 2e-4 as `2\times 10^{-4}`. With spaces, `2e - 4` is a difference."""
@@ -115,7 +118,7 @@ def normalize(answer: str) -> str:
     """
     # Removing one piece of markup may join others into a new one. Each round that changes more than separators
     # shortens the text or replaces a spelling by its only other one, so the loop ends.
-    previous = None
+    previous = answer if _UNMARKED.fullmatch(answer) else None
     while answer != previous:
         previous, answer = answer, _normalize_once(answer)
     return answer
@@ -125,7 +128,7 @@ _UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _SIGNED = rf"[-+]?{_UNSIGNED}"
 _FRACTION = re.compile(rf"\\frac(?:\{{({_SIGNED})\}}|(\d))(?:\{{({_SIGNED})\}}|(\d))", re.ASCII)
 _NUMBER = re.compile(
-    rf"(?:(?P<whole>\d+) (?P<part>\d+/\d+)|(?P<top>{_SIGNED})/(?P<bottom>{_SIGNED})"
+    rf"(?:(?:(?P<whole>\d+) (?![-+]))?(?P<top>{_SIGNED})/(?P<bottom>{_SIGNED})"
     r"|(?P<fixed>\d*\.\d*)\\overline(?:\{(?P<digits>\d+)\}|(?P<digit>\d))"
     rf"|(?P<plain>{_UNSIGNED})(?:\\(?:times|cdot)10\^(?:\{{(?P<power>[-+]?\d{{1,2}})\}}|(?P<square>\d)))?)",
     re.ASCII,
@@ -145,22 +148,16 @@ def read_number(answer: str) -> Fraction | None:
     match = _NUMBER.fullmatch(_FRACTION.sub(r" \1\2/\3\4", answer[answer[0] in "+-" :]).strip())
     if match is None:
         return None
-    if match["whole"]:
-        part = _quotient(*match["part"].split("/"))
-        return sign * (int(match["whole"]) + part) if part is not None and 0 < part < 1 else None
     if match["top"]:
-        quotient = _quotient(match["top"], match["bottom"])
-        return None if quotient is None else sign * quotient
+        top, bottom = (Fraction(match[name]) for name in ("top", "bottom"))
+        if not bottom or (match["whole"] and not 0 < top < bottom):
+            return None
+        return sign * (int(match["whole"] or 0) + top / bottom)
     if repeated := match["digits"] or match["digit"]:
-        first = match["fixed"].partition(".")[2]
-        return sign * (
-            Fraction(f"0{match['fixed']}0") + Fraction(int(repeated), (10 ** len(repeated) - 1) * 10 ** len(first))
-        )
-    return sign * Fraction(match["plain"]) * Fraction(10) ** int(match["power"] or match["square"] or 0)
-
-
-def _quotient(top: str, bottom: str) -> Fraction | None:
-    return Fraction(top) / divisor if (divisor := Fraction(bottom)) else None
+        period = Fraction(int(repeated), (10 ** len(repeated) - 1) * 10 ** len(match["fixed"].partition(".")[2]))
+        return sign * (Fraction(f"0{match['fixed']}0") + period)
+    value = sign * Fraction(match["plain"])
+    return value * Fraction(10) ** int(power) if (power := match["power"] or match["square"]) else value
 
 
 def number_of(text: str) -> Fraction | None:

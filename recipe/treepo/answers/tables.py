@@ -25,7 +25,8 @@ def rewritings(*rows: tuple[str, str | Callable[[re.Match[str]], str]], flags: i
 def rewrite(text: str, steps: Iterable[Rewriting]) -> str:
     """Apply the steps to a text, one after the other."""
     for pattern, replacement in steps:
-        text = pattern.sub(replacement, text)
+        if pattern.search(text):  # cheaper than a substitution
+            text = pattern.sub(replacement, text)
     return text
 
 
