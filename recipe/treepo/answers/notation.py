@@ -22,12 +22,10 @@ def _latex(character: str) -> str:
     kind, _, _ = unicodedata.decomposition(character).partition(" ")
     if unicodedata.category(character) == "Cf":  # zero width
         return ""
-    if unicodedata.category(character) == "Zs":
-        return " " if character in " \u3000" else "\\,"
     if kind == "<fraction>":
         top, _, bottom = unicodedata.normalize("NFKC", character).partition("⁄")
         return f"\\frac{{{top}}}{{{bottom or 1}}}"
-    if kind in ("<wide>", "<narrow>", "<font>", "<compat>"):
+    if kind in ("<wide>", "<narrow>", "<font>", "<compat>", "<noBreak>"):
         character = unicodedata.normalize("NFKC", character)
     name = unicodedata.name(character, "") if len(character) == 1 else ""
     if match := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", name):

@@ -14,7 +14,7 @@ _LETTERS = re.compile(r"[A-Za-z]")
 def joined_relations(answer: str, gold: str) -> bool | None:
     """Distinguish relations joined by "and" from those joined by "or", except for values of one variable."""
     for text, other in ((answer, gold), (gold, answer)):  # a union of intervals is an "or"
-        if "\\cup" in other and RELATION.search(text) and not re.search(r"\bor\b", text) and JOINT.search(text):
+        if "\\cup" in other and not re.search(r"\bor\b", text) and JOINT.search(text):
             return False
     if not all(RELATION.search(text) or len(_variables(text)[0]) > 1 for text in (answer, gold)):
         return None

@@ -45,7 +45,6 @@ _MARKUP = rewritings(
     (r"\A\s*\*\*([^*]*)\*\*\s*\Z", r"\1"),  # Markdown
     (r"(\\\\)\s*\[\d+(?:pt|em|ex|mm)\]", r"\1"),  # space between rows
     (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
-    (r"\\[hv]?phantom ?\{[^{}]*\}", ""),
     (r"\\dot ?\{(\d)\}(?:(\d*)\\dot ?\{(\d)\})?", r"\\overline{\1\2\3}"),
     # degrees Celsius, and negative exponents of units
     (r"(\^ ?\{?\\circ ?\}?) ?(?:\\(?:text|mathrm) ?\{ ?)?C\b ?\}?", r"\1 "),

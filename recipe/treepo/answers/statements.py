@@ -15,6 +15,8 @@ from recipe.treepo.answers.words import read
 
 LONGEST = 4_000
 """Characters at the end of a text that are read."""
+MOST_WORDS = 40
+"""Characters of an answer in words behind "the answer is"."""
 MOST_SENTENCES = 8
 """Sentences at the end of a text that are searched for a value."""
 
@@ -83,6 +85,9 @@ _PART_BEFORE = re.compile(
     r"|n[o']t(?:\s+be|\s+equal(?:\s+to)?)?\s+)\Z",
     re.IGNORECASE,
 )
+# Words before and behind a formula that change its value; a number behind it may be the answer.
+_NEGATED = re.compile(r"\b(?:minus|negative)\s*\Z", re.IGNORECASE)
+_CHANGED = re.compile(rf"\s*(?:{_POWERS})\b|.*\d", re.DOTALL)
 _ATTACHED = (
     r"\^(?!\s*\{?\s*\\(?:circ|degree))|[_:{\[\u221a\u03c0\u00d7\u00f7]|\s*[+*/=<>\u00d7\u00f7\u2264\u2265\u2260\u221a\u03c0]"
     r"|\s[-\u2212\u2013]\s|-\d|(?!(?-i:st|nd|rd|th|cm|mm|km|kg|[mgsh])(?![A-Za-z]))[A-Za-z]|,\s?\d|\s+\(\s*mod\b"
@@ -124,7 +129,7 @@ def _phrase_value(rest: str) -> str | None:
     """Return the value of the text behind "the answer is": also a group in brackets, a letter or a few words."""
     rest = rest.replace("**", "").replace("__", "")
     bare = rest.strip(" *_`").rstrip(".。").strip()
-    if _GROUP.fullmatch(bare) or not re.search(r"[\d$\\=<>]", bare):
+    if _GROUP.fullmatch(bare) or (len(bare) <= MOST_WORDS and not re.search(r"[\d$\\=<>]", bare)):
         return bare or None
     return _value(rest)
 
@@ -149,8 +154,8 @@ def _is_formula(match: re.Match[str]) -> bool:
 
 def _formula_value(formula: re.Match[str]) -> str | None:
     """Return the content of a formula, unless the words around it change its value."""
-    before, behind = formula.string[: formula.start()], formula.string[formula.end() :]
-    if re.search(r"\d", behind) or _PART_BEFORE.search(before):
+    before = formula.string[max(0, formula.start() - 24) : formula.start()]
+    if _PART_BEFORE.search(before) or _NEGATED.search(before) or _CHANGED.match(formula.string, formula.end()):
         return None
     left, _, right = formula.group(2).rpartition("=")
     if not _NAME.fullmatch(left) and re.search(r"(?<!\\)\b[a-z]\b", left):

@@ -2,6 +2,7 @@
 """Split an answer into its value and its unit. Standard library only."""
 
 import re
+from string import ascii_lowercase
 from typing import NamedTuple
 
 from recipe.treepo.answers.lists import split_list
@@ -76,9 +77,8 @@ def _is_bare_unit(value: str, words: str) -> bool:
     if value.endswith(" "):
         if "/" in words:
             return all(map(unit_name, names))
-        if any(name in "abcdefghijklmnopqrstuvwxyz" for name in names if len(name) > 2):  # xyz is a product
-            return False
-        return all(len(name) >= 3 or (len(name) == 2 and unit_name(name)) for name in names)
+        # Letters in the order of the alphabet are a product: xyz.
+        return all(name not in ascii_lowercase if len(name) > 2 else name[1:] and unit_name(name) for name in names)
     # Without a space, only names that are unlikely to be a product of variables.
     return words in ("cm", "km", "mm", "kg", "mph") or (len(words) > 4 and unit_name(words) is not None)
 
@@ -126,7 +126,7 @@ def measured(text: str) -> Measured:
 
 def same_unit(unit: str | None, gold_unit: str | None, listed: bool) -> bool:
     """Return whether the units agree; words that are no known unit have to be those of the ground truth."""
-    return unit == gold_unit or unit is None or (gold_unit is None and listed)
+    return unit in (None, gold_unit) or (gold_unit is None and listed)
 
 
 def in_radians(value: str, unit: str | None) -> str:

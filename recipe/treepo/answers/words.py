@@ -57,11 +57,6 @@ def _chinese_part(match: re.Match[str]) -> str:
     return f"\\frac{{{top}}}{{{bottom}}}"
 
 
-def _repeating(match: re.Match[str]) -> str:
-    whole, _, digits = match["number"].rpartition(".")
-    return f"{whole}.\\overline{{{digits}}}{match['gap']}"
-
-
 def _behind(words: str) -> str:
     """Return the pattern of a number before these words."""
     return rf"{_NUMBER}{_GAP}(?P<word>{words})(?![A-Za-z克米])"
@@ -77,7 +72,6 @@ _REWRITES = rewritings(
     (_behind("(?:degrees )?below (?:zero|0)"), r"-\g<number>\g<gap>"),
     (_behind(r"squared(?= *\}? *\Z)"), r"\g<number>^{2}\g<gap>"),
     (_behind(r"cubed(?= *\}? *\Z)"), r"\g<number>^{3}\g<gap>"),
-    (_behind("repeating|recurring"), _repeating),
     (r"per[ -]cent(?![A-Za-z])", "percent"),
     (rf"{_WRAPPER}\s*\}}", ""),
     flags=re.IGNORECASE,
