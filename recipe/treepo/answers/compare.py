@@ -23,42 +23,15 @@ from recipe.treepo.answers.phrases import same_words
 from recipe.treepo.answers.quantities import same_amounts, same_base
 from recipe.treepo.answers.question import Question, Rule, question
 from recipe.treepo.answers.refusals import REFUSALS
-from recipe.treepo.answers.relations import (
-    case_of_letters,
-    end_points,
-    joined_relations,
-    other_name,
-    other_variable,
-    right_side,
-    stated_result,
-    unsolved,
-)
+from recipe.treepo.answers.relations import RELATIONS, case_of_letters, right_side, stated_result
 from recipe.treepo.answers.sequences import same_list, same_ratio, same_sequence
 from recipe.treepo.answers.spelling import normalize, read_number
 from recipe.treepo.answers.units import in_radians, measured, same_unit
 from recipe.treepo.answers.words import read
 
 # Rules on whole answers, and on their values without units and names
-_RULES: tuple[Rule, ...] = (
-    same_choices,
-    same_moments,
-    same_amounts,
-    same_words,
-    same_base,
-    joined_relations,
-    unsolved,
-    other_variable,
-    other_name,
-    end_points,
-)
-_VALUE_RULES: tuple[Rule, ...] = (
-    stated_result,
-    same_sequence,
-    *REFUSALS,
-    same_ratio,
-    case_of_letters,
-    same_list,
-)
+_RULES: tuple[Rule, ...] = (same_choices, same_moments, same_amounts, same_words, same_base, *RELATIONS)
+_VALUE_RULES: tuple[Rule, ...] = (stated_result, same_sequence, *REFUSALS, same_ratio, case_of_letters, same_list)
 _PLAIN = re.compile(r"-?\d{1,300}(?:\.\d{1,300})?", re.ASCII)
 LONGEST = 4_000  # characters
 
@@ -77,10 +50,8 @@ def compare_text(answer: str, gold: str) -> bool | Question:
 
 
 def _compare_whole(answer: str, gold: str) -> bool | Question:
-    for rule in _RULES:
-        verdict = rule(answer, gold)
-        if verdict is not None:
-            return verdict
+    if (verdict := _first(_RULES, answer, gold)) is not None:
+        return verdict
     value, unit, listed = measured(right_side(answer, gold))
     gold_value, gold_unit, _ = measured(right_side(gold, answer))
     if not same_unit(unit, gold_unit, listed):
@@ -101,8 +72,10 @@ def _compare_values(answer: str, gold: str, answer_percent: bool, gold_percent: 
         return number == gold_number or (one_percent and share[0] == share[1])
     if plain_answer == plain_gold:
         return True
-    for rule in _VALUE_RULES:
-        verdict = rule(answer, gold)
-        if verdict is not None:
-            return verdict
-    return question(answer, gold)
+    verdict = _first(_VALUE_RULES, answer, gold)
+    return question(answer, gold) if verdict is None else verdict
+
+
+def _first(rules: tuple[Rule, ...], answer: str, gold: str) -> bool | Question | None:
+    """Return the verdict of the first rule that decides."""
+    return next((verdict for rule in rules if (verdict := rule(answer, gold)) is not None), None)

@@ -57,26 +57,14 @@ _REWRITES = tuple(
 )
 
 
-def same_form(answer: str, gold: str) -> tuple[str, str]:
-    """Return both texts, each rewritten if the other one allows it."""
-    for pattern, replacement, unless in _REWRITES:
-        answer, gold = (
-            text if unless and re.search(unless, other, re.IGNORECASE) else pattern.sub(replacement, text)
-            for text, other in ((answer, gold), (gold, answer))
-        )
-    for form in _FORMS:
-        answer, gold = form(answer, gold), form(gold, answer)
-    return answer, gold
-
-
 def _exact_side(text: str, other: str) -> str:
     r"""Keep the relevant side of `\approx`.
 
     An exact value with its decimal, `\frac{2}{3} \approx 0.667`, becomes the value. A decimal after a name or after
     nothing stays if the other answer is a decimal too, because that one is rounded as well.
     """
-    left, sign, right = (part.strip() for part in text.partition("\\approx"))
-    if not sign or "." not in right or number_of(right) is None:
+    left, _, right = (part.strip() for part in text.partition("\\approx"))
+    if "." not in right or number_of(right) is None:
         return text
     if left and not NAME.fullmatch(left):
         return left
@@ -106,14 +94,11 @@ _QUALIFIER = re.compile(
 
 def _without_qualifier(text: str, other: str) -> str:
     r"""Drop "for any constant c" and `k \in \mathbb{N}` behind an answer, unless they are conditions."""
-    match = _QUALIFIER.fullmatch(text)
-    same = _QUALIFIER.fullmatch(other)
-    if match is None or RELATION.search(text[match.end(1) :]):
+    match, same = _QUALIFIER.fullmatch(text), _QUALIFIER.fullmatch(other)
+    if match is None or (match.group(2) not in ("R", "C") and RELATION.search(text)):  # integers below a bound
         return text
-    if same is not None:
-        return match.group(1).rstrip(" ,;(") if match.group(2) == same.group(2) is not None else text
-    if match.group(2) not in (None, "R", "C") and re.search(r"[<>]|\\(?:le|ge|lt|gt)(?![A-Za-z])", match.group(1)):
-        return text  # integers below a bound
+    if same is not None and (match.group(2) is None or match.group(2) != same.group(2)):
+        return text
     return match.group(1).rstrip(" ,;(")
 
 
@@ -176,19 +161,26 @@ def _as_vector(text: str, other: str) -> str:
     return "\\begin{pmatrix}" + "\\\\".join("&".join(row) for row in rows) + "\\end{pmatrix}"
 
 
+_PLUS_MINUS = re.compile(r"\\[pm]{2}(?![A-Za-z])")
+
+
 def _with_both_signs(text: str, other: str) -> str:
     r"""Write an answer with one `\pm` as a list of two."""
-    if len(_PLUS_MINUS.findall(text)) != 1 or len(split_list(text)[1]) > 1:
+    if len(_PLUS_MINUS.findall(text)) != 1:
         return text
     return ", ".join(_PLUS_MINUS.sub(sign, text) for sign in "+-")
 
 
-_PLUS_MINUS = re.compile(r"\\[pm]{2}(?![A-Za-z])")
-_FORMS = (
-    _with_both_signs,
-    _exact_side,
-    _without_thousands,
-    _with_same_letter,
-    _without_qualifier,
-    _as_vector,
-)
+_FORMS = (_with_both_signs, _exact_side, _without_thousands, _with_same_letter, _without_qualifier, _as_vector)
+
+
+def same_form(answer: str, gold: str) -> tuple[str, str]:
+    """Return both texts, each rewritten if the other one allows it."""
+    for pattern, replacement, unless in _REWRITES:
+        answer, gold = (
+            text if unless and re.search(unless, other, re.IGNORECASE) else pattern.sub(replacement, text)
+            for text, other in ((answer, gold), (gold, answer))
+        )
+    for form in _FORMS:
+        answer, gold = form(answer, gold), form(gold, answer)
+    return answer, gold

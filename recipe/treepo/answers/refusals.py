@@ -9,7 +9,6 @@ False, or None if it does not apply.
 import re
 from collections.abc import Callable
 
-from recipe.treepo.answers.forms import RELATION
 from recipe.treepo.answers.lists import split_list
 from recipe.treepo.answers.spelling import number_of
 
@@ -20,7 +19,7 @@ _ARITHMETIC = re.compile(r"[-\d+*/^!]|\\(?:frac|sqrt|cdot|times)(?![A-Za-z])")
 
 def _unsolved_equation(answer: str, gold: str) -> bool | None:
     """Reject an unsolved equation (2x = 5 for 5) or a false one (2 = 5) if the ground truth is a value."""
-    if "=" not in answer or "=" in gold or "\\in" in gold or RELATION.search(gold):
+    if "=" not in answer or "=" in gold:
         return None
     left = answer.partition("=")[0] if len(split_list(answer)[1]) > 1 else answer.rpartition("=")[0]
     return False if _ARITHMETIC.search(_ARGUMENT.sub("", left)) else None
@@ -35,7 +34,7 @@ _UNREAD = re.compile(
 
 def _unread_marks(answer: str, gold: str) -> bool | None:
     """Require equal marks that the parser skips: subscripts of numbers, primes, dots, relations such as ~."""
-    marks, gold_marks = (["".join(groups).strip() for groups in _UNREAD.findall(text)] for text in (answer, gold))
+    marks, gold_marks = (["".join(groups) for groups in _UNREAD.findall(text)] for text in (answer, gold))
     return False if marks != gold_marks else None
 
 

@@ -14,7 +14,7 @@ _LETTERS = re.compile(r"[A-Za-z]")
 def joined_relations(answer: str, gold: str) -> bool | None:
     """Distinguish relations joined by "and" from those joined by "or", except for values of one variable."""
     for text, other in ((answer, gold), (gold, answer)):  # a union of intervals is an "or"
-        if "\\cup" in other and RELATION.search(text) and not re.search(r"\bor\b", text) and JOINT.search(text):
+        if "\\cup" in other and not re.search(r"\bor\b", text) and JOINT.search(text):
             return False
     if not all(RELATION.search(text) or len(_variables(text)[0]) > 1 for text in (answer, gold)):
         return None
@@ -68,7 +68,7 @@ def other_name(answer: str, gold: str) -> bool | None:
     """Reject P(B) = 1/3 for P(A) = 1/3, and the angle ACB for ABC."""
     for pattern in _NAMED:
         name, gold_name = (match and normalize(match.group(1)) for match in map(pattern.match, (answer, gold)))
-        if name and gold_name and name != gold_name and (len(name) < 3 or name != gold_name[::-1]):
+        if name and gold_name and name not in (gold_name, gold_name[::-1]):
             return False
     return None
 
@@ -78,30 +78,33 @@ def end_points(answer: str, gold: str) -> bool | None:
     for one, other in ((answer, gold), (gold, answer)):
         member = _MEMBER.match(one)
         interval = member is not None and one[member.end() :].strip()[:1] in ("(", "[")
-        bounded = RELATION.search(one) and "\\ne" not in one
-        numbers = not RELATION.search(other) and "\\in" not in other and other[:1] not in ("(", "[", "]")
-        if numbers and (interval or bounded) and len(split_list(other)[1]) > 1:
+        numbers = not RELATION.search(other) and other[:1] not in ("(", "[", "]")
+        if numbers and (interval or RELATION.search(one)) and len(split_list(other)[1]) > 1:
             return False
     return None
 
 
+RELATIONS = (joined_relations, unsolved, other_variable, other_name, end_points)
+
+
 def right_side(answer: str, other: str) -> str:
     r"""Drop the name on the left of a single equation or `\in`, if the other answer has none or the same one."""
-    if (member := _MEMBER.match(answer)) and not _MEMBER.match(other):
-        name, is_set = member.group(1), answer[member.end() :].lstrip().startswith("\\{")
-        named = NAME.fullmatch(other.partition("=")[0].strip()) and "=" in other
-        if not named or (is_set and other.startswith(name)):
-            return answer[member.end() :].strip()
-    left, _, right = answer.partition("=")
-    if not right.strip() or "=" in right or RELATION.search(answer) or not NAME.fullmatch(left.strip()):
-        return answer
-    other_left, equals, _ = other.partition("=")
-    if equals and normalize(other_left) != normalize(left):
-        return answer
-    member = _MEMBER.match(other)
-    if member and member.group(1) == left.strip() and other[member.end() :].lstrip().startswith("\\{"):
-        return right.strip()
-    return answer if RELATION.search(other) or "\\in" in other else right.strip()
+    (name, sign, value), (other_name, other_sign, _) = _named(answer), _named(other)
+    differ = other_name and (name, sign) != (other_name, other_sign)
+    return answer if differ or (sign == "=" and RELATION.search(other)) else value
+
+
+def _named(text: str) -> tuple[str, str, str]:
+    r"""Return name, sign and value of `x = 5` or `x \in (2,5)`; `x \in \{2,5\}` is an equation, too.
+
+    The name is empty if there is none. The value is the whole text if it cannot stand alone.
+    """
+    if member := _MEMBER.match(text):
+        value = text[member.end() :].strip()
+        return normalize(member.group(1)), "=" if value.startswith("\\{") else "\\in", value
+    name, _, value = (part.strip() for part in text.partition("="))
+    alone = value and "=" not in value and not RELATION.search(text) and NAME.fullmatch(name)
+    return normalize(name) if value else "", "=", value if alone else text
 
 
 _SIGNS = re.compile(r"\\(?:frac|sqrt|cdot|times|div|binom|pi)(?![A-Za-z])")
@@ -111,10 +114,9 @@ def stated_result(answer: str, gold: str) -> Question | None:
     """Accept a computation with its result, x = 10 + 15 = 25, if the result is right and the equation true."""
     name, _, rest = answer.partition("=")
     left, equals, right = (rest if "=" in rest and NAME.fullmatch(name.strip()) else answer).partition("=")
-    if not equals or "=" in right + gold or not left.strip() or _LETTERS.search(_SIGNS.sub("", left)):
+    if not equals or "=" in right + gold or _LETTERS.search(_SIGNS.sub("", left)):
         return None
-    number, gold_number = number_of(right), number_of(gold)
-    same = normalize(right) == normalize(gold) or (number is not None and number == gold_number)
+    same = normalize(right) == normalize(gold) or number_of(right) == number_of(gold) is not None
     return question(left, gold) if same else None
 
 

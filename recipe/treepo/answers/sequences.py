@@ -10,6 +10,8 @@ from recipe.treepo.answers.question import Question, question
 from recipe.treepo.answers.spelling import normalize, number_of, read_number
 from recipe.treepo.answers.units import Measured, same_unit, split_unit
 
+_MACROS = re.compile(r"\\text\{[^{}]*\}|\\begin ?\{.*|\\[A-Za-z]+|[^A-Za-z\\]")
+
 
 def same_ratio(answer: str, gold: str) -> bool | None:
     """Compare ratios, and times such as 3:30, part by part; nothing else equals them."""
@@ -27,36 +29,34 @@ def same_ratio(answer: str, gold: str) -> bool | None:
 def same_list(answer: str, gold: str) -> bool | Question | None:
     """Compare lists, sets and tuples: plain numbers here, other items by mathematics."""
     (opened, items), (gold_opened, gold_items) = split_list(answer), split_list(gold)
-    for brackets, content, others in ((opened, items, gold_opened), (gold_opened, gold_items, opened)):
-        # The fractional part {x} or the integer part [x], not a group.
-        if brackets in ("\\{\\}", "[]") and len(content) == 1 and brackets != others and "\\begin" not in content[0]:
-            if re.search(r"[A-Za-z]", _without_macros(content[0])):
+    if opened != gold_opened:
+        for brackets, content in ((opened, items), (gold_opened, gold_items)):
+            # The fractional part {x} or the integer part [x], not a group.
+            if brackets in ("\\{\\}", "[]") and len(content) == 1 and _MACROS.sub("", content[0]):
                 return False
     if opened == "\\{\\}" != gold_opened and len(items) == 1:  # a set of one item equals the item
         answer = items[0]
         opened, items = split_list(answer)
     if len(items) < 2 and len(gold_items) < 2:
         return None
-    if {opened[:1], gold_opened[:1]} in ({"\\", "("}, {"\\", "["}):
-        return False  # a set is not a tuple
     ordered = opened[:1] in ("(", "[") or gold_opened[:1] in ("(", "[")
+    if ordered and "\\{\\}" in (opened, gold_opened):
+        return False  # a set is not a tuple
     if "" in (opened, gold_opened) and "()" in (opened, gold_opened) and len(items) == len(gold_items):
         # A bare list equals a tuple in the same order.
         answer, gold = answer if opened else f"({answer})", gold if gold_opened else f"({gold})"
         opened = gold_opened = "()"
     values, gold_values = ([_item(item) for item in side] for side in (items, gold_items))
-    known, gold_known = ([item for item in side if item is not None] for side in (values, gold_values))
-    if len(known) < len(values) or len(gold_known) < len(gold_values):
+    if None in values or None in gold_values:
         return question(answer, gold)
-    if ordered and opened != gold_opened:
-        return False
-    if "\\{\\}" in (opened, gold_opened):
-        known, gold_known = list(dict.fromkeys(known)), list(dict.fromkeys(gold_known))
     if not ordered:
-        known, gold_known = sorted(known, key=repr), sorted(gold_known, key=repr)
-    return len(known) == len(gold_known) and all(
-        item.value == gold_item.value and same_unit(item.unit, gold_item.unit, item.listed)
-        for item, gold_item in zip(known, gold_known, strict=True)
+        is_set = "\\{\\}" in (opened, gold_opened)
+        values, gold_values = (sorted(set(side) if is_set else side, key=repr) for side in (values, gold_values))
+    elif opened != gold_opened:
+        return False
+    return len(values) == len(gold_values) and all(
+        item and other and item.value == other.value and same_unit(item.unit, other.unit, item.listed)
+        for item, other in zip(values, gold_values, strict=True)
     )
 
 
@@ -82,10 +82,6 @@ def same_sequence(answer: str, gold: str) -> bool | None:
     short, long = sorted((first, gold_first), key=len)
     if len(short) < 2 or long[: len(short)] != short or last != gold_last:
         return False
-    numbers = [read_number(item) for item in long]  # further terms have to go on in equal steps
-    steps = {b - a for a, b in pairwise(numbers) if a is not None and b is not None} if None not in numbers else set()
-    return len(long) == len(short) or len(steps) == 1
-
-
-def _without_macros(text: str) -> str:
-    return re.sub(r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", text)
+    numbers = [number for item in long if (number := read_number(item)) is not None]
+    in_steps = len(numbers) == len(long) and len({after - before for before, after in pairwise(numbers)}) == 1
+    return len(long) == len(short) or in_steps  # further terms have to go on in equal steps

@@ -11,84 +11,23 @@ from functools import lru_cache
 
 from recipe.treepo.answers.boxes import scan_boxes
 from recipe.treepo.answers.notation import from_unicode
-from recipe.treepo.answers.tables import SYNONYMS, alternatives
+from recipe.treepo.answers.tables import SYNONYMS, alternatives, rewrite, rewritings
 
-_SYNONYM = re.compile(rf"\\({alternatives(SYNONYMS)})(?![A-Za-z])")
 _WRAPPERS = "text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mathit|boldsymbol|mbox|operatorname"
 _WRAPPED = re.compile(r"\\(?:" + _WRAPPERS + r")\s*\{([^{}]*)\}")
-_SIZES = re.compile(
-    r"\\(?:(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|tiny|small|large|Large|LARGE|huge|Huge|underline|middle)(?![A-Za-z])"
-    r"|(?:text)?color ?\{[A-Za-z]*\})"
-)
-# Space between rows, decimal logarithms, invisible text, dots of repeating decimals, degrees Celsius, and negative
-# exponents of units
-_LAYOUT = (
-    (r"(\\\\)\s*\[\d+(?:pt|em|ex|mm)\]", r"\1"),
-    (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
-    (r"\\[hv]?phantom ?\{[^{}]*\}", ""),
-    (r"\\dot ?\{(\d)\}(?:(\d*)\\dot ?\{(\d)\})?", r"\\overline{\1\2\3}"),
-    (r"(\^ ?\{?\\circ ?\}?) ?(?:\\(?:text|mathrm) ?\{ ?)?C\b ?\}?", r"\1 "),
-    (r"(?<=[a-z]) ?\\cdot ?([a-z]+) ?\^ ?\{-(?:1|(\d))\}", lambda m: f"/{m[1]}" + (f"^{m[2]}" if m[2] else "")),
-)
-_ASTERISKS = re.compile(r"\*\*([^*]*)\*\*")
-# Arguments of one character without braces, and a quotient of units.
-_ARGUMENTS = re.compile(r"(\\pmod|\\sqrt ?\[[^][]*\]) ?(\w)(?!\w)", re.ASCII)
-_JOINED = re.compile(r"\\text\{([^{}]*\w) +(and|or) *\}")
-_PER = re.compile(r"\\text\{([^{}]*)\} ?/ ?\\text\{([^{}]*)\}")
-# Both also match line breaks and escapes, so that the second character of these cannot begin a match.
-_DELIMITERS = re.compile(r"\\\\|\\\$|\$|\\[()\[\]]")
-_SPACES = re.compile(r"\\\\|\\[!,;:> ]|~|\\q?quad(?![A-Za-z])")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?: |\\[,;:>]|')\d{3})+(?![\d']| ?/)", re.ASCII)
 _UNIT_LETTERS = tuple("mgshlLNJWVK")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _E_NOTATION = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,2})(?![\w.])", re.ASCII)
 # Braces around digits do not print: {7} is 7, and {1}{2} is 12.
 _BRACED_DIGITS = re.compile(r"[-+]?[\d{}.,]*", re.ASCII)
+
+# Most items of lists
+_UNMARKED = re.compile(r"[-+\w/^=<>()]*|-?\d+\.\d+", re.ASCII)
 
 
 def power_of_ten(answer: str) -> str:
     r"""Write numbers such as 2e-4 as `2\times 10^{-4}`. With spaces, `2e - 4` is a difference."""
     return _E_NOTATION.sub(lambda match: f"{match.group(1)}\\times 10^{{{int(match.group(2))}}}", answer)
-
-
-def tidy(answer: str) -> str:
-    r"""Drop LaTeX markup without meaning, and unify synonyms.
-
-    Words stay apart from mathematics: the content of `\text{}`, `\mathrm{}` and similar macros is returned in
-    `\text{}`. Numbers, and single characters other than units, lose the macro.
-    """
-    answer = re.sub(r"\.\.\.+", r"\\ldots ", from_unicode(answer))
-    if bold := _ASTERISKS.fullmatch(answer.strip()):  # Markdown
-        answer = bold.group(1)
-    for pattern, replacement in _LAYOUT:
-        answer = re.sub(pattern, replacement, answer)
-    answer = _DELIMITERS.sub(_keep_escapes, answer)
-    answer = _SYNONYM.sub(lambda match: "\\" + SYNONYMS[match.group(1)], answer)
-    answer = re.sub(r"\^?\\degree(?![A-Za-z])", r"^\\circ", answer).replace("{\\circ}", "\\circ")
-    answer = re.sub(r"\\colon(?![A-Za-z])", ":", answer)
-    answer = _SIZES.sub("", answer).replace("\\%", "%")
-    answer = re.sub(r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3}(?!\d))", "", answer).replace("{,}", ",")
-    answer = re.sub(r"(?<![A-Za-z])\{:\}", ":", answer)
-    # Thin and negative spaces stand between the digits of one number, as in 1\,000 and 1,\!000.
-    answer = _GROUPED.sub(lambda match: re.sub(r"\D", "", match.group()), re.sub(r"(?<=[\d,])\\!(?=\d)", "", answer))
-    answer = _SPACES.sub(lambda match: match.group() if match.group() == "\\\\" else " ", answer)
-    # With single spaces, patterns with optional spaces at several places stay linear.
-    answer = _JOINED.sub(r"\\text{\1}\\text{ \2 }", _WRAPPED.sub(_unwrap, answer))
-    answer = re.sub(r"\s+", " ", answer).strip()
-    answer = _PER.sub(r"\\text{\1/\2}", _ARGUMENTS.sub(r"\1{\2}", answer))
-    if _BRACED_DIGITS.fullmatch(answer):
-        answer = answer.replace("{", "").replace("}", "")
-    return answer.removesuffix(".").rstrip()
-
-
-@lru_cache(maxsize=128)
-def plain(text: str) -> str:
-    r"""Drop the macros around words: `14\text{ March}` as "14 March"."""
-    return re.sub(r"\s+", " ", re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)).strip(" .")
-
-
-def _keep_escapes(match: re.Match[str]) -> str:
-    return match.group() if match.group() in ("\\\\", "\\$") else ""
 
 
 def _unwrap(match: re.Match[str]) -> str:
@@ -98,6 +37,62 @@ def _unwrap(match: re.Match[str]) -> str:
     if len(content.strip()) <= 1 or re.fullmatch(r"[-+\d.,/() ]*|\s*\(\w\)\s*|\s*\\\$\s*", content):
         return content
     return f"\\text{{{content}}}"
+
+
+# Patterns and replacements, in this order
+_MARKUP = rewritings(
+    (r"\.\.\.+", r"\\ldots "),
+    (r"\A\s*\*\*([^*]*)\*\*\s*\Z", r"\1"),  # Markdown
+    (r"(\\\\)\s*\[\d+(?:pt|em|ex|mm)\]", r"\1"),  # space between rows
+    (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
+    (r"\\dot ?\{(\d)\}(?:(\d*)\\dot ?\{(\d)\})?", r"\\overline{\1\2\3}"),
+    # degrees Celsius, and negative exponents of units
+    (r"(\^ ?\{?\\circ ?\}?) ?(?:\\(?:text|mathrm) ?\{ ?)?C\b ?\}?", r"\1 "),
+    (r"(?<=[a-z]) ?\\cdot ?([a-z]+) ?\^ ?\{-(?:1|(\d))\}", lambda m: f"/{m[1]}" + (f"^{m[2]}" if m[2] else "")),
+    # Line breaks and escapes match too, so that their second character cannot begin a match.
+    (r"(\\\\|\\\$)|\$|\\[()\[\]]", r"\1"),
+    (rf"\\({alternatives(SYNONYMS)})(?![A-Za-z])", lambda match: "\\" + SYNONYMS[match[1]]),
+    (r"\^?\\degree(?![A-Za-z])", r"^\\circ"),
+    (r"\{\\circ\}", r"\\circ"),
+    (r"\\colon(?![A-Za-z])", ":"),
+    (
+        r"\\(?:(?:left|right|middle|[bB]igg?[lr]?|displaystyle|textstyle|tiny|small|large|Large|LARGE|huge|Huge"
+        r"|underline)(?![A-Za-z])|(?:text)?color ?\{[A-Za-z]*\})",
+        "",
+    ),
+    (r"\\%", "%"),
+    (r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3}(?!\d))", ""),
+    (r"\{,\}", ","),
+    (r"(?<![A-Za-z])\{:\}", ":"),
+    # Thin and negative spaces stand between the digits of one number, as in 1\,000 and 1,\!000.
+    (r"(?<=[\d,])\\!(?=\d)", ""),
+    (r"(?a:(?<![\d.,])\d{1,3}(?:(?: |\\[,;:>]|')\d{3})+(?![\d']| ?/))", lambda match: re.sub(r"\D", "", match[0])),
+    (r"(\\\\)|\\[!,;:> ]|~|\\q?quad(?![A-Za-z])", lambda match: match[1] or " "),
+    (_WRAPPED.pattern, _unwrap),
+    (r"\\text\{([^{}]*\w) +(and|or) *\}", r"\\text{\1}\\text{ \2 }"),
+    # With single spaces, patterns with optional spaces at several places stay linear.
+    (r"\s+", " "),
+    (r"(\\pmod|\\sqrt ?\[[^][]*\]) ?(\w)(?!\w)", r"\1{\2}"),
+    (r"\\text\{([^{}]*)\} ?/ ?\\text\{([^{}]*)\}", r"\\text{\1/\2}"),  # a quotient of units
+)
+
+
+def tidy(answer: str) -> str:
+    r"""Drop LaTeX markup without meaning, and unify synonyms.
+
+    Words stay apart from mathematics: the content of `\text{}`, `\mathrm{}` and similar macros is returned in
+    `\text{}`. Numbers, and single characters other than units, lose the macro.
+    """
+    answer = rewrite(from_unicode(answer), _MARKUP).strip()
+    if _BRACED_DIGITS.fullmatch(answer):
+        answer = answer.replace("{", "").replace("}", "")
+    return answer.removesuffix(".").rstrip()
+
+
+@lru_cache(maxsize=128)
+def plain(text: str) -> str:
+    r"""Drop the macros around words: `14\text{ March}` as "14 March"."""
+    return re.sub(r"\s+", " ", re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)).strip(" .")
 
 
 def _normalize_once(answer: str) -> str:
@@ -122,7 +117,7 @@ def normalize(answer: str) -> str:
     """
     # Removing one piece of markup may join others into a new one. Each round that changes more than separators
     # shortens the text or replaces a spelling by its only other one, so the loop ends.
-    previous = None
+    previous = answer if _UNMARKED.fullmatch(answer) else None
     while answer != previous:
         previous, answer = answer, _normalize_once(answer)
     return answer
@@ -130,12 +125,13 @@ def normalize(answer: str) -> str:
 
 _UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _SIGNED = rf"[-+]?{_UNSIGNED}"
-_FRACTION = rf"(?:\\frac(?:\{{({_SIGNED})\}}|(\d))(?:\{{({_SIGNED})\}}|(\d))|({_SIGNED})/({_SIGNED}))"
-_PLAIN = re.compile(_UNSIGNED, re.ASCII)
-_QUOTIENT = re.compile(_FRACTION, re.ASCII)
-_MIXED = re.compile(r"(\d+)(?:\\frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))| (\d+)/(\d+))", re.ASCII)
-_REPEATING = re.compile(r"(\d*)\.(\d*)\\overline(?:\{(\d+)\}|(\d))", re.ASCII)
-_POWER_OF_TEN = re.compile(rf"({_UNSIGNED})\\(?:times|cdot)10\^(?:\{{([-+]?\d{{1,2}})\}}|(\d))", re.ASCII)
+_FRACTION = re.compile(rf"\\frac(?:\{{({_SIGNED})\}}|(\d))(?:\{{({_SIGNED})\}}|(\d))", re.ASCII)
+_NUMBER = re.compile(
+    rf"(?:(?:(?P<whole>\d+) (?![-+]))?(?P<top>{_SIGNED})/(?P<bottom>{_SIGNED})"
+    r"|(?P<fixed>\d*\.\d*)\\overline(?:\{(?P<digits>\d+)\}|(?P<digit>\d))"
+    rf"|(?P<plain>{_UNSIGNED})(?:\\(?:times|cdot)10\^(?:\{{(?P<power>[-+]?\d{{1,2}})\}}|(?P<square>\d)))?)",
+    re.ASCII,
+)
 
 
 def read_number(answer: str) -> Fraction | None:
@@ -148,27 +144,19 @@ def read_number(answer: str) -> Fraction | None:
     if len(answer) > 1_000 or not re.search(r"\d", answer, re.ASCII):
         return None
     sign = -1 if answer.startswith("-") else 1
-    value = _read_unsigned(answer[1:] if answer[:1] in ("-", "+") else answer)
-    return None if value is None else sign * value
-
-
-def _read_unsigned(answer: str) -> Fraction | None:
-    if _PLAIN.fullmatch(answer):
-        return Fraction(answer)
-    if match := _MIXED.fullmatch(answer):
-        whole, top, bottom = (int(group) for group in match.groups() if group is not None)
-        return whole + Fraction(top, bottom) if 0 < top < bottom else None
-    if match := _QUOTIENT.fullmatch(answer):
-        dividend, divisor = (Fraction(group) for group in match.groups() if group is not None)
-        return dividend / divisor if divisor else None
-    if match := _REPEATING.fullmatch(answer):
-        integer, first = match.group(1) or "0", match.group(2)
-        repeated = match.group(3) or match.group(4)
-        period = Fraction(int(repeated), 10 ** len(repeated) - 1)
-        return Fraction(f"{integer}.{first}0") + period / Fraction(10) ** len(first)
-    if match := _POWER_OF_TEN.fullmatch(answer):
-        return Fraction(match.group(1)) * Fraction(10) ** int(match.group(2) or match.group(3))
-    return None
+    match = _NUMBER.fullmatch(_FRACTION.sub(r" \1\2/\3\4", answer[answer[0] in "+-" :]).strip())
+    if match is None:
+        return None
+    if match["top"]:
+        top, bottom = (Fraction(match[name]) for name in ("top", "bottom"))
+        if not bottom or (match["whole"] and not 0 < top < bottom):
+            return None
+        return sign * (int(match["whole"] or 0) + top / bottom)
+    if repeated := match["digits"] or match["digit"]:
+        period = Fraction(int(repeated), (10 ** len(repeated) - 1) * 10 ** len(match["fixed"].partition(".")[2]))
+        return sign * (Fraction(f"0{match['fixed']}0") + period)
+    value = sign * Fraction(match["plain"])
+    return value * Fraction(10) ** int(power) if (power := match["power"] or match["square"]) else value
 
 
 def number_of(text: str) -> Fraction | None:

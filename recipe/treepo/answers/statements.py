@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from recipe.treepo.answers.spelling import normalize
-from recipe.treepo.answers.tables import MULTIPLIERS, PARTS, alternatives
+from recipe.treepo.answers.tables import MULTIPLIERS, PARTS, alternatives, rewrite, rewritings
 from recipe.treepo.answers.words import read
 
 LONGEST = 4_000
@@ -20,9 +20,12 @@ MOST_WORDS = 40
 MOST_SENTENCES = 8
 """Sentences at the end of a text that are searched for a value."""
 
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
-_HASHES = re.compile(r"^ *####[ \t]*(\S[^\n]*)", re.MULTILINE)
-_FRAMED = re.compile(r"\\fbox *\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
+# Answers in tags, behind GSM8K's hashes, and in a frame
+_MARKED = (
+    re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL),
+    re.compile(r"^ *####[ \t]*(\S[^\n]*)", re.MULTILINE),
+    re.compile(r"\\fbox *\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"),
+)
 _PHRASE = re.compile(
     r"\banswer\b[^.\n:=\d$\\]{0,40}?(?:\bis\b|\bare\b|\bequals\b|:|=)\s*:?"
     r"|答案(?:应?[是为选]|[:\uff1a=])\s*|[故应此]选(?:项)?[:\uff1a]?|选项[:\uff1a]?|答[:\uff1a]",
@@ -30,60 +33,61 @@ _PHRASE = re.compile(
 )
 # A dot ends a sentence only before white space or at the end of the text.
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。\uff01\uff1f])|\n+")
-_EMPHASIS = re.compile(r"\*\*(?=\S)([^*\n]{1,200}?)(?<=\S)\*\*|__(?=\S)([^_\n]{1,200}?)(?<=\S)__|`([^`\n]{1,200})`")
+_EMPHASIS = re.compile(r"(\*\*|__|`)(?=\S)([^*_`\n]{1,200}?)\1")
 _GROUP = re.compile(r"[(\[{][^()\[\]{}]{3,200}[)\]}]")
-_FORMULA = re.compile(r"\$\$?([^$\n]{1,400}?)\$?\$|\\\(([^\n]{1,400}?)\\\)|\\\[([^\n]{1,400}?)\\\]")
+_FORMULA = re.compile(r"(?:(\$\$?)|\\[(\[])([^$\n]{1,400}?)(?:\$\$?|\\[)\]])")
 # x = 2 or x = 7, and x = 5, y = 6
 _SEVERAL = re.compile(r"[A-Za-z](?:_?\d)?\s*=[^=]*(?:,|;|\bor\b|\band\b)\s*[A-Za-z](?:_?\d)?\s*=")
 # Sentences that do not state a result
 _OPEN = re.compile(
     r"\b(?:suppose|assum(?:e|ing)|let(?:'s| us| me| [a-z]\b)|whether|consider|probably|possibly|perhaps|maybe|might"
-    r"|anything|contradicts?)\b|\?\s*\Z|假设|如果|若|试|验证",
+    r"|contradicts?)\b|\?\s*\Z|假设|如果|若|试|验证",
     re.IGNORECASE,
 )
 _CONDITION = re.compile(r"\bif\b.*?(?:,(?!\d)|\bthen\b|\Z)", re.IGNORECASE)
 _JOINS = re.compile(r";|\b(?:and|but|or|while)\b", re.IGNORECASE)
-_NAME = re.compile(r"\s*(?:\\text *\{[^{}]*\}|\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([^()]*\))?)\s*")
+_NAME = re.compile(r"\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([^()]*\))?\s*")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}[ ,]+[A-Za-z]{2,}")
 _COPULA = re.compile(
     r"=|\u2248|:|\b(?:is|are|was|were|equals?|makes?|gives?|gave|made|has|have|totals?|needs?|be)\b|[是为共有]"
 )
-_REMARK = re.compile(r"(?<!\\)\((?!\s*(?:mod\b|[-+\u2212\u2013]?\d+(?:\.\d+)?\)))[^()\n]*[A-Za-z]{2}[^()\n]*\)")
+_REMARK = re.compile(r"(?<!\\)\((?!\s*mod\b)[^()\n]*[A-Za-z]{2}[^()\n]*\)")
 
 _POWERS = alternatives({*MULTIPLIERS, *PARTS})
 _MINUS = "-\u2212\u2013"
-_SIGN = rf"(?:(?:[{_MINUS}负]|\bminus\b|\bnegative\b)\s?)?"
-_DIGITS = (
+_VALUE = re.compile(
+    rf"(?P<sign>(?:(?:[{_MINUS}负]|\bminus\b|\bnegative\b)\s?)?)"
     r"(?:\d+:\d+(?::\d+)?"  # a ratio or a time
     r"|\d{1,3}(?:(?:,|\{,\}|\\,| |\u00a0|\u202f|')\d{3})+(?![\d,])(?:\.\d+)?"  # in groups of three
     r"|(?<![\d.])\.\d+|\d+(?:\.\d+|,\d{1,2}(?!\d)|,\d{4,})?)"
-)
-_VALUE = re.compile(
-    rf"(?P<sign>{_SIGN}){_DIGITS}"
     r"(?:[ -]\d+/\d+|\s?/\s?\d+"  # a mixed number, a fraction
     r"|[eE][-+]?\d{1,2}(?!\w|\.\d)|\s?(?:x|\*|\u00d7|\\times)\s?10\^\{?[-\u2212]?\d{1,2}\}?"
     r"|[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|\^\{?-?\d{1,3}\}?|!(?=\s*[.,;)$]))?"
     rf"(?:\s?\\?%|\s+percent\b)?(?:\s*(?:{_POWERS})(?![A-Za-z]))?",
     re.IGNORECASE,
 )
-_SIGNED_IN_BRACKETS = re.compile(r"\(([-+\u2212\u2013]?\d+(?:\.\d+)?)\)(?!\w)")
-# Units with an exponent, which is not a number of its own
-_UNIT_POWER = re.compile(
-    r"(?<![A-Za-z])(cm|mm|km|m|ft|in|feet|inches|meters?|metres?|units?|miles?|yards?) ?\^? ?\{?[23]\}?(?!\w)"
+# Absolute values, signed numbers in brackets, and exponents of units, which are not numbers of their own
+_REDUCED = rewritings(
+    (rf"\|[{_MINUS}]?(\d+(?:\.\d+)?)\|", r"\1"),
+    (rf"(?<![A-Za-z])\(([+{_MINUS}]?\d+(?:\.\d+)?)\)(?!\w)", r" \1"),
+    (r"(?<![A-Za-z])([cmk]?m|ft|in|feet|inches|units?|met(?:er|re)s?) ?\^? ?\{?[23]\}?(?!\w)", r"\1"),
 )
 _VARIABLE = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]\s?|[\d)\]]\s?)\Z")
 # Signs and words around a number that make it a part of something else.
 _PART_BEFORE = re.compile(
     r"(?:(?![\u4e00-\u9fff])[\w.\\^_{\[]|\\pm\s*"
     r"|[*_/+<>\u00b1\u2264\u2265\u2260\u221a\u00d7\u00f7{\[]\s*|[A-Za-z\d)]\s?[-\u2212]\s?|[A-Za-z]\(|\d\s?:\s?"
-    r"|\b(?:least|most|than|about|over|mod|and|or|maybe|perhaps|between|from|times|plus|below"
-    r"|above|under|(?<!add )(?<!adds )up to|(?:\d|divided|divisible|multiplied) by|log|ln|sqrt"
-    r"|steps?|case|theorem|lemma|equation|figure|part|twice|double|triple|never|exceeds?|sin|cos|tan|exp|root"
-    r"|(?:multiple|half|third|root|factor|sum|square|ninths?|number|division) (?:of|by))\s+\(?"
+    r"|\b(?:least|most|than|about|over|mod|and|or|maybe|perhaps|between|from|times|plus|below|above|under"
+    r"|(?<!add )(?<!adds )up to|(?:\d|divided|divisible|multiplied) by|log|ln|sqrt|sin|cos|tan|exp|root|exceeds?|never"
+    r"|twice|double|triple|steps?|case|equation|figure|part"
+    r"|(?:multiple|half|third|root|factor|sum|square|number|division) (?:of|by))\s+\(?"
     r"|(?:[大小]于|[不零根号分约]|至[少多]|超过?|[不最][多少]|可能)[是为下于号之了]*"
     r"|n[o']t(?:\s+be|\s+equal(?:\s+to)?)?\s+)\Z",
     re.IGNORECASE,
 )
+# Words before and behind a formula that change its value; a number behind it may be the answer.
+_NEGATED = re.compile(r"\b(?:minus|negative)\s*\Z", re.IGNORECASE)
+_CHANGED = re.compile(rf"\s*(?:{_POWERS})\b|.*\d", re.DOTALL)
 _ATTACHED = (
     r"\^(?!\s*\{?\s*\\(?:circ|degree))|[_:{\[\u221a\u03c0\u00d7\u00f7]|\s*[+*/=<>\u00d7\u00f7\u2264\u2265\u2260\u221a\u03c0]"
     r"|\s[-\u2212\u2013]\s|-\d|(?!(?-i:st|nd|rd|th|cm|mm|km|kg|[mgsh])(?![A-Za-z]))[A-Za-z]|,\s?\d|\s+\(\s*mod\b"
@@ -96,15 +100,21 @@ _PART_BEHIND = re.compile(
     r"|\s*(?:分之|成|折|左右|以[上下内]|的))",
     re.IGNORECASE,
 )
+# Spaces behind signs, decimal commas, mixed numbers with a hyphen, and plain signs of multiplication
+_SPELLINGS = rewritings(
+    (r"^\W\s+(?=\d)", "-"),
+    (r"(?<=\d),(?=\d{1,2}(?!\d)|\d{4})", "."),
+    (r"(?<=\d)-(?=\d+/)", " "),
+    (r"\s*[x*]\s*(?=10\^)", r"\\times "),
+)
 
 
 def stated_answer(text: str) -> str | None:
     """Return the answer that a text without a box states, None if it states none or more than one."""
     text = text[-LONGEST:]
-    if marked := _TAGGED.findall(text) or _HASHES.findall(text):
-        return _whole_value(marked[-1])
-    if framed := _FRAMED.findall(text):
-        return framed[-1].strip() or None
+    for pattern in _MARKED:
+        if marked := pattern.findall(text):
+            return marked[-1].strip() or None
     ends = [phrase.end() for phrase in _PHRASE.finditer(text)]
     if ends and (rest := text[ends[-1] :].strip(" \n*_")):
         return _phrase_value(_SENTENCES.split(rest, maxsplit=1)[0])
@@ -118,73 +128,54 @@ def stated_answer(text: str) -> str | None:
 def _phrase_value(rest: str) -> str | None:
     """Return the value of the text behind "the answer is": also a group in brackets, a letter or a few words."""
     rest = rest.replace("**", "").replace("__", "")
-    bare = rest.strip(" *_`").removesuffix(".").removesuffix("。").strip()
+    bare = rest.strip(" *_`").rstrip(".。").strip()
     if _GROUP.fullmatch(bare) or (len(bare) <= MOST_WORDS and not re.search(r"[\d$\\=<>]", bare)):
         return bare or None
     return _value(rest)
 
 
-def _whole_value(text: str) -> str | None:
-    """Return the value of a marked answer, or all of it if it names no single value."""
-    text = text.strip()
-    return _value(text) or text.removesuffix(".") or None
-
-
 def _value(sentence: str) -> str | None:
     """Return the one value that a sentence names."""
-    emphasized = [next(filter(None, groups)) for groups in _EMPHASIS.findall(sentence)]
-    if emphasized:
-        return _value(emphasized[-1])
+    if emphasized := _EMPHASIS.findall(sentence):
+        return _value(emphasized[-1][1])
     sentence = _CONDITION.sub(" ", _REMARK.sub(" ", sentence.replace("\\$", "")))
     if _SEVERAL.search(sentence.replace("$", "")) or _OPEN.search(sentence):
         return None
     formulas = [match for match in _FORMULA.finditer(sentence) if _is_formula(match)]
-    if formulas:
-        return _formula_value(sentence, formulas)
-    return _number_value(sentence.replace("$", ""))  # amounts of money
+    # Without formulas, dollars are amounts of money.
+    return _formula_value(formulas[-1]) if formulas else _number_value(sentence.replace("$", ""))
 
 
 def _is_formula(match: re.Match[str]) -> bool:
     """Return whether signs enclose a formula; the dollars of $20 - $5 do not."""
-    content = _content(match)
-    return _PROSE.search(content) is None and (match.group(1) is None or content.lstrip().rstrip(" -/,+*=<") == content)
+    dollars, content = match.groups()
+    return not _PROSE.search(content) and (not dollars or content.lstrip().rstrip(" -/,+*=<") == content)
 
 
-def _content(match: re.Match[str]) -> str:
-    return next(group for group in match.groups() if group is not None)
-
-
-def _formula_value(sentence: str, formulas: list[re.Match[str]]) -> str | None:
-    """Return the last formula, unless the words around it change its value."""
-    last = formulas[-1]
-    before, behind = sentence[: last.start()], sentence[last.end() :]
-    if re.search(r"\d", behind) or re.search(r"\b(?:least|most|than|minus|negative|or|and|not)\s*\Z", before, re.I):
+def _formula_value(formula: re.Match[str]) -> str | None:
+    """Return the content of a formula, unless the words around it change its value."""
+    before = formula.string[max(0, formula.start() - 24) : formula.start()]
+    if _PART_BEFORE.search(before) or _NEGATED.search(before) or _CHANGED.match(formula.string, formula.end()):
         return None
-    if re.match(rf"\s*(?:{_POWERS})\b", behind):
-        return None
-    content = _content(last)
-    left, _, right = content.rpartition("=")
-    if left and "=" not in left and not _NAME.fullmatch(left) and re.search(r"(?<!\\)\b[a-z]\b", left):
-        right = content  # an equation, not the name of a value
+    left, _, right = formula.group(2).rpartition("=")
+    if not _NAME.fullmatch(left) and re.search(r"(?<!\\)\b[a-z]\b", left):
+        right = formula.group(2)  # an equation, not the name of a value
     # A box without braces is not a box, but its macro is no part of the value either.
     return right.replace("\\boxed", "").strip() or None
 
 
 def _number_value(sentence: str) -> str | None:
     """Return the one number of a sentence without formulas, or the one behind its last equals sign or verb."""
-    sentence = re.sub(rf"\|[{_MINUS}]?(\d+(?:\.\d+)?)\|", r"\1", sentence)
-    sentence = sentence if "f(" in sentence else _SIGNED_IN_BRACKETS.sub(r" \1", sentence)
-    sentence = _UNIT_POWER.sub(r"\1", sentence)
+    sentence = rewrite(sentence, _REDUCED)
     found = list(_numbers(sentence))
-    if len({value for _, value in found}) > 1:
-        verbs = [verb for verb in _COPULA.finditer(sentence) if verb.end() <= found[-1][0]]
-        if verbs:
-            before = [start for start, _ in found if start < verbs[-1].start()]
-            if before and _JOINS.search(sentence, before[-1], verbs[-1].start()):
-                return None  # Ann has 3 and Bob has 5
-            found = [(start, value) for start, value in found if start >= verbs[-1].end()]
-            if verbs[-1].group() == "=" and not sentence[verbs[-1].end() : found[0][0]].strip():
-                found = found[:1]  # the result of a computation; a number behind it belongs to the description
+    verbs = [verb for verb in _COPULA.finditer(sentence) if found and verb.end() <= found[-1][0]]
+    if verbs and len({value for _, value in found}) > 1:
+        before = [start for start, _ in found if start < verbs[-1].start()]
+        if before and _JOINS.search(sentence, before[-1], verbs[-1].start()):
+            return None  # Ann has 3 and Bob has 5
+        found = [(start, value) for start, value in found if start >= verbs[-1].end()]
+        if verbs[-1].group() == "=":
+            found = found[:1]  # the result of a computation; a number behind it belongs to the description
     values = {value for _, value in found}
     return values.pop() if len(values) == 1 else None
 
@@ -196,21 +187,4 @@ def _numbers(sentence: str) -> Iterator[tuple[int, str | None]]:
         part = _PART_BEFORE.search(before) or (match["sign"].startswith(tuple(_MINUS)) and _VARIABLE.search(before))
         behind = _PART_OF_RESULT if before.rstrip().endswith("=") else _PART_BEHIND
         part = part or behind.match(sentence, match.end())
-        yield match.start(), None if part else _spelled(match)
-
-
-# Spaces behind signs, decimal commas, mixed numbers with a hyphen, and plain signs of multiplication
-_SPELLINGS = (
-    (r"^\W\s+(?=\d)", "-"),
-    (r"(?<=\d),(?=\d{1,2}(?!\d)|\d{4})", "."),
-    (r"(?<=\d)-(?=\d+/)", " "),
-    (r"\s*[x*]\s*(?=10\^)", r"\\times "),
-)
-
-
-def _spelled(match: re.Match[str]) -> str:
-    """Return a number in one spelling."""
-    text = match.group()
-    for pattern, replacement in _SPELLINGS:
-        text = re.sub(pattern, replacement, text)
-    return normalize(read(text))
+        yield match.start(), None if part else normalize(read(rewrite(match.group(), _SPELLINGS)))

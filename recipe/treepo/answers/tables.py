@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of characters, names, words and units, by kind. Standard library only."""
+"""Tables of characters, names, words and units, by kind, and how tables are read. Standard library only."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+
+# Pattern and replacement
+Rewriting = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 
 
 def table(text: str) -> dict[str, str]:
@@ -12,6 +16,18 @@ def table(text: str) -> dict[str, str]:
 def alternatives(words: Iterable[str]) -> str:
     """Return a pattern of any of these words, the longest first."""
     return "|".join(sorted(words, key=len, reverse=True))
+
+
+def rewritings(*rows: tuple[str, str | Callable[[re.Match[str]], str]], flags: int = 0) -> tuple[Rewriting, ...]:
+    return tuple((re.compile(pattern, flags), replacement) for pattern, replacement in rows)
+
+
+def rewrite(text: str, steps: Iterable[Rewriting]) -> str:
+    """Apply the steps to a text, one after the other."""
+    for pattern, replacement in steps:
+        if pattern.search(text):  # cheaper than a substitution
+            text = pattern.sub(replacement, text)
+    return text
 
 
 # --- characters and names of plain text, as LaTeX
@@ -33,8 +49,9 @@ SYNONYMS = table(
 SIGNS = table(r"!==\ne_ >==\ge_ <==\le_ <>=\ne_ ->=\to_")
 NAMES = "pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|psi|omega|rho|tau|Delta|Omega|Theta|Sigma|infinity"
 FUNCTIONS = "sqrt|cbrt|exp|abs|log|ln|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|floor|ceil"
-BRACKETS = table(r"sqrt=\sqrt{ cbrt=\sqrt[3]{ exp=e^{ abs=| floor=\lfloor_ ceil=\lceil_")
-CLOSING = {"|": "|", "\\lfloor ": "\\rfloor ", "\\lceil ": "\\rceil "}
+APPLIED = table(
+    r"sqrt=\sqrt{%s} cbrt=\sqrt[3]{%s} exp=e^{%s} **=^{%s} abs=|%s| floor=\lfloor_%s\rfloor_ ceil=\lceil_%s\rceil_"
+)
 
 # --- words of numbers
 

@@ -2,6 +2,7 @@
 """Split an answer into its value and its unit. Standard library only."""
 
 import re
+from string import ascii_lowercase
 from typing import NamedTuple
 
 from recipe.treepo.answers.lists import split_list
@@ -23,9 +24,12 @@ _CURRENCY = re.compile(
 )
 _POWER = r"(?:\s*\^\s*(?:\{\s*(\d)\s*\}|(\d)))?"
 _IN_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}" + _POWER + r"\s*\.?\s*\Z")
-_BARE = re.compile(r"([A-Za-z][A-Za-z./ ]*)" + _POWER + r"\s*\Z")
+_BARE = re.compile(r"(?<![A-Za-z\\])([A-Za-z][A-Za-z./ ]*)" + _POWER + r"\s*\Z")
 _CHINESE = re.compile(r"(?:\\text\s*\{\s*)?([\u4e00-\u9fff]+)\s*\}?\s*\Z")
-_UNIT_WORDS = re.compile(r"[^\W\d_]+(?:[-\s./]+[^\W\d_]+)*(?:\^\d|\^\{\d\})?\.?")
+_UNIT_WORDS = re.compile(r"(?:[^\W\d_]+(?:[-\s./]+[^\W\d_]+)*(?:\^\d)?\.?)?")
+_SIGNS = (("%", "percent"), ("^\\circ", "degree"), ("\\$", "dollar"), ("€", "euro"), ("£", "pound"))
+_ANGLE = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
+_JOINTS = {"and", "or", "to", "mod"}
 
 
 class Measured(NamedTuple):
@@ -47,46 +51,34 @@ def split_unit(answer: str) -> Measured:
         name = match.group(2).removeprefix("US").casefold()
         return Measured(match.group(1) + answer[match.end() :], CURRENCIES.get(name, "dollar"))
     text = answer.rstrip()
-    for sign, unit in (("%", "percent"), ("^\\circ", "degree"), ("\\$", "dollar"), ("€", "euro"), ("£", "pound")):
-        if text.endswith(sign) and not (unit == "degree" and re.search(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)", text)):
+    for sign, unit in _SIGNS:
+        if text.endswith(sign) and not (unit == "degree" and _ANGLE.search(text)):
             return Measured(text[: -len(sign)].rstrip(), unit)
     if (match := _CHINESE.search(text)) and text[: match.start()].strip():
         return Measured(text[: match.start()].rstrip(), *_chinese(match.group(1)))
     match = _IN_TEXT.search(text) or _BARE.search(text)
     if match is None:
         return Measured(answer, None)
-    start = match.start()
-    if match.re is _BARE:
-        if text[start - 1 : start] == "\\":  # the letters begin with the name of a macro, as in 24\pi cm
-            start = text.find(" ", start)
-            if start < 0:
-                return Measured(answer, None)
-        if not _is_bare_unit(text[:start], text[start : match.end(1)]):
-            return Measured(answer, None)
-    value, words = text[:start].rstrip(), text[start : match.end(1)].removeprefix("\\text").strip(" {")
+    value, words = text[: match.start()], match.group(1).strip()
+    names = re.findall(r"[^\W\d_]+", words.casefold())
     if (
-        not value
-        or value.endswith((",", "=", "+", "-"))
-        or (words.strip() and not _UNIT_WORDS.fullmatch(words.strip()))
+        not value.strip()
+        or value.rstrip()[-1] in ",=+-"
+        or not _UNIT_WORDS.fullmatch(words)
+        or (match.re is _BARE and not _is_bare_unit(value, words))
+        or _JOINTS & {*names[:1], *names[-1:]}  # joins two values
     ):
         return Measured(answer, None)
-    names = re.findall(r"[^\W\d_]+", words.casefold())
-    if {"and", "or", "to", "mod"} & {*names[:1], *names[-1:]}:  # joins two values
-        return Measured(answer, None)
-    return Measured(value, *_unit(words, match.group(2) or match.group(3)))
+    return Measured(value.rstrip(), *_unit(words, match.group(2) or match.group(3)))
 
 
 def _is_bare_unit(value: str, words: str) -> bool:
     names = [name for name in re.split(r"[\s/.]+", words) if name]
-    if not names:
-        return False
-    apart = value.endswith(" ") or words.startswith(" ")
-    if apart and "/" in words:
-        return all(unit_name(name) is not None for name in names)
-    if apart:
-        if any(name in "abcdefghijklmnopqrstuvwxyz" for name in names if len(name) > 2):  # xyz is a product
-            return False
-        return all(len(name) >= 3 or (len(name) == 2 and unit_name(name) is not None) for name in names)
+    if value.endswith(" "):
+        if "/" in words:
+            return all(map(unit_name, names))
+        # Letters in the order of the alphabet are a product: xyz.
+        return all(name not in ascii_lowercase if len(name) > 2 else name[1:] and unit_name(name) for name in names)
     # Without a space, only names that are unlikely to be a product of variables.
     return words in ("cm", "km", "mm", "kg", "mph") or (len(words) > 4 and unit_name(words) is not None)
 
@@ -102,15 +94,13 @@ def _unit(words: str, power: str | None) -> tuple[str | None, bool]:
     while names and names[-1].casefold() in REMARKS and (len(names) > 1 or names[0] != "in"):
         names.pop()
     parts, factor, listed = [], 1, not any(name.casefold() in NOT_UNITS for name in names)
-    for position, name in enumerate(names):
+    for name in names:
         if exponent := EXPONENTS.get(name.casefold()):
             factor = exponent
             continue
-        last = position + 1 == len(names) or names[position + 1] in ("/", "squared", "cubed")
-        plural = len(name) > 3 and name.endswith("s") and not name.endswith("ss")
         unit = name if name == "/" else unit_name(name)
-        listed = listed and (unit is not None or not last or plural or "/" in names[:position])
-        if (unit or name) != "unit":
+        listed = listed and (unit is not None or name is not names[-1] or re.search(r"\w\w[^s]s\Z", name) is not None)
+        if unit != "unit":
             unit = unit or (name.casefold().removesuffix("s") if len(name) > 3 else name)
             parts.append(unit if factor == 1 else f"{unit}^{factor}")
             factor = 1
@@ -136,7 +126,7 @@ def measured(text: str) -> Measured:
 
 def same_unit(unit: str | None, gold_unit: str | None, listed: bool) -> bool:
     """Return whether the units agree; words that are no known unit have to be those of the ground truth."""
-    return unit == gold_unit or unit is None or (gold_unit is None and listed)
+    return unit in (None, gold_unit) or (gold_unit is None and listed)
 
 
 def in_radians(value: str, unit: str | None) -> str:

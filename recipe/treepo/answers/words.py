@@ -2,13 +2,22 @@
 """Rewrite words that are part of a number: `five`, `3 million`, `5 sixths`, `minus 8`. Standard library only."""
 
 import re
-from collections.abc import Callable
 from decimal import Decimal
 from functools import lru_cache
 
 from recipe.treepo.answers.notation import from_plain_text, from_unicode
 from recipe.treepo.answers.spelling import power_of_ten, tidy
-from recipe.treepo.answers.tables import HAN_DIGITS, MULTIPLIERS, NUMBER_WORDS, PARTS, POWERS, SMALL, alternatives
+from recipe.treepo.answers.tables import (
+    HAN_DIGITS,
+    MULTIPLIERS,
+    NUMBER_WORDS,
+    PARTS,
+    POWERS,
+    SMALL,
+    alternatives,
+    rewrite,
+    rewritings,
+)
 
 _CARDINAL = re.compile(
     rf"(?<![A-Za-z\\])(?:{alternatives(SMALL)})(?:(?:[ -]|(?<=d|n) and )(?:{alternatives(NUMBER_WORDS)}))*(?![A-Za-z])",
@@ -48,45 +57,38 @@ def _chinese_part(match: re.Match[str]) -> str:
     return f"\\frac{{{top}}}{{{bottom}}}"
 
 
-def _repeating(match: re.Match[str]) -> str:
-    whole, _, digits = match["number"].rpartition(".")
-    return f"{whole}.\\overline{{{digits}}}{match['gap']}"
+def _behind(words: str) -> str:
+    """Return the pattern of a number before these words."""
+    return rf"{_NUMBER}{_GAP}(?P<word>{words})(?![A-Za-z克米])"
 
 
-_Rewrite = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
-
-
-def _behind(words: str, rewrite: str | Callable[[re.Match[str]], str]) -> _Rewrite:
-    """Return the rewriting of a number before these words."""
-    return re.compile(rf"{_NUMBER}{_GAP}(?P<word>{words})(?![A-Za-z克米])", re.IGNORECASE), rewrite
-
-
-_REWRITES: tuple[_Rewrite, ...] = (
-    (re.compile(f"([{HAN_DIGITS}])分之([{HAN_DIGITS}])"), _chinese_part),
-    (_CARDINAL, _cardinal),
-    (re.compile(rf"(^|[,(=:])\s*(?:{_WRAPPER}\s*)?(?:minus|negative|负)\s*\}}?\s*(?=[\d.\\$])", re.I), r"\1-"),
-    _behind("and an? half", r"\g<number>.5\g<gap>"),
-    _behind(alternatives(MULTIPLIERS), _times),
-    _behind(alternatives(PARTS), _part),
-    _behind("(?:degrees )?below (?:zero|0)", r"-\g<number>\g<gap>"),
-    _behind(r"squared(?= *\}? *\Z)", r"\g<number>^{2}\g<gap>"),
-    _behind(r"cubed(?= *\}? *\Z)", r"\g<number>^{3}\g<gap>"),
-    _behind("repeating|recurring", _repeating),
-    (re.compile(r"per[ -]cent(?![A-Za-z])", re.I), "percent"),
-    (re.compile(rf"{_WRAPPER}\s*\}}"), ""),
+_REWRITES = rewritings(
+    (f"([{HAN_DIGITS}])分之([{HAN_DIGITS}])", _chinese_part),
+    (_CARDINAL.pattern, _cardinal),
+    (rf"(^|[,(=:])\s*(?:{_WRAPPER}\s*)?(?:minus|negative|负)\s*\}}?\s*(?=[\d.\\$])", r"\1-"),
+    (_behind("and an? half"), r"\g<number>.5\g<gap>"),
+    (_behind(alternatives(MULTIPLIERS)), _times),
+    (_behind(alternatives(PARTS)), _part),
+    (_behind("(?:degrees )?below (?:zero|0)"), r"-\g<number>\g<gap>"),
+    (_behind(r"squared(?= *\}? *\Z)"), r"\g<number>^{2}\g<gap>"),
+    (_behind(r"cubed(?= *\}? *\Z)"), r"\g<number>^{3}\g<gap>"),
+    (r"per[ -]cent(?![A-Za-z])", "percent"),
+    (rf"{_WRAPPER}\s*\}}", ""),
+    flags=re.IGNORECASE,
 )
 _NOT_ONLY_WORDS = re.compile(r"[\d:,(]|\A[A-Z]\.|answer|option|choice|选|分之", re.IGNORECASE)
 _ALL_TEXT = re.compile(rf"\s*{_WRAPPER}([^{{}}]*)\}}\s*\.?\s*")
 _SAYS = r"(?:the )?(?:(?:final|correct|right|best) )?(?:answers?|options?|choices?|答案)(?: is| are| ?:|=|是|为)\s*"
 _SAYS += r"|故?选(?:项)?[:\uff1a]?\s*|(?:exactly|only) |一?共有?|有"
 _INTRODUCTION = re.compile(rf"{_WRAPPER}\s*(?:{_SAYS})\}}|{_SAYS}", re.IGNORECASE)
-_PHRASES = tuple(
-    (re.compile(phrase, re.IGNORECASE), latex)
-    for phrase, latex in (
-        (r"(?:there (?:is|are) )?no (?:real |such )?solutions?(?: exists?)?|none|(?:the )?empty set", "\\emptyset"),
-        (r"(?:it )?does not exist|dne|undefined", "undefined"),
-        (r"(?:the )?(?:set of )?(?:all )?real numbers|all reals", "\\mathbb{R}"),
-    )
+_PHRASES = rewritings(
+    (
+        r"\A(?:(?:there (?:is|are) )?no (?:real |such )?solutions?(?: exists?)?|none|(?:the )?empty set)\Z",
+        r"\\emptyset",
+    ),
+    (r"\A(?:(?:it )?does not exist|dne|undefined)\Z", "undefined"),
+    (r"\A(?:(?:the )?(?:set of )?(?:all )?real numbers|all reals)\Z", r"\\mathbb{R}"),
+    flags=re.IGNORECASE,
 )
 
 
@@ -100,14 +102,11 @@ def from_words(text: str) -> str:
     if introduction := _INTRODUCTION.match(text):
         text = text[introduction.end() :]
     bare = re.sub(rf"{_WRAPPER}|\}}", "", text).strip(" .")
-    for phrase, latex in _PHRASES:
-        if phrase.fullmatch(bare):
-            return latex
+    if (phrase := rewrite(bare, _PHRASES)) != bare:
+        return phrase
     if len(bare) == 1 and bare in HAN_DIGITS:
         return str(HAN_DIGITS.index(bare))
-    for pattern, rewrite in _REWRITES:
-        text = pattern.sub(rewrite, text)
-    return text
+    return rewrite(text, _REWRITES)
 
 
 @lru_cache(maxsize=1_024)
