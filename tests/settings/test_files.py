@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of a run: each kind of broken data, model or folder is a problem with its rule; near misses are none."""
 
+import datetime
 import json
 import os
 import shutil
@@ -92,6 +93,10 @@ BAD_COLUMNS = [
     ({"reward_model": {"ground_truth": ["2"]}}, "reward_model.ground_truth is neither text nor a finite number"),
     ({"extra_info": "none"}, "extra_info is not an object"),
     ({"agent_name": "my_agent"}, "agent_name is not"),
+    ({"priority": "high"}, "priority is not a whole number"),
+    ({"__rollout_n__": "all"}, "__rollout_n__ is not a positive whole number"),
+    ({"images": [{"bytes": b"x"}]}, "has images, video or audio"),
+    ({"reward_model": {"ground_truth": datetime.date(2024, 1, 1)}}, "reward_model.ground_truth is a date or time"),
 ]
 
 
@@ -127,7 +132,12 @@ def test_a_column_of_the_wrong_kind_is_named(change: dict[str, Any], reason: str
         ([make_row(question=[{"role": "user", "content": "P"}], prompt="P")], {"data__prompt_key": "question"}),
         ([make_row(agent_name="mine")], {"treepo__sampler": "plain"}),
         ([make_row(agent_name="mine", prompt="P")], {"treepo__sampler": "plain"}),
-        ([make_row(images=[{"bytes": "x"}])], {}),
+        ([make_row(images=[{"bytes": "x"}])], {"treepo__sampler": "plain"}),
+        ([make_row(images=[], videos=None)], {}),
+        ([make_row(images=[{"bytes": "x"}])], {"data__image_key": "pictures"}),
+        ([make_row(priority=3, __rollout_n__=8, metrics="m", values="v", index="i", uid="u")], {}),
+        ([make_row(priority="high")], {"actor_rollout_ref__rollout__agent__default_agent_loop": "mine"}),
+        ([make_row(truth="2024-01-01"), make_row(truth="1 May")], {}),
         ([make_row([{"type": "text", "text": "P"}])], {}),
         ([make_row(extra_info=None), make_row(ability=None, difficulty=3)], {}),
         ([{"prompt": GOOD[0]["prompt"]}], {"reward__reward_manager": {"source": "importlib"}}),
@@ -177,6 +187,9 @@ def test_broken_data_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "folder.parquet").mkdir()
     write(tmp_path / "foreign.parquet", [{"problem": "P"}])
     write(tmp_path / "taken.parquet", [make_row(trace="x")])
+    pairs = [(name, pa.array([value])) for name, value in (*GOOD[0].items(), ("x", 1), ("x", 2))]
+    pq.write_table(pa.table([array for _, array in pairs], [name for name, _ in pairs]), tmp_path / "twice.parquet")
+    (tmp_path / "twice.jsonl").write_text(json.dumps(GOOD[0])[:-1] + ', "data_source": "mine"}')
     (tmp_path / "nothing.jsonl").write_text("\n")
     text = write(tmp_path / "good.jsonl", GOOD).read_text()
     (tmp_path / "utf16.jsonl").write_text(text, encoding="utf-16")
@@ -190,6 +203,8 @@ def test_broken_data_files_are_named(tmp_path: Path) -> None:
         "folder.parquet": "data_folder",
         "foreign.parquet": "missing_column",
         "taken.parquet": "reserved_column",
+        "twice.parquet": "duplicate_column",
+        "twice.jsonl": "duplicate_key",
         "nothing.jsonl": "empty_file",
         "utf16.jsonl": "file_encoding",
         "latin.jsonl": "file_encoding",
@@ -209,8 +224,86 @@ def test_files_that_verl_reads_are_accepted(tmp_path: Path) -> None:
     write(tmp_path / "lines.jsonl", GOOD)
     (tmp_path / "array.json").write_text(json.dumps(GOOD, indent=1), encoding="utf-8-sig")
     (tmp_path / "one.json").write_text(json.dumps(GOOD[0], indent=1))
-    names = ["*.parquet", "lines.jsonl", "array.json", "one.json"]
+    (tmp_path / "line.json").write_text(json.dumps(GOOD))
+    (tmp_path / "objects.json").write_text("\n".join(json.dumps(row, indent=1) for row in GOOD))
+    (tmp_path / "joined.json").write_text("".join(map(json.dumps, GOOD)))
+    (tmp_path / "mixed.jsonl").write_text(json.dumps(GOOD[0]) + "\n" + json.dumps(GOOD[1], indent=1) + "\n\n")
+    names = ["*.parquet", "lines.jsonl", "array.json", "one.json", "line.json", "objects.json", "joined.json"]
+    names.append("mixed.jsonl")
     assert rule_ids(of([str(tmp_path / name) for name in names] + ["hdfs://server/a.parquet"])) == []
+
+
+def lines_of(path: Path, *rows: dict[str, Any]) -> list[str]:
+    write(path, list(rows))
+    return [problem.rule for problem in file_problems(of(path), KEYS)]
+
+
+def test_keys_and_types_that_first_occur_behind_the_beginning_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, long = tmp_path / "train.jsonl", "1 + " * 50
+    first = make_row(long, difficulty=None, level=1)
+    monkeypatch.setattr(data_reading, "FIRST_BYTES", 3 * len(json.dumps(first)) - 9)
+    start, plain = (first, first, first), make_row(level=1)
+    assert lines_of(path, *start, plain, make_row(level=None)) == []
+    late = {
+        "key source is new": plain | {"source": None},
+        "key extra_info.page is new": plain | {"extra_info": {"page": 1}},
+        "key prompt.name is new": plain | {"prompt": [{"role": "user", "content": "P", "name": "N"}]},
+        "difficulty is not null": plain | {"difficulty": "easy"},
+        "level is not one of the whole numbers": plain | {"level": "hard"},
+    }
+    for reason, row in late.items():
+        (rule,) = lines_of(path, *start, plain, row)
+        assert rule.startswith(f"line 5: {reason}, but verl derives keys and types from the first 10 MiB"), rule
+        assert lines_of(path, first, row, first, plain) == []  # at the beginning
+    # Objects with different keys have no fixed type.
+    assert lines_of(path, first | {"extra_info": {}}, *start, late["key extra_info.page is new"]) == []
+
+
+FIRST = {"a": 1, "b": None, "c": "x", "d": {"e": 1}, "f": [{"g": "x"}], "h": [], "i": 0.5, "j": "2024-01-01", "k": True}
+LATE: list[dict[str, Any]] = [{"a": value} for value in (2, 2.0, 2.5, "2", "x", None, True)]
+LATE += [{"b": value} for value in (None, 1, "x", [], {}, [1])]
+LATE += [{"c": value} for value in (1, 1.5, "y", "2024-01-01")]
+LATE += [{"d": value} for value in ({"e": 2}, {}, None, {"z": 1}, {"e": 1, "z": None}, {"e": "x"}, {"e": "7"})]
+LATE += [{"f": value} for value in ([], None, [{"g": "y"}] * 3, [{"z": 1}], [{"g": "y", "z": 1}])]
+LATE += [{"h": value} for value in ([], None, [1], ["x"])]
+LATE += [{"i": value} for value in (1, 0.25, "0.5", "-1e-3", "half", None)]
+LATE += [{"j": value} for value in ("2024-05-06 10:00", "soon", None)]
+LATE += [{"k": value} for value in (False, None)] + [{"z": 1}, {"z": None}, {}]
+
+
+def test_later_rows_fit_as_datasets_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    size = len(json.dumps(FIRST)) - 1
+    monkeypatch.setattr(data_reading, "FIRST_BYTES", size)
+    verdicts = []
+    for number, late in enumerate(LATE):
+        path = write(tmp_path / f"{number}.jsonl", [FIRST, late])
+        options: dict[str, Any] = {"data_files": str(path), "cache_dir": str(tmp_path / "cache"), "chunksize": size}
+        try:
+            datasets.load_dataset("json", **options)
+            reads = True
+        except datasets.exceptions.DatasetGenerationError:
+            reads = False
+        try:
+            with data_reading.open_rows(path):
+                verdicts.append((late, reads, True))
+        except data_reading.DataFileError as error:
+            assert error.rule_id == "late_column"
+            verdicts.append((late, reads, False))
+    assert [verdict for verdict in verdicts if verdict[1] != verdict[2]] == []
+
+
+def test_dates_in_all_rows_of_a_json_file_are_no_text_to_verl(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "train.json"):
+        rows = [make_row(truth="2024-01-01"), make_row(truth="2024-05-06T10:00Z")]
+        (tmp_path / name).write_text(json.dumps(rows) if name == "train.json" else "\n".join(map(json.dumps, rows)))
+        assert "row 0: reward_model.ground_truth is a date or time" in the_problem(of(tmp_path / name)).rule
+    assert rule_ids(of(write(tmp_path / "train.parquet", rows))) == []
+    for near in ("2024-02-30", "2024", "20240101", "12:30:00"):
+        assert rule_ids(of(write(tmp_path / "near.jsonl", [make_row(truth=near)]))) == []
 
 
 def test_a_null_far_behind_the_sample_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

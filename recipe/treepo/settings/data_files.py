@@ -8,7 +8,7 @@ rules for what these read do not apply.
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.settings.chat_tokens import PromptTokens, TemplateRefusal
 from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, RowFile, open_rows
-from recipe.treepo.settings.data_rows import ARGUMENTS, Finding, row_findings
+from recipe.treepo.settings.data_rows import MEDIA, PRIORITY, ROLLOUTS, Finding, column_problems, row_findings
 from recipe.treepo.settings.model_files import ACTOR, finder, local_folder, models_of, reads_messages
 from recipe.treepo.settings.schema import Sampler
 from recipe.treepo.settings.training_rules import is_our_reward
@@ -29,6 +29,7 @@ _LEAST_ROWS = 256
 # Limits on the prompts whose tokens are counted, of a file: the longest ones, and characters of all and of each.
 _COUNTED, _COUNTED_CHARS, _CHARS_PER_TOKEN = 100, 300_000, 40
 _CHECK = "python -m recipe.treepo.data_prep.check"
+_MEDIA_KEYS = dict(zip(MEDIA, ("image_key", "video_key", "audio_key"), strict=True))
 _PROMPT = {Finding.NO_MESSAGES, Finding.JSON_PROMPT, Finding.BAD_MESSAGE, Finding.TEMPLATE}
 
 
@@ -68,6 +69,7 @@ class _Rules:
 
     Attributes:
         own_class: A data set class of the user's own reads the files.
+        media: Columns with images, video and audio by verl's names of them; empty if they are allowed.
         needed: Columns that a row needs.
         refused: Findings with which verl fails, here or when a row is drawn.
         noted: Findings with which it trains, though hardly as meant.
@@ -79,6 +81,7 @@ class _Rules:
 
     own_class: bool
     prompt_key: str
+    media: Mapping[str, str]
     needed: tuple[str, ...]
     refused: frozenset[Finding]
     noted: frozenset[Finding]
@@ -90,23 +93,26 @@ class _Rules:
     @classmethod
     def of(cls, config: DictConfig, key: str, tokens: PromptTokens | None) -> "_Rules":
         """Return the rules for the files under a key."""
-        refused, noted = {Finding.EXTRA_INFO}, {Finding.UNKNOWN_ROLE, Finding.BLANK_PROMPT}
+        refused, noted = {Finding.EXTRA_INFO, Finding.ROLLOUTS}, {Finding.UNKNOWN_ROLE, Finding.BLANK_PROMPT}
         if reads_messages(config):
-            refused |= _PROMPT
+            refused |= _PROMPT | {Finding.PRIORITY}
         scores = OmegaConf.select(config, "reward.reward_manager.source") in (None, "register")
         if scores and not OmegaConf.select(config, "reward.reward_model.enable"):
             refused.add(Finding.NO_REWARD_MODEL)
             if is_our_reward(config):
-                refused |= {Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.EMPTY_TRUTH}
+                refused |= {Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.DATE_TRUTH, Finding.EMPTY_TRUTH}
                 noted.add(Finding.NO_ANSWER)
+        media = {}
         if _replaces_agents(config, key):
-            refused.add(Finding.AGENT)
+            refused |= {Finding.AGENT, Finding.MULTI_MODAL}
+            media = {name: str(OmegaConf.select(config, f"data.{key}") or name) for name, key in _MEDIA_KEYS.items()}
         prompt_key = str(OmegaConf.select(config, "data.prompt_key") or "prompt")
         lengths = ("actor_rollout_ref.rollout.prompt_length", "data.max_prompt_length")
         length = next((value for name in lengths if isinstance(value := OmegaConf.select(config, name), int)), None)
         return cls(
             own_class=OmegaConf.select(config, "data.custom_cls.path") is not None,
             prompt_key=prompt_key,
+            media=media,
             needed=(prompt_key, "data_source", "reward_model") if scores else (prompt_key,),
             refused=frozenset(refused),
             noted=frozenset(noted),
@@ -179,30 +185,26 @@ class _FileCheck:
     def _problems_of(self, file: RowFile) -> Iterator[ConfigProblem]:
         if file.num_rows is None:
             return
-        remedy = "Prepare it again." + self._details()
         if file.num_rows == 0:
+            remedy = "Prepare it again." + self._details()
             yield ConfigProblem("empty_file", self.key, self.file, "has no rows", remedy)
             return
-        missing = [name for name in self.rules.needed if name not in file.columns]
-        if missing:
-            rule = f"has no column {', '.join(missing)}"
-            yield ConfigProblem("missing_column", self.key, self.file, rule, remedy)
-        reserved = [name for name in ARGUMENTS if name in file.columns]
-        if reserved:
-            rule = f"verl's agent loops use the name of column {', '.join(reserved)} themselves"
-            yield ConfigProblem("reserved_column", self.key, self.file, rule, "Rename or drop it." + self._details())
-        if missing or len(set(file.columns)) < len(file.columns):
-            return
-        yield from self._row_problems(file)
+        wrong = column_problems(file.columns, self.rules.needed)
+        for problem in wrong:
+            yield ConfigProblem(problem.rule_id, self.key, self.file, problem.rule, problem.remedy + self._details())
+        if not any(problem.rule_id in ("missing_column", "duplicate_column") for problem in wrong):
+            yield from self._row_problems(file)
 
     def _row_problems(self, file: RowFile) -> Iterator[ConfigProblem]:
-        wanted = [*self.rules.needed, *(name for name in ("extra_info", "agent_name") if name in file.columns)]
+        names = ("extra_info", "agent_name", PRIORITY, ROLLOUTS, *self.rules.media.values())
+        wanted = [*self.rules.needed, *(name for name in names if name in file.columns)]
         prompts: list[tuple[int, Any]] = []
         for first, rows in file.batches(wanted, self.most):
             for number, row in enumerate(rows, start=first):
-                findings = row_findings({**row, "prompt": row.get(self.rules.prompt_key)})
+                media = {name: row.get(own) for name, own in self.rules.media.items()}
+                findings = row_findings({**row, "prompt": row.get(self.rules.prompt_key), **media})
                 if Finding.AGENT in findings:  # an agent of the user's own may read any prompt
-                    findings -= _PROMPT
+                    findings -= _PROMPT | {Finding.PRIORITY}
                 self._add(number, findings)
                 is_text = findings.isdisjoint(_PROMPT | {Finding.AGENT, Finding.MULTI_MODAL, Finding.BLANK_PROMPT})
                 if is_text and self.rules.tokens is not None:
@@ -237,7 +239,7 @@ class _FileCheck:
         sizes: list[tuple[int, int, Any]] = []
         for number, prompt in prompts:
             roles = tuple(message["role"] for message in prompt)
-            size = sum(len(message["content"].encode("utf-8", "replace")) for message in prompt if message["content"])
+            size = sum(_bytes(message["content"]) for message in prompt)
             if roles not in overhead:
                 overhead[roles] = self._overhead(tokens, number, prompt, size)
             if (more := overhead[roles]) is not None and most is not None and size + more > most:
@@ -281,3 +283,10 @@ class _FileCheck:
             yield ConfigProblem("prompt_too_long", key, most, rule, f"{remedy}, or data.truncation=left to accept it.")
         else:
             self.notes.append(ConfigProblem("prompt_too_long", key, most, rule, f"{remedy}."))
+
+
+def _bytes(content: Any) -> int:
+    """Return the bytes of a message's content: text, None, or parts with text."""
+    if isinstance(content, list):
+        return sum(_bytes(part["text"]) for part in content)
+    return len(content.encode("utf-8", "replace")) if content else 0
