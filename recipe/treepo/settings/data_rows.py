@@ -12,8 +12,10 @@ Sources of the rules:
 """
 
 import datetime
+import functools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from enum import Enum
@@ -38,6 +40,9 @@ RESERVED = (
 )
 # Columns that verl's agent loops read: priority in the engine's queue, number of trajectories.
 PRIORITY, ROLLOUTS = "priority", "__rollout_n__"
+
+_PLAIN = re.compile(r"-?\d{1,300}(?:\.\d{1,300})?", re.ASCII)
+cache_of_texts = functools.lru_cache(maxsize=20_000)  # ground truths recur
 
 
 class Severity(Enum):
@@ -234,16 +239,26 @@ def truth_findings(reward_model: Any) -> set[Finding]:
         return {Finding.NO_TRUTH}
     if len(truth) > MAX_ANSWER_CHARS:
         return {Finding.LONG_TRUTH}
+    return set(_text_findings(truth))
+
+
+@cache_of_texts
+def _text_findings(truth: str) -> frozenset[Finding]:
+    if _PLAIN.fullmatch(truth):  # most ground truths
+        return frozenset()
     if not normalize(truth):
-        return {Finding.EMPTY_TRUTH}
-    return {Finding.NO_ANSWER} if lacks_answer(truth) else set()
+        return frozenset({Finding.EMPTY_TRUTH})
+    return frozenset({Finding.NO_ANSWER} if lacks_answer(truth) else ())
 
 
+@cache_of_texts
 def mathematics(truth: str) -> str | None:
     """Return what math-verify compares answers with, None if text decides.
 
     Words and choices are compared as text; plain numbers are always readable.
     """
+    if _PLAIN.fullmatch(truth) or number_of(truth) is not None:
+        return None
     question = compare_text("?", truth)
     return question.gold if isinstance(question, Question) and number_of(question.gold) is None else None
 
