@@ -390,10 +390,49 @@ def test_messages_that_the_chat_template_refuses_are_named(tmp_path: Path) -> No
     path = write(tmp_path / "train.parquet", [*GOOD, make_row(prompt=system)])
     changes = {"actor_rollout_ref__model__custom_chat_template": template}
     problem = the_problem(of(path, TINY, **changes))
-    assert problem.rule.startswith("row 5: the chat template refuses the messages")
+    assert problem.rule.startswith("row 5: the chat template refuses the messages (TemplateError: no system) (1 of 6")
     assert rule_ids(of(path, TINY, data__filter_overlong_prompts=True, **changes)) == []
-    undefined = {"actor_rollout_ref__model__custom_chat_template": "{{ mine + messages[0].content }}"}
-    assert rule_ids(of(path, TINY, **undefined)) == []
+
+
+OWN = "actor_rollout_ref__model__custom_chat_template"
+
+
+@pytest.mark.parametrize(
+    ("template", "rule_id", "words"),
+    [
+        ("chat.jinja", "chat_template_text", "names a file, but verl takes the text itself"),
+        (__file__, "chat_template_text", "names a file"),
+        ("", "chat_template_text", "has no messages in it"),
+        ("Answer the question.", "chat_template_text", "has no messages in it"),
+        ("{% for m in messages %}Q{% endfor %}", "chat_template_fails", "gives the same text for all prompts"),
+        ("{{ mine + messages[0].content }}", "chat_template_fails", "(UndefinedError: 'mine' is undefined)"),
+        ("{{ messages[0].text.strip() }}", "chat_template_fails", "has no attribute 'text'"),
+        ("{{ 1 / 0 }}{{ messages }}", "chat_template_fails", "(ZeroDivisionError: division by zero)"),
+        ("{{ messages }", "chat_template_syntax", "line 1"),
+        ("{{ bos_token + other_token + messages[0].content }}", None, ""),
+        ("{{ messages[0].content + mine }}{# data.apply_chat_template_kwargs #}", None, ""),
+        ("{{ messages | tojson }}", None, ""),
+    ],
+)
+def test_chat_templates_are_tried(template: str, rule_id: str | None, words: str, tmp_path: Path) -> None:
+    files = [str(write(tmp_path / f"{name}.parquet", GOOD)) for name in ("a", "b")]
+    options = {"mine": "M"} if "kwargs" in template else {}
+    config = of(files, TINY, **{OWN: template, "data__apply_chat_template_kwargs": options})
+    if rule_id is None:
+        assert rule_ids(config) == []
+        return
+    problem = the_problem(config)
+    assert (problem.rule_id, words in problem.rule) == (rule_id, True)
+    if rule_id != "chat_template_syntax":
+        assert problem.key == "actor_rollout_ref.model.custom_chat_template"
+
+
+def test_a_template_of_the_model_that_fails_names_the_model(tmp_path: Path) -> None:
+    folder = model_copy(tmp_path / "model")
+    set_template(folder, "{{ messages[0].content + ending }}")
+    problem = the_problem(of(write(tmp_path / "train.parquet", GOOD), folder))
+    assert (problem.key, problem.value) == ("actor_rollout_ref.model.path", str(folder))
+    assert "its chat template fails even for a single message of a user (UndefinedError: 'ending'" in problem.rule
 
 
 # --- models ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.settings.chat_tokens import PromptTokens, TemplateRefusal
 from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, RowFile, open_rows
 from recipe.treepo.settings.data_rows import MEDIA, PRIORITY, ROLLOUTS, Finding, column_problems, row_findings
-from recipe.treepo.settings.model_files import ACTOR, finder, local_folder, models_of, reads_messages
+from recipe.treepo.settings.model_files import (
+    ACTOR,
+    excerpt,
+    finder,
+    is_template,
+    local_folder,
+    models_of,
+    reads_messages,
+)
 from recipe.treepo.settings.schema import Sampler
 from recipe.treepo.settings.training_rules import is_our_reward
 from recipe.treepo.settings.values import ConfigProblem
@@ -44,7 +52,7 @@ def data_problems(config: DictConfig, keys: Sequence[str], notes: list[ConfigPro
         for path in paths:
             for file in files_of(path):
                 check = _FileCheck(rules, key, file, max(_LEAST_ROWS, SAMPLE_ROWS // number))
-                problems += check.problems()
+                problems += [problem for problem in check.problems() if problem not in problems]
                 notes += check.notes
     return problems
 
@@ -77,6 +85,7 @@ class _Rules:
         max_length: Limit on the tokens of a prompt, None if unknown.
         truncation: ``data.truncation``.
         tokens: Counter of the prompts' tokens, None if unknown.
+        template: Key and value that determine the chat template.
     """
 
     own_class: bool
@@ -89,6 +98,7 @@ class _Rules:
     max_length: int | None
     truncation: str
     tokens: PromptTokens | None
+    template: tuple[str, str]
 
     @classmethod
     def of(cls, config: DictConfig, key: str, tokens: PromptTokens | None) -> "_Rules":
@@ -120,7 +130,16 @@ class _Rules:
             max_length=length,
             truncation=str(OmegaConf.select(config, "data.truncation") or "error"),
             tokens=tokens,
+            template=_template_of(config),
         )
+
+
+def _template_of(config: DictConfig) -> tuple[str, str]:
+    """Return the key that determines the chat template, and its value; a template is shortened."""
+    keys = [f"{ACTOR}.{name}" for name in ("custom_chat_template", "tokenizer_path", "path")]
+    values = {key: str(value) for key in keys if (value := OmegaConf.select(config, key)) is not None}
+    key, value = next(iter(values.items()), (keys[-1], ""))
+    return key, excerpt(value) if key == keys[0] else value
 
 
 def _replaces_agents(config: DictConfig, key: str) -> bool:
@@ -135,13 +154,15 @@ def _prompt_tokens(config: DictConfig) -> PromptTokens | None:
     model = next((model for model in models_of(config) if model.key == ACTOR), None)
     if model is None or model.group.get("trust_remote_code"):
         return None
+    if (own := model.group.get("custom_chat_template")) is not None and not is_template(str(own)):
+        return None  # model_files.py reports it
     folder = local_folder(model.tokenizer_path)
     if folder is None:
         return None
     options: Any = OmegaConf.select(config, "data.apply_chat_template_kwargs")
     options = OmegaConf.to_container(options, resolve=True) if OmegaConf.is_dict(options) else {}
     try:
-        return PromptTokens(finder(folder), model.group.get("custom_chat_template"), options)
+        return PromptTokens(finder(folder), own, options)
     except (ValueError, OSError, LookupError, TypeError, AttributeError):  # model_files.py reports it
         return None
 
@@ -154,6 +175,7 @@ class _FileCheck:
         most: Maximum rows of the sample.
         notes: Findings that are not problems.
         places: First row of each finding, and number of rows.
+        refusal: First error of the chat template.
     """
 
     rules: _Rules
@@ -162,6 +184,7 @@ class _FileCheck:
     most: int
     notes: list[ConfigProblem] = field(default_factory=list)
     places: dict[Finding, tuple[int, int]] = field(default_factory=dict)
+    refusal: str = ""
     rows_read: int = 0
 
     def problems(self) -> list[ConfigProblem]:
@@ -212,7 +235,9 @@ class _FileCheck:
             self.rows_read += len(rows)
         yield from self._length_problems(prompts)
         for finding, (row_number, count) in self.places.items():
-            rule = f"row {row_number}: {self._column(finding)}{finding.reason} ({count} of {self.rows_read} rows read)"
+            detail = f" ({self.refusal})" if finding is Finding.TEMPLATE else ""
+            rule = f"row {row_number}: {self._column(finding)}{finding.reason}{detail}"
+            rule += f" ({count} of {self.rows_read} rows read)"
             remedy = f"{finding.remedy[0].upper()}{finding.remedy[1:]}.{self._details()}"
             problem = ConfigProblem("unusable_row", self.key, self.file, rule, remedy)
             is_dropped = self.rules.filters and finding in _PROMPT and count < self.rows_read
@@ -235,6 +260,9 @@ class _FileCheck:
         tokens, most = self.rules.tokens, self.rules.max_length
         if tokens is None or not prompts:
             return
+        if (problem := self._template_problem(tokens, *prompts[0])) is not None:
+            yield problem
+            return
         overhead: dict[tuple[str, ...], int | None] = {}
         sizes: list[tuple[int, int, Any]] = []
         for number, prompt in prompts:
@@ -247,14 +275,33 @@ class _FileCheck:
         if most is not None and not self.rules.filters:
             yield from self._cut_prompts(tokens, most, sorted(sizes, key=lambda item: -item[0])[:_COUNTED])
 
+    def _template_problem(self, tokens: PromptTokens, number: int, prompt: Any) -> ConfigProblem | None:
+        """Return the problem of a chat template that fails for any prompt, or is the same for all."""
+        user = [{"role": "user", "content": "P"}]
+        try:
+            if any(not isinstance(message["content"], str) for message in prompt) or not tokens.ignores(prompt):
+                return None
+            rule = "template gives the same text for all prompts"
+        except TemplateRefusal as error:
+            if not error.is_certain:
+                return None
+            try:
+                tokens.text(user)
+                return None  # it refuses these messages only
+            except TemplateRefusal:
+                rule = f"template fails even for a single message of a user ({error})"
+        key, value = self.rules.template
+        is_own = key.endswith("template")
+        remedy = "Correct it, or leave it out." if is_own else f"Correct it, or set {ACTOR}.custom_chat_template."
+        return ConfigProblem("chat_template_fails", key, value, f"the {rule}" if is_own else f"its chat {rule}", remedy)
+
     def _overhead(self, tokens: PromptTokens, number: int, prompt: Any, size: int) -> int | None:
         """Return the bytes that the chat template adds; None if it refuses the prompt."""
         try:
             return max(0, len(tokens.text(prompt).encode("utf-8", "replace")) - size)
         except TemplateRefusal as error:
-            import jinja2
-
-            if not isinstance(error.__cause__, jinja2.UndefinedError):  # a variable that only verl or transformers sets
+            if error.is_certain:
+                self.refusal = self.refusal or str(error)
                 self._add(number, {Finding.TEMPLATE})
             return None
 

@@ -92,6 +92,8 @@ def model_problems(config: DictConfig) -> list[ConfigProblem]:
         ]
         if not missing:
             problems += _folder_problems(model, config)
+        if model.key == ACTOR and (own := model.group.get("custom_chat_template")) is not None:
+            problems += _own_template_problems(f"{model.key}.custom_chat_template", str(own))
     return problems
 
 
@@ -273,7 +275,7 @@ def _tokenizer_defects(folder: Path, *, model: _Model, config: DictConfig) -> It
 def _template_defects(folder: Path, model: _Model, *, is_custom: bool) -> Iterator[Defect]:
     own = model.group.get("custom_chat_template")
     try:
-        template = own or read_template(finder(folder))
+        template = read_template(finder(folder)) if own is None else str(own)
     except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
         yield Defect("chat_template_damaged", f"its chat template cannot be read ({text_of(error)})", _AGAIN)
         return
@@ -285,9 +287,38 @@ def _template_defects(folder: Path, model: _Model, *, is_custom: bool) -> Iterat
         rule = "its tokenizer has no chat template, which prompts of messages need"
         yield Defect("chat_template", rule, remedy)
     elif (error_text := syntax_error(str(template))) is not None:
-        place = f"{model.key}.custom_chat_template" if own else _template_file(folder)
+        place = _template_file(folder) if own is None else f"{model.key}.custom_chat_template"
         rule = f"the chat template has a syntax error ({place}, {error_text})"
         yield Defect("chat_template_syntax", rule, f"Correct it, or set {model.key}.custom_chat_template.")
+
+
+def _own_template_problems(key: str, template: str) -> Iterator[ConfigProblem]:
+    """Check for a template without variables, such as the name of a file, which verl does not open."""
+    if is_template(template):
+        return
+    is_file = template.endswith((".jinja", ".jinja2", ".j2", ".txt", ".json")) or is_local_file(template)
+    rule = "names a file, but verl takes the text itself for the template" if is_file else "has no messages in it"
+    remedy = f"Give the template's text, or leave it out and save it as {TEMPLATE} in the model's folder."
+    yield ConfigProblem("chat_template_text", key, excerpt(template), rule, remedy)
+
+
+def is_template(text: str) -> bool:
+    """Return whether a text has variables or statements of jinja."""
+    return "{{" in text or "{%" in text
+
+
+def is_local_file(name: str) -> bool:
+    """Return whether a text is the path of a file."""
+    try:
+        return os.path.isfile(os.path.expanduser(name))
+    except ValueError:  # a null character
+        return False
+
+
+def excerpt(text: str, most: int = 60) -> str:
+    """Return a text in one line and shortened."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 def _template_file(folder: Path) -> str:
