@@ -451,6 +451,11 @@ def change_json(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+def rename_weight(folder: Path, name: str, other: str) -> None:
+    assert len(name) == len(other)
+    weights(folder).write_bytes(weights(folder).read_bytes().replace(name.encode(), other.encode()))
+
+
 def empty(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
@@ -534,6 +539,36 @@ BROKEN_MODELS = {
         "model_tokenizer_damaged",
         "tokenizer.json",
     ),
+    "empty tokenizer": (
+        lambda folder: (folder / "tokenizer.json").write_text("{}"),
+        "model_tokenizer_damaged",
+        "tokenizer.json has no model",
+    ),
+    "unknown type": (
+        lambda folder: change_json(folder / "config.json", model_type="qwen2x"),
+        "model_type",
+        "has model_type qwen2x, which the installed transformers does not know",
+    ),
+    "other vocabulary": (
+        lambda folder: change_json(folder / "config.json", vocab_size=429),
+        "model_weights_differ",
+        "model.embed_tokens.weight has [428, 128] elements, vocab_size and hidden_size are [429, 128]",
+    ),
+    "other width": (
+        lambda folder: change_json(folder / "config.json", hidden_size=64),
+        "model_weights_differ",
+        "are [428, 64]",
+    ),
+    "more layers": (
+        lambda folder: change_json(folder / "config.json", num_hidden_layers=6),
+        "model_weights_differ",
+        "layer 4 of 6 is missing",
+    ),
+    "no embeddings": (
+        lambda folder: rename_weight(folder, "model.embed_tokens.weight", "model.embed_takens.weight"),
+        "model_weights_differ",
+        "model.embed_tokens.weight is missing",
+    ),
     "no template": (drop_template, "chat_template", "no chat template"),
     "wrong template": (
         lambda folder: set_template(folder, "{% for m in messages %}\n{{ m.content }\n{% endfor %}"),
@@ -581,6 +616,20 @@ MODEL = "actor_rollout_ref__model__"
             lambda folder: (weights(folder).rename(folder / "a.safetensors"), shard(folder, "a.safetensors")),
             {},
         ),
+        (lambda folder: change_json(folder / "config.json", model_type=None), {}),
+        (lambda folder: change_json(folder / "config.json", model_type="new", auto_map={}), {}),
+        (lambda folder: change_json(folder / "config.json", model_type="new"), {f"{MODEL}trust_remote_code": True}),
+        (lambda folder: change_json(folder / "config.json", num_hidden_layers=3), {}),
+        (
+            lambda folder: change_json(folder / "config.json", num_hidden_layers=6),
+            {f"{MODEL}override_config": {"num_hidden_layers": 4}},
+        ),
+        (
+            lambda folder: change_json(folder / "config.json", num_hidden_layers=6),
+            {f"{MODEL}hf_config_path": str(TINY)},
+        ),
+        (lambda folder: change_json(folder / "config.json", text_config={"hidden_size": 9}), {}),
+        (lambda folder: rename_weight(folder, "model.layers.", "modul.layers."), {}),
         (lambda folder: (folder / "consolidated.safetensors").write_bytes(b"cut"), {}),
         (
             lambda folder: ((folder / "tokenizer.json").rename(folder / "vocab.json"), drop_template(folder)),
@@ -607,6 +656,18 @@ def test_models_that_verl_can_load_are_accepted(damage: Any, changes: dict[str, 
     folder = model_copy(tmp_path / "model")
     damage(folder)
     assert rule_ids(of(write(tmp_path / "train.parquet", GOOD), folder, **changes)) == []
+
+
+def test_a_model_is_named_by_a_folder_or_the_hub(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.parquet", GOOD)
+    config = of(data)
+    for value, words in ((None, "names no model"), ("https://huggingface.co/Qwen/Qwen2.5-0.5B", "is a URL")):
+        config.actor_rollout_ref.model.path = value
+        problem = the_problem(config)
+        assert (problem.rule_id, problem.key) == ("missing_model", "actor_rollout_ref.model.path")
+        assert words in problem.rule
+    config.actor_rollout_ref.model.path = "hdfs://server/model"
+    assert rule_ids(config) == []
 
 
 def test_safetensors_are_measured_by_their_header(tmp_path: Path) -> None:

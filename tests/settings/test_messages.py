@@ -144,7 +144,9 @@ TRAINING: list[dict[str, Any]] = [
         },
         "actor_rollout_ref": {"model": {"path": "model", "custom_chat_template": "{{ messages[0].content }}"}},
     },
-    *({"actor_rollout_ref": {"model": {"path": f"models/{name}"}}} for name in range(12)),
+    *({"actor_rollout_ref": {"model": {"path": f"models/{name}"}}} for name in range(15)),
+    {"data": {"train_files": "good.parquet"}, "actor_rollout_ref": {"model": {"path": "models/12"}}},
+    {"actor_rollout_ref": {"model": {"path": "model", "custom_chat_template": "chat.jinja"}}},
     {"actor_rollout_ref": {"model": {"path": "model/"}}},
 ]
 EVALUATIONS: list[dict[str, Any]] = [
@@ -196,6 +198,7 @@ def write_broken_files() -> None:
         "reward_model": {"ground_truth": "1"},
     }
     whole = pa.Table.from_pylist([row])
+    pq.write_table(whole, "good.parquet")
     pq.write_table(whole.slice(0, 0), "empty.parquet")
     late = pa.array([4_000_000], pa.int32()).cast(pa.date32())  # the year 12921
     pq.write_table(whole.set_column(1, "data_source", late), "late.parquet")
@@ -221,9 +224,16 @@ def write_broken_files() -> None:
         lambda folder: _template(folder, None),
         lambda folder: _template(folder, "{{ messages }"),
         lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff"),
+        lambda folder: _template(folder, "{{ messages[0].content + ending }}"),
+        lambda folder: _config(folder, model_type="qwen2x"),
+        lambda folder: _config(folder, num_hidden_layers=6),
     ]
     for number, damage in enumerate(damages):
         damage(Path(shutil.copytree("model", f"models/{number}")))
+
+
+def _config(folder: Path, **changes: Any) -> None:
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | changes))
 
 
 def _index(folder: Path, content: str) -> None:
