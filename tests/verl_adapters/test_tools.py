@@ -480,6 +480,16 @@ def test_a_thought_inside_an_argument_is_passed_to_the_tool():
     assert [json.loads(decoder.restore_call(call).arguments) for call in calls] == [{"text": text}]
 
 
+def test_an_unclosed_think_inside_an_argument_is_text_and_hides_no_call():
+    texts = ["a <think> tag", "<think>"]
+    for text in texts:
+        turn = call(REPEAT, text=text, times=2) + call(REPEAT, text="b", times=1)
+        assert responses_of([turn, "ok"], max_parallel_calls=9) == [[text * 2, "b"]]
+    quoted = call(REPEAT, text=texts[0], times=2)
+    assert responses_of([f"<think>x</think>{quoted}", "ok"]) == [[texts[0] * 2]]
+    assert responses_of([f"<think>I could call {quoted}", "ok"]) in ([], [[]])  # in a thought, whatever its arguments
+
+
 @pytest.mark.parametrize("name", sorted(set(ToolParser._registry) - {"gemma4", "gpt-oss"}))
 def test_the_parsers_of_verl_find_their_calls_behind_a_thought_only(name):
     calls = {

@@ -3,7 +3,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ class PromptTokens:
         self._template = template
         self._variables = _special_tokens(find) | dict(options or {})
 
-    def text(self, messages: list[Message]) -> str:
+    def text(self, messages: Sequence[Message]) -> str:
         """Apply the chat template.
 
         Raises:
@@ -110,13 +110,16 @@ class PromptTokens:
 
         try:
             texts, _ = render_jinja_template(
-                conversations=[messages], chat_template=self._template, add_generation_prompt=True, **self._variables
+                conversations=[list(messages)],
+                chat_template=self._template,
+                add_generation_prompt=True,
+                **self._variables,
             )
         except Exception as error:  # a chat template is a program and may raise any type
             raise TemplateRefusal(error) from error
         return str(texts[0])
 
-    def ignores(self, messages: list[Message]) -> bool:
+    def ignores(self, messages: Sequence[Message]) -> bool:
         """Return whether the template gives the same text for messages with other contents."""
         others = [{**message, "content": f"{message['content']}?"} for message in messages]
         return self.text(messages) == self.text(others)
