@@ -20,11 +20,13 @@ from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, open_ro
 from recipe.treepo.settings.data_rows import (
     MEDIA,
     NEEDED,
+    PRIORITY,
+    ROLLOUTS,
     Finding,
     column_problems,
+    mathematics,
     prompt_key,
     row_findings,
-    takes_mathematics,
 )
 
 from .errors import PrepError
@@ -40,8 +42,8 @@ _NO_PROMPT = {
     *(Finding.NO_MESSAGES, Finding.JSON_PROMPT, Finding.BAD_MESSAGE, Finding.MULTI_MODAL, Finding.BLANK_PROMPT),
 }
 _NO_TRUTH = {
-    *(Finding.NO_REWARD_MODEL, Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.EMPTY_TRUTH, Finding.LONG_TRUTH),
-    Finding.NO_ANSWER,
+    *(Finding.NO_REWARD_MODEL, Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.DATE_TRUTH, Finding.EMPTY_TRUTH),
+    *(Finding.LONG_TRUTH, Finding.NO_ANSWER),
 }
 
 
@@ -90,15 +92,14 @@ class RowChecker:
 
 
 def _mathematics(row: dict[str, Any], findings: set[Finding]) -> str | None:
-    """Return the ground truth of a row if math-verify would compare it, else None."""
+    """Return what math-verify compares answers to a row with, None if text decides."""
     if not findings.isdisjoint(_NO_TRUTH):
         return None
-    truth = read_truth(row["reward_model"]["ground_truth"])
-    return truth if takes_mathematics(truth) else None
+    return mathematics(read_truth(row["reward_model"]["ground_truth"]))
 
 
 def math_verify_reads(truth: str) -> bool:
-    """Return whether math-verify, in the reward function's worker process, reads an answer as mathematics.
+    """Return whether math-verify, in the reward function's worker process, reads LaTeX as mathematics.
 
     It compares unreadable answers as text; hence the comparison with another spelling of the same answer.
     """
@@ -153,12 +154,16 @@ def _batches(path: Path, progress: bool) -> Iterator[list[dict[str, Any]]]:
         raise PrepError([rule])
     try:
         with open_rows(path) as file:
-            problems = column_problems(file.columns) if file.columns else []
+            problems = list(map(str, column_problems(file.columns))) if file.columns else []
             if file.num_rows == 0:
                 problems.append("the file has no rows. Prepare it again.")
             if problems:
                 raise PrepError(problems)
-            wanted = [name for name in (*NEEDED, "agent_name", *MEDIA, "extra_info") if name in file.columns]
+            wanted = [
+                name
+                for name in (*NEEDED, "agent_name", PRIORITY, ROLLOUTS, *MEDIA, "extra_info")
+                if name in file.columns
+            ]
             with tqdm(total=file.num_rows, unit="row", desc=path.name, disable=not progress) as bar:
                 for _, rows in file.batches(wanted):
                     yield rows

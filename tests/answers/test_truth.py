@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ground truths as the reward and the data check read them."""
 
+from decimal import Decimal
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,8 @@ from recipe.treepo.answers.truth import lacks_answer, read_truth
         (1 / 3, "0.3333333333333333"),
         (0.30000000000000004, "0.30000000000000004"),
         (1e300, f"1{'0' * 300}"),
+        (Decimal("2.50"), "2.50"),
+        (Decimal("1E-7"), "0.0000001"),
         ("1e-05", "1e-05"),  # text stays; the comparison reads it as a power of ten
         ("####", ""),
         ("some work ####  ", ""),
@@ -46,9 +50,11 @@ def test_the_answer_of_a_ground_truth(ground_truth, answer):
     assert read_truth(ground_truth) == answer
 
 
-PLACES = r"N/A|n.a.|NaN|null|TBD|?|???|...|--|\text{N/A}|no answer|Not provided|Answers may vary"
+PLACES = r"N/A|n.a.|NaN|null|TBD|?|???|...|--|\text{N/A}|no answer|Not provided|Answers may vary|None|NA"
 PROOFS = r"Proof|\text{Proof}|$\text{Proof omitted}$|\boxed{\textbf{Proof}}|The statement is proven|proved|Q.E.D."
-REFERENCES = r"see solution|See the solution above|\text{See proof}|(see figure)|Solution omitted|https://example.org/a"
+REFERENCES = (
+    r"see solution|See the solution above|\text{See proof}|(see figure)|Solution omitted|Omitted|https://example.org/a"
+)
 PRINTED = [
     "['70']",
     '["70"]',
@@ -60,7 +66,8 @@ PRINTED = [
     "array([70])",
     "![](a.png)",
 ]
-ANSWERS = r"none|None|undefined|no solution|\text{cannot be determined}|DNE|true|A|-|+|>|!|\emptyset|null set|6'|shown"
+WORDS = r"none|NONE|\text{None}|None of these|na|Na|$NA$|undefined|no solution|\text{cannot be determined}|DNE|true"
+SIGNS = r"A|-|+|>|!|\emptyset|null set|6'|shown"
 NUMBERS = [
     "[70]",
     "[1, 2)",
@@ -81,6 +88,6 @@ def test_a_text_in_place_of_an_answer_is_recognized(truth):
     assert lacks_answer(read_truth(truth))
 
 
-@pytest.mark.parametrize("truth", [*ANSWERS.split("|"), *NUMBERS])
+@pytest.mark.parametrize("truth", [*WORDS.split("|"), *SIGNS.split("|"), *NUMBERS])
 def test_answers_in_words_and_brackets_stay_answers(truth):
     assert not lacks_answer(read_truth(truth))

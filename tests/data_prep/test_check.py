@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m data_prep.check: usable files and rows, and reports on the others."""
 
+import datetime
 import inspect
 import json
 import os
 import subprocess
 import sys
 import threading
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from helpers.data_samples import write_tokenizer
 from helpers.paths import ROOT
 from recipe.treepo.answers.truth import read_truth
 from recipe.treepo.reward import compute_score
-from recipe.treepo.settings.data_rows import RESERVED, Finding, Severity, row_findings, takes_mathematics
+from recipe.treepo.settings.data_rows import RESERVED, Finding, Severity, mathematics, row_findings
 
 
 def make_row(content: Any = "What is 1 + 1?", truth: Any = "2", **changes: Any) -> dict[str, Any]:
@@ -82,6 +84,23 @@ ASSISTANT = {"role": "assistant", "content": "Two."}
         (make_row(truth="no solution"), set()),
         (make_row(truth=["2"]), {Finding.ODD_TRUTH}),
         (make_row(truth=True), set()),
+        (make_row(truth=Decimal("2.50")), set()),
+        (make_row(truth=Decimal("NaN")), {Finding.ODD_TRUTH}),
+        (make_row(truth=datetime.date(2024, 1, 1)), {Finding.DATE_TRUTH}),
+        (make_row(truth="2024-01-01"), set()),
+        (make_row(truth="None"), {Finding.NO_ANSWER}),
+        (make_row(truth="NA"), {Finding.NO_ANSWER}),
+        (make_row(truth="Omitted"), {Finding.NO_ANSWER}),
+        (make_row(priority=3, __rollout_n__=8), set()),
+        (make_row(priority="high"), {Finding.PRIORITY}),
+        (make_row(priority=None), {Finding.PRIORITY}),
+        (make_row(priority=float("nan")), {Finding.PRIORITY}),
+        (make_row(priority="3"), set()),  # verl converts it
+        (make_row(__rollout_n__=0), {Finding.ROLLOUTS}),
+        (make_row(__rollout_n__="many"), {Finding.ROLLOUTS}),
+        (make_row([{"type": "text", "text": "P"}]), set()),
+        (make_row([{"type": "text", "text": "P"}, {"type": "image"}]), {Finding.MULTI_MODAL}),
+        (make_row([]), {Finding.BLANK_PROMPT}),
         (make_row(truth=float("nan")), {Finding.ODD_TRUTH}),
         (make_row(truth=float("-inf")), {Finding.ODD_TRUTH}),
         (make_row(truth=r"\text{ }"), {Finding.EMPTY_TRUTH}),
@@ -159,9 +178,18 @@ def test_json_files_are_checked_like_parquet(name: str, tmp_path: Path, capsys: 
 
 def test_math_verify_runs_once_and_only_where_it_decides() -> None:
     for truth in ("2", "-2.50", "1,000", "\\frac{1}{2}", "A", "yes", "No", "parallel"):
-        assert not takes_mathematics(truth), truth
+        assert mathematics(truth) is None, truth
     for truth in ("ab", "\\frac{x}{2}", "x+1", "(1,2)", "2^10"):
-        assert takes_mathematics(truth), truth
+        assert mathematics(truth) == truth, truth
+    # What math-verify gets: numbers without units need no parser, and signs are commands.
+    for truth in ("50\\%", "50%", "\\$5", "$5", "\\$18.90", "5 cm", "90\N{DEGREE SIGN}", "\N{POUND SIGN}5"):
+        assert mathematics(truth) is None or "frac" in mathematics(truth), truth
+    for truth, latex in (
+        ("\N{INFINITY}", "\\infty"),
+        ("\N{SQUARE ROOT}2", "\\sqrt{2}"),
+        ("x = \N{INFINITY}", "\\infty"),
+    ):
+        assert mathematics(truth) == latex and math_verify_reads(latex)
     asked: list[str] = []
 
     def reads(truth: str) -> bool:
@@ -279,11 +307,11 @@ def test_unusable_files_are_reported_with_the_reason_and_stay(tmp_path: Path, ca
         tmp_path / "utf16.jsonl": ["is UTF-16-LE, but verl reads JSON in UTF-8. Convert it: `iconv -f utf-16-le"],
         tmp_path / "cut.json": ["the file is not JSON, or damaged ("],
         tmp_path / "folder.parquet": ["is a folder. Name the files in it."],
-        raw: [f"column {name}: missing. verl needs" for name in ("prompt", "data_source", "reward_model")],
+        raw: ["has no column prompt, data_source, reward_model. Prepare it again."],
         tmp_path / ("x" * 5_000 + ".parquet"): ["no such file"],
-        twice: ["column prompt: occurs 2 times. Keep one."],
+        twice: ["has column prompt more than once. Keep one of them."],
         tmp_path / "late.parquet": ["column data_source: holds date32[day], which cannot be read (date value out of"],
-        taken: ["column responses: verl's agent loops use this name", "column trace: verl's agent loops"],
+        taken: ["verl's agent loops use the name of column trace, responses themselves. Rename or drop it."],
     }
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     for path, expected in cases.items():
@@ -429,7 +457,7 @@ def test_reserved_columns_are_those_of_the_installed_verl() -> None:
         routed_experts=[[[0]], [[0]]], metrics=AgentLoopMetrics(),
         extra_fields={"teacher_ids": [2], "teacher_logprobs": [0.0]},
     )  # fmt: skip
-    assert set(output.as_dict()) <= set(RESERVED)
+    assert set(output.as_dict()) - {"metrics"} <= set(RESERVED)  # nothing reads the stored metrics
     worker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
     for name in ("_run_agent_loop", "_agent_loop_postprocess"):
         taken = {key for key in inspect.signature(getattr(worker, name)).parameters if key[0] != "_"}

@@ -275,7 +275,7 @@ def test_an_unusable_tokenizer_is_one_line_and_outputs_stay(tmp_path: Path, caps
     damages = {
         "tokenizer.json": ("{}", "cannot be read (ValueError: tokenizer.json"),
         "tokenizer_config.json": ("[]", "cannot be read (AttributeError"),
-        "chat_template.jinja": (template, "its chat template refuses ['system', 'user'] (no system)"),
+        "chat_template.jinja": (template, "its chat template refuses ['system', 'user'] (TemplateError: no system)"),
     }
     for number, (name, (content, message)) in enumerate(damages.items()):
         tokenizer = write_tokenizer(tmp_path / f"tokenizer{number}")

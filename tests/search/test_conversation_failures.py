@@ -294,6 +294,71 @@ def test_an_exit_inside_an_interaction_ends_only_its_path(plain):
     assert (len(tree.leaves), tree.counters.failed_steps) == (2, 1)
 
 
+async def exits(error: BaseException) -> None:
+    raise error
+
+
+async def gathered(error: BaseException) -> None:
+    await asyncio.gather(exits(error), asyncio.sleep(0))
+
+
+async def grouped(error: BaseException) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(exits(error))
+        group.create_task(asyncio.sleep(9))
+
+
+async def nested(error: BaseException) -> None:
+    await asyncio.create_task(gathered(error))
+
+
+async def forgotten(error: BaseException) -> None:
+    asyncio.create_task(exits(error))
+    await asyncio.sleep(0.01)
+
+
+async def cancelled(error: BaseException) -> None:
+    asyncio.create_task(exits(error)).cancel()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("mine")], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("work", [gathered, grouped, nested, forgotten, cancelled], ids=lambda work: work.__name__)
+def test_an_exit_in_a_task_of_an_interaction_ends_only_its_path(work, error):
+    class Exits(Interaction):
+        async def step(self, context):
+            if context.node == "0":
+                await work(error)
+
+    tree = talk(Turns(TURN), Exits(), rules=ConversationRules(on_error=OnError.END), **sizes(init_divergence=(2, 2)))
+    reasons = {tree.nodes[leaf].key: tree.nodes[leaf].finish_detail for leaf in tree.leaves}
+    is_awaited = work in (gathered, grouped, nested)
+    assert (len(reasons), tree.counters.failed_steps) == (2, int(is_awaited))
+    if is_awaited:
+        text = f"Exits.step failed for prompt 7 at node 0: {type(error).__name__}: {error}"
+        assert reasons["0"].endswith(text)
+
+
+def test_exits_in_the_text_of_an_exception_and_in_a_property_end_only_the_path():
+    class Exit(Exception):
+        def __str__(self):
+            sys.exit(3)
+
+    class Exits(Interaction):
+        async def step(self, context):
+            if context.node == "0":
+                raise Exit
+
+        @property
+        def check_finished(self):
+            sys.exit(4)
+
+    tree = talk(Turns(TURN), Exits(), rules=ConversationRules(on_error=OnError.END), **sizes(init_divergence=(2, 2)))
+    details = [tree.nodes[leaf].finish_detail for leaf in tree.leaves]
+    assert len(details) == 2 and all("SystemExit: 4" in detail or ": Exit" in detail for detail in details), details
+
+
 def test_an_iterator_that_is_used_up_in_a_plain_function_is_a_failure_and_no_wait():
     class UsedUp(Interaction):
         def step(self, context):

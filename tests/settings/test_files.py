@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of a run: each kind of broken data, model or folder is a problem with its rule; near misses are none."""
 
+import datetime
 import json
 import os
 import shutil
@@ -92,6 +93,10 @@ BAD_COLUMNS = [
     ({"reward_model": {"ground_truth": ["2"]}}, "reward_model.ground_truth is neither text nor a finite number"),
     ({"extra_info": "none"}, "extra_info is not an object"),
     ({"agent_name": "my_agent"}, "agent_name is not"),
+    ({"priority": "high"}, "priority is not a whole number"),
+    ({"__rollout_n__": "all"}, "__rollout_n__ is not a positive whole number"),
+    ({"images": [{"bytes": b"x"}]}, "has images, video or audio"),
+    ({"reward_model": {"ground_truth": datetime.date(2024, 1, 1)}}, "reward_model.ground_truth is a date or time"),
 ]
 
 
@@ -127,7 +132,12 @@ def test_a_column_of_the_wrong_kind_is_named(change: dict[str, Any], reason: str
         ([make_row(question=[{"role": "user", "content": "P"}], prompt="P")], {"data__prompt_key": "question"}),
         ([make_row(agent_name="mine")], {"treepo__sampler": "plain"}),
         ([make_row(agent_name="mine", prompt="P")], {"treepo__sampler": "plain"}),
-        ([make_row(images=[{"bytes": "x"}])], {}),
+        ([make_row(images=[{"bytes": "x"}])], {"treepo__sampler": "plain"}),
+        ([make_row(images=[], videos=None)], {}),
+        ([make_row(images=[{"bytes": "x"}])], {"data__image_key": "pictures"}),
+        ([make_row(priority=3, __rollout_n__=8, metrics="m", values="v", index="i", uid="u")], {}),
+        ([make_row(priority="high")], {"actor_rollout_ref__rollout__agent__default_agent_loop": "mine"}),
+        ([make_row(truth="2024-01-01"), make_row(truth="1 May")], {}),
         ([make_row([{"type": "text", "text": "P"}])], {}),
         ([make_row(extra_info=None), make_row(ability=None, difficulty=3)], {}),
         ([{"prompt": GOOD[0]["prompt"]}], {"reward__reward_manager": {"source": "importlib"}}),
@@ -177,6 +187,9 @@ def test_broken_data_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "folder.parquet").mkdir()
     write(tmp_path / "foreign.parquet", [{"problem": "P"}])
     write(tmp_path / "taken.parquet", [make_row(trace="x")])
+    pairs = [(name, pa.array([value])) for name, value in (*GOOD[0].items(), ("x", 1), ("x", 2))]
+    pq.write_table(pa.table([array for _, array in pairs], [name for name, _ in pairs]), tmp_path / "twice.parquet")
+    (tmp_path / "twice.jsonl").write_text(json.dumps(GOOD[0])[:-1] + ', "data_source": "mine"}')
     (tmp_path / "nothing.jsonl").write_text("\n")
     text = write(tmp_path / "good.jsonl", GOOD).read_text()
     (tmp_path / "utf16.jsonl").write_text(text, encoding="utf-16")
@@ -190,6 +203,8 @@ def test_broken_data_files_are_named(tmp_path: Path) -> None:
         "folder.parquet": "data_folder",
         "foreign.parquet": "missing_column",
         "taken.parquet": "reserved_column",
+        "twice.parquet": "duplicate_column",
+        "twice.jsonl": "duplicate_key",
         "nothing.jsonl": "empty_file",
         "utf16.jsonl": "file_encoding",
         "latin.jsonl": "file_encoding",
@@ -209,8 +224,86 @@ def test_files_that_verl_reads_are_accepted(tmp_path: Path) -> None:
     write(tmp_path / "lines.jsonl", GOOD)
     (tmp_path / "array.json").write_text(json.dumps(GOOD, indent=1), encoding="utf-8-sig")
     (tmp_path / "one.json").write_text(json.dumps(GOOD[0], indent=1))
-    names = ["*.parquet", "lines.jsonl", "array.json", "one.json"]
+    (tmp_path / "line.json").write_text(json.dumps(GOOD))
+    (tmp_path / "objects.json").write_text("\n".join(json.dumps(row, indent=1) for row in GOOD))
+    (tmp_path / "joined.json").write_text("".join(map(json.dumps, GOOD)))
+    (tmp_path / "mixed.jsonl").write_text(json.dumps(GOOD[0]) + "\n" + json.dumps(GOOD[1], indent=1) + "\n\n")
+    names = ["*.parquet", "lines.jsonl", "array.json", "one.json", "line.json", "objects.json", "joined.json"]
+    names.append("mixed.jsonl")
     assert rule_ids(of([str(tmp_path / name) for name in names] + ["hdfs://server/a.parquet"])) == []
+
+
+def lines_of(path: Path, *rows: dict[str, Any]) -> list[str]:
+    write(path, list(rows))
+    return [problem.rule for problem in file_problems(of(path), KEYS)]
+
+
+def test_keys_and_types_that_first_occur_behind_the_beginning_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, long = tmp_path / "train.jsonl", "1 + " * 50
+    first = make_row(long, difficulty=None, level=1)
+    monkeypatch.setattr(data_reading, "FIRST_BYTES", 3 * len(json.dumps(first)) - 9)
+    start, plain = (first, first, first), make_row(level=1)
+    assert lines_of(path, *start, plain, make_row(level=None)) == []
+    late = {
+        "key source is new": plain | {"source": None},
+        "key extra_info.page is new": plain | {"extra_info": {"page": 1}},
+        "key prompt.name is new": plain | {"prompt": [{"role": "user", "content": "P", "name": "N"}]},
+        "difficulty is not null": plain | {"difficulty": "easy"},
+        "level is not one of the whole numbers": plain | {"level": "hard"},
+    }
+    for reason, row in late.items():
+        (rule,) = lines_of(path, *start, plain, row)
+        assert rule.startswith(f"line 5: {reason}, but verl derives keys and types from the first 10 MiB"), rule
+        assert lines_of(path, first, row, first, plain) == []  # at the beginning
+    # Objects with different keys have no fixed type.
+    assert lines_of(path, first | {"extra_info": {}}, *start, late["key extra_info.page is new"]) == []
+
+
+FIRST = {"a": 1, "b": None, "c": "x", "d": {"e": 1}, "f": [{"g": "x"}], "h": [], "i": 0.5, "j": "2024-01-01", "k": True}
+LATE: list[dict[str, Any]] = [{"a": value} for value in (2, 2.0, 2.5, "2", "x", None, True)]
+LATE += [{"b": value} for value in (None, 1, "x", [], {}, [1])]
+LATE += [{"c": value} for value in (1, 1.5, "y", "2024-01-01")]
+LATE += [{"d": value} for value in ({"e": 2}, {}, None, {"z": 1}, {"e": 1, "z": None}, {"e": "x"}, {"e": "7"})]
+LATE += [{"f": value} for value in ([], None, [{"g": "y"}] * 3, [{"z": 1}], [{"g": "y", "z": 1}])]
+LATE += [{"h": value} for value in ([], None, [1], ["x"])]
+LATE += [{"i": value} for value in (1, 0.25, "0.5", "-1e-3", "half", None)]
+LATE += [{"j": value} for value in ("2024-05-06 10:00", "soon", None)]
+LATE += [{"k": value} for value in (False, None)] + [{"z": 1}, {"z": None}, {}]
+
+
+def test_later_rows_fit_as_datasets_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    size = len(json.dumps(FIRST)) - 1
+    monkeypatch.setattr(data_reading, "FIRST_BYTES", size)
+    verdicts = []
+    for number, late in enumerate(LATE):
+        path = write(tmp_path / f"{number}.jsonl", [FIRST, late])
+        options: dict[str, Any] = {"data_files": str(path), "cache_dir": str(tmp_path / "cache"), "chunksize": size}
+        try:
+            datasets.load_dataset("json", **options)
+            reads = True
+        except datasets.exceptions.DatasetGenerationError:
+            reads = False
+        try:
+            with data_reading.open_rows(path):
+                verdicts.append((late, reads, True))
+        except data_reading.DataFileError as error:
+            assert error.rule_id == "late_column"
+            verdicts.append((late, reads, False))
+    assert [verdict for verdict in verdicts if verdict[1] != verdict[2]] == []
+
+
+def test_dates_in_all_rows_of_a_json_file_are_no_text_to_verl(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "train.json"):
+        rows = [make_row(truth="2024-01-01"), make_row(truth="2024-05-06T10:00Z")]
+        (tmp_path / name).write_text(json.dumps(rows) if name == "train.json" else "\n".join(map(json.dumps, rows)))
+        assert "row 0: reward_model.ground_truth is a date or time" in the_problem(of(tmp_path / name)).rule
+    assert rule_ids(of(write(tmp_path / "train.parquet", rows))) == []
+    for near in ("2024-02-30", "2024", "20240101", "12:30:00"):
+        assert rule_ids(of(write(tmp_path / "near.jsonl", [make_row(truth=near)]))) == []
 
 
 def test_a_null_far_behind_the_sample_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,10 +390,49 @@ def test_messages_that_the_chat_template_refuses_are_named(tmp_path: Path) -> No
     path = write(tmp_path / "train.parquet", [*GOOD, make_row(prompt=system)])
     changes = {"actor_rollout_ref__model__custom_chat_template": template}
     problem = the_problem(of(path, TINY, **changes))
-    assert problem.rule.startswith("row 5: the chat template refuses the messages")
+    assert problem.rule.startswith("row 5: the chat template refuses the messages (TemplateError: no system) (1 of 6")
     assert rule_ids(of(path, TINY, data__filter_overlong_prompts=True, **changes)) == []
-    undefined = {"actor_rollout_ref__model__custom_chat_template": "{{ mine + messages[0].content }}"}
-    assert rule_ids(of(path, TINY, **undefined)) == []
+
+
+OWN = "actor_rollout_ref__model__custom_chat_template"
+
+
+@pytest.mark.parametrize(
+    ("template", "rule_id", "words"),
+    [
+        ("chat.jinja", "chat_template_text", "names a file, but verl takes the text itself"),
+        (__file__, "chat_template_text", "names a file"),
+        ("", "chat_template_text", "has no messages in it"),
+        ("Answer the question.", "chat_template_text", "has no messages in it"),
+        ("{% for m in messages %}Q{% endfor %}", "chat_template_fails", "gives the same text for all prompts"),
+        ("{{ mine + messages[0].content }}", "chat_template_fails", "(UndefinedError: 'mine' is undefined)"),
+        ("{{ messages[0].text.strip() }}", "chat_template_fails", "has no attribute 'text'"),
+        ("{{ 1 / 0 }}{{ messages }}", "chat_template_fails", "(ZeroDivisionError: division by zero)"),
+        ("{{ messages }", "chat_template_syntax", "line 1"),
+        ("{{ bos_token + other_token + messages[0].content }}", None, ""),
+        ("{{ messages[0].content + mine }}{# data.apply_chat_template_kwargs #}", None, ""),
+        ("{{ messages | tojson }}", None, ""),
+    ],
+)
+def test_chat_templates_are_tried(template: str, rule_id: str | None, words: str, tmp_path: Path) -> None:
+    files = [str(write(tmp_path / f"{name}.parquet", GOOD)) for name in ("a", "b")]
+    options = {"mine": "M"} if "kwargs" in template else {}
+    config = of(files, TINY, **{OWN: template, "data__apply_chat_template_kwargs": options})
+    if rule_id is None:
+        assert rule_ids(config) == []
+        return
+    problem = the_problem(config)
+    assert (problem.rule_id, words in problem.rule) == (rule_id, True)
+    if rule_id != "chat_template_syntax":
+        assert problem.key == "actor_rollout_ref.model.custom_chat_template"
+
+
+def test_a_template_of_the_model_that_fails_names_the_model(tmp_path: Path) -> None:
+    folder = model_copy(tmp_path / "model")
+    set_template(folder, "{{ messages[0].content + ending }}")
+    problem = the_problem(of(write(tmp_path / "train.parquet", GOOD), folder))
+    assert (problem.key, problem.value) == ("actor_rollout_ref.model.path", str(folder))
+    assert "its chat template fails even for a single message of a user (UndefinedError: 'ending'" in problem.rule
 
 
 # --- models ----------------------------------------------------------------------------------------------------
@@ -317,6 +449,11 @@ def weights(folder: Path) -> Path:
 
 def change_json(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def rename_weight(folder: Path, name: str, other: str) -> None:
+    assert len(name) == len(other)
+    weights(folder).write_bytes(weights(folder).read_bytes().replace(name.encode(), other.encode()))
 
 
 def empty(folder: Path) -> None:
@@ -402,6 +539,36 @@ BROKEN_MODELS = {
         "model_tokenizer_damaged",
         "tokenizer.json",
     ),
+    "empty tokenizer": (
+        lambda folder: (folder / "tokenizer.json").write_text("{}"),
+        "model_tokenizer_damaged",
+        "tokenizer.json has no model",
+    ),
+    "unknown type": (
+        lambda folder: change_json(folder / "config.json", model_type="qwen2x"),
+        "model_type",
+        "has model_type qwen2x, which the installed transformers does not know",
+    ),
+    "other vocabulary": (
+        lambda folder: change_json(folder / "config.json", vocab_size=429),
+        "model_weights_differ",
+        "model.embed_tokens.weight has [428, 128] elements, vocab_size and hidden_size are [429, 128]",
+    ),
+    "other width": (
+        lambda folder: change_json(folder / "config.json", hidden_size=64),
+        "model_weights_differ",
+        "are [428, 64]",
+    ),
+    "more layers": (
+        lambda folder: change_json(folder / "config.json", num_hidden_layers=6),
+        "model_weights_differ",
+        "layer 4 of 6 is missing",
+    ),
+    "no embeddings": (
+        lambda folder: rename_weight(folder, "model.embed_tokens.weight", "model.embed_takens.weight"),
+        "model_weights_differ",
+        "model.embed_tokens.weight is missing",
+    ),
     "no template": (drop_template, "chat_template", "no chat template"),
     "wrong template": (
         lambda folder: set_template(folder, "{% for m in messages %}\n{{ m.content }\n{% endfor %}"),
@@ -449,6 +616,20 @@ MODEL = "actor_rollout_ref__model__"
             lambda folder: (weights(folder).rename(folder / "a.safetensors"), shard(folder, "a.safetensors")),
             {},
         ),
+        (lambda folder: change_json(folder / "config.json", model_type=None), {}),
+        (lambda folder: change_json(folder / "config.json", model_type="new", auto_map={}), {}),
+        (lambda folder: change_json(folder / "config.json", model_type="new"), {f"{MODEL}trust_remote_code": True}),
+        (lambda folder: change_json(folder / "config.json", num_hidden_layers=3), {}),
+        (
+            lambda folder: change_json(folder / "config.json", num_hidden_layers=6),
+            {f"{MODEL}override_config": {"num_hidden_layers": 4}},
+        ),
+        (
+            lambda folder: change_json(folder / "config.json", num_hidden_layers=6),
+            {f"{MODEL}hf_config_path": str(TINY)},
+        ),
+        (lambda folder: change_json(folder / "config.json", text_config={"hidden_size": 9}), {}),
+        (lambda folder: rename_weight(folder, "model.layers.", "modul.layers."), {}),
         (lambda folder: (folder / "consolidated.safetensors").write_bytes(b"cut"), {}),
         (
             lambda folder: ((folder / "tokenizer.json").rename(folder / "vocab.json"), drop_template(folder)),
@@ -475,6 +656,18 @@ def test_models_that_verl_can_load_are_accepted(damage: Any, changes: dict[str, 
     folder = model_copy(tmp_path / "model")
     damage(folder)
     assert rule_ids(of(write(tmp_path / "train.parquet", GOOD), folder, **changes)) == []
+
+
+def test_a_model_is_named_by_a_folder_or_the_hub(tmp_path: Path) -> None:
+    data = write(tmp_path / "train.parquet", GOOD)
+    config = of(data)
+    for value, words in ((None, "names no model"), ("https://huggingface.co/Qwen/Qwen2.5-0.5B", "is a URL")):
+        config.actor_rollout_ref.model.path = value
+        problem = the_problem(config)
+        assert (problem.rule_id, problem.key) == ("missing_model", "actor_rollout_ref.model.path")
+        assert words in problem.rule
+    config.actor_rollout_ref.model.path = "hdfs://server/model"
+    assert rule_ids(config) == []
 
 
 def test_safetensors_are_measured_by_their_header(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from helpers.verl_mistakes import MISTAKES, make_files, tiny_with
 from recipe.treepo.command_line.arguments import read_command_line
 from recipe.treepo.command_line.verl_overrides import with_known_keys
 from recipe.treepo.evaluation.settings import load_evaluation
+from recipe.treepo.settings import json_columns
 from recipe.treepo.settings.code_rules import package_problems
 from recipe.treepo.settings.schema import InteractionSettings
 from recipe.treepo.settings.tree_rules import unused_cache_block
@@ -96,6 +97,7 @@ CONFIGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({}, {"agent.agent_loop_manager_class": None}),
 ]
+TWICE = ["twice.parquet", "twice.jsonl", "behind.jsonl"]
 PENALTY = {"overlong_buffer_cfg": {"enable": True, "len": 0, "penalty_factor": 0}}
 PACKED: dict[str, Any] = {
     "trainer": {"device": "npu"},
@@ -137,12 +139,14 @@ TRAINING: list[dict[str, Any]] = [
     {"trainer": {"default_local_dir": "damaged.parquet/run", "save_freq": 1}},
     {
         "data": {
-            "train_files": ["folder.parquet", "empty.parquet", "late.parquet", "taken.parquet", "utf16.jsonl"],
+            "train_files": ["folder.parquet", "empty.parquet", "late.parquet", "taken.parquet", "utf16.jsonl", *TWICE],
             "val_files": ["rows.jsonl", "~/rows.jsonl", "long.jsonl"],
         },
         "actor_rollout_ref": {"model": {"path": "model", "custom_chat_template": "{{ messages[0].content }}"}},
     },
-    *({"actor_rollout_ref": {"model": {"path": f"models/{name}"}}} for name in range(12)),
+    *({"actor_rollout_ref": {"model": {"path": f"models/{name}"}}} for name in range(15)),
+    {"data": {"train_files": "good.parquet"}, "actor_rollout_ref": {"model": {"path": "models/12"}}},
+    {"actor_rollout_ref": {"model": {"path": "model", "custom_chat_template": "chat.jinja"}}},
     {"actor_rollout_ref": {"model": {"path": "model/"}}},
 ]
 EVALUATIONS: list[dict[str, Any]] = [
@@ -194,10 +198,15 @@ def write_broken_files() -> None:
         "reward_model": {"ground_truth": "1"},
     }
     whole = pa.Table.from_pylist([row])
+    pq.write_table(whole, "good.parquet")
     pq.write_table(whole.slice(0, 0), "empty.parquet")
     late = pa.array([4_000_000], pa.int32()).cast(pa.date32())  # the year 12921
     pq.write_table(whole.set_column(1, "data_source", late), "late.parquet")
     pq.write_table(whole.append_column("trace", pa.array([True])), "taken.parquet")
+    pq.write_table(pa.table([*whole.columns, pa.array([1])] + [pa.array([2])], [*row, "x", "x"]), "twice.parquet")
+    Path("twice.jsonl").write_text(json.dumps(row)[:-1] + ', "data_source": "mine"}')
+    long = {**row, "prompt": [{"role": "user", "content": "1" * json_columns.FIRST_BYTES}]}
+    Path("behind.jsonl").write_text("\n".join(map(json.dumps, (long, row, {**row, "level": 3}))))
     Path("utf16.jsonl").write_text(json.dumps(row), encoding="utf-16-le")
     Path("rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "prompt": None}))
     Path("long.jsonl").write_text(json.dumps({**row, "prompt": [{"role": "user", "content": "1 + " * 20}]}))
@@ -215,9 +224,16 @@ def write_broken_files() -> None:
         lambda folder: _template(folder, None),
         lambda folder: _template(folder, "{{ messages }"),
         lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff"),
+        lambda folder: _template(folder, "{{ messages[0].content + ending }}"),
+        lambda folder: _config(folder, model_type="qwen2x"),
+        lambda folder: _config(folder, num_hidden_layers=6),
     ]
     for number, damage in enumerate(damages):
         damage(Path(shutil.copytree("model", f"models/{number}")))
+
+
+def _config(folder: Path, **changes: Any) -> None:
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | changes))
 
 
 def _index(folder: Path, content: str) -> None:

@@ -480,6 +480,16 @@ def test_a_thought_inside_an_argument_is_passed_to_the_tool():
     assert [json.loads(decoder.restore_call(call).arguments) for call in calls] == [{"text": text}]
 
 
+def test_an_unclosed_think_inside_an_argument_is_text_and_hides_no_call():
+    texts = ["a <think> tag", "<think>"]
+    for text in texts:
+        turn = call(REPEAT, text=text, times=2) + call(REPEAT, text="b", times=1)
+        assert responses_of([turn, "ok"], max_parallel_calls=9) == [[text * 2, "b"]]
+    quoted = call(REPEAT, text=texts[0], times=2)
+    assert responses_of([f"<think>x</think>{quoted}", "ok"]) == [[texts[0] * 2]]
+    assert responses_of([f"<think>I could call {quoted}", "ok"]) in ([], [[]])  # in a thought, whatever its arguments
+
+
 @pytest.mark.parametrize("name", sorted(set(ToolParser._registry) - {"gemma4", "gpt-oss"}))
 def test_the_parsers_of_verl_find_their_calls_behind_a_thought_only(name):
     calls = {
@@ -521,6 +531,9 @@ class Mine(BaseException):
 RAISED = [SystemExit(3), KeyboardInterrupt("mine"), asyncio.CancelledError("own"), GeneratorExit("g"), Mine("m")]
 
 
+FUNCTIONS = ("plain", "coroutine", "task")
+
+
 def exits(place: str, error: BaseException) -> Any:
     """Return a tool that raises in a plain function, a coroutine, or a method of verl's tools."""
 
@@ -538,18 +551,26 @@ def exits(place: str, error: BaseException) -> Any:
     async def raising(self, *arguments, **named):
         raise error
 
-    if place in ("plain", "coroutine"):
-        function = plain if place == "plain" else coroutine
+    async def task() -> str:
+        """Exit in a task."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(coroutine())
+
+    if place in FUNCTIONS:
+        function = {"plain": plain, "coroutine": coroutine, "task": task}[place]
         schema = Notes().tool_schema
-        return FunctionTool(name=NOTE, fn=function, tool_schema=schema, is_async=place == "coroutine")
+        return FunctionTool(name=NOTE, fn=function, tool_schema=schema, is_async=place != "plain")
     setattr(Exits, place, raising)
     return Exits()
 
 
-@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("place", ["plain", "coroutine", "create", "execute", "release"])
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [(place, error) for place in ("plain", "coroutine", "create", "execute", "release") for error in RAISED]
+    + [("task", error) for error in RAISED[:2]],
+)
 def test_an_exit_of_a_tool_fails_its_path_and_names_the_tool(place, error):
-    arguments = {} if place in ("plain", "coroutine") else {"text": "x"}
+    arguments = {} if place in FUNCTIONS else {"text": "x"}
     settings = TreePOSettings(depth=9, interaction=InteractionSettings(on_error=OnError.END))
     request = {"settings": settings, "width": 2}
     turns = [call(NOTE, **arguments) + call(ADD, a=1, b=1), "ok"]
@@ -561,10 +582,13 @@ def test_an_exit_of_a_tool_fails_its_path_and_names_the_tool(place, error):
         assert f"tool note: {type(error).__name__}: {error}" in fields["tree_finish_detail"]
 
 
-@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("place", ["plain", "coroutine", "create", "execute", "release"])
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [(place, error) for place in ("plain", "coroutine", "create", "execute", "release") for error in RAISED]
+    + [("task", error) for error in RAISED[:2]],
+)
 def test_in_verls_own_tool_agent_an_exit_fails_the_trajectory_and_the_event_loop_goes_on(place, error):
-    arguments = {} if place in ("plain", "coroutine") else {"text": "x"}
+    arguments = {} if place in FUNCTIONS else {"text": "x"}
 
     async def run() -> BaseException:
         loop = ToolAgentLoop(
@@ -578,6 +602,20 @@ def test_in_verls_own_tool_agent_an_exit_fails_the_trajectory_and_the_event_loop
 
     result = asyncio.run(run())
     assert isinstance(result, ToolExit) and result.error is error
+
+
+def test_an_exception_of_a_tool_whose_text_exits_is_shown_by_its_type():
+    class Exit(Exception):
+        def __str__(self):
+            raise SystemExit(3)
+
+    for place in ("plain", "coroutine", "execute"):
+        arguments = {} if place in FUNCTIONS else {"text": "x"}
+        outputs = ours(
+            [call(NOTE, **arguments), "ok"], row=row_of(), tools=[exits(place, Exit())], request={"width": 2}
+        )
+        said = [turn["messages"][0]["content"] for output in outputs for turn in output.extra_fields["tree_turns"]]
+        assert said == ["Error executing tool 'note': Exit"] * 2
 
 
 def test_an_exit_of_a_tool_costs_the_other_paths_nothing():

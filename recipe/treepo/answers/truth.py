@@ -32,9 +32,11 @@ _REFERENCE = (
     r"(?:please )?(?:see|refer to|check|as in|as shown in) (?:the |its |our |this )?(?:\w+ )?"
     r"(?:solutions?|proofs?|explanations?|answers?(?: key)?|above|below|text|figure|graph|diagram|picture|image|"
     r"attachment|steps?)(?: above| below| for details)?|(?:as )?(?:solution |answer )?(?:above|below)"
-    r"|(?:solution|answer|explanation) (?:is )?omitted"
+    r"|(?:(?:solution|answer|explanation) (?:is )?)?omitted"
 )
 _NO_ANSWER = re.compile(f"(?:{_MISSING}|{_PROOF}|{_REFERENCE})")
+# Missing values as Python and R print them; in other spellings they may be words or symbols.
+_NULLS = ("None", "NA")
 _MARKUP = re.compile(r"\\(?:text\w*|math\w+|mbox|emph|operatorname)\s*\{([^{}]*)\}")
 _ONLY_MARKS = re.compile(r"[?.\u2026,;:_#~\s]*|[-\u2013\u2014]{2,}|[\u2013\u2014]|\*{2,}|\\l?dots|\\blacksquare")
 # A value as Python or JSON prints it, an image, or a link.
@@ -74,6 +76,8 @@ def read_truth(ground_truth: Any) -> str:
         return ""
     if isinstance(ground_truth, float) and math.isfinite(ground_truth):
         ground_truth = decimal_text(ground_truth)
+    if isinstance(ground_truth, Decimal):
+        ground_truth = f"{ground_truth:f}"
     try:
         text = str(ground_truth)
     except ValueError:  # Python refuses to print integers of more than 4,300 digits
@@ -84,9 +88,11 @@ def read_truth(ground_truth: Any) -> str:
 def lacks_answer(truth: str) -> bool:
     r"""Return whether the text of a ground truth stands in place of an answer.
 
-    Examples: N/A, ?, `\text{Proof}`, "see solution", and `['70']`, a list as Python prints it. Answers in words such as
+    Examples: N/A, None (as Python prints it), ?, `\text{Proof}`, "see solution", and `['70']`. Answers in words such as
     "none", "undefined", "no solution" or "cannot be determined" are answers.
     """
+    if truth.strip() in _NULLS:
+        return True
     truth = truth.strip().strip("$").strip()
     if _ONLY_MARKS.fullmatch(truth) or _PRINTED.fullmatch(truth):
         return True

@@ -14,7 +14,7 @@ from recipe.treepo.evaluation.records import Trajectory, reward_error
 from recipe.treepo.evaluation.votes import count_votes
 from recipe.treepo.reward import answers_agree, find_answer
 from recipe.treepo.search.tree import Tree
-from recipe.treepo.search.user_errors import UserCodeError, contained, is_from_user_code, named
+from recipe.treepo.search.user_errors import UserCodeError, awaited, contained, is_from_user_code, named
 
 # Seconds of math-verify for the votes of one problem; after that, text alone decides. Comparing every pair could take
 # hours if dozens of answers are hostile.
@@ -92,7 +92,7 @@ class Scorer:
         }
         try:
             if inspect.iscoroutinefunction(self.function):
-                result = await self.function(**arguments)
+                result = await awaited(self.function(**arguments))
             else:
                 result = await asyncio.to_thread(contained, self.function, **arguments)
             result = result if isinstance(result, Mapping) else {"score": result}

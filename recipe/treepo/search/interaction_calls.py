@@ -15,7 +15,7 @@ from typing import Any
 from recipe.treepo.interaction import Interaction, InteractionError, Message
 from recipe.treepo.search.counters import SearchCounters
 from recipe.treepo.search.surrogates import without_surrogates
-from recipe.treepo.search.user_errors import UserCodeError, contained, is_from_user_code, named
+from recipe.treepo.search.user_errors import UserCodeError, awaited, contained, is_from_user_code, named
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +58,14 @@ class InteractionCalls:
         Raises:
             InteractionError: if the method raises or takes too long; the message names class, prompt and node.
         """
-        function, started, task = getattr(self._interaction, method), time.perf_counter(), asyncio.current_task()
+        started, task = time.perf_counter(), asyncio.current_task()
         try:
+            function = getattr(self._interaction, method)
             async with asyncio.timeout(self._timeout_seconds):
                 if inspect.iscoroutinefunction(function):
-                    return await function(*arguments)
+                    return await awaited(function(*arguments))
                 result = await self._in_thread(method, function, *arguments)
-                return await result if inspect.isawaitable(result) else result
+                return await awaited(result) if inspect.isawaitable(result) else result
         except TimeoutError as error:
             limit = self._timeout_seconds
             if limit is not None and time.perf_counter() - started >= limit:

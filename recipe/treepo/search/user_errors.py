@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exceptions of user code (interactions and tools), as opposed to a cancelled or interrupted run."""
+"""Exceptions of user code (interactions and tools), as opposed to a cancelled or interrupted run.
+
+SystemExit and KeyboardInterrupt that leave a task end its event loop, and with it the worker.
+"""
 
 import asyncio
+import contextlib
+import inspect
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
+
+_IN_USER_CODE = ContextVar("in_user_code", default=False)
 
 
 class UserCodeError(Exception):
@@ -24,7 +32,9 @@ def named(error: BaseException) -> str:
     """Return the type and the text of an exception; the text may come from the user's ``__str__``."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # the user's text may also exit
         return type(error).__name__
 
 
@@ -43,6 +53,58 @@ def contained(function: Callable[..., Any], /, *arguments: Any, **named_argument
     except Exception:
         raise
     except BaseException as error:
+        raise UserCodeError(error) from error
+
+
+async def awaited(result: Awaitable[Any]) -> Any:
+    """Await user code; exits in the tasks that it starts are contained.
+
+    Without containment remain callbacks of the event loop (``call_soon``), and user code that cancels the current task:
+    only a task for each call could tell this from a cancelled search, and would change the order of seeded searches.
+
+    Raises:
+        UserCodeError: instead of SystemExit and KeyboardInterrupt in a task that the user code started and awaits.
+    """
+    loop = asyncio.get_running_loop()
+    if not isinstance(factory := loop.get_task_factory(), _TaskFactory):
+        loop.set_task_factory(_TaskFactory(factory))
+    token = _IN_USER_CODE.set(True)
+    try:
+        return await result
+    except ExceptionGroup as group:  # of a TaskGroup
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, UserCodeError):
+            raise error from group
+        raise
+    finally:
+        with contextlib.suppress(ValueError):  # the coroutine was closed from outside its task
+            _IN_USER_CODE.reset(token)
+
+
+class _TaskFactory:
+    """Task factory of an event loop that contains exits in tasks which user code starts."""
+
+    def __init__(self, inner: Callable[..., Any] | None) -> None:
+        self._inner = inner
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+        is_own = _IN_USER_CODE.get() and inspect.iscoroutine(coroutine)
+        inside = _contained_task(coroutine) if is_own else coroutine
+        make = self._inner or (lambda loop, inside, **options: asyncio.Task(inside, loop=loop, **options))
+        task = make(loop, inside, **options)
+        if is_own:  # a task that is cancelled before it starts never awaits the coroutine
+            task.add_done_callback(lambda _: coroutine.close())
+        return task
+
+
+async def _contained_task(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return await coroutine
+    except (SystemExit, KeyboardInterrupt) as error:
+        if not is_from_user_code(error, asyncio.current_task()):
+            raise
         raise UserCodeError(error) from error
 
 

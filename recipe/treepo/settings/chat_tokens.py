@@ -2,7 +2,8 @@
 """Chat template and tokens of prompts, from a model's files: importing neither torch nor a transformers tokenizer."""
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,21 @@ TOKENIZER, TOKENIZER_CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json
 FindFile = Callable[[str], Path | None]
 """Returns a model's file by name, None if the model lacks it."""
 Message = Mapping[str, Any]
+_UNSET_TOKEN = re.compile(r"'\w+_tokens?' is undefined")
 # Tags that transformers adds to jinja's: {% generation %} and {% endgeneration %}.
 _GENERATION = "generation"
 
 
 class TemplateRefusal(ValueError):
-    """The chat template raised for some messages."""
+    """The chat template raised for some messages.
+
+    Attributes:
+        is_certain: Whether it also raises in verl, where transformers may know further special tokens.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.is_certain = _UNSET_TOKEN.search(str(error)) is None
 
 
 def read_template(find: FindFile) -> str | None:
@@ -77,7 +87,7 @@ class PromptTokens:
     def __init__(self, find: FindFile, template: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         from tokenizers import Tokenizer
 
-        file, template = find(TOKENIZER), template or read_template(find)
+        file, template = find(TOKENIZER), read_template(find) if template is None else template
         if file is None or template is None:
             raise LookupError("tokenizer.json" if file is None else "chat template")
         if (error := syntax_error(template)) is not None:
@@ -90,7 +100,7 @@ class PromptTokens:
         self._template = template
         self._variables = _special_tokens(find) | dict(options or {})
 
-    def text(self, messages: list[Message]) -> str:
+    def text(self, messages: Sequence[Message]) -> str:
         """Apply the chat template.
 
         Raises:
@@ -100,11 +110,19 @@ class PromptTokens:
 
         try:
             texts, _ = render_jinja_template(
-                conversations=[messages], chat_template=self._template, add_generation_prompt=True, **self._variables
+                conversations=[list(messages)],
+                chat_template=self._template,
+                add_generation_prompt=True,
+                **self._variables,
             )
         except Exception as error:  # a chat template is a program and may raise any type
-            raise TemplateRefusal(str(error)) from error
+            raise TemplateRefusal(error) from error
         return str(texts[0])
+
+    def ignores(self, messages: Sequence[Message]) -> bool:
+        """Return whether the template gives the same text for messages with other contents."""
+        others = [{**message, "content": f"{message['content']}?"} for message in messages]
+        return self.text(messages) == self.text(others)
 
     def count(self, text: str) -> int:
         """Return the number of tokens of a text from :meth:`text`."""

@@ -8,7 +8,7 @@ rules for what these read do not apply.
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.settings.chat_tokens import PromptTokens, TemplateRefusal
 from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, RowFile, open_rows
-from recipe.treepo.settings.data_rows import ARGUMENTS, Finding, row_findings
-from recipe.treepo.settings.model_files import ACTOR, finder, local_folder, models_of, reads_messages
+from recipe.treepo.settings.data_rows import MEDIA, PRIORITY, ROLLOUTS, Finding, column_problems, row_findings
+from recipe.treepo.settings.model_files import (
+    ACTOR,
+    excerpt,
+    finder,
+    is_template,
+    local_folder,
+    models_of,
+    reads_messages,
+)
 from recipe.treepo.settings.schema import Sampler
 from recipe.treepo.settings.training_rules import is_our_reward
 from recipe.treepo.settings.values import ConfigProblem
@@ -29,6 +37,7 @@ _LEAST_ROWS = 256
 # Limits on the prompts whose tokens are counted, of a file: the longest ones, and characters of all and of each.
 _COUNTED, _COUNTED_CHARS, _CHARS_PER_TOKEN = 100, 300_000, 40
 _CHECK = "python -m recipe.treepo.data_prep.check"
+_MEDIA_KEYS = dict(zip(MEDIA, ("image_key", "video_key", "audio_key"), strict=True))
 _PROMPT = {Finding.NO_MESSAGES, Finding.JSON_PROMPT, Finding.BAD_MESSAGE, Finding.TEMPLATE}
 
 
@@ -43,7 +52,7 @@ def data_problems(config: DictConfig, keys: Sequence[str], notes: list[ConfigPro
         for path in paths:
             for file in files_of(path):
                 check = _FileCheck(rules, key, file, max(_LEAST_ROWS, SAMPLE_ROWS // number))
-                problems += check.problems()
+                problems += [problem for problem in check.problems() if problem not in problems]
                 notes += check.notes
     return problems
 
@@ -68,6 +77,7 @@ class _Rules:
 
     Attributes:
         own_class: A data set class of the user's own reads the files.
+        media: Columns with images, video and audio by verl's names of them; empty if they are allowed.
         needed: Columns that a row needs.
         refused: Findings with which verl fails, here or when a row is drawn.
         noted: Findings with which it trains, though hardly as meant.
@@ -75,10 +85,12 @@ class _Rules:
         max_length: Limit on the tokens of a prompt, None if unknown.
         truncation: ``data.truncation``.
         tokens: Counter of the prompts' tokens, None if unknown.
+        template: Key and value that determine the chat template.
     """
 
     own_class: bool
     prompt_key: str
+    media: Mapping[str, str]
     needed: tuple[str, ...]
     refused: frozenset[Finding]
     noted: frozenset[Finding]
@@ -86,27 +98,31 @@ class _Rules:
     max_length: int | None
     truncation: str
     tokens: PromptTokens | None
+    template: tuple[str, str]
 
     @classmethod
     def of(cls, config: DictConfig, key: str, tokens: PromptTokens | None) -> "_Rules":
         """Return the rules for the files under a key."""
-        refused, noted = {Finding.EXTRA_INFO}, {Finding.UNKNOWN_ROLE, Finding.BLANK_PROMPT}
+        refused, noted = {Finding.EXTRA_INFO, Finding.ROLLOUTS}, {Finding.UNKNOWN_ROLE, Finding.BLANK_PROMPT}
         if reads_messages(config):
-            refused |= _PROMPT
+            refused |= _PROMPT | {Finding.PRIORITY}
         scores = OmegaConf.select(config, "reward.reward_manager.source") in (None, "register")
         if scores and not OmegaConf.select(config, "reward.reward_model.enable"):
             refused.add(Finding.NO_REWARD_MODEL)
             if is_our_reward(config):
-                refused |= {Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.EMPTY_TRUTH}
+                refused |= {Finding.NO_TRUTH, Finding.ODD_TRUTH, Finding.DATE_TRUTH, Finding.EMPTY_TRUTH}
                 noted.add(Finding.NO_ANSWER)
+        media = {}
         if _replaces_agents(config, key):
-            refused.add(Finding.AGENT)
+            refused |= {Finding.AGENT, Finding.MULTI_MODAL}
+            media = {name: str(OmegaConf.select(config, f"data.{key}") or name) for name, key in _MEDIA_KEYS.items()}
         prompt_key = str(OmegaConf.select(config, "data.prompt_key") or "prompt")
         lengths = ("actor_rollout_ref.rollout.prompt_length", "data.max_prompt_length")
         length = next((value for name in lengths if isinstance(value := OmegaConf.select(config, name), int)), None)
         return cls(
             own_class=OmegaConf.select(config, "data.custom_cls.path") is not None,
             prompt_key=prompt_key,
+            media=media,
             needed=(prompt_key, "data_source", "reward_model") if scores else (prompt_key,),
             refused=frozenset(refused),
             noted=frozenset(noted),
@@ -114,7 +130,16 @@ class _Rules:
             max_length=length,
             truncation=str(OmegaConf.select(config, "data.truncation") or "error"),
             tokens=tokens,
+            template=_template_of(config),
         )
+
+
+def _template_of(config: DictConfig) -> tuple[str, str]:
+    """Return the key that determines the chat template, and its value; a template is shortened."""
+    keys = [f"{ACTOR}.{name}" for name in ("custom_chat_template", "tokenizer_path", "path")]
+    values = {key: str(value) for key in keys if (value := OmegaConf.select(config, key)) is not None}
+    key, value = next(iter(values.items()), (keys[-1], ""))
+    return key, excerpt(value) if key == keys[0] else value
 
 
 def _replaces_agents(config: DictConfig, key: str) -> bool:
@@ -129,13 +154,15 @@ def _prompt_tokens(config: DictConfig) -> PromptTokens | None:
     model = next((model for model in models_of(config) if model.key == ACTOR), None)
     if model is None or model.group.get("trust_remote_code"):
         return None
+    if (own := model.group.get("custom_chat_template")) is not None and not is_template(str(own)):
+        return None  # model_files.py reports it
     folder = local_folder(model.tokenizer_path)
     if folder is None:
         return None
     options: Any = OmegaConf.select(config, "data.apply_chat_template_kwargs")
     options = OmegaConf.to_container(options, resolve=True) if OmegaConf.is_dict(options) else {}
     try:
-        return PromptTokens(finder(folder), model.group.get("custom_chat_template"), options)
+        return PromptTokens(finder(folder), own, options)
     except (ValueError, OSError, LookupError, TypeError, AttributeError):  # model_files.py reports it
         return None
 
@@ -148,6 +175,7 @@ class _FileCheck:
         most: Maximum rows of the sample.
         notes: Findings that are not problems.
         places: First row of each finding, and number of rows.
+        refusal: First error of the chat template.
     """
 
     rules: _Rules
@@ -156,6 +184,7 @@ class _FileCheck:
     most: int
     notes: list[ConfigProblem] = field(default_factory=list)
     places: dict[Finding, tuple[int, int]] = field(default_factory=dict)
+    refusal: str = ""
     rows_read: int = 0
 
     def problems(self) -> list[ConfigProblem]:
@@ -179,30 +208,26 @@ class _FileCheck:
     def _problems_of(self, file: RowFile) -> Iterator[ConfigProblem]:
         if file.num_rows is None:
             return
-        remedy = "Prepare it again." + self._details()
         if file.num_rows == 0:
+            remedy = "Prepare it again." + self._details()
             yield ConfigProblem("empty_file", self.key, self.file, "has no rows", remedy)
             return
-        missing = [name for name in self.rules.needed if name not in file.columns]
-        if missing:
-            rule = f"has no column {', '.join(missing)}"
-            yield ConfigProblem("missing_column", self.key, self.file, rule, remedy)
-        reserved = [name for name in ARGUMENTS if name in file.columns]
-        if reserved:
-            rule = f"verl's agent loops use the name of column {', '.join(reserved)} themselves"
-            yield ConfigProblem("reserved_column", self.key, self.file, rule, "Rename or drop it." + self._details())
-        if missing or len(set(file.columns)) < len(file.columns):
-            return
-        yield from self._row_problems(file)
+        wrong = column_problems(file.columns, self.rules.needed)
+        for problem in wrong:
+            yield ConfigProblem(problem.rule_id, self.key, self.file, problem.rule, problem.remedy + self._details())
+        if not any(problem.rule_id in ("missing_column", "duplicate_column") for problem in wrong):
+            yield from self._row_problems(file)
 
     def _row_problems(self, file: RowFile) -> Iterator[ConfigProblem]:
-        wanted = [*self.rules.needed, *(name for name in ("extra_info", "agent_name") if name in file.columns)]
+        names = ("extra_info", "agent_name", PRIORITY, ROLLOUTS, *self.rules.media.values())
+        wanted = [*self.rules.needed, *(name for name in names if name in file.columns)]
         prompts: list[tuple[int, Any]] = []
         for first, rows in file.batches(wanted, self.most):
             for number, row in enumerate(rows, start=first):
-                findings = row_findings({**row, "prompt": row.get(self.rules.prompt_key)})
+                media = {name: row.get(own) for name, own in self.rules.media.items()}
+                findings = row_findings({**row, "prompt": row.get(self.rules.prompt_key), **media})
                 if Finding.AGENT in findings:  # an agent of the user's own may read any prompt
-                    findings -= _PROMPT
+                    findings -= _PROMPT | {Finding.PRIORITY}
                 self._add(number, findings)
                 is_text = findings.isdisjoint(_PROMPT | {Finding.AGENT, Finding.MULTI_MODAL, Finding.BLANK_PROMPT})
                 if is_text and self.rules.tokens is not None:
@@ -210,7 +235,9 @@ class _FileCheck:
             self.rows_read += len(rows)
         yield from self._length_problems(prompts)
         for finding, (row_number, count) in self.places.items():
-            rule = f"row {row_number}: {self._column(finding)}{finding.reason} ({count} of {self.rows_read} rows read)"
+            detail = f" ({self.refusal})" if finding is Finding.TEMPLATE else ""
+            rule = f"row {row_number}: {self._column(finding)}{finding.reason}{detail}"
+            rule += f" ({count} of {self.rows_read} rows read)"
             remedy = f"{finding.remedy[0].upper()}{finding.remedy[1:]}.{self._details()}"
             problem = ConfigProblem("unusable_row", self.key, self.file, rule, remedy)
             is_dropped = self.rules.filters and finding in _PROMPT and count < self.rows_read
@@ -233,11 +260,14 @@ class _FileCheck:
         tokens, most = self.rules.tokens, self.rules.max_length
         if tokens is None or not prompts:
             return
+        if (problem := self._template_problem(tokens, *prompts[0])) is not None:
+            yield problem
+            return
         overhead: dict[tuple[str, ...], int | None] = {}
         sizes: list[tuple[int, int, Any]] = []
         for number, prompt in prompts:
             roles = tuple(message["role"] for message in prompt)
-            size = sum(len(message["content"].encode("utf-8", "replace")) for message in prompt if message["content"])
+            size = sum(_bytes(message["content"]) for message in prompt)
             if roles not in overhead:
                 overhead[roles] = self._overhead(tokens, number, prompt, size)
             if (more := overhead[roles]) is not None and most is not None and size + more > most:
@@ -245,14 +275,33 @@ class _FileCheck:
         if most is not None and not self.rules.filters:
             yield from self._cut_prompts(tokens, most, sorted(sizes, key=lambda item: -item[0])[:_COUNTED])
 
+    def _template_problem(self, tokens: PromptTokens, number: int, prompt: Any) -> ConfigProblem | None:
+        """Return the problem of a chat template that fails for any prompt, or is the same for all."""
+        user = [{"role": "user", "content": "P"}]
+        try:
+            if any(not isinstance(message["content"], str) for message in prompt) or not tokens.ignores(prompt):
+                return None
+            rule = "template gives the same text for all prompts"
+        except TemplateRefusal as error:
+            if not error.is_certain:
+                return None
+            try:
+                tokens.text(user)
+                return None  # it refuses these messages only
+            except TemplateRefusal:
+                rule = f"template fails even for a single message of a user ({error})"
+        key, value = self.rules.template
+        is_own = key.endswith("template")
+        remedy = "Correct it, or leave it out." if is_own else f"Correct it, or set {ACTOR}.custom_chat_template."
+        return ConfigProblem("chat_template_fails", key, value, f"the {rule}" if is_own else f"its chat {rule}", remedy)
+
     def _overhead(self, tokens: PromptTokens, number: int, prompt: Any, size: int) -> int | None:
         """Return the bytes that the chat template adds; None if it refuses the prompt."""
         try:
             return max(0, len(tokens.text(prompt).encode("utf-8", "replace")) - size)
         except TemplateRefusal as error:
-            import jinja2
-
-            if not isinstance(error.__cause__, jinja2.UndefinedError):  # a variable that only verl or transformers sets
+            if error.is_certain:
+                self.refusal = self.refusal or str(error)
                 self._add(number, {Finding.TEMPLATE})
             return None
 
@@ -281,3 +330,10 @@ class _FileCheck:
             yield ConfigProblem("prompt_too_long", key, most, rule, f"{remedy}, or data.truncation=left to accept it.")
         else:
             self.notes.append(ConfigProblem("prompt_too_long", key, most, rule, f"{remedy}."))
+
+
+def _bytes(content: Any) -> int:
+    """Return the bytes of a message's content: text, None, or parts with text."""
+    if isinstance(content, list):
+        return sum(_bytes(part["text"]) for part in content)
+    return len(content.encode("utf-8", "replace")) if content else 0

@@ -3,12 +3,15 @@
 
 import codecs
 import contextlib
+import datetime
 import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from recipe.treepo.settings.json_columns import FIRST_BYTES, Kind, is_mixed, misfit, shape_of
 
 Row = dict[str, Any]
 Batch = tuple[int, list[Row]]
@@ -238,7 +241,7 @@ def _json_rows(path: Path, most: int | None) -> list[Row] | None:
     """Read the rows of a JSON file.
 
     Args:
-        path: File of JSON lines, or of one array or object.
+        path: File of JSON lines, of one array, or of objects.
         most: Maximum rows, None for all. With a limit, an array above `_ARRAY_BYTES` is not read (None).
     """
     try:
@@ -246,48 +249,129 @@ def _json_rows(path: Path, most: int | None) -> list[Row] | None:
             encoding = encoding_of(file.read(4))
             if encoding not in ("utf-8", "utf-8-sig"):
                 raise _wrong_encoding(encoding.upper(), encoding)
-            file.seek(len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0)
-            rows = _rows_of_lines(file, most)
-            if rows is None:
-                if most is not None and path.stat().st_size > _ARRAY_BYTES:
+            start = len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0
+            file.seek(start)
+            lines, size = _JsonLines(start), path.stat().st_size
+            try:
+                return _as_read_by_verl(lines.read(file, most))
+            except DataFileError as error:
+                # An array, or objects over several lines; verl finds their ends only in a file of one piece.
+                if error.rule_id != "damaged_file" or (lines.rows and size > FIRST_BYTES):
+                    raise
+                if most is not None and size > _ARRAY_BYTES:
                     return None
-                file.seek(len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0)
-                whole = _parse(file.read(), "the file")
-                rows = whole if isinstance(whole, list) else [whole]
-                rows = [_object(row, f"row {number}") for number, row in enumerate(rows)]
+                file.seek(start)
+                return _as_read_by_verl(_whole_file(file.read(), error if lines.rows else None))
     except OSError as error:
         raise DataFileError("damaged_file", f"cannot be read ({text_of(error)})", "Check its permissions.") from error
+
+
+def _as_read_by_verl(rows: list[Row]) -> list[Row]:
+    """Replace ground truths that verl reads as times: ISO dates in all rows."""
+    kept = [row.get("reward_model") for row in rows]
+    shape = shape_of(kept)
+    if not isinstance(shape, dict) or shape.get("ground_truth") is not Kind.TIME:
+        return rows
+    for reward_model in filter(None, kept):
+        if (text := reward_model["ground_truth"]) is not None:
+            reward_model["ground_truth"] = datetime.datetime.fromisoformat(text)
     return rows
 
 
-def _rows_of_lines(lines: Any, most: int | None) -> list[Row] | None:
-    """Read JSON lines; None if the first line is not an object, as in an array or an object over several lines."""
-    rows: list[Row] = []
-    size = 0
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(_object(_parse(line, f"line {number}"), f"line {number}"))
-        except DataFileError as error:
-            if rows or error.rule_id == "file_encoding":
-                raise
-            return None
-        size += len(line)
-        if most is not None and (len(rows) >= most or size > _SAMPLE_BYTES):
-            break
-    return rows
+class _JsonLines:
+    """Reader of JSON lines, with the conditions of ``json_columns.py``.
+
+    Attributes:
+        rows: Rows read so far.
+        size: Bytes read so far.
+        first: Number of rows from which the columns are derived.
+        twice: Line and key of the first object with the same key twice.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.rows: list[Row] = []
+        self.size, self.first = size, 0
+        self.twice: tuple[str, str] | None = None
+        self._place = ""
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+
+    def read(self, file: Any, most: int | None) -> list[Row]:
+        """Read up to `most` rows of a file, None for all.
+
+        Raises:
+            DataFileError: if verl cannot read the lines.
+        """
+        end, numbers = self.size + _SAMPLE_BYTES, []
+        for number, line in enumerate(file, start=1):
+            self._place = f"line {number}"
+            if line.strip():
+                self.rows.append(_object(_parse(line, self._place, self._decoder), self._place))
+                numbers.append(number)
+                self.first += self.size <= FIRST_BYTES
+            self.size += len(line)
+            if most is not None and (len(self.rows) >= most or self.size > end):
+                break
+        if self.twice is not None or self.first < len(self.rows):
+            self._check_columns(numbers)
+        return self.rows
+
+    def _check_columns(self, numbers: Sequence[int]) -> None:
+        shape = shape_of(self.rows[: self.first], is_root=True)
+        if self.twice is not None and not is_mixed(shape):  # verl writes mixed ones anew
+            place, key = self.twice
+            raise DataFileError("duplicate_key", f"{place}: key {key} occurs twice in an object", "Keep one of them.")
+        for number, row in zip(numbers[self.first :], self.rows[self.first :], strict=True):
+            if (reason := misfit(shape, row)) is not None:
+                rule = f"line {number}: {reason}, but verl derives keys and types from the first 10 MiB of a JSON file"
+                remedy = "Write the same keys and types in all lines, or save the rows as parquet."
+                raise DataFileError("late_column", rule, remedy)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> Row:
+        row = dict(pairs)
+        if len(row) < len(pairs) and self.twice is None:
+            names = [name for name, _ in pairs]
+            self.twice = self._place, next(name for name in names if names.count(name) > 1)
+        return row
 
 
-def _parse(text: bytes, place: str) -> Any:
+def _whole_file(content: bytes, error_of_lines: DataFileError | None) -> list[Row]:
+    """Read a file of one array, or of objects with white space between them.
+
+    Args:
+        content: The whole file.
+        error_of_lines: Error to raise instead of one of this function, None for its own.
+    """
+    text, decoder = _decoded(content, "the file").strip(), json.JSONDecoder()
+    values, end = [], 0
     try:
-        return json.loads(text.decode("utf-8"))
+        while end < len(text):
+            value, end = decoder.raw_decode(text, end)
+            values.append(value)
+            while text[end : end + 1].isspace():
+                end += 1
+    except (ValueError, RecursionError) as error:
+        raise error_of_lines or _not_json("the file", error) from error
+    rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
+    return [_object(row, f"row {number}") for number, row in enumerate(rows)]
+
+
+def _parse(text: bytes, place: str, decoder: json.JSONDecoder) -> Any:
+    decoded = _decoded(text, place)
+    try:
+        return decoder.decode(decoded)
+    except (ValueError, RecursionError) as error:
+        raise _not_json(place, error) from error
+
+
+def _decoded(text: bytes, place: str) -> str:
+    try:
+        return text.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _wrong_encoding(f"not UTF-8 ({place}: {error.reason})", "ENCODING") from error
-    except (ValueError, RecursionError) as error:
-        raise DataFileError(
-            "damaged_file", f"{place} is not JSON, or damaged ({text_of(error)})", _MAKE_AGAIN
-        ) from error
+
+
+def _not_json(place: str, error: Exception) -> DataFileError:
+    return DataFileError("damaged_file", f"{place} is not JSON, or damaged ({text_of(error)})", _MAKE_AGAIN)
 
 
 def _object(row: Any, place: str) -> Row:

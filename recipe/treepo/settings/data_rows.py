@@ -11,9 +11,13 @@ Sources of the rules:
 - Trees replace single_turn_agent only.
 """
 
+import datetime
+import functools
 import json
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
@@ -21,18 +25,24 @@ from recipe.treepo.answers.compare import compare_text
 from recipe.treepo.answers.question import Question
 from recipe.treepo.answers.spelling import normalize, number_of
 from recipe.treepo.answers.truth import MAX_ANSWER_CHARS, lacks_answer, read_truth
+from recipe.treepo.settings.data_reading import DataFileError
 from recipe.treepo.settings.schema import REPLACED_AGENTS
 
 NEEDED = ("prompt", "data_source", "reward_model")
 MEDIA = ("images", "videos", "audios")
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
-# Arguments and output fields of verl's agent loops; a column of such a name would overwrite them.
-ARGUMENTS = ("sampling_params", "trajectory", "trace", "session_id", "validate", "output", "self", "tree_request")
-_RESULTS = (
+# Forbidden names of columns: arguments of verl's agent loops, fields of their output, and fields that the trainer reads
+# if present.
+RESERVED = (
+    *("sampling_params", "trajectory", "trace", "session_id", "validate", "output", "self", "tree_request"),
     *("prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "routed_experts", "num_turns"),
-    *("metrics", "extra_fields", "teacher_ids", "teacher_logprobs"),
+    *("extra_fields", "teacher_ids", "teacher_logprobs", "ref_log_prob", "rollout_is_weights", "token_level_rewards"),
 )
-RESERVED = (*ARGUMENTS, *_RESULTS)
+# Columns that verl's agent loops read: priority in the engine's queue, number of trajectories.
+PRIORITY, ROLLOUTS = "priority", "__rollout_n__"
+
+_PLAIN = re.compile(r"-?\d{1,300}(?:\.\d{1,300})?", re.ASCII)
+cache_of_texts = functools.lru_cache(maxsize=20_000)  # ground truths recur
 
 
 class Severity(Enum):
@@ -76,12 +86,27 @@ class Finding(Enum):
         "ground truth is not an answer (such as N/A, Proof or a printed list), but only its own text matches it",
         "drop the row",
     )
+    DATE_TRUTH = (
+        Severity.ERROR,
+        "reward_model.ground_truth is a date or time to verl, as are ISO dates in all rows of a JSON file",
+        "write one answer as text, into a parquet file",
+    )
     EMPTY_TRUTH = (Severity.ERROR, "ground truth has only markup: no answer matches it", "drop the row")
     EXTRA_INFO = (Severity.ERROR, "extra_info is not an object", "write fields, or omit the column")
     AGENT = (
         Severity.ERROR,
         f"agent_name is not {' or '.join(REPLACED_AGENTS)}",
         "omit it, or use treepo.sampler=plain",
+    )
+    PRIORITY = (
+        Severity.ERROR,
+        "priority is not a whole number, but verl's agent loops pass it to the engine",
+        "rename or drop the column, or write whole numbers",
+    )
+    ROLLOUTS = (
+        Severity.ERROR,
+        "__rollout_n__ is not a positive whole number, but verl samples as many trajectories",
+        "drop the column, or write positive whole numbers",
     )
     LAST_ROLE = (Severity.WARNING, "the last message is not the user's", "end the prompt with the user's message")
     DUPLICATE = (Severity.WARNING, "same prompt as an earlier row", "prepare with --deduplicate")
@@ -118,14 +143,23 @@ class Finding(Enum):
         return self.value[2]
 
 
-def column_problems(names: Iterable[str]) -> list[str]:
-    """Return the problems of a file's columns that make it unusable."""
-    names = list(names)
-    problems = [f"column {name}: missing. verl needs {', '.join(NEEDED)}." for name in NEEDED if name not in names]
-    rule = "verl's agent loops use this name themselves. Rename or drop it."
-    problems += [f"column {name}: {rule}" for name in dict.fromkeys(names) if name in RESERVED]
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    return problems + [f"column {name}: occurs {names.count(name)} times. Keep one." for name in twice]
+def column_problems(names: Sequence[str], needed: Sequence[str] = NEEDED) -> list[DataFileError]:
+    """Return the problems of a file's columns that make it unusable.
+
+    Args:
+        names: Names of the columns, with repetitions.
+        needed: Columns that a row needs.
+    """
+    problems = []
+    if missing := [name for name in needed if name not in names]:
+        problems.append(DataFileError("missing_column", f"has no column {', '.join(missing)}", "Prepare it again."))
+    if taken := [name for name in RESERVED if name in names]:
+        rule = f"verl's agent loops use the name of column {', '.join(taken)} themselves"
+        problems.append(DataFileError("reserved_column", rule, "Rename or drop it."))
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        rule = f"has column {', '.join(twice)} more than once"
+        problems.append(DataFileError("duplicate_column", rule, "Keep one of them."))
+    return problems
 
 
 def row_findings(row: Mapping[str, Any]) -> set[Finding]:
@@ -137,10 +171,22 @@ def row_findings(row: Mapping[str, Any]) -> set[Finding]:
         findings.add(Finding.EXTRA_INFO)
     if "agent_name" in row and row["agent_name"] not in REPLACED_AGENTS:
         findings.add(Finding.AGENT)
+    if PRIORITY in row and _whole_number(row[PRIORITY]) is None:
+        findings.add(Finding.PRIORITY)
+    if ROLLOUTS in row and (_whole_number(row[ROLLOUTS]) or 0) < 1:
+        findings.add(Finding.ROLLOUTS)
     source = row.get("data_source")
     if not (isinstance(source, str) and source.strip()):
         findings.add(Finding.NO_SOURCE)
     return findings
+
+
+def _whole_number(value: Any) -> int | None:
+    """Return the number that verl reads from a value, None if it fails."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def prompt_findings(prompt: Any) -> set[Finding]:
@@ -152,14 +198,21 @@ def prompt_findings(prompt: Any) -> set[Finding]:
     if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in prompt):
         return {Finding.BAD_MESSAGE}
     contents = [message.get("content") for message in prompt]
-    if any(isinstance(content, list) for content in contents):
+    if any(isinstance(content, list) and not _is_text(content) for content in contents):
         return {Finding.MULTI_MODAL}
-    if not all(isinstance(message.get("content"), str) or message.get("tool_calls") for message in prompt):
+    if not all(isinstance(message.get("content"), str | list) or message.get("tool_calls") for message in prompt):
         return {Finding.BAD_MESSAGE}
-    if not any(isinstance(content, str) and content.strip() for content in contents):
+    if not any(content if isinstance(content, list) else (content or "").strip() for content in contents):
         return {Finding.BLANK_PROMPT}
     unknown = {Finding.UNKNOWN_ROLE} if any(message["role"] not in ROLES for message in prompt) else set()
     return unknown or (set() if prompt[-1]["role"] == "user" else {Finding.LAST_ROLE})
+
+
+def _is_text(parts: list[Any]) -> bool:
+    """Return whether a message's content has only parts with text."""
+    return all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts
+    )
 
 
 def _is_json(text: str) -> bool:
@@ -175,26 +228,39 @@ def truth_findings(reward_model: Any) -> set[Finding]:
     if not isinstance(reward_model, dict) or "ground_truth" not in reward_model:
         return {Finding.NO_REWARD_MODEL}
     truth = reward_model["ground_truth"]
-    if not isinstance(truth, str | int | float | None):
+    if isinstance(truth, datetime.date | datetime.time):
+        return {Finding.DATE_TRUTH}
+    if not isinstance(truth, str | int | float | Decimal | None):
         return {Finding.ODD_TRUTH}
-    if isinstance(truth, float) and not math.isfinite(truth):
+    if isinstance(truth, float | Decimal) and not math.isfinite(truth):
         return {Finding.ODD_TRUTH}
     truth = read_truth(truth)
     if not truth:
         return {Finding.NO_TRUTH}
     if len(truth) > MAX_ANSWER_CHARS:
         return {Finding.LONG_TRUTH}
+    return set(_text_findings(truth))
+
+
+@cache_of_texts
+def _text_findings(truth: str) -> frozenset[Finding]:
+    if _PLAIN.fullmatch(truth):  # most ground truths
+        return frozenset()
     if not normalize(truth):
-        return {Finding.EMPTY_TRUTH}
-    return {Finding.NO_ANSWER} if lacks_answer(truth) else set()
+        return frozenset({Finding.EMPTY_TRUTH})
+    return frozenset({Finding.NO_ANSWER} if lacks_answer(truth) else ())
 
 
-def takes_mathematics(truth: str) -> bool:
-    """Return whether math-verify compares answers with this ground truth.
+@cache_of_texts
+def mathematics(truth: str) -> str | None:
+    """Return what math-verify compares answers with, None if text decides.
 
     Words and choices are compared as text; plain numbers are always readable.
     """
-    return number_of(truth) is None and isinstance(compare_text("?", truth), Question)
+    if _PLAIN.fullmatch(truth) or number_of(truth) is not None:
+        return None
+    question = compare_text("?", truth)
+    return question.gold if isinstance(question, Question) and number_of(question.gold) is None else None
 
 
 def prompt_key(prompt: Any) -> str:

@@ -39,6 +39,10 @@ _WITHOUT_VOCABULARY = re.compile("ByT5|Canine|Perceiver|Byte")
 _WITHOUT_TEMPLATE = ("deepseek_v4", "deepseek_vl_v2")
 _LFS_POINTER = b"version https://git-lfs"
 _MOST_HEADER_BYTES = 100_000_000
+_NAME_ONE = "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
+_URL = "is a URL, but verl reads folders, models of the hub, and hdfs:// only"
+Shapes = dict[str, list[int]]
+"""Shapes of weights by name."""
 _AGAIN = "Download the model again, or name another folder."
 
 
@@ -75,6 +79,10 @@ def models_of(config: DictConfig) -> list[_Model]:
 def model_problems(config: DictConfig) -> list[ConfigProblem]:
     """Return the problems of local models; names of the hub only need to look like one."""
     problems = []
+    for key in [ACTOR] + ([CRITIC] if has_critic(config) else []):
+        group = OmegaConf.select(config, key)
+        if OmegaConf.is_dict(group) and "path" in group and group.path is None:
+            problems.append(ConfigProblem("missing_model", f"{key}.path", None, "names no model", _NAME_ONE))
     for model in models_of(config):
         paths = {
             f"{model.key}.path": model.path,
@@ -85,19 +93,20 @@ def model_problems(config: DictConfig) -> list[ConfigProblem]:
         for key, path in paths.items():
             if path not in missing.values() and is_missing_model(path):
                 missing[key] = path
-        remedy = "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
         problems += [
-            ConfigProblem("missing_model", key, path, "there is no such folder", remedy)
+            ConfigProblem("missing_model", key, path, _URL if "://" in path else "there is no such folder", _NAME_ONE)
             for key, path in missing.items()
         ]
         if not missing:
             problems += _folder_problems(model, config)
+        if model.key == ACTOR and (own := model.group.get("custom_chat_template")) is not None:
+            problems += _own_template_problems(f"{model.key}.custom_chat_template", str(own))
     return problems
 
 
 def is_missing_model(path: str) -> bool:
-    """Return whether ``path`` is neither a folder nor possibly a model of the hub (``organization/name``)."""
-    if re.match(r"\w+://", path) or os.path.isdir(os.path.expanduser(path)):
+    """Return whether ``path`` is neither a folder, nor on HDFS, nor possibly a model of the hub (``owner/name``)."""
+    if path.startswith("hdfs://") or os.path.isdir(os.path.expanduser(path)):
         return False
     is_hub_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path) is not None
     return not is_hub_name or os.path.isdir(path.split("/")[0])
@@ -146,9 +155,13 @@ class Defect(NamedTuple):
 
 
 def _folder_problems(model: _Model, config: DictConfig) -> Iterator[ConfigProblem]:
+    is_whole = model.config_path == model.path and not model.group.get("override_config")
     checks: dict[str, tuple[str, Callable[[Path], Iterator[Defect]]]] = {
-        "hf_config_path": (model.config_path, _config_defects),
-        "path": (model.path, partial(_weight_defects, needed=_needs_weights(model, config))),
+        "hf_config_path": (
+            model.config_path,
+            partial(_config_defects, is_custom=bool(model.group.get("trust_remote_code"))),
+        ),
+        "path": (model.path, partial(_weight_defects, needed=_needs_weights(model, config), is_whole=is_whole)),
     }
     if model.key == ACTOR:
         checks["tokenizer_path"] = (model.tokenizer_path, partial(_tokenizer_defects, model=model, config=config))
@@ -173,15 +186,24 @@ def _read_object(file: Path) -> dict[str, Any]:
     return content
 
 
-def _config_defects(folder: Path) -> Iterator[Defect]:
+def _config_defects(folder: Path, *, is_custom: bool) -> Iterator[Defect]:
     file = folder / _CONFIG
     if not file.is_file():
         yield Defect("model_config", f"the folder has no {_CONFIG}", _AGAIN)
         return
     try:
-        _read_object(file)
+        content = _read_object(file)
     except (OSError, ValueError) as error:
         yield Defect("model_config_damaged", f"its {_CONFIG} cannot be read ({text_of(error)})", _AGAIN)
+        return
+    model_type = content.get("model_type")
+    if is_custom or "auto_map" in content or model_type is None:  # transformers then looks at the folder's name
+        return
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        rule = f"its {_CONFIG} has model_type {model_type}, which the installed transformers does not know"
+        yield Defect("model_type", rule, "Correct it, install a later transformers, or name another model.")
 
 
 # --- weights ---------------------------------------------------------------------------------------------------
@@ -195,7 +217,13 @@ def _needs_weights(model: _Model, config: DictConfig) -> bool:
     return strategy is None or strategy in _FSDP
 
 
-def _weight_defects(folder: Path, *, needed: bool) -> Iterator[Defect]:
+def _weight_defects(folder: Path, *, needed: bool, is_whole: bool) -> Iterator[Defect]:
+    """Yield the defects of weights.
+
+    Args:
+        needed: Whether transformers loads them.
+        is_whole: Whether the folder's configuration is theirs.
+    """
     with contextlib.suppress(OSError, ValueError):
         if "transformers_weights" in _read_object(folder / _CONFIG):
             return  # names a file of its own
@@ -216,34 +244,68 @@ def _weight_defects(folder: Path, *, needed: bool) -> Iterator[Defect]:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             yield Defect("model_shards", f"{name} names {missing[0]}{more}, which the folder lacks", _AGAIN)
         files = [file for file in files if file not in missing]
+    shapes: Shapes = {}
+    damaged = False
     for file in files:
-        if (damage := _weight_damage(folder / file)) is not None:
+        damage, found = _read_weights(folder / file)
+        shapes |= found
+        if damage is not None:
+            damaged = True
             yield Defect("model_weights_damaged", f"{file} {damage}", _AGAIN)
+    if needed and is_whole and not damaged and (reason := _other_weights(folder, shapes)) is not None:
+        remedy = f"Use weights and {_CONFIG} of one model: download it again, or name another folder."
+        yield Defect("model_weights_differ", f"its weights do not fit its {_CONFIG}: {reason}", remedy)
 
 
-def _weight_damage(file: Path) -> str | None:
-    """Compare the size of a file of weights with what its header needs; return the damage, None if there is none."""
+def _other_weights(folder: Path, shapes: Shapes) -> str | None:
+    """Return why weights belong to another model than the configuration, None if unknown.
+
+    transformers would replace missing weights by random ones. Only names of decoders without a wrapper are known.
+    """
+    if not any(name.startswith("model.layers.") for name in shapes):
+        return None
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        config = _read_object(folder / _CONFIG)
+        size, layers = [int(config["vocab_size"]), int(config["hidden_size"])], int(config["num_hidden_layers"])
+        if (found := shapes.get("model.embed_tokens.weight")) is None:
+            return None if "lm_head.weight" in shapes else "model.embed_tokens.weight is missing"
+        if found != size:
+            return f"model.embed_tokens.weight has {found} elements, vocab_size and hidden_size are {size}"
+        there = {int(name.split(".")[2]) for name in shapes if name.startswith("model.layers.")}
+        if missing := sorted(set(range(layers)) - there):
+            return f"layer {missing[0]} of {layers} is missing"
+    return None
+
+
+def _read_weights(file: Path) -> tuple[str | None, Shapes]:
+    """Compare the size of a file of weights with what its header needs.
+
+    Returns:
+        damage, None if there is none, and the shapes of the weights; empty for files without a header
+    """
     try:
         size = file.stat().st_size
         with file.open("rb") as content:
             head = content.read(len(_LFS_POINTER))
             if head == _LFS_POINTER:
-                return "is a pointer of Git LFS, not the file itself (`git lfs pull` gets it)"
+                return "is a pointer of Git LFS, not the file itself (`git lfs pull` gets it)", {}
             if size == 0:
-                return "is empty"
+                return "is empty", {}
             if file.suffix != ".safetensors":  # torch writes a zip archive, whose directory is at its end
                 is_cut = head.startswith(b"PK") and not zipfile.is_zipfile(file)
-                return f"is cut off: its {size:,} bytes lack the end of the archive" if is_cut else None
+                return f"is cut off: its {size:,} bytes lack the end of the archive" if is_cut else None, {}
             length = int.from_bytes(head[:8], "little")
             if length > _MOST_HEADER_BYTES or size < 8:
-                return "is not a safetensors file, or damaged"
+                return "is not a safetensors file, or damaged", {}
             content.seek(8)
             header = json.loads(content.read(length)) if length <= size - 8 else {}
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        header.pop("__metadata__", None)
+        ends = [entry["data_offsets"][1] for entry in header.values()]
+        shapes = {name: list(entry["shape"]) for name, entry in header.items()}
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        return f"is not a safetensors file, or damaged ({type(error).__name__}: {text_of(error)})"
+        return f"is not a safetensors file, or damaged ({type(error).__name__}: {text_of(error)})", {}
     needed = 8 + length + max(ends, default=0)
-    return f"is cut off: it has {size:,} bytes of {needed:,}" if size < needed else None
+    return f"is cut off: it has {size:,} bytes of {needed:,}" if size < needed else None, shapes
 
 
 # --- tokenizer -------------------------------------------------------------------------------------------------
@@ -259,6 +321,9 @@ def _tokenizer_defects(folder: Path, *, model: _Model, config: DictConfig) -> It
         except (OSError, ValueError) as error:
             yield Defect("model_tokenizer_damaged", f"its {name} cannot be read ({text_of(error)})", _AGAIN)
             return
+        if name == TOKENIZER and (folder / name).is_file() and not isinstance(settings.get("model"), dict):
+            yield Defect("model_tokenizer_damaged", f"its {name} has no model, which holds the vocabulary", _AGAIN)
+            return
     # Code of the model's authors may do anything.
     is_custom = bool(model.group.get("trust_remote_code")) or "auto_map" in settings
     has_vocabulary = any(any(folder.glob(pattern)) for pattern in (TOKENIZER, *_VOCABULARIES))
@@ -273,7 +338,7 @@ def _tokenizer_defects(folder: Path, *, model: _Model, config: DictConfig) -> It
 def _template_defects(folder: Path, model: _Model, *, is_custom: bool) -> Iterator[Defect]:
     own = model.group.get("custom_chat_template")
     try:
-        template = own or read_template(finder(folder))
+        template = read_template(finder(folder)) if own is None else str(own)
     except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
         yield Defect("chat_template_damaged", f"its chat template cannot be read ({text_of(error)})", _AGAIN)
         return
@@ -285,9 +350,38 @@ def _template_defects(folder: Path, model: _Model, *, is_custom: bool) -> Iterat
         rule = "its tokenizer has no chat template, which prompts of messages need"
         yield Defect("chat_template", rule, remedy)
     elif (error_text := syntax_error(str(template))) is not None:
-        place = f"{model.key}.custom_chat_template" if own else _template_file(folder)
+        place = _template_file(folder) if own is None else f"{model.key}.custom_chat_template"
         rule = f"the chat template has a syntax error ({place}, {error_text})"
         yield Defect("chat_template_syntax", rule, f"Correct it, or set {model.key}.custom_chat_template.")
+
+
+def _own_template_problems(key: str, template: str) -> Iterator[ConfigProblem]:
+    """Check for a template without variables, such as the name of a file, which verl does not open."""
+    if is_template(template):
+        return
+    is_file = template.endswith((".jinja", ".jinja2", ".j2", ".txt", ".json")) or is_local_file(template)
+    rule = "names a file, but verl takes the text itself for the template" if is_file else "has no messages in it"
+    remedy = f"Give the template's text, or leave it out and save it as {TEMPLATE} in the model's folder."
+    yield ConfigProblem("chat_template_text", key, excerpt(template), rule, remedy)
+
+
+def is_template(text: str) -> bool:
+    """Return whether a text has variables or statements of jinja."""
+    return "{{" in text or "{%" in text
+
+
+def is_local_file(name: str) -> bool:
+    """Return whether a text is the path of a file."""
+    try:
+        return os.path.isfile(os.path.expanduser(name))
+    except ValueError:  # a null character
+        return False
+
+
+def excerpt(text: str, most: int = 60) -> str:
+    """Return a text in one line and shortened."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 def _template_file(folder: Path) -> str:

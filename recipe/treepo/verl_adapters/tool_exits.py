@@ -18,7 +18,7 @@ from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import ToolResponse
 
 from recipe.treepo.search.surrogates import without_surrogates
-from recipe.treepo.search.user_errors import UserCodeError, contained, is_from_user_code, named
+from recipe.treepo.search.user_errors import UserCodeError, awaited, contained, is_from_user_code, named
 
 
 class ToolExit(BaseException):
@@ -48,15 +48,21 @@ def contained_tool(tool: Any) -> Any:
 
 def _call(tool: str, function: Callable[..., Any], /, **arguments: Any) -> Any:
     try:
-        return _checked(contained(function, **arguments), tool)
+        return contained(lambda: _checked(function(**arguments), tool))
     except UserCodeError as carried:
         raise _exit(carried.error) from carried
+    except Exception as error:
+        _raise_if_unreadable(error)
+        raise
 
 
 async def _await(tool: str, function: Callable[..., Any], /, *arguments: Any, **named_arguments: Any) -> Any:
     try:
-        return _checked(await function(*arguments, **named_arguments), tool)
-    except Exception:
+        return _checked(await awaited(function(*arguments, **named_arguments)), tool)
+    except UserCodeError as carried:
+        raise _exit(carried.error) from carried
+    except Exception as error:
+        _raise_if_unreadable(error)
         raise
     except BaseException as error:
         if not is_from_user_code(error, asyncio.current_task()):
@@ -66,6 +72,14 @@ async def _await(tool: str, function: Callable[..., Any], /, *arguments: Any, **
 
 def _exit(error: BaseException) -> ToolExit:
     return error if isinstance(error, ToolExit) else ToolExit(error)
+
+
+def _raise_if_unreadable(error: Exception) -> None:
+    """Raise another exception if the text of this one, which verl shows to the model, raises."""
+    try:
+        str(error)
+    except BaseException:
+        raise RuntimeError(named(error)) from error
 
 
 def _checked(result: Any, tool: str) -> Any:

@@ -76,9 +76,13 @@ class ToolInteraction(Interaction):
 
     async def _parse(self, token_ids: list[int], tools: Mapping[str, Any]) -> tuple[str, list[FunctionCall]]:
         """Return the text and the tool calls of a turn; calls inside a thought stay text."""
-        parser = copy.copy(self._agent.tool_parser)
-        parser.tokenizer = decoder = _ThoughtlessDecoder(self._agent.tokenizer, opened=self._opens_thought)
-        content, calls = await parser.extract_tool_calls(token_ids, [tool.tool_schema for tool in tools.values()])
+        parser, schemas = copy.copy(self._agent.tool_parser), [tool.tool_schema for tool in tools.values()]
+        for is_text in (True, False):  # an unclosed <think> is text inside the arguments of a call
+            decoder = _ThoughtlessDecoder(self._agent.tokenizer, opened=self._opens_thought, is_text=is_text)
+            parser.tokenizer = decoder
+            content, calls = await parser.extract_tool_calls(token_ids, schemas)
+            if decoder.unclosed is None or any(decoder.unclosed in call.arguments for call in calls):
+                break
         return decoder.restore(content), [decoder.restore_call(call) for call in calls]
 
     @cached_property
@@ -135,11 +139,16 @@ class _ThoughtlessDecoder:
 
     Args:
         opened: Whether the prompt has opened the first thought.
+        is_text: Whether a <think> of the model without its end is text.
+
+    Attributes:
+        unclosed: Placeholder of such a <think> if it is text, else None.
     """
 
-    def __init__(self, tokenizer: Any, *, opened: bool) -> None:
-        self._tokenizer, self._opened = tokenizer, opened
+    def __init__(self, tokenizer: Any, *, opened: bool, is_text: bool = False) -> None:
+        self._tokenizer, self._opened, self._is_text = tokenizer, opened, is_text
         self._hidden: dict[str, str] = {}
+        self.unclosed: str | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
@@ -150,9 +159,11 @@ class _ThoughtlessDecoder:
         before = "<think>" if self._opened else ""
         used, parts, after = set(text), [], 0
         free = (character for character in map(chr, range(0xF0000, 0xFFFFE)) if character not in used)  # private use
-        self._hidden = {}
+        self._hidden, self.unclosed = {}, None
         for begin, end in thoughts(before + text):
             begin, end, placeholder = begin - len(before), end - len(before), next(free)
+            if self._is_text and end == len(text) and text[:begin].endswith("<think>"):
+                begin, end, self.unclosed = begin - len("<think>"), begin, placeholder
             self._hidden[placeholder] = text[begin:end]
             parts += [text[after:begin], placeholder]
             after = end
