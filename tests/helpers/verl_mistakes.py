@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mistakes in verl's keys, each with its rule, its key, and overrides that mend it as the remedy says."""
 
-import copy
 import json
+import pickle
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -114,7 +114,10 @@ MISTAKES = (
     Mistake(f"{GAE} critic.optim.betas=0.9", "betas", "critic.optim.betas", "critic.optim.betas=[0.9,0.999]"),
     # keys without an effect
     Mistake(
-        f"{A}.grad_clip=0.5", "grad_clip_unread", f"{A}.grad_clip", f"{A}.grad_clip=1.0 {A}.optim.clip_grad=0.5",
+        f"{A}.grad_clip=0.5",
+        "grad_clip_unread",
+        f"{A}.grad_clip",
+        f"{A}.grad_clip=1.0 {A}.optim.clip_grad=0.5",
         named=False,
     ),
     Mistake(f"{R}.enable_sleep_mode=True", "sleep_mode", f"{R}.enable_sleep_mode", f"{R}.enable_sleep_mode=False"),
@@ -629,6 +632,20 @@ decorated = print
 class Rows: pass
 """,
     "broken.py": "def f(:",
+    "imports.py": "import os\nfrom nowhere.at_all import f\ndef compute_score(**given): ...",
+    "beside.py": "import helper_beside\ndef compute_score(**given): ...",
+    "helper_beside.py": "",
+    "careful.py": """
+from __future__ import annotations
+import json, os.path
+from xml.dom import minidom
+try:
+    import nowhere
+except ImportError:
+    nowhere = None
+def compute_score(**given):
+    import nowhere_at_all
+""",
     "dynamic.py": "globals()['made'] = print",
     "table.csv": "a,b",
     "rows.jsonl": '{"a": 1}',
@@ -652,13 +669,17 @@ def make_files(folder: Path) -> None:
 
 
 @cache
-def _tiny() -> DictConfig:
-    return composed("platform=cpu", "preset=tiny")
+def _tiny() -> bytes:
+    return pickle.dumps(composed("platform=cpu", "preset=tiny"))  # four times as fast as a deep copy
 
 
 def tiny_with(overrides: str) -> DictConfig:
     """Return the embedded run with overrides of single keys, without composing it again."""
-    config = copy.deepcopy(_tiny())
+    return changed(pickle.loads(_tiny()), overrides)
+
+
+def changed(config: DictConfig, overrides: str) -> DictConfig:
+    """Apply overrides of single keys to a configuration and return it."""
     for override in OverridesParser.create().parse_overrides(overrides.split()):
         if override.is_delete():
             group, _, last = override.key_or_group.rpartition(".")

@@ -18,7 +18,9 @@ def the_nearest(name: object, names: Iterable[str]) -> str | None:
     """Return the only name that a misspelt one can stand for, None if there is none or a choice."""
     names = list(names)
     found = nearest(name, names)
-    found = [known for known in found if known.rstrip("+") == known or known.rstrip("+") not in found]  # verl's KL names
+    found = [
+        known for known in found if known.rstrip("+") == known or known.rstrip("+") not in found
+    ]  # verl's KL names
     distances = [_distance(_plain(str(name)), _plain(known)) for known in found[:2]]
     return found[0] if found and (len(found) == 1 or distances[0] != distances[1]) else None
 

@@ -2,7 +2,7 @@
 """verl's keys: former names, names of other trainers, and unknown names with the nearest known ones."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -145,9 +145,8 @@ def unknown_verl_key(key: str, value: Any, known: Mapping[str, Any]) -> ConfigPr
         group = group[name]
     else:
         return None
-    rule = "verl has no such key"
-    if remedy := known_remedy(key, value, known):
-        return ConfigProblem("former_key" if is_former(key) else "unknown_verl_key", key, value, *remedy)
+    if found := known_remedy(key, value, known):
+        return ConfigProblem("former_key" if is_former(key) else "unknown_verl_key", key, value, *found)
     if any(part in FREE for part in key.split(".")[:-1]):
         remedy = f"To add it, use +{key}={value}."
         return ConfigProblem("unknown_verl_key", key, value, "the group has no such key yet", remedy)
@@ -157,7 +156,7 @@ def unknown_verl_key(key: str, value: Any, known: Mapping[str, Any]) -> ConfigPr
         remedy += f"To add the key nevertheless, use +{key}={value}."
     elif not shown:
         remedy = "Leave it out."
-    return ConfigProblem("unknown_verl_key", key, value, rule, remedy.strip())
+    return ConfigProblem("unknown_verl_key", key, value, "verl has no such key", remedy.strip())
 
 
 # Groups in which verl ignores keys that it does not know; it refuses them in actor_rollout_ref and algorithm.
@@ -181,11 +180,10 @@ def unread_key_problems(config: DictConfig, known: DictConfig) -> list[ConfigPro
     if any(OmegaConf.select(config, key) is not None for key in own):
         return []
     declared = OmegaConf.to_container(known, resolve=False)
-    assert isinstance(declared, dict)
     problems = []
     for key, value in leaves(OmegaConf.to_container(config, resolve=False)):
         if key.startswith(READ) and key not in UNDECLARED and not any(part in FREE for part in key.split(".")):
-            problem = unknown_verl_key(key, value, declared)
+            problem = unknown_verl_key(key, value, cast(Mapping[str, Any], declared))
             if problem is not None and "To add the key" not in problem.remedy:
                 rule = "verl does not read this key"
                 problems.append(ConfigProblem("unread_key", key, value, rule, problem.remedy))

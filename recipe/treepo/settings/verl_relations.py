@@ -371,9 +371,11 @@ def _lora_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         rule = "a single text is a pattern of full names of layers, and none has this name"
         yield ConfigProblem("lora_target", key, found, rule, f"Use {key}=[{near}], or all-linear.")
     elif names and not any(name.rpartition(".")[2] in LAYERS for name in names):
-        near = [known for name in names if (known := the_nearest(name, LAYERS))]
+        meant = [known for name in names if (known := the_nearest(name, LAYERS))]
         rule = f"the model has none of these layers, but {', '.join(LAYERS[:7])}"
-        yield ConfigProblem("lora_target", key, found, rule, f"Use {key}=[{','.join(near)or LAYERS[0]}], or all-linear.")
+        yield ConfigProblem(
+            "lora_target", key, found, rule, f"Use {key}=[{','.join(meant) or LAYERS[0]}], or all-linear."
+        )
 
 
 # --- the engine ------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def _latest_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     try:
         last = os.path.join(folder, f"global_step_{int(text)}")
     except ValueError:
-        rule = f"{file} must contain the number of the last step, not {text.strip() or 'nothing'!r}"
+        rule = f"{file} must contain the number of the last step, not {text.strip()!r}"
         yield ConfigProblem("resume_latest", key, folder, rule, remedy)
         return
     if not os.path.isdir(last):
@@ -83,6 +83,7 @@ def _finished_problems(config: DictConfig, key: str, folder: str) -> Iterator[Co
 
 
 # --- algorithms ------------------------------------------------------------------------------------------------
+
 
 def _estimator_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     """Check what estimators and the hybrid engine need."""
@@ -254,8 +255,8 @@ def _cpu_problems(config: DictConfig, slots: Any) -> Iterator[ConfigProblem]:
     nodes = whole(config, "trainer.nnodes") or 1
     needed = _CPUS_PER_GPU * gpus + units + 1
     if nodes == 1 and is_number(slots, int) and 1 <= slots < needed:
-        rule = f"verl needs at least {needed} of Ray's CPUs: {_CPUS_PER_GPU} for each of {gpus} GPUs, {units} for "
-        rule += f"{backend}.SimpleStorage.num_data_storage_units, and 1. They may exceed the machine's"
+        rule = f"verl waits for ever with less than {needed} of Ray's CPUs: {_CPUS_PER_GPU} for each GPU ({gpus}), "
+        rule += f"{backend}.SimpleStorage.num_data_storage_units={units}, and 1. They may exceed those of the machine"
         yield ConfigProblem("ray_cpus", key, slots, rule, f"Use {key}={max(needed, 16)}.")
 
 

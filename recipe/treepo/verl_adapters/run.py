@@ -24,9 +24,9 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from recipe.treepo.console.capture import release
 from recipe.treepo.settings.files import is_missing_file
+from recipe.treepo.settings.nearest import the_nearest
 from recipe.treepo.settings.schema import PACKED_VENDOR, Console, TreePOSettings
 from recipe.treepo.settings.training_rules import has_critic
-from recipe.treepo.settings.nearest import the_nearest
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.settings.verl_keys import known_remedy, leaves
 from recipe.treepo.settings.verl_values import ACTOR, REF, ROLLOUT, nearest_name, unregistered_names
