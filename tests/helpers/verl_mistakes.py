@@ -112,6 +112,15 @@ MISTAKES = (
     Mistake(f"{A}.optim.betas=[0.9]", "betas", f"{A}.optim.betas", f"{A}.optim.betas=[0.9,0.999]"),
     Mistake(f"{A}.optim.betas=[0.9,1.0]", "betas", f"{A}.optim.betas", f"{A}.optim.betas=[0.9,0.999]"),
     Mistake(f"{GAE} critic.optim.betas=0.9", "betas", "critic.optim.betas", "critic.optim.betas=[0.9,0.999]"),
+    Mistake(f"{R}.seed=null", "verl_number", f"{R}.seed", f"{R}.seed=42"),
+    Mistake("trainer.rollout_data_dir=5", "verl_text", "trainer.rollout_data_dir", "trainer.rollout_data_dir=null"),
+    Mistake("algorithm.adv_estimator=null", "verl_text", "algorithm.adv_estimator", "algorithm.adv_estimator=grpo"),
+    Mistake(
+        "trainer.default_local_dir=null",
+        "verl_text",
+        "trainer.default_local_dir",
+        "trainer.default_local_dir=checkpoints",
+    ),
     # keys without an effect
     Mistake(
         f"{A}.grad_clip=0.5",
@@ -604,6 +613,7 @@ FINE = (
     f"{R}.quantization=fp8 transfer_queue.backend.storage_backend=SimpleStorage",
     f"{R}.free_cache_engine=True",  # vLLM ignores it on a CPU
     f"{A}.grad_clip=0.5 {A}.optim.clip_grad=0.5",
+    "trainer.project_name=null trainer.experiment_name=null",
     f"{A}.grad_clip=1.0 {A}.optim.clip_grad=0.5",
     f"{A}.optim.betas=[0,0.95] critic.optim.betas=0.9",
     f"{A}.optim.optimizer=SGD {A}.optim.betas=null",

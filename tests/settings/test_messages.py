@@ -137,6 +137,10 @@ TRAINING: list[dict[str, Any]] = [
     {"treepo": {"dump": {"dir": "damaged.parquet/trees"}}},
     {"trainer": {"default_local_dir": "damaged.parquet/run", "save_freq": 1}},
     {
+        "data": {"train_files": "long.jsonl", "max_prompt_length": 20, "filter_overlong_prompts": True},
+        "actor_rollout_ref": {"model": {"path": "model"}},
+    },
+    {
         "data": {
             "train_files": ["folder.parquet", "empty.parquet", "late.parquet", "taken.parquet", "utf16.jsonl"],
             "val_files": ["rows.jsonl", "~/rows.jsonl", "long.jsonl"],

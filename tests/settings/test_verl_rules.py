@@ -124,6 +124,7 @@ def unknown(*overrides: str) -> list[ConfigProblem]:
         ("data.train_batchsize=3", "data.train_batch_size"),
         ("actor_rollout_ref.actor.lr=3", "actor_rollout_ref.actor.optim.lr"),
         ("actor.optim.lr=3", "actor_rollout_ref.actor.optim.lr"),
+        ("trainer.lr=3", "actor_rollout_ref.actor.optim.lr"),
         ("rollout.n=4", "actor_rollout_ref.rollout.n"),
         ("trainer.save_frequency=3", "trainer.save_freq"),
         ("actor_rollout_ref.rolout.n=3", "actor_rollout_ref.rollout.n"),
@@ -159,7 +160,7 @@ def test_a_former_key_is_answered_with_its_new_name(override, new):
         ["model_engine=megatron", "actor_rollout_ref.actor.megatron.tensor_model_parallel_size=1"],
         ["actor_rollout_ref.actor.optim.betas=[0.9,0.95]", "hydra.verbose=true", "~trainer.nnodes"],
         ["--config-name", "mine", "trainer.foo=1"],
-        ["model_engine=nowhere", "trainer.foo=1"],  # Hydra reports it
+        ["actor/nowhere=x", "trainer.foo=1"],  # Hydra reports it
     ],
 )
 def test_keys_that_a_configuration_has_are_left_to_hydra(overrides):
@@ -182,7 +183,7 @@ def test_the_remedies_of_former_and_foreign_keys_exist():
         group, _, last = override.partition("=")[0].rpartition(".")
         assert last in OmegaConf.select(config, group)
     for key in (*REPLACED, *REMOVED, *FORMER):
-        assert [problem.rule_id for problem in unknown(f"{key}=1")] in (["former_key"], []), key
+        assert [problem.rule_id for problem in unknown(f"{key}=True")] in (["former_key"], []), key
 
 
 @pytest.mark.parametrize(
@@ -257,6 +258,8 @@ def mistakes_of(*arguments: str) -> list[ConfigProblem]:
         ("trainer.nnodes=1,2", "sweep", "Add --multirun, or use a single value."),
         ("preset=tny", "unknown_choice", "Use preset=tiny."),
         ("tree=best", "unknown_choice", "Use one of ms_swift_d4_k2"),
+        ("model_engine=fsdp", "unknown_choice", "Use one of dp, "),
+        ("data=gsm8k", "unknown_choice", "Use one of legacy_data"),
         ("--dryrun", "unknown_option", "Use --dry-run."),
         ("--verbose=1", "unknown_option", "Use one of --dry-run, --full, --help, or KEY=VALUE."),
         ("trainer", "not_an_override", "Add = and the value"),
@@ -279,6 +282,7 @@ def test_a_mistake_in_the_form_is_one_sentence(argument, rule, remedy):
         ["preset=mine", "hydra.searchpath=[file://folder]"],
         ["trainer.logger=console,wandb", "--multirun"],
         ["--hydra-help"],
+        ["data=legacy_data", "tree=none", "preset=gpu"],
         ["~trainer.nnodes", "trainer.logger='console,wandb'", "hydra.verbose=true"],
     ],
 )

@@ -9,11 +9,17 @@ from importlib.resources import files
 from hydra.core.override_parser.types import Override
 
 from recipe.treepo.command_line.arguments import HELP_FLAGS, HYDRA_ONLY_FLAGS, CommandLine, parsed_override
-from recipe.treepo.command_line.composition import FLAGS_WITH_VALUE, OTHER_CONFIG_FLAGS, names_other_configuration
+from recipe.treepo.command_line.composition import (
+    FLAGS_WITH_VALUE,
+    OTHER_CONFIG_FLAGS,
+    names_other_configuration,
+    verl_config_folder,
+)
 from recipe.treepo.settings.nearest import the_nearest
 from recipe.treepo.settings.schema import GROUPS
 from recipe.treepo.settings.values import ConfigProblem
 
+MODEL_ENGINE = "model_engine"
 OWN_FLAGS = ("--dry-run", "--full")
 FLAGS = (
     *(*OWN_FLAGS, *HELP_FLAGS, *HYDRA_ONLY_FLAGS, *OTHER_CONFIG_FLAGS),
@@ -91,9 +97,16 @@ def _list_without_brackets(argument: str, override: Override) -> ConfigProblem:
 
 
 def _unknown_choice(override: Override) -> ConfigProblem | None:
-    """Return the problem of a file that a group of this recipe does not have."""
+    """Return the problem of a file that a group of this recipe or of verl does not have."""
     key, value = override.key_or_group, override.value()
-    if key not in GROUPS or override.is_delete() or not isinstance(value, str) or value in choices(key):
+    if (
+        not key.isidentifier()
+        or key == "hydra"
+        or not choices(key)
+        or override.is_delete()
+        or not isinstance(value, str)
+        or value in choices(key)
+    ):
         return None
     near = the_nearest(value, choices(key))
     remedy = f"Use {key}={near}." if near else f"Use one of {', '.join(choices(key))}."
@@ -102,6 +115,12 @@ def _unknown_choice(override: Override) -> ConfigProblem | None:
 
 @cache
 def choices(group: str) -> tuple[str, ...]:
-    """Return the names of the files in a group of this recipe."""
-    folder = files("recipe.treepo.config") / group
+    """Return the names of the files in a group; empty if there is no such group, or verl is not a plain folder."""
+    verls = verl_config_folder()
+    if group == MODEL_ENGINE:
+        actors = verls.glob("actor/*_actor.yaml") if verls is not None else ()
+        return tuple(sorted(file.name.removesuffix("_actor.yaml") for file in actors))
+    folder = files("recipe.treepo.config") / group if group in GROUPS or verls is None else verls / group
+    if not folder.is_dir():
+        return ()
     return tuple(sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")))

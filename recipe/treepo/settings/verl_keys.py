@@ -250,8 +250,8 @@ def _is_alike(parts: list[str], known: list[str]) -> bool:
 
 
 def _apart(parts: list[str], known: list[str]) -> int:
-    """Return the number of parts that only one of two keys has."""
-    return len(set(parts) ^ set(known))
+    """Return the number of parts that only one of two keys has; of two places alike, the actor's is meant."""
+    return len(set(parts) ^ set(known)) + 2 * (known[0] == "critic" != parts[0])
 
 
 def leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:

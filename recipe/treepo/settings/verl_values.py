@@ -194,6 +194,7 @@ NUMBERS: Sequence[tuple[Range, Condition, str]] = (
         "actor_rollout_ref.model.lora_alpha",
     ),
     (Range(whole=True, null=True, example=1), always, "data.seed"),
+    (Range(whole=True, example=42), always, f"{ROLLOUT}.seed"),
 )
 # The same for the optimizers of actor and critic.
 OPTIMIZER: Sequence[tuple[Range, str]] = (
@@ -284,7 +285,7 @@ CHOICES: Sequence[tuple[Sequence[object], Condition, str]] = (
     ((None, "weave", "mlflow", "trackio"), always, f"{ROLLOUT}.trace.backend"),
     # vLLMHttpServer._apply_quantization
     ((None, "fp8", "torchao", "ascend"), _vllm, f"{ROLLOUT}.quantization"),
-    # transfer_queue.storage.managers
+    # storage managers of transfer_queue
     (("SimpleStorage", "MooncakeStore", "Yuanrong", "RayStore"), always, "transfer_queue.backend.storage_backend"),
     (("auto", "disable", "resume_path"), always, "trainer.resume_mode"),
     (("drop", "wait"), always, "trainer.v1.sampler.max_off_policy_strategy"),
@@ -401,7 +402,10 @@ def unregistered_names(
 
 def value_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check numbers and names of verl's keys, one by one."""
-    return [*_number_problems(config), *_choice_problems(config), *_strategy_problems(config)]
+    return [
+        *(*_number_problems(config), *_text_problems(config)),
+        *(*_choice_problems(config), *_strategy_problems(config)),
+    ]
 
 
 def type_problems(config: DictConfig, known: DictConfig) -> list[ConfigProblem]:
@@ -488,6 +492,40 @@ def _number_problems(config: DictConfig) -> Iterator[ConfigProblem]:
 
 def _are_betas(found: Any) -> bool:
     return OmegaConf.is_list(found) and len(found) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in found)
+
+
+# Texts that every run needs, with an example.
+NEEDED_TEXTS: Mapping[str, str] = {
+    "actor_rollout_ref.model.path": "Qwen/Qwen2.5-0.5B",
+    f"{ROLLOUT}.name": "vllm",
+    f"{ROLLOUT}.checkpoint_engine.backend": "naive",
+    f"{ACTOR}.policy_loss.loss_mode": "vanilla",
+    "algorithm.adv_estimator": "grpo",
+    "reward.reward_manager.name": "treepo",
+    "trainer.default_local_dir": "checkpoints",
+    "trainer.v1.trainer_mode": "sync",
+    "data.prompt_key": "prompt",
+}
+
+
+# Texts that may be null.
+TEXTS_OR_NULL = (
+    *("trainer.rollout_data_dir", "trainer.validation_data_dir", "trainer.checkpoint_callback_class"),
+    *("actor_rollout_ref.model.custom_chat_template", "actor_rollout_ref.model.tokenizer_path"),
+)
+
+
+def _text_problems(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Check texts that cannot be null or empty."""
+    for key, example in NEEDED_TEXTS.items():
+        own_data = key.startswith("data.") and value(config, "data.custom_cls.path") is not None
+        if _written(config, key) and value(config, key) in (None, "") and not own_data:
+            shown = "null" if value(config, key) is None else ""
+            yield ConfigProblem("verl_text", key, shown, "must be a text", f"Use {key}={example}, for example.")
+    for key in TEXTS_OR_NULL:
+        found = value(config, key)
+        if found is not None and not isinstance(found, str):
+            yield ConfigProblem("verl_text", key, found, "must be a text, or null", f"Use {key}=null.")
 
 
 def _choice_problems(config: DictConfig) -> Iterator[ConfigProblem]:
