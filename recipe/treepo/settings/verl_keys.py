@@ -200,7 +200,7 @@ def known_remedy(key: str, value: Any, known: Mapping[str, Any]) -> tuple[str, s
     if key in REMOVED:
         return f"verl ignores this former key: {REMOVED[key]}", "Leave it out."
     if (forms := REPLACED.get(key)) is not None:
-        overrides = forms.get(value) if isinstance(value, bool) else forms.get(None)
+        overrides = forms.get(value, forms.get(None)) if isinstance(value, bool) else forms.get(None)
         if overrides is not None:
             return "verl ignores this former key", f"Use {overrides.format(value)}."
     if (new := new_name(key)) and _has(known, new):

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigProblem, is_number
 from recipe.treepo.settings.verl_relations import all_gpus
-from recipe.treepo.settings.verl_values import ACTOR, REJECTIONS, ROLLOUT, UNFED, trains, value, whole
+from recipe.treepo.settings.verl_values import ACTOR, REJECTIONS, ROLLOUT, STORAGE, UNFED, trains, value, whole
 
 
 def switch_problems(config: DictConfig) -> list[ConfigProblem]:
@@ -248,7 +248,7 @@ def _cpu_problems(config: DictConfig, slots: Any) -> Iterator[ConfigProblem]:
 
     They are the GPUs' placement group, one for each storage unit, and one for the storage's controller.
     """
-    key, backend = "ray_kwargs.ray_init.num_cpus", "transfer_queue.backend"
+    key, backend = "ray_kwargs.ray_init.num_cpus", STORAGE
     units, gpus = whole(config, f"{backend}.SimpleStorage.num_data_storage_units"), all_gpus(config)
     if value(config, f"{backend}.storage_backend") != "SimpleStorage" or not units or not gpus:
         return

@@ -25,6 +25,8 @@ ACTOR, REF, ROLLOUT, CRITIC = (
     "actor_rollout_ref.rollout",
     "critic",
 )
+QUEUE = "transfer_queue"
+STORAGE = f"{QUEUE}.backend"
 ENGINES = ("vllm", "sglang", "trtllm")
 Condition = Callable[[DictConfig], Any]
 
@@ -286,7 +288,7 @@ CHOICES: Sequence[tuple[Sequence[object], Condition, str]] = (
     # vLLMHttpServer._apply_quantization
     ((None, "fp8", "torchao", "ascend"), _vllm, f"{ROLLOUT}.quantization"),
     # storage managers of transfer_queue
-    (("SimpleStorage", "MooncakeStore", "Yuanrong", "RayStore"), always, "transfer_queue.backend.storage_backend"),
+    (("SimpleStorage", "MooncakeStore", "Yuanrong", "RayStore"), always, f"{STORAGE}.storage_backend"),
     (("auto", "disable", "resume_path"), always, "trainer.resume_mode"),
     (("drop", "wait"), always, "trainer.v1.sampler.max_off_policy_strategy"),
     (("register", "importlib"), always, "reward.reward_manager.source"),
@@ -444,7 +446,7 @@ NEEDED = (
     *(ROLLOUT, f"{ROLLOUT}.val_kwargs", f"{ROLLOUT}.agent", f"{ROLLOUT}.multi_turn", f"{ROLLOUT}.engine_kwargs"),
     *(f"{ROLLOUT}.checkpoint_engine", "algorithm", "trainer", "trainer.v1", "reward", "reward.reward_manager"),
     *("reward.reward_model", "reward.custom_reward_function", "ray_kwargs", "ray_kwargs.ray_init", "transfer_queue"),
-    *("transfer_queue.backend", "trainer.v1.sampler", "data.custom_cls"),
+    *(STORAGE, "trainer.v1.sampler", "data.custom_cls"),
 )
 # Numbers by default that may be texts: [lower]_[upper] (rollout_corr_helper.py).
 TEXTS = ("algorithm.rollout_correction.rollout_is_threshold",)
