@@ -23,6 +23,7 @@ TWO = ("trainer.n_gpus_per_node=2", "ray_kwargs.ray_init.num_gpus=2")
 GAE = "algorithm.adv_estimator=gae"
 OWN = "reward.custom_reward_function"
 CLUSTER = "ray_kwargs.ray_init"
+QUEUE = "transfer_queue"
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ MISTAKES = (
     Mistake(
         "transfer_queue.backend.storage_backend=simplestorag",
         "verl_choice",
-        "transfer_queue.backend.storage_backend",
+        f"{QUEUE}.backend.storage_backend",
         "transfer_queue.backend.storage_backend=SimpleStorage",
     ),
     Mistake(f"{R}.dtype=bf16", "verl_choice", f"{R}.dtype", f"{R}.dtype=bfloat16"),
