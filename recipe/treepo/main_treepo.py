@@ -28,7 +28,8 @@ from recipe.treepo.settings.schema import Console, load_settings
 from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
-from recipe.treepo.settings.verl_values import foreign_names, type_problems
+from recipe.treepo.settings.verl_keys import unread_key_problems
+from recipe.treepo.settings.verl_values import foreign_names, type_problems, unregistered_names
 
 
 def prepare(
@@ -61,13 +62,17 @@ def prepare(
         problems = problems + hub_problems(config)
     reported = {problem.key for problem in problems}
     problems = problems + [found for found in types if found.key not in reported]
-    if problems and not foreign_names(config):
+    problems = problems + ([] if known is None else unread_key_problems(config, known))
+    plugins = other_plugins()
+    if not plugins:  # then the names are known without importing verl, which takes seconds
+        problems = problems + unregistered_names(config)
+    if problems and not (plugins and foreign_names(config)):
         raise ConfigError(problems)
     if settings is None or settings.console is Console.TREEPO:
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # Ray reads it when verl imports Ray; our log keeps all lines
     from recipe.treepo.verl_adapters.run import check_with_verl, name_problems
 
-    if problems := problems + name_problems(config):
+    if plugins and (problems := problems + name_problems(config)):
         raise ConfigError(problems)
     assert settings is not None
     check_with_verl(config, settings)
@@ -118,11 +123,20 @@ def _notes_on_files(config: DictConfig) -> list[ConfigProblem]:
     return notes
 
 
+PLUGIN_ENTRY, PLUGIN_MODULE = "treepo_verl_plugin", "recipe.treepo.plugin"
+
+
 def use_plugin() -> None:
     """Make verl load our plugin if the recipe is a folder of a checkout, not an installed package."""
-    if not any(entry.value == "treepo_verl_plugin" for entry in entry_points(group="verl.plugins")):
+    if not any(entry.value == PLUGIN_ENTRY for entry in entry_points(group="verl.plugins")):
         modules = os.environ.get("VERL_USE_EXTERNAL_MODULES", "")
-        os.environ["VERL_USE_EXTERNAL_MODULES"] = ",".join(filter(None, [modules, "recipe.treepo.plugin"]))
+        os.environ["VERL_USE_EXTERNAL_MODULES"] = ",".join(filter(None, [modules, PLUGIN_MODULE]))
+
+
+def other_plugins() -> bool:
+    """Return whether verl loads other plugins than ours, which may register names."""
+    modules = set(os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(",")) - {"", PLUGIN_MODULE}
+    return bool(modules) or any(entry.value != PLUGIN_ENTRY for entry in entry_points(group="verl.plugins"))
 
 
 def temporary_file() -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from helpers.paths import ROOT
-from recipe.treepo.settings.verl_keys import FORMER
+from recipe.treepo.settings.verl_keys import FORMER, REMOVED, REPLACED, UNDECLARED
 
 FOLDERS = ("recipe/treepo", "benchmarks", "data_prep", "examples", "scripts", "tiny", "tests/helpers")
 # This module names other packages without using them.
@@ -510,7 +510,7 @@ def keys_of_ours() -> dict[str, list[str]]:
         elif "/config/" in file:
             written = OmegaConf.to_container(OmegaConf.create(text))
             keys = {key for key in _yaml_keys(written or {}) if key.partition(".")[0] in GROUPS}
-        for key in keys - FORMER.keys():
+        for key in keys - {*FORMER, *REMOVED, *REPLACED, *UNDECLARED}:
             found.setdefault(key, []).append(file)
     return found
 

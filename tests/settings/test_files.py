@@ -365,6 +365,16 @@ def test_prompts_that_verl_would_cut_are_counted(tmp_path: Path) -> None:
     assert rule_ids(of(path, TINY, **limit | {LIMIT: 5_000})) == []
 
 
+def test_data_of_which_the_filter_drops_every_row_are_a_problem(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.parquet", [LONG, make_row("1 + " * 900)])
+    limit: dict[str, object] = {LIMIT: 100, "data__filter_overlong_prompts": True}
+    problem = the_problem(of(path, TINY, **limit))
+    assert (problem.rule_id, problem.key, problem.value) == ("all_prompts_dropped", "data.max_prompt_length", 100)
+    assert problem.rule.startswith(f"all 2 prompts of {path} are longer")
+    assert rule_ids(of(path, TINY, **limit | {LIMIT: 5_000})) == []
+    assert rule_ids(of(write(tmp_path / "some.parquet", [LONG, *GOOD]), TINY, **limit)) == []
+
+
 def test_the_limit_counts_tokens_with_the_chat_template(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -32,6 +32,7 @@ from recipe.treepo.settings.schema import InteractionSettings
 from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
+from recipe.treepo.settings.verl_keys import unread_key_problems
 from recipe.treepo.settings.verl_values import type_problems
 from recipe.treepo.verl_adapters.run import call_problems, dataclass_problems, name_problems
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
@@ -137,6 +138,10 @@ TRAINING: list[dict[str, Any]] = [
     {"tree": "paper_best"},
     {"treepo": {"dump": {"dir": "damaged.parquet/trees"}}},
     {"trainer": {"default_local_dir": "damaged.parquet/run", "save_freq": 1}},
+    {
+        "data": {"train_files": "long.jsonl", "max_prompt_length": 20, "filter_overlong_prompts": True},
+        "actor_rollout_ref": {"model": {"path": "model"}},
+    },
     {
         "data": {
             "train_files": ["folder.parquet", "empty.parquet", "late.parquet", "taken.parquet", "utf16.jsonl", *TWICE],
@@ -282,7 +287,12 @@ def examples_with_verls_keys() -> Iterator[ConfigProblem]:
         with pytest.raises(ConfigError) as caught:
             validate(tiny_with(mistake.overrides), check_files=False)
         yield from caught.value.problems
-    yield from with_known_keys(read_command_line(["preset=tiny", "data.train_batchsize=3"])).name_problems
+    forms = ["--dryrun", "trainer", "trainer.logger=[console", "trainer.logger=console,wandb", "platform=cpuu"]
+    yield from with_known_keys(read_command_line(["preset=tiny", "data.train_batchsize=3", *forms])).name_problems
+    yield from unread_key_problems(tiny_with("+trainer.save_frequency=3"), tiny_with(""))
+    absent = "actor_rollout_ref.model.external_lib=nowhere reward.custom_reward_function.path=imports.py"
+    attention = "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2"
+    yield from package_problems(tiny_with(f"{absent} {attention}"))
     types = "data.shuffle=no actor_rollout_ref.actor.data_loader_seed=one reward.custom_reward_function=my.py"
     yield from type_problems(tiny_with(types), tiny_with(""))
     yield from package_problems(tiny_with("trainer.logger=swanlab"))

@@ -253,6 +253,18 @@ TRAINING = [
     *names(REPLICA, "RolloutReplicaRegistry"),
     # what the rules for verl's keys foresee
     *texts(f"{TRAINER}._load_checkpoint", '"global_step_" in', ours="resume_from_path"),
+    *texts("verl.utils.checkpoint.checkpoint_manager.find_latest_ckpt_path", "int(f.read().decode())"),
+    *texts("verl.single_controller.ray.base.ResourcePoolManager", "max_colocate_count: int = 3"),
+    *texts(
+        "verl.workers.engine_workers.ActorRolloutRefWorker.init_model",
+        'ref.pop("log_prob_use_dynamic_bsz"',
+        ours="log_prob_use_dynamic_bsz",
+    ),
+    *texts("verl.workers.config.model", 'get("attn_implementation", "flash_attention_2")', ours="HFModelConfig"),
+    *texts(
+        "verl.workers.rollout.vllm_rollout.vllm_async_server.vLLMHttpServer._apply_quantization",
+        '["fp8", "torchao", "ascend"]',
+    ),
     *texts(f"{TRAINER}._setup", "max_token_len_per_gpu = critic_cfg.ppo_infer_max_token_len_per_gpu"),
     *texts("verl.utils.dataset.rl_dataset.RLHFDataset._read_files_and_tokenize", 'endswith(".jsonl")'),
     *texts("verl.utils.seqlen_balancing.rearrange_micro_batches", "max_token_len >=", ours="ppo_max_token_len_per_gpu"),

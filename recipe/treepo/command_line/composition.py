@@ -18,8 +18,8 @@ from recipe.treepo.settings.values import ConfigError
 WRITE_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout")
 LOG_TO_STDERR = "hydra.job_logging.handlers.console.stream=ext://sys.stderr"
 _OUTPUT_KEYS = ("hydra.run.dir", "hydra.output_subdir", "hydra/job_logging", "hydra.job_logging")
-_OTHER_CONFIG_FLAGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
-_FLAGS_WITH_VALUE = (*_OTHER_CONFIG_FLAGS, "--package", "-p", "--cfg", "-c", "--info", "-i", "--experimental-rerun")
+OTHER_CONFIG_FLAGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+FLAGS_WITH_VALUE = (*OTHER_CONFIG_FLAGS, "--package", "-p", "--cfg", "-c", "--info", "-i", "--experimental-rerun")
 
 
 def call_with_config(line: CommandLine, arguments: Sequence[str], task: Callable[[DictConfig], None]) -> None:
@@ -70,7 +70,7 @@ def without_importing_verl(arguments: Sequence[str]) -> list[str]:
 
 def names_other_configuration(arguments: Sequence[str]) -> bool:
     """Return whether the arguments name another configuration than this recipe's, or another search path."""
-    other = (*_OTHER_CONFIG_FLAGS, "hydra.searchpath")
+    other = (*OTHER_CONFIG_FLAGS, "hydra.searchpath")
     return any(argument.lstrip("+").partition("=")[0] in other for argument in arguments)
 
 
@@ -78,7 +78,7 @@ def add_overrides(arguments: Sequence[str], overrides: Sequence[str]) -> list[st
     """Insert overrides before the others: Hydra's parser accepts only one contiguous block."""
     place = len(arguments)
     for number, argument in enumerate(arguments):
-        if not argument.startswith("-") and (number == 0 or arguments[number - 1] not in _FLAGS_WITH_VALUE):
+        if not argument.startswith("-") and (number == 0 or arguments[number - 1] not in FLAGS_WITH_VALUE):
             place = number
             break
     return [*arguments[:place], *overrides, *arguments[place:]]

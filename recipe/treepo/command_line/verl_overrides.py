@@ -11,17 +11,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recipe.treepo.command_line.arguments import CommandLine, parsed_override
 from recipe.treepo.command_line.composition import names_other_configuration, plain_values, without_importing_verl
+from recipe.treepo.command_line.mistakes import without_mistakes
 from recipe.treepo.settings.schema import GROUPS
 from recipe.treepo.settings.verl_keys import unknown_verl_key
 
 
 def with_known_keys(line: CommandLine) -> CommandLine:
-    """Move overrides of unknown keys of verl to the problems; Hydra would stop at the first of them.
+    """Move overrides of unknown keys of verl, and unreadable ones, to the problems; Hydra would stop at the first.
 
     ``known`` of the returned command line has the default of each key. Where Hydra cannot compose it, the command line
     is returned unchanged, and Hydra reports why.
     """
-    known = _defaults(line.arguments)
+    line = without_mistakes(line)
+    known = None if names_other_configuration(line.arguments) else defaults(_chosen(line.arguments))
     if known is None:
         return line
     arguments, problems = [], []
@@ -49,17 +51,19 @@ def _chooses_group(key: str) -> bool:
     return key in (*GROUPS, "model_engine", "evaluation") or "@" in key or "/" in key
 
 
-def _defaults(arguments: Sequence[str]) -> DictConfig | None:
-    """Compose the configuration with the chosen groups and without other overrides."""
-    if names_other_configuration(arguments):
-        return None
-    chosen = [
+def _chosen(arguments: Sequence[str]) -> list[str]:
+    """Return the overrides that choose files of groups."""
+    return [
         argument
         for argument in arguments
         if (override := parsed_override(argument)) is not None
         and _chooses_group(override.key_or_group)
         and not override.key_or_group.startswith(("hydra", "evaluation"))
     ]
+
+
+def defaults(chosen: Sequence[str]) -> DictConfig | None:
+    """Compose the configuration with the chosen groups and without other overrides; None if Hydra cannot."""
     try:
         with initialize_config_module("recipe.treepo.config", version_base=None):
             known = compose("treepo_trainer", without_importing_verl(chosen))

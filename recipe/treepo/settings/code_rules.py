@@ -3,15 +3,18 @@
 
 import ast
 import os
-from collections.abc import Iterator
-from difflib import get_close_matches
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.settings.nearest import the_nearest
 from recipe.treepo.settings.values import ConfigProblem
-from recipe.treepo.settings.verl_values import value
+from recipe.treepo.settings.verl_values import ACTOR, ROLLOUT, value
 
 
 def code_problems(config: DictConfig) -> list[ConfigProblem]:
@@ -19,12 +22,48 @@ def code_problems(config: DictConfig) -> list[ConfigProblem]:
     return [*_name_problems(config), *_class_problems(config)]
 
 
-# Path, name and what is there. verl loads them in its processes (import_utils.load_extern_object).
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Code of the user that verl loads in its processes (``import_utils.load_extern_object``).
+
+    Attributes:
+        path: Key of the file.
+        name: Key of the name in it.
+        what: Kind of object that has the name.
+        remedy: Remedy for a missing file.
+    """
+
+    path: str
+    name: str
+    what: str
+    remedy: str
+
+
 CODE = (
-    ("reward.custom_reward_function.path", "reward.custom_reward_function.name", "function"),
-    ("data.custom_cls.path", "data.custom_cls.name", "class"),
-    ("trainer.v1.sampler.custom_sampler.path", "trainer.v1.sampler.custom_sampler.name", "class"),
-    ("reward.reward_manager.module.path", "reward.reward_manager.name", "class"),
+    Code(
+        "reward.custom_reward_function.path",
+        "reward.custom_reward_function.name",
+        "function",
+        "Name a Python file, or leave it out for the recipe's reward.",
+    ),
+    Code(
+        "reward.reward_manager.module.path",
+        "reward.reward_manager.name",
+        "class",
+        "Name a Python file with a reward manager.",
+    ),
+    Code(
+        "data.custom_cls.path",
+        "data.custom_cls.name",
+        "class",
+        "Name a Python file with a data set class, or pkg://module.",
+    ),
+    Code(
+        "trainer.v1.sampler.custom_sampler.path",
+        "trainer.v1.sampler.custom_sampler.name",
+        "class",
+        "Name a Python file with a sampler, or pkg://module.",
+    ),
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # What verl's reward managers pass to the function.
@@ -35,7 +74,8 @@ CLASSES = ("actor_rollout_ref.rollout.agent.agent_loop_manager_class", "trainer.
 
 def _name_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     """Check that a file of the user defines the configured name, without running it."""
-    for path_key, name_key, what in CODE:
+    for code in CODE:
+        path_key, name_key, what = code.path, code.name, code.what
         path, name = value(config, path_key), value(config, name_key)
         if path is None or "manager" in path_key and value(config, "reward.reward_manager.source") != "importlib":
             continue
@@ -54,8 +94,8 @@ def _name_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         else:
             if names is not None and name not in names:
                 rule = f"{path} does not define this name"
-                near = get_close_matches(str(name), names, n=1)
-                remedy = f"Use {name_key}={near[0]}." if near else f"Define the {what} there, or name another."
+                near = the_nearest(name, names)
+                remedy = f"Use {name_key}={near}." if near else f"Define the {what} there, or name another."
                 yield ConfigProblem("code_name", name_key, name, rule, remedy)
             elif names is not None and what == "function":
                 yield from _parameter_problems(config, names[name], name)
@@ -139,27 +179,125 @@ def _defined_names(path: str) -> dict[str, ast.AST | None] | None:
     return None if dynamic else names
 
 
-# Loggers of verl (utils/tracking.py) and the packages that they import.
-LOGGER_PACKAGES = {
-    **{name: name for name in ("wandb", "mlflow", "swanlab", "tensorboard", "clearml", "trackio")},
-    "tracking": "wandb",
-    "vemlp_wandb": "volcengine_ml_platform",
+# --- packages --------------------------------------------------------------------------------------------------
+
+# Packages that verl imports late, by key and value. Backends of verl/utils/tracking.py and rollout_trace.py, engines of
+# verl/workers and of verl/checkpoint_engine.
+PACKAGES: Mapping[str, Mapping[object, str]] = {
+    "trainer.logger": {
+        **{name: name for name in ("wandb", "mlflow", "swanlab", "tensorboard", "clearml", "trackio", "rl_insight")},
+        "tracking": "wandb",
+        "vemlp_wandb": "volcengine_ml_platform",
+    },
+    f"{ROLLOUT}.trace.backend": {name: name for name in ("weave", "mlflow", "trackio")},
+    f"{ROLLOUT}.name": {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt_llm"},
+    f"{ROLLOUT}.checkpoint_engine.backend": {
+        **{"nixl": "nixl", "kimi_ckpt_engine": "checkpoint_engine", "mooncake": "mooncake"}
+    },
+    f"{ROLLOUT}.quantization": {"torchao": "torchao"},
+    f"{ACTOR}.strategy": {"megatron": "megatron", "veomni": "veomni", "torchtitan": "torchtitan"},
+    "actor_rollout_ref.model.use_liger": {True: "liger_kernel"},
 }
-# Keys of Ray's runtime environment that install packages, or choose another Python.
-OTHER_PACKAGES = ("pip", "conda", "uv", "py_executable")
+INSTEAD = {
+    f"{ROLLOUT}.name": f"use {ROLLOUT}.name=vllm",
+    f"{ROLLOUT}.checkpoint_engine.backend": "name another",
+    f"{ACTOR}.strategy": "use model_engine=dp",
+}
+# Keys of Ray's runtime environment that install packages, choose another Python, or bring modules.
+OTHER_PACKAGES = ("pip", "conda", "uv", "py_executable", "working_dir", "py_modules", "container", "image_uri")
 
 
 def package_problems(config: DictConfig) -> list[ConfigProblem]:
-    """Check that the packages of loggers and of Liger kernels are installed; verl imports them late."""
+    """Check that packages and modules of configured names are installed; verl imports them late."""
     if any(value(config, f"ray_kwargs.ray_init.runtime_env.{name}") for name in OTHER_PACKAGES):
         return []
-    loggers, liger = value(config, "trainer.logger"), "actor_rollout_ref.model.use_liger"
-    names = loggers if OmegaConf.is_list(loggers) else [loggers]
-    needed = [("trainer.logger", LOGGER_PACKAGES[name], "leave it out") for name in names if name in LOGGER_PACKAGES]
-    needed += [(liger, "liger_kernel", f"use {liger}=False")] if value(config, liger) else []
+    if value(config, "ray_kwargs.ray_init.runtime_env.env_vars.PYTHONPATH"):
+        return []
     problems = []
-    for key, package, instead in needed:
-        if find_spec(package) is None:
-            rule, remedy = f"needs the package {package}, which is not installed", f"Install it, or {instead}."
-            problems.append(ConfigProblem("missing_package", key, value(config, key), rule, remedy))
-    return problems
+    for key, packages in PACKAGES.items():
+        found = value(config, key)
+        for name in found if OmegaConf.is_list(found) else [found]:
+            if name in packages and find_spec(packages[name]) is None:
+                problems.append(_missing_package(key, found, packages[name]))
+    return [*problems, *_attention_problems(config), *_library_problems(config), *_import_problems(config)]
+
+
+def _missing_package(key: str, found: object, package: str) -> ConfigProblem:
+    rule = f"needs the package {package}, which is not installed"
+    instead = INSTEAD.get(key, f"use {key}=False" if isinstance(found, bool) else "leave it out")
+    return ConfigProblem("missing_package", key, found, rule, f"Install it, or {instead}.")
+
+
+def _attention_problems(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Check that FlashAttention is installed if FSDP's actor uses it (``_check_and_adjust_attn_implementation``).
+
+    Without it, transformers loads it with the package kernels.
+    """
+    key = "actor_rollout_ref.model.override_config.attn_implementation"
+    found = value(config, key) or "flash_attention_2"  # verl's default (HFModelConfig)
+    packages = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+    fsdp = value(config, f"{ACTOR}.strategy") in ("fsdp", "fsdp2")
+    if not fsdp or found not in packages or value(config, "trainer.device") in ("npu", "xpu", "musa"):
+        return
+    if find_spec(packages[found]) is None and find_spec("kernels") is None:
+        shown = value(config, key) or "null"
+        rule = f"{found} needs the package flash-attn, which is not installed"
+        plus = "" if value(config, key) else "+"
+        yield ConfigProblem("missing_attention", key, shown, rule, f"Install it, or use {plus}{key}=sdpa.")
+
+
+def _library_problems(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Check that modules which verl's workers import exist (``import_external_libs``)."""
+    for key in ("actor_rollout_ref.model.external_lib", f"{ROLLOUT}.checkpoint_engine.custom_backend_module"):
+        found = value(config, key)
+        for name in found if OmegaConf.is_list(found) else [found]:
+            if name is not None and not module_exists(str(name)):
+                remedy = "Correct the name, or add its folder to PYTHONPATH."
+                yield ConfigProblem("external_lib", key, found, f"there is no module {name}", remedy)
+
+
+def module_exists(name: str) -> bool:
+    """Return whether a module can be found. Nothing is imported, and no package above it is."""
+    top, *inner = name.split(".")
+    try:
+        spec = find_spec(top)
+        for depth in range(1, len(inner) + 1):
+            full = ".".join((top, *inner[:depth]))
+            if full in sys.modules:
+                spec = sys.modules[full].__spec__
+            elif spec is None or spec.submodule_search_locations is None:
+                return False
+            else:
+                spec = PathFinder.find_spec(full, list(spec.submodule_search_locations))
+    except (ImportError, ValueError, AttributeError):  # a module without a spec
+        return top in sys.modules
+    return spec is not None
+
+
+def _import_problems(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Check the packages that the user's files import unconditionally."""
+    for code in CODE:
+        path = value(config, code.path)
+        if path is None or str(path).startswith("pkg://"):
+            continue
+        file = Path(os.path.expanduser(str(path).removeprefix("file://")))
+        try:
+            body = ast.parse(file.read_text(encoding="utf-8")).body
+        except (OSError, UnicodeDecodeError, SyntaxError, ValueError):  # other rules report it
+            continue
+        if "sys.path" in file.read_text(encoding="utf-8"):
+            continue
+        for node in body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.append(node.module)
+            for name in names:
+                top = name.partition(".")[0]
+                if module_exists(top):
+                    continue
+                rule = f"line {node.lineno} imports {top}, which is not installed"
+                remedy = f"Install it, or correct line {node.lineno}."
+                if (file.parent / f"{top}.py").is_file() or (file.parent / top).is_dir():
+                    rule = f"line {node.lineno} imports {top} from its own folder, which verl does not search"
+                    remedy = f"Add the folder to PYTHONPATH: export PYTHONPATH={file.parent.absolute()}."
+                yield ConfigProblem("code_import", code.path, path, rule, remedy)

@@ -51,7 +51,8 @@ def data_problems(config: DictConfig, keys: Sequence[str], notes: list[ConfigPro
         rules = _Rules.of(config, key, tokens)
         for path in paths:
             for file in files_of(path):
-                check = _FileCheck(rules, key, file, max(_LEAST_ROWS, SAMPLE_ROWS // number))
+                only = [file] == [other for own in paths for other in files_of(own)]
+                check = _FileCheck(rules, key, file, max(_LEAST_ROWS, SAMPLE_ROWS // number), only=only)
                 problems += [problem for problem in check.problems() if problem not in problems]
                 notes += check.notes
     return problems
@@ -173,6 +174,7 @@ class _FileCheck:
 
     Attributes:
         most: Maximum rows of the sample.
+        only: Whether the key has no other file.
         notes: Findings that are not problems.
         places: First row of each finding, and number of rows.
         refusal: First error of the chat template.
@@ -182,6 +184,7 @@ class _FileCheck:
     key: str
     file: str
     most: int
+    only: bool = False
     notes: list[ConfigProblem] = field(default_factory=list)
     places: dict[Finding, tuple[int, int]] = field(default_factory=dict)
     refusal: str = ""
@@ -272,7 +275,12 @@ class _FileCheck:
                 overhead[roles] = self._overhead(tokens, number, prompt, size)
             if (more := overhead[roles]) is not None and most is not None and size + more > most:
                 sizes.append((size, number, prompt))  # a token has at least one byte
-        if most is not None and not self.rules.filters:
+        if most is None:
+            return
+        if self.rules.filters:
+            is_whole = self.only and self.rows_read == len(sizes) < self.most
+            yield from self._dropped_prompts(tokens, most, sorted(sizes, key=lambda item: item[0])) if is_whole else ()
+        else:
             yield from self._cut_prompts(tokens, most, sorted(sizes, key=lambda item: -item[0])[:_COUNTED])
 
     def _template_problem(self, tokens: PromptTokens, number: int, prompt: Any) -> ConfigProblem | None:
@@ -304,6 +312,22 @@ class _FileCheck:
                 self.refusal = self.refusal or str(error)
                 self._add(number, {Finding.TEMPLATE})
             return None
+
+    def _dropped_prompts(
+        self, tokens: PromptTokens, most: int, shortest: list[tuple[int, int, Any]]
+    ) -> Iterator[ConfigProblem]:
+        """Check that a prompt is short enough to be kept; with too much text to count, this remains unknown."""
+        left = _COUNTED_CHARS
+        for _, _, prompt in shortest:
+            text = tokens.text(prompt)
+            left -= len(text)
+            if left < 0 or tokens.count(text) <= most:
+                return
+        rule = (
+            f"all {self.rows_read} prompts of {self.file} are longer, and data.filter_overlong_prompts=true drops them"
+        )
+        key = "data.max_prompt_length"
+        yield ConfigProblem("all_prompts_dropped", key, most, rule, f"Use a larger {key}, or other data.")
 
     def _cut_prompts(
         self, tokens: PromptTokens, most: int, longest: list[tuple[int, int, Any]]

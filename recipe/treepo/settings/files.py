@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.settings.code_rules import CODE
 from recipe.treepo.settings.data_files import data_problems, files_of, paths_of
 from recipe.treepo.settings.model_files import model_problems, models_of
 from recipe.treepo.settings.schema import Console
@@ -20,11 +21,9 @@ from recipe.treepo.settings.values import ConfigProblem
 LEAST_FREE_BYTES = 64 * 2**20
 """Minimum free disk space for a dump."""
 
-_CODE = {
-    "reward.custom_reward_function.path": "Name a Python file, or leave it out for the recipe's reward.",
-    "reward.reward_manager.module.path": "Name a Python file with a reward manager.",
-    "data.custom_cls.path": "Name a Python file with a data set class, or pkg://module.",
-    "trainer.v1.sampler.custom_sampler.path": "Name a Python file with a sampler, or pkg://module.",
+# Other files that a run reads, with the remedy for a missing one.
+_FILES = {
+    **{code.path: code.remedy for code in CODE},
     "treepo.interaction.path": "Name a Python file or pkg://module, or leave it out.",
     "actor_rollout_ref.rollout.multi_turn.function_tool_path": "Name a Python file with tools.",
     "actor_rollout_ref.rollout.agent.agent_loop_config_path": "Name a YAML file with agent loops.",
@@ -44,7 +43,7 @@ def file_problems(
     """
     made = "Make it with `python -m recipe.treepo.data_prep`, or name another file."
     places = {key: (paths_of(config, key), made) for key in data_keys}
-    places |= {key: (paths_of(config, key), remedy) for key, remedy in _CODE.items()}
+    places |= {key: (paths_of(config, key), remedy) for key, remedy in _FILES.items()}
     problems = [
         ConfigProblem("missing_file", key, path, "there is no such file", remedy)
         for key, (paths, remedy) in places.items()

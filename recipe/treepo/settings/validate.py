@@ -15,7 +15,7 @@ from recipe.treepo.settings.tree_rules import sampler_problems
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.settings.verl_keys import former_key_problems, leaves
 from recipe.treepo.settings.verl_relations import relation_problems
-from recipe.treepo.settings.verl_switches import switch_problems
+from recipe.treepo.settings.verl_switches import machine_problems, switch_problems
 from recipe.treepo.settings.verl_values import value_problems
 
 
@@ -36,7 +36,8 @@ def validate(
     except OmegaConfBaseException:
         raise ConfigError(problems + _unresolved(config)) from None
     if check_files:
-        problems += file_problems(config, ("data.train_files", "data.val_files"), notes) + package_problems(config)
+        problems += file_problems(config, ("data.train_files", "data.val_files"), notes)
+        problems += package_problems(config) + machine_problems(config)
     if problems:
         raise ConfigError(problems)
     assert settings is not None

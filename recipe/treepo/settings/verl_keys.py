@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's keys: former names, and unknown names with the nearest known ones."""
+"""verl's keys: former names, names of other trainers, and unknown names with the nearest known ones."""
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.settings.nearest import is_near, nearest
 from recipe.treepo.settings.values import ConfigProblem
 
 # Former keys and groups, by their new names. The first three groups are in verl's legacy_reward_impl.yaml, but only
@@ -21,6 +21,7 @@ FORMER = {
     "reward_model.reward_loop_module_path": "reward.reward_manager.module.path",
     "reward_model.reward_loop_class_name": "reward.reward_manager.name",
     "reward_model.reward_kwargs": "reward.reward_kwargs",
+    "reward_model.overlong_buffer": "reward.reward_kwargs.overlong_buffer_cfg",
     "reward_model.sandbox_fusion": "reward.sandbox_fusion",
     "reward_model.model.path": "reward.reward_model.model_path",
     "ray_init": "ray_kwargs.ray_init",
@@ -34,8 +35,72 @@ FORMER = {
     "actor_rollout_ref.rollout.micro_batch_size": "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu",
     "actor_rollout_ref.rollout.multi_turn.max_turns": "actor_rollout_ref.rollout.multi_turn.max_assistant_turns",
     "actor_rollout_ref.ref.micro_batch_size": "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu",
+    "actor_rollout_ref.rollout.n_agent": "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.rollout.val_temperature": "actor_rollout_ref.rollout.val_kwargs.temperature",
+    "actor_rollout_ref.rollout.val_top_p": "actor_rollout_ref.rollout.val_kwargs.top_p",
+    "actor_rollout_ref.rollout.val_top_k": "actor_rollout_ref.rollout.val_kwargs.top_k",
+    "actor_rollout_ref.rollout.val_n": "actor_rollout_ref.rollout.val_kwargs.n",
+    "actor_rollout_ref.actor.micro_batch_size": "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
+    "actor_rollout_ref.actor.kl_coef": "actor_rollout_ref.actor.kl_loss_coef",
     "critic.model.fsdp_config": "critic.fsdp",
 }
+# Former keys whose value has another form now: the overrides that mean the same, by the value (None: any).
+REPLACED: Mapping[str, Mapping[Any, str]] = {
+    "actor_rollout_ref.actor.use_token_level_loss": {
+        True: "actor_rollout_ref.actor.loss_agg_mode=token-mean",
+        False: "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean",
+    },
+    "actor_rollout_ref.actor.tis_imp_ratio_cap": {
+        None: "algorithm.rollout_correction.rollout_is=token algorithm.rollout_correction.rollout_is_threshold={}"
+    },
+}
+# Former keys without a successor.
+REMOVED = {
+    "reward_model.launch_reward_fn_async": "verl's V1 trainer computes all rewards asynchronously",
+    "reward_model.micro_batch_size": "an engine serves the reward model",
+    "reward_model.micro_batch_size_per_gpu": "an engine serves the reward model",
+    "algorithm.rollout_is_level": "the level is a part of the name in algorithm.rollout_correction.rollout_is",
+}
+# Names of other trainers (TRL, OpenRLHF, ms-swift), by verl's; the group in which they are written does not matter.
+_ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+MEANT = {
+    "learning_rate": f"{_ACTOR}.optim.lr",
+    "warmup_ratio": f"{_ACTOR}.optim.lr_warmup_steps_ratio",
+    "warmup_steps": f"{_ACTOR}.optim.lr_warmup_steps",
+    "max_grad_norm": f"{_ACTOR}.optim.clip_grad",
+    "kl_beta": f"{_ACTOR}.kl_loss_coef",
+    "gradient_checkpointing": "actor_rollout_ref.model.enable_gradient_checkpointing",
+    "model_name_or_path": "actor_rollout_ref.model.path",
+    "num_generations": f"{_ROLLOUT}.n",
+    "rollout_n": f"{_ROLLOUT}.n",
+    "gpu_memory_util": f"{_ROLLOUT}.gpu_memory_utilization",
+    "vllm_gpu_memory_utilization": f"{_ROLLOUT}.gpu_memory_utilization",
+    "max_completion_length": "data.max_response_length",
+    "max_new_tokens": "data.max_response_length",
+    "max_tokens": "data.max_response_length",
+    "batch_size": "data.train_batch_size",
+    "num_train_epochs": "trainer.total_epochs",
+    "num_epochs": "trainer.total_epochs",
+    "epochs": "trainer.total_epochs",
+    "max_steps": "trainer.total_training_steps",
+    "total_steps": "trainer.total_training_steps",
+    "save_steps": "trainer.save_freq",
+    "save_interval": "trainer.save_freq",
+    "eval_steps": "trainer.test_freq",
+    "eval_freq": "trainer.test_freq",
+    "val_freq": "trainer.test_freq",
+    "output_dir": "trainer.default_local_dir",
+    "run_name": "trainer.experiment_name",
+    "report_to": "trainer.logger",
+    "num_gpus": "trainer.n_gpus_per_node",
+    "n_gpus": "trainer.n_gpus_per_node",
+    "num_nodes": "trainer.nnodes",
+}
+# Groups whose keys verl passes on to others, so that any may be added.
+FREE = (
+    *("engine_kwargs", "override_config", "override_optimizer_config", "apply_chat_template_kwargs"),
+    *("mm_processor_kwargs", "reward_kwargs", "sampler_kwargs", "override_transformer_config", "ray_init"),
+)
 LEGACY_GROUPS = ("custom_reward_function", "reward_model", "sandbox_fusion")
 
 
@@ -72,8 +137,7 @@ def unknown_verl_key(key: str, value: Any, known: Mapping[str, Any]) -> ConfigPr
         known: Complete configuration with the chosen groups.
     """
     group: Any = known
-    parts = key.split(".")
-    for name in parts:
+    for name in key.split("."):
         if not isinstance(group, Mapping):
             return None  # part of a list or of a value; Hydra knows
         if name not in group:
@@ -81,21 +145,113 @@ def unknown_verl_key(key: str, value: Any, known: Mapping[str, Any]) -> ConfigPr
         group = group[name]
     else:
         return None
-    if new := new_name(key):
-        return _former(key, value, new)
-    names = [name for name, _ in leaves(known)]
-    similar = [name for name in names if name.endswith(f".{key}")] + _same_ending(parts[-1], names, key)
-    if name == parts[-1]:  # a misspelt last name
-        place = key.rpartition(".")[0]
-        similar = [f"{place}.{name}".lstrip(".") for name in get_close_matches(name, group, n=2, cutoff=0.7)] + similar
-    similar += get_close_matches(key, names, n=2, cutoff=0.8)
-    shown = list(dict.fromkeys(similar))[:3]
+    if found := known_remedy(key, value, known):
+        return ConfigProblem("former_key" if is_former(key) else "unknown_verl_key", key, value, *found)
+    if any(part in FREE for part in key.split(".")[:-1]):
+        remedy = f"To add it, use +{key}={value}."
+        return ConfigProblem("unknown_verl_key", key, value, "the group has no such key yet", remedy)
+    shown = meant_keys(key, known)
     remedy = f"Did you mean {' or '.join(shown)}? " if shown else ""
-    if not key.startswith(("actor_rollout_ref.", "critic.")):  # verl's dataclasses refuse others there
+    if not key.startswith(("actor_rollout_ref.", "critic.")) and not (shown and key.startswith(READ)):
         remedy += f"To add the key nevertheless, use +{key}={value}."
     elif not shown:
         remedy = "Leave it out."
-    return ConfigProblem("unknown_verl_key", key, value, "verl has no such key", remedy)
+    return ConfigProblem("unknown_verl_key", key, value, "verl has no such key", remedy.strip())
+
+
+# Groups in which verl ignores keys that it does not know; it refuses them in actor_rollout_ref and algorithm.
+READ = ("data.", "trainer.")
+# Keys of these groups that verl 0.9.1 reads although its files do not declare them.
+UNDECLARED = (
+    *("data.cache_dir", "data.chat_template_func", "data.filter_prompts", "data.need_tools_kwargs"),
+    *("trainer.wandb_proxy", "trainer.remove_previous_ckpt_in_save", "data.output_path"),
+)
+
+
+def unread_key_problems(config: DictConfig, known: DictConfig) -> list[ConfigProblem]:
+    """Check for added keys (``+KEY=VALUE``) that verl ignores and whose name is nearly one that it reads.
+
+    Code of the user may read other keys: a data set class those of ``data``, a plugin any.
+
+    Args:
+        known: The configuration without overrides of single keys.
+    """
+    own = ("data.custom_cls.path", "trainer.v1.sampler.custom_sampler.path", "actor_rollout_ref.model.external_lib")
+    if any(OmegaConf.select(config, key) is not None for key in own):
+        return []
+    declared = OmegaConf.to_container(known, resolve=False)
+    problems = []
+    for key, value in leaves(OmegaConf.to_container(config, resolve=False)):
+        if key.startswith(READ) and key not in UNDECLARED and not any(part in FREE for part in key.split(".")):
+            problem = unknown_verl_key(key, value, cast(Mapping[str, Any], declared))
+            if problem is not None and "To add the key" not in problem.remedy:
+                rule = "verl does not read this key"
+                problems.append(ConfigProblem("unread_key", key, value, rule, problem.remedy))
+    return problems
+
+
+def is_former(key: str) -> bool:
+    """Return whether an earlier version of verl had the key."""
+    return new_name(key) is not None or key in REPLACED or key in REMOVED
+
+
+def known_remedy(key: str, value: Any, known: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return rule and remedy for a former key, or one of another trainer; None for any other key."""
+    if key in REMOVED:
+        return f"verl ignores this former key: {REMOVED[key]}", "Leave it out."
+    if (forms := REPLACED.get(key)) is not None:
+        overrides = forms.get(value, forms.get(None)) if isinstance(value, bool) else forms.get(None)
+        if overrides is not None:
+            return "verl ignores this former key", f"Use {overrides.format(value)}."
+    if (new := new_name(key)) and _has(known, new):
+        problem = _former(key, value, new)
+        return problem.rule, problem.remedy
+    new = MEANT.get(key.rpartition(".")[2])
+    if new is not None and key.startswith("critic."):
+        new = new.replace(_ACTOR, "critic") if new.startswith(_ACTOR) else None
+    if new is not None and _has(known, new):
+        return "verl has no such key", f"Use {new}={value}."
+    return None
+
+
+def _has(known: Mapping[str, Any], key: str) -> bool:
+    """Return whether a configuration has a key, or a group to which any key may be added."""
+    group: Any = known
+    for name in key.split("."):
+        if name in FREE:
+            return True
+        if not isinstance(group, Mapping) or name not in group:
+            return False
+        group = group[name]
+    return True
+
+
+def meant_keys(key: str, known: Mapping[str, Any]) -> list[str]:
+    """Return at most three keys that a misspelt one may stand for: near in every part, or at another place."""
+    names = [name for name, _ in leaves(known) if not name.startswith(LEGACY_GROUPS)]
+    parts, last = key.split("."), key.rpartition(".")[2]
+    alike = [name for name in names if _is_alike(parts, name.split("."))]
+    inner = [name for name in names if name.endswith(f".{key}")]
+    same = [name for name in names if name.rpartition(".")[2] == last]
+    found = alike or inner or sorted(same, key=lambda name: _apart(parts, name.split(".")))[:2]
+    if not found and len(last) > 4:  # misspelt, and at another place
+        lasts = {name.rpartition(".")[2] for name in names}
+        close = [near for near in nearest(last, lasts) if abs(len(near) - len(last)) <= 2][:1]
+        found = sorted(
+            (name for name in names if name.rpartition(".")[2] in close),
+            key=lambda name: _apart(parts, name.split(".")),
+        )[:2]
+    return found[:3]
+
+
+def _is_alike(parts: list[str], known: list[str]) -> bool:
+    pairs = list(zip(parts, known, strict=False))
+    return len(parts) == len(known) and all(part == other or is_near(part, other) for part, other in pairs)
+
+
+def _apart(parts: list[str], known: list[str]) -> int:
+    """Return the number of parts that only one of two keys has; of two places alike, the actor's is meant."""
+    return len(set(parts) ^ set(known)) + 2 * (known[0] == "critic" != parts[0])
 
 
 def leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -105,15 +261,6 @@ def leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(below, f"{name}.{key}" if name else str(key))
     else:
         yield name, values
-
-
-def _same_ending(last: str, names: list[str], key: str) -> list[str]:
-    """Return the keys with the same or a similar last name elsewhere, nearest path first."""
-    same = [name for name in names if name.rpartition(".")[2] == last]
-    if not same:
-        close = get_close_matches(last, {name.rpartition(".")[2] for name in names}, n=1, cutoff=0.85)
-        same = [name for name in names if name.rpartition(".")[2] in close]
-    return get_close_matches(key, same, n=2, cutoff=0)
 
 
 def _former(key: str, value: Any, new: str) -> ConfigProblem:

@@ -9,7 +9,6 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.settings.data_files import paths_of
 from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, open_rows
+from recipe.treepo.settings.nearest import the_nearest
 from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigProblem, is_number
 from recipe.treepo.settings.verl_values import (
@@ -41,7 +41,7 @@ def relation_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check the relations between verl's keys."""
     rules = (
         *(_micro_batch_problems, _token_limit_problems, _gpu_problems, _parallel_problems),
-        *(_batch_problems, _data_file_problems, _position_problems, _engine_problems),
+        *(_batch_problems, _data_file_problems, _position_problems, _lora_problems, _engine_problems),
     )
     return [problem for rule in rules for problem in rule(config)]
 
@@ -350,6 +350,34 @@ def _position_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         yield ConfigProblem("context_beyond_model", key, context, rule, f"Use {key}={positions}, or null.")
 
 
+# Linear layers of model families without experts: names that PEFT can find (``check_target_module_exists``).
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "smollm3", "olmo2")
+LAYERS = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    *("lm_head", "embed_tokens"),
+)
+
+
+def _lora_problems(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Check the names of layers with LoRA; PEFT refuses a model with none of them."""
+    group = "actor_rollout_ref.model"
+    key, found = f"{group}.target_modules", value(config, f"{group}.target_modules")
+    ours = _model_config(config).get("model_type") in FAMILIES and not value(config, f"{group}.trust_remote_code")
+    if not whole(config, f"{group}.lora_rank") or not ours or value(config, f"{group}.target_parameters"):
+        return
+    names = [str(name) for name in found] if OmegaConf.is_list(found) else []
+    if isinstance(found, str) and found != "all-linear" and found.isidentifier():
+        near = the_nearest(found, LAYERS) or LAYERS[0]
+        rule = "a single text is a pattern of full names of layers, and none has this name"
+        yield ConfigProblem("lora_target", key, found, rule, f"Use {key}=[{near}], or all-linear.")
+    elif names and not any(name.rpartition(".")[2] in LAYERS for name in names):
+        meant = [known for name in names if (known := the_nearest(name, LAYERS))]
+        rule = f"the model has none of these layers, but {', '.join(LAYERS[:7])}"
+        yield ConfigProblem(
+            "lora_target", key, found, rule, f"Use {key}=[{','.join(meant) or LAYERS[0]}], or all-linear."
+        )
+
+
 # --- the engine ------------------------------------------------------------------------------------------------
 
 
@@ -374,12 +402,13 @@ def _engine_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         yield ConfigProblem("lora_rank", key, rank, rule, f"Use {key}={MAX_LORA_RANK} or less.")
     arguments = value(config, f"{ROLLOUT}.engine_kwargs.vllm")
     for name in arguments if OmegaConf.is_dict(arguments) else ():
-        known = _vllm_arguments()
-        near = get_close_matches(str(name).replace("-", "_"), known, n=1, cutoff=0.8)
-        if near and str(name).replace("-", "_") not in known:
-            group, found = f"{ROLLOUT}.engine_kwargs.vllm", arguments[name]
-            remedy = f"Use +{group}.{near[0]}={found}."
-            yield ConfigProblem("vllm_argument", f"{group}.{name}", found, "vLLM has no such argument", remedy)
+        known, plain, found = _vllm_arguments(), str(name).replace("-", "_"), arguments[name]
+        # verl passes neither null nor False; vLLM's parser accepts the beginning of a name and --no-NAME
+        if found in (None, False) or any(own.startswith(plain.removeprefix("no_")) for own in known) or not known:
+            continue
+        group, near = f"{ROLLOUT}.engine_kwargs.vllm", the_nearest(plain, known)
+        remedy = f"Use +{group}.{near}={found}." if near else "Leave it out."
+        yield ConfigProblem("vllm_argument", f"{group}.{name}", found, "vLLM has no such argument", remedy)
 
 
 @cache

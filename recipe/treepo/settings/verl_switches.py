@@ -8,16 +8,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigProblem, is_number
 from recipe.treepo.settings.verl_relations import all_gpus
-from recipe.treepo.settings.verl_values import ACTOR, REJECTIONS, ROLLOUT, value, whole
+from recipe.treepo.settings.verl_values import ACTOR, REJECTIONS, ROLLOUT, STORAGE, UNFED, trains, value, whole
 
 
 def switch_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check what the choices of a run need."""
     rules = (
         *(_resume_problems, _estimator_problems, _correction_problems, _separate_problems),
-        *(_reward_model_problems, _run_problems, _cluster_problems),
+        *(_reward_model_problems, _run_problems, _unread_problems, _cluster_problems),
     )
     return [problem for rule in rules for problem in rule(config)]
 
@@ -29,6 +30,8 @@ def _resume_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     """Check the checkpoint to resume from (``trainer_base._load_checkpoint``)."""
     key = "trainer.resume_from_path"
     mode, path = value(config, "trainer.resume_mode"), value(config, key)
+    if mode == "auto":
+        yield from _latest_problems(config)
     if mode != "resume_path":  # verl reads the path in this mode only
         return
     remedy = f"Use {key}=FOLDER/global_step_N of a run, or trainer.resume_mode=auto."
@@ -41,17 +44,45 @@ def _resume_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     elif not re.match(r"\w+://", path) and not os.path.isdir(os.path.join(path, "actor")):
         rule = "there is no such checkpoint (a folder with a folder actor)"
         yield ConfigProblem("resume_path_absent", key, path, rule, remedy)
+    else:
+        yield from _finished_problems(config, key, path)
+
+
+def _latest_problems(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Check the file with the last step (``find_latest_ckpt_path``)."""
+    key, folder = "trainer.default_local_dir", value(config, "trainer.default_local_dir")
+    if not isinstance(folder, str) or "://" in folder:
+        return
+    file = os.path.join(folder, "latest_checkpointed_iteration.txt")
+    try:
+        with open(file, encoding="utf-8", errors="replace") as opened:
+            text = opened.read(100)
+    except OSError:  # no checkpoint yet
+        return
+    remedy = f"Write the number of an existing folder global_step_N into {file}, or use trainer.resume_mode=disable."
+    try:
+        last = os.path.join(folder, f"global_step_{int(text)}")
+    except ValueError:
+        rule = f"{file} must contain the number of the last step, not {text.strip()!r}"
+        yield ConfigProblem("resume_latest", key, folder, rule, remedy)
+        return
+    if not os.path.isdir(last):
+        rule = f"{file} names step {int(text)}, but there is no folder {last}, so verl would start again at step 0"
+        yield ConfigProblem("resume_latest", key, folder, rule, remedy)
+        return
+    yield from _finished_problems(config, key, last)
+
+
+def _finished_problems(config: DictConfig, key: str, folder: str) -> Iterator[ConfigProblem]:
+    """Check that steps are left after those of a checkpoint."""
+    step, total = int(folder.rpartition("global_step_")[2]), whole(config, "trainer.total_training_steps")
+    if total and step >= total and trains(config):
+        rule = f"the checkpoint {folder} has all trainer.total_training_steps={total}, so no step is left"
+        remedy = f"Use a trainer.total_training_steps above {step}, trainer.val_only=True, or another {key}."
+        yield ConfigProblem("resume_finished", key, value(config, key), rule, remedy)
 
 
 # --- algorithms ------------------------------------------------------------------------------------------------
-
-# Estimators of verl whose inputs verl's V1 trainer does not compute or pass on (trainer_base._compute_advantage).
-UNFED = {
-    "remax": "a greedy baseline",
-    "gdpo": "several rewards",
-    "optimal_token_baseline": "sums of squared probabilities",
-    "tir_optimal_token_baseline": "sums of squared probabilities",
-}
 
 
 def _estimator_problems(config: DictConfig) -> Iterator[ConfigProblem]:
@@ -173,6 +204,20 @@ def _run_problems(config: DictConfig) -> Iterator[ConfigProblem]:
                 yield ConfigProblem("teacher_gpus", key, value(config, key), rule, f"Use {key}=1, for example.")
 
 
+def _unread_problems(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Check for keys that verl declares but does not read, and switches that the platform does not have."""
+    for role, used in ((ACTOR, trains(config)), ("critic", has_critic(config))):
+        key, other = f"{role}.grad_clip", f"{role}.optim.clip_grad"
+        found = value(config, key)
+        if used and found not in (None, 1.0) and value(config, other) not in (None, found):
+            rule = f"verl does not read this key, but {other}={value(config, other)}"
+            yield ConfigProblem("grad_clip_unread", key, found, rule, f"Use {other}={found}, and leave {key} out.")
+    key = f"{ROLLOUT}.enable_sleep_mode"
+    if value(config, "trainer.device") == "cpu" and value(config, f"{ROLLOUT}.name") == "vllm" and value(config, key):
+        rule = "vLLM has no sleep mode on a CPU"
+        yield ConfigProblem("sleep_mode", key, value(config, key), rule, f"Use {key}=False.")
+
+
 # --- Ray -------------------------------------------------------------------------------------------------------
 
 
@@ -185,9 +230,38 @@ def _cluster_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         if is_number(slots) and gpus and slots < gpus:
             rule = f"must not be less than the {gpus} GPUs of trainer.nnodes x trainer.n_gpus_per_node"
             yield ConfigProblem("ray_gpus", f"{group}.num_gpus", slots, rule, f"Use {group}.num_gpus={gpus}.")
+        yield from _cpu_problems(config, value(config, f"{group}.num_cpus"))
         return
     keys = [f"{group}.{name}" for name in ("num_cpus", "num_gpus") if value(config, f"{group}.{name}") is not None]
     if keys:
         rule = f"Ray accepts it for a new cluster only, not for the cluster {address}, which has its own resources"
         remedy = f"Use {' '.join(f'{key}=null' for key in keys)}."
         yield ConfigProblem("cluster_resources", keys[0], value(config, keys[0]), rule, remedy)
+
+
+# CPUs that verl reserves for each GPU (ResourcePoolManager.max_colocate_count).
+_CPUS_PER_GPU = 3
+
+
+def _cpu_problems(config: DictConfig, slots: Any) -> Iterator[ConfigProblem]:
+    """Check Ray's CPUs: with too few, verl waits for ever.
+
+    They are the GPUs' placement group, one for each storage unit, and one for the storage's controller.
+    """
+    key, backend = "ray_kwargs.ray_init.num_cpus", STORAGE
+    units, gpus = whole(config, f"{backend}.SimpleStorage.num_data_storage_units"), all_gpus(config)
+    if value(config, f"{backend}.storage_backend") != "SimpleStorage" or not units or not gpus:
+        return
+    nodes = whole(config, "trainer.nnodes") or 1
+    needed = _CPUS_PER_GPU * gpus + units + 1
+    if nodes == 1 and is_number(slots, int) and 1 <= slots < needed:
+        rule = f"verl waits for ever with less than {needed} of Ray's CPUs: {_CPUS_PER_GPU} for each GPU ({gpus}), "
+        rule += f"{backend}.SimpleStorage.num_data_storage_units={units}, and 1. They may exceed those of the machine"
+        yield ConfigProblem("ray_cpus", key, slots, rule, f"Use {key}={max(needed, 16)}.")
+
+
+def machine_problems(config: DictConfig) -> list[ConfigProblem]:
+    """Check the CPUs of this machine, if Ray counts them itself."""
+    address = value(config, "ray_kwargs.ray_init.address") or os.environ.get("RAY_ADDRESS")
+    own = value(config, "ray_kwargs.ray_init") is not None and value(config, "ray_kwargs.ray_init.num_cpus") is None
+    return list(_cpu_problems(config, os.cpu_count())) if own and address in (None, "", "local") else []

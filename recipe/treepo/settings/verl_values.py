@@ -6,13 +6,14 @@ Names in a registry, to which plugins may add, are checked with verl (``verl_ada
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.settings.nearest import the_nearest
 from recipe.treepo.settings.schema import REPLACED_AGENTS, TREE_ESTIMATORS, TREEPO_TRAINERS
 from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigProblem, groups_of, is_number
@@ -24,6 +25,8 @@ ACTOR, REF, ROLLOUT, CRITIC = (
     "actor_rollout_ref.rollout",
     "critic",
 )
+QUEUE = "transfer_queue"
+STORAGE = f"{QUEUE}.backend"
 ENGINES = ("vllm", "sglang", "trtllm")
 Condition = Callable[[DictConfig], Any]
 
@@ -193,6 +196,7 @@ NUMBERS: Sequence[tuple[Range, Condition, str]] = (
         "actor_rollout_ref.model.lora_alpha",
     ),
     (Range(whole=True, null=True, example=1), always, "data.seed"),
+    (Range(whole=True, example=42), always, f"{ROLLOUT}.seed"),
 )
 # The same for the optimizers of actor and critic.
 OPTIMIZER: Sequence[tuple[Range, str]] = (
@@ -281,6 +285,10 @@ CHOICES: Sequence[tuple[Sequence[object], Condition, str]] = (
     ((None, "fcfs", "priority"), _vllm, f"{ROLLOUT}.scheduling_policy"),
     (("left", "right", "middle"), always, f"{ROLLOUT}.multi_turn.tool_response_truncate_side"),
     ((None, "weave", "mlflow", "trackio"), always, f"{ROLLOUT}.trace.backend"),
+    # vLLMHttpServer._apply_quantization
+    ((None, "fp8", "torchao", "ascend"), _vllm, f"{ROLLOUT}.quantization"),
+    # storage managers of transfer_queue
+    (("SimpleStorage", "MooncakeStore", "Yuanrong", "RayStore"), always, f"{STORAGE}.storage_backend"),
     (("auto", "disable", "resume_path"), always, "trainer.resume_mode"),
     (("drop", "wait"), always, "trainer.v1.sampler.max_off_policy_strategy"),
     (("register", "importlib"), always, "reward.reward_manager.source"),
@@ -335,8 +343,28 @@ REGISTERED: Mapping[str, Sequence[str | None]] = {
     f"{ROLLOUT}.checkpoint_engine.backend": (
         *("naive", "nccl", "nixl", "kimi_ckpt_engine", "mooncake", "delta_sharded"),
     ),
-    "reward.reward_manager.name": ("treepo", "naive", "dapo"),
+    "reward.reward_manager.name": ("treepo", "naive", "dapo", "gdpo", "rate_limited", "remote"),
     "trainer.v1.trainer_mode": (*TREEPO_TRAINERS, *TREEPO_TRAINERS.values()),
+}
+
+
+# Estimators of verl whose inputs verl's V1 trainer does not compute or pass on (trainer_base._compute_advantage).
+UNFED = {
+    "remax": "a greedy baseline",
+    "gdpo": "several rewards",
+    "optimal_token_baseline": "sums of squared probabilities",
+    "tir_optimal_token_baseline": "sums of squared probabilities",
+}
+# Names of other trainers and earlier versions, by verl's.
+MEANT_NAMES: Mapping[str, Mapping[str, str]] = {
+    "algorithm.adv_estimator": {"ppo": "gae", "dapo": "grpo", "gspo": "grpo", "reinforce++": "reinforce_plus_plus"},
+    f"{ACTOR}.policy_loss.loss_mode": {"ppo": "vanilla", "grpo": "vanilla", "dapo": "vanilla"},
+    f"{ROLLOUT}.dtype": {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"},
+    "actor_rollout_ref.model.override_config.attn_implementation": {
+        name: "flash_attention_2" for name in ("flash", "flash_attn", "flash_attention", "flash_attn_2", "fa2")
+    },
+    "trainer.device": {"gpu": "cuda"},
+    "trainer.resume_mode": {"never": "disable", "none": "disable", "False": "disable", "latest": "auto"},
 }
 
 
@@ -353,12 +381,33 @@ def foreign_names(config: DictConfig) -> dict[str, Any]:
     return {key: name for key, name in found.items() if name is not None and name not in REGISTERED[key]}
 
 
+def unregistered_names(
+    config: DictConfig, registry: Callable[[str], Iterable[str]] = lambda key: ()
+) -> list[ConfigProblem]:
+    """Check names of registries, which verl looks up after Ray has started.
+
+    Args:
+        registry: Returns the names that plugins have registered under a key.
+    """
+    problems = []
+    for key, name in foreign_names(config).items():
+        registered = sorted({*registry(key), *(choice for choice in REGISTERED[key] if choice)})
+        if name not in registered:
+            rule = "is not a name that verl or a plugin registers"
+            remedy = nearest_name(key, name, [found for found in registered if found not in UNFED])
+            problems.append(ConfigProblem("unregistered_name", key, name, rule, remedy))
+    return problems
+
+
 # --- rules -----------------------------------------------------------------------------------------------------
 
 
 def value_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check numbers and names of verl's keys, one by one."""
-    return [*_number_problems(config), *_choice_problems(config), *_strategy_problems(config)]
+    return [
+        *(*_number_problems(config), *_text_problems(config)),
+        *(*_choice_problems(config), *_strategy_problems(config)),
+    ]
 
 
 def type_problems(config: DictConfig, known: DictConfig) -> list[ConfigProblem]:
@@ -372,6 +421,9 @@ def type_problems(config: DictConfig, known: DictConfig) -> list[ConfigProblem]:
     problems = []
     for key, found in leaves(OmegaConf.to_container(config, resolve=False)):
         default = defaults.get(key)
+        if found is None and key in groups and key in NEEDED:
+            rule, remedy = "must be a group of keys", f"Leave it out, or set keys such as {key}.{groups[key][-1]}."
+            problems.append(ConfigProblem("verl_group", key, "null", rule, remedy))
         if found is None or key.startswith("treepo.") or "${" in str(found):
             continue
         if key in groups and not isinstance(found, Mapping):
@@ -387,6 +439,15 @@ def type_problems(config: DictConfig, known: DictConfig) -> list[ConfigProblem]:
     return problems
 
 
+# Groups that verl and our rules read in every run, so that they cannot be null.
+NEEDED = (
+    *("data", "actor_rollout_ref", "actor_rollout_ref.model", "actor_rollout_ref.model.override_config", "critic"),
+    *(ACTOR, f"{ACTOR}.optim", f"{ACTOR}.policy_loss", f"{ACTOR}.fsdp_config", f"{ACTOR}.checkpoint", REF),
+    *(ROLLOUT, f"{ROLLOUT}.val_kwargs", f"{ROLLOUT}.agent", f"{ROLLOUT}.multi_turn", f"{ROLLOUT}.engine_kwargs"),
+    *(f"{ROLLOUT}.checkpoint_engine", "algorithm", "trainer", "trainer.v1", "reward", "reward.reward_manager"),
+    *("reward.reward_model", "reward.custom_reward_function", "ray_kwargs", "ray_kwargs.ray_init", "transfer_queue"),
+    *(STORAGE, "trainer.v1.sampler", "data.custom_cls"),
+)
 # Numbers by default that may be texts: [lower]_[upper] (rollout_corr_helper.py).
 TEXTS = ("algorithm.rollout_correction.rollout_is_threshold",)
 
@@ -417,11 +478,56 @@ def _number_problems(config: DictConfig) -> Iterator[ConfigProblem]:
             remedy = f"Use {key}={allowed.example}, for example."
             rule = f"{allowed}, not a text" if isinstance(found, str) else str(allowed)
             yield ConfigProblem("verl_number", key, "null" if found is None else found, rule, remedy)
+    for role, used in ((ACTOR, trains), (CRITIC, has_critic)):
+        key = f"{role}.optim.betas"
+        found = value(config, key)
+        adam = "adam" in str(value(config, f"{role}.optim.optimizer") or "adam").lower()
+        if used(config) and adam and _written(config, key) and not _are_betas(found):
+            rule = "must be two numbers of at least 0 and below 1"
+            yield ConfigProblem("betas", key, "null" if found is None else found, rule, f"Use {key}=[0.9,0.999].")
     for key in (f"{ACTOR}.fsdp_config.fsdp_size", f"{CRITIC}.fsdp.fsdp_size"):
         found = value(config, key)
         if found is not None and (not is_number(found, int) or found == 0):
             rule = "must be a whole number of GPUs, or -1 for all"
             yield ConfigProblem("fsdp_size", key, found, rule, f"Use {key}=-1.")
+
+
+def _are_betas(found: Any) -> bool:
+    return OmegaConf.is_list(found) and len(found) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in found)
+
+
+# Texts that every run needs, with an example.
+NEEDED_TEXTS: Mapping[str, str] = {
+    "actor_rollout_ref.model.path": "Qwen/Qwen2.5-0.5B",
+    f"{ROLLOUT}.name": "vllm",
+    f"{ROLLOUT}.checkpoint_engine.backend": "naive",
+    f"{ACTOR}.policy_loss.loss_mode": "vanilla",
+    "algorithm.adv_estimator": "grpo",
+    "reward.reward_manager.name": "treepo",
+    "trainer.default_local_dir": "checkpoints",
+    "trainer.v1.trainer_mode": "sync",
+    "data.prompt_key": "prompt",
+}
+
+
+# Texts that may be null.
+TEXTS_OR_NULL = (
+    *("trainer.rollout_data_dir", "trainer.validation_data_dir", "trainer.checkpoint_callback_class"),
+    *("actor_rollout_ref.model.custom_chat_template", "actor_rollout_ref.model.tokenizer_path"),
+)
+
+
+def _text_problems(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Check texts that cannot be null or empty."""
+    for key, example in NEEDED_TEXTS.items():
+        own_data = key.startswith("data.") and value(config, "data.custom_cls.path") is not None
+        if _written(config, key) and value(config, key) in (None, "") and not own_data:
+            shown = "null" if value(config, key) is None else ""
+            yield ConfigProblem("verl_text", key, shown, "must be a text", f"Use {key}={example}, for example.")
+    for key in TEXTS_OR_NULL:
+        found = value(config, key)
+        if found is not None and not isinstance(found, str):
+            yield ConfigProblem("verl_text", key, found, "must be a text, or null", f"Use {key}=null.")
 
 
 def _choice_problems(config: DictConfig) -> Iterator[ConfigProblem]:
@@ -439,19 +545,20 @@ def _unknown_name(key: str, found: Any, name: Any, choices: Sequence[object]) ->
     shown = ", ".join("null" if choice is None else str(choice) for choice in choices)
     subject = f"{name} must be" if OmegaConf.is_list(found) else "must be"
     names = [str(choice) for choice in choices if choice is not None]
-    new = f"[{','.join(_nearest(other, names) or names[0] for other in found)}]" if OmegaConf.is_list(found) else None
-    remedy = f"Use {key}={new}." if new else nearest_name(key, name, names)
+    remedy = nearest_name(key, name, names)
+    if OmegaConf.is_list(found):  # without the names that are no misspelling
+        new = ",".join(str(near) for other in found if (near := other if other in names else the_nearest(other, names)))
+        remedy = f"Use {key}=[{new or names[0]}]."
+    elif isinstance(found, str) and set(parts := re.split(r"[,\s]+", found)) <= set(names):
+        remedy = f"Use {key}=[{','.join(parts)}]."
     return ConfigProblem("verl_choice", key, found, f"{subject} one of {shown}", remedy)
 
 
 def nearest_name(key: str, name: Any, names: Sequence[str]) -> str:
     """Return a remedy with the name that is meant, or with all names."""
-    near = _nearest(name, names) or _nearest(str(name).lower(), names)
+    near = MEANT_NAMES.get(key, {}).get(str(name)) or the_nearest(name, names)
+    near = near or (names[0] if len(names) == 1 else None)
     return f"Use {key}={near}." if near else f"Use one of {', '.join(names)}."
-
-
-def _nearest(name: Any, names: Sequence[str]) -> str | None:
-    return next(iter(get_close_matches(str(name), names, n=1)), None)
 
 
 def _strategy_problems(config: DictConfig) -> list[ConfigProblem]:

@@ -3,12 +3,11 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from hydra.errors import InstantiationException
@@ -25,28 +24,26 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from recipe.treepo.console.capture import release
 from recipe.treepo.settings.files import is_missing_file
+from recipe.treepo.settings.nearest import the_nearest
 from recipe.treepo.settings.schema import PACKED_VENDOR, Console, TreePOSettings
 from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
-from recipe.treepo.settings.verl_keys import leaves
-from recipe.treepo.settings.verl_switches import UNFED
-from recipe.treepo.settings.verl_values import ACTOR, REGISTERED, ROLLOUT, foreign_names, nearest_name
+from recipe.treepo.settings.verl_keys import known_remedy, leaves
+from recipe.treepo.settings.verl_values import ACTOR, REF, ROLLOUT, nearest_name, unregistered_names
 from recipe.treepo.verl_adapters.console import train_with_console
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
 
 MODEL = "actor_rollout_ref.model"
+# Keys of the reference that verl renames before it builds the object (ActorRolloutRefWorker.init_model).
+REFERENCE = (
+    *("log_prob_micro_batch_size", "log_prob_micro_batch_size_per_gpu", "log_prob_use_dynamic_bsz"),
+    "log_prob_max_token_len_per_gpu",
+)
 
 
 def name_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check names against verl's registries, to which plugins add; verl looks them up after Ray has started."""
-    problems = []
-    for key, name in foreign_names(config).items():
-        registered = sorted({*_registered(key), *(choice for choice in REGISTERED[key] if choice)})
-        if name not in registered:
-            rule = "is not a name that verl or a plugin registers"
-            remedy = nearest_name(key, name, [found for found in registered if found not in UNFED])
-            problems.append(ConfigProblem("unregistered_name", key, name, rule, remedy))
-    return problems
+    return unregistered_names(config, _registered)
 
 
 def _registered(key: str) -> list[str]:
@@ -116,16 +113,18 @@ def dataclass_problems(config: DictConfig) -> list[ConfigProblem]:
         group = group.copy()
         if name == "critic":
             group.model = None  # see check_with_verl
-        found = list(_undeclared(group, name))
+        found = list(_undeclared(config, group, name))
         if not found:
             try:
                 omega_conf_to_dataclass(group)
             except Exception as error:  # verl raises several types, most without the key
                 found = [_verls_problem(config, name, error)]
         problems += found
-    model = OmegaConf.select(config, MODEL)  # building it would load the model's files
-    if OmegaConf.is_dict(model) and str(model.get("_target_")).startswith("verl."):
-        problems += _undeclared(model, MODEL)
+    # Building the model would load its files; verl ignores wrong keys of the others unless it needs them.
+    for name in (MODEL, REF, *(() if has_critic(config) else ("critic",))):
+        group = OmegaConf.select(config, name)
+        if OmegaConf.is_dict(group) and str(group.get("_target_")).startswith("verl."):
+            problems += _undeclared(config, group, name)
     return problems
 
 
@@ -134,9 +133,9 @@ def call_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     key, allowed = "ray_kwargs.ray_init", list(inspect.signature(ray.init).parameters)
     for name in OmegaConf.select(config, key) or ():
         if name not in allowed and not str(name).startswith("_"):
-            near = get_close_matches(str(name), allowed, n=1)
+            near = the_nearest(name, allowed)
             value = config.ray_kwargs.ray_init[name]
-            remedy = f"Use +{key}.{near[0]}={value}." if near else "Leave it out."
+            remedy = f"Use +{key}.{near}={value}." if near else "Leave it out."
             yield ConfigProblem("ray_argument", f"{key}.{name}", value, "ray.init has no such argument", remedy)
     for key in (f"{ACTOR}.optim", *(["critic.optim"] if has_critic(config) else [])):
         module, name = (OmegaConf.select(config, f"{key}.{part}") for part in ("optimizer_impl", "optimizer"))
@@ -155,7 +154,7 @@ def call_problems(config: DictConfig) -> Iterator[ConfigProblem]:
             yield ConfigProblem("optimizer_name", f"{key}.optimizer", name, f"{module} has no such optimizer", remedy)
 
 
-def _undeclared(group: DictConfig, name: str) -> Iterator[ConfigProblem]:
+def _undeclared(config: DictConfig, group: DictConfig, name: str) -> Iterator[ConfigProblem]:
     """Yield the keys that verl's dataclass of the group or of a group inside it does not have."""
     target = group.get("_target_")
     known = [field.name for field in fields(get_class(target))] if target else None
@@ -163,12 +162,21 @@ def _undeclared(group: DictConfig, name: str) -> Iterator[ConfigProblem]:
         if OmegaConf.is_missing(group, key) or key == "_target_":
             continue
         inner, full = group[key], f"{name}.{key!s}"
-        if known is not None and key not in known:
-            similar = get_close_matches(str(key), known, n=1)
-            remedy = f"Use {name}.{similar[0]}={inner}." if similar else "Leave it out."
+        if known is not None and key not in known and not (name == REF and key in REFERENCE):
+            remedy = _remedy(config, name, str(key), known)
             yield ConfigProblem("undeclared_key", full, inner, "verl has no such key", remedy)
         elif OmegaConf.is_dict(inner) and inner.get("_target_"):
-            yield from _undeclared(inner, full)
+            yield from _undeclared(config, inner, full)
+
+
+def _remedy(config: DictConfig, group: str, key: str, known: list[str]) -> str:
+    """Return the remedy for a key that verl's object does not have: a former key's new name, or the only near one."""
+    value = OmegaConf.select(config, group)[key]
+    if found := known_remedy(f"{group}.{key}", value, cast(Mapping[str, Any], config)):
+        return found[1]
+    near = the_nearest(key, known)
+    plus = "" if near in OmegaConf.select(config, group) else "+"
+    return f"Use {plus}{group}.{near}={value}." if near else "Leave it out."
 
 
 def _verls_problem(config: DictConfig, group: str, error: Exception) -> ConfigProblem:
