@@ -2,7 +2,7 @@
 # Sets up, checks style and types, and runs the tests.
 #
 #   bash scripts/run_tests.sh              unit tests, then end-to-end tests (real training runs with vLLM)
-#   bash scripts/run_tests.sh --unit       tests without an engine only: about seven minutes on 2 cores
+#   bash scripts/run_tests.sh --unit       tests without an engine only: about five minutes on 2 cores
 #   bash scripts/run_tests.sh --slow       also the tests marked slow, and property tests with many new examples
 #   bash scripts/run_tests.sh ARGS...      ARGS are arguments of pytest, which then runs in one process
 #

@@ -45,7 +45,7 @@ def _resume_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         rule = "there is no such checkpoint (a folder with a folder actor)"
         yield ConfigProblem("resume_path_absent", key, path, rule, remedy)
     else:
-        yield from _finished_problems(config, key, path)
+        yield from _last_step_problems(config, key, path)
 
 
 def _latest_problems(config: DictConfig) -> Iterator[ConfigProblem]:
@@ -70,16 +70,16 @@ def _latest_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         rule = f"{file} names step {int(text)}, but there is no folder {last}, so verl would start again at step 0"
         yield ConfigProblem("resume_latest", key, folder, rule, remedy)
         return
-    yield from _finished_problems(config, key, last)
+    yield from _last_step_problems(config, key, last)
 
 
-def _finished_problems(config: DictConfig, key: str, folder: str) -> Iterator[ConfigProblem]:
-    """Check that steps are left after those of a checkpoint."""
+def _last_step_problems(config: DictConfig, key: str, folder: str) -> Iterator[ConfigProblem]:
+    """Check that a checkpoint is not past the last step. At the last step, verl validates and ends, as after a kill."""
     step, total = int(folder.rpartition("global_step_")[2]), whole(config, "trainer.total_training_steps")
-    if total and step >= total and trains(config):
-        rule = f"the checkpoint {folder} has all trainer.total_training_steps={total}, so no step is left"
-        remedy = f"Use a trainer.total_training_steps above {step}, trainer.val_only=True, or another {key}."
-        yield ConfigProblem("resume_finished", key, value(config, key), rule, remedy)
+    if total and step > total and trains(config):
+        rule = f"the checkpoint {folder} is past the last step, trainer.total_training_steps={total}"
+        remedy = f"Use trainer.total_training_steps={step} or more, trainer.val_only=True, or another {key}."
+        yield ConfigProblem("resume_past_end", key, value(config, key), rule, remedy)
 
 
 # --- algorithms ------------------------------------------------------------------------------------------------
