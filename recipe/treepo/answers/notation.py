@@ -59,12 +59,13 @@ def _nested(brackets: str) -> str:
     return f"{opening}{inside}*{closing}"
 
 
+_OPERAND = rf"(?:{_nested('()')}|{_nested('{}')}|-?\d+(?:\.\d+)?|-?\\?[A-Za-z]+)"
 _PLAIN = re.compile(
     r"\\(?:text|mathrm|operatorname)\s*\{[^{}]*\}"  # words, which stay
     rf"|(?P<sign>(?<!\d)!=|[<>]=|<>|->)|(?<![A-Za-z\\])(?P<name>{NAMES})(?![A-Za-z])"
     rf"|(?:(?<=[\w)}}])\s?(?P<power>\*\*)\s?|(?<![A-Za-z\\])(?P<function>{FUNCTIONS})(?=[^A-Za-z]|pi)"
     r"(?:_?(?P<base>\d+)(?=\s?\())?\s*)"
-    rf"(?P<operand>{_nested('()')}|{_nested('{}')}|-?\d+(?:\.\d+)?|-?\\?[A-Za-z]+)?"
+    rf"(?P<operand>{_OPERAND})?(?P<tower>(?(power)(?:\s?\*\*\s?{_OPERAND})*))"
     r"(?P<exponent>(?<=\))\s*\^\s*(?:\{[^{}]*\}|\w))?"
 )
 _CHOOSE = re.compile(r"(\w+) choose (\w+)|(?<![A-Za-z])C_\{?(\w+)\}?\^\{?(\w+)\}?")
@@ -79,9 +80,9 @@ def from_plain_text(text: str) -> str:
 def _from_plain(match: re.Match[str]) -> str:
     if match["sign"] or match["name"]:
         return SIGNS.get(match["sign"]) or f"\\{match['name'].replace('infinity', 'infty')} "
-    operand, exponent = from_plain_text(match["operand"] or ""), match["exponent"] or ""
+    operand, exponent = from_plain_text("".join(filter(None, match.group("operand", "tower")))), match["exponent"] or ""
     form = APPLIED.get(match["power"] or match["function"])
     if form and operand:
-        return form % (operand[1:-1] if operand[0] in "({" else operand) + exponent
+        return form % (operand[1:-1] if operand[0] in "({" and not match["tower"] else operand) + exponent
     base = f"_{{{match['base']}}}" if match["base"] else ""
     return match.group() if form or not match["function"] else f"\\{match['function']}{base}{exponent} {operand}"

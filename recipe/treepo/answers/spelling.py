@@ -45,6 +45,7 @@ _MARKUP = rewritings(
     (r"\A\s*\*\*([^*]*)\*\*\s*\Z", r"\1"),  # Markdown
     (r"(\\\\)\s*\[\d+(?:pt|em|ex|mm)\]", r"\1"),  # space between rows
     (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
+    (r"\\[hv]?phantom ?\{[^{}]*\}", ""),
     (r"\\dot ?\{(\d)\}(?:(\d*)\\dot ?\{(\d)\})?", r"\\overline{\1\2\3}"),
     # degrees Celsius, and negative exponents of units
     (r"(\^ ?\{?\\circ ?\}?) ?(?:\\(?:text|mathrm) ?\{ ?)?C\b ?\}?", r"\1 "),
@@ -149,7 +150,7 @@ def read_number(answer: str) -> Fraction | None:
         return None
     if match["top"]:
         top, bottom = (Fraction(match[name]) for name in ("top", "bottom"))
-        if not bottom or (match["whole"] and not 0 < top < bottom):
+        if not bottom or (match["whole"] and ("." in match.group() or not 0 < top < bottom)):
             return None
         return sign * (int(match["whole"] or 0) + top / bottom)
     if repeated := match["digits"] or match["digit"]:

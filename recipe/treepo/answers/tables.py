@@ -110,7 +110,7 @@ CURRENCIES = table(
 REMARKS = frozenset("each total altogether left remaining long wide tall high deep old ago away apart all in".split())
 # Words that change or hedge the number before them, and functions; they never belong to a unit.
 NOT_UNITS = frozenset(
-    "sin cos tan cot sec csc log ln exp max min gcd lcm mod and or to pi sqrt frac half halves third thirds factorial "
+    "sin cos tan cot sec csc log ln exp max gcd lcm mod and or to pi sqrt frac half halves third thirds factorial "
     "million thousand mille plus minus over by not no is are as this thus less least most more than fewer maybe about "
     "off below above thousands hundreds millions billions dozens sixths tenths inclusive exclusive perhaps "
     "always versus".split()

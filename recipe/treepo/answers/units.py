@@ -29,6 +29,8 @@ _CHINESE = re.compile(r"(?:\\text\s*\{\s*)?([\u4e00-\u9fff]+)\s*\}?\s*\Z")
 _UNIT_WORDS = re.compile(r"(?:[^\W\d_]+(?:[-\s./]+[^\W\d_]+)*(?:\^\d)?\.?)?")
 _SIGNS = (("%", "percent"), ("^\\circ", "degree"), ("\\$", "dollar"), ("€", "euro"), ("£", "pound"))
 _ANGLE = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
+# Units whose case counts: Mbps are not MBps
+_PREFIXED = re.compile(r"[kKmMGT](?:bar|ohms?|cal|mol|[bB]ps)")
 _JOINTS = {"and", "or", "to", "mod"}
 
 
@@ -94,13 +96,16 @@ def _unit(words: str, power: str | None) -> tuple[str | None, bool]:
     while names and names[-1].casefold() in REMARKS and (len(names) > 1 or names[0] != "in"):
         names.pop()
     parts, factor, listed = [], 1, not any(name.casefold() in NOT_UNITS for name in names)
-    for name in names:
+    for position, name in enumerate(names):
         if exponent := EXPONENTS.get(name.casefold()):
             factor = exponent
             continue
         unit = name if name == "/" else unit_name(name)
-        listed = listed and (unit is not None or name is not names[-1] or re.search(r"\w\w[^s]s\Z", name) is not None)
+        if "/" not in names[:position] and names[position + 1 : position + 2] in ([], ["/"], ["squared"], ["cubed"]):
+            listed = listed and (unit is not None or re.search(r"\w\w[^s]s\Z", name) is not None)
         if unit != "unit":
+            if _PREFIXED.fullmatch(name):
+                unit = name.replace("K", "k")
             unit = unit or (name.casefold().removesuffix("s") if len(name) > 3 else name)
             parts.append(unit if factor == 1 else f"{unit}^{factor}")
             factor = 1

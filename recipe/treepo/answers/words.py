@@ -70,6 +70,7 @@ _REWRITES = rewritings(
     (_behind(alternatives(MULTIPLIERS)), _times),
     (_behind(alternatives(PARTS)), _part),
     (_behind("(?:degrees )?below (?:zero|0)"), r"-\g<number>\g<gap>"),
+    (rf"(?<![\w.\\])(\d*\.)(\d+){_GAP}(?:repeating|recurring)(?![A-Za-z])", r"\1\\overline{\2}\g<gap>"),
     (_behind(r"squared(?= *\}? *\Z)"), r"\g<number>^{2}\g<gap>"),
     (_behind(r"cubed(?= *\}? *\Z)"), r"\g<number>^{3}\g<gap>"),
     (r"per[ -]cent(?![A-Za-z])", "percent"),
