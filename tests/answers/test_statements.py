@@ -25,7 +25,7 @@ from recipe.treepo.answers.statements import LONGEST, stated_answer
         ("about half; the answer is 2.5 hundred", "250"),
         ("So we get 25%.", "25%"),
         ("He came 3rd.", "3"),
-        ("The area is 5 cm^2.", "5"),
+        ("The area is 5 cm^2.", r"5\text{ square cm}"),
         ("$x^2$ for $x = 7$", "7"),
         (r"\(5\)", "5"),
         (r"so it is \[\frac{3}{4}\]", r"\frac{3}{4}"),
