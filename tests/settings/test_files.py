@@ -461,6 +461,19 @@ def change_json(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+def drop_keys(folder: Path, *keys: str) -> dict[str, Any]:
+    content = json.loads((folder / "config.json").read_text())
+    dropped = {key: content.pop(key) for key in keys}
+    (folder / "config.json").write_text(json.dumps(content))
+    return dropped
+
+
+def move_sizes(folder: Path, **changes: Any) -> None:
+    """Move the sizes to the group of the text model, as in files of models with images."""
+    sizes = drop_keys(folder, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    change_json(folder / "config.json", text_config=sizes | changes)
+
+
 def rename_weight(folder: Path, name: str, other: str) -> None:
     assert len(name) == len(other)
     weights(folder).write_bytes(weights(folder).read_bytes().replace(name.encode(), other.encode()))
@@ -569,15 +582,15 @@ BROKEN_MODELS = {
         "model_weights_differ",
         "are [428, 64]",
     ),
+    "other width of the text model": (
+        lambda folder: move_sizes(folder, hidden_size=64),
+        "model_weights_differ",
+        "are [428, 64]",
+    ),
     "more layers": (
         lambda folder: change_json(folder / "config.json", num_hidden_layers=6),
         "model_weights_differ",
         "layer 4 of 6 is missing",
-    ),
-    "no embeddings": (
-        lambda folder: rename_weight(folder, "model.embed_tokens.weight", "model.embed_takens.weight"),
-        "model_weights_differ",
-        "model.embed_tokens.weight is missing",
     ),
     "no template": (drop_template, "chat_template", "no chat template"),
     "wrong template": (
@@ -610,6 +623,16 @@ def test_a_broken_model_folder_is_named(damage: Any, rule_id: str, words: str, t
 MODEL = "actor_rollout_ref__model__"
 
 
+def test_only_overrides_of_sizes_excuse_other_weights(tmp_path: Path) -> None:
+    folder = model_copy(tmp_path / "model")
+    change_json(folder / "config.json", num_hidden_layers=6)
+    data = write(tmp_path / "train.parquet", GOOD)
+    attention = {"attn_implementation": "sdpa"}
+    assert rule_ids(of(data, folder, **{f"{MODEL}override_config": attention})) == ["model_weights_differ"]
+    assert rule_ids(of(data, folder, **{f"{MODEL}override_config": attention | {"num_hidden_layers": 4}})) == []
+
+
+
 @pytest.mark.parametrize(
     ("damage", "changes"),
     [
@@ -640,6 +663,16 @@ MODEL = "actor_rollout_ref__model__"
         ),
         (lambda folder: change_json(folder / "config.json", text_config={"hidden_size": 9}), {}),
         (lambda folder: rename_weight(folder, "model.layers.", "modul.layers."), {}),
+        (lambda folder: rename_weight(folder, "model.embed_tokens.weight", "model.tok_embedding.weigh"), {}),
+        (lambda folder: drop_keys(folder, "hidden_size"), {}),
+        (lambda folder: move_sizes(folder), {}),
+        (lambda folder: change_json(folder / "config.json", hidden_size=64, auto_map={}), {}),
+        (lambda folder: change_json(folder / "config.json", hidden_size=64), {f"{MODEL}trust_remote_code": True}),
+        (lambda folder: change_json(folder / "config.json", model_type="mine"), {f"{MODEL}external_lib": "json"}),
+        (
+            lambda folder: [file.unlink() for file in folder.glob("*token*")],
+            {f"{MODEL}external_lib": "json"},
+        ),
         (lambda folder: (folder / "consolidated.safetensors").write_bytes(b"cut"), {}),
         (
             lambda folder: ((folder / "tokenizer.json").rename(folder / "vocab.json"), drop_template(folder)),

@@ -4,7 +4,6 @@
 A rule whose numbers are missing or wrong is silent: ``verl_values.py`` reports them.
 """
 
-import json
 import math
 import os
 import re
@@ -18,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.settings.data_files import paths_of
 from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, open_rows
+from recipe.treepo.settings.model_files import local_folder, read_config
 from recipe.treepo.settings.nearest import the_nearest
 from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigProblem, is_number
@@ -314,16 +314,12 @@ def _data_file_problems(config: DictConfig) -> Iterator[ConfigProblem]:
 
 
 def _model_config(config: DictConfig) -> dict[str, Any]:
-    """Return ``config.json`` of a local model, its text model's keys included; empty if there is none."""
-    folder = Path(str(value(config, "actor_rollout_ref.model.path"))).expanduser()
+    """Return ``config.json`` of a local or cached model, its text model's keys included; empty if there is none."""
+    folder = local_folder(str(value(config, "actor_rollout_ref.model.path")))
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return {} if folder is None else read_config(folder)
     except (OSError, ValueError):
         return {}
-    if not isinstance(found, dict):
-        return {}
-    text = found.get("text_config")
-    return {**(text if isinstance(text, dict) else {}), **found}
 
 
 def _position_problems(config: DictConfig) -> Iterator[ConfigProblem]:
