@@ -62,8 +62,9 @@ def prepare(
         problems = problems + hub_problems(config)
     reported = {problem.key for problem in problems}
     problems = problems + [found for found in types if found.key not in reported]
-    problems = problems + ([] if known is None else unread_key_problems(config, known))
     plugins = other_plugins()
+    if known is not None and not plugins:  # which may read any key
+        problems = problems + unread_key_problems(config, known)
     if not plugins:  # then the names are known without importing verl, which takes seconds
         problems = problems + unregistered_names(config)
     if problems and not (plugins and foreign_names(config)):

@@ -364,6 +364,13 @@ MISTAKES = (
         named=False,
     ),
     Mistake(
+        f"+{R}.engine_kwargs.vllm.swap_space=0",
+        "vllm_argument",
+        f"{R}.engine_kwargs.vllm.swap_space",
+        f"~{R}.engine_kwargs.vllm.swap_space",
+        named=False,
+    ),
+    Mistake(
         f"+{R}.engine_kwargs.vllm.swap_space=4",
         "vllm_argument",
         f"{R}.engine_kwargs.vllm.swap_space",
@@ -611,6 +618,7 @@ FINE = (
     f"{MODELS}.enable=True {MODELS}.model_path=m {MODELS}.rollout.name=vllm",
     f"+{R}.engine_kwargs.vllm.max_num_seq=3",  # vLLM's parser accepts the beginning of a name
     f"+{R}.engine_kwargs.vllm.no-enable-chunked-prefill=true +{R}.engine_kwargs.vllm.swap_space=null",
+    f"+{R}.engine_kwargs.vllm.swap_space=[]",
     f"{R}.name=sglang treepo.sampler=plain +{R}.engine_kwargs.vllm.swap_space=4",  # unused
     f"{R}.quantization=fp8 transfer_queue.backend.storage_backend=SimpleStorage",
     f"{R}.free_cache_engine=True",  # vLLM ignores it on a CPU

@@ -632,7 +632,6 @@ def test_only_overrides_of_sizes_excuse_other_weights(tmp_path: Path) -> None:
     assert rule_ids(of(data, folder, **{f"{MODEL}override_config": attention | {"num_hidden_layers": 4}})) == []
 
 
-
 @pytest.mark.parametrize(
     ("damage", "changes"),
     [

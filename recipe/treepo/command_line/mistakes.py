@@ -15,7 +15,7 @@ from recipe.treepo.command_line.composition import (
     names_other_configuration,
     verl_config_folder,
 )
-from recipe.treepo.settings.nearest import the_nearest
+from recipe.treepo.settings.nearest import closest_name
 from recipe.treepo.settings.schema import GROUPS
 from recipe.treepo.settings.values import ConfigProblem
 
@@ -74,7 +74,7 @@ def _unknown_option(argument: str) -> ConfigProblem | None:
     short = [known for known in FLAGS if not known.startswith("--")]
     if any(known.startswith(flag) for known in hydras) or (flag[:2] != "--" and flag.startswith(tuple(short))):
         return None
-    near = the_nearest(flag.lstrip("-"), [known.lstrip("-") for known in FLAGS if known.startswith("--")])
+    near = closest_name(flag.lstrip("-"), [known.lstrip("-") for known in FLAGS if known.startswith("--")])
     remedy = f"Use --{near}." if near else f"Use one of {', '.join((*OWN_FLAGS, '--help'))}, or KEY=VALUE."
     return ConfigProblem("unknown_option", flag, given or True, "there is no such option", remedy)
 
@@ -108,7 +108,7 @@ def _unknown_choice(override: Override) -> ConfigProblem | None:
         or value in choices(key)
     ):
         return None
-    near = the_nearest(value, choices(key))
+    near = closest_name(value, choices(key))
     remedy = f"Use {key}={near}." if near else f"Use one of {', '.join(choices(key))}."
     return ConfigProblem("unknown_choice", key, value, f"must be one of {', '.join(choices(key))}", remedy)
 

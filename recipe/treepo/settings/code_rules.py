@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings.nearest import the_nearest
+from recipe.treepo.settings.nearest import closest_name
 from recipe.treepo.settings.values import ConfigProblem
 from recipe.treepo.settings.verl_values import ACTOR, ROLLOUT, value
 
@@ -94,7 +94,7 @@ def _name_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         else:
             if names is not None and name not in names:
                 rule = f"{path} does not define this name"
-                near = the_nearest(name, names)
+                near = closest_name(name, names)
                 remedy = f"Use {name_key}={near}." if near else f"Define the {what} there, or name another."
                 yield ConfigProblem("code_name", name_key, name, rule, remedy)
             elif names is not None and what == "function":

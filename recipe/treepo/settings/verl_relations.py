@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.settings.data_files import paths_of
 from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, open_rows
 from recipe.treepo.settings.model_files import local_folder, read_config
-from recipe.treepo.settings.nearest import the_nearest
+from recipe.treepo.settings.nearest import closest_name
 from recipe.treepo.settings.training_rules import has_critic
-from recipe.treepo.settings.values import ConfigProblem, is_number
+from recipe.treepo.settings.values import ConfigProblem, is_number, written
 from recipe.treepo.settings.verl_values import (
     ACTOR,
     CRITIC,
@@ -363,11 +363,11 @@ def _lora_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         return
     names = [str(name) for name in found] if OmegaConf.is_list(found) else []
     if isinstance(found, str) and found != "all-linear" and found.isidentifier():
-        near = the_nearest(found, LAYERS) or LAYERS[0]
+        near = closest_name(found, LAYERS) or LAYERS[0]
         rule = "a single text is a pattern of full names of layers, and none has this name"
         yield ConfigProblem("lora_target", key, found, rule, f"Use {key}=[{near}], or all-linear.")
     elif names and not any(name.rpartition(".")[2] in LAYERS for name in names):
-        meant = [known for name in names if (known := the_nearest(name, LAYERS))]
+        meant = [known for name in names if (known := closest_name(name, LAYERS))]
         rule = f"the model has none of these layers, but {', '.join(LAYERS[:7])}"
         yield ConfigProblem(
             "lora_target", key, found, rule, f"Use {key}=[{','.join(meant) or LAYERS[0]}], or all-linear."
@@ -399,11 +399,12 @@ def _engine_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     arguments = value(config, f"{ROLLOUT}.engine_kwargs.vllm")
     for name in arguments if OmegaConf.is_dict(arguments) else ():
         known, plain, found = _vllm_arguments(), str(name).replace("-", "_"), arguments[name]
-        # verl passes neither null nor False; vLLM's parser accepts the beginning of a name and --no-NAME
-        if found in (None, False) or any(own.startswith(plain.removeprefix("no_")) for own in known) or not known:
+        # verl passes neither null, False nor []; vLLM's parser accepts the beginning of a name and --no-NAME
+        dropped = found is None or found is False or (OmegaConf.is_list(found) and not found)
+        if dropped or any(own.startswith(plain.removeprefix("no_")) for own in known) or not known:
             continue
-        group, near = f"{ROLLOUT}.engine_kwargs.vllm", the_nearest(plain, known)
-        remedy = f"Use +{group}.{near}={found}." if near else "Leave it out."
+        group, near = f"{ROLLOUT}.engine_kwargs.vllm", closest_name(plain, known)
+        remedy = f"Use +{group}.{near}={written(found)}." if near else "Leave it out."
         yield ConfigProblem("vllm_argument", f"{group}.{name}", found, "vLLM has no such argument", remedy)
 
 
