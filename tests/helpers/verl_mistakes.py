@@ -313,6 +313,13 @@ MISTAKES = (
         "data.train_files=table.csv", "data_file_type", "data.train_files", "data.train_files=rows.parquet", named=False
     ),
     Mistake(
+        'data.train_files=\'["rows.parquet","rows.parquet"]\'',
+        "data_file_list",
+        "data.train_files",
+        "data.train_files=[rows.parquet,rows.parquet]",
+        named=False,
+    ),
+    Mistake(
         "data.train_files=rows.parquet data.train_batch_size=41",
         "batch_beyond_rows",
         "data.train_batch_size",

@@ -296,7 +296,22 @@ def mistakes_of(*arguments: str) -> list[ConfigProblem]:
     ("argument", "rule", "remedy"),
     [
         ("trainer.logger=console,wandb", "sweep", "Use trainer.logger=[console,wandb] for a list, or a single value."),
-        ("trainer.nnodes=1,2", "sweep", "Add --multirun, or use a single value."),
+        *(
+            (f"{key}=1,2", "sweep", "Add --multirun, or use a single value.")
+            for key in (
+                "trainer.nnodes",
+                "trainer.total_training_steps",
+                "actor_rollout_ref.actor.optim.lr_warmup_steps",
+            )
+        ),
+        ("actor_rollout_ref.model.path=a,b", "sweep", "Add --multirun, or use a single value."),
+        ("data.val_files=a,b", "sweep", "Use data.val_files=[a,b] for a list, or a single value."),
+        ("data.train_files=~/x.parquet", "unreadable_value", "Use data.train_files=$HOME/x.parquet."),
+        (
+            "data.train_files=[~/x.json,~/y.json]",
+            "unreadable_value",
+            "Use data.train_files=[$HOME/x.json,$HOME/y.json].",
+        ),
         ("preset=tny", "unknown_choice", "Use preset=tiny."),
         ("tree=best", "unknown_choice", "Use one of ms_swift_d4_k2"),
         ("model_engine=fsdp", "unknown_choice", "Use one of dp, "),
@@ -312,6 +327,19 @@ def test_a_mistake_in_the_form_is_one_sentence(argument, rule, remedy):
     assert (problem.rule_id, problem.key) == (rule, argument.partition("=")[0])
     assert problem.remedy.startswith(remedy)
     assert mistakes_of(argument, "trainer.foo=1")[-1].key == "trainer.foo"
+
+
+def test_the_default_of_an_unreadable_value_is_not_checked():
+    line = with_known_keys(
+        read_command_line(["platform=cpu", "preset=tiny", "data.train_files=~/x.csv", "data.val_files=b.csv"])
+    )
+    config = changed(composed(*line.arguments), "data.train_files=default.csv")
+    with pytest.raises(ConfigError) as caught:
+        prepare(config, line.name_problems, dry_run=True, known=line.known)
+    assert briefly(caught.value.problems) == [
+        "data.train_files=~/x.csv: unreadable_value",
+        "data.val_files=b.csv: data_file_type",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,16 @@ def data_problems(config: DictConfig, keys: Sequence[str], notes: list[ConfigPro
 
 
 def paths_of(config: DictConfig, key: str) -> list[str]:
-    """Return the paths under a key with one path or a list."""
+    """Return the paths under a key with one path or a list; none for the text of a list, which has its own rule."""
     value = OmegaConf.select(config, key)
+    if key.endswith("_files") and is_list_text(value):
+        return []
     return [str(path) for path in (value if OmegaConf.is_list(value) else [value]) if path is not None]
+
+
+def is_list_text(value: object) -> bool:
+    """Return whether a value is a text such as ``[a.parquet,b.parquet]``, from a list in two kinds of quotes."""
+    return isinstance(value, str) and value.startswith("[") and value.endswith("]")
 
 
 def files_of(path: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings.data_files import paths_of
+from recipe.treepo.settings.data_files import is_list_text, paths_of
 from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, open_rows
 from recipe.treepo.settings.model_files import local_folder, read_config
 from recipe.treepo.settings.nearest import closest_name
@@ -303,6 +303,13 @@ def _data_file_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         if not names or None in names:
             rule = "verl needs a parquet or JSON file, or a list of them"
             yield ConfigProblem("no_data_file", key, "null", rule, made)
+            continue
+        if is_list_text(files):
+            meant = ",".join(name.strip(" '\"") for name in files[1:-1].split(","))
+            rule = "is a text in quotes, not a list"
+            yield ConfigProblem(
+                "data_file_list", key, files, rule, f"Use {key}=[{meant}], without a second pair of quotes."
+            )
             continue
         for name in names:
             if not str(name).endswith(SUFFIXES):
