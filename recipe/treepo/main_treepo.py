@@ -45,7 +45,7 @@ def prepare(
     Args:
         problems: Problems of the command line. Their keys are not checked again: they still have the default.
         known: Defaults whose types the values must have.
-        notes: Receives findings in the files that do not stop a run.
+        notes: Receives findings that do not stop a run; none in a dry run.
 
     Raises:
         ConfigError: listing all problems, those of the command line first.

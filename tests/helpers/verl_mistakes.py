@@ -123,13 +123,6 @@ MISTAKES = (
         "trainer.default_local_dir=checkpoints",
     ),
     # keys without an effect
-    Mistake(
-        f"{A}.grad_clip=0.5",
-        "grad_clip_unread",
-        f"{A}.grad_clip",
-        f"{A}.grad_clip=1.0 {A}.optim.clip_grad=0.5",
-        named=False,
-    ),
     Mistake(f"{R}.enable_sleep_mode=True", "sleep_mode", f"{R}.enable_sleep_mode", f"{R}.enable_sleep_mode=False"),
     Mistake(f"{CLUSTER}.num_cpus=1", "ray_cpus", f"{CLUSTER}.num_cpus", f"{CLUSTER}.num_cpus=16"),
     Mistake(f"{CLUSTER}.num_cpus=4", "ray_cpus", f"{CLUSTER}.num_cpus", f"{CLUSTER}.num_cpus=16"),
@@ -615,6 +608,8 @@ FINE = (
     f"{OWN}.path=my.py {OWN}.name=keywords +{OWN}.reward_kwargs.factor=2",
     f"{OWN}.path=my.py {OWN}.name=decorated",
     f"{OWN}.path=dynamic.py {OWN}.name=made",
+    f"{OWN}.path=module.py {OWN}.name=made",
+    f"{OWN}.path=set.py {OWN}.name=made",
     f"{OWN}.path=absent.py {OWN}.name=f",  # another rule is for missing files
     f"{OWN}.path=null",
     "reward.reward_manager.source=importlib reward.reward_manager.module.path=my.py reward.reward_manager.name=Rows",
@@ -629,7 +624,8 @@ FINE = (
     f"{R}.name=sglang treepo.sampler=plain +{R}.engine_kwargs.vllm.swap_space=4",  # unused
     f"{R}.quantization=fp8 transfer_queue.backend.storage_backend=SimpleStorage",
     f"{R}.free_cache_engine=True",  # vLLM ignores it on a CPU
-    f"{A}.grad_clip=0.5 {A}.optim.clip_grad=0.5",
+    f"{A}.grad_clip=0.5",  # noted
+    f"{MODEL}.lora_rank=8 {MODEL}.lora_alpha=16.0",
     "trainer.project_name=null trainer.experiment_name=null",
     f"{A}.grad_clip=1.0 {A}.optim.clip_grad=0.5",
     f"{A}.optim.betas=[0,0.95] critic.optim.betas=0.9",
@@ -674,6 +670,9 @@ def compute_score(**given):
     import nowhere_at_all
 """,
     "dynamic.py": "globals()['made'] = print",
+    "module.py": "import sys\nsys.modules[__name__].made = print",
+    "set.py": "import sys\nsetattr(sys.modules[__name__], 'made', print)",
+    "site.py": "import site\nsite.addsitedir('lib')\nimport nowhere",
     "table.csv": "a,b",
     "rows.jsonl": '{"a": 1}',
 }

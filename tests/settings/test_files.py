@@ -95,6 +95,7 @@ BAD_COLUMNS = [
     ({"agent_name": "my_agent"}, "agent_name is not"),
     ({"priority": "high"}, "priority is not a whole number"),
     ({"__rollout_n__": "all"}, "__rollout_n__ is not a positive whole number"),
+    ({"num_turns": "two"}, "num_turns is not a number"),
     ({"images": [{"bytes": b"x"}]}, "has images, video or audio"),
     ({"reward_model": {"ground_truth": datetime.date(2024, 1, 1)}}, "reward_model.ground_truth is a date or time"),
 ]
@@ -135,7 +136,7 @@ def test_a_column_of_the_wrong_kind_is_named(change: dict[str, Any], reason: str
         ([make_row(images=[{"bytes": "x"}])], {"treepo__sampler": "plain"}),
         ([make_row(images=[], videos=None)], {}),
         ([make_row(images=[{"bytes": "x"}])], {"data__image_key": "pictures"}),
-        ([make_row(priority=3, __rollout_n__=8, metrics="m", values="v", index="i", uid="u")], {}),
+        ([make_row(priority=3, __rollout_n__=8, num_turns=2, metrics="m", values="v", index="i", uid="u")], {}),
         ([make_row(priority="high")], {"actor_rollout_ref__rollout__agent__default_agent_loop": "mine"}),
         ([make_row(truth="2024-01-01"), make_row(truth="1 May")], {}),
         ([make_row([{"type": "text", "text": "P"}])], {}),

@@ -5,6 +5,7 @@ import copy
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 from functools import cache
 
@@ -30,7 +31,7 @@ from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.settings.verl_keys import ADDABLE, FORMER, MEANT, REMOVED, REPLACED, new_name, unread_key_problems
 from recipe.treepo.settings.verl_relations import _vllm_arguments
-from recipe.treepo.settings.verl_switches import machine_problems
+from recipe.treepo.settings.verl_switches import machine_problems, unread_notes
 from recipe.treepo.settings.verl_values import name_remedy, type_problems
 from recipe.treepo.verl_adapters.run import _registered, dataclass_problems, name_problems
 
@@ -96,6 +97,23 @@ def test_all_problems_of_all_kinds_are_listed_at_once():
         "data.shuffle=no: verl_boolean",
         "actor_rollout_ref.actor.policy_loss.loss_mode=gspoo: unregistered_name",
     ]
+
+
+def test_a_key_that_verl_does_not_read_is_noted():
+    group = "actor_rollout_ref.actor"
+    notes = list(unread_notes(tiny_with(f"{group}.grad_clip=0.5")))
+    assert briefly(notes) == [f"{group}.grad_clip=0.5: grad_clip_unread"]
+    for fine in (f"{group}.grad_clip=0.5 {group}.optim.clip_grad=0.5", f"{group}.grad_clip=1.0", "critic.grad_clip=2"):
+        assert list(unread_notes(tiny_with(fine))) == []
+
+
+def test_the_sizes_of_a_model_in_the_hubs_cache_are_known(folder_with_files, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    shutil.copytree(folder_with_files / "three", tmp_path / "models--own--three/snapshots/abc")
+    (tmp_path / "models--own--three/refs").mkdir()
+    (tmp_path / "models--own--three/refs/main").write_text("abc")
+    model = "actor_rollout_ref.model.path=own/three actor_rollout_ref.rollout.max_model_len=513"
+    assert [problem.rule_id for problem in problems_with(model)] == ["context_beyond_model"]
 
 
 def test_a_group_that_became_a_value_stops_all_other_rules():
@@ -568,6 +586,7 @@ def test_what_is_not_installed_is_a_problem(overrides, problem, files, monkeypat
         "actor_rollout_ref.model.external_lib=nowhere +ray_kwargs.ray_init.runtime_env.working_dir=.",
         "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2 trainer.device=npu",
         "reward.custom_reward_function.path=careful.py",
+        "reward.custom_reward_function.path=site.py",
         "reward.custom_reward_function.path=absent.py",
         "reward.custom_reward_function.path=broken.py",
     ],

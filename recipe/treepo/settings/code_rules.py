@@ -175,8 +175,8 @@ def _defined_names(path: str) -> dict[str, ast.AST | None] | None:
             names[node.id] = None
         else:
             body += ast.iter_child_nodes(node)
-    dynamic = "*" in names or "__getattr__" in names or "globals()" in text or "exec(" in text
-    return None if dynamic else names
+    dynamic = any(mark in text for mark in ("globals()", "exec(", "setattr(", "sys.modules["))
+    return None if dynamic or "*" in names or "__getattr__" in names else names
 
 
 # --- packages --------------------------------------------------------------------------------------------------
@@ -282,10 +282,11 @@ def _import_problems(config: DictConfig) -> Iterator[ConfigProblem]:
             continue
         file = Path(os.path.expanduser(str(path).removeprefix("file://")))
         try:
-            body = ast.parse(file.read_text(encoding="utf-8")).body
+            text = file.read_text(encoding="utf-8")
+            body = ast.parse(text).body
         except (OSError, UnicodeDecodeError, SyntaxError, ValueError):  # other rules report it
             continue
-        if "sys.path" in file.read_text(encoding="utf-8"):
+        if "sys.path" in text or "addsitedir(" in text:
             continue
         for node in body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

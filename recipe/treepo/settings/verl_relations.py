@@ -306,10 +306,8 @@ def _data_file_problems(config: DictConfig) -> Iterator[ConfigProblem]:
             continue
         if is_list_text(files):
             meant = ",".join(name.strip(" '\"") for name in files[1:-1].split(","))
-            rule = "is a text in quotes, not a list"
-            yield ConfigProblem(
-                "data_file_list", key, files, rule, f"Use {key}=[{meant}], without a second pair of quotes."
-            )
+            rule, remedy = "is a text in quotes, not a list", f"Use {key}=[{meant}], without a second pair of quotes."
+            yield ConfigProblem("data_file_list", key, files, rule, remedy)
             continue
         for name in names:
             if not str(name).endswith(SUFFIXES):

@@ -191,7 +191,7 @@ NUMBERS: Sequence[tuple[Range, Condition, str]] = (
     (NOT_NEGATIVE, always, "trainer.v1.colocate_async.num_warmup_batches trainer.v1.separate_async.num_warmup_batches"),
     (_count(0, 0), always, "actor_rollout_ref.model.lora_rank"),
     (
-        _count(32),
+        Range(least=0, above=True, example=32),
         lambda config: value(config, "actor_rollout_ref.model.lora_rank"),
         "actor_rollout_ref.model.lora_alpha",
     ),
