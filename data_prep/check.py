@@ -22,6 +22,7 @@ from recipe.treepo.settings.data_rows import (
     NEEDED,
     PRIORITY,
     ROLLOUTS,
+    TURNS,
     Finding,
     column_problems,
     mathematics,
@@ -161,7 +162,7 @@ def _batches(path: Path, progress: bool) -> Iterator[list[dict[str, Any]]]:
                 raise PrepError(problems)
             wanted = [
                 name
-                for name in (*NEEDED, "agent_name", PRIORITY, ROLLOUTS, *MEDIA, "extra_info")
+                for name in (*NEEDED, "agent_name", PRIORITY, ROLLOUTS, TURNS, *MEDIA, "extra_info")
                 if name in file.columns
             ]
             with tqdm(total=file.num_rows, unit="row", desc=path.name, disable=not progress) as bar:

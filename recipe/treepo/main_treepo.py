@@ -43,14 +43,14 @@ def prepare(
     """Check the recipe's rules, then verl's own.
 
     Args:
-        problems: Problems of the command line.
+        problems: Problems of the command line. Their keys are not checked again: they still have the default.
         known: Defaults whose types the values must have.
-        notes: Receives findings in the files that do not stop a run.
+        notes: Receives findings that do not stop a run; none in a dry run.
 
     Raises:
         ConfigError: listing all problems, those of the command line first.
     """
-    settings = None
+    settings, given = None, problems
     types = [] if known is None else type_problems(config, known)
     if any(found.rule_id == "verl_group" for found in types):
         raise ConfigError(problems + types)  # all other rules read the keys of groups
@@ -62,10 +62,13 @@ def prepare(
         problems = problems + hub_problems(config)
     reported = {problem.key for problem in problems}
     problems = problems + [found for found in types if found.key not in reported]
-    problems = problems + ([] if known is None else unread_key_problems(config, known))
     plugins = other_plugins()
+    if known is not None and not plugins:  # which may read any key
+        problems = problems + unread_key_problems(config, known)
     if not plugins:  # then the names are known without importing verl, which takes seconds
         problems = problems + unregistered_names(config)
+    wrong = {problem.key for problem in given}
+    problems = given + [found for found in problems[len(given) :] if found.key not in wrong]
     if problems and not (plugins and foreign_names(config)):
         raise ConfigError(problems)
     if settings is None or settings.console is Console.TREEPO:

@@ -123,13 +123,6 @@ MISTAKES = (
         "trainer.default_local_dir=checkpoints",
     ),
     # keys without an effect
-    Mistake(
-        f"{A}.grad_clip=0.5",
-        "grad_clip_unread",
-        f"{A}.grad_clip",
-        f"{A}.grad_clip=1.0 {A}.optim.clip_grad=0.5",
-        named=False,
-    ),
     Mistake(f"{R}.enable_sleep_mode=True", "sleep_mode", f"{R}.enable_sleep_mode", f"{R}.enable_sleep_mode=False"),
     Mistake(f"{CLUSTER}.num_cpus=1", "ray_cpus", f"{CLUSTER}.num_cpus", f"{CLUSTER}.num_cpus=16"),
     Mistake(f"{CLUSTER}.num_cpus=4", "ray_cpus", f"{CLUSTER}.num_cpus", f"{CLUSTER}.num_cpus=16"),
@@ -313,6 +306,13 @@ MISTAKES = (
         "data.train_files=table.csv", "data_file_type", "data.train_files", "data.train_files=rows.parquet", named=False
     ),
     Mistake(
+        'data.train_files=\'["rows.parquet","rows.parquet"]\'',
+        "data_file_list",
+        "data.train_files",
+        "data.train_files=[rows.parquet,rows.parquet]",
+        named=False,
+    ),
+    Mistake(
         "data.train_files=rows.parquet data.train_batch_size=41",
         "batch_beyond_rows",
         "data.train_batch_size",
@@ -361,6 +361,13 @@ MISTAKES = (
         "vllm_argument",
         f"{R}.engine_kwargs.vllm.max_num_seqss",
         f"~{R}.engine_kwargs.vllm.max_num_seqss +{R}.engine_kwargs.vllm.max_num_seqs=3",
+        named=False,
+    ),
+    Mistake(
+        f"+{R}.engine_kwargs.vllm.swap_space=0",
+        "vllm_argument",
+        f"{R}.engine_kwargs.vllm.swap_space",
+        f"~{R}.engine_kwargs.vllm.swap_space",
         named=False,
     ),
     Mistake(
@@ -601,6 +608,8 @@ FINE = (
     f"{OWN}.path=my.py {OWN}.name=keywords +{OWN}.reward_kwargs.factor=2",
     f"{OWN}.path=my.py {OWN}.name=decorated",
     f"{OWN}.path=dynamic.py {OWN}.name=made",
+    f"{OWN}.path=module.py {OWN}.name=made",
+    f"{OWN}.path=set.py {OWN}.name=made",
     f"{OWN}.path=absent.py {OWN}.name=f",  # another rule is for missing files
     f"{OWN}.path=null",
     "reward.reward_manager.source=importlib reward.reward_manager.module.path=my.py reward.reward_manager.name=Rows",
@@ -611,10 +620,12 @@ FINE = (
     f"{MODELS}.enable=True {MODELS}.model_path=m {MODELS}.rollout.name=vllm",
     f"+{R}.engine_kwargs.vllm.max_num_seq=3",  # vLLM's parser accepts the beginning of a name
     f"+{R}.engine_kwargs.vllm.no-enable-chunked-prefill=true +{R}.engine_kwargs.vllm.swap_space=null",
+    f"+{R}.engine_kwargs.vllm.swap_space=[]",
     f"{R}.name=sglang treepo.sampler=plain +{R}.engine_kwargs.vllm.swap_space=4",  # unused
     f"{R}.quantization=fp8 transfer_queue.backend.storage_backend=SimpleStorage",
     f"{R}.free_cache_engine=True",  # vLLM ignores it on a CPU
-    f"{A}.grad_clip=0.5 {A}.optim.clip_grad=0.5",
+    f"{A}.grad_clip=0.5",  # noted
+    f"{MODEL}.lora_rank=8 {MODEL}.lora_alpha=16.0",
     "trainer.project_name=null trainer.experiment_name=null",
     f"{A}.grad_clip=1.0 {A}.optim.clip_grad=0.5",
     f"{A}.optim.betas=[0,0.95] critic.optim.betas=0.9",
@@ -659,6 +670,9 @@ def compute_score(**given):
     import nowhere_at_all
 """,
     "dynamic.py": "globals()['made'] = print",
+    "module.py": "import sys\nsys.modules[__name__].made = print",
+    "set.py": "import sys\nsetattr(sys.modules[__name__], 'made', print)",
+    "site.py": "import site\nsite.addsitedir('lib')\nimport nowhere",
     "table.csv": "a,b",
     "rows.jsonl": '{"a": 1}',
 }

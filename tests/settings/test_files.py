@@ -95,6 +95,7 @@ BAD_COLUMNS = [
     ({"agent_name": "my_agent"}, "agent_name is not"),
     ({"priority": "high"}, "priority is not a whole number"),
     ({"__rollout_n__": "all"}, "__rollout_n__ is not a positive whole number"),
+    ({"num_turns": "two"}, "num_turns is not a number"),
     ({"images": [{"bytes": b"x"}]}, "has images, video or audio"),
     ({"reward_model": {"ground_truth": datetime.date(2024, 1, 1)}}, "reward_model.ground_truth is a date or time"),
 ]
@@ -135,7 +136,7 @@ def test_a_column_of_the_wrong_kind_is_named(change: dict[str, Any], reason: str
         ([make_row(images=[{"bytes": "x"}])], {"treepo__sampler": "plain"}),
         ([make_row(images=[], videos=None)], {}),
         ([make_row(images=[{"bytes": "x"}])], {"data__image_key": "pictures"}),
-        ([make_row(priority=3, __rollout_n__=8, metrics="m", values="v", index="i", uid="u")], {}),
+        ([make_row(priority=3, __rollout_n__=8, num_turns=2, metrics="m", values="v", index="i", uid="u")], {}),
         ([make_row(priority="high")], {"actor_rollout_ref__rollout__agent__default_agent_loop": "mine"}),
         ([make_row(truth="2024-01-01"), make_row(truth="1 May")], {}),
         ([make_row([{"type": "text", "text": "P"}])], {}),
@@ -461,6 +462,19 @@ def change_json(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+def drop_keys(folder: Path, *keys: str) -> dict[str, Any]:
+    content = json.loads((folder / "config.json").read_text())
+    dropped = {key: content.pop(key) for key in keys}
+    (folder / "config.json").write_text(json.dumps(content))
+    return dropped
+
+
+def move_sizes(folder: Path, **changes: Any) -> None:
+    """Move the sizes to the group of the text model, as in files of models with images."""
+    sizes = drop_keys(folder, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    change_json(folder / "config.json", text_config=sizes | changes)
+
+
 def rename_weight(folder: Path, name: str, other: str) -> None:
     assert len(name) == len(other)
     weights(folder).write_bytes(weights(folder).read_bytes().replace(name.encode(), other.encode()))
@@ -569,15 +583,15 @@ BROKEN_MODELS = {
         "model_weights_differ",
         "are [428, 64]",
     ),
+    "other width of the text model": (
+        lambda folder: move_sizes(folder, hidden_size=64),
+        "model_weights_differ",
+        "are [428, 64]",
+    ),
     "more layers": (
         lambda folder: change_json(folder / "config.json", num_hidden_layers=6),
         "model_weights_differ",
         "layer 4 of 6 is missing",
-    ),
-    "no embeddings": (
-        lambda folder: rename_weight(folder, "model.embed_tokens.weight", "model.embed_takens.weight"),
-        "model_weights_differ",
-        "model.embed_tokens.weight is missing",
     ),
     "no template": (drop_template, "chat_template", "no chat template"),
     "wrong template": (
@@ -610,6 +624,15 @@ def test_a_broken_model_folder_is_named(damage: Any, rule_id: str, words: str, t
 MODEL = "actor_rollout_ref__model__"
 
 
+def test_only_overrides_of_sizes_excuse_other_weights(tmp_path: Path) -> None:
+    folder = model_copy(tmp_path / "model")
+    change_json(folder / "config.json", num_hidden_layers=6)
+    data = write(tmp_path / "train.parquet", GOOD)
+    attention = {"attn_implementation": "sdpa"}
+    assert rule_ids(of(data, folder, **{f"{MODEL}override_config": attention})) == ["model_weights_differ"]
+    assert rule_ids(of(data, folder, **{f"{MODEL}override_config": attention | {"num_hidden_layers": 4}})) == []
+
+
 @pytest.mark.parametrize(
     ("damage", "changes"),
     [
@@ -640,6 +663,16 @@ MODEL = "actor_rollout_ref__model__"
         ),
         (lambda folder: change_json(folder / "config.json", text_config={"hidden_size": 9}), {}),
         (lambda folder: rename_weight(folder, "model.layers.", "modul.layers."), {}),
+        (lambda folder: rename_weight(folder, "model.embed_tokens.weight", "model.tok_embedding.weigh"), {}),
+        (lambda folder: drop_keys(folder, "hidden_size"), {}),
+        (lambda folder: move_sizes(folder), {}),
+        (lambda folder: change_json(folder / "config.json", hidden_size=64, auto_map={}), {}),
+        (lambda folder: change_json(folder / "config.json", hidden_size=64), {f"{MODEL}trust_remote_code": True}),
+        (lambda folder: change_json(folder / "config.json", model_type="mine"), {f"{MODEL}external_lib": "json"}),
+        (
+            lambda folder: [file.unlink() for file in folder.glob("*token*")],
+            {f"{MODEL}external_lib": "json"},
+        ),
         (lambda folder: (folder / "consolidated.safetensors").write_bytes(b"cut"), {}),
         (
             lambda folder: ((folder / "tokenizer.json").rename(folder / "vocab.json"), drop_template(folder)),

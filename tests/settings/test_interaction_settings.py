@@ -403,7 +403,7 @@ def test_function_tools_and_their_parser_are_tried_before_a_run(tmp_path):
     ("text", "rule"),
     [
         ("tools:\n- {class_name: verl.tools.base_tool.BaseTool, config: {type: native}}", None),
-        ("tools: []", "has no list of tools under the key tools"),
+        ("tools: []", "has an empty list of tools"),
         ("- tools", "has no list of tools under the key tools"),
         ("tools: [", "cannot be loaded (ParserError: "),
         ("tools:\n- {class_name: verl.tools.base_tool.Nobody, config: {type: native}}", "AttributeError: "),

@@ -33,6 +33,7 @@ from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.settings.verl_keys import unread_key_problems
+from recipe.treepo.settings.verl_switches import unread_notes
 from recipe.treepo.settings.verl_values import type_problems
 from recipe.treepo.verl_adapters.run import call_problems, dataclass_problems, name_problems
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
@@ -289,6 +290,7 @@ def examples_with_verls_keys() -> Iterator[ConfigProblem]:
         yield from caught.value.problems
     forms = ["--dryrun", "trainer", "trainer.logger=[console", "trainer.logger=console,wandb", "platform=cpuu"]
     yield from with_known_keys(read_command_line(["preset=tiny", "data.train_batchsize=3", *forms])).name_problems
+    yield from unread_notes(tiny_with("actor_rollout_ref.actor.grad_clip=0.5"))
     yield from unread_key_problems(tiny_with("+trainer.save_frequency=3"), tiny_with(""))
     absent = "actor_rollout_ref.model.external_lib=nowhere reward.custom_reward_function.path=imports.py"
     attention = "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2"

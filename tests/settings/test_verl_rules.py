@@ -5,6 +5,7 @@ import copy
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 from functools import cache
 
@@ -25,13 +26,13 @@ from recipe.treepo.command_line.verl_overrides import defaults, with_known_keys
 from recipe.treepo.main_treepo import prepare
 from recipe.treepo.settings import code_rules, verl_values
 from recipe.treepo.settings.code_rules import module_exists, package_problems
-from recipe.treepo.settings.nearest import is_near, the_nearest
+from recipe.treepo.settings.nearest import closest_name, is_near
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
-from recipe.treepo.settings.verl_keys import FORMER, MEANT, REMOVED, REPLACED, new_name, unread_key_problems
+from recipe.treepo.settings.verl_keys import ADDABLE, FORMER, MEANT, REMOVED, REPLACED, new_name, unread_key_problems
 from recipe.treepo.settings.verl_relations import _vllm_arguments
-from recipe.treepo.settings.verl_switches import machine_problems
-from recipe.treepo.settings.verl_values import nearest_name, type_problems
+from recipe.treepo.settings.verl_switches import machine_problems, unread_notes
+from recipe.treepo.settings.verl_values import name_remedy, type_problems
 from recipe.treepo.verl_adapters.run import _registered, dataclass_problems, name_problems
 
 
@@ -98,6 +99,23 @@ def test_all_problems_of_all_kinds_are_listed_at_once():
     ]
 
 
+def test_a_key_that_verl_does_not_read_is_noted():
+    group = "actor_rollout_ref.actor"
+    notes = list(unread_notes(tiny_with(f"{group}.grad_clip=0.5")))
+    assert briefly(notes) == [f"{group}.grad_clip=0.5: grad_clip_unread"]
+    for fine in (f"{group}.grad_clip=0.5 {group}.optim.clip_grad=0.5", f"{group}.grad_clip=1.0", "critic.grad_clip=2"):
+        assert list(unread_notes(tiny_with(fine))) == []
+
+
+def test_the_sizes_of_a_model_in_the_hubs_cache_are_known(folder_with_files, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    shutil.copytree(folder_with_files / "three", tmp_path / "models--own--three/snapshots/abc")
+    (tmp_path / "models--own--three/refs").mkdir()
+    (tmp_path / "models--own--three/refs/main").write_text("abc")
+    model = "actor_rollout_ref.model.path=own/three actor_rollout_ref.rollout.max_model_len=513"
+    assert [problem.rule_id for problem in problems_with(model)] == ["context_beyond_model"]
+
+
 def test_a_group_that_became_a_value_stops_all_other_rules():
     with pytest.raises(ConfigError) as caught:
         prepare(tiny_with("reward=abc"), [], dry_run=True, known=tiny_with(""))
@@ -140,7 +158,7 @@ def test_an_unknown_key_is_answered_with_the_one_that_is_meant(override, meant):
     ("override", "new"),
     [
         ("ray_init.num_cpus=3", "ray_kwargs.ray_init.num_cpus=3"),
-        ("critic.model.fsdp_config.param_offload=True", "critic.fsdp.param_offload=True"),
+        ("critic.model.fsdp_config.param_offload=True", "critic.fsdp.param_offload=true"),
         ("reward_model.reward_kwargs.max_resp_len=3", "reward.reward_kwargs.max_resp_len=3"),
         ("trainer.val_generations_to_log_to_wandb=3", "trainer.log_val_generations=3"),
     ],
@@ -176,6 +194,21 @@ def test_the_new_names_exist():
         assert new_name(former) == new and last in (OmegaConf.select(config, group) if group else config)
 
 
+def test_keys_that_only_verls_objects_have_can_be_added():
+    group = "actor_rollout_ref"
+    for end in ADDABLE:
+        name, _, last = end.partition(".")
+        name = f"{group}.actor.checkpoint" if name == "checkpoint" else f"{group}.{name}"
+        overrides = {"checkpoint_manager_class": "null", "target_parameters": "null"}
+        config = tiny_with(f"+{name}.{last}={overrides.get(last, 1)}")
+        assert dataclass_problems(config) == [], end
+        assert unknown(f"{name}.{last}=1")[0].remedy.startswith("To add it"), end
+    precision = f"+{group}.actor.fsdp_config.mixed_precision.param_dtype=bf16"
+    assert dataclass_problems(tiny_with(precision)) == []
+    line = read_command_line(["platform=gpu", precision.lstrip("+")])  # the embedded run declares it
+    assert with_known_keys(line).name_problems[0].remedy == f"To add it, use {precision}."
+
+
 def test_the_remedies_of_former_and_foreign_keys_exist():
     config = composed("platform=cpu", "preset=tiny")
     new = [*REPLACED.values(), *({None: f"{key}=1"} for key in MEANT.values())]
@@ -208,6 +241,13 @@ def test_the_remedies_of_former_and_foreign_keys_exist():
         ("actor_rollout_ref.rollout.engine_kwargs.vllm.seed=1", "To add it, use +actor_rollout_ref.rollout."),
         ("actor_rollout_ref.actor.use_something_else=True", "Leave it out."),
         ("data.train_batchsize=3", "Did you mean data.train_batch_size?"),
+        ("actor_rollout_ref.rollout.limit_images=2", "To add it, use +actor_rollout_ref.rollout.limit_images=2."),
+        ("data.mine.of_all=null", "To add the key nevertheless, use +data.mine.of_all=null."),
+        ("data.mine.of_all=True", "To add the key nevertheless, use +data.mine.of_all=true."),
+        (
+            "data.mine.of_all={a:[1,{b:null}]}",
+            "To add the key nevertheless, use +data.mine.of_all='{a: [1,{b: null}]}'.",
+        ),
         ("trainer.something_else=3", "To add the key nevertheless, use +trainer.something_else=3."),
     ],
 )
@@ -228,14 +268,33 @@ def test_a_remedy_never_names_a_key_of_another_meaning(override, remedy):
 def test_an_added_key_that_verl_ignores_is_a_problem_if_another_is_meant(override, rule):
     [problem] = unread_key_problems(tiny_with(override), tiny_with(""))
     assert (problem.rule_id, problem.key) == (rule, override.lstrip("+").partition("=")[0])
-    own = "data.custom_cls.path=my.py"
-    assert unread_key_problems(tiny_with(f"{override} {own}"), tiny_with("")) == []
+    rollout = "actor_rollout_ref.rollout.agent"
+    for own in (
+        "data.custom_cls.path=my.py",
+        "reward.reward_manager.module.path=my.py",
+        f"{rollout}.agent_loop_config_path=loops.yaml",
+        f"{rollout}.agent_loop_manager_class=my.Manager",
+        "treepo.interaction.path=my.py",
+    ):
+        assert unread_key_problems(tiny_with(f"{override} {own}"), tiny_with("")) == [], own
+
+
+def test_a_plugin_may_read_any_key(monkeypatch):
+    override = "+trainer.save_frequency=3 data.train_batch_size=0"
+    found = []
+    for modules in ("", "json"):
+        monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", modules)
+        with pytest.raises(ConfigError) as caught:
+            prepare(tiny_with(override), [], dry_run=True, known=tiny_with(""))
+        found.append([problem.rule_id for problem in caught.value.problems])
+    assert found == [["verl_number", "unread_key"], ["verl_number"]]
 
 
 @pytest.mark.parametrize(
     "override",
     [
-        "+data.mine=1",
+        *("+data.mine=1", "+data.name=gsm8k", "+data.path=x", "+data.type=x", "+data.mode=x", "+data.num_workers=4"),
+        *("+data.temperature=1", "+trainer.path=x", "+trainer.seed=1"),
         "+trainer.wandb_proxy=http://x",
         "+data.cache_dir=x",
         "+data.apply_chat_template_kwargs.enable_thinking=False",
@@ -255,7 +314,22 @@ def mistakes_of(*arguments: str) -> list[ConfigProblem]:
     ("argument", "rule", "remedy"),
     [
         ("trainer.logger=console,wandb", "sweep", "Use trainer.logger=[console,wandb] for a list, or a single value."),
-        ("trainer.nnodes=1,2", "sweep", "Add --multirun, or use a single value."),
+        *(
+            (f"{key}=1,2", "sweep", "Add --multirun, or use a single value.")
+            for key in (
+                "trainer.nnodes",
+                "trainer.total_training_steps",
+                "actor_rollout_ref.actor.optim.lr_warmup_steps",
+            )
+        ),
+        ("actor_rollout_ref.model.path=a,b", "sweep", "Add --multirun, or use a single value."),
+        ("data.val_files=a,b", "sweep", "Use data.val_files=[a,b] for a list, or a single value."),
+        ("data.train_files=~/x.parquet", "unreadable_value", "Use data.train_files=$HOME/x.parquet."),
+        (
+            "data.train_files=[~/x.json,~/y.json]",
+            "unreadable_value",
+            "Use data.train_files=[$HOME/x.json,$HOME/y.json].",
+        ),
         ("preset=tny", "unknown_choice", "Use preset=tiny."),
         ("tree=best", "unknown_choice", "Use one of ms_swift_d4_k2"),
         ("model_engine=fsdp", "unknown_choice", "Use one of dp, "),
@@ -271,6 +345,19 @@ def test_a_mistake_in_the_form_is_one_sentence(argument, rule, remedy):
     assert (problem.rule_id, problem.key) == (rule, argument.partition("=")[0])
     assert problem.remedy.startswith(remedy)
     assert mistakes_of(argument, "trainer.foo=1")[-1].key == "trainer.foo"
+
+
+def test_the_default_of_an_unreadable_value_is_not_checked():
+    line = with_known_keys(
+        read_command_line(["platform=cpu", "preset=tiny", "data.train_files=~/x.csv", "data.val_files=b.csv"])
+    )
+    config = changed(composed(*line.arguments), "data.train_files=default.csv")
+    with pytest.raises(ConfigError) as caught:
+        prepare(config, line.name_problems, dry_run=True, known=line.known)
+    assert briefly(caught.value.problems) == [
+        "data.train_files=~/x.csv: unreadable_value",
+        "data.val_files=b.csv: data_file_type",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -432,7 +519,7 @@ def test_a_wrong_name_needs_no_verl_unless_there_are_plugins(monkeypatch):
     ],
 )
 def test_another_name_is_not_taken_for_a_misspelt_one(key, name):
-    assert nearest_name(key, name, ["sapo", "gspo", "grpo", "xpu", "cpu"]).startswith("Use one of ")
+    assert name_remedy(key, name, ["sapo", "gspo", "grpo", "xpu", "cpu"]).startswith("Use one of ")
 
 
 @pytest.mark.parametrize(
@@ -462,8 +549,8 @@ def test_only_typing_mistakes_and_shorter_forms_are_near(name, known, near):
 
 
 def test_of_two_equally_near_names_none_is_chosen():
-    assert the_nearest("seq-mean", ["seq-mean-token-sum", "seq-mean-token-mean"]) is None
-    assert the_nearest("low_var", ["low_var_kl", "low_var_kl+"]) == "low_var_kl"
+    assert closest_name("seq-mean", ["seq-mean-token-sum", "seq-mean-token-mean"]) is None
+    assert closest_name("low_var", ["low_var_kl", "low_var_kl+"]) == "low_var_kl"
 
 
 @pytest.mark.parametrize(
@@ -499,6 +586,7 @@ def test_what_is_not_installed_is_a_problem(overrides, problem, files, monkeypat
         "actor_rollout_ref.model.external_lib=nowhere +ray_kwargs.ray_init.runtime_env.working_dir=.",
         "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2 trainer.device=npu",
         "reward.custom_reward_function.path=careful.py",
+        "reward.custom_reward_function.path=site.py",
         "reward.custom_reward_function.path=absent.py",
         "reward.custom_reward_function.path=broken.py",
     ],

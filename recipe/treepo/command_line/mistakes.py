@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mistakes in the form of the command line, at the first of which Hydra would stop with a message of many lines."""
+"""Find mistakes in the form of the command line. Hydra would stop at the first one, with a message of many lines."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from recipe.treepo.command_line.composition import (
     names_other_configuration,
     verl_config_folder,
 )
-from recipe.treepo.settings.nearest import the_nearest
+from recipe.treepo.settings.nearest import closest_name
 from recipe.treepo.settings.schema import GROUPS
 from recipe.treepo.settings.values import ConfigProblem
 
@@ -26,8 +26,12 @@ FLAGS = (
     *("--resolve", "--package", "-p", "--run", "-r"),
 )
 
-# Ends of keys whose value may be a list.
-LISTS = ("logger", "files", "betas", "modules", "contents", "stopping", "path", "lib", "steps", "ranks")
+# Keys whose value may be a list, in full or by their last name.
+LISTS = (
+    *("logger", "train_files", "val_files", "betas", "target_modules", "exclude_modules", "target_parameters"),
+    *("save_contents", "load_contents", "contents", "stopping", "stop_strings", "external_lib", "ranks"),
+    *("ignore_patterns", "cudagraph_capture_sizes", "global_profiler.steps"),
+)
 
 
 def without_mistakes(line: CommandLine) -> CommandLine:
@@ -74,7 +78,7 @@ def _unknown_option(argument: str) -> ConfigProblem | None:
     short = [known for known in FLAGS if not known.startswith("--")]
     if any(known.startswith(flag) for known in hydras) or (flag[:2] != "--" and flag.startswith(tuple(short))):
         return None
-    near = the_nearest(flag.lstrip("-"), [known.lstrip("-") for known in FLAGS if known.startswith("--")])
+    near = closest_name(flag.lstrip("-"), [known.lstrip("-") for known in FLAGS if known.startswith("--")])
     remedy = f"Use --{near}." if near else f"Use one of {', '.join((*OWN_FLAGS, '--help'))}, or KEY=VALUE."
     return ConfigProblem("unknown_option", flag, given or True, "there is no such option", remedy)
 
@@ -83,6 +87,10 @@ def _unreadable(argument: str) -> ConfigProblem:
     key, equals, value = argument.partition("=")
     if not equals:
         return ConfigProblem("not_an_override", key, "", "must be KEY=VALUE", "Add = and the value, or leave it out.")
+    home = value.replace("~/", "$HOME/")
+    if home != value and parsed_override(f"{key}={home.replace('$HOME', '/home')}") is not None:
+        rule = "Hydra cannot read the sign ~ in a value, and the shell does not replace it there"
+        return ConfigProblem("unreadable_value", key, value, rule, f"Use {key}={home}.")
     rule = "Hydra cannot read the value: a bracket or quote is open, or it has characters such as ( ) : { }"
     remedy = f"Close it, or write the text in two kinds of quotes: '{key}=\"VALUE\"'."
     return ConfigProblem("unreadable_value", key, value, rule, remedy)
@@ -91,7 +99,7 @@ def _unreadable(argument: str) -> ConfigProblem:
 def _list_without_brackets(argument: str, override: Override) -> ConfigProblem:
     key, value = override.key_or_group, argument.partition("=")[2]
     rule = "values separated by commas start several runs, which needs --multirun"
-    if not override.is_choice_sweep() or "(" in value or not key.endswith(LISTS):
+    if not override.is_choice_sweep() or "(" in value or not (key in LISTS or key.rpartition(".")[2] in LISTS):
         return ConfigProblem("sweep", key, value, rule, "Add --multirun, or use a single value.")
     return ConfigProblem("sweep", key, value, rule, f"Use {key}=[{value}] for a list, or a single value.")
 
@@ -108,7 +116,7 @@ def _unknown_choice(override: Override) -> ConfigProblem | None:
         or value in choices(key)
     ):
         return None
-    near = the_nearest(value, choices(key))
+    near = closest_name(value, choices(key))
     remedy = f"Use {key}={near}." if near else f"Use one of {', '.join(choices(key))}."
     return ConfigProblem("unknown_choice", key, value, f"must be one of {', '.join(choices(key))}", remedy)
 

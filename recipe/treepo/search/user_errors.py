@@ -57,10 +57,11 @@ def contained(function: Callable[..., Any], /, *arguments: Any, **named_argument
 
 
 async def awaited(result: Awaitable[Any]) -> Any:
-    """Await user code; exits in the tasks that it starts are contained.
+    """Await user code and contain exits in the tasks that it starts.
 
-    Without containment remain callbacks of the event loop (``call_soon``), and user code that cancels the current task:
-    only a task for each call could tell this from a cancelled search, and would change the order of seeded searches.
+    Two cases are not contained: callbacks of the event loop (``call_soon``), and user code that cancels the current
+    task. Only a task for each call could tell the latter from a cancelled search. It would change the order of seeded
+    searches.
 
     Raises:
         UserCodeError: instead of SystemExit and KeyboardInterrupt in a task that the user code started and awaits.
@@ -84,7 +85,10 @@ async def awaited(result: Awaitable[Any]) -> Any:
 
 
 class _TaskFactory:
-    """Task factory of an event loop that contains exits in tasks which user code starts."""
+    """Task factory of an event loop that contains exits in tasks which user code starts.
+
+    It stays installed on the loop. Outside of user code it only calls the factory before it.
+    """
 
     def __init__(self, inner: Callable[..., Any] | None) -> None:
         self._inner = inner

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings.nearest import the_nearest
+from recipe.treepo.settings.nearest import closest_name
 from recipe.treepo.settings.values import ConfigProblem
 from recipe.treepo.settings.verl_values import ACTOR, ROLLOUT, value
 
@@ -94,7 +94,7 @@ def _name_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         else:
             if names is not None and name not in names:
                 rule = f"{path} does not define this name"
-                near = the_nearest(name, names)
+                near = closest_name(name, names)
                 remedy = f"Use {name_key}={near}." if near else f"Define the {what} there, or name another."
                 yield ConfigProblem("code_name", name_key, name, rule, remedy)
             elif names is not None and what == "function":
@@ -175,8 +175,8 @@ def _defined_names(path: str) -> dict[str, ast.AST | None] | None:
             names[node.id] = None
         else:
             body += ast.iter_child_nodes(node)
-    dynamic = "*" in names or "__getattr__" in names or "globals()" in text or "exec(" in text
-    return None if dynamic else names
+    dynamic = any(mark in text for mark in ("globals()", "exec(", "setattr(", "sys.modules["))
+    return None if dynamic or "*" in names or "__getattr__" in names else names
 
 
 # --- packages --------------------------------------------------------------------------------------------------
@@ -282,10 +282,11 @@ def _import_problems(config: DictConfig) -> Iterator[ConfigProblem]:
             continue
         file = Path(os.path.expanduser(str(path).removeprefix("file://")))
         try:
-            body = ast.parse(file.read_text(encoding="utf-8")).body
+            text = file.read_text(encoding="utf-8")
+            body = ast.parse(text).body
         except (OSError, UnicodeDecodeError, SyntaxError, ValueError):  # other rules report it
             continue
-        if "sys.path" in file.read_text(encoding="utf-8"):
+        if "sys.path" in text or "addsitedir(" in text:
             continue
         for node in body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

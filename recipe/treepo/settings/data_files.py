@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.settings.chat_tokens import PromptTokens, TemplateRefusal
 from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, RowFile, open_rows
-from recipe.treepo.settings.data_rows import MEDIA, PRIORITY, ROLLOUTS, Finding, column_problems, row_findings
+from recipe.treepo.settings.data_rows import MEDIA, PRIORITY, ROLLOUTS, TURNS, Finding, column_problems, row_findings
 from recipe.treepo.settings.model_files import (
     ACTOR,
     excerpt,
@@ -59,9 +59,16 @@ def data_problems(config: DictConfig, keys: Sequence[str], notes: list[ConfigPro
 
 
 def paths_of(config: DictConfig, key: str) -> list[str]:
-    """Return the paths under a key with one path or a list."""
+    """Return the paths under a key with one path or a list; none for the text of a list, which has its own rule."""
     value = OmegaConf.select(config, key)
+    if key.endswith("_files") and is_list_text(value):
+        return []
     return [str(path) for path in (value if OmegaConf.is_list(value) else [value]) if path is not None]
+
+
+def is_list_text(value: object) -> bool:
+    """Return whether a value is a text such as ``[a.parquet,b.parquet]``, from a list in two kinds of quotes."""
+    return isinstance(value, str) and value.startswith("[") and value.endswith("]")
 
 
 def files_of(path: str) -> list[str]:
@@ -104,7 +111,8 @@ class _Rules:
     @classmethod
     def of(cls, config: DictConfig, key: str, tokens: PromptTokens | None) -> "_Rules":
         """Return the rules for the files under a key."""
-        refused, noted = {Finding.EXTRA_INFO, Finding.ROLLOUTS}, {Finding.UNKNOWN_ROLE, Finding.BLANK_PROMPT}
+        refused = {Finding.EXTRA_INFO, Finding.ROLLOUTS, Finding.TURNS}
+        noted = {Finding.UNKNOWN_ROLE, Finding.BLANK_PROMPT}
         if reads_messages(config):
             refused |= _PROMPT | {Finding.PRIORITY}
         scores = OmegaConf.select(config, "reward.reward_manager.source") in (None, "register")
@@ -222,7 +230,7 @@ class _FileCheck:
             yield from self._row_problems(file)
 
     def _row_problems(self, file: RowFile) -> Iterator[ConfigProblem]:
-        names = ("extra_info", "agent_name", PRIORITY, ROLLOUTS, *self.rules.media.values())
+        names = ("extra_info", "agent_name", PRIORITY, ROLLOUTS, TURNS, *self.rules.media.values())
         wanted = [*self.rules.needed, *(name for name in names if name in file.columns)]
         prompts: list[tuple[int, Any]] = []
         for first, rows in file.batches(wanted, self.most):

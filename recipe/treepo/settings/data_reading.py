@@ -192,7 +192,7 @@ def _rows(batch: Any, names: Sequence[str]) -> list[Row]:
 
 
 def _values(batch: Any, name: str) -> list[Any]:
-    """Return a column's values, without those of extra_info: True stands for one that is not an object.
+    """Return the values of a column; for extra_info {} if it is an object, None if null, else True.
 
     Raises:
         DataFileError: if Python cannot hold them.

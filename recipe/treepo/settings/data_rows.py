@@ -27,6 +27,7 @@ from recipe.treepo.answers.spelling import normalize, number_of
 from recipe.treepo.answers.truth import MAX_ANSWER_CHARS, lacks_answer, read_truth
 from recipe.treepo.settings.data_reading import DataFileError
 from recipe.treepo.settings.schema import REPLACED_AGENTS
+from recipe.treepo.settings.values import is_number
 
 NEEDED = ("prompt", "data_source", "reward_model")
 MEDIA = ("images", "videos", "audios")
@@ -35,11 +36,11 @@ ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipytho
 # if present.
 RESERVED = (
     *("sampling_params", "trajectory", "trace", "session_id", "validate", "output", "self", "tree_request"),
-    *("prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "routed_experts", "num_turns"),
+    *("prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "routed_experts"),
     *("extra_fields", "teacher_ids", "teacher_logprobs", "ref_log_prob", "rollout_is_weights", "token_level_rewards"),
 )
-# Columns that verl's agent loops read: priority in the engine's queue, number of trajectories.
-PRIORITY, ROLLOUTS = "priority", "__rollout_n__"
+# Columns that verl reads: priority in the engine's queue, number of trajectories, numbers of a metric.
+PRIORITY, ROLLOUTS, TURNS = "priority", "__rollout_n__", "num_turns"
 
 _PLAIN = re.compile(r"-?\d{1,300}(?:\.\d{1,300})?", re.ASCII)
 cache_of_texts = functools.lru_cache(maxsize=20_000)  # ground truths recur
@@ -108,6 +109,11 @@ class Finding(Enum):
         "__rollout_n__ is not a positive whole number, but verl samples as many trajectories",
         "drop the column, or write positive whole numbers",
     )
+    TURNS = (
+        Severity.ERROR,
+        "num_turns is not a number, but verl computes a metric with it",
+        "rename or drop the column, or write numbers",
+    )
     LAST_ROLE = (Severity.WARNING, "the last message is not the user's", "end the prompt with the user's message")
     DUPLICATE = (Severity.WARNING, "same prompt as an earlier row", "prepare with --deduplicate")
     TOO_LONG = (
@@ -175,6 +181,8 @@ def row_findings(row: Mapping[str, Any]) -> set[Finding]:
         findings.add(Finding.PRIORITY)
     if ROLLOUTS in row and (_whole_number(row[ROLLOUTS]) or 0) < 1:
         findings.add(Finding.ROLLOUTS)
+    if TURNS in row and not is_number(row[TURNS]):
+        findings.add(Finding.TURNS)
     source = row.get("data_source")
     if not (isinstance(source, str) and source.strip()):
         findings.add(Finding.NO_SOURCE)

@@ -17,10 +17,10 @@ _LOCAL = "Name a local folder, or a model of the hub such as Qwen/Qwen2.5-0.5B."
 
 
 def hub_problems(config: DictConfig) -> list[ConfigProblem]:
-    """Return a problem for each model of the hub that cannot be loaded; sends a request for those not in the cache.
+    """Return a problem for each model of the hub that cannot be loaded; models outside the cache cost a request.
 
-    Without a check remain: ModelScope (VERL_USE_MODELSCOPE), and runs on an existing Ray cluster, whose nodes may reach
-    another network.
+    Two kinds of runs are not checked: those with ModelScope (VERL_USE_MODELSCOPE), and those on an existing Ray
+    cluster, whose nodes may reach another network.
     """
     if os.getenv("VERL_USE_MODELSCOPE", "").lower() == "true":
         return []

@@ -37,6 +37,8 @@ _VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "tekken.json", "*.mode
 _WITHOUT_VOCABULARY = re.compile("ByT5|Canine|Perceiver|Byte")
 # verl encodes messages of these model types without a chat template; so does mistral-common (tekken.json).
 _WITHOUT_TEMPLATE = ("deepseek_v4", "deepseek_vl_v2")
+# Keys of config.json that decide the shapes of weights, and groups of such keys.
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "text_config", "model_config")
 _LFS_POINTER = b"version https://git-lfs"
 _MOST_HEADER_BYTES = 100_000_000
 _NAME_ONE = "Name a folder with a Hugging Face model, or a model of the hub such as Qwen/Qwen2.5-0.5B."
@@ -60,6 +62,11 @@ class _Model:
     config_path: str
     tokenizer_path: str
     group: DictConfig
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether code of the model's authors or of the user may define its classes."""
+        return bool(self.group.get("trust_remote_code") or self.group.get("external_lib"))
 
 
 def models_of(config: DictConfig) -> list[_Model]:
@@ -155,12 +162,10 @@ class Defect(NamedTuple):
 
 
 def _folder_problems(model: _Model, config: DictConfig) -> Iterator[ConfigProblem]:
-    is_whole = model.config_path == model.path and not model.group.get("override_config")
+    is_whole = model.config_path == model.path and not model.is_custom
+    is_whole = is_whole and not any(key in _SIZES for key in model.group.get("override_config") or ())
     checks: dict[str, tuple[str, Callable[[Path], Iterator[Defect]]]] = {
-        "hf_config_path": (
-            model.config_path,
-            partial(_config_defects, is_custom=bool(model.group.get("trust_remote_code"))),
-        ),
+        "hf_config_path": (model.config_path, partial(_config_defects, is_custom=model.is_custom)),
         "path": (model.path, partial(_weight_defects, needed=_needs_weights(model, config), is_whole=is_whole)),
     }
     if model.key == ACTOR:
@@ -184,6 +189,18 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     return content
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read ``config.json``, with the keys of its text model beside its own.
+
+    Raises:
+        ValueError: if it is no JSON object.
+        OSError: if it cannot be read.
+    """
+    content = _read_object(folder / _CONFIG)
+    text = content.get("text_config")
+    return {**(text if isinstance(text, dict) else {}), **content}
 
 
 def _config_defects(folder: Path, *, is_custom: bool) -> Iterator[Defect]:
@@ -260,15 +277,16 @@ def _weight_defects(folder: Path, *, needed: bool, is_whole: bool) -> Iterator[D
 def _other_weights(folder: Path, shapes: Shapes) -> str | None:
     """Return why weights belong to another model than the configuration, None if unknown.
 
-    transformers would replace missing weights by random ones. Only names of decoders without a wrapper are known.
+    transformers would replace missing weights by random ones. Only the usual names of a decoder's weights are known.
     """
     if not any(name.startswith("model.layers.") for name in shapes):
         return None
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        config = _read_object(folder / _CONFIG)
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+        config = read_config(folder)
+        if "auto_map" in config:
+            return None
         size, layers = [int(config["vocab_size"]), int(config["hidden_size"])], int(config["num_hidden_layers"])
-        if (found := shapes.get("model.embed_tokens.weight")) is None:
-            return None if "lm_head.weight" in shapes else "model.embed_tokens.weight is missing"
+        found = shapes["model.embed_tokens.weight"]
         if found != size:
             return f"model.embed_tokens.weight has {found} elements, vocab_size and hidden_size are {size}"
         there = {int(name.split(".")[2]) for name in shapes if name.startswith("model.layers.")}
@@ -324,8 +342,7 @@ def _tokenizer_defects(folder: Path, *, model: _Model, config: DictConfig) -> It
         if name == TOKENIZER and (folder / name).is_file() and not isinstance(settings.get("model"), dict):
             yield Defect("model_tokenizer_damaged", f"its {name} has no model, which holds the vocabulary", _AGAIN)
             return
-    # Code of the model's authors may do anything.
-    is_custom = bool(model.group.get("trust_remote_code")) or "auto_map" in settings
+    is_custom = model.is_custom or "auto_map" in settings
     has_vocabulary = any(any(folder.glob(pattern)) for pattern in (TOKENIZER, *_VOCABULARIES))
     if not (has_vocabulary or is_custom or _WITHOUT_VOCABULARY.match(str(settings.get("tokenizer_class")))):
         remedy = f"Add the tokenizer's files, or name their folder with {model.key}.tokenizer_path."

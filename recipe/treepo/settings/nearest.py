@@ -8,16 +8,16 @@ _SHORT = 6
 _LEAST_PREFIX = 3
 
 
-def nearest(name: object, names: Iterable[str]) -> list[str]:
+def near_names(name: object, names: Iterable[str]) -> list[str]:
     """Return the names that a misspelt or shortened one may stand for, nearest first; empty if it is another name."""
     found = {known: _distance(_plain(str(name)), _plain(known)) for known in names}
     return sorted((known for known in found if found[known] is not None), key=lambda known: found[known] or 0)
 
 
-def the_nearest(name: object, names: Iterable[str]) -> str | None:
+def closest_name(name: object, names: Iterable[str]) -> str | None:
     """Return the only name that a misspelt one can stand for, None if there is none or a choice."""
     names = list(names)
-    found = nearest(name, names)
+    found = near_names(name, names)
     found = [
         known for known in found if known.rstrip("+") == known or known.rstrip("+") not in found
     ]  # verl's KL names

@@ -15,7 +15,7 @@ from recipe.treepo.settings.tree_rules import sampler_problems
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.settings.verl_keys import former_key_problems, leaves
 from recipe.treepo.settings.verl_relations import relation_problems
-from recipe.treepo.settings.verl_switches import machine_problems, switch_problems
+from recipe.treepo.settings.verl_switches import machine_problems, switch_problems, unread_notes
 from recipe.treepo.settings.verl_values import value_problems
 
 
@@ -25,7 +25,7 @@ def validate(
     """Check the ``treepo`` group, verl's keys, the rules between them, and the files.
 
     Args:
-        notes: Receives findings in the files that do not stop a run.
+        notes: Receives findings that do not stop a run; none without ``check_files``.
 
     Raises:
         ConfigError: listing all problems.
@@ -38,6 +38,8 @@ def validate(
     if check_files:
         problems += file_problems(config, ("data.train_files", "data.val_files"), notes)
         problems += package_problems(config) + machine_problems(config)
+        if notes is not None:
+            notes += unread_notes(config)
     if problems:
         raise ConfigError(problems)
     assert settings is not None

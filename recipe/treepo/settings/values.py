@@ -7,7 +7,7 @@ The dataclass is the only declaration of its keys: a field's type selects the re
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from enum import StrEnum
@@ -30,7 +30,7 @@ class ConfigProblem:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.key}={self.value}: {self.rule}. {self.remedy}"
+        return f"{self.key}={'null' if self.value is None else self.value}: {self.rule}. {self.remedy}"
 
 
 class ConfigError(ValueError):
@@ -67,6 +67,22 @@ def reader(rule_id: str, rule: str, holds: Callable[[Any], Any], convert: Reader
         return convert(value)
 
     return read
+
+
+def written(value: Any) -> str:
+    """Return a value as in an override on a shell's command line."""
+    text = _hydra_text(value)
+    return f"'{text}'" if isinstance(value, Mapping) else text
+
+
+def _hydra_text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_hydra_text(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{','.join(map(_hydra_text, value))}]"
+    return str(value)
 
 
 def is_number(value: Any, kinds: type | UnionType = int | float) -> bool:
@@ -210,7 +226,7 @@ RENAMED = {
 def unknown_key(key: str, value: Any, keys: Keys) -> ConfigProblem:
     """Return the problem of a key that is not in ``keys``."""
     if new := RENAMED.get(key):
-        remedy = "Leave it out." if value is None else f"Use {new}={value}."
+        remedy = "Leave it out." if value is None else f"Use {new}={written(value)}."
         return ConfigProblem("renamed_key", key, value, f"was renamed to {new}", remedy)
     groups = groups_of(keys)
     group = key.rpartition(".")[0]

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings.nearest import is_near, nearest
-from recipe.treepo.settings.values import ConfigProblem
+from recipe.treepo.settings.nearest import is_near, near_names
+from recipe.treepo.settings.values import ConfigProblem, written
 
 # Former keys and groups, by their new names. The first three groups are in verl's legacy_reward_impl.yaml, but only
 # verl's fully async trainer reads them (migrate_legacy_reward_impl in verl/experimental/reward_loop/reward_loop.py).
@@ -100,6 +100,12 @@ MEANT = {
 FREE = (
     *("engine_kwargs", "override_config", "override_optimizer_config", "apply_chat_template_kwargs"),
     *("mm_processor_kwargs", "reward_kwargs", "sampler_kwargs", "override_transformer_config", "ray_init"),
+    "mixed_precision",
+)
+# Ends of keys that objects of verl 0.9.1 have although its files do not declare them: a plus sign sets them.
+ADDABLE = (
+    *("rollout.limit_images", "rollout.repetition_penalty", "rollout.checkpoint_manager_class"),
+    *("model.load_tokenizer", "model.target_parameters", "checkpoint.save_lora_only", "actor.use_rollout_log_probs"),
 )
 LEGACY_GROUPS = ("custom_reward_function", "reward_model", "sandbox_fusion")
 
@@ -147,20 +153,20 @@ def unknown_verl_key(key: str, value: Any, known: Mapping[str, Any]) -> ConfigPr
         return None
     if found := known_remedy(key, value, known):
         return ConfigProblem("former_key" if is_former(key) else "unknown_verl_key", key, value, *found)
-    if any(part in FREE for part in key.split(".")[:-1]):
-        remedy = f"To add it, use +{key}={value}."
+    if any(part in FREE for part in key.split(".")[:-1]) or key.endswith(ADDABLE):
+        remedy = f"To add it, use +{key}={written(value)}."
         return ConfigProblem("unknown_verl_key", key, value, "the group has no such key yet", remedy)
     shown = meant_keys(key, known)
     remedy = f"Did you mean {' or '.join(shown)}? " if shown else ""
-    if not key.startswith(("actor_rollout_ref.", "critic.")) and not (shown and key.startswith(READ)):
-        remedy += f"To add the key nevertheless, use +{key}={value}."
+    if not key.startswith(("actor_rollout_ref.", "critic.")) and not _is_mistake(key, value, known):
+        remedy += f"To add the key nevertheless, use +{key}={written(value)}."
     elif not shown:
         remedy = "Leave it out."
     return ConfigProblem("unknown_verl_key", key, value, "verl has no such key", remedy.strip())
 
 
 # Groups in which verl ignores keys that it does not know; it refuses them in actor_rollout_ref and algorithm.
-READ = ("data.", "trainer.")
+UNCHECKED = ("data.", "trainer.")
 # Keys of these groups that verl 0.9.1 reads although its files do not declare them.
 UNDECLARED = (
     *("data.cache_dir", "data.chat_template_func", "data.filter_prompts", "data.need_tools_kwargs"),
@@ -168,26 +174,40 @@ UNDECLARED = (
 )
 
 
-def unread_key_problems(config: DictConfig, known: DictConfig) -> list[ConfigProblem]:
-    """Check for added keys (``+KEY=VALUE``) that verl ignores and whose name is nearly one that it reads.
+# Keys that name code of the user, which may read any key.
+USER_CODE = (
+    *("data.custom_cls.path", "trainer.v1.sampler.custom_sampler.path", "actor_rollout_ref.model.external_lib"),
+    *("actor_rollout_ref.rollout.agent.agent_loop_config_path", "trainer.checkpoint_callback_class"),
+    *("actor_rollout_ref.rollout.agent.agent_loop_manager_class", "reward.reward_manager.module.path"),
+    "treepo.interaction.path",
+)
 
-    Code of the user may read other keys: a data set class those of ``data``, a plugin any.
+
+def unread_key_problems(config: DictConfig, known: DictConfig) -> list[ConfigProblem]:
+    """Check for added keys (``+KEY=VALUE``) that verl ignores: former and foreign names, and misspelt ones.
+
+    Code of the user may read other keys, so they are not checked with such code. A plugin may, too.
 
     Args:
         known: The configuration without overrides of single keys.
     """
-    own = ("data.custom_cls.path", "trainer.v1.sampler.custom_sampler.path", "actor_rollout_ref.model.external_lib")
-    if any(OmegaConf.select(config, key) is not None for key in own):
+    own = [(OmegaConf.select(config, key), OmegaConf.select(known, key)) for key in USER_CODE]
+    if any(found not in (None, default) for found, default in own):
         return []
-    declared = OmegaConf.to_container(known, resolve=False)
+    declared = cast(Mapping[str, Any], OmegaConf.to_container(known, resolve=False))
     problems = []
     for key, value in leaves(OmegaConf.to_container(config, resolve=False)):
-        if key.startswith(READ) and key not in UNDECLARED and not any(part in FREE for part in key.split(".")):
-            problem = unknown_verl_key(key, value, cast(Mapping[str, Any], declared))
-            if problem is not None and "To add the key" not in problem.remedy:
+        if key.startswith(UNCHECKED) and key not in UNDECLARED and not any(part in FREE for part in key.split(".")):
+            problem = unknown_verl_key(key, value, declared)
+            if problem is not None and _is_mistake(key, value, declared):
                 rule = "verl does not read this key"
                 problems.append(ConfigProblem("unread_key", key, value, rule, problem.remedy))
     return problems
+
+
+def _is_mistake(key: str, value: Any, known: Mapping[str, Any]) -> bool:
+    """Return whether a key of ``data`` or ``trainer`` is a former or foreign name, or a misspelt key of the group."""
+    return key.startswith(UNCHECKED) and bool(known_remedy(key, value, known) or _misspelt(key, known))
 
 
 def is_former(key: str) -> bool:
@@ -202,7 +222,7 @@ def known_remedy(key: str, value: Any, known: Mapping[str, Any]) -> tuple[str, s
     if (forms := REPLACED.get(key)) is not None:
         overrides = forms.get(value, forms.get(None)) if isinstance(value, bool) else forms.get(None)
         if overrides is not None:
-            return "verl ignores this former key", f"Use {overrides.format(value)}."
+            return "verl ignores this former key", f"Use {overrides.format(written(value))}."
     if (new := new_name(key)) and _has(known, new):
         problem = _former(key, value, new)
         return problem.rule, problem.remedy
@@ -210,7 +230,7 @@ def known_remedy(key: str, value: Any, known: Mapping[str, Any]) -> tuple[str, s
     if new is not None and key.startswith("critic."):
         new = new.replace(_ACTOR, "critic") if new.startswith(_ACTOR) else None
     if new is not None and _has(known, new):
-        return "verl has no such key", f"Use {new}={value}."
+        return "verl has no such key", f"Use {new}={written(value)}."
     return None
 
 
@@ -228,20 +248,29 @@ def _has(known: Mapping[str, Any], key: str) -> bool:
 
 def meant_keys(key: str, known: Mapping[str, Any]) -> list[str]:
     """Return at most three keys that a misspelt one may stand for: near in every part, or at another place."""
-    names = [name for name, _ in leaves(known) if not name.startswith(LEGACY_GROUPS)]
+    names = _names(known)
     parts, last = key.split("."), key.rpartition(".")[2]
-    alike = [name for name in names if _is_alike(parts, name.split("."))]
+    alike = _misspelt(key, known)
     inner = [name for name in names if name.endswith(f".{key}")]
     same = [name for name in names if name.rpartition(".")[2] == last]
     found = alike or inner or sorted(same, key=lambda name: _apart(parts, name.split(".")))[:2]
     if not found and len(last) > 4:  # misspelt, and at another place
         lasts = {name.rpartition(".")[2] for name in names}
-        close = [near for near in nearest(last, lasts) if abs(len(near) - len(last)) <= 2][:1]
+        close = [near for near in near_names(last, lasts) if abs(len(near) - len(last)) <= 2][:1]
         found = sorted(
             (name for name in names if name.rpartition(".")[2] in close),
             key=lambda name: _apart(parts, name.split(".")),
         )[:2]
     return found[:3]
+
+
+def _names(known: Mapping[str, Any]) -> list[str]:
+    return [name for name, _ in leaves(known) if not name.startswith(LEGACY_GROUPS)]
+
+
+def _misspelt(key: str, known: Mapping[str, Any]) -> list[str]:
+    """Return the keys that are near in every part."""
+    return [name for name in _names(known) if _is_alike(key.split("."), name.split("."))]
 
 
 def _is_alike(parts: list[str], known: list[str]) -> bool:
@@ -265,5 +294,5 @@ def leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def _former(key: str, value: Any, new: str) -> ConfigProblem:
     rule = f"verl ignores this former key, which is now {new}"
-    remedy = "Leave it out." if value is None else f"Use {new}={value}."
+    remedy = "Leave it out." if value is None else f"Use {new}={written(value)}."
     return ConfigProblem("former_key", key, value, rule, remedy)

@@ -4,7 +4,6 @@
 A rule whose numbers are missing or wrong is silent: ``verl_values.py`` reports them.
 """
 
-import json
 import math
 import os
 import re
@@ -16,11 +15,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings.data_files import paths_of
+from recipe.treepo.settings.data_files import is_list_text, paths_of
 from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, open_rows
-from recipe.treepo.settings.nearest import the_nearest
+from recipe.treepo.settings.model_files import local_folder, read_config
+from recipe.treepo.settings.nearest import closest_name
 from recipe.treepo.settings.training_rules import has_critic
-from recipe.treepo.settings.values import ConfigProblem, is_number
+from recipe.treepo.settings.values import ConfigProblem, is_number, written
 from recipe.treepo.settings.verl_values import (
     ACTOR,
     CRITIC,
@@ -304,6 +304,11 @@ def _data_file_problems(config: DictConfig) -> Iterator[ConfigProblem]:
             rule = "verl needs a parquet or JSON file, or a list of them"
             yield ConfigProblem("no_data_file", key, "null", rule, made)
             continue
+        if is_list_text(files):
+            meant = ",".join(name.strip(" '\"") for name in files[1:-1].split(","))
+            rule, remedy = "is a text in quotes, not a list", f"Use {key}=[{meant}], without a second pair of quotes."
+            yield ConfigProblem("data_file_list", key, files, rule, remedy)
+            continue
         for name in names:
             if not str(name).endswith(SUFFIXES):
                 rule = "verl reads files named .parquet, .json and .jsonl only"
@@ -314,16 +319,12 @@ def _data_file_problems(config: DictConfig) -> Iterator[ConfigProblem]:
 
 
 def _model_config(config: DictConfig) -> dict[str, Any]:
-    """Return ``config.json`` of a local model, its text model's keys included; empty if there is none."""
-    folder = Path(str(value(config, "actor_rollout_ref.model.path"))).expanduser()
+    """Return ``config.json`` of a local or cached model, its text model's keys included; empty if there is none."""
+    folder = local_folder(str(value(config, "actor_rollout_ref.model.path")))
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return {} if folder is None else read_config(folder)
     except (OSError, ValueError):
         return {}
-    if not isinstance(found, dict):
-        return {}
-    text = found.get("text_config")
-    return {**(text if isinstance(text, dict) else {}), **found}
 
 
 def _position_problems(config: DictConfig) -> Iterator[ConfigProblem]:
@@ -367,11 +368,11 @@ def _lora_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         return
     names = [str(name) for name in found] if OmegaConf.is_list(found) else []
     if isinstance(found, str) and found != "all-linear" and found.isidentifier():
-        near = the_nearest(found, LAYERS) or LAYERS[0]
+        near = closest_name(found, LAYERS) or LAYERS[0]
         rule = "a single text is a pattern of full names of layers, and none has this name"
         yield ConfigProblem("lora_target", key, found, rule, f"Use {key}=[{near}], or all-linear.")
     elif names and not any(name.rpartition(".")[2] in LAYERS for name in names):
-        meant = [known for name in names if (known := the_nearest(name, LAYERS))]
+        meant = [known for name in names if (known := closest_name(name, LAYERS))]
         rule = f"the model has none of these layers, but {', '.join(LAYERS[:7])}"
         yield ConfigProblem(
             "lora_target", key, found, rule, f"Use {key}=[{','.join(meant) or LAYERS[0]}], or all-linear."
@@ -403,11 +404,12 @@ def _engine_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     arguments = value(config, f"{ROLLOUT}.engine_kwargs.vllm")
     for name in arguments if OmegaConf.is_dict(arguments) else ():
         known, plain, found = _vllm_arguments(), str(name).replace("-", "_"), arguments[name]
-        # verl passes neither null nor False; vLLM's parser accepts the beginning of a name and --no-NAME
-        if found in (None, False) or any(own.startswith(plain.removeprefix("no_")) for own in known) or not known:
+        # verl passes neither null, False nor []; vLLM's parser accepts the beginning of a name and --no-NAME
+        dropped = found is None or found is False or (OmegaConf.is_list(found) and not found)
+        if dropped or any(own.startswith(plain.removeprefix("no_")) for own in known) or not known:
             continue
-        group, near = f"{ROLLOUT}.engine_kwargs.vllm", the_nearest(plain, known)
-        remedy = f"Use +{group}.{near}={found}." if near else "Leave it out."
+        group, near = f"{ROLLOUT}.engine_kwargs.vllm", closest_name(plain, known)
+        remedy = f"Use +{group}.{near}={written(found)}." if near else "Leave it out."
         yield ConfigProblem("vllm_argument", f"{group}.{name}", found, "vLLM has no such argument", remedy)
 
 

@@ -18,7 +18,7 @@ def switch_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check what the choices of a run need."""
     rules = (
         *(_resume_problems, _estimator_problems, _correction_problems, _separate_problems),
-        *(_reward_model_problems, _run_problems, _unread_problems, _cluster_problems),
+        *(_reward_model_problems, _run_problems, _sleep_problems, _cluster_problems),
     )
     return [problem for rule in rules for problem in rule(config)]
 
@@ -74,7 +74,10 @@ def _latest_problems(config: DictConfig) -> Iterator[ConfigProblem]:
 
 
 def _last_step_problems(config: DictConfig, key: str, folder: str) -> Iterator[ConfigProblem]:
-    """Check that a checkpoint is not past the last step. At the last step, verl validates and ends, as after a kill."""
+    """Check that the step of a checkpoint does not exceed ``trainer.total_training_steps``.
+
+    A checkpoint of the last step is accepted: verl validates and ends. A run killed at its end leaves one.
+    """
     step, total = int(folder.rpartition("global_step_")[2]), whole(config, "trainer.total_training_steps")
     if total and step > total and trains(config):
         rule = f"the checkpoint {folder} is past the last step, trainer.total_training_steps={total}"
@@ -204,14 +207,18 @@ def _run_problems(config: DictConfig) -> Iterator[ConfigProblem]:
                 yield ConfigProblem("teacher_gpus", key, value(config, key), rule, f"Use {key}=1, for example.")
 
 
-def _unread_problems(config: DictConfig) -> Iterator[ConfigProblem]:
-    """Check for keys that verl declares but does not read, and switches that the platform does not have."""
+def unread_notes(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Yield notes on keys that verl declares but does not read."""
     for role, used in ((ACTOR, trains(config)), ("critic", has_critic(config))):
         key, other = f"{role}.grad_clip", f"{role}.optim.clip_grad"
         found = value(config, key)
         if used and found not in (None, 1.0) and value(config, other) not in (None, found):
             rule = f"verl does not read this key, but {other}={value(config, other)}"
             yield ConfigProblem("grad_clip_unread", key, found, rule, f"Use {other}={found}, and leave {key} out.")
+
+
+def _sleep_problems(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Check for a switch that the platform does not have."""
     key = f"{ROLLOUT}.enable_sleep_mode"
     if value(config, "trainer.device") == "cpu" and value(config, f"{ROLLOUT}.name") == "vllm" and value(config, key):
         rule = "vLLM has no sleep mode on a CPU"

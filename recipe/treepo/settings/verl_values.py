@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.settings.nearest import the_nearest
+from recipe.treepo.settings.nearest import closest_name
 from recipe.treepo.settings.schema import REPLACED_AGENTS, TREE_ESTIMATORS, TREEPO_TRAINERS
 from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigProblem, groups_of, is_number
@@ -191,7 +191,7 @@ NUMBERS: Sequence[tuple[Range, Condition, str]] = (
     (NOT_NEGATIVE, always, "trainer.v1.colocate_async.num_warmup_batches trainer.v1.separate_async.num_warmup_batches"),
     (_count(0, 0), always, "actor_rollout_ref.model.lora_rank"),
     (
-        _count(32),
+        Range(least=0, above=True, example=32),
         lambda config: value(config, "actor_rollout_ref.model.lora_rank"),
         "actor_rollout_ref.model.lora_alpha",
     ),
@@ -394,7 +394,7 @@ def unregistered_names(
         registered = sorted({*registry(key), *(choice for choice in REGISTERED[key] if choice)})
         if name not in registered:
             rule = "is not a name that verl or a plugin registers"
-            remedy = nearest_name(key, name, [found for found in registered if found not in UNFED])
+            remedy = name_remedy(key, name, [found for found in registered if found not in UNFED])
             problems.append(ConfigProblem("unregistered_name", key, name, rule, remedy))
     return problems
 
@@ -545,18 +545,20 @@ def _unknown_name(key: str, found: Any, name: Any, choices: Sequence[object]) ->
     shown = ", ".join("null" if choice is None else str(choice) for choice in choices)
     subject = f"{name} must be" if OmegaConf.is_list(found) else "must be"
     names = [str(choice) for choice in choices if choice is not None]
-    remedy = nearest_name(key, name, names)
+    remedy = name_remedy(key, name, names)
     if OmegaConf.is_list(found):  # without the names that are no misspelling
-        new = ",".join(str(near) for other in found if (near := other if other in names else the_nearest(other, names)))
+        new = ",".join(
+            str(near) for other in found if (near := other if other in names else closest_name(other, names))
+        )
         remedy = f"Use {key}=[{new or names[0]}]."
     elif isinstance(found, str) and set(parts := re.split(r"[,\s]+", found)) <= set(names):
         remedy = f"Use {key}=[{','.join(parts)}]."
     return ConfigProblem("verl_choice", key, found, f"{subject} one of {shown}", remedy)
 
 
-def nearest_name(key: str, name: Any, names: Sequence[str]) -> str:
+def name_remedy(key: str, name: Any, names: Sequence[str]) -> str:
     """Return a remedy with the name that is meant, or with all names."""
-    near = MEANT_NAMES.get(key, {}).get(str(name)) or the_nearest(name, names)
+    near = MEANT_NAMES.get(key, {}).get(str(name)) or closest_name(name, names)
     near = near or (names[0] if len(names) == 1 else None)
     return f"Use {key}={near}." if near else f"Use one of {', '.join(names)}."
 

@@ -24,12 +24,12 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from recipe.treepo.console.capture import release
 from recipe.treepo.settings.files import is_missing_file
-from recipe.treepo.settings.nearest import the_nearest
+from recipe.treepo.settings.nearest import closest_name
 from recipe.treepo.settings.schema import PACKED_VENDOR, Console, TreePOSettings
 from recipe.treepo.settings.training_rules import has_critic
-from recipe.treepo.settings.values import ConfigError, ConfigProblem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem, written
 from recipe.treepo.settings.verl_keys import known_remedy, leaves
-from recipe.treepo.settings.verl_values import ACTOR, REF, ROLLOUT, nearest_name, unregistered_names
+from recipe.treepo.settings.verl_values import ACTOR, REF, ROLLOUT, name_remedy, unregistered_names
 from recipe.treepo.verl_adapters.console import train_with_console
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
 
@@ -133,9 +133,9 @@ def call_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     key, allowed = "ray_kwargs.ray_init", list(inspect.signature(ray.init).parameters)
     for name in OmegaConf.select(config, key) or ():
         if name not in allowed and not str(name).startswith("_"):
-            near = the_nearest(name, allowed)
+            near = closest_name(name, allowed)
             value = config.ray_kwargs.ray_init[name]
-            remedy = f"Use +{key}.{near}={value}." if near else "Leave it out."
+            remedy = f"Use +{key}.{near}={written(value)}." if near else "Leave it out."
             yield ConfigProblem("ray_argument", f"{key}.{name}", value, "ray.init has no such argument", remedy)
     for key in (f"{ACTOR}.optim", *(["critic.optim"] if has_critic(config) else [])):
         module, name = (OmegaConf.select(config, f"{key}.{part}") for part in ("optimizer_impl", "optimizer"))
@@ -150,7 +150,7 @@ def call_problems(config: DictConfig) -> Iterator[ConfigProblem]:
             )
             continue
         if not hasattr(loaded, name):
-            remedy = nearest_name(f"{key}.optimizer", name, [found for found in vars(loaded) if found[:1].isupper()])
+            remedy = name_remedy(f"{key}.optimizer", name, [found for found in vars(loaded) if found[:1].isupper()])
             yield ConfigProblem("optimizer_name", f"{key}.optimizer", name, f"{module} has no such optimizer", remedy)
 
 
@@ -174,9 +174,9 @@ def _remedy(config: DictConfig, group: str, key: str, known: list[str]) -> str:
     value = OmegaConf.select(config, group)[key]
     if found := known_remedy(f"{group}.{key}", value, cast(Mapping[str, Any], config)):
         return found[1]
-    near = the_nearest(key, known)
+    near = closest_name(key, known)
     plus = "" if near in OmegaConf.select(config, group) else "+"
-    return f"Use {plus}{group}.{near}={value}." if near else "Leave it out."
+    return f"Use {plus}{group}.{near}={written(value)}." if near else "Leave it out."
 
 
 def _verls_problem(config: DictConfig, group: str, error: Exception) -> ConfigProblem:

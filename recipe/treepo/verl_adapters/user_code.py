@@ -97,7 +97,8 @@ def _load_classes(path: str) -> str | None:
     """Load the classes and schemas of ``verl.tools.tool_registry.initialize_tools_from_config``; return likewise."""
     tools = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     if not isinstance(tools, dict) or not tools.get("tools"):
-        return "has no list of tools under the key tools"
+        is_empty = isinstance(tools, dict) and tools.get("tools") == []
+        return "has an empty list of tools" if is_empty else "has no list of tools under the key tools"
     for tool in tools["tools"]:
         ToolType(tool["config"]["type"])
         get_tool_class(tool["class_name"])
