@@ -245,12 +245,14 @@ def judged(monkeypatch):
     rewards = {f"p_{row}_0": value for row, value in enumerate([0.0, 1.0, 1.0, 0.0])}
     rewards |= {f"q_{row}_0": value for row, value in enumerate([float("nan"), 1.0, 1.0, 0.0])}
     removed: list[str] = []
+    reasons = {"q_0_0": {"reward_error": "raised ValueError: no number"}}
 
     def kv_batch_get(keys, partition_id, select_fields):
         fields = {
             "rm_scores": torch.nested.nested_tensor([[0.0, rewards[key]] for key in keys], layout=torch.jagged),
             "responses": torch.nested.nested_tensor([[20, 21] for _ in keys], layout=torch.jagged),
             "raw_prompt": [[{"role": "system", "content": "s"}, {"role": "user", "content": "How many?"}]] * len(keys),
+            "extra_fields": np.array([{"reward_extra_info": reasons.get(key)} for key in keys], dtype=object),
         }
         return {name: fields[name] for name in select_fields}
 
@@ -270,13 +272,17 @@ def test_failed_rewards_leave_the_batch_before_it_is_padded(policy, lost, make_t
     batch, rewards, removed = judged
     instance = make_trainer(reward_errors={"policy": policy})
     instance.tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: f"{ids.tolist()}")
-    balanced = instance._balance_batch(batch, {})
+    metrics: dict[str, Any] = {}
+    balanced = instance._balance_batch(batch, metrics)
     assert balanced.keys == [key for key in rewards if key not in lost] and removed == lost
+    assert metrics == {"treepo/trained_trajectories": 8 - len(lost)}
     assert [tag["seq_len"] for tag in balanced.tags] == [row for row, key in enumerate(rewards) if key not in lost]
     assert (balanced.partition_id, balanced.extra_info) == ("train", {"temperature": 1.0})
     [record] = [record.getMessage() for record in caplog.records if "reward_errors" in record.getMessage()]
     assert f"policy={policy}: 1 of 8 rewards" in record and "prompt q 'How many?', response '[20, 21]'" in record
-    assert "reward function compute_score of pkg://recipe.treepo.reward gave nan" in record
+    assert (
+        "reward function compute_score of pkg://recipe.treepo.reward raised ValueError: no number for prompt" in record
+    )
     assert instance.reward_errors.metrics() == {
         "treepo/reward_errors": 1.0,
         "treepo/removed_trajectories": float(len(lost)),
@@ -298,19 +304,33 @@ def test_a_run_may_end_at_the_first_failed_reward(make_trainer, judged):
     assert removed == []
 
 
+@pytest.mark.parametrize(("n", "is_told"), [(4, False), (5, True)])
+def test_a_batch_with_too_few_trajectories_is_told(n, is_told, make_trainer, judged, caplog):
+    batch, rewards, _ = judged
+    rewards["q_0_0"] = 0.0
+    instance = make_trainer(missing_trajectories={"max_share": 0.1})
+    # each update of a step takes two prompts
+    instance.config.data.train_batch_size = 2 * instance.parameter_sync_step
+    instance.config.actor_rollout_ref.rollout.n = n
+    instance._balance_batch(batch, {})
+    says = f"treepo.missing_trajectories.max_share=0.1: a batch has 8 of {2 * n} trajectories."
+    assert (says in caplog.text) is is_told
+
+
 def test_a_validation_names_failed_rewards_and_counts_them_as_wrong(make_trainer, monkeypatch, caplog, tmp_path):
     instance = make_trainer()
     instance.config.trainer.log_val_generations, instance.global_steps = 0, 3
     instance._init_dump_executor()
     scores, infos = [1.0, float("nan")], {"reward": [1.0, float("nan")], "acc": [1.0, float("nan")]}
     instance._maybe_log_val_generations(["How many?"] * 2, ["6", "7"], scores)
-    assert "1 of 2 rewards" in caplog.text and "validation prompt 'How many?', response '7'" in caplog.text
     instance._dump_generations(["How many?"] * 2, ["6", "7"], ["6", "6"], scores, infos, str(tmp_path))
     instance._shutdown_dump_executor()
     lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "3.jsonl").read_text().splitlines()]
     assert [(line["score"], line["acc"]) for line in lines] == [(1.0, 1.0), (None, None)]
     found = instance._val_metrics_update(["d"] * 2, ["u"] * 2, infos, [2, 2], expected_acc_counts={("d", "u"): 2})
     assert found["val-core/d/acc/mean@2"] == 0.5 and found["val-aux/reward_errors"] == 1.0
+    assert "1 of 2 rewards failed" in caplog.text
+    assert "returned nan for validation prompt 'How many?', response '7'" in caplog.text
     assert all(np.isfinite(value) for value in found.values())
 
 
@@ -339,6 +359,7 @@ def test_packed_training_keeps_prompts_together_after_verls_balancing(packed, ma
     )
     metrics: dict = {}
     balanced = instance._balance_batch(batch, metrics)
+    assert metrics.pop("treepo/trained_trajectories") == len(keys)
     if packed:
         # Padding rows go to either rank, although they have the same prompt id.
         assert balanced.keys == ["b_0_0", "b_1_0", "pad_0_1", "a_0_0", "a_1_0", "pad_0_0"]

@@ -313,7 +313,52 @@ def test_texts_of_the_reward_function_can_be_stored(make_worker, monkeypatch, sc
     asyncio.run(make_worker()._compute_score([output], {}))
     info = output.extra_fields["reward_extra_info"]
     assert (info["pred"], info["key \ufffd"], len(info)) == ("\ufffd", 1.5, 3)
-    assert output.reward_score is score  # the trainer judges rewards
+    assert np.array_equal(output.reward_score, score, equal_nan=True)  # the trainer judges rewards
+
+
+class RayTaskError(Exception):
+    """Ray's exception, reduced to what is read from it."""
+
+    cause = ValueError("no number in 'six'")
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        ({"reward_score": "6", "reward_extra_info": {"acc": 1.0}}, "returned a str: '6'"),
+        ({"reward_score": None, "reward_extra_info": {"acc": None}}, "returned None"),
+        (RayTaskError("long text"), "raised ValueError: no number in 'six'"),
+        (KeyError("score"), "raised KeyError: 'score'"),
+        (None, "did not return in time: 0.05 seconds"),
+    ],
+)
+def test_a_failed_reward_is_stored_as_nan_with_its_reason(make_worker, monkeypatch, result, reason):
+    async def judge(self, outputs, kwargs):
+        if result is None:
+            await asyncio.sleep(60)
+        if isinstance(result, Exception):
+            raise result
+        outputs[-1].reward_score = result["reward_score"]
+        outputs[-1].extra_fields["reward_extra_info"] = result["reward_extra_info"]
+
+    monkeypatch.setattr(VerlWorker, "_compute_score", judge)
+    output = SimpleNamespace(extra_fields={"tree_path": [1]}, reward_score=None)
+    worker = make_worker(reward_errors={"timeout_seconds": 0.05})
+    worker.reward_loop_worker_handles = ["a reward worker"]
+    asyncio.run(worker._compute_score([output], {}))
+    assert np.isnan(output.reward_score)
+    assert output.extra_fields == {"tree_path": [1], "reward_extra_info": {"reward_error": reason}}
+
+
+def test_rewards_that_the_trainer_computes_later_are_no_failures(make_worker, monkeypatch):
+    async def judge(self, outputs, kwargs):
+        pass
+
+    monkeypatch.setattr(VerlWorker, "_compute_score", judge)
+    worker, output = make_worker(), SimpleNamespace(extra_fields={}, reward_score=None)
+    worker.reward_loop_worker_handles = None
+    asyncio.run(worker._compute_score([output], {}))
+    assert (output.reward_score, output.extra_fields) == (None, {})
 
 
 # --- the manager -----------------------------------------------------------------------------------------------

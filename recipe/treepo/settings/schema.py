@@ -77,10 +77,17 @@ class SharedTokenWeight(StrEnum):
 
 
 class RewardErrorPolicy(StrEnum):
-    """Consequence of a reward that is not a finite number."""
+    """Consequence of a failed reward."""
 
     FAIL_TRAJECTORY = "fail_trajectory"  # the trajectory is removed from the batch
     FAIL_PROMPT = "fail_prompt"  # so are the prompt's other trajectories
+    FAIL_RUN = "fail_run"  # the run ends
+
+
+class MissingPolicy(StrEnum):
+    """Consequence of a batch with too few trajectories."""
+
+    WARN = "warn"  # the batch is trained on, with a warning
     FAIL_RUN = "fail_run"  # the run ends
 
 
@@ -103,6 +110,15 @@ class RewardErrorSettings:
     """The ``treepo.reward_errors`` group."""
 
     policy: RewardErrorPolicy = RewardErrorPolicy.FAIL_TRAJECTORY
+    max_share: float = field(default=0.5, metadata={"most": 1})
+    timeout_seconds: float | None = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissingSettings:
+    """The ``treepo.missing_trajectories`` group."""
+
+    policy: MissingPolicy = MissingPolicy.WARN
     max_share: float = field(default=0.5, metadata={"most": 1})
 
 
@@ -194,6 +210,7 @@ class TreePOSettings:
     console: Console = Console.TREEPO
     interaction: InteractionSettings = field(default_factory=InteractionSettings)
     reward_errors: RewardErrorSettings = field(default_factory=RewardErrorSettings)
+    missing_trajectories: MissingSettings = field(default_factory=MissingSettings)
     packed_training: bool = False
     shared_token_weight: SharedTokenWeight = SharedTokenWeight.PER_TRAJECTORY
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)

@@ -11,6 +11,7 @@ from recipe.treepo.reward import METRICS, option_problems
 from recipe.treepo.settings.schema import (
     TREE_ESTIMATORS,
     TREEPO_TRAINERS,
+    MissingSettings,
     RewardErrorSettings,
     Sampler,
     SharedTokenWeight,
@@ -64,6 +65,12 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[ConfigP
             "treepo.reward_errors",
             "train on rewards that are not finite",
             "leave treepo.reward_errors out",
+        ),
+        (
+            settings.missing_trajectories != MissingSettings(),
+            "treepo.missing_trajectories",
+            "do not count missing trajectories",
+            "leave treepo.missing_trajectories out",
         ),
     ):
         if needs:

@@ -75,7 +75,11 @@ OTHERS = {
     "treepo/dump_failures": ("lines", "Lines of tree dumps that could not be written so far; absent while 0"),
     "treepo/reward_errors": (
         "trajectories",
-        "Trajectories whose reward is not a finite number (`treepo.reward_errors`); absent while 0",
+        "Trajectories with a failed reward (`treepo.reward_errors`); absent while 0",
+    ),
+    "treepo/trained_trajectories": (
+        "trajectories",
+        "Trajectories that the step trained on, without verl's padding; at most train_batch_size x n",
     ),
     "treepo/removed_trajectories": (
         "trajectories",
@@ -84,7 +88,7 @@ OTHERS = {
     ),
     "val-aux/reward_errors": (
         "trajectories",
-        "Trajectories of a validation whose reward is not a finite number; they count as wrong; absent while 0",
+        "Trajectories of a validation with a failed reward; they count as wrong; absent while 0",
     ),
     "actor/packing/unique_over_total": (
         "ratio",

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trajectories whose reward is not a finite number, and their handling (``treepo.reward_errors``).
+"""Trajectories whose reward failed, and their handling (``treepo.reward_errors``, ``treepo.missing_trajectories``).
 
-The rewards of all reward managers, of reward models and of all samplers meet in the trainer. It removes a failed
-trajectory there, before the batch is padded. The batch then equals that of a trajectory that was never sampled: it has
-no gradient and no part in its group's baseline, with any estimator.
+The agent loop's worker stores NaN for a failed reward, with the reason (``reward_failure``). The rewards of all reward
+managers, of reward models and of all samplers meet in the trainer. It removes a failed trajectory there, before the
+batch is padded. The batch then equals that of a trajectory that was never sampled: it has no gradient and no part in
+its group's baseline, with any estimator.
 """
 
 import logging
@@ -11,11 +12,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from recipe.treepo.settings.schema import RewardErrorPolicy, RewardErrorSettings
+from recipe.treepo.settings.schema import MissingPolicy, MissingSettings, RewardErrorPolicy, RewardErrorSettings
 
 logger = logging.getLogger(__name__)
-# Maximum characters of a prompt or response in a message.
+# Maximum characters of a prompt, response or reason in a message.
 MOST_CHARACTERS = 120
+# Key of the reason in `reward_extra_info`.
+REASON = "reward_error"
 
 
 class RewardError(RuntimeError):
@@ -32,22 +35,29 @@ class RewardErrors:
             source: Name of the reward function, for messages.
         """
         self._settings, self._source = settings, source
-        self._warned = False
+        self._warned: set[str] = set()
         self._counts = {"reward_errors": 0, "removed_trajectories": 0}
 
-    def removed(self, prompt_ids: Sequence[str], rewards: Sequence[float], describe: Callable[[int], str]) -> set[int]:
+    def removed(
+        self,
+        prompt_ids: Sequence[str],
+        rewards: Sequence[float],
+        describe: Callable[[int], str],
+        reasons: Callable[[list[int]], list[str | None]],
+    ) -> set[int]:
         """Count the failed rewards of a training batch, and return the rows to remove from it.
 
         Args:
             prompt_ids: Prompt of each row.
-            rewards: Reward of each row.
+            rewards: Reward of each row; NaN or infinity if it failed.
             describe: Function from a row to its prompt and response, for messages.
+            reasons: Function from failed rows to the reason of each, None if the reward is all that is known.
 
         Raises:
             RewardError: if the policy is ``fail_run``, more than ``max_share`` of the rewards failed, or no row would
                 remain.
         """
-        failed = self.check(rewards, describe)
+        failed = self.check(rewards, describe, reasons)
         if self._settings.policy is RewardErrorPolicy.FAIL_PROMPT:
             prompts = {prompt_ids[row] for row in failed}
             removed = {row for row, prompt in enumerate(prompt_ids) if prompt in prompts}
@@ -55,13 +65,19 @@ class RewardErrors:
             removed = set(failed)
         if removed and len(removed) == len(rewards):
             rule = "every prompt of the batch has one, so no trajectory is left"
-            raise RewardError(self._message("policy", rule, failed, rewards, describe))
+            [reason] = reasons(failed[:1])
+            raise RewardError(self._message("policy", rule, len(failed), rewards, failed[0], reason, describe))
         self._counts["reward_errors"] += len(failed)
         self._counts["removed_trajectories"] += len(removed)
         return removed
 
-    def check(self, rewards: Sequence[float], describe: Callable[[int], str]) -> list[int]:
-        """Return the rows with a failed reward, and warn of the first in the run.
+    def check(
+        self,
+        rewards: Sequence[float],
+        describe: Callable[[int], str],
+        reasons: Callable[[list[int]], list[str | None]],
+    ) -> list[int]:
+        """Return the rows with a failed reward, and warn of the first of each kind in the run.
 
         Raises:
             RewardError: if the policy is ``fail_run``, or more than ``max_share`` of the rewards failed.
@@ -69,15 +85,21 @@ class RewardErrors:
         failed = [row for row, reward in enumerate(rewards) if not math.isfinite(reward)]
         if not failed:
             return []
+        of_row = dict(zip(failed, reasons(failed), strict=True))
         if self._settings.policy is RewardErrorPolicy.FAIL_RUN:
-            raise RewardError(self._message("policy", "the run ends", failed, rewards, describe))
-        if len(failed) > self._settings.max_share * len(rewards):
-            raise RewardError(self._message("max_share", "these are too many", failed, rewards, describe))
-        if not self._warned:
-            self._warned = True
-            rule = "further ones are only counted (treepo/reward_errors)"
-            logger.warning("%s", self._message("policy", rule, failed, rewards, describe))
-        return failed
+            ends = "policy", "the run ends"
+        elif len(failed) > self._settings.max_share * len(rewards):
+            ends = "max_share", "these are too many"
+        else:
+            for row, reason in of_row.items():
+                kind = reason.partition(":")[0] if reason else "returned"
+                if kind not in self._warned:
+                    self._warned.add(kind)
+                    rule = "further ones of this kind are only counted (treepo/reward_errors)"
+                    logger.warning("%s", self._message("policy", rule, len(failed), rewards, row, reason, describe))
+            return failed
+        row = failed[0]
+        raise RewardError(self._message(*ends, len(failed), rewards, row, of_row[row], describe))
 
     def metrics(self) -> dict[str, float]:
         """Return the counts since the last call under ``treepo/``, empty if nothing failed."""
@@ -86,13 +108,53 @@ class RewardErrors:
         return counts if any(counts.values()) else {}
 
     def _message(
-        self, key: str, rule: str, failed: list[int], rewards: Sequence[float], describe: Callable[[int], str]
+        self,
+        key: str,
+        rule: str,
+        count: int,
+        rewards: Sequence[float],
+        row: int,
+        reason: str | None,
+        describe: Callable[[int], str],
     ) -> str:
+        found = reason or f"returned {rewards[row]}"
         return (
-            f"treepo.reward_errors.{key}={getattr(self._settings, key)}: {len(failed):,} of {len(rewards):,} rewards "
-            f"are not finite numbers; {rule}. The first: {self._source} gave {rewards[failed[0]]} for "
-            f"{describe(failed[0])}. Return a finite number for every response."
+            f"treepo.reward_errors.{key}={getattr(self._settings, key)}: {count:,} of {len(rewards):,} rewards failed; "
+            f"{rule}. {self._source} {found} for {describe(row)}. Return a finite number for every response."
         )
+
+
+def check_missing(settings: MissingSettings, trained: int, drawn: int) -> None:
+    """Check that a batch lacks no more than the allowed share of its trajectories.
+
+    Args:
+        trained: Trajectories in the batch.
+        drawn: Trajectories that a whole batch has.
+
+    Raises:
+        RewardError: if the policy is ``fail_run``.
+    """
+    if drawn - trained <= settings.max_share * drawn:
+        return
+    message = (
+        f"treepo.missing_trajectories.max_share={settings.max_share}: a batch has {trained:,} of {drawn:,} "
+        "trajectories. The log names the failed prompts, requests and rewards."
+    )
+    if settings.policy is MissingPolicy.FAIL_RUN:
+        raise RewardError(message)
+    logger.warning("%s", message)
+
+
+def number_of(reward: Any) -> float | str:
+    """Return a reward as a number, or what is wrong with it. NaN and infinity are numbers; the trainer finds them."""
+    if reward is None:
+        return "returned None"
+    try:
+        if not isinstance(reward, str | bytes):
+            return float(reward)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass
+    return f"returned a {type(reward).__name__}: {excerpt(str(reward))}"
 
 
 def excerpt(text: str) -> str:

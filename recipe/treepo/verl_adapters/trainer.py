@@ -34,7 +34,9 @@ from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_ba
 from recipe.treepo.verl_adapters.metrics import sampling_metrics
 from recipe.treepo.verl_adapters.outcome_metrics import OutcomeRow, outcome_metrics
 from recipe.treepo.verl_adapters.reward_errors import (
+    REASON,
     RewardErrors,
+    check_missing,
     excerpt,
     is_failed,
     usable_infos,
@@ -49,9 +51,11 @@ class TreePOTrainer(PPOTrainer):
 
     Attributes:
         verl_mode: verl's name of that trainer.
+        validated: Prompts and responses of the last validation, for messages.
     """
 
     verl_mode: str
+    validated: tuple[list[str], list[str]]
 
     def __init__(self, config: DictConfig) -> None:
         self.treepo = validate(config, check_files=False)
@@ -81,7 +85,10 @@ class TreePOTrainer(PPOTrainer):
         keep_minibatch: bool = False,
     ) -> tq.KVBatchMeta:
         # verl pads the batch here, after all rewards are known and before anything is computed from them.
-        batch = super()._balance_batch(self._without_reward_errors(batch), metrics, logging_prefix, keep_minibatch)
+        batch = self._without_reward_errors(batch)
+        check_missing(self.treepo.missing_trajectories, len(batch), self._drawn_trajectories())
+        metrics["treepo/trained_trajectories"] = float(len(batch))
+        batch = super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
         if self.treepo.packed_training:
             # verl has spread the rows of a prompt over the ranks; rows on the same rank share computation.
             ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
@@ -101,11 +108,24 @@ class TreePOTrainer(PPOTrainer):
         """Remove trajectories as ``treepo.reward_errors`` says, from the batch and from TransferQueue."""
         [scores] = _columns(batch.keys, batch.partition_id, ["rm_scores"])
         rewards = [float(row.sum()) for row in scores]
-        rows = self.reward_errors.removed(_prompt_ids(batch), rewards, partial(self._describe, batch))
+        rows = self.reward_errors.removed(
+            _prompt_ids(batch), rewards, partial(self._describe, batch), partial(self._reasons, batch)
+        )
         if not rows:
             return batch
         tq.kv_clear(keys=[batch.keys[row] for row in sorted(rows)], partition_id=batch.partition_id)
         return batch.select_keys([key for row, key in enumerate(batch.keys) if row not in rows])
+
+    def _drawn_trajectories(self) -> int:
+        """Return the number of trajectories in a batch from which none is missing."""
+        prompts: int = self.config.data.train_batch_size // self.parameter_sync_step
+        n: int = self.config.actor_rollout_ref.rollout.n
+        return prompts * n
+
+    def _reasons(self, batch: tq.KVBatchMeta, rows: list[int]) -> list[str | None]:
+        """Return why the rewards of rows failed, None where only the reward is known."""
+        fields = self._extra_fields(batch.select_keys([batch.keys[row] for row in rows]))
+        return [(extra.get("reward_extra_info") or {}).get(REASON) for extra in fields]
 
     def _describe(self, batch: tq.KVBatchMeta, row: int) -> str:
         """Return prompt and response of a row for messages."""
@@ -195,10 +215,7 @@ class TreePOTrainer(PPOTrainer):
         return without_constants(metrics, self._is_constant)
 
     def _maybe_log_val_generations(self, inputs: list[str], outputs: list[str], scores: list[float]) -> None:
-        # verl's first step that has prompts, responses and rewards of a whole validation
-        self.reward_errors.check(
-            scores, lambda row: f"validation prompt {excerpt(inputs[row])}, response {excerpt(outputs[row])}"
-        )
+        self.validated = inputs, outputs
         super()._maybe_log_val_generations(inputs, outputs, scores)
 
     def _dump_generations(
@@ -222,6 +239,13 @@ class TreePOTrainer(PPOTrainer):
         sample_turns: list[int],
         expected_acc_counts: dict[tuple[str, str], int] | None = None,
     ) -> dict[str, float]:
+        inputs, outputs = self.validated
+        reasons = reward_extra_infos_dict.get(REASON, [None] * len(inputs))
+        self.reward_errors.check(
+            reward_extra_infos_dict["reward"],
+            lambda row: f"validation prompt {excerpt(inputs[row])}, response {excerpt(outputs[row])}",
+            lambda rows: [reasons[row] for row in rows],
+        )
         infos = usable_infos(reward_extra_infos_dict)
         metrics: dict[str, float] = super()._val_metrics_update(
             data_sources, sample_uids, infos, sample_turns, expected_acc_counts=expected_acc_counts

@@ -23,6 +23,7 @@ from verl.utils.tensordict_utils import get_non_tensor_data
 
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.surrogates import without_surrogates
+from recipe.treepo.search.user_errors import named
 from recipe.treepo.settings.schema import Sampler, load_settings
 from recipe.treepo.settings.training_rules import reward_name
 from recipe.treepo.settings.tree_rules import unused_cache_block
@@ -30,6 +31,7 @@ from recipe.treepo.settings.validate import validate_trees
 from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters.agent_loop import TREE_AGENT, TreeRequest
 from recipe.treepo.verl_adapters.model_tokens import eos_token_ids
+from recipe.treepo.verl_adapters.reward_errors import REASON, number_of
 from recipe.treepo.verl_adapters.server_engine import tree_client
 from recipe.treepo.verl_adapters.tool_exits import contained_tool
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, SampledTree, TreeDump
@@ -115,10 +117,25 @@ class TreeAgentLoopWorker(_WorkerBase):
         )
 
     async def _compute_score(self, outputs: list[AgentLoopOutput], kwargs: dict[str, Any]) -> None:
-        await super()._compute_score(outputs, kwargs)
-        fields = outputs[-1].extra_fields
-        if info := fields.get("reward_extra_info"):
-            fields["reward_extra_info"] = without_surrogates(info, reward_name(self.config))
+        """Score a trajectory; a failed reward becomes NaN with the reason, see reward_errors.py."""
+        final, seconds = outputs[-1], self.settings.reward_errors.timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await super()._compute_score(outputs, kwargs)
+        except TimeoutError:
+            number: float | str = f"did not return in time: {seconds:g} seconds"
+        except Exception as error:  # of the reward function, which Ray wraps, or of the process that ran it
+            number = f"raised {named(getattr(error, 'cause', error))}"
+        else:
+            if self.reward_loop_worker_handles is None and final.reward_score is None:
+                return  # the trainer computes the rewards later
+            number = number_of(final.reward_score)
+        if isinstance(number, str):
+            final.reward_score, final.extra_fields["reward_extra_info"] = float("nan"), {REASON: number}
+        else:
+            final.reward_score = number
+        if info := final.extra_fields.get("reward_extra_info"):
+            final.extra_fields["reward_extra_info"] = without_surrogates(info, reward_name(self.config))
 
     async def _agent_loop_postprocess(
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
