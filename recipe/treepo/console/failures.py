@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass
 
 # Errors with a message for the user, shown without frames.
-_FOR_USERS = ("ConfigError", "ConfigCompositionException", "MissingMandatoryValue", "RewardError")
+_FOR_USERS = ("ConfigError", "ConfigCompositionException", "MissingMandatoryValue", "RewardError", "WatchdogError")
 # Maximum number of frames, and of lines and characters of a message.
 FRAMES, MESSAGE_LINES, MESSAGE_CHARACTERS = 3, 12, 1500
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")

@@ -91,6 +91,17 @@ class MissingPolicy(StrEnum):
     FAIL_RUN = "fail_run"  # the run ends
 
 
+class Phase(StrEnum):
+    """Phase of a training run, for its limits."""
+
+    START = "start"
+    ROLLOUT = "rollout"
+    TRAINING = "training"
+    WEIGHTS = "weights"
+    CHECKPOINT = "checkpoint"
+    VALIDATION = "validation"
+
+
 class Console(StrEnum):
     """Output of a training run."""
 
@@ -120,6 +131,27 @@ class MissingSettings:
 
     policy: MissingPolicy = MissingPolicy.WARN
     max_share: float = field(default=0.5, metadata={"most": 1})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchdogSettings:
+    """The ``treepo.watchdog`` group: maximum seconds without progress, None for no limit."""
+
+    start_seconds: float | None = 3600.0
+    rollout_seconds: float | None = 3600.0
+    training_seconds: float | None = 14400.0
+    weights_seconds: float | None = 1800.0
+    checkpoint_seconds: float | None = 7200.0
+
+    @staticmethod
+    def key(phase: Phase) -> str:
+        """Return the key of a phase's limit."""
+        return f"{Phase.ROLLOUT if phase is Phase.VALIDATION else phase}_seconds"
+
+    def limit(self, phase: Phase) -> float | None:
+        """Return the limit of a phase in seconds."""
+        limit: float | None = getattr(self, self.key(phase))
+        return limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +243,7 @@ class TreePOSettings:
     interaction: InteractionSettings = field(default_factory=InteractionSettings)
     reward_errors: RewardErrorSettings = field(default_factory=RewardErrorSettings)
     missing_trajectories: MissingSettings = field(default_factory=MissingSettings)
+    watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     packed_training: bool = False
     shared_token_weight: SharedTokenWeight = SharedTokenWeight.PER_TRAJECTORY
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)

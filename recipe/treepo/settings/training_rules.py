@@ -16,6 +16,7 @@ from recipe.treepo.settings.schema import (
     Sampler,
     SharedTokenWeight,
     TreePOSettings,
+    WatchdogSettings,
 )
 from recipe.treepo.settings.values import ConfigProblem, is_number
 
@@ -71,6 +72,12 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[ConfigP
             "treepo.missing_trajectories",
             "do not count missing trajectories",
             "leave treepo.missing_trajectories out",
+        ),
+        (
+            settings.watchdog != WatchdogSettings(),
+            "treepo.watchdog",
+            "wait without limit",
+            "leave treepo.watchdog out",
         ),
     ):
         if needs:

@@ -165,6 +165,8 @@ class _RunConsole:
         verl only logs the failure of a prompt; the error that it raises at the end is a consequence.
         """
         raised = failure_of(error)
+        if raised.kind == "WatchdogError":  # other errors are its consequences
+            return [*self._last_words(raised), *raised.lines()]
         logged = self._scan().most_frequent_error(besides=(raised.kind, raised.text))
         if logged is None:
             return [*raised.lines(), *self._last_words(raised)]
@@ -174,12 +176,12 @@ class _RunConsole:
 
     def _last_words(self, raised: Failure) -> list[str]:
         """Return the last log lines of a process that died; Ray's error contains its pid."""
-        died = re.search(r"^\s*pid: (\d+)$", raised.text, re.MULTILINE)
+        died = re.search(r"^\s*pid: (\d+)$|\(process (\d+)\)", raised.text, re.MULTILINE)
         if died is None:
             return []
         with self._open_log() as lines:
-            last = last_lines_of(int(died[1]), islice(lines, _MOST_LINES))
-        return [f"last lines of process {died[1]}:", *(f"  {shorten(line)}" for line in last)] if last else []
+            last = last_lines_of(pid := int(died[1] or died[2]), islice(lines, _MOST_LINES))
+        return [f"last lines of process {pid}:", *(f"  {shorten(line)}" for line in last)] if last else []
 
 
 def _status(error: SystemExit) -> int:

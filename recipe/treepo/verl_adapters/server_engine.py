@@ -131,7 +131,18 @@ def tree_client(client: LLMServerClient) -> LLMServerClient:
 
 
 class TreeClient(LLMServerClient):
-    """Overrides that :func:`tree_client` adds to verl's client classes."""
+    """Overrides that :func:`tree_client` adds to verl's client classes.
+
+    Attributes:
+        finished_requests: Number of requests that returned.
+    """
+
+    finished_requests = 0
+
+    async def generate(self, *args: Any, **kwargs: Any) -> TokenOutput:
+        output: TokenOutput = await super().generate(*args, **kwargs)
+        self.finished_requests += 1
+        return output
 
     async def _acquire_server(self, request_id: str, **extra: Any) -> tuple[str, "CancellableServer"]:
         acquiring = asyncio.ensure_future(super()._acquire_server(request_id, **extra))

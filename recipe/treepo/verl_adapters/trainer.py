@@ -14,7 +14,9 @@ from typing import Any
 import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
+from ray.actor import ActorHandle
 from tensordict import TensorDict
+from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
@@ -24,7 +26,7 @@ from verl.utils.seqlen_balancing import log_seqlen_unbalance
 from verl.workers.utils.padding import response_to_nested
 
 from recipe.treepo.advantages.forest import TreePath
-from recipe.treepo.settings.schema import PACKED_VENDOR, SharedTokenWeight
+from recipe.treepo.settings.schema import PACKED_VENDOR, Phase, SharedTokenWeight
 from recipe.treepo.settings.training_rules import reward_name
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
@@ -44,6 +46,7 @@ from recipe.treepo.verl_adapters.reward_errors import (
 )
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, CreditDump, CreditRow
 from recipe.treepo.verl_adapters.tree_pictures import TreePictures
+from recipe.treepo.verl_adapters.watchdog import Watchdog
 
 
 class TreePOTrainer(PPOTrainer):
@@ -61,6 +64,7 @@ class TreePOTrainer(PPOTrainer):
         self.treepo = validate(config, check_files=False)
         self.credit_dump, self.pictures = CreditDump(self.treepo.dump.dir), TreePictures(self.treepo.dump)
         self.reward_errors = RewardErrors(self.treepo.reward_errors, reward_name(config))
+        self.watchdog = Watchdog(self.treepo.watchdog, self._actors)
         if self.treepo.packed_training and os.environ.get("VERL_ENGINE_VENDOR") != PACKED_VENDOR:
             key = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
             rule = "must select the packed engines in verl's workers, because treepo.packed_training=true"
@@ -75,7 +79,68 @@ class TreePOTrainer(PPOTrainer):
     def _build_replay_buffer(self) -> ReplayBuffer:
         buffer = super()._build_replay_buffer()
         buffer.poll_interval = self.treepo.poll_interval  # verl has no key for it
+        wait = buffer._wait_for_next_poll
+
+        def watched(partition_id: str, last_debug_time: float) -> float:
+            groups = (buffer.partitions, buffer.running_keys, buffer.finished_keys, buffer.failure_keys)
+            self.watchdog.progress("trajectories", [len(group[partition_id]) for group in groups])
+            return float(wait(partition_id, last_debug_time))
+
+        buffer._wait_for_next_poll = watched
         return buffer
+
+    # --- phases, for the watchdog --------------------------------------------------------------------------------
+
+    def init(self) -> None:
+        with self.watchdog.guard():
+            super().init()
+
+    def fit(self, agent_loop_manager: AgentLoopManager) -> None:
+        with self.watchdog.guard():
+            super().fit(agent_loop_manager)
+
+    def on_init_end(self) -> None:
+        self.watchdog.enter(Phase.WEIGHTS)
+        super().on_init_end()
+
+    def on_sample_begin(self) -> None:
+        super().on_sample_begin()
+        self.watchdog.enter(Phase.ROLLOUT)
+
+    def on_sample_end(self) -> None:
+        self.watchdog.check()  # a batch with the failures of a dead engine is not trained on
+        self.watchdog.enter(Phase.TRAINING)
+        super().on_sample_end()
+
+    def on_step_end(self) -> None:
+        self.watchdog.enter(Phase.WEIGHTS)
+        super().on_step_end()
+        self.watchdog.enter(Phase.TRAINING)
+
+    def _save_checkpoint(self) -> None:
+        self.watchdog.enter(Phase.CHECKPOINT)
+        super()._save_checkpoint()
+        self.watchdog.enter(Phase.TRAINING)
+
+    def _actors(self) -> dict[str, ActorHandle]:
+        """Return verl's actors that exist so far, by a name for messages. Groups may share actors."""
+        groups = [getattr(self, name, None) for name in ("actor_rollout_wg", "critic_wg", "ref_policy_wg")]
+        managers = [getattr(self, name, None) for name in ("llm_server_manager", "standalone_server_manager")]
+        replicas = [replica for manager in managers if manager is not None for replica in manager.get_replicas()]
+        roles = {
+            "training worker": [worker for group in groups if group is not None for worker in group.workers],
+            "engine server": [server for replica in replicas for server in replica.servers],
+            "engine worker": [worker for replica in replicas for worker in replica.workers],
+            "agent-loop worker": getattr(getattr(self, "agent_loop_manager", None), "agent_loop_workers", []),
+            "reward worker": getattr(getattr(self, "reward_loop_manager", None), "reward_loop_workers", []),
+        }
+        named: dict[ActorHandle, str] = {}
+        for role, actors in roles.items():
+            for number, actor in enumerate(dict.fromkeys(actors)):
+                named.setdefault(actor, f"{role} {number}")
+        return {name: actor for actor, name in named.items()}
+
+    # --- batches -------------------------------------------------------------------------------------------------
 
     def _balance_batch(
         self,
@@ -210,7 +275,10 @@ class TreePOTrainer(PPOTrainer):
         metrics.update(changing)
 
     def _validate(self) -> dict[str, float]:
+        self.watchdog.enter(Phase.VALIDATION)
         metrics: dict[str, float] = super()._validate()
+        self.watchdog.check()
+        self.watchdog.enter(Phase.TRAINING)
         self.pictures.log(self.logger, self.global_steps)
         return without_constants(metrics, self._is_constant)
 

@@ -73,6 +73,12 @@ class TreeAgentLoopWorker(_WorkerBase):
         self.tools: list[Any] = [contained_tool(tool) for tool in self.tools]  # also for verl's own tool agent
         self.dump = TreeDump(self.config, self.settings, self.tokenizer.decode)
 
+    @property
+    def finished_requests(self) -> int:
+        """Number of requests for trees that returned, as a sign of life; see watchdog.py."""
+        finished: int = self.tree_client.finished_requests
+        return finished
+
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
     ) -> None:

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""End of a run that would stand still: a process has died, or a phase makes no progress (``treepo.watchdog``).
+
+verl waits for its workers and engines without limit. If an engine dies, the sender of the weights waits at its socket
+for ever, or prompts fail one after the other. The watchdog is a thread in the trainer's process. It asks each of verl's
+actors for its state, and interrupts the trainer if one has died or if the current phase has reached its limit.
+"""
+
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
+
+from recipe.treepo.settings.schema import Phase, WatchdogSettings
+
+logger = logging.getLogger(__name__)
+# Seconds between two looks.
+INTERVAL = 5.0
+# Seconds between two interrupts of the trainer, and until its process ends if they do not help.
+AGAIN, LAST_RESORT = 5.0, 60.0
+# Seconds for answers before a batch is trained on, and after an error.
+ANSWER = 5.0
+DOING = {
+    Phase.START: "the start of workers and engines",
+    Phase.ROLLOUT: "the rollout",
+    Phase.VALIDATION: "the validation",
+    Phase.TRAINING: "training on a batch",
+    Phase.WEIGHTS: "the transfer of the weights to the engines",
+    Phase.CHECKPOINT: "writing the checkpoint",
+}
+
+
+class WatchdogError(RuntimeError):
+    """The end of a run that would stand still. The message is for the user."""
+
+
+class State(NamedTuple):
+    """State of an actor.
+
+    Attributes:
+        pid: Its process.
+        problem: What is wrong with it, None if it works.
+        progress: Number that grows with its work, 0 if it does not count.
+    """
+
+    pid: int
+    problem: str | None
+    progress: int
+
+
+def state_of(actor: Any) -> State:
+    """Return the state of an actor; runs in its process."""
+    engine = getattr(actor, "engine", None)
+    has_died = getattr(engine, "errored", False) is True  # vLLM's AsyncLLM, once its engine's process is dead
+    return State(os.getpid(), "its vLLM engine has died" if has_died else None, getattr(actor, "finished_requests", 0))
+
+
+class Watchdog:
+    """Watchdog of one trainer.
+
+    Args:
+        actors: Function that returns verl's actors by name, all that exist at the time of the call.
+        clock: Function that returns the time in seconds.
+
+    Attributes:
+        failure: The error with which the run ends, None if there is none.
+    """
+
+    def __init__(
+        self,
+        settings: WatchdogSettings,
+        actors: Callable[[], Mapping[str, ActorHandle]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.failure: WatchdogError | None = None
+        self._settings, self._actors, self._clock = settings, actors, clock
+        self._lock = threading.RLock()  # the trainer's thread and the watchdog's own look at the same actors
+        self._asked: dict[str, ray.ObjectRef] = {}
+        self._states: dict[str, State] = {}
+        self._progress: dict[str, Any] = {}
+        self._phase, self._since = Phase.START, clock()
+
+    def enter(self, phase: Phase) -> None:
+        """Begin a phase of the run."""
+        with self._lock:
+            self._phase, self._since = phase, self._clock()
+
+    def progress(self, source: str, state: Any) -> None:
+        """Restart the clock of the phase if ``state`` differs from the last one of this source."""
+        with self._lock:
+            if source not in self._progress or self._progress[source] != state:
+                self._progress[source], self._since = state, self._clock()
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Watch the calling thread, which must be the main thread, during the context.
+
+        Raises:
+            WatchdogError: instead of any error if a process has died, and if the phase has reached its limit.
+        """
+        stop = threading.Event()
+        threading.Thread(target=self._run, args=(stop,), name="treepo-watchdog", daemon=True).start()
+        try:
+            yield
+        except BaseException as error:
+            stop.set()
+            # The error may be a consequence, of the interrupt or of a death that has not been seen yet.
+            if self.failure is None and isinstance(error, Exception):
+                self._ask(ANSWER)
+            if self.failure is not None:
+                raise self.failure from error
+            raise
+        finally:
+            stop.set()
+
+    def check(self) -> None:
+        """Ask all actors.
+
+        Raises:
+            WatchdogError: if a process has died.
+        """
+        self._ask(ANSWER)
+        if self.failure is not None:
+            raise self.failure
+
+    def look(self) -> None:
+        """Ask all actors without waiting for answers, and compare the time with the limit of the phase."""
+        self._ask(0.0)
+        with self._lock:
+            self.progress("requests", sum(state.progress for state in self._states.values()))
+            limit, seconds = self._settings.limit(self._phase), self._clock() - self._since
+            if self.failure is None and limit is not None and seconds >= limit:
+                self.failure = WatchdogError(self._stalled(limit, seconds))
+
+    def _run(self, stop: threading.Event) -> None:
+        while self.failure is None and not stop.wait(INTERVAL):
+            try:
+                self.look()
+            except Exception:  # a fault of the watchdog is none of the run
+                logger.exception("the watchdog could not look; it goes on")
+        if self.failure is not None:
+            self._interrupt(stop)
+
+    def _interrupt(self, stop: threading.Event) -> None:
+        """Interrupt the main thread until it stops, as Ctrl-C does; end the process if it does not."""
+        end, trainer = time.monotonic() + LAST_RESORT, threading.main_thread().ident
+        assert trainer is not None
+        while not stop.is_set() and time.monotonic() < end:
+            # A signal also wakes up a thread that sleeps; asyncio takes the first one for a cancellation.
+            signal.pthread_kill(trainer, signal.SIGINT)
+            stop.wait(AGAIN)
+        if not stop.is_set():
+            print(f"WatchdogError: {self.failure}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    def _ask(self, seconds: float) -> None:
+        """Ask all actors, and take the answers that come within some seconds. Busy workers answer later."""
+        with self._lock:
+            for name, actor in self._actors().items():
+                if name not in self._asked:
+                    self._asked[name] = actor.__ray_call__.remote(state_of)
+            if not self._asked:
+                return
+            refs = list(self._asked.values())
+            answered, _ = ray.wait(refs, num_returns=len(refs), timeout=seconds, fetch_local=False)
+            for name in [name for name, ref in self._asked.items() if ref in answered]:
+                self._take(name, self._asked.pop(name))
+
+    def _take(self, name: str, answer: ray.ObjectRef) -> None:
+        try:
+            state = self._states[name] = ray.get(answer)
+        except (RayTaskError, ActorUnavailableError):  # no death; it is asked again
+            return
+        except RayError as error:
+            if self.failure is None:
+                pid = self._states[name].pid if name in self._states else None
+                self.failure = WatchdogError(f"{_named(name, pid)} has died{_detail(error)}")
+            return
+        if state.problem is not None and self.failure is None:
+            self.failure = WatchdogError(f"{_named(name, state.pid)}: {state.problem}")
+
+    def _stalled(self, limit: float, seconds: float) -> str:
+        began = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
+        busy = [_named(name, self._states[name].pid if name in self._states else None) for name in self._asked]
+        waits = f" Not answering: {', '.join(busy)}." if busy else ""
+        return (
+            f"treepo.watchdog.{self._settings.key(self._phase)}={limit:g}: {DOING[self._phase]} has made no progress "
+            f"for {seconds:,.0f} s, since {began}.{waits} Use a higher limit, or null for none, if this takes longer."
+        )
+
+
+def _named(name: str, pid: int | None) -> str:
+    return name if pid is None else f"{name} (process {pid})"
+
+
+def _detail(error: RayError) -> str:
+    """Return Ray's explanation of a death, one sentence."""
+    found = re.search(r"Worker exit detail: (.+)", str(error)) or re.search(r"(?:died|dead) because (.+)", str(error))
+    return "" if found is None else f": {found[1].split('. ')[0].strip().rstrip('.')}"
