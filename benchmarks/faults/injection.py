@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make one fault in a run. verl loads this file in each of its processes (``VERL_USE_EXTERNAL_MODULES``).
+
+``TREEPO_FAULT`` names the fault. It happens once, in the step given by ``TREEPO_FAULT_STEP``; the file
+``TREEPO_FAULT_MARK`` says that it has happened.
+"""
+
+import asyncio
+import importlib.abc
+import importlib.machinery
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+FAULT = os.environ.get("TREEPO_FAULT", "")
+STEP = int(os.environ.get("TREEPO_FAULT_STEP", "2"))
+MARK = Path(os.environ.get("TREEPO_FAULT_MARK", "/nonexistent"))
+# Requests of a rollout before its fault.
+REQUESTS = 40
+
+
+def processes_of(run: str) -> dict[int, str]:
+    """Return the processes that were started with ``TREEPO_FAULT_MARK=run``, and the name of each."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"TREEPO_FAULT_MARK={run}\0".encode() in (folder / "environ").read_bytes() + b"\0":
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        except OSError:  # it has ended, or belongs to someone else
+            continue
+    return found
+
+
+def happens() -> bool:
+    """Return whether the fault happens now; True in one call of all processes."""
+    try:
+        MARK.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def kill(name: str) -> None:
+    """Kill the processes of this run whose name contains ``name``, as the kernel does when memory is short."""
+    for pid, command in processes_of(str(MARK)).items():
+        if name in command:
+            os.kill(pid, signal.SIGKILL)
+
+
+def in_rollout(module: ModuleType) -> None:
+    """Faults between two requests of a tree."""
+    generate, requests = module.TreeClient.generate, []
+
+    async def faulty(self: Any, *arguments: Any, **named: Any) -> Any:
+        output = await generate(self, *arguments, **named)
+        requests.append(1)
+        if len(requests) > REQUESTS * STEP and (FAULT == "rollout stalls" or happens()):
+            match FAULT:
+                case "engine dies in rollout":
+                    kill("VLLM::EngineCore")
+                case "server dies in rollout":
+                    kill("ray::vLLMHttpServer")
+                case "agent-loop worker dies":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "rollout stalls":
+                    await asyncio.sleep(3600)
+        return output
+
+    module.TreeClient.generate = faulty
+
+
+def in_transfer(module: ModuleType) -> None:
+    """Faults before weights are sent: once before training, then once per step."""
+    send, transfers = module.BucketedWeightSender.async_send_weights, []
+
+    async def faulty(self: Any, weights: Any) -> None:
+        transfers.append(1)
+        if len(transfers) > STEP and happens():
+            if FAULT == "transfer stalls":
+                time.sleep(3600)
+            kill("VLLM::EngineCore")
+        await send(self, weights)
+
+    module.BucketedWeightSender.async_send_weights = faulty
+
+
+def in_update(module: ModuleType) -> None:
+    """Death of a training worker in its update."""
+    update, updates = module.TrainingWorker.train_batch, []
+
+    def faulty(self: Any, *arguments: Any, **named: Any) -> Any:
+        updates.append(1)
+        if len(updates) >= STEP and happens():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return update(self, *arguments, **named)
+
+    module.TrainingWorker.train_batch = faulty
+
+
+CLIENT = "recipe.treepo.verl_adapters.server_engine"
+SENDER = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
+# Fault: module to change when it is imported, and the change.
+FAULTS: dict[str, tuple[str, Callable[[ModuleType], None]]] = {
+    "engine dies in rollout": (CLIENT, in_rollout),
+    "server dies in rollout": (CLIENT, in_rollout),
+    "agent-loop worker dies": (CLIENT, in_rollout),
+    "rollout stalls": (CLIENT, in_rollout),
+    "engine dies in transfer": (SENDER, in_transfer),
+    "transfer stalls": (SENDER, in_transfer),
+    "training worker dies": ("verl.workers.engine_workers", in_update),
+}
+
+
+class _ChangeAfterImport(importlib.abc.MetaPathFinder):
+    """Change one module right after its import."""
+
+    def __init__(self, name: str, change: Callable[[ModuleType], None]) -> None:
+        self.name, self.change = name, change
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self.name:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        assert spec is not None and spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            self.change(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # a hook after this one import
+        return spec
+
+
+if FAULT in FAULTS:
+    import sys
+
+    sys.meta_path.insert(0, _ChangeAfterImport(*FAULTS[FAULT]))
