@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 # Errors with a message for the user, shown without frames.
 _FOR_USERS = ("ConfigError", "ConfigCompositionException", "MissingMandatoryValue", "RewardError", "WatchdogError")
+# Ends that another start may not have: the watchdog's, and dead processes.
+_DEATHS = (
+    *("WatchdogError", "ActorDiedError", "ActorUnavailableError", "NodeDiedError", "OutOfMemoryError"),
+    *("WorkerCrashedError", "LocalRayletDiedError", "ObjectLostError", "OwnerDiedError"),
+)
+LAST_WORD = "WatchdogError: "
+"""Beginning of the line with the cause if the watchdog had to end the trainer's process."""
 # Maximum number of frames, and of lines and characters of a message.
 FRAMES, MESSAGE_LINES, MESSAGE_CHARACTERS = 3, 12, 1500
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
@@ -29,6 +36,11 @@ class Failure:
     kind: str
     text: str
     frames: tuple[str, ...] = ()
+
+    @property
+    def is_death(self) -> bool:
+        """Whether a process died or stood still, so that a restart from the last checkpoint may help."""
+        return self.kind in _DEATHS
 
     def lines(self) -> list[str]:
         """Return the frames and ``error: ...``."""

@@ -50,6 +50,8 @@ GROUPS = ("tree", "preset", "platform")
 FREE_GROUP = "treepo.interaction.options"
 # Vendor of the packed engines in verl's engine registry, selected by VERL_ENGINE_VENDOR.
 PACKED_VENDOR = "treepo_packed"
+# Environment variable with a name of the run, in all of its processes.
+RUN_VARIABLE = "TREEPO_RUN"
 OPTIONAL_RULES = (FinishReason.ANSWER, FinishReason.STOP, FinishReason.REPETITION)
 
 

@@ -2,9 +2,11 @@
 """Training with the recipe's console: the output of verl, Ray and the engines goes to files of the run."""
 
 import contextlib
+import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import TextIO, TypeVar
 from omegaconf import DictConfig
 
 from recipe.treepo.console.capture import Capture, log_traceback, release
-from recipe.treepo.console.failures import Failure, failure_of, shorten
+from recipe.treepo.console.failures import LAST_WORD, Failure, failure_of, shorten
+from recipe.treepo.console.leftovers import remove_leftovers
 from recipe.treepo.console.log_scan import LogScan, last_lines_of, warnings_line
 from recipe.treepo.console.metric_tail import MetricTail
 from recipe.treepo.console.reporter import Reporter
@@ -34,6 +37,8 @@ from recipe.treepo.verl_adapters.console_notes import Note, results, resume, sho
 # Maximum number of log lines read for the summary.
 _MOST_LINES = 2_000_000
 _INTERRUPTED = 128 + signal.SIGINT
+RESTARTABLE = os.EX_TEMPFAIL
+"""Exit status (75) of a run that a process's death or the watchdog ended: a restart may help."""
 _T = TypeVar("_T")
 
 
@@ -75,6 +80,7 @@ class _RunConsole:
         self._config, self._logs, self._screen = config, logs, screen
         self._ray = RayLogs(logs)
         self._copy_problem: str | None = None
+        self._began = time.time()
         trainer = config.trainer
         self._reporter = Reporter(
             screen,
@@ -105,11 +111,13 @@ class _RunConsole:
         return summary(self._reporter.totals, self._reporter.seconds, [*notes, *self._log_notes()])
 
     def _close(self) -> None:
-        """Stop reporting, then Ray; a second Ctrl-C interrupts only this cleanup."""
+        """Stop reporting, then Ray, and remove what killed processes left; a second Ctrl-C interrupts only this."""
         try:
             self._reporter.finish()
             self._screen.live("stopping Ray, copying its logs")
             self._ray.close()
+            for path in remove_leftovers(self._began):
+                print(f"removed {path}, which a killed process had left")
         except KeyboardInterrupt:
             self._copy_problem = "interrupted"
         except Exception as error:
@@ -148,6 +156,7 @@ class _RunConsole:
             ended, status = f"ended by a signal or an exit ({error.code})", _status(error)
         else:
             ended, cause = "failed", _tried(lambda: self._cause(error), [f"error: {error}"])
+            status = RESTARTABLE if _tried(lambda: failure_of(error).is_death, False) else 1
         processes = self._logs / RAY_LOGS
         also = f", and each process in {short(processes)}" if processes.exists() else ""
         notes = [
@@ -165,11 +174,14 @@ class _RunConsole:
         verl only logs the failure of a prompt; the error that it raises at the end is a consequence.
         """
         raised = failure_of(error)
+        words = self._last_words(raised)
+        if words and words[-1].lstrip().startswith(LAST_WORD):
+            return Failure("WatchdogError", words[-1].lstrip().removeprefix(LAST_WORD)).lines()
         if raised.kind == "WatchdogError":  # other errors are its consequences
-            return [*self._last_words(raised), *raised.lines()]
+            return [*words, *raised.lines()]
         logged = self._scan().most_frequent_error(besides=(raised.kind, raised.text))
         if logged is None:
-            return [*raised.lines(), *self._last_words(raised)]
+            return [*raised.lines(), *words]
         times = "once" if logged.count == 1 else f"{logged.count:,} times"
         cause = Failure(logged.kind, logged.text, logged.frames)
         return [*raised.lines(), f"logged {times} by workers:", *cause.lines()]

@@ -8,6 +8,7 @@ from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import ray
 from hydra.errors import InstantiationException
@@ -25,7 +26,7 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 from recipe.treepo.console.capture import release
 from recipe.treepo.settings.files import is_missing_file
 from recipe.treepo.settings.nearest import closest_name
-from recipe.treepo.settings.schema import PACKED_VENDOR, Console, TreePOSettings
+from recipe.treepo.settings.schema import PACKED_VENDOR, RUN_VARIABLE, Console, TreePOSettings
 from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigError, ConfigProblem, written
 from recipe.treepo.settings.verl_keys import known_remedy, leaves
@@ -199,10 +200,11 @@ def train(config: DictConfig, settings: TreePOSettings, *, early: Path | None = 
     Args:
         early: File with the output before this call, for the run's log.
     """
+    variables = {RUN_VARIABLE: uuid4().hex[:8]}
     if settings.packed_training:
-        # verl prefers engines of this vendor in each of its processes.
-        variable = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
-        OmegaConf.update(config, variable, PACKED_VENDOR, force_add=True)
+        variables["VERL_ENGINE_VENDOR"] = PACKED_VENDOR  # verl prefers engines of this vendor in each of its processes
+    for name, text in variables.items():
+        OmegaConf.update(config, f"ray_kwargs.ray_init.runtime_env.env_vars.{name}", text, force_add=True)
     auto_set_device(config)
 
     def run() -> None:

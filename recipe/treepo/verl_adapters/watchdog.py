@@ -6,6 +6,7 @@ for ever, or prompts fail one after the other. The watchdog is a thread in the t
 actors for its state, and interrupts the trainer if one has died or if the current phase has reached its limit.
 """
 
+import faulthandler
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
+from recipe.treepo.console.failures import LAST_WORD
 from recipe.treepo.settings.schema import Phase, WatchdogSettings
 
 logger = logging.getLogger(__name__)
@@ -160,7 +162,8 @@ class Watchdog:
             signal.pthread_kill(trainer, signal.SIGINT)
             stop.wait(AGAIN)
         if not stop.is_set():
-            print(f"WatchdogError: {self.failure}", file=sys.stderr, flush=True)
+            faulthandler.dump_traceback(all_threads=True)
+            print(f"{LAST_WORD}{self.failure}", file=sys.stderr, flush=True)
             os._exit(1)
 
     def _ask(self, seconds: float) -> None:
