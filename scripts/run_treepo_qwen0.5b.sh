@@ -19,6 +19,7 @@
 #   OUTPUTS     folder of data and runs; default outputs/ in the repository
 #   EXPERIMENT  name of the run; default: a new name with the date. The name of an earlier run resumes it from its
 #               last checkpoint
+#   RESTARTS    number of new starts, each from the last checkpoint, after a process died or stood still; default 0
 #   SEED        seed of the order of the data and of sampling; default 0
 #   PLATFORM, VENV, PYTHON: see bash scripts/setup.sh --help
 #
@@ -39,6 +40,8 @@ for name in TRAIN_FILE VAL_FILE; do
 done
 [[ ! -d "${MODEL_PATH:-}" ]] || MODEL_PATH="$(absolute "$MODEL_PATH")"
 cd "$REPOSITORY"
+RESTARTS="${RESTARTS:-0}"
+[[ "$RESTARTS" =~ ^[0-9]+$ ]] || die "RESTARTS=$RESTARTS: must be a whole number of at least 0"
 
 TASK="${TASK:-train}" # or evaluate: scripts/evaluate_qwen0.5b.sh
 MACHINE="$PLATFORM" # platform of the environment; a dry run may compose for another
@@ -134,4 +137,5 @@ if [[ -z "$DRY_RUN" ]]; then
     done
 fi
 
+[[ "$RESTARTS" == 0 || -n "$DRY_RUN" ]] || run=("$python" scripts/supervise.py "$RESTARTS" "${run[@]}")
 exec "${run[@]}" "$@"

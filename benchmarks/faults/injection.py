@@ -6,13 +6,10 @@
 """
 
 import asyncio
-import importlib.abc
-import importlib.machinery
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -116,30 +113,13 @@ FAULTS: dict[str, tuple[str, Callable[[ModuleType], None]]] = {
 }
 
 
-class _ChangeAfterImport(importlib.abc.MetaPathFinder):
-    """Change one module right after its import."""
+def register() -> None:
+    """Make the plugin import ``change.py`` after the module that the fault changes."""
+    from recipe.treepo.plugin import REGISTRATIONS
 
-    def __init__(self, name: str, change: Callable[[ModuleType], None]) -> None:
-        self.name, self.change = name, change
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != self.name:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        assert spec is not None and spec.loader is not None
-        execute = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            self.change(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # a hook after this one import
-        return spec
+    module, _ = FAULTS[FAULT]
+    REGISTRATIONS[module] = (*REGISTRATIONS.get(module, ()), "benchmarks.faults.change")
 
 
 if FAULT in FAULTS:
-    import sys
-
-    sys.meta_path.insert(0, _ChangeAfterImport(*FAULTS[FAULT]))
+    register()

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start a training command again after a process of it died or stood still: ``supervise.py RESTARTS COMMAND ...``.
+
+The command resumes from its last checkpoint. It is not started again after errors of the configuration or the user's
+code, after Ctrl-C, or after SIGTERM.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from uuid import uuid4
+
+# Environment variable with the name of a start, in all of its processes.
+START = "TREEPO_START"
+# Status of the training commands after the death or standstill of a process (`recipe/treepo/verl_adapters/console.py`).
+RESTARTABLE = os.EX_TEMPFAIL
+
+
+def main(restarts: int, command: list[str]) -> int:
+    """Run the command until it needs no further start, and return its status, 128 + N after signal N."""
+    stopped: list[int] = []
+    for number in range(restarts + 1):
+        start = uuid4().hex
+        with subprocess.Popen(command, env={**os.environ, START: start}) as process:
+
+            def stop(signum: int, frame: FrameType | None, process: subprocess.Popen[bytes] = process) -> None:
+                stopped.append(signum)
+                if signum != signal.SIGINT:  # a terminal sends it to both
+                    process.send_signal(signum)
+
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(signum, stop)
+            status = process.wait()
+        for pid in left_of(start):
+            os.kill(pid, signal.SIGKILL)
+        if stopped or not (status == RESTARTABLE or status < 0):
+            break
+        if number < restarts:
+            print(f"[treepo] ended with status {shown(status)}; start {number + 2} of {restarts + 1}", flush=True)
+    return shown(status)
+
+
+def shown(status: int) -> int:
+    """Return a status as a shell does."""
+    return status if status >= 0 else 128 - status
+
+
+def left_of(start: str) -> Iterator[int]:
+    """Yield the processes that a start left, such as those of Ray after its driver was killed."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or belongs to someone else
+            continue
+        if f"{START}={start}".encode() in variables:
+            yield int(folder.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
