@@ -5,6 +5,7 @@ The command resumes from its last checkpoint. It is not started again after erro
 code, after Ctrl-C, or after SIGTERM.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -36,7 +37,8 @@ def main(restarts: int, command: list[str]) -> int:
                 signal.signal(signum, stop)
             status = process.wait()
         for pid in left_of(start):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if stopped or not (status == RESTARTABLE or status < 0):
             break
         if number < restarts:

@@ -67,11 +67,42 @@ def state_of(actor: Any) -> State:
     return State(os.getpid(), "its vLLM engine has died" if has_died else None, getattr(actor, "finished_requests", 0))
 
 
+class Questions:
+    """Questions to actors for their state. A worker answers between two calls, a dead one at once.
+
+    Attributes:
+        asked: Questions without an answer so far, by name of the actor.
+    """
+
+    def __init__(self) -> None:
+        self.asked: dict[str, ray.ObjectRef] = {}
+
+    def answers(self, actors: Mapping[str, ActorHandle], seconds: float) -> dict[str, State | RayError]:
+        """Ask all actors without an open question; return the answers that come within some seconds."""
+        for name, actor in actors.items():
+            if name not in self.asked:
+                self.asked[name] = actor.__ray_call__.remote(state_of)
+        if not self.asked:
+            return {}
+        refs = list(self.asked.values())
+        answered, _ = ray.wait(refs, num_returns=len(refs), timeout=seconds, fetch_local=False)
+        found: dict[str, State | RayError] = {}
+        for name in [name for name, ref in self.asked.items() if ref in answered]:
+            try:
+                found[name] = ray.get(self.asked.pop(name))
+            except (RayTaskError, ActorUnavailableError):  # no death; the actor is asked again
+                continue
+            except RayError as error:
+                found[name] = error
+        return found
+
+
 class Watchdog:
     """Watchdog of one trainer.
 
     Args:
         actors: Function that returns verl's actors by name, all that exist at the time of the call.
+        questions: Way to ask the actors.
         clock: Function that returns the time in seconds.
 
     Attributes:
@@ -82,12 +113,13 @@ class Watchdog:
         self,
         settings: WatchdogSettings,
         actors: Callable[[], Mapping[str, ActorHandle]],
+        questions: Questions | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.failure: WatchdogError | None = None
         self._settings, self._actors, self._clock = settings, actors, clock
-        self._lock = threading.RLock()  # the trainer's thread and the watchdog's own look at the same actors
-        self._asked: dict[str, ray.ObjectRef] = {}
+        self._questions = Questions() if questions is None else questions
+        self._lock = threading.RLock()  # the trainer's thread and the watchdog's own ask the same actors
         self._states: dict[str, State] = {}
         self._progress: dict[str, Any] = {}
         self._phase, self._since = Phase.START, clock()
@@ -167,43 +199,28 @@ class Watchdog:
             os._exit(1)
 
     def _ask(self, seconds: float) -> None:
-        """Ask all actors, and take the answers that come within some seconds. Busy workers answer later."""
+        """Ask all actors; a dead one is the failure, unless there is one already."""
         with self._lock:
-            for name, actor in self._actors().items():
-                if name not in self._asked:
-                    self._asked[name] = actor.__ray_call__.remote(state_of)
-            if not self._asked:
-                return
-            refs = list(self._asked.values())
-            answered, _ = ray.wait(refs, num_returns=len(refs), timeout=seconds, fetch_local=False)
-            for name in [name for name, ref in self._asked.items() if ref in answered]:
-                self._take(name, self._asked.pop(name))
-
-    def _take(self, name: str, answer: ray.ObjectRef) -> None:
-        try:
-            state = self._states[name] = ray.get(answer)
-        except (RayTaskError, ActorUnavailableError):  # no death; it is asked again
-            return
-        except RayError as error:
-            if self.failure is None:
-                pid = self._states[name].pid if name in self._states else None
-                self.failure = WatchdogError(f"{_named(name, pid)} has died{_detail(error)}")
-            return
-        if state.problem is not None and self.failure is None:
-            self.failure = WatchdogError(f"{_named(name, state.pid)}: {state.problem}")
+            for name, answer in self._questions.answers(self._actors(), seconds).items():
+                if isinstance(answer, State):
+                    self._states[name] = answer
+                    problem = answer.problem
+                else:
+                    problem = f"it has died{_detail(answer)}"
+                if problem is not None and self.failure is None:
+                    self.failure = WatchdogError(f"{self._named(name)}: {problem}.")
 
     def _stalled(self, limit: float, seconds: float) -> str:
         began = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
-        busy = [_named(name, self._states[name].pid if name in self._states else None) for name in self._asked]
+        busy = [self._named(name) for name in self._questions.asked]
         waits = f" Not answering: {', '.join(busy)}." if busy else ""
         return (
             f"treepo.watchdog.{self._settings.key(self._phase)}={limit:g}: {DOING[self._phase]} has made no progress "
-            f"for {seconds:,.0f} s, since {began}.{waits} Use a higher limit, or null for none, if this takes longer."
+            f"for {seconds:,.0f} s, since {began}.{waits} Use a higher limit, or null, if this takes longer."
         )
 
-
-def _named(name: str, pid: int | None) -> str:
-    return name if pid is None else f"{name} (process {pid})"
+    def _named(self, name: str) -> str:
+        return f"{name} (process {self._states[name].pid})" if name in self._states else name
 
 
 def _detail(error: RayError) -> str:
