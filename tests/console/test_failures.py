@@ -97,3 +97,19 @@ def test_long_messages_are_cut():
     assert len(shorten("a\n" * 100).splitlines()) == MESSAGE_LINES
     assert shorten("a" * 9999).endswith(" ...") and len(shorten("a" * 9999)) < 2000
     assert failure_of(ValueError()).lines() == ["error: ValueError"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_death", "is_final"),
+    [
+        ("WatchdogError", True, True),
+        ("ActorDiedError", True, False),
+        ("RewardError", False, True),
+        ("CheckpointError", False, True),
+        ("ValueError", False, False),
+    ],
+)
+def test_deaths_may_be_restarted_and_final_errors_have_the_cause(kind, is_death, is_final):
+    failure = Failure(kind, "text")
+    assert (failure.is_death, failure.is_final) == (is_death, is_final)
+    assert failure.lines() == ["error: text" if is_final else f"error: {kind}: text"]

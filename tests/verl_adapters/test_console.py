@@ -285,6 +285,48 @@ def test_a_failure_ends_with_its_cause(tmp_path, monkeypatch, capfd):
     assert "RuntimeError: no trajectories" in (tmp_path / "logs/console.log").read_text()
 
 
+class WatchdogError(RuntimeError):
+    """Stand-in for the error of verl_adapters/watchdog.py."""
+
+
+class ActorDiedError(RuntimeError):
+    """Stand-in for Ray's error."""
+
+
+STALLED = "treepo.watchdog.weights_seconds=20: nothing moves. Not answering: training worker 0 (process 7)."
+LINES = "(WorkerDict pid=7) first\n(vLLMHttpServer pid=8) other\n(WorkerDict pid=7) waits for the engine\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "logged", "shown"),
+    [
+        (
+            WatchdogError(STALLED),
+            LINES + "Traceback (most recent call last):\nKeyError: 'a consequence'\n",
+            ["last lines of process 7:", "  first", "  waits for the engine", f"error: {STALLED}"],
+        ),
+        (  # the watchdog had to end the trainer's process
+            ActorDiedError("The actor died.\n\tpid: 7"),
+            f"{LINES}(TaskRunnerV1 pid=7) WatchdogError: {STALLED}\n",
+            [f"error: {STALLED}"],
+        ),
+        (
+            ActorDiedError("The actor died.\n\tpid: 8"),
+            LINES,
+            ["error: ActorDiedError: The actor died.", "\tpid: 8", "last lines of process 8:", "  other"],
+        ),
+    ],
+)
+def test_a_death_ends_with_its_cause_and_can_be_restarted(error, logged, shown, tmp_path, monkeypatch, capfd):
+    def train(config: DictConfig) -> None:
+        os.write(2, logged.encode())
+        raise error
+
+    assert run(tmp_path, train, monkeypatch)[0] == 75
+    lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("  at ")]
+    assert lines == shown
+
+
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [

@@ -5,8 +5,10 @@ import re
 import traceback
 from dataclasses import dataclass
 
+# Errors whose message has the cause: other errors in the log are consequences or unrelated.
+_FINAL = ("CheckpointError", "RewardError", "WatchdogError")
 # Errors with a message for the user, shown without frames.
-_FOR_USERS = ("ConfigError", "ConfigCompositionException", "MissingMandatoryValue", "RewardError", "WatchdogError")
+_FOR_USERS = ("ConfigError", "ConfigCompositionException", "MissingMandatoryValue", *_FINAL)
 # Ends that another start may not have: the watchdog's, and dead processes.
 _DEATHS = (
     *("WatchdogError", "ActorDiedError", "ActorUnavailableError", "NodeDiedError", "OutOfMemoryError"),
@@ -36,6 +38,11 @@ class Failure:
     kind: str
     text: str
     frames: tuple[str, ...] = ()
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the message has the cause."""
+        return self.kind in _FINAL
 
     @property
     def is_death(self) -> bool:

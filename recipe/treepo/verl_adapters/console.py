@@ -177,7 +177,7 @@ class _RunConsole:
         words = self._last_words(raised)
         if words and words[-1].lstrip().startswith(LAST_WORD):
             return Failure("WatchdogError", words[-1].lstrip().removeprefix(LAST_WORD)).lines()
-        if raised.kind == "WatchdogError":  # other errors are its consequences
+        if raised.is_final:  # other errors are its consequences
             return [*words, *raised.lines()]
         logged = self._scan().most_frequent_error(besides=(raised.kind, raised.text))
         if logged is None:

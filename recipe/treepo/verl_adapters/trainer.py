@@ -26,6 +26,7 @@ from verl.utils.seqlen_balancing import log_seqlen_unbalance
 from verl.workers.utils.padding import response_to_nested
 
 from recipe.treepo.advantages.forest import TreePath
+from recipe.treepo.search.user_errors import named
 from recipe.treepo.settings.schema import PACKED_VENDOR, Phase, SharedTokenWeight
 from recipe.treepo.settings.training_rules import reward_name
 from recipe.treepo.settings.validate import validate
@@ -47,6 +48,10 @@ from recipe.treepo.verl_adapters.reward_errors import (
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, CreditDump, CreditRow
 from recipe.treepo.verl_adapters.tree_pictures import TreePictures
 from recipe.treepo.verl_adapters.watchdog import Watchdog
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written. The message is for the user."""
 
 
 class TreePOTrainer(PPOTrainer):
@@ -119,7 +124,14 @@ class TreePOTrainer(PPOTrainer):
 
     def _save_checkpoint(self) -> None:
         self.watchdog.enter(Phase.CHECKPOINT)
-        super()._save_checkpoint()
+        try:
+            super()._save_checkpoint()
+        except Exception as error:
+            raise CheckpointError(
+                f"trainer.default_local_dir={self.config.trainer.default_local_dir}: the checkpoint of step "
+                f"{self.global_steps} cannot be written ({excerpt(named(getattr(error, 'cause', error)))}). "
+                "Make room, or use another folder; earlier checkpoints are kept."
+            ) from error
         self.watchdog.enter(Phase.TRAINING)
 
     def _actors(self) -> dict[str, ActorHandle]:
