@@ -871,6 +871,22 @@ def test_folders_that_cannot_be_made_are_named(tmp_path: Path) -> None:
     assert problem.rule.startswith("is not writable (/proc")
 
 
+def test_the_folder_of_tensorboard_is_tried_where_verl_writes_it(data, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TENSORBOARD_DIR", str(tmp_path / "file/curves"))
+    problem = the_problem(of(data, trainer__logger=["console", "tensorboard"]))
+    assert (problem.rule_id, problem.key) == ("output_folder", "TENSORBOARD_DIR")
+    assert problem.rule.startswith("a file is in the way")
+    assert rule_ids(of(data, trainer__logger=["console"])) == []
+    monkeypatch.delenv("TENSORBOARD_DIR")
+    monkeypatch.chdir(tmp_path)
+    names = {"trainer__project_name": "p", "trainer__experiment_name": "e"}
+    assert rule_ids(of(data, trainer__logger="tensorboard", **names)) == []
+    (tmp_path / "tensorboard_log").write_text("")
+    problem = the_problem(of(data, trainer__logger="tensorboard", **names))
+    assert (problem.key, problem.value) == ("TENSORBOARD_DIR", "tensorboard_log/p/e")
+
+
 # --- code files ------------------------------------------------------------------------------------------------
 
 

@@ -86,6 +86,11 @@ def _folder_problems(config: DictConfig) -> list[ConfigProblem]:
         keys.append("trainer.default_local_dir")
     for key in keys:
         problems += output_problems(key, OmegaConf.select(config, key))
+    loggers = OmegaConf.select(config, "trainer.logger") or ()
+    if "tensorboard" in ([loggers] if isinstance(loggers, str) else loggers):  # as verl.utils.tracking
+        names = (str(OmegaConf.select(config, f"trainer.{part}_name")) for part in ("project", "experiment"))
+        folder = os.environ.get("TENSORBOARD_DIR") or os.path.join("tensorboard_log", *names)
+        problems += output_problems("TENSORBOARD_DIR", folder)
     return problems
 
 
