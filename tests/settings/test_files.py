@@ -871,8 +871,11 @@ def test_folders_that_cannot_be_made_are_named(tmp_path: Path) -> None:
     assert problem.rule.startswith("is not writable (/proc")
 
 
-def test_the_folder_of_tensorboard_is_tried_where_verl_writes_it(data, tmp_path, monkeypatch):
+def test_the_folder_of_tensorboard_is_tried_where_verl_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
+    data = write(tmp_path / "train.parquet", GOOD)
     monkeypatch.setenv("TENSORBOARD_DIR", str(tmp_path / "file/curves"))
     problem = the_problem(of(data, trainer__logger=["console", "tensorboard"]))
     assert (problem.rule_id, problem.key) == ("output_folder", "TENSORBOARD_DIR")
