@@ -2,6 +2,7 @@
 """A training run with verl: checks that need verl, and the call of ``main_ppo``."""
 
 import inspect
+import os
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -203,6 +204,8 @@ def train(config: DictConfig, settings: TreePOSettings, *, early: Path | None = 
         early: File with the output before this call, for the run's log.
     """
     variables = {RUN_VARIABLE: uuid4().hex[:8]}
+    if modules := os.environ.get("VERL_USE_EXTERNAL_MODULES"):
+        variables["VERL_USE_EXTERNAL_MODULES"] = modules  # workers on other nodes do not have our environment
     if settings.packed_training:
         variables["VERL_ENGINE_VENDOR"] = PACKED_VENDOR  # verl prefers engines of this vendor in each of its processes
     for name, text in variables.items():
