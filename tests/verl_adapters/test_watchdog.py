@@ -103,8 +103,10 @@ def test_the_message_names_the_processes_that_do_not_answer():
     dog = watchdog_of(answers, clock, weights_seconds=10.0)
     dog.look()
     answers.now["worker"] = None
+    dog.look()
     dog.enter(Phase.WEIGHTS)
     clock.time += 10
+    answers.now["server"] = None  # it has only just been asked
     dog.look()
     assert "Not answering: worker (process 17)." in str(dog.failure)
 
@@ -156,18 +158,19 @@ WAITS = {
     "ignores interrupts": """
         while True:
             try:
-                time.sleep(100)
+                time.sleep(0.1)
             except KeyboardInterrupt:
                 pass""",
 }
 PROGRAM = """
-    import asyncio, threading, time
+    import asyncio, time
     from recipe.treepo.settings.schema import WatchdogSettings
     from recipe.treepo.verl_adapters import watchdog
     watchdog.INTERVAL, watchdog.AGAIN, watchdog.LAST_RESORT = 0.1, 0.2, 5.0
 
     async def block():
-        threading.Event().wait(100)
+        while True:
+            time.sleep(0.1)
 
     try:
         with watchdog.Watchdog(WatchdogSettings(start_seconds=0.1), dict).guard():

@@ -16,7 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple, NoReturn
 
 import ray
 from ray.actor import ActorHandle
@@ -32,6 +33,8 @@ INTERVAL = 5.0
 AGAIN, LAST_RESORT = 5.0, 60.0
 # Seconds for answers before a batch is trained on, and after an error.
 ANSWER = 5.0
+# Signal that interrupts the trainer wherever it waits; Ray's workers block SIGINT.
+INTERRUPT = signal.SIGUSR2
 DOING = {
     Phase.START: "the start of workers and engines",
     Phase.ROLLOUT: "the rollout",
@@ -121,6 +124,7 @@ class Watchdog:
         self._questions = Questions() if questions is None else questions
         self._lock = threading.RLock()  # the trainer's thread and the watchdog's own ask the same actors
         self._states: dict[str, State] = {}
+        self._busy: list[str] = []  # actors that have not answered since the look before
         self._progress: dict[str, Any] = {}
         self._phase, self._since = Phase.START, clock()
 
@@ -142,7 +146,7 @@ class Watchdog:
         Raises:
             WatchdogError: instead of any error if a process has died, and if the phase has reached its limit.
         """
-        stop = threading.Event()
+        stop, before = threading.Event(), signal.signal(INTERRUPT, _interrupted)
         threading.Thread(target=self._run, args=(stop,), name="treepo-watchdog", daemon=True).start()
         try:
             yield
@@ -156,6 +160,7 @@ class Watchdog:
             raise
         finally:
             stop.set()
+            signal.signal(INTERRUPT, before)
 
     def check(self) -> None:
         """Ask all actors.
@@ -169,8 +174,10 @@ class Watchdog:
 
     def look(self) -> None:
         """Ask all actors without waiting for answers, and compare the time with the limit of the phase."""
-        self._ask(0.0)
         with self._lock:
+            before = set(self._questions.asked)
+            self._ask(0.0)
+            self._busy = [name for name in self._questions.asked if name in before]
             self.progress("requests", sum(state.progress for state in self._states.values()))
             limit, seconds = self._settings.limit(self._phase), self._clock() - self._since
             if self.failure is None and limit is not None and seconds >= limit:
@@ -190,8 +197,7 @@ class Watchdog:
         end, trainer = time.monotonic() + LAST_RESORT, threading.main_thread().ident
         assert trainer is not None
         while not stop.is_set() and time.monotonic() < end:
-            # A signal also wakes up a thread that sleeps; asyncio takes the first one for a cancellation.
-            signal.pthread_kill(trainer, signal.SIGINT)
+            signal.pthread_kill(trainer, INTERRUPT)
             stop.wait(AGAIN)
         if not stop.is_set():
             faulthandler.dump_traceback(all_threads=True)
@@ -212,7 +218,7 @@ class Watchdog:
 
     def _stalled(self, limit: float, seconds: float) -> str:
         began = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
-        busy = [self._named(name) for name in self._questions.asked]
+        busy = [self._named(name) for name in self._busy]
         waits = f" Not answering: {', '.join(busy)}." if busy else ""
         return (
             f"treepo.watchdog.{self._settings.key(self._phase)}={limit:g}: {DOING[self._phase]} has made no progress "
@@ -221,6 +227,10 @@ class Watchdog:
 
     def _named(self, name: str) -> str:
         return f"{name} (process {self._states[name].pid})" if name in self._states else name
+
+
+def _interrupted(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _detail(error: RayError) -> str:
