@@ -33,6 +33,11 @@ def processes_of(run: str) -> dict[int, str]:
     return found
 
 
+def is_driver(command: str) -> bool:
+    """Return whether a command line is that of a run's driver, not of what starts it."""
+    return "-m recipe.treepo.main_treepo" in command and "supervise.py" not in command
+
+
 def happens() -> bool:
     """Return whether the fault happens now; True in one call of all processes."""
     try:
@@ -45,7 +50,7 @@ def happens() -> bool:
 def kill(name: str) -> None:
     """Kill the processes of this run whose name contains ``name``, as the kernel does when memory is short."""
     for pid, command in processes_of(str(MARK)).items():
-        if name in command:
+        if name in command and "supervise.py" not in command:
             os.kill(pid, signal.SIGKILL)
 
 
@@ -62,6 +67,8 @@ def in_rollout(module: ModuleType) -> None:
                     kill("VLLM::EngineCore")
                 case "server dies in rollout":
                     kill("ray::vLLMHttpServer")
+                case "driver dies":
+                    kill("-m recipe.treepo.main_treepo")
                 case "agent-loop worker dies":
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "rollout stalls":
@@ -106,6 +113,7 @@ FAULTS: dict[str, tuple[str, Callable[[ModuleType], None]]] = {
     "engine dies in rollout": (CLIENT, in_rollout),
     "server dies in rollout": (CLIENT, in_rollout),
     "agent-loop worker dies": (CLIENT, in_rollout),
+    "driver dies": (CLIENT, in_rollout),
     "rollout stalls": (CLIENT, in_rollout),
     "engine dies in transfer": (SENDER, in_transfer),
     "transfer stalls": (SENDER, in_transfer),

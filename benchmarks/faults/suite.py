@@ -1,29 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real runs of the tiny preset, each with one fault, and what a person sees of it."""
 
+import contextlib
+import json
 import os
+import random
+import signal
 import subprocess
+import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults.injection import processes_of
+from benchmarks.faults.injection import is_driver, processes_of
 
 ROOT = Path(__file__).parents[2]
 STEPS, BATCH, WIDTH = 4, 8, 8
 # Seconds until a run is given up, and after its end until what it left is counted.
-GIVEN_UP, SETTLED = 600.0, 5.0
+GIVEN_UP, SETTLED = 900.0, 5.0
+DISK_MIB = 24  # two checkpoints
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fault:
     """A fault and the end that is expected of it.
 
     Attributes:
         what: What happens, for the table.
-        name: Name in ``injection.py``; None for faults of the reward function or the configuration.
+        name: Name in ``injection.py``; None for faults of the reward function and the disk.
         overrides: Overrides of the run.
         reward: Source of a reward function.
+        is_disk: Whether the disk of the checkpoints is small; this needs root.
+        restarts: Number of new starts.
         status: Exit status.
         says: Text on the last lines of the screen.
     """
@@ -32,77 +41,81 @@ class Fault:
     name: str | None = None
     overrides: tuple[str, ...] = ()
     reward: str | None = None
-    status: int = 75
-    says: str = ""
+    is_disk: bool = False
+    restarts: int = 0
+    status: int = os.EX_TEMPFAIL
+    says: str = "done: "
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What came of a fault.
 
     Attributes:
-        seconds: From the fault to the end of the run, None if there was no end or no fault.
+        status: Exit status, None if the run was given up.
+        seconds: From the fault to the end of the run, None if the fault has no moment.
         screen: What the run printed.
         left: Processes, shared memory and sockets that it left.
+        counted: Trajectories of each step: trained, and removed for their rewards.
     """
 
     fault: Fault
     status: int | None
     seconds: float | None
     screen: list[str]
-    left: list[str] = field(default_factory=list)
+    left: list[str]
+    counted: list[tuple[int, int]]
 
     @property
     def is_as_expected(self) -> bool:
-        """Return whether the run ended as expected and left nothing."""
-        last = " ".join(self.screen[-12:])
-        return self.status == self.fault.status and self.fault.says in last and not self.left
+        """Return whether the run ended as expected, lost nothing in its steps, and left nothing."""
+        is_complete = all(sum(step) == BATCH * WIDTH for step in self.counted)
+        return self.status == self.fault.status and self.fault.says in self.seen and is_complete and not self.left
 
-
-def things() -> set[str]:
-    """Return shared memory and sockets of verl on this machine."""
-    return {str(path) for folder in ("/dev/shm", "/tmp") for path in Path(folder).glob("*") if _is_verls(path.name)}
-
-
-def _is_verls(name: str) -> bool:
-    return name.startswith(("verl_weights", "psm_", "rl-colocate", "torch_"))
+    @property
+    def seen(self) -> str:
+        """Return the end of the screen: the last line, or the summary of a run without an error."""
+        return self.screen[-1] if self.fault.status else " ".join(self.screen[-12:])
 
 
 def run(fault: Fault, folder: Path, *overrides: str) -> Outcome:
     """Run training with a fault in a new folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     mark, before = folder / "mark", things()
-    environment = {
-        **os.environ,
-        "PRESET": "tiny",
-        "TENSORBOARD_DIR": str(folder / "tensorboard"),
-        "TREEPO_FAULT": fault.name or "",
-        "TREEPO_FAULT_MARK": str(mark),
-        "VERL_USE_EXTERNAL_MODULES": "benchmarks.faults.injection",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-    }
     if fault.reward is not None:
         (folder / "faulty_reward.py").write_text(fault.reward, encoding="utf-8")
         overrides = (f"reward.custom_reward_function.path={folder}/faulty_reward.py", *overrides)
-    command = ["bash", "scripts/run_treepo_qwen0.5b.sh", *sizes(folder), *fault.overrides, *overrides]
-    status: int | None = None
-    with (folder / "screen.txt").open("w") as screen:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=screen, stderr=subprocess.STDOUT)
-        try:
-            status = process.wait(GIVEN_UP)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    ended = time.time()
-    seconds = ended - mark.stat().st_mtime if mark.exists() and status is not None else None
+    with small_disk(folder / "checkpoints") if fault.is_disk else contextlib.nullcontext():
+        process = start(folder, *fault.overrides, *overrides, fault=fault.name or "", restarts=fault.restarts)
+        status = ended(process)
+        moment = time.time()
+    seconds = moment - mark.stat().st_mtime if mark.exists() and status is not None else None
     time.sleep(SETTLED)
     left = [f"process {pid}: {command[:60]}" for pid, command in processes_of(str(mark)).items()]
     lines = (folder / "screen.txt").read_text(errors="replace").splitlines()
-    return Outcome(fault, status, seconds, lines, left + sorted(things() - before))
+    return Outcome(
+        fault=fault,
+        status=status,
+        seconds=seconds,
+        screen=lines,
+        left=left + sorted(things() - before),
+        counted=list(counted(folder)),
+    )
 
 
-def sizes(folder: Path) -> tuple[str, ...]:
-    """Return the overrides of a small run with its files in a folder."""
-    return (
+def start(folder: Path, *overrides: str, fault: str = "", restarts: int = 0) -> subprocess.Popen[bytes]:
+    """Start the run script with its files and its screen in a folder."""
+    environment = {
+        **os.environ,
+        "PRESET": "tiny",
+        "RESTARTS": str(restarts),
+        "TENSORBOARD_DIR": str(folder / "tensorboard"),
+        "TREEPO_FAULT": fault,
+        "TREEPO_FAULT_MARK": str(folder / "mark"),
+        "VERL_USE_EXTERNAL_MODULES": "benchmarks.faults.injection",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    sizes = (
         f"data.train_batch_size={BATCH}",
         f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
         f"actor_rollout_ref.rollout.n={WIDTH}",
@@ -111,33 +124,137 @@ def sizes(folder: Path) -> tuple[str, ...]:
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
         f"trainer.default_local_dir={folder}/checkpoints",
+        f"trainer.rollout_data_dir={folder}/rollouts",
         f"hydra.run.dir={folder}/hydra",
+        f"treepo.dump.dir={folder}/trees",
     )
+    command = ["bash", "scripts/run_treepo_qwen0.5b.sh", *sizes, *overrides]
+    with (folder / "screen.txt").open("w") as screen:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=screen, stderr=subprocess.STDOUT)
 
 
+def ended(process: subprocess.Popen[bytes]) -> int | None:
+    """Wait for the end of a run and return its status; None if it was given up."""
+    try:
+        return process.wait(GIVEN_UP)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return None
+
+
+def things() -> set[str]:
+    """Return shared memory and sockets of verl and vLLM on this machine."""
+    names = ("verl_weights", "psm_", "rl-colocate")
+    files = [path for folder in ("/dev/shm", "/tmp") for path in Path(folder).glob("*")]
+    return {str(path) for path in files if path.name.startswith(names)}
+
+
+def counted(folder: Path) -> Iterator[tuple[int, int]]:
+    """Yield trained and removed trajectories of each step of a run, all its starts included."""
+    for file in sorted((folder / "logs").glob("**/metrics.jsonl")):
+        for line in file.read_text().splitlines():
+            metrics = json.loads(line)["data"]
+            if "treepo/trained_trajectories" in metrics:
+                yield int(metrics["treepo/trained_trajectories"]), int(metrics.get("treepo/removed_trajectories", 0))
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Mount a small file system at a folder."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def prompts_of(folder: Path) -> dict[str, list[str]]:
+    """Return the prompts of each step, sorted, from verl's dump of the rollouts."""
+    return {
+        file.stem: sorted({json.loads(line)["input"] for line in file.read_text().splitlines()})
+        for file in (folder / "rollouts").glob("*.jsonl")
+    }
+
+
+def run_with_kills(folder: Path, kills: int, seed: int) -> tuple[int | None, list[str]]:
+    """Run training and kill its driver at random moments; return the status, and what was going on at each."""
+    folder.mkdir(parents=True)
+    process, moments = start(folder, restarts=kills), random.Random(seed)
+    doing: list[str] = []
+
+    def kill() -> None:
+        for _ in range(kills):
+            if process.poll() is not None:
+                return
+            time.sleep(moments.uniform(5, 110))
+            drivers = [pid for pid, command in processes_of(str(folder / "mark")).items() if is_driver(command)]
+            for pid in drivers:
+                lines = (folder / "screen.txt").read_text(errors="replace").splitlines()
+                doing.append(lines[-1].strip())
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return ended(process), doing
+
+
+# One kind of failure after another; correct answers are rewarded as usual.
 REWARD = """
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
-    number = len(solution_str) % 7
-    {body}
+    kind = len(solution_str) % 12
+    if kind == 0:
+        raise ValueError("no number")
+    if kind == 1:
+        return None
+    if kind == 2:
+        return "six"
+    if kind == 3:
+        return float("nan")
     return float(str(ground_truth) in solution_str)
 """
+HANGS = """
+import time
 
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    time.sleep(3600)
+"""
 FAULTS = (
-    Fault("vLLM's engine process is killed during the rollout", "engine dies in rollout", says="vLLM engine has died"),
-    Fault("vLLM's engine process is killed before the weights are sent", "engine dies in transfer", says="vLLM engine"),
-    Fault("verl's server process is killed during the rollout", "server dies in rollout", says="engine server"),
-    Fault("a worker is killed during the update", "training worker dies", says="training worker"),
-    Fault("a worker with trees is killed", "agent-loop worker dies", says="agent-loop worker"),
     Fault(
-        "the rollout stands still",
-        "rollout stalls",
-        ("treepo.watchdog.rollout_seconds=20",),
+        what="vLLM's engine is killed in the rollout", name="engine dies in rollout", says="its vLLM engine has died"
+    ),
+    Fault(
+        what="vLLM's engine is killed before the weights", name="engine dies in transfer", says="its vLLM engine has"
+    ),
+    Fault(what="verl's server is killed in the rollout", name="server dies in rollout", says="engine server 0"),
+    Fault(what="a training worker is killed in its update", name="training worker dies", says="training worker 0"),
+    Fault(what="an agent-loop worker is killed", name="agent-loop worker dies", says="agent-loop worker 0"),
+    Fault(
+        what="the rollout stands still, limit 20 s",
+        name="rollout stalls",
+        overrides=("treepo.watchdog.rollout_seconds=20",),
         says="treepo.watchdog.rollout_seconds=20",
     ),
     Fault(
-        "the transfer of the weights stands still",
-        "transfer stalls",
-        ("treepo.watchdog.weights_seconds=20",),
+        what="the transfer of the weights stands still, limit 20 s",
+        name="transfer stalls",
+        overrides=("treepo.watchdog.weights_seconds=20",),
         says="treepo.watchdog.weights_seconds=20",
     ),
+    Fault(what="the driver is killed, RESTARTS=1", name="driver dies", restarts=1, status=0),
+    Fault(
+        what="a third of the rewards raise, are None, text or NaN",
+        overrides=("treepo.reward_errors.max_share=1",),
+        reward=REWARD,
+        status=0,
+    ),
+    Fault(
+        what="all rewards hang, limit 5 s",
+        overrides=("treepo.reward_errors.timeout_seconds=5",),
+        reward=HANGS,
+        status=1,
+        says="did not return in time: 5 seconds",
+    ),
+    Fault(what="the disk of the checkpoints is full", is_disk=True, status=1, says="earlier checkpoints are kept"),
 )

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make faults in real runs and print a table of their ends.
+
+    python -m benchmarks.faults                    all faults: about 40 minutes on two cores
+    python -m benchmarks.faults --only TEXT        faults whose description contains TEXT
+    python -m benchmarks.faults --kills 20         kill a run at 20 random moments; it must end with the same steps
+
+The status is 1 if a run did not end as it should. ``--out`` is the folder of the runs, by default a temporary one.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.faults.suite import FAULTS, STEPS, Outcome, prompts_of, run, run_with_kills
+
+
+def row(outcome: Outcome) -> str:
+    """Return a row of the table."""
+    seconds = "" if outcome.seconds is None else f"{outcome.seconds:.0f} s"
+    seen = outcome.screen[-1] if outcome.status else next((x for x in outcome.screen if x.startswith("done: ")), "")
+    left = ", ".join(outcome.left) or "nothing"
+    cells = (outcome.fault.what, seconds, "given up" if outcome.status is None else outcome.status, seen.strip(), left)
+    return (
+        f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} | {'' if outcome.is_as_expected else 'WRONG'} |"
+    )
+
+
+def faults(folder: Path, only: str) -> bool:
+    """Run the faults; return whether all ended as expected."""
+    print("| fault | time to the end | status | last line | left | |\n|---|---|---|---|---|---|", flush=True)
+    fine = True
+    for number, fault in enumerate(FAULTS):
+        if only not in fault.what or (fault.is_disk and os.geteuid() != 0):  # mounting needs root
+            continue
+        outcome = run(fault, folder / f"fault_{number}")
+        fine &= outcome.is_as_expected
+        print(row(outcome), flush=True)
+    return fine
+
+
+def kills(folder: Path, number: int, seed: int) -> bool:
+    """Kill a run at random moments; return whether it ends with the prompts of an undisturbed run."""
+    status, doing = run_with_kills(folder / "undisturbed", 0, seed)
+    expected = prompts_of(folder / "undisturbed")
+    killed, doing = run_with_kills(folder / "killed", number, seed)
+    found = prompts_of(folder / "killed")
+    print(f"killed {len(doing)} times, after these lines of the screen:", *doing, sep="\n  ")
+    fine = status == killed == 0 and found == expected and len(expected) == STEPS
+    print(f"status {killed}, {len(found)} steps, {'the same' if found == expected else 'OTHER'} prompts in each")
+    return fine
+
+
+def main() -> int:
+    """Read the command line, run, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="TEXT")
+    parser.add_argument("--kills", type=int, default=0, metavar="NUMBER")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, metavar="FOLDER")
+    options = parser.parse_args()
+    folder = (options.out or Path(tempfile.mkdtemp(prefix="treepo-faults-"))).absolute()
+    fine = kills(folder, options.kills, options.seed) if options.kills else faults(folder, options.only)
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
