@@ -5,7 +5,11 @@ from math import sqrt
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from helpers.example_counts import examples
+from helpers.tree_oracle import forests
 from recipe.treepo.advantages.credit import segment_credit, subgroup_advantages, treerl_credit, treerpo_credit
 from recipe.treepo.advantages.forest import Forest, build_forest
 from recipe.treepo.advantages.options import AdvantageOptions, Aggregation, ChainCounting
@@ -175,7 +179,65 @@ def test_a_chain_shares_one_credit_and_published_only_its_first_segment():
     # a passes 1 -> 2, b 3 -> 4 -> 5; leaves -1/2 and 1/2, root 0.
     paths, rewards = [[1, 2], [3, 4, 5]], [0.0, 1.0]
     assert segment(paths, rewards) == approximately([[-1 / 2], [1 / 2]])
-    assert segment(paths, rewards, merged=False) == approximately([[-1 / 2, 0], [1 / 2, 0, 0]])
+    # Published: two groups of one for a, three for b. a: (2 * -1/2) / (2 + 2); b: (2 * 1/2) / (2 + 3).
+    assert segment(paths, rewards, merged=False) == approximately([[-1 / 4, 0], [1 / 5, 0, 0]])
+
+
+def test_published_segment_credit_counts_groups_of_one_and_gives_the_root_the_value_0():
+    # a: (2 * 1) / (2 + 3) = 2/5; b: (2 * -1) / (2 + 1) = -2/3. Their mean is not 0, the root's value is.
+    paths, rewards = [[1, 2, 3], [4]], [1.0, -1.0]
+    assert segment(paths, rewards, merged=False) == approximately([[2 / 5, 0, 0], [-2 / 3]])
+    assert segment(paths, rewards) == approximately([[1], [-1]])
+    # Groups of one are groups of equal rewards.
+    rows = segment(paths, rewards, merged=False, equal_groups=False)
+    assert rows == approximately([[1, 0, 0], [-1]])
+
+
+def test_published_segment_credit_of_a_lone_trajectory_is_0():
+    assert segment([[1, 2]], [0.7], merged=False) == approximately([[0, 0]])
+    assert subgroup([[1, 2]], [0.7], chains=ChainCounting.PUBLISHED) == pytest.approx([0.7])
+
+
+def published_segment_credit(paths: list[list[int]], rewards: list[float], decay: float) -> list[list[float]]:
+    """Second implementation: a node is the tuple of node numbers from the root, its group all paths with this start."""
+
+    def group(prefix: tuple[int, ...]) -> list[int]:
+        return [row for row, path in enumerate(paths) if tuple(path[: len(prefix)]) == prefix]
+
+    def value(prefix: tuple[int, ...]) -> float:
+        if not prefix:
+            return 0.0
+        children = {tuple(paths[row][: len(prefix) + 1]) for row in group(prefix)} - {prefix}
+        if children:
+            return sum(map(value, children)) / len(children)
+        (leaf,) = group(prefix)
+        starts = [group(prefix[:depth]) for depth in range(len(prefix) + 1)]
+        gains = [len(start) * rewards[leaf] - sum(rewards[row] for row in start) for start in starts]
+        return sum(gains) / sum(map(len, starts))
+
+    credits = []
+    for path in paths:
+        nodes = [tuple(path[:depth]) for depth in range(len(path) + 1)]
+        credits.append([])
+        for left, (above, node) in enumerate(zip(nodes, nodes[1:], strict=False)):
+            varies = len(group(above)) == 1 == len(paths) or len({rewards[row] for row in group(above)}) > 1
+            credits[-1].append(varies * (value(node) - decay ** (len(path) - left) * value(above)))
+    return credits
+
+
+@examples(short=50, long=200)
+@given(forests(), st.sampled_from([1.0, 0.5]))
+def test_published_segment_credit_of_random_trees(forest, decay):
+    prompts, paths, rewards, _ = forest
+    rows = {
+        tuple(node for node, _ in path): reward
+        for prompt, path, reward in zip(prompts, paths, rewards, strict=True)
+        if path and prompt == prompts[0]
+    }
+    assume(rows)
+    numbers, own = [list(path) for path in rows], list(rows.values())
+    expected = published_segment_credit(numbers, own, decay)
+    assert segment(numbers, own, merged=False, parent_decay=decay) == approximately(expected)
 
 
 def test_a_trunk_gets_no_segment_credit():

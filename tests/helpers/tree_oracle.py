@@ -57,7 +57,7 @@ def mean(values) -> float:
     return sum(values) / len(values)
 
 
-def subgroup(rewards, groups: list[list[int]], row: int, options: dict, aggregation: str) -> float:
+def subgroup(rewards, groups: list[list[int]], row: int, options: dict, aggregation: str, fewest: int) -> float:
     total = weights = 0.0
     used = []
     for depth, group in enumerate(groups):
@@ -65,18 +65,19 @@ def subgroup(rewards, groups: list[list[int]], row: int, options: dict, aggregat
         if depth == 0:
             counts = options["root_group"]
         else:
-            counts = len(group) > 1 and (options["equal_groups"] or not equal)
+            counts = len(group) >= fewest and (options["equal_groups"] or not equal)
             counts = counts and (options["chains"] == "published" or (group not in used and group != groups[0]))
         used.append(group)
         if counts:
-            baseline = 0.0 if depth == 0 and len(group) == 1 else mean(rewards[member] for member in group)
+            baseline = 0.0 if len(group) < fewest else mean(rewards[member] for member in group)
             weight = len(group) if aggregation == "group_size" else 1
             total += weight * (rewards[row] - baseline)
             weights += weight
     return total / weights if weights else 0.0
 
 
-def leaf_values(root: Span, rewards, options: dict, aggregation: str) -> dict[int, float]:
+def leaf_values(root: Span, rewards, options: dict, aggregation: str, fewest: int = 2) -> dict[int, float]:
+    """Return the advantage of each trajectory; groups below the root count from ``fewest`` members on."""
     values = {}
 
     def visit(span: Span, groups: list[list[int]]) -> None:
@@ -85,7 +86,7 @@ def leaf_values(root: Span, rewards, options: dict, aggregation: str) -> dict[in
             visit(child, groups)
         if not span.children:
             (row,) = span.trajectories
-            values[row] = subgroup(rewards, groups, row, options, aggregation)
+            values[row] = subgroup(rewards, groups, row, options, aggregation, fewest)
 
     visit(root, [])
     return values
@@ -114,8 +115,9 @@ def credits_of(root: Span, row: int, rewards, estimator: str, options: dict) -> 
         if estimator == "treepo":
             credit = leaf_values(root, rewards, options, options["aggregation"])[row]
         elif estimator == "treepo_segment":
-            leaves = leaf_values(root, rewards, options, "group_size")
-            above = 0.0 if baseline_is_zero else recursive_value(parent, leaves)
+            published = options["chains"] == "published"
+            leaves = leaf_values(root, rewards, options, "group_size", 1 if published else 2)
+            above = 0.0 if baseline_is_zero or (published and depth == 0) else recursive_value(parent, leaves)
             eta = options["parent_decay"] ** (len(path) - 1 - depth)
             credit = recursive_value(span, leaves) - eta * above
             if not baseline_is_zero and len({rewards[member] for member in parent.trajectories}) == 1:

@@ -77,7 +77,6 @@ def test_every_token_of_random_trees_has_the_credit_of_the_formulas(forest, esti
         [
             ("treepo", "reinforce_plus_plus_baseline", {}),
             ("treepo_segment", "reinforce_plus_plus_baseline", {}),
-            ("treepo_segment", "reinforce_plus_plus_baseline", {"chains": ChainCounting.PUBLISHED}),
             # the distance from the mean counts twice, from root and from parent; normalization removes the scale
             ("treerl", "reinforce_plus_plus_baseline", {"normalization": Normalization.WHITEN}),
             ("treerpo", "grpo", {}),

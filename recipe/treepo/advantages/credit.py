@@ -12,13 +12,20 @@ grpo and reinforce_plus_plus_baseline. With trees of depth 1, the credits equal 
 Differences from the papers and their released code:
 
 1. The segments of an unbranched chain have the same group. The group counts once, and all tokens of the chain share one
-   credit. ``chains=published`` restores the count per segment.
-2. TreePO: the value of a root is the mean over its children (0 in the released code). The credits of its children
-   therefore sum to zero, like those of any other node's children.
-3. TreePO: inside a subtree of equal rewards, all credits are 0. The formula alone gives nonzero credits there if paths
+   credit. TreePO's released segment estimator also counts groups of one: the leaf and the unbranched segments before
+   it, each with weight 1 and advantage 0. A lone trajectory therefore gets 0 there. ``chains=published`` restores these
+   counts.
+2. TreePO: the value of a root is the mean over its children (0 in the released code and with ``chains=published``). The
+   credits of its children therefore sum to zero, like those of any other node's children.
+3. TreePO: ``normalization=std`` divides by the deviation of the averaged advantages over the batch. Equation 5 divides
+   by the deviation of the single sub-group advantages. Its condition std(R) != 0 is left to verl's group filtering.
+4. TreePO: inside a subtree of equal rewards, all credits are 0. The formula alone gives nonzero credits there if paths
    differ in depth, and always with a decay.
-4. TreeRL: V(root) is the mean of the prompt group; no leave-one-out baseline is subtracted from the leaves first.
-5. TreeRPO: groups without variance are not pruned, because verl's group filtering drops whole prompts. Groups that
+5. TreeRL: V(root) is the mean of the prompt group; no leave-one-out baseline is subtracted from the leaves first.
+   Differences of values are divided by the square root, as in the paper. With the options of the released script, the
+   values are divided before the difference is taken.
+6. TreeRPO: the division by the standard deviation is that of verl's grpo, not the paper's own.
+7. TreeRPO: groups without variance are not pruned, because verl's group filtering drops whole prompts. Groups that
    remain get no credit.
 """
 
@@ -33,11 +40,13 @@ from recipe.treepo.advantages.options import AdvantageOptions, Aggregation, Chai
 EPSILON = 1e-6
 
 
-def subgroup_advantages(forest: Forest, rewards_T: Floats, options: AdvantageOptions) -> Floats:
-    """Compute the sub-group advantage of each trajectory (TreePO, arXiv 2508.17445, section 2).
+def subgroup_advantages(
+    forest: Forest, rewards_T: Floats, options: AdvantageOptions, *, single_groups: bool = False
+) -> Floats:
+    """Compute the sub-group advantage of each trajectory (TreePO, arXiv 2508.17445, section 2.3).
 
     G_ij contains the trajectories that share the ancestor of trajectory i at depth j; G_i0 is the prompt group. w_ij is
-    1, or |G_ij|.
+    1 (equation 5), or |G_ij| (equation 6).
 
     ``A_i = sum_j w_ij (R_i - mean(R over G_ij)) / sum_j w_ij``
 
@@ -47,14 +56,16 @@ def subgroup_advantages(forest: Forest, rewards_T: Floats, options: AdvantageOpt
         forest: Trees of the batch.
         rewards_T: Reward of each trajectory.
         options: Choice of groups and weights: ``aggregation``, ``chains``, ``root_group`` and ``equal_groups``.
+        single_groups: Whether groups of one trajectory count, too. Their advantage is 0.
 
     Returns:
         (trajectories,)
     """
     size = forest.at(forest.size_N)
     mean_N = forest.mean_over_group(rewards_T)
-    mean_N[forest.lone_roots] = 0.0
-    counts = size > 1
+    if not single_groups:
+        mean_N[forest.lone_roots] = 0.0
+    counts = size > (0 if single_groups else 1)
     if options.chains is ChainCounting.DISTINCT:
         # Groups on a path are nested, so equal sizes mean the same group.
         counts[:, 1:] &= size[:, 1:] != size[:, :-1]
@@ -76,14 +87,18 @@ def segment_credit(forest: Forest, rewards_T: Floats, options: AdvantageOptions)
     number of nodes below the parent on the path, at least 1. With a decay eta below 1, a node keeps more of its value
     the farther the end of the path is.
 
+    With ``chains=published``, groups of one trajectory count, and the value of a root is 0, as in the released code.
+
     Args:
         forest: Trees of the batch.
         rewards_T: Reward of each trajectory.
         options: ``parent_decay`` (eta), and the choice of groups as for :func:`subgroup_advantages`.
     """
-    leaf_values = subgroup_advantages(forest, rewards_T, replace(options, aggregation=Aggregation.GROUP_SIZE))
+    published = options.chains is ChainCounting.PUBLISHED
+    options = replace(options, aggregation=Aggregation.GROUP_SIZE)
+    leaf_values = subgroup_advantages(forest, rewards_T, options, single_groups=published)
     value_N = forest.mean_over_children(leaf_values)
-    value_N[forest.lone_roots] = 0.0
+    value_N[forest.parent_N < 0 if published else forest.lone_roots] = 0.0
     value, agrees_N = forest.at(value_N), forest.agrees(rewards_T)
     agrees_N[forest.lone_roots] = False
     to_end = forest.length_T[:, None] - np.arange(forest.node_TL.shape[1] - 1)

@@ -16,7 +16,7 @@ class ChainCounting(StrEnum):
     """Number of groups in a chain of segments that did not branch."""
 
     DISTINCT = "distinct"  # one: all its segments have the same trajectories
-    PUBLISHED = "published"  # one per segment
+    PUBLISHED = "published"  # one per segment; treepo_segment: groups of one trajectory count, roots have value 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
