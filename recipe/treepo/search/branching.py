@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Number of children of the open paths of a tree, and their distribution (TreePO, section 2)."""
+"""Number of children of the open paths of a tree, and their distribution (TreePO, section 2.2)."""
 
 import math
 import random

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choice of resume points for leftover width (TreePO, section 2, fallback)."""
+"""Choice of resume points for leftover width (TreePO, section 2.2, fallback)."""
 
 import math
 import random

@@ -10,9 +10,19 @@ Differences from the paper and its released code:
 3. A path that resumes inside a segment splits its node and continues to the end of that segment. Boundaries therefore
    stay the same for all paths. In the released code they move, and one name can refer to different tokens.
 4. When nothing can branch any more, one request crosses several boundaries. The released code stops at each.
-5. Width that the open paths cannot fill falls back at once. The released code waits until no path is open.
+5. Width that the open paths cannot fill falls back at once. The released code waits until no path is open
+   (``start=dry``). Either way, each missing trajectory starts at a point of its own. The released code takes the
+   finished paths in turn and starts min(N, missing) trajectories at one point of each, with N the divergence; the rest
+   waits.
 6. Each prompt yields exactly ``width`` trajectories; fewer only with a token budget or after repeated failures.
 7. A path may be a conversation: after each turn, an interaction replies or ends the path.
+8. The remainder of an even share goes to paths drawn at random. In the released code, the last path gets all of it.
+9. ``answered_first`` puts answers first, ``answered_first_soft`` takes its weights from ``fallback.REASON_RANK``, and
+   ``longer_first`` sorts. In the released code, ``finished_first_strict`` sorts answers last, ``finished_first`` has
+   the weights 7 (answer), 5 (end token), 4 (depth), 3 (length) and 2 (repetition), and ``longer_first`` is a random
+   order weighted by length.
+10. The released ``boxed_ge_window_<k>`` (paths with an answer and at least k windows of tokens) has no equivalent.
+    ``self_ended_only`` and ``min_segments`` together are similar, but admit paths that ended without an answer.
 """
 
 import time
