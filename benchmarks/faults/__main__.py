@@ -22,10 +22,10 @@ def row(outcome: Outcome) -> str:
     seconds = "" if outcome.seconds is None else f"{outcome.seconds:.0f} s"
     seen = outcome.screen[-1] if outcome.status else next((x for x in outcome.screen if x.startswith("done: ")), "")
     left = ", ".join(outcome.left) or "nothing"
-    cells = (outcome.fault.what, seconds, "given up" if outcome.status is None else outcome.status, seen.strip(), left)
-    return (
-        f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} | {'' if outcome.is_as_expected else 'WRONG'} |"
-    )
+    status = "given up" if outcome.status is None else str(outcome.status)
+    verdict = "as expected" if outcome.is_as_expected else "WRONG"
+    cells = (outcome.fault.what, seconds, status, seen.strip(), left, verdict)
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def faults(folder: Path, only: str) -> bool:

@@ -221,11 +221,9 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kw
     time.sleep(3600)
 """
 FAULTS = (
+    Fault(what="vLLM's engine is killed in the rollout", name="engine dies in rollout", says="vLLM engine has died"),
     Fault(
-        what="vLLM's engine is killed in the rollout", name="engine dies in rollout", says="its vLLM engine has died"
-    ),
-    Fault(
-        what="vLLM's engine is killed before the weights", name="engine dies in transfer", says="its vLLM engine has"
+        what="vLLM's engine is killed before the weights", name="engine dies in transfer", says="vLLM engine has died"
     ),
     Fault(what="verl's server is killed in the rollout", name="server dies in rollout", says="engine server 0"),
     Fault(what="a training worker is killed in its update", name="training worker dies", says="training worker 0"),
