@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults in real runs; the rest of the suite: ``python -m benchmarks.faults``."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults.suite import FAULTS, run
+
+QUICK = "vLLM's engine is killed before the weights"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=fault.what, marks=() if fault.what == QUICK else pytest.mark.slow)
+        for fault in FAULTS
+        if not fault.is_disk  # needs root
+    ],
+)
+def test_a_fault_ends_the_run_with_its_cause_and_leaves_nothing(fault):
+    with tempfile.TemporaryDirectory() as name:
+        outcome = run(fault, Path(name) / "run")
+    assert outcome.is_as_expected, (outcome.status, outcome.left, outcome.counted, outcome.screen[-20:])
