@@ -56,10 +56,10 @@ def kill(name: str) -> None:
 
 def in_rollout(module: ModuleType) -> None:
     """Faults between two requests of a tree."""
-    generate, requests = module.TreeClient.generate, []
+    wait, requests = module._await_or_cancel, []
 
-    async def faulty(self: Any, *arguments: Any, **named: Any) -> Any:
-        output = await generate(self, *arguments, **named)
+    async def faulty(ref: Any) -> Any:
+        output = await wait(ref)
         requests.append(1)
         if len(requests) > REQUESTS * STEP and (FAULT == "rollout stalls" or happens()):
             match FAULT:
@@ -75,7 +75,7 @@ def in_rollout(module: ModuleType) -> None:
                     await asyncio.sleep(3600)
         return output
 
-    module.TreeClient.generate = faulty
+    module._await_or_cancel = faulty
 
 
 def in_transfer(module: ModuleType) -> None:

@@ -70,6 +70,7 @@ LOOP = f"{TOOL_LOOP}.ToolAgentLoop"
 TOOL_PARSER = "verl.experimental.agent_loop.tool_parser"
 MANAGERS = "verl.experimental.reward_loop.reward_manager"
 WORKER = "verl.trainer.ppo.v1.agent_loop_tq.AgentLoopWorkerTQ"
+SEPARATE = "verl.trainer.ppo.v1.trainer_separate_async.PPOTrainerSeparateAsync"
 MANAGER = "verl.trainer.ppo.v1.agent_loop_tq.AgentLoopManagerTQ"
 TRAINER = "verl.trainer.ppo.v1.trainer_base.PPOTrainer"
 CLIENT = "verl.workers.rollout.llm_server.LLMServerClient"
@@ -126,7 +127,7 @@ ROLLOUT = [
     *texts(f"{WORKER}.generate_sequences", '"agent_name"', '"global_steps"', "default_agent_loop"),
     source(f"{AGENT_LOOP}.AgentLoopWorker._run_agent_loop", "b5c5020c22", ours="_run_prompt"),
     *texts(f"{AGENT_LOOP}.AgentLoopWorker._compute_score", '"tool_extra_fields"', '"__num_turns__"'),
-    *attributes(WORKER, "config llm_client model_config rollout_config tools"),
+    *attributes(WORKER, "config llm_client model_config rollout_config tools reward_loop_worker_handles"),
     override(f"{MANAGER}.generate_sequences", "prompts"),
     source(f"{MANAGER}.generate_sequences", "25986ecad4"),
     *attributes(MANAGER, "agent_loop_workers_class config"),
@@ -208,6 +209,20 @@ TRAINING = [
     call(TRAINER, "config"),
     override(f"{TRAINER}._build_replay_buffer"),
     override(f"{TRAINER}._validate"),
+    override(f"{TRAINER}.init"),
+    override(f"{TRAINER}.fit", "agent_loop_manager"),
+    override(f"{TRAINER}._save_checkpoint"),
+    *(override(f"{SEPARATE}.on_{moment}") for moment in ("init_end", "sample_begin", "sample_end", "step_end")),
+    *texts(TRAINER, "self.on_sample_begin()", "self.on_sample_end()", "self.on_step_end()", ours="on_sample_end"),
+    call("verl.trainer.ppo.v1.replay_buffer.ReplayBuffer._wait_for_next_poll", "partition_id, last_debug_time"),
+    *attributes("verl.trainer.ppo.v1.replay_buffer.ReplayBuffer", "partitions running_keys finished_keys failure_keys"),
+    *names("verl.experimental.agent_loop", "AgentLoopManager"),
+    *attributes("verl.experimental.agent_loop.AgentLoopManager", "agent_loop_workers"),
+    *attributes("verl.experimental.reward_loop.reward_loop.RewardLoopManager", "reward_loop_workers"),
+    *attributes("verl.single_controller.ray.base.RayWorkerGroup", "workers"),
+    *attributes(f"{REPLICA}.RolloutReplica", "servers workers"),
+    *attributes("vllm.v1.engine.async_llm.AsyncLLM", "errored"),
+    *texts("ray.actor", "__ray_call__"),
     override(f"{TRAINER}._balance_batch", "batch, metrics, logging_prefix, keep_minibatch"),
     override(f"{TRAINER}._compute_advantage", "batch, metrics"),
     override(f"{TRAINER}._maybe_log_val_generations", "inputs, outputs, scores"),
@@ -449,6 +464,13 @@ CPU_WEIGHTS = [
     source(f"{EXTENSION}.update_weights_from_ipc", "d0d2013479"),
     source(f"{EXTENSION}._update_weights", "6947d33cca"),
     call(f"{EXTENSION}._get_zmq_handle"),
+    call(f"{VLLM_ROLLOUT}.bucketed_weight_transfer.BucketedWeightSender", "zmq_handle"),
+    *names(f"{VLLM_ROLLOUT}.bucketed_weight_transfer", "BucketedWeightSender"),
+    call(f"{VLLM_ROLLOUT}.bucketed_weight_transfer.BucketedWeightSender.async_send_weights", "weights"),
+    *texts(f"{VLLM_ROLLOUT}.utils", "rl-colocate-zmq-"),
+    *names(VLLM_ROLLOUT, "bucketed_weight_transfer"),
+    *names("verl.workers", "engine_workers"),
+    call("verl.workers.engine_workers.TrainingWorker.train_batch", "data"),
     call(f"{VLLM_ROLLOUT}.bucketed_weight_transfer.BucketedWeightReceiver", "* zmq_handle, device, use_shm"),
     call(f"{VLLM_ROLLOUT}.bucketed_weight_transfer.BucketedWeightReceiver.receive_weights", "* on_bucket_received"),
     source(f"{VLLM_ROLLOUT}.bucketed_weight_transfer.BucketedWeightReceiver.receive_weights", "8df1904421"),

@@ -131,18 +131,7 @@ def tree_client(client: LLMServerClient) -> LLMServerClient:
 
 
 class TreeClient(LLMServerClient):
-    """Overrides that :func:`tree_client` adds to verl's client classes.
-
-    Attributes:
-        finished_requests: Number of requests that returned.
-    """
-
-    finished_requests = 0
-
-    async def generate(self, *args: Any, **kwargs: Any) -> TokenOutput:
-        output: TokenOutput = await super().generate(*args, **kwargs)
-        self.finished_requests += 1
-        return output
+    """Overrides that :func:`tree_client` adds to verl's client classes."""
 
     async def _acquire_server(self, request_id: str, **extra: Any) -> tuple[str, "CancellableServer"]:
         acquiring = asyncio.ensure_future(super()._acquire_server(request_id, **extra))
@@ -169,7 +158,12 @@ class CancellableServer:
 
     Cancelling the future of an ObjectRef does not cancel the remote task (``ObjectRef.as_future``). ``ray.cancel``
     does: on an async actor it cancels the asyncio task, and vLLM's ``AsyncLLM.generate`` then aborts its request.
+
+    Attributes:
+        finished_requests: Number of requests that returned in this process, of all servers.
     """
+
+    finished_requests = 0
 
     def __init__(self, server: ray.actor.ActorHandle) -> None:
         self._server = server
@@ -193,7 +187,9 @@ class _CancellableMethod:
 
 async def _await_or_cancel(ref: ray.ObjectRef) -> Any:
     try:
-        return await ref
+        result = await ref
+        CancellableServer.finished_requests += 1
+        return result
     except asyncio.CancelledError:
         ray.cancel(ref)
         raise

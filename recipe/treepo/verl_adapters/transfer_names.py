@@ -7,6 +7,7 @@ both classes that use it; ``plugin.py`` imports it after them, in trainers and e
 """
 
 import os
+from functools import wraps
 from typing import Any
 
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver, BucketedWeightSender
@@ -22,6 +23,7 @@ def renamed(handle: str) -> str:
 def _rename_in(used: type) -> None:
     make = used.__init__  # type: ignore[misc]  # of a class
 
+    @wraps(make)
     def __init__(self: Any, zmq_handle: str, *args: Any, **kwargs: Any) -> None:
         make(self, renamed(zmq_handle), *args, **kwargs)
 

@@ -32,7 +32,7 @@ from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters.agent_loop import TREE_AGENT, TreeRequest
 from recipe.treepo.verl_adapters.model_tokens import eos_token_ids
 from recipe.treepo.verl_adapters.reward_errors import REASON, number_of
-from recipe.treepo.verl_adapters.server_engine import tree_client
+from recipe.treepo.verl_adapters.server_engine import CancellableServer, tree_client
 from recipe.treepo.verl_adapters.tool_exits import contained_tool
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, SampledTree, TreeDump
 from recipe.treepo.verl_adapters.user_code import interaction_class, interaction_problems, tool_problems
@@ -76,8 +76,7 @@ class TreeAgentLoopWorker(_WorkerBase):
     @property
     def finished_requests(self) -> int:
         """Number of requests for trees that returned, as a sign of life; see watchdog.py."""
-        finished: int = self.tree_client.finished_requests
-        return finished
+        return CancellableServer.finished_requests
 
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
