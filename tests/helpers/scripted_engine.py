@@ -15,6 +15,35 @@ def decode(token_ids: list[int]) -> str:
     return bytes(token for token in token_ids if token < 256).decode("latin-1")
 
 
+# Kinds of failures: errors, and results that violate the engine protocol.
+FAULTS = ("error", "cancelled", "empty", "long", "nan", "inf", "-inf", "no logprob", "negative", "float", "text")
+
+
+def faulty(fault: str, max_tokens: int) -> Segment:
+    """Fail as `fault` says, with a result that has no other fault."""
+    count = max_tokens + 1 if fault == "long" else max_tokens
+    tokens: list = [97] * count
+    logprobs: list = [-0.5] * count
+    match fault:
+        case "error":
+            raise ConnectionError("the engine went away")
+        case "cancelled":
+            raise asyncio.CancelledError
+        case "empty":
+            return Segment([], [])
+        case "nan" | "inf" | "-inf":
+            logprobs[-1] = float(fault)
+        case "no logprob":
+            del logprobs[0]
+        case "negative":
+            tokens[-1] = -1
+        case "float":
+            tokens[-1] = 97.0
+        case "text":
+            logprobs[-1] = "-0.5"
+    return Segment(tokens, logprobs)
+
+
 class ScriptedEngine:
     """Engine of random text with random ends; the text depends only on seed, input and branch.
 
@@ -24,7 +53,8 @@ class ScriptedEngine:
         seed: Seed of the text.
         end_rate: Probability of an end token at each position.
         repeat_rate: Probability that a token repeats the previous one.
-        fail_rate: Probability that an attempt of a request fails, by an error or an empty response.
+        fail_rate: Probability that an attempt of a request fails.
+        fault: Kind of the failures; None draws one of `FAULTS` for `fail_rate`, and raises errors for `broken`.
         script: Texts; if set, a response is a prefix of one of them, chosen by the last number in the branch's name.
         jitter: Seed of the order in which concurrent requests finish, without effect on their results.
         broken: Names of branches whose requests always fail, or True for all.
@@ -38,13 +68,14 @@ class ScriptedEngine:
         end_rate: float = 0.0,
         repeat_rate: float = 0.0,
         fail_rate: float = 0.0,
+        fault: str | None = None,
         script: list[list[int]] | None = None,
         jitter: int = 0,
         broken: set[str] | bool = False,
         blocked: frozenset[str] = frozenset(),
     ) -> None:
         self.seed, self.end_rate, self.repeat_rate, self.fail_rate = seed, end_rate, repeat_rate, fail_rate
-        self.script, self.broken, self.blocked = script, broken, blocked
+        self.script, self.broken, self.blocked, self.fault = script, broken, blocked, fault
         self.jitter = random.Random(jitter)
         self.release = asyncio.Event()
         self.calls: dict[str, tuple[list[int], int, list[int]]] = {}
@@ -70,10 +101,10 @@ class ScriptedEngine:
 
     def _answer(self, input_ids: list[int], max_tokens: int, branch: str) -> Segment:
         chance = random.Random(repr((self.seed, branch, self.attempts[branch]))).random()
-        if self.broken is True or (self.broken and branch in self.broken) or chance < self.fail_rate / 2:
-            raise ConnectionError("the engine went away")
+        if self.broken is True or (self.broken and branch in self.broken):
+            return faulty(self.fault or "error", max_tokens)
         if chance < self.fail_rate:
-            return Segment([], [])
+            return faulty(self.fault or FAULTS[int(chance / self.fail_rate * len(FAULTS))], max_tokens)
         tokens = self._tokens(input_ids, max_tokens, branch)
         assert branch not in self.calls, f"two responses for branch {branch}"
         self.calls[branch] = (list(input_ids), max_tokens, tokens)

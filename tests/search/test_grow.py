@@ -366,7 +366,8 @@ def test_a_prompt_fails_only_without_any_path_and_gives_the_reason(search):
     engine = ScriptedEngine(broken=True, jitter=3)
     # By level 2 + 4 and, once more paths than 4 were abandoned, 2 of those; by path each of 2 is sampled 3 times.
     paths = {SearchKind.BY_LEVEL: 2 + 4 + 2, SearchKind.BY_PATH: 2 * 3}[search]
-    with pytest.raises(SearchError, match=f"{paths} paths were abandoned after 2 requests each.*went away") as caught:
+    reason = f"{2 * paths} of {2 * paths} requests failed, all alike: ConnectionError: the engine went away$"
+    with pytest.raises(SearchError, match=f"^the prompt got no trajectory: {reason}") as caught:
         grow(engine, depth=3, response_length=12, width=4, segment_length=4, retries=1, search=search)
     assert isinstance(caught.value.__cause__, ConnectionError)
     assert engine.attempts.total() == 2 * paths
@@ -418,15 +419,6 @@ def test_without_branching_a_dry_tree_has_nothing_to_decide_before_its_paths_end
         fallback=FallbackRules(start=FallbackStart.DRY),
     )  # fmt: skip
     assert tree.counters.engine_calls == 8
-
-
-def test_an_engine_that_returns_nothing_has_failed():
-    class Mute(ScriptedEngine):
-        def _tokens(self, input_ids, max_tokens, branch):
-            return []
-
-    with pytest.raises(SearchError, match="returned 0 tokens"):
-        grow(Mute(), depth=2, response_length=8, width=2, segment_length=4)
 
 
 @pytest.mark.parametrize("search", list(SearchKind))
@@ -520,7 +512,7 @@ engines = st.fixed_dictionaries(
         "seed": st.integers(0, 100),
         "end_rate": st.sampled_from([0.0, 0.05, 0.3, 1.0]),
         "repeat_rate": st.sampled_from([0.0, 0.7]),
-        "fail_rate": st.sampled_from([0.0, 0.0, 0.2]),
+        "fail_rate": st.sampled_from([0.0, 0.0, 0.2, 0.6]),
     }
 )
 

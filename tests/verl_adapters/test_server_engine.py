@@ -12,7 +12,7 @@ from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServer
 from verl.workers.rollout.replica import TokenOutput
 
 from recipe.treepo.search import SearchShape, grow_tree
-from recipe.treepo.search.engine import Segment
+from recipe.treepo.search.engine import EngineError, Segment
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
 from recipe.treepo.verl_adapters import server_engine as server
@@ -138,7 +138,7 @@ def test_recorded_calls_name_the_branch_and_are_optional():
 
 
 def test_an_aborted_request_fails_instead_of_ending_the_path():
-    with pytest.raises(RuntimeError, match="aborted the request for branch 0.1"):
+    with pytest.raises(EngineError, match="^the engine aborted the request: branch 0.1$"):
         asyncio.run(extend(make_engine(Balancer(Server(stop_reasons=("aborted",)))), "0.1"))
 
 

@@ -32,8 +32,9 @@ from recipe.treepo.interaction import InteractionError
 from recipe.treepo.search.branching import Budget
 from recipe.treepo.search.conversation import Conversation, ConversationStart
 from recipe.treepo.search.engine import SegmentEngine
+from recipe.treepo.search.failures import SearchError
 from recipe.treepo.search.level_search import LevelSearch
-from recipe.treepo.search.path_sampler import PathSampler, SearchError
+from recipe.treepo.search.path_sampler import PathSampler
 from recipe.treepo.search.path_search import PathSearch
 from recipe.treepo.search.shape import SearchKind, SearchShape
 from recipe.treepo.search.stopping import StoppingRules
@@ -62,8 +63,8 @@ async def grow_tree(
 
     Raises:
         ValueError: if ``before_level`` is given to a search by path.
-        SearchError: if the prompt got no trajectory (the cause is the last failure of the engine or the interaction),
-            or if a failure of the interaction ends the whole prompt.
+        SearchError: if the prompt got no trajectory, or if a failure of the interaction ends the whole prompt. The
+            cause is the failure, the first of the most frequent kind.
     """
     by_path = shape.search is SearchKind.BY_PATH
     if by_path and before_level is not None:
@@ -89,10 +90,7 @@ async def grow_tree(
             await talk.close()
     counters = tree.counters
     if not tree.leaves:
-        raise SearchError(
-            f"the prompt got no trajectory: {counters.abandoned_paths} paths were abandoned after {shape.retries + 1} "
-            f"requests each, or after a failure of the interaction. Last failure: {sampler.last_failure!r}"
-        ) from sampler.last_failure
+        raise sampler.failures.no_trajectory(counters.engine_calls)
     fewest = shape.width
     if shape.branching.budget is Budget.TOTAL_TOKENS:
         fewest = min(shape.width, shape.branching.min_width or 1)

@@ -13,17 +13,14 @@ from dataclasses import dataclass, replace
 from recipe.treepo.interaction import Steps
 from recipe.treepo.search.boundaries import Boundaries
 from recipe.treepo.search.conversation import Conversation, TurnOutcome
-from recipe.treepo.search.engine import Segment, SegmentEngine
+from recipe.treepo.search.engine import EngineError, Segment, SegmentEngine, check_segment
+from recipe.treepo.search.failures import Failures
 from recipe.treepo.search.fallback import ResumePoint
 from recipe.treepo.search.node import ROOT, Node
 from recipe.treepo.search.paths import Path
 from recipe.treepo.search.shape import SearchShape
 from recipe.treepo.search.stopping import MODEL_ENDED, FinishReason, StoppingRules
 from recipe.treepo.search.tree import Tree
-
-
-class SearchError(RuntimeError):
-    """A prompt got no trajectory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class PathSampler:
 
     Attributes:
         tree: The tree sampled so far.
-        last_failure: The last error of the engine or the interaction.
+        failures: Failures of the engine and the interaction.
     """
 
     def __init__(
@@ -58,7 +55,7 @@ class PathSampler:
         conversation: Conversation | None = None,
     ) -> None:
         self.tree, self.shape, self.stopping = tree, shape, stopping
-        self.last_failure: Exception | None = None
+        self.failures = Failures()
         self._engine, self._conversation = engine, conversation
         self._boundaries = Boundaries(
             segment_length=shape.segment_length,
@@ -166,16 +163,32 @@ class PathSampler:
                 await asyncio.sleep(self.shape.retry_seconds * 2 ** (attempt - 1))
             started = time.time()
             try:
-                answer = await self._engine.extend(input_ids, max_tokens=max_tokens, branch=key)
-                _check_answer(answer, max_tokens)
+                answer = await self._ask(input_ids, max_tokens, key)
             except Exception as error:  # a retry may succeed after any error of the engine
-                self.last_failure = error
+                self.failures.add_request(error)
                 self.tree.counters.failed_calls += 1
             else:
                 self._count(answer, len(input_ids))
                 return replace(answer, started=started, ended=time.time())
         self.tree.counters.abandoned_paths += 1
         return None
+
+    async def _ask(self, input_ids: list[int], max_tokens: int, key: str) -> Segment:
+        """Return the engine's result after a check.
+
+        Raises:
+            EngineError: if the result violates the contract, or the engine or Ray cancelled the request on its own.
+        """
+        try:
+            answer = await self._engine.extend(input_ids, max_tokens=max_tokens, branch=key)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Otherwise the task group would take the path for cancelled, and its width would be lost.
+            raise EngineError("the request was cancelled, but not by the search") from error
+        check_segment(answer, max_tokens)
+        return answer
 
     def _max_tokens(self, path: Path, segments: int | None) -> int:
         """Return the maximum tokens of a request that continues ``path``."""
@@ -249,7 +262,7 @@ class PathSampler:
     def _close(self, outcome: TurnOutcome, *, may_drop: bool) -> Node | None:
         """Apply the interaction's decision; see :meth:`extend` for the result."""
         if outcome.error is not None:
-            self.last_failure = outcome.error
+            self.failures.add_interaction(outcome.error)
         if outcome.abandoned:
             self.tree.counters.abandoned_paths += 1
             return None
@@ -263,11 +276,3 @@ class PathSampler:
         self.tree.finish(node.index, reason, detail=detail, dropped=dropped)
         self.tree.counters.dropped_paths += dropped
         return node
-
-
-def _check_answer(answer: Segment, max_tokens: int) -> None:
-    if not 1 <= len(answer.token_ids) <= max_tokens or len(answer.logprobs) != len(answer.token_ids):
-        raise RuntimeError(
-            f"the engine returned {len(answer.token_ids)} tokens with {len(answer.logprobs)} log-probabilities "
-            f"for a request of 1 to {max_tokens} tokens"
-        )

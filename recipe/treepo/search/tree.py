@@ -10,6 +10,8 @@ Every token is stored once, in the node that added it. In a conversation, each r
 which does not count as a segment.
 """
 
+from math import isfinite
+
 from recipe.treepo.interaction import Reply
 from recipe.treepo.search.counters import SearchCounters
 from recipe.treepo.search.engine import Segment
@@ -179,7 +181,7 @@ class Tree:
 
         - Depths and offsets follow from the parents.
         - Names are unique.
-        - Every generated token has one log-probability.
+        - Every generated token has one finite log-probability, and no token id is negative.
         - A node has ended if and only if it has a reason; then it has no children.
         - No generated node is empty.
         - A reply follows the end of a turn.
@@ -192,6 +194,7 @@ class Tree:
         for index, node in enumerate(self.nodes):
             assert node.index == index
             assert len(node.segment.logprobs) == (len(node.segment.token_ids) if node.is_generated else 0)
+            assert all(map(isfinite, node.segment.logprobs)) and all(token >= 0 for token in node.segment.token_ids)
             assert (node.finish_reason is not None and not node.dropped) == (index in leaves)
             assert not (node.finish_reason and node.children), f"node {index} has ended and has children"
             assert all(self.nodes[child].parent == index for child in node.children)

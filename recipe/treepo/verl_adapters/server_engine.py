@@ -26,7 +26,7 @@ import ray
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
-from recipe.treepo.search.engine import Segment
+from recipe.treepo.search.engine import EngineError, Segment
 from recipe.treepo.search.seeds import derive_seed
 
 # Function that makes the engine's next request id. Each request runs in its own task, with its own value.
@@ -87,7 +87,7 @@ class ServerEngine:
             priority=self._priority,
         )
         if output.stop_reason in ("aborted", "abort"):
-            raise RuntimeError(f"the engine aborted the request for branch {branch}")
+            raise EngineError(f"the engine aborted the request: branch {branch}")
         fields = output.extra_fields
         if self._record:
             self.calls.append({"branch": branch, "input_ids": input_ids, "output_ids": list(output.token_ids)})
