@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from benchmarks.sampling.lock_step import LockStep, grow_in_lock_step
 from helpers.example_counts import examples
 from helpers.scripted_engine import EOS, ScriptedEngine, decode
+from helpers.searches import PROMPT, check_width, search_arguments, searches
 from recipe.treepo.search import SearchError, SearchKind, SearchShape
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import Segment
@@ -87,7 +88,12 @@ def record(tree: Tree | Exception) -> list[tuple]:
     if isinstance(tree, Exception):
         assert isinstance(tree, SearchError), repr(tree)
         return [("no tree",)]
-    return [(node.key, node.parent, node.segment, node.finish_reason) for node in tree.nodes]
+    return [(node.key, node.parent, node.segment, node.finish_reason, node.dropped) for node in tree.nodes]
+
+
+def without_calls(tree: list[tuple]) -> list[tuple]:
+    """Return a record without the fields that depend on the number of requests (cache hits, versions)."""
+    return [(key, parent, s.token_ids, s.logprobs, *rest) for key, parent, s, *rest in tree if s.token_ids]
 
 
 @examples(short=50, long=200)
@@ -128,6 +134,54 @@ def test_trees_in_lock_step_are_the_same_and_take_their_levels_together(texts, w
             assert not any(
                 tree == other and branch.startswith(f"{parent}.") for tree, branch in period for other, parent in period
             )
+
+
+TEXT = {
+    "seed": st.integers(0, 1000),
+    "jitter": st.integers(0, 1000),
+    "end_rate": st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+    "repeat_rate": st.sampled_from([0.0, 0.7]),
+}
+SEARCHES = searches(kinds=[SearchKind.BY_LEVEL])
+
+
+async def grow_any(trees: list[tuple[dict, dict]], lock_steps: list[LockStep | None]) -> tuple[list, list]:
+    """Grow trees of different shapes concurrently; return trees or errors, and the engines."""
+    engines = [ScriptedEngine(**text) for _, text in trees]
+    growing = [
+        grow_in_lock_step(PROMPT, lock_step=lock_step, **search_arguments(engine, **search))
+        for engine, (search, _), lock_step in zip(engines, trees, lock_steps, strict=True)
+    ]
+    return await asyncio.wait_for(asyncio.gather(*growing, return_exceptions=True), timeout=20), engines
+
+
+@examples(short=200, long=2000)
+@given(st.lists(st.tuples(SEARCHES, st.fixed_dictionaries(TEXT)), min_size=1, max_size=4))
+def test_lock_step_changes_no_tree_of_any_shape(trees):
+    """Trees of one lock step may differ in width, depth, segments and policies."""
+    count = len(trees)
+    free, _ = asyncio.run(grow_any(trees, [None] * count))
+    locked, engines = asyncio.run(grow_any(trees, [LockStep(count)] * count))
+    assert [without_calls(record(tree)) for tree in locked] == [without_calls(record(tree)) for tree in free]
+    for tree, engine, (search, _) in zip(locked, engines, trees, strict=True):
+        tree.check()
+        check_width(tree, search, engine)
+
+
+@examples(short=100, long=1000)
+@given(
+    st.lists(
+        st.tuples(SEARCHES, st.fixed_dictionaries({**TEXT, "fail_rate": st.sampled_from([0.0, 0.2, 0.6, 1.0])})),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_failures_of_one_tree_change_no_other_tree_of_its_lock_step(trees):
+    """Compared with lock steps of one tree: without any, requests of several segments fail at other points."""
+    count = len(trees)
+    alone, _ = asyncio.run(grow_any(trees, [LockStep(1) for _ in trees]))
+    together, _ = asyncio.run(grow_any(trees, [LockStep(count)] * count))
+    assert list(map(record, together)) == list(map(record, alone))
 
 
 def test_a_level_begins_when_the_slowest_tree_has_ended_the_one_before():

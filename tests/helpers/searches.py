@@ -25,7 +25,12 @@ def grow(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **numbers) -> Tree:
     return asyncio.run(start(engine, seed=seed, eos=eos, **numbers))
 
 
-async def start(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **numbers) -> Tree:
+async def start(engine: ScriptedEngine, **options) -> Tree:
+    return await grow_tree(PROMPT, **search_arguments(engine, **options))
+
+
+def search_arguments(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **numbers) -> dict:
+    """Return the arguments of `grow_tree` after the prompt; see `grow`."""
     stopping = {
         name: numbers.pop(name)
         for name in ("response_length", "depth", "answer_needs_eos", "stop_strings", "repetition", "min_length")
@@ -54,14 +59,14 @@ async def start(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **numbers) ->
         ),
         retry_seconds=0.0,
     )
-    return await grow_tree(PROMPT, engine=engine, shape=shape, stopping=rules, seed=seed)
+    return {"engine": engine, "shape": shape, "stopping": rules, "seed": seed}
 
 
 @st.composite
-def searches(draw):
+def searches(draw, kinds=tuple(SearchKind)):
     width, segment, depth = draw(st.integers(1, 12)), draw(st.integers(1, 9)), draw(st.integers(1, 6))
     response_length = draw(st.integers((depth - 1) * segment + 1, depth * segment))
-    kind = draw(st.sampled_from(list(SearchKind)))
+    kind = draw(st.sampled_from(list(kinds)))
     by_path = kind is SearchKind.BY_PATH
     budget = Budget.TRANSFER if by_path else draw(st.sampled_from(list(Budget)))
     init = draw(st.integers(1, width))

@@ -12,6 +12,7 @@ import pytest
 from helpers.scripted_conversation import TURN, Chancy, Turns, sizes, talk
 from helpers.scripted_engine import FAULTS, ScriptedEngine, faulty
 from helpers.searches import grow, start
+from recipe.treepo.interaction import InteractionError
 from recipe.treepo.search import SearchError, SearchKind, failures
 from recipe.treepo.search.engine import EngineError, Segment, check_segment
 from recipe.treepo.search.failures import MOST_CHARACTERS, Failures
@@ -177,6 +178,16 @@ def test_the_error_of_a_prompt_names_failures_of_the_interaction_beside_those_of
     assert isinstance(error.__cause__, ValueError)
     with pytest.raises(SearchError, match=r"no trajectory: \d+ calls of the interaction failed: InteractionError: "):
         talk(Turns(TURN), Chancy(fail_rate=1.0), **sizes())
+
+
+def test_failures_are_of_one_kind_if_they_differ_only_in_numbers_and_names():
+    def kind(error: Exception, cause: Exception | None = None) -> str:
+        error.__cause__ = cause
+        return failures.kind_of(error)
+
+    assert kind(EngineError("the engine aborted the request: branch 0.1")) == "the engine aborted the request"
+    assert kind(OSError("disk 1")) == kind(OSError("disk 2")) == "OSError"
+    assert kind(InteractionError("at node 0"), KeyError("a")) == "InteractionError from KeyError"
 
 
 def test_reasons_are_one_short_line_and_those_of_rays_errors_are_their_causes():

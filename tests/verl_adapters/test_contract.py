@@ -116,6 +116,7 @@ ROLLOUT = [
     *attributes(LOOP, "apply_chat_template_kwargs tool_parser tools"),
     override(f"{WORKER}._run_prompt", "prompt, sampling_params, trajectory, trace"),
     source(f"{WORKER}._run_prompt", "7655f30bb4"),
+    *texts("verl.trainer.ppo.v1.agent_loop_tq", "logger = logging.getLogger(__name__)"),
     *texts(f"{WORKER}._run_prompt", '"__rollout_n__"', '"__do_sample__"', 'trajectory["validate"]'),
     override(f"{AGENT_LOOP}.AgentLoopWorker._compute_score", "outputs, kwargs"),
     *texts(f"{WORKER}._agent_loop_postprocess", "self._compute_score(outputs, kwargs=kwargs)"),

@@ -68,7 +68,10 @@ class Failures:
 
 def kind_of(error: BaseException) -> str:
     """Return the kind of a failure, equal for failures that differ only in numbers and names."""
-    return str(error).partition(":")[0] if isinstance(error, EngineError) else type(error).__name__
+    if isinstance(error, EngineError):
+        return str(error).partition(":")[0]
+    name, cause = type(error).__name__, error.__cause__
+    return name if cause is None else f"{name} from {type(cause).__name__}"  # of the user's code, for an interaction
 
 
 def reason_of(error: BaseException) -> str:

@@ -30,6 +30,7 @@ from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate_trees
 from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters.agent_loop import TREE_AGENT, TreeRequest
+from recipe.treepo.verl_adapters.failed_prompts import shorten_reports
 from recipe.treepo.verl_adapters.model_tokens import eos_token_ids
 from recipe.treepo.verl_adapters.reward_errors import REASON, number_of
 from recipe.treepo.verl_adapters.server_engine import CancellableServer, tree_client
@@ -66,6 +67,7 @@ class TreeAgentLoopWorker(_WorkerBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        shorten_reports(_WorkerBase.__module__)
         self.settings = load_settings(self.config)
         self.eos_token_ids = frozenset() if self.rollout_config.ignore_eos else eos_token_ids(self.model_config)
         self.tree_client = tree_client(self.llm_client)
