@@ -143,6 +143,9 @@ def test_a_cancelled_search_counts_no_failed_request(search, caplog):
         while engine.running < 2:
             await asyncio.sleep(0)
         task.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        engine.release.set()  # a search that goes on would end with a tree
         with pytest.raises(asyncio.CancelledError):
             await task
         return engine

@@ -3,18 +3,20 @@
 
 import asyncio
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from ray.exceptions import RayTaskError, TaskCancelledError
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
-from recipe.treepo.search import SearchShape, grow_tree
+from recipe.treepo.search import SearchError, SearchShape, grow_tree
 from recipe.treepo.search.engine import EngineError, Segment
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
+from recipe.treepo.search.tree import Tree
 from recipe.treepo.verl_adapters import server_engine as server
 from recipe.treepo.verl_adapters.server_engine import CancellableServer, ServerEngine, tree_client
 
@@ -254,31 +256,79 @@ async def cancel_when(condition: Callable[[], bool], task: asyncio.Task) -> None
         await task
 
 
+def search_with(engine: ServerEngine) -> Coroutine[Any, Any, Tree]:
+    """Return a search for two responses of two segments of 4 tokens."""
+    stopping = StoppingRules(
+        order=(FinishReason.LENGTH, FinishReason.DEPTH),
+        eos_token_ids=frozenset(),
+        response_length=8,
+        depth=2,
+        decode=str,
+    )
+    return grow_tree([1, 2], engine=engine, shape=SearchShape(width=2, segment_length=4), stopping=stopping, seed=0)
+
+
 @CLIENTS
 def test_a_cancelled_search_cancels_its_remote_calls_and_releases_their_servers(client_class, cancelled):
     balancer = Balancer(Server(answers=False))
 
     async def search():
-        stopping = StoppingRules(
-            order=(FinishReason.LENGTH, FinishReason.DEPTH),
-            eos_token_ids=frozenset(),
-            response_length=8,
-            depth=2,
-            decode=str,
-        )
-        growing = grow_tree(
-            [1, 2],
-            engine=make_engine(balancer, client_class),
-            shape=SearchShape(width=2, segment_length=4),
-            stopping=stopping,
-            seed=0,
-        )
-        task = asyncio.create_task(growing)
+        task = asyncio.create_task(search_with(make_engine(balancer, client_class)))
         await cancel_when(lambda: len(balancer.server.requests) == 2, task)
 
     asyncio.run(search())
     assert len(cancelled) == 2
     assert balancer.released == ["address"] * 2
+
+
+def own_cancellations() -> list[BaseException]:
+    """Return the errors of a remote call that Ray or the server cancelled."""
+    of_the_server = RayTaskError("generate", "its traceback", asyncio.CancelledError())
+    return [asyncio.CancelledError(), TaskCancelledError(), of_the_server.as_instanceof_cause()]
+
+
+@CLIENTS
+@pytest.mark.parametrize("error", own_cancellations(), ids=lambda error: type(error).__name__)
+def test_calls_that_the_search_did_not_cancel_are_failed_requests(client_class, error, cancelled):
+    balancer = Balancer(Server(answers=False))
+
+    async def search():
+        task = asyncio.create_task(search_with(make_engine(balancer, client_class)))
+        failed = 0
+        while not task.done():
+            for call in balancer.server.generate.calls[failed:]:
+                call.cancel() if type(error) is asyncio.CancelledError else call.set_exception(error)
+                failed += 1
+            await asyncio.sleep(0)
+        return task, failed
+
+    task, failed = asyncio.run(search())
+    assert not task.cancelled()
+    with pytest.raises(SearchError, match=f"no trajectory: {failed} of {failed} requests failed, all alike: "):
+        task.result()
+    assert len(balancer.released) == failed > 2
+
+
+@CLIENTS
+@pytest.mark.parametrize(
+    ("token_ids", "log_probs", "reason"),
+    [
+        ([8] * 9, [-1.0] * 9, "the engine ignored max_tokens: it returned 9 tokens instead of at most 8"),
+        ([8], [float("nan")], "the engine returned a log-probability that is not a finite number: nan for token 0"),
+        ([8], None, "the engine returned a wrong number of log-probabilities: 0, tokens: 1"),
+        ([], None, "the engine returned no token"),
+    ],
+)
+def test_results_of_servers_that_violate_the_protocol_are_failed_requests(client_class, token_ids, log_probs, reason):
+    class Wrong(Server):
+        def _generate(self, **request: Any) -> TokenOutput:
+            super()._generate(**request)
+            return TokenOutput(token_ids=token_ids, log_probs=log_probs, num_preempted=0)
+
+    balancer = Balancer(Wrong())
+    with pytest.raises(SearchError, match=f"requests failed, all alike: {reason}$"):
+        asyncio.run(search_with(make_engine(balancer, client_class)))
+    assert len(balancer.released) == len(balancer.server.requests) > 2
 
 
 def test_the_call_that_was_given_up_is_the_one_that_is_cancelled(cancelled):
