@@ -48,7 +48,6 @@ def warned(monkeypatch) -> None:
         ([5, 6], [INF, -1.0], "the engine returned a log-probability that is not a finite number: inf for token 0"),
         ([5], [-INF], "the engine returned a log-probability that is not a finite number: -inf for token 0"),
         ([5], [None], "the engine returned a log-probability that is not a finite number: None for token 0"),
-        # A sum would hide them.
         ([5, 6], [INF, -INF], "the engine returned a log-probability that is not a finite number: inf for token 0"),
     ],
 )
@@ -59,7 +58,8 @@ def test_a_result_that_violates_the_protocol_is_an_error(token_ids, logprobs, me
 
 
 @pytest.mark.parametrize(
-    ("token_ids", "logprobs"), [([0], [0.0]), ([5, 6, 7], [-1.0, 0, -1e30]), ([2**31], [-0.0]), ([5], [1e-7])]
+    ("token_ids", "logprobs"),
+    [([0], [0.0]), ([5, 6, 7], [-1.0, 0, -1e30]), ([5, 6], [-1e308] * 2), ([2**31], [-0.0]), ([5], [1e-7])],
 )
 def test_results_at_the_limits_of_the_protocol_pass(token_ids, logprobs):
     check_segment(Segment(token_ids, logprobs), 3)

@@ -88,6 +88,7 @@ def check_segment(segment: Segment, max_tokens: int) -> None:
 
 def _are_finite(numbers: list[float]) -> bool:
     try:
-        return all(map(math.isfinite, numbers))
+        # A finite sum has finite terms only. The terms decide if the sum is too large for a float.
+        return math.isfinite(sum(numbers)) or all(map(math.isfinite, numbers))
     except (TypeError, OverflowError):  # None, a text, or an integer beyond floats
         return False
