@@ -20,14 +20,14 @@ def renamed(handle: str) -> str:
     return handle.replace("rl-colocate-zmq-", f"rl-colocate-zmq-{os.environ.get(RUN_VARIABLE, '')}-", 1)
 
 
-def _rename_in(used: type) -> None:
-    make = used.__init__  # type: ignore[misc]  # of a class
+def _rename_in(used: Any) -> None:
+    make = used.__init__
 
     @wraps(make)
     def __init__(self: Any, zmq_handle: str, *args: Any, **kwargs: Any) -> None:
         make(self, renamed(zmq_handle), *args, **kwargs)
 
-    used.__init__ = __init__  # type: ignore[misc]
+    used.__init__ = __init__
 
 
 _rename_in(BucketedWeightSender)
