@@ -10,10 +10,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from uuid import uuid4
+
+from recipe.treepo.console.leftovers import remove_leftovers
 
 # Environment variable with the name of a start, in all of its processes.
 START = "TREEPO_START"
@@ -25,7 +28,7 @@ def main(restarts: int, command: list[str]) -> int:
     """Run the command until it needs no further start, and return its status, 128 + N after signal N."""
     stopped: list[int] = []
     for number in range(restarts + 1):
-        start = uuid4().hex
+        start, began = uuid4().hex, time.time()
         with subprocess.Popen(command, env={**os.environ, START: start}) as process:
 
             def stop(signum: int, frame: FrameType | None, process: subprocess.Popen[bytes] = process) -> None:
@@ -39,6 +42,7 @@ def main(restarts: int, command: list[str]) -> int:
         for pid in left_of(start):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        remove_leftovers(began)
         if stopped or not (status == RESTARTABLE or status < 0):
             break
         if number < restarts:

@@ -61,7 +61,7 @@ def in_rollout(module: ModuleType) -> None:
     async def faulty(ref: Any) -> Any:
         output = await wait(ref)
         requests.append(1)
-        if len(requests) > REQUESTS * STEP and (FAULT == "rollout stalls" or happens()):
+        if len(requests) > REQUESTS * STEP and (happens() or FAULT == "rollout stalls"):
             match FAULT:
                 case "engine dies in rollout":
                     kill("VLLM::EngineCore")
