@@ -23,12 +23,15 @@ from recipe.treepo.settings.schema import (
     Console,
     DumpSettings,
     InteractionSettings,
+    MissingPolicy,
+    MissingSettings,
     Normalization,
     RewardErrorPolicy,
     RewardErrorSettings,
     Sampler,
     SharedTokenWeight,
     TreePOSettings,
+    WatchdogSettings,
     load_settings,
 )
 from recipe.treepo.settings.values import RENAMED, ConfigError, ConfigProblem, groups_of
@@ -83,7 +86,15 @@ EVERY_KEY = {
         "on_error": "end",
         "timeout_seconds": 2,
     },
-    "reward_errors": {"policy": "fail_prompt", "max_share": 0.25},
+    "reward_errors": {"policy": "fail_prompt", "max_share": 0.25, "timeout_seconds": 20.0},
+    "missing_trajectories": {"policy": "fail_run", "max_share": 0.125},
+    "watchdog": {
+        "start_seconds": 1.0,
+        "rollout_seconds": 2.0,
+        "training_seconds": 3.0,
+        "weights_seconds": 4.0,
+        "checkpoint_seconds": None,
+    },
     "packed_training": True,
     "shared_token_weight": "once",
     "advantage": {
@@ -167,7 +178,15 @@ def test_every_key_is_read_into_its_place():
             on_error=OnError.END,
             timeout_seconds=2.0,
         ),
-        reward_errors=RewardErrorSettings(policy=RewardErrorPolicy.FAIL_PROMPT, max_share=0.25),
+        reward_errors=RewardErrorSettings(policy=RewardErrorPolicy.FAIL_PROMPT, max_share=0.25, timeout_seconds=20.0),
+        missing_trajectories=MissingSettings(policy=MissingPolicy.FAIL_RUN, max_share=0.125),
+        watchdog=WatchdogSettings(
+            start_seconds=1.0,
+            rollout_seconds=2.0,
+            training_seconds=3.0,
+            weights_seconds=4.0,
+            checkpoint_seconds=None,
+        ),
         packed_training=True,
         shared_token_weight=SharedTokenWeight.ONCE,
         advantage=AdvantageSettings(
@@ -435,7 +454,7 @@ def test_every_group_and_key_can_be_given_on_the_command_line():
     assert [argument for argument in rest if argument.startswith("+")] == [f"++{name}=null" for name in free]
     assert GROUPS == [
         "treepo", "treepo.branching", "treepo.fallback", "treepo.repetition", "treepo.dump", "treepo.interaction",
-        "treepo.reward_errors", "treepo.advantage",
+        "treepo.reward_errors", "treepo.missing_trajectories", "treepo.watchdog", "treepo.advantage",
     ]  # fmt: skip
 
 
