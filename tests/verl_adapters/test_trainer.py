@@ -228,6 +228,35 @@ def test_verl_sees_its_own_mode_and_the_replay_buffer_our_poll_interval(make_tra
     assert instance.replay_buffer.poll_interval == 0.5
 
 
+def test_trajectories_are_progress_for_the_watchdog_and_other_samplers_are_left_alone(make_trainer, monkeypatch):
+    instance, seen = make_trainer(poll_interval=0.01), []
+    monkeypatch.setattr(instance.watchdog, "progress", lambda source, state: seen.append((source, state)))
+    instance.replay_buffer.partitions["train"] = {"p_0_0": {}, "p_1_0": {}}
+    instance.replay_buffer.finished_keys["train"] = {"p"}
+    assert instance.replay_buffer._wait_for_next_poll("train", 1e18) == 1e18
+    assert seen == [("trajectories", [2, 0, 1, 0])]
+    own = SimpleNamespace()
+    monkeypatch.setattr(PPOTrainer, "_build_replay_buffer", lambda self: own)
+    assert instance._build_replay_buffer() is own and not hasattr(own, "_wait_for_next_poll")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence(make_trainer, monkeypatch):
+    class RayTaskError(Exception):
+        cause = OSError(28, "No space left on device")
+
+    def save(self):
+        raise RayTaskError("long text")
+
+    monkeypatch.setattr(PPOTrainer, "_save_checkpoint", save)
+    instance = make_trainer()
+    instance.global_steps, instance.config.trainer.default_local_dir = 3, "run/checkpoints"
+    says = (
+        r"trainer.default_local_dir=run/checkpoints: the checkpoint of step 3 cannot be written \('OSError: .*No space"
+    )
+    with pytest.raises(trainer.CheckpointError, match=says):
+        instance._save_checkpoint()
+
+
 def test_wrong_settings_stop_before_verls_trainer_is_made(make_trainer, monkeypatch):
     started = []
     monkeypatch.setattr(PPOTrainer, "__init__", lambda self, config: started.append(config))

@@ -132,8 +132,9 @@ def test_a_death_is_the_cause_whatever_the_trainer_raises(answer, message):
         raise KeyError("a consequence")
     assert str(caught.value) == message
     assert str(pickle.loads(pickle.dumps(caught.value))) == message  # Ray sends it to the driver
-    with pytest.raises(WatchdogError, match="server"):
+    with pytest.raises(WatchdogError, match="server") as caught, dog.guard():
         dog.check()
+    assert caught.value.__cause__ is None
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), KeyboardInterrupt()])

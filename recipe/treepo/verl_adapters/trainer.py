@@ -84,6 +84,8 @@ class TreePOTrainer(PPOTrainer):
     def _build_replay_buffer(self) -> ReplayBuffer:
         buffer = super()._build_replay_buffer()
         buffer.poll_interval = self.treepo.poll_interval  # verl has no key for it
+        if not isinstance(buffer, ReplayBuffer):  # a user's sampler
+            return buffer
         wait = buffer._wait_for_next_poll
 
         def watched(partition_id: str, last_debug_time: float) -> float:

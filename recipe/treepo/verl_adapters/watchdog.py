@@ -155,7 +155,7 @@ class Watchdog:
             # The error may be a consequence, of the interrupt or of a death that has not been seen yet.
             if self.failure is None and isinstance(error, Exception):
                 self._ask(ANSWER)
-            if self.failure is not None:
+            if self.failure is not None and self.failure is not error:
                 raise self.failure from error
             raise
         finally:
