@@ -22,13 +22,16 @@ from recipe.treepo.console.leftovers import remove_leftovers
 START = "TREEPO_START"
 # Status of the training commands after the death or standstill of a process (`recipe/treepo/verl_adapters/console.py`).
 RESTARTABLE = os.EX_TEMPFAIL
+# Maximum seconds until killed processes are gone.
+GONE = 10.0
 
 
 def main(restarts: int, command: list[str]) -> int:
     """Run the command until it needs no further start, and return its status, 128 + N after signal N."""
     stopped: list[int] = []
+    began = time.time()
     for number in range(restarts + 1):
-        start, began = uuid4().hex, time.time()
+        start = uuid4().hex
         with subprocess.Popen(command, env={**os.environ, START: start}) as process:
 
             def stop(signum: int, frame: FrameType | None, process: subprocess.Popen[bytes] = process) -> None:
@@ -39,9 +42,7 @@ def main(restarts: int, command: list[str]) -> int:
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(signum, stop)
             status = process.wait()
-        for pid in left_of(start):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        end_processes(start)
         remove_leftovers(began)
         if stopped or not (status == RESTARTABLE or status < 0):
             break
@@ -53,6 +54,16 @@ def main(restarts: int, command: list[str]) -> int:
 def shown(status: int) -> int:
     """Return a status as a shell does."""
     return status if status >= 0 else 128 - status
+
+
+def end_processes(start: str) -> None:
+    """Kill the processes that a start left, and wait until they are gone."""
+    limit = time.monotonic() + GONE
+    while (left := list(left_of(start))) and time.monotonic() < limit:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
 
 
 def left_of(start: str) -> Iterator[int]:
