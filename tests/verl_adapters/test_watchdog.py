@@ -132,6 +132,7 @@ def test_a_death_is_the_cause_whatever_the_trainer_raises(answer, message):
         raise KeyError("a consequence")
     assert str(caught.value) == message
     assert str(pickle.loads(pickle.dumps(caught.value))) == message  # Ray sends it to the driver
+    dog.failure = None
     with pytest.raises(WatchdogError, match="server") as caught, dog.guard():
         dog.check()
     assert caught.value.__cause__ is None

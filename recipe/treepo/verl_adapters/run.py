@@ -204,8 +204,10 @@ def train(config: DictConfig, settings: TreePOSettings, *, early: Path | None = 
         early: File with the output before this call, for the run's log.
     """
     variables = {RUN_VARIABLE: uuid4().hex[:8]}
-    if modules := os.environ.get("VERL_USE_EXTERNAL_MODULES"):
-        variables["VERL_USE_EXTERNAL_MODULES"] = modules  # workers on other nodes do not have our environment
+    # The processes of a running cluster do not have our environment.
+    variables |= {
+        name: os.environ[name] for name in ("TENSORBOARD_DIR", "VERL_USE_EXTERNAL_MODULES") if name in os.environ
+    }
     if settings.packed_training:
         variables["VERL_ENGINE_VENDOR"] = PACKED_VENDOR  # verl prefers engines of this vendor in each of its processes
     for name, text in variables.items():

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import ray
 from ray.actor import ActorHandle
@@ -146,8 +146,15 @@ class Watchdog:
         Raises:
             WatchdogError: instead of any error if a process has died, and if the phase has reached its limit.
         """
-        stop, before = threading.Event(), signal.signal(INTERRUPT, _interrupted)
-        threading.Thread(target=self._run, args=(stop,), name="treepo-watchdog", daemon=True).start()
+        stop = threading.Event()
+
+        def interrupt(signum: int, frame: FrameType | None) -> None:
+            if not stop.is_set():
+                raise KeyboardInterrupt
+
+        before = signal.signal(INTERRUPT, interrupt)
+        thread = threading.Thread(target=self._run, args=(stop,), name="treepo-watchdog", daemon=True)
+        thread.start()
         try:
             yield
         except BaseException as error:
@@ -160,7 +167,9 @@ class Watchdog:
             raise
         finally:
             stop.set()
-            signal.signal(INTERRUPT, before)
+            thread.join(AGAIN)
+            if not thread.is_alive():  # else its signal may still come, which by default ends the process
+                signal.signal(INTERRUPT, before)
 
     def check(self) -> None:
         """Ask all actors.
@@ -227,10 +236,6 @@ class Watchdog:
 
     def _named(self, name: str) -> str:
         return f"{name} (process {self._states[name].pid})" if name in self._states else name
-
-
-def _interrupted(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _detail(error: RayError) -> str:
