@@ -11,17 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
-from recipe.treepo.console.leftovers import remove_leftovers
+from recipe.treepo.console.failures import RESTARTABLE
+from recipe.treepo.console.leftovers import processes_with, remove_leftovers
 
 # Environment variable with the name of a start, in all of its processes.
 START = "TREEPO_START"
-# Status of the training commands after the death or standstill of a process (`recipe/treepo/verl_adapters/console.py`).
-RESTARTABLE = os.EX_TEMPFAIL
 # Maximum seconds until killed processes are gone.
 GONE = 10.0
 
@@ -57,24 +54,13 @@ def shown(status: int) -> int:
 
 
 def end_processes(start: str) -> None:
-    """Kill the processes that a start left, and wait until they are gone."""
+    """Kill the processes that a start left, such as Ray's after a killed driver, and wait until they are gone."""
     limit = time.monotonic() + GONE
-    while (left := list(left_of(start))) and time.monotonic() < limit:
+    while (left := processes_with(START, start)) and time.monotonic() < limit:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
-
-
-def left_of(start: str) -> Iterator[int]:
-    """Yield the processes that a start left, such as those of Ray after its driver was killed."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended, or belongs to someone else
-            continue
-        if f"{START}={start}".encode() in variables:
-            yield int(folder.name)
 
 
 if __name__ == "__main__":

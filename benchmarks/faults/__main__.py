@@ -43,7 +43,7 @@ def faults(folder: Path, only: str) -> bool:
 
 def kills(folder: Path, number: int, seed: int) -> bool:
     """Kill a run at random moments; return whether it ends with the prompts of an undisturbed run."""
-    status, doing = run_with_kills(folder / "undisturbed", 0, seed)
+    status, _ = run_with_kills(folder / "undisturbed", 0, seed)
     expected = prompts_of(folder / "undisturbed")
     killed, doing = run_with_kills(folder / "killed", number, seed)
     found = prompts_of(folder / "killed")

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make one fault in a run. verl loads this file in each of its processes (``VERL_USE_EXTERNAL_MODULES``).
 
-``TREEPO_FAULT`` names the fault. It happens once, in the step given by ``TREEPO_FAULT_STEP``; the file
-``TREEPO_FAULT_MARK`` says that it has happened.
+``TREEPO_FAULT`` names the fault. It happens once, in step 2; the file ``TREEPO_FAULT_MARK`` says that it has happened.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -14,28 +14,36 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from recipe.treepo.console.leftovers import processes_with
+
 FAULT = os.environ.get("TREEPO_FAULT", "")
-STEP = int(os.environ.get("TREEPO_FAULT_STEP", "2"))
 MARK = Path(os.environ.get("TREEPO_FAULT_MARK", "/nonexistent"))
+STEP = 2
 # Requests of a rollout before its fault.
 REQUESTS = 40
+# Parts of the names of processes.
+ENGINE, DRIVER = "VLLM::EngineCore", "-m recipe.treepo.main_treepo"
 
 
 def processes_of(run: str) -> dict[int, str]:
     """Return the processes that were started with ``TREEPO_FAULT_MARK=run``, and the name of each."""
     found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"TREEPO_FAULT_MARK={run}\0".encode() in (folder / "environ").read_bytes() + b"\0":
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-        except OSError:  # it has ended, or belongs to someone else
-            continue
+    for pid in processes_with("TREEPO_FAULT_MARK", run):
+        with contextlib.suppress(OSError):  # it has ended
+            found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     return found
 
 
-def is_driver(command: str) -> bool:
-    """Return whether a command line is that of a run's driver, not of what starts it."""
-    return "-m recipe.treepo.main_treepo" in command and "supervise.py" not in command
+def kill(run: str, name: str) -> list[int]:
+    """Kill the processes of a run whose name contains ``name``, as the kernel does when memory is short.
+
+    What starts the driver again has its name as an argument, and stays.
+    """
+    killed = [pid for pid, command in processes_of(run).items() if name in command and "supervise.py" not in command]
+    for pid in killed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return killed
 
 
 def happens() -> bool:
@@ -45,13 +53,6 @@ def happens() -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def kill(name: str) -> None:
-    """Kill the processes of this run whose name contains ``name``, as the kernel does when memory is short."""
-    for pid, command in processes_of(str(MARK)).items():
-        if name in command and "supervise.py" not in command:
-            os.kill(pid, signal.SIGKILL)
 
 
 def in_rollout(module: ModuleType) -> None:
@@ -64,11 +65,11 @@ def in_rollout(module: ModuleType) -> None:
         if len(requests) > REQUESTS * STEP and (happens() or FAULT == "rollout stalls"):
             match FAULT:
                 case "engine dies in rollout":
-                    kill("VLLM::EngineCore")
+                    kill(str(MARK), ENGINE)
                 case "server dies in rollout":
-                    kill("ray::vLLMHttpServer")
+                    kill(str(MARK), "ray::vLLMHttpServer")
                 case "driver dies":
-                    kill("-m recipe.treepo.main_treepo")
+                    kill(str(MARK), DRIVER)
                 case "agent-loop worker dies":
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "rollout stalls":
@@ -87,7 +88,7 @@ def in_transfer(module: ModuleType) -> None:
         if len(transfers) > STEP and happens():
             if FAULT == "transfer stalls":
                 time.sleep(3600)
-            kill("VLLM::EngineCore")
+            kill(str(MARK), ENGINE)
         await send(self, weights)
 
     module.BucketedWeightSender.async_send_weights = faulty

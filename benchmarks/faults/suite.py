@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import random
-import signal
 import subprocess
 import threading
 import time
@@ -13,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults.injection import is_driver, processes_of
+from benchmarks.common.process_session import stop_session
+from benchmarks.faults.injection import DRIVER, kill, processes_of
 
 ROOT = Path(__file__).parents[2]
 STEPS, BATCH, WIDTH = 4, 8, 8
@@ -130,7 +130,9 @@ def start(folder: Path, *overrides: str, fault: str = "", restarts: int = 0) -> 
     )
     command = ["bash", "scripts/run_treepo_qwen0.5b.sh", *sizes, *overrides]
     with (folder / "screen.txt").open("w") as screen:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=screen, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=screen, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def ended(process: subprocess.Popen[bytes]) -> int | None:
@@ -138,7 +140,7 @@ def ended(process: subprocess.Popen[bytes]) -> int | None:
     try:
         return process.wait(GIVEN_UP)
     except subprocess.TimeoutExpired:
-        process.kill()
+        stop_session(process)
         return None
 
 
@@ -183,20 +185,16 @@ def run_with_kills(folder: Path, kills: int, seed: int) -> tuple[int | None, lis
     process, moments = start(folder, restarts=kills), random.Random(seed)
     doing: list[str] = []
 
-    def kill() -> None:
+    def kill_often() -> None:
         for _ in range(kills):
             if process.poll() is not None:
                 return
             time.sleep(moments.uniform(5, 110))
-            drivers = [pid for pid, command in processes_of(str(folder / "mark")).items() if is_driver(command)]
-            for pid in drivers:
-                lines = (folder / "screen.txt").read_text(errors="replace").splitlines()
+            lines = (folder / "screen.txt").read_text(errors="replace").splitlines()
+            if kill(str(folder / "mark"), DRIVER):
                 doing.append(lines[-1].strip())
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
 
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
+    threading.Thread(target=kill_often, daemon=True).start()
     return ended(process), doing
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Extract the cause of a failed run from Ray's exception, in a few lines."""
 
+import os
 import re
 import traceback
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ _DEATHS = (
     *("WatchdogError", "ActorDiedError", "ActorUnavailableError", "NodeDiedError", "OutOfMemoryError"),
     *("WorkerCrashedError", "LocalRayletDiedError", "ObjectLostError", "OwnerDiedError"),
 )
+RESTARTABLE = os.EX_TEMPFAIL
+"""Exit status (75) of a run that a process's death or the watchdog ended: a restart may help."""
 LAST_WORD = "WatchdogError: "
 """Beginning of the line with the cause if the watchdog had to end the trainer's process."""
 # Maximum number of frames, and of lines and characters of a message.

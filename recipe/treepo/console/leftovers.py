@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared memory and sockets of processes that were killed: nothing else removes them."""
+"""What killed processes leave: shared memory and sockets, which nothing else removes, and processes of their own."""
 
 import contextlib
 import os
@@ -27,6 +27,16 @@ def remove_leftovers(since: float) -> list[str]:
         with contextlib.suppress(OSError):
             os.unlink(path)
     return left
+
+
+def processes_with(variable: str, value: str) -> list[int]:
+    """Return the processes that were started with an environment variable of this value, wherever Ray put them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or belongs to someone else
+            if f"{variable}={value}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 def unused(since: float) -> list[str]:

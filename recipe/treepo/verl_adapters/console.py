@@ -2,7 +2,6 @@
 """Training with the recipe's console: the output of verl, Ray and the engines goes to files of the run."""
 
 import contextlib
-import os
 import re
 import signal
 import sys
@@ -15,7 +14,7 @@ from typing import TextIO, TypeVar
 from omegaconf import DictConfig
 
 from recipe.treepo.console.capture import Capture, log_traceback, release
-from recipe.treepo.console.failures import LAST_WORD, Failure, failure_of, shorten
+from recipe.treepo.console.failures import LAST_WORD, RESTARTABLE, Failure, failure_of, shorten
 from recipe.treepo.console.leftovers import remove_leftovers
 from recipe.treepo.console.log_scan import LogScan, last_lines_of, warnings_line
 from recipe.treepo.console.metric_tail import MetricTail
@@ -37,8 +36,6 @@ from recipe.treepo.verl_adapters.console_notes import Note, results, resume, sho
 # Maximum number of log lines read for the summary.
 _MOST_LINES = 2_000_000
 _INTERRUPTED = 128 + signal.SIGINT
-RESTARTABLE = os.EX_TEMPFAIL
-"""Exit status (75) of a run that a process's death or the watchdog ended: a restart may help."""
 _T = TypeVar("_T")
 
 
@@ -155,8 +152,11 @@ class _RunConsole:
         elif isinstance(error, SystemExit):
             ended, status = f"ended by a signal or an exit ({error.code})", _status(error)
         else:
-            ended, cause = "failed", _tried(lambda: self._cause(error), [f"error: {error}"])
-            status = RESTARTABLE if _tried(lambda: failure_of(error).is_death, False) else 1
+            raised = _tried(lambda: failure_of(error), None)
+            ended, cause = "failed", [f"error: {error}"]
+            if raised is not None:
+                cause = _tried(lambda: self._cause(raised), cause)
+                status = RESTARTABLE if raised.is_death else 1
         processes = self._logs / RAY_LOGS
         also = f", and each process in {short(processes)}" if processes.exists() else ""
         notes = [
@@ -168,12 +168,11 @@ class _RunConsole:
         self._screen.error_lines(*cause)
         return status
 
-    def _cause(self, error: BaseException) -> list[str]:
+    def _cause(self, raised: Failure) -> list[str]:
         """Return the lines of the raised error, followed by the most frequent other error in the log.
 
         verl only logs the failure of a prompt; the error that it raises at the end is a consequence.
         """
-        raised = failure_of(error)
         words = self._last_words(raised)
         if words and words[-1].lstrip().startswith(LAST_WORD):
             return Failure("WatchdogError", words[-1].lstrip().removeprefix(LAST_WORD)).lines()

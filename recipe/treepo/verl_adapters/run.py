@@ -26,7 +26,7 @@ from verl.utils.device import auto_set_device
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from recipe.treepo.console.capture import release
-from recipe.treepo.console.failures import failure_of
+from recipe.treepo.console.failures import RESTARTABLE, failure_of
 from recipe.treepo.settings.files import is_missing_file
 from recipe.treepo.settings.nearest import closest_name
 from recipe.treepo.settings.schema import PACKED_VENDOR, RUN_VARIABLE, Console, TreePOSettings
@@ -34,7 +34,7 @@ from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigError, ConfigProblem, written
 from recipe.treepo.settings.verl_keys import known_remedy, leaves
 from recipe.treepo.settings.verl_values import ACTOR, REF, ROLLOUT, name_remedy, unregistered_names
-from recipe.treepo.verl_adapters.console import RESTARTABLE, train_with_console
+from recipe.treepo.verl_adapters.console import train_with_console
 from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
 
 MODEL = "actor_rollout_ref.model"
