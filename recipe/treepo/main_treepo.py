@@ -50,25 +50,25 @@ def prepare(
     Raises:
         ConfigError: listing all problems, those of the command line first.
     """
-    settings, given = None, problems
+    settings, found = None, list[ConfigProblem]()
     types = [] if known is None else type_problems(config, known)
-    if any(found.rule_id == "verl_group" for found in types):
+    if any(problem.rule_id == "verl_group" for problem in types):
         raise ConfigError(problems + types)  # all other rules read the keys of groups
     try:
         settings = validate(config, check_files=not dry_run, notes=notes)
     except ConfigError as error:
-        problems = problems + error.problems
+        found += error.problems
     if not dry_run:
-        problems = problems + hub_problems(config)
-    reported = {problem.key for problem in problems}
-    problems = problems + [found for found in types if found.key not in reported]
+        found += hub_problems(config)
+    reported = {problem.key for problem in found}
+    found += [problem for problem in types if problem.key not in reported]
     plugins = other_plugins()
     if known is not None and not plugins:  # which may read any key
-        problems = problems + unread_key_problems(config, known)
+        found += unread_key_problems(config, known)
     if not plugins:  # then the names are known without importing verl, which takes seconds
-        problems = problems + unregistered_names(config)
-    wrong = {problem.key for problem in given}
-    problems = given + [found for found in problems[len(given) :] if found.key not in wrong]
+        found += unregistered_names(config)
+    wrong = {problem.key for problem in problems}
+    problems = problems + [problem for problem in found if problem.key not in wrong]
     if problems and not (plugins and foreign_names(config)):
         raise ConfigError(problems)
     if settings is None or settings.console is Console.TREEPO:

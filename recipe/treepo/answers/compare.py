@@ -13,7 +13,6 @@ Graders differ on some answers. These conventions hold here:
 - Of a choice with its value, "(D) 7", either part alone is right.
 """
 
-import re
 from fractions import Fraction
 
 from recipe.treepo.answers.choices import same_choices, without_choice
@@ -25,14 +24,13 @@ from recipe.treepo.answers.question import Question, Rule, question
 from recipe.treepo.answers.refusals import REFUSALS
 from recipe.treepo.answers.relations import RELATIONS, case_of_letters, right_side, stated_result
 from recipe.treepo.answers.sequences import same_list, same_ratio, same_sequence
-from recipe.treepo.answers.spelling import normalize, read_number
+from recipe.treepo.answers.spelling import PLAIN_NUMBER, normalize, read_number
 from recipe.treepo.answers.units import in_radians, measured, same_unit
 from recipe.treepo.answers.words import read
 
 # Rules on whole answers, and on their values without units and names
 _RULES: tuple[Rule, ...] = (same_choices, same_moments, same_amounts, same_words, same_base, *RELATIONS)
 _VALUE_RULES: tuple[Rule, ...] = (stated_result, same_sequence, *REFUSALS, same_ratio, case_of_letters, same_list)
-_PLAIN = re.compile(r"-?\d{1,300}(?:\.\d{1,300})?", re.ASCII)
 LONGEST = 4_000  # characters
 
 
@@ -43,7 +41,7 @@ def compare_text(answer: str, gold: str) -> bool | Question:
     """
     if answer.strip() == gold.strip() or max(len(answer), len(gold)) > LONGEST:
         return answer.strip() == gold.strip() != ""
-    if _PLAIN.fullmatch(answer) and _PLAIN.fullmatch(gold):  # most answers
+    if PLAIN_NUMBER.fullmatch(answer) and PLAIN_NUMBER.fullmatch(gold):
         return Fraction(answer) == Fraction(gold)
     values = without_choice(read(answer), read(gold))
     return values if isinstance(values, bool) else _compare_whole(*same_form(*values))

@@ -10,10 +10,10 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from recipe.treepo.settings.nearest import closest_name
-from recipe.treepo.settings.values import ConfigProblem
+from recipe.treepo.settings.values import ConfigProblem, listed
 from recipe.treepo.settings.verl_values import ACTOR, ROLLOUT, value
 
 
@@ -216,7 +216,7 @@ def package_problems(config: DictConfig) -> list[ConfigProblem]:
     problems = []
     for key, packages in PACKAGES.items():
         found = value(config, key)
-        for name in found if OmegaConf.is_list(found) else [found]:
+        for name in listed(found):
             if name in packages and find_spec(packages[name]) is None:
                 problems.append(_missing_package(key, found, packages[name]))
     return [*problems, *_attention_problems(config), *_library_problems(config), *_import_problems(config)]
@@ -250,7 +250,7 @@ def _library_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     """Check that modules which verl's workers import exist (``import_external_libs``)."""
     for key in ("actor_rollout_ref.model.external_lib", f"{ROLLOUT}.checkpoint_engine.custom_backend_module"):
         found = value(config, key)
-        for name in found if OmegaConf.is_list(found) else [found]:
+        for name in listed(found):
             if name is not None and not module_exists(str(name)):
                 remedy = "Correct the name, or add its folder to PYTHONPATH."
                 yield ConfigProblem("external_lib", key, found, f"there is no module {name}", remedy)

@@ -29,7 +29,7 @@ from recipe.treepo.settings.model_files import (
 )
 from recipe.treepo.settings.schema import Sampler
 from recipe.treepo.settings.training_rules import is_our_reward
-from recipe.treepo.settings.values import ConfigProblem
+from recipe.treepo.settings.values import ConfigProblem, listed
 
 SAMPLE_ROWS = 20_000
 """Maximum rows of all files together, but at least `_LEAST_ROWS` of each."""
@@ -63,7 +63,7 @@ def paths_of(config: DictConfig, key: str) -> list[str]:
     value = OmegaConf.select(config, key)
     if key.endswith("_files") and is_list_text(value):
         return []
-    return [str(path) for path in (value if OmegaConf.is_list(value) else [value]) if path is not None]
+    return [str(path) for path in listed(value) if path is not None]
 
 
 def is_list_text(value: object) -> bool:

@@ -15,7 +15,6 @@ import datetime
 import functools
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from enum import Enum
@@ -23,7 +22,7 @@ from typing import Any
 
 from recipe.treepo.answers.compare import compare_text
 from recipe.treepo.answers.question import Question
-from recipe.treepo.answers.spelling import normalize, number_of
+from recipe.treepo.answers.spelling import PLAIN_NUMBER, normalize, number_of
 from recipe.treepo.answers.truth import MAX_ANSWER_CHARS, lacks_answer, read_truth
 from recipe.treepo.settings.data_reading import DataFileError
 from recipe.treepo.settings.schema import REPLACED_AGENTS
@@ -42,7 +41,6 @@ RESERVED = (
 # Columns that verl reads: priority in the engine's queue, number of trajectories, numbers of a metric.
 PRIORITY, ROLLOUTS, TURNS = "priority", "__rollout_n__", "num_turns"
 
-_PLAIN = re.compile(r"-?\d{1,300}(?:\.\d{1,300})?", re.ASCII)
 cache_of_texts = functools.lru_cache(maxsize=20_000)  # ground truths recur
 
 
@@ -252,7 +250,7 @@ def truth_findings(reward_model: Any) -> set[Finding]:
 
 @cache_of_texts
 def _text_findings(truth: str) -> frozenset[Finding]:
-    if _PLAIN.fullmatch(truth):  # most ground truths
+    if PLAIN_NUMBER.fullmatch(truth):
         return frozenset()
     if not normalize(truth):
         return frozenset({Finding.EMPTY_TRUTH})
@@ -265,7 +263,7 @@ def mathematics(truth: str) -> str | None:
 
     Words and choices are compared as text; plain numbers are always readable.
     """
-    if _PLAIN.fullmatch(truth) or number_of(truth) is not None:
+    if PLAIN_NUMBER.fullmatch(truth) or number_of(truth) is not None:
         return None
     question = compare_text("?", truth)
     return question.gold if isinstance(question, Question) and number_of(question.gold) is None else None

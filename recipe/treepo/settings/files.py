@@ -16,7 +16,7 @@ from recipe.treepo.settings.code_rules import CODE
 from recipe.treepo.settings.data_files import data_problems, files_of, paths_of
 from recipe.treepo.settings.model_files import model_problems, models_of
 from recipe.treepo.settings.schema import Console
-from recipe.treepo.settings.values import ConfigProblem
+from recipe.treepo.settings.values import ConfigProblem, listed
 
 LEAST_FREE_BYTES = 64 * 2**20
 """Minimum free disk space for a dump."""
@@ -86,8 +86,7 @@ def _folder_problems(config: DictConfig) -> list[ConfigProblem]:
         keys.append("trainer.default_local_dir")
     for key in keys:
         problems += output_problems(key, OmegaConf.select(config, key))
-    loggers = OmegaConf.select(config, "trainer.logger") or ()
-    if "tensorboard" in ([loggers] if isinstance(loggers, str) else loggers):  # as verl.utils.tracking
+    if "tensorboard" in listed(OmegaConf.select(config, "trainer.logger")):  # as verl.utils.tracking
         names = (str(OmegaConf.select(config, f"trainer.{part}_name")) for part in ("project", "experiment"))
         folder = os.environ.get("TENSORBOARD_DIR") or os.path.join("tensorboard_log", *names)
         problems += output_problems("TENSORBOARD_DIR", folder)

@@ -14,6 +14,8 @@ from enum import StrEnum
 from types import NoneType, UnionType
 from typing import Any, get_args, get_type_hints
 
+from omegaconf import OmegaConf
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
@@ -83,6 +85,11 @@ def _hydra_text(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{','.join(map(_hydra_text, value))}]"
     return str(value)
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a value that may be a list as a list."""
+    return list(value) if OmegaConf.is_list(value) else [value]
 
 
 def is_number(value: Any, kinds: type | UnionType = int | float) -> bool:

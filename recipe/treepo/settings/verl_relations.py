@@ -20,7 +20,7 @@ from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, open_ro
 from recipe.treepo.settings.model_files import local_folder, read_config
 from recipe.treepo.settings.nearest import closest_name
 from recipe.treepo.settings.training_rules import has_critic
-from recipe.treepo.settings.values import ConfigProblem, is_number, written
+from recipe.treepo.settings.values import ConfigProblem, is_number, listed, written
 from recipe.treepo.settings.verl_values import (
     ACTOR,
     CRITIC,
@@ -299,7 +299,7 @@ def _data_file_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     made = "Make one with `python -m recipe.treepo.data_prep`."
     for key in ("data.train_files", "data.val_files"):
         files = value(config, key)
-        names = list(files) if OmegaConf.is_list(files) else [files]
+        names = listed(files)
         if not names or None in names:
             rule = "verl needs a parquet or JSON file, or a list of them"
             yield ConfigProblem("no_data_file", key, "null", rule, made)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.settings.nearest import closest_name
 from recipe.treepo.settings.schema import REPLACED_AGENTS, TREE_ESTIMATORS, TREEPO_TRAINERS
 from recipe.treepo.settings.training_rules import has_critic
-from recipe.treepo.settings.values import ConfigProblem, groups_of, is_number
+from recipe.treepo.settings.values import ConfigProblem, groups_of, is_number, listed
 from recipe.treepo.settings.verl_keys import leaves
 
 ACTOR, REF, ROLLOUT, CRITIC = (
@@ -535,7 +535,7 @@ def _choice_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         if not _written(config, key) or not used(config):
             continue
         found = value(config, key)
-        names = list(found) if OmegaConf.is_list(found) else [found]
+        names = listed(found)
         for name in names:
             if name not in choices and not ("attn" in key and any(mark in str(name) for mark in "/|")):
                 yield _unknown_name(key, found, name, choices)
