@@ -329,6 +329,7 @@ class RayTaskError(Exception):
         ({"reward_score": None, "reward_extra_info": {"acc": None}}, "returned None"),
         (RayTaskError("long text"), "raised ValueError: no number in 'six'"),
         (KeyError("score"), "raised KeyError: 'score'"),
+        (TimeoutError("of the judge"), "raised TimeoutError: of the judge"),
         (None, "did not return in time: 0.05 seconds"),
     ],
 )

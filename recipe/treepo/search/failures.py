@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 
 from recipe.treepo.search.engine import EngineError
-from recipe.treepo.search.user_errors import named
+from recipe.treepo.search.user_errors import named, remote_cause
 
 logger = logging.getLogger(__name__)
 _WARNED: set[str] = set()  # kinds of failed requests with a warning in this process
@@ -76,7 +76,6 @@ def kind_of(error: BaseException) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Return type and text of an error on one line. For an error of Ray, those of the remote cause."""
-    cause = getattr(error, "cause", None)
-    text = str(error) if isinstance(error, EngineError) else named(cause if isinstance(cause, Exception) else error)
+    text = str(error) if isinstance(error, EngineError) else named(remote_cause(error))
     line = text.strip().partition("\n")[0]
     return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."

@@ -38,6 +38,12 @@ def named(error: BaseException) -> str:
         return type(error).__name__
 
 
+def remote_cause(error: BaseException) -> BaseException:
+    """Return the error of the remote process that an error of Ray carries, or the error itself."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
 def contained(function: Callable[..., Any], /, *arguments: Any, **named_arguments: Any) -> Any:
     """Call a plain function in a thread, where neither Ctrl-C nor a cancellation can raise.
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trajectories whose reward failed, and their handling (``treepo.reward_errors``, ``treepo.missing_trajectories``).
 
-The agent loop's worker stores NaN for a failed reward, with the reason (``reward_failure``). The rewards of all reward
+The agent loop's worker stores NaN for a failed reward, with the reason (``number_of``). The rewards of all reward
 managers, of reward models and of all samplers meet in the trainer. It removes a failed trajectory there, before the
 batch is padded. The batch then equals that of a trajectory that was never sampled: it has no gradient and no part in
 its group's baseline, with any estimator.
@@ -57,7 +57,7 @@ class RewardErrors:
             RewardError: if the policy is ``fail_run``, more than ``max_share`` of the rewards failed, or no row would
                 remain.
         """
-        failed = self.check(rewards, describe, reasons)
+        failed = self._checked(rewards, describe, reasons)
         if self._settings.policy is RewardErrorPolicy.FAIL_PROMPT:
             prompts = {prompt_ids[row] for row in failed}
             removed = {row for row, prompt in enumerate(prompt_ids) if prompt in prompts}
@@ -65,8 +65,7 @@ class RewardErrors:
             removed = set(failed)
         if removed and len(removed) == len(rewards):
             rule = "every prompt of the batch has one, so no trajectory is left"
-            [reason] = reasons(failed[:1])
-            raise RewardError(self._message("policy", rule, len(failed), rewards, failed[0], reason, describe))
+            raise RewardError(self._message("policy", rule, failed, next(iter(failed)), rewards, describe))
         self._counts["reward_errors"] += len(failed)
         self._counts["removed_trajectories"] += len(removed)
         return removed
@@ -82,24 +81,32 @@ class RewardErrors:
         Raises:
             RewardError: if the policy is ``fail_run``, or more than ``max_share`` of the rewards failed.
         """
-        failed = [row for row, reward in enumerate(rewards) if not math.isfinite(reward)]
-        if not failed:
-            return []
-        of_row = dict(zip(failed, reasons(failed), strict=True))
+        return list(self._checked(rewards, describe, reasons))
+
+    def _checked(
+        self,
+        rewards: Sequence[float],
+        describe: Callable[[int], str],
+        reasons: Callable[[list[int]], list[str | None]],
+    ) -> dict[int, str | None]:
+        """Return the rows with a failed reward and their reasons; see :meth:`check`."""
+        rows = [row for row, reward in enumerate(rewards) if not math.isfinite(reward)]
+        if not rows:
+            return {}
+        failed, ends = dict(zip(rows, reasons(rows), strict=True)), None
         if self._settings.policy is RewardErrorPolicy.FAIL_RUN:
             ends = "policy", "the run ends"
         elif len(failed) > self._settings.max_share * len(rewards):
             ends = "max_share", "these are too many"
-        else:
-            for row, reason in of_row.items():
-                kind = reason.partition(":")[0] if reason else "returned"
-                if kind not in self._warned:
-                    self._warned.add(kind)
-                    rule = "further ones of this kind are only counted (treepo/reward_errors)"
-                    logger.warning("%s", self._message("policy", rule, len(failed), rewards, row, reason, describe))
-            return failed
-        row = failed[0]
-        raise RewardError(self._message(*ends, len(failed), rewards, row, of_row[row], describe))
+        if ends is not None:
+            raise RewardError(self._message(*ends, failed, rows[0], rewards, describe))
+        for row, reason in failed.items():
+            kind = reason.partition(":")[0] if reason else "returned"
+            if kind not in self._warned:
+                self._warned.add(kind)
+                rule = "further ones of this kind are only counted (treepo/reward_errors)"
+                logger.warning("%s", self._message("policy", rule, failed, row, rewards, describe))
+        return failed
 
     def metrics(self) -> dict[str, float]:
         """Return the counts since the last call under ``treepo/``, empty if nothing failed."""
@@ -111,16 +118,15 @@ class RewardErrors:
         self,
         key: str,
         rule: str,
-        count: int,
-        rewards: Sequence[float],
+        failed: Mapping[int, str | None],
         row: int,
-        reason: str | None,
+        rewards: Sequence[float],
         describe: Callable[[int], str],
     ) -> str:
-        found = reason or f"returned {rewards[row]}"
+        found = failed[row] or f"returned {rewards[row]}"
         return (
-            f"treepo.reward_errors.{key}={getattr(self._settings, key)}: {count:,} of {len(rewards):,} rewards failed; "
-            f"{rule}. {self._source} {found} for {describe(row)}. Return a finite number for every response."
+            f"treepo.reward_errors.{key}={getattr(self._settings, key)}: {len(failed):,} of {len(rewards):,} rewards "
+            f"failed; {rule}. {self._source} {found} for {describe(row)}. Return a finite number for every response."
         )
 
 

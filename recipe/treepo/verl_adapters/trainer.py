@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
-from ray.actor import ActorHandle
 from tensordict import TensorDict
 from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -26,7 +25,7 @@ from verl.utils.seqlen_balancing import log_seqlen_unbalance
 from verl.workers.utils.padding import response_to_nested
 
 from recipe.treepo.advantages.forest import TreePath
-from recipe.treepo.search.user_errors import named
+from recipe.treepo.search.user_errors import named, remote_cause
 from recipe.treepo.settings.schema import PACKED_VENDOR, Phase, SharedTokenWeight
 from recipe.treepo.settings.training_rules import reward_name
 from recipe.treepo.settings.validate import validate
@@ -47,7 +46,7 @@ from recipe.treepo.verl_adapters.reward_errors import (
 )
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, CreditDump, CreditRow
 from recipe.treepo.verl_adapters.tree_pictures import TreePictures
-from recipe.treepo.verl_adapters.watchdog import Watchdog
+from recipe.treepo.verl_adapters.watchdog import Watchdog, actors_of
 
 
 class CheckpointError(RuntimeError):
@@ -69,7 +68,7 @@ class TreePOTrainer(PPOTrainer):
         self.treepo = validate(config, check_files=False)
         self.credit_dump, self.pictures = CreditDump(self.treepo.dump.dir), TreePictures(self.treepo.dump)
         self.reward_errors = RewardErrors(self.treepo.reward_errors, reward_name(config))
-        self.watchdog = Watchdog(self.treepo.watchdog, self._actors)
+        self.watchdog = Watchdog(self.treepo.watchdog, partial(actors_of, self))
         if self.treepo.packed_training and os.environ.get("VERL_ENGINE_VENDOR") != PACKED_VENDOR:
             key = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR"
             rule = "must select the packed engines in verl's workers, because treepo.packed_training=true"
@@ -131,28 +130,10 @@ class TreePOTrainer(PPOTrainer):
         except Exception as error:
             raise CheckpointError(
                 f"trainer.default_local_dir={self.config.trainer.default_local_dir}: the checkpoint of step "
-                f"{self.global_steps} cannot be written ({excerpt(named(getattr(error, 'cause', error)))}). "
+                f"{self.global_steps} cannot be written ({excerpt(named(remote_cause(error)))}). "
                 "Make room, or use another folder; earlier checkpoints are kept."
             ) from error
         self.watchdog.enter(Phase.TRAINING)
-
-    def _actors(self) -> dict[str, ActorHandle]:
-        """Return verl's actors that exist so far, by a name for messages. Groups may share actors."""
-        groups = [getattr(self, name, None) for name in ("actor_rollout_wg", "critic_wg", "ref_policy_wg")]
-        managers = [getattr(self, name, None) for name in ("llm_server_manager", "standalone_server_manager")]
-        replicas = [replica for manager in managers if manager is not None for replica in manager.get_replicas()]
-        roles = {
-            "training worker": [worker for group in groups if group is not None for worker in group.workers],
-            "engine server": [server for replica in replicas for server in replica.servers],
-            "engine worker": [worker for replica in replicas for worker in replica.workers],
-            "agent-loop worker": getattr(getattr(self, "agent_loop_manager", None), "agent_loop_workers", []),
-            "reward worker": getattr(getattr(self, "reward_loop_manager", None), "reward_loop_workers", []),
-        }
-        named: dict[ActorHandle, str] = {}
-        for role, actors in roles.items():
-            for number, actor in enumerate(dict.fromkeys(actors)):
-                named.setdefault(actor, f"{role} {number}")
-        return {name: actor for actor, name in named.items()}
 
     # --- batches -------------------------------------------------------------------------------------------------
 

@@ -70,6 +70,25 @@ def state_of(actor: Any) -> State:
     return State(os.getpid(), "its vLLM engine has died" if has_died else None, getattr(actor, "finished_requests", 0))
 
 
+def actors_of(trainer: Any) -> dict[str, ActorHandle]:
+    """Return the actors that a trainer of verl has made so far, by a name for messages. Groups may share actors."""
+    groups = [getattr(trainer, name, None) for name in ("actor_rollout_wg", "critic_wg", "ref_policy_wg")]
+    managers = [getattr(trainer, name, None) for name in ("llm_server_manager", "standalone_server_manager")]
+    replicas = [replica for manager in managers if manager is not None for replica in manager.get_replicas()]
+    roles = {
+        "training worker": [worker for group in groups if group is not None for worker in group.workers],
+        "engine server": [server for replica in replicas for server in replica.servers],
+        "engine worker": [worker for replica in replicas for worker in replica.workers],
+        "agent-loop worker": getattr(getattr(trainer, "agent_loop_manager", None), "agent_loop_workers", []),
+        "reward worker": getattr(getattr(trainer, "reward_loop_manager", None), "reward_loop_workers", []),
+    }
+    names: dict[ActorHandle, str] = {}
+    for role, actors in roles.items():
+        for number, actor in enumerate(dict.fromkeys(actors)):
+            names.setdefault(actor, f"{role} {number}")
+    return {name: actor for actor, name in names.items()}
+
+
 class Questions:
     """Questions to actors for their state. A worker answers between two calls, a dead one at once.
 

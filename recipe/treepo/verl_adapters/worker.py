@@ -23,7 +23,7 @@ from verl.utils.tensordict_utils import get_non_tensor_data
 
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.surrogates import without_surrogates
-from recipe.treepo.search.user_errors import named
+from recipe.treepo.search.user_errors import named, remote_cause
 from recipe.treepo.settings.schema import Sampler, load_settings
 from recipe.treepo.settings.training_rules import reward_name
 from recipe.treepo.settings.tree_rules import unused_cache_block
@@ -126,13 +126,14 @@ class TreeAgentLoopWorker(_WorkerBase):
     async def _compute_score(self, outputs: list[AgentLoopOutput], kwargs: dict[str, Any]) -> None:
         """Score a trajectory; a failed reward becomes NaN with the reason, see reward_errors.py."""
         final, seconds = outputs[-1], self.settings.reward_errors.timeout_seconds
+        timer = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds):
+            async with timer:
                 await super()._compute_score(outputs, kwargs)
-        except TimeoutError:
-            number: float | str = f"did not return in time: {seconds:g} seconds"
         except Exception as error:  # of the reward function, which Ray wraps, or of the process that ran it
-            number = f"raised {named(getattr(error, 'cause', error))}"
+            number: float | str = f"raised {named(remote_cause(error))}"
+            if timer.expired():  # the function may raise TimeoutError, too
+                number = f"did not return in time: {seconds:g} seconds"
         else:
             if self.reward_loop_worker_handles is None and final.reward_score is None:
                 return  # the trainer computes the rewards later
