@@ -5,7 +5,6 @@ The command resumes from its last checkpoint. It is not started again after erro
 code, after Ctrl-C, or after SIGTERM.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -15,12 +14,7 @@ from types import FrameType
 from uuid import uuid4
 
 from recipe.treepo.console.failures import RESTARTABLE
-from recipe.treepo.console.leftovers import processes_with, remove_leftovers
-
-# Environment variable with the name of a start, in all of its processes.
-START = "TREEPO_START"
-# Maximum seconds until killed processes are gone.
-GONE = 10.0
+from recipe.treepo.console.leftovers import START, end_processes, remove_leftovers
 
 
 def main(restarts: int, command: list[str]) -> int:
@@ -51,16 +45,6 @@ def main(restarts: int, command: list[str]) -> int:
 def shown(status: int) -> int:
     """Return a status as a shell does."""
     return status if status >= 0 else 128 - status
-
-
-def end_processes(start: str) -> None:
-    """Kill the processes that a start left, such as Ray's after a killed driver, and wait until they are gone."""
-    limit = time.monotonic() + GONE
-    while (left := processes_with(START, start)) and time.monotonic() < limit:
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.1)
 
 
 if __name__ == "__main__":

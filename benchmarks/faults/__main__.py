@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.faults.suite import FAULTS, STEPS, Outcome, prompts_of, run, run_with_kills
+from benchmarks.faults.suite import FAULTS, STEPS, Outcome, prompts_of, random_kills, run, run_with_kills
 
 
 def row(outcome: Outcome) -> str:
@@ -33,7 +33,7 @@ def faults(folder: Path, only: str) -> bool:
     print("| fault | time to the end | status | last line | left | |\n|---|---|---|---|---|---|", flush=True)
     fine = True
     for number, fault in enumerate(FAULTS):
-        if only not in fault.what or (fault.is_disk and os.geteuid() != 0):  # mounting needs root
+        if only not in fault.what or (fault.disk and os.geteuid() != 0):  # mounting needs root
             continue
         outcome = run(fault, folder / f"fault_{number}")
         fine &= outcome.is_as_expected
@@ -43,14 +43,16 @@ def faults(folder: Path, only: str) -> bool:
 
 def kills(folder: Path, number: int, seed: int) -> bool:
     """Kill a run at random moments; return whether it ends with the prompts of an undisturbed run."""
-    status, _ = run_with_kills(folder / "undisturbed", 0, seed)
+    status, _ = run_with_kills(folder / "undisturbed", (), STEPS * 3)
     expected = prompts_of(folder / "undisturbed")
-    killed, doing = run_with_kills(folder / "killed", number, seed)
+    killed, hit = run_with_kills(folder / "killed", random_kills(number, seed), STEPS * 3)
     found = prompts_of(folder / "killed")
-    print(f"killed {len(doing)} times, after these lines of the screen:", *doing, sep="\n  ")
-    fine = status == killed == 0 and found == expected and len(expected) == STEPS
-    print(f"status {killed}, {len(found)} steps, {'the same' if found == expected else 'OTHER'} prompts in each")
-    return fine
+    print("phases that were hit, and what was killed:", *hit, sep="\n  ")
+    is_same = found == expected and len(expected) == STEPS * 3
+    print(
+        f"{len(hit)} kills, status {killed}, {len(found)} steps, {'the same' if is_same else 'OTHER'} prompts in each"
+    )
+    return status == killed == 0 and is_same and len(hit) == number
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 """Make one fault in a run. verl loads this file in each of its processes (``VERL_USE_EXTERNAL_MODULES``).
 
 ``TREEPO_FAULT`` names the fault. It happens once, in step 2; the file ``TREEPO_FAULT_MARK`` says that it has happened.
+``killed from outside`` is none: it notes the phases of the run for whoever kills it.
 """
 
 import asyncio
@@ -23,6 +24,8 @@ STEP = 2
 REQUESTS = 40
 # Parts of the names of processes.
 ENGINE, DRIVER = "VLLM::EngineCore", "-m recipe.treepo.main_treepo"
+# Fault of a run that is killed from outside.
+OUTSIDE = "killed from outside"
 
 
 def processes_of(run: str) -> dict[int, str]:
@@ -53,6 +56,17 @@ def happens() -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def notes_file(run: str) -> Path:
+    """Return the file of what the processes of a run tell, all its starts included."""
+    return Path(f"{run}.notes")
+
+
+def note(text: str) -> None:
+    """Tell something to whoever started the run."""
+    with notes_file(str(MARK)).open("a") as file:
+        file.write(f"{text}\n")
 
 
 def in_rollout(module: ModuleType) -> None:
@@ -107,6 +121,31 @@ def in_update(module: ModuleType) -> None:
     module.TrainingWorker.train_batch = faulty
 
 
+def in_prompts(module: ModuleType) -> None:
+    """Failure of every fourth prompt of a worker; each is a line in the file of :func:`notes_file`."""
+    run, prompts = module.TreeAgentLoop.run, []
+
+    async def faulty(self: Any, *arguments: Any, **named: Any) -> Any:
+        prompts.append(1)
+        if len(prompts) % 4 == 0:
+            note("failed")
+            raise RuntimeError("this prompt fails")
+        return await run(self, *arguments, **named)
+
+    module.TreeAgentLoop.run = faulty
+
+
+def in_phases(module: ModuleType) -> None:
+    """No fault: each phase that the run enters is a line in the file of :func:`notes_file`."""
+    enter = module.Watchdog.enter
+
+    def noted(self: Any, phase: Any) -> None:
+        note(phase.value)
+        enter(self, phase)
+
+    module.Watchdog.enter = noted
+
+
 CLIENT = "recipe.treepo.verl_adapters.server_engine"
 SENDER = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
 # Fault: module to change when it is imported, and the change.
@@ -118,6 +157,8 @@ FAULTS: dict[str, tuple[str, Callable[[ModuleType], None]]] = {
     "rollout stalls": (CLIENT, in_rollout),
     "engine dies in transfer": (SENDER, in_transfer),
     "transfer stalls": (SENDER, in_transfer),
+    OUTSIDE: ("recipe.treepo.verl_adapters.watchdog", in_phases),
+    "prompts fail": ("recipe.treepo.verl_adapters.agent_loop", in_prompts),
     "training worker dies": ("verl.workers.engine_workers", in_update),
 }
 

@@ -8,18 +8,26 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.common.process_session import stop_session
-from benchmarks.faults.injection import DRIVER, kill, processes_of
+from benchmarks.faults.injection import DRIVER, OUTSIDE, kill, notes_file, processes_of
+from recipe.treepo.settings.schema import Phase
 
 ROOT = Path(__file__).parents[2]
 STEPS, BATCH, WIDTH = 4, 8, 8
 # Seconds until a run is given up, and after its end until what it left is counted.
 GIVEN_UP, SETTLED = 900.0, 5.0
-DISK_MIB = 24  # two checkpoints
+DISKS = {"checkpoints": "24m", "trees": "64k", "logs": "1m"}  # sizes that the first two steps fill
+# Phases that random kills hit, and the maximum seconds after their beginnings: about their lengths on two cores.
+LONGEST = {Phase.START: 25.0, Phase.ROLLOUT: 6.0, Phase.TRAINING: 5.0, Phase.WEIGHTS: 0.5, Phase.CHECKPOINT: 1.0}
+# Parts of the names of processes that random kills hit; "" is in all names.
+VICTIMS = (DRIVER, "ray::TaskRunner", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +39,7 @@ class Fault:
         name: Name in ``injection.py``; None for faults of the reward function and the disk.
         overrides: Overrides of the run.
         reward: Source of a reward function.
-        is_disk: Whether the disk of the checkpoints is small; this needs root.
+        disk: Folder whose disk is small, one of :data:`DISKS`; this needs root.
         restarts: Number of new starts.
         status: Exit status.
         says: Text on the last lines of the screen.
@@ -41,10 +49,18 @@ class Fault:
     name: str | None = None
     overrides: tuple[str, ...] = ()
     reward: str | None = None
-    is_disk: bool = False
+    disk: str | None = None
     restarts: int = 0
     status: int = os.EX_TEMPFAIL
     says: str = "done: "
+
+
+class Counted(NamedTuple):
+    """Trajectories of a step: trained, removed for their rewards, and lost before that."""
+
+    trained: int
+    removed: int
+    lost: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +72,8 @@ class Outcome:
         seconds: From the fault to the end of the run, None if the fault has no moment.
         screen: What the run printed.
         left: Processes, shared memory and sockets that it left.
-        counted: Trajectories of each step: trained, and removed for their rewards.
+        counted: Trajectories of each step, all of its starts included.
+        failed_prompts: Prompts that the fault let fail.
     """
 
     fault: Fault
@@ -64,12 +81,15 @@ class Outcome:
     seconds: float | None
     screen: list[str]
     left: list[str]
-    counted: list[tuple[int, int]]
+    counted: list["Counted"]
+    failed_prompts: int
 
     @property
     def is_as_expected(self) -> bool:
         """Return whether the run ended as expected, lost nothing in its steps, and left nothing."""
-        is_complete = all(sum(step) == BATCH * WIDTH for step in self.counted)
+        is_complete = all(sum(step) == BATCH * WIDTH for step in self.counted) and (
+            sum(step.lost for step in self.counted) == WIDTH * self.failed_prompts
+        )
         return self.status == self.fault.status and self.fault.says in self.seen and is_complete and not self.left
 
     @property
@@ -85,7 +105,7 @@ def run(fault: Fault, folder: Path, *overrides: str) -> Outcome:
     if fault.reward is not None:
         (folder / "faulty_reward.py").write_text(fault.reward, encoding="utf-8")
         overrides = (f"reward.custom_reward_function.path={folder}/faulty_reward.py", *overrides)
-    with small_disk(folder / "checkpoints") if fault.is_disk else contextlib.nullcontext():
+    with small_disk(folder / fault.disk) if fault.disk else contextlib.nullcontext():
         process = start(folder, *fault.overrides, *overrides, fault=fault.name or "", restarts=fault.restarts)
         status = ended(process)
         moment = time.time()
@@ -100,6 +120,7 @@ def run(fault: Fault, folder: Path, *overrides: str) -> Outcome:
         screen=lines,
         left=left + sorted(things() - before),
         counted=list(counted(folder)),
+        failed_prompts=notes(folder).count("failed"),
     )
 
 
@@ -135,10 +156,10 @@ def start(folder: Path, *overrides: str, fault: str = "", restarts: int = 0) -> 
         )
 
 
-def ended(process: subprocess.Popen[bytes]) -> int | None:
+def ended(process: subprocess.Popen[bytes], limit: float = GIVEN_UP) -> int | None:
     """Wait for the end of a run and return its status; None if it was given up."""
     try:
-        return process.wait(GIVEN_UP)
+        return process.wait(limit)
     except subprocess.TimeoutExpired:
         stop_session(process)
         return None
@@ -151,20 +172,26 @@ def things() -> set[str]:
     return {str(path) for path in files if path.name.startswith(names)}
 
 
-def counted(folder: Path) -> Iterator[tuple[int, int]]:
-    """Yield trained and removed trajectories of each step of a run, all its starts included."""
+def counted(folder: Path) -> Iterator[Counted]:
+    """Yield the trajectories of each step of a run, all its starts included."""
     for file in sorted((folder / "logs").glob("**/metrics.jsonl")):
         for line in file.read_text().splitlines():
             metrics = json.loads(line)["data"]
             if "treepo/trained_trajectories" in metrics:
-                yield int(metrics["treepo/trained_trajectories"]), int(metrics.get("treepo/removed_trajectories", 0))
+                yield Counted(*(int(metrics.get(f"treepo/{name}_trajectories", 0)) for name in Counted._fields))
+
+
+def notes(folder: Path) -> list[str]:
+    """Return what the processes of a run have told so far; see ``injection.note``."""
+    file = notes_file(str(folder / "mark"))
+    return file.read_text().splitlines() if file.exists() else []
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a small file system at a folder."""
+    """Mount a small file system at a folder of :data:`DISKS`."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISKS[folder.name]}", "tmpfs", folder], check=True)
     try:
         yield
     finally:
@@ -179,23 +206,87 @@ def prompts_of(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def run_with_kills(folder: Path, kills: int, seed: int) -> tuple[int | None, list[str]]:
-    """Run training and kill its driver at random moments; return the status, and what was going on at each."""
-    folder.mkdir(parents=True)
-    process, moments = start(folder, restarts=kills), random.Random(seed)
-    doing: list[str] = []
+@dataclass(frozen=True)
+class Kill:
+    """A kill of a run.
 
-    def kill_often() -> None:
-        for _ in range(kills):
-            if process.poll() is not None:
+    Attributes:
+        phase: Phase that it waits for.
+        seconds: Seconds after the beginning of the phase.
+        victim: Part of the names of the killed processes.
+    """
+
+    phase: Phase
+    seconds: float
+    victim: str
+
+
+def random_kills(number: int, seed: int) -> list[Kill]:
+    """Return kills at random moments, spread evenly over the phases of a run."""
+    moments = random.Random(seed)
+    phases = [phase for phase, _ in zip(cycle(LONGEST), range(number), strict=False)]
+    moments.shuffle(phases)
+    victims = [victim for victim, _ in zip(cycle(VICTIMS), range(number), strict=False)]
+    moments.shuffle(victims)
+    return [
+        Kill(phase, moments.uniform(0, LONGEST[phase]), victim) for phase, victim in zip(phases, victims, strict=True)
+    ]
+
+
+class Killer(threading.Thread):
+    """Thread that kills a run again and again until it ends.
+
+    Attributes:
+        hit: The phase of the run at each kill so far, and what was killed.
+    """
+
+    def __init__(self, folder: Path, kills: Sequence[Kill], process: subprocess.Popen[bytes]) -> None:
+        super().__init__(daemon=True)
+        self.hit: list[str] = []
+        self._folder, self._kills, self._process = folder, kills, process
+        self._earlier: set[int] = set()  # drivers of starts with a kill
+
+    def run(self) -> None:
+        run = str(self._folder / "mark")
+        for one in self._kills:
+            if not self._until(self._starts):
                 return
-            time.sleep(moments.uniform(5, 110))
-            lines = (folder / "screen.txt").read_text(errors="replace").splitlines()
-            if kill(str(folder / "mark"), DRIVER):
-                doing.append(lines[-1].strip())
+            seen = len(notes(self._folder))
+            if not self._until(partial(self._enters, one.phase, seen)):
+                return
+            time.sleep(one.seconds)
+            if not self._until(partial(kill, run, one.victim)):
+                return
+            phase = (notes(self._folder)[seen:] or [Phase.START.value])[-1]
+            self.hit.append(f"{phase}: {one.victim or 'all processes'}")
 
-    threading.Thread(target=kill_often, daemon=True).start()
-    return ended(process), doing
+    def _starts(self) -> bool:
+        """Return whether there is a driver without a kill."""
+        found = processes_of(str(self._folder / "mark")).items()
+        drivers = {pid for pid, command in found if DRIVER in command and "supervise.py" not in command}
+        is_new = bool(drivers - self._earlier)
+        self._earlier |= drivers
+        return is_new
+
+    def _enters(self, phase: Phase, seen: int) -> bool:
+        return phase is Phase.START or phase.value in notes(self._folder)[seen:]
+
+    def _until(self, condition: Callable[[], object]) -> bool:
+        """Wait for a condition; return False if the run ends before."""
+        while not condition():
+            if self._process.poll() is not None:
+                return False
+            time.sleep(0.05)
+        return True
+
+
+def run_with_kills(folder: Path, kills: Sequence[Kill], steps: int) -> tuple[int | None, list[str]]:
+    """Run training and kill it again and again; return the status, and for each kill the phase that it hit."""
+    folder.mkdir(parents=True)
+    process = start(folder, f"trainer.total_training_steps={steps}", fault=OUTSIDE, restarts=len(kills))
+    killer = Killer(folder, kills, process)
+    killer.start()
+    return ended(process, GIVEN_UP + 120.0 * len(kills)), killer.hit
 
 
 # One kind of failure after another; correct answers are rewarded as usual.
@@ -252,5 +343,10 @@ FAULTS = (
         status=1,
         says="did not return in time: 5 seconds",
     ),
-    Fault(what="the disk of the checkpoints is full", is_disk=True, status=1, says="earlier checkpoints are kept"),
+    Fault(what="every fourth prompt fails", name="prompts fail", status=0),
+    Fault(
+        what="the disk of the checkpoints is full", disk="checkpoints", status=1, says="earlier checkpoints are kept"
+    ),
+    Fault(what="the disk of the trees is full", disk="trees", status=0, says="trees lost: "),
+    Fault(what="the disk of the logs is full", disk="logs", status=0, says="logs are incomplete"),
 )

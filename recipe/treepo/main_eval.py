@@ -32,6 +32,7 @@ from recipe.treepo.command_line.help_text import help_text
 from recipe.treepo.command_line.pages import EVALUATION, EVALUATION_PAGE
 from recipe.treepo.command_line.program import as_called
 from recipe.treepo.command_line.verl_overrides import with_known_keys
+from recipe.treepo.console.leftovers import cleaned_after_kill
 from recipe.treepo.evaluation.fingerprint import fingerprints
 from recipe.treepo.evaluation.problem_sampler import ProblemSampler
 from recipe.treepo.evaluation.problems import EvaluationProblem, load_problems
@@ -288,7 +289,8 @@ def run(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool, ful
             print(dry_run_report(config, full=full, comments=runs), end="")
             return 0
         restart = settings.restart
-        return evaluate(config, settings)
+        with cleaned_after_kill():
+            return evaluate(config, settings)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -23,6 +23,7 @@ from recipe.treepo.command_line.pages import TRAINING_PAGE
 from recipe.treepo.command_line.program import as_called
 from recipe.treepo.command_line.verl_overrides import with_known_keys
 from recipe.treepo.console.capture import held
+from recipe.treepo.console.leftovers import cleaned_after_kill
 from recipe.treepo.settings.hub_models import hub_problems
 from recipe.treepo.settings.schema import Console, load_settings
 from recipe.treepo.settings.tree_rules import unused_cache_block
@@ -113,7 +114,9 @@ def train(config: DictConfig, early: Path | None = None) -> None:
     """
     from recipe.treepo.verl_adapters import run
 
-    if status := run.train(config, load_settings(config), early=early):
+    with cleaned_after_kill():
+        status = run.train(config, load_settings(config), early=early)
+    if status:
         sys.exit(status)
 
 

@@ -2,6 +2,7 @@
 """What killed processes leave: removed if nobody uses it, and only then."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.paths import ROOT
 from recipe.treepo.console import leftovers
 from recipe.treepo.console.leftovers import remove_leftovers
 
@@ -61,3 +63,34 @@ def test_what_is_older_than_the_run_stays(began):
         assert str(path) in remove_leftovers(began) and not path.exists()
     finally:
         path.unlink(missing_ok=True)
+
+
+# Starts a process that outlives it, prints its id, and is then killed or ends.
+PROGRAM = """
+import os, signal, subprocess, sys
+from recipe.treepo.console.leftovers import cleaned_after_kill
+
+with cleaned_after_kill():
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    print(subprocess.Popen(["sleep", "60"], start_new_session=True, **nowhere).pid, flush=True)
+    if sys.argv[1] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "ended"])
+def test_processes_of_a_killed_process_are_ended_and_those_of_one_that_ends_stay(end):
+    command = [sys.executable, "-c", PROGRAM, end]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # waits for the cleaner, too
+    child = int(run.stdout)
+    assert run.returncode == (-signal.SIGKILL if end == "killed" else 0) and not run.stderr
+    assert is_alive(child) is (end == "ended")
+    if end == "ended":
+        os.kill(child, signal.SIGKILL)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False

@@ -16,7 +16,7 @@ QUICK = "vLLM's engine is killed before the weights"
     [
         pytest.param(fault, id=fault.what, marks=() if fault.what == QUICK else pytest.mark.slow)
         for fault in FAULTS
-        if not fault.is_disk  # needs root
+        if not fault.disk  # needs root
     ],
 )
 def test_a_fault_ends_the_run_with_its_cause_and_leaves_nothing(fault):
@@ -33,4 +33,4 @@ def test_two_runs_train_side_by_side():
             folder.mkdir()
         runs = [start(folder) for folder in folders]
         assert [ended(run) for run in runs] == [0, 0]
-        assert [list(counted(folder)) for folder in folders] == [[(BATCH * WIDTH, 0)] * STEPS] * 2
+        assert [list(counted(folder)) for folder in folders] == [[(BATCH * WIDTH, 0, 0)] * STEPS] * 2

@@ -4,6 +4,7 @@
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +54,27 @@ def test_two_nodes_train_with_a_replica_and_a_rank_on_each(cluster):
     assert all(0 < step["actor/packing/unique_over_total"] < 1 for step in steps)
     for role in ("vLLMHttpServer", "WorkerDict"):
         assert len(set(re.findall(rf"\({role} pid=(\d+)", log))) == 2, role
+
+
+@pytest.mark.slow
+def test_a_lost_node_ends_the_run_with_its_cause(cluster):
+    with tempfile.TemporaryDirectory() as name:
+        folder, lost = Path(name), threading.Event()
+
+        def lose() -> None:
+            while not (metrics_file(folder).exists() and metrics_file(folder).read_text()):
+                if lost.wait(0.5):
+                    return
+            cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+            lost.set()
+
+        thread = threading.Thread(target=lose)
+        thread.start()
+        overrides = (f"+ray_kwargs.ray_init.address={cluster.address}", *JOINED, "trainer.total_training_steps=200")
+        try:
+            with pytest.raises(AssertionError) as failed:
+                run_in(folder, *SCRIPT, *few_steps(folder), *overrides)
+            assert lost.is_set() and re.search(r"error: .*its node has died\.$", str(failed.value)), failed.value
+        finally:
+            lost.set()
+            thread.join()

@@ -78,6 +78,12 @@ def trainer_of(mode: str, **treepo: Any) -> TreePOTrainer:
     return get_trainer_cls(mode)(config)
 
 
+def draws(instance: TreePOTrainer, prompts: int, n: int) -> None:
+    """Set the size of a batch: each update of a step takes this many prompts."""
+    instance.config.data.train_batch_size = prompts * instance.parameter_sync_step
+    instance.config.actor_rollout_ref.rollout.n = n
+
+
 @pytest.fixture(params=TREEPO_TRAINERS)
 def make_trainer(request) -> Callable[..., TreePOTrainer]:
     """Function from settings to a trainer, for each mode."""
@@ -300,6 +306,7 @@ def judged(monkeypatch):
 def test_failed_rewards_leave_the_batch_before_it_is_padded(policy, lost, make_trainer, judged, monkeypatch, caplog):
     batch, rewards, removed = judged
     instance = make_trainer(reward_errors={"policy": policy})
+    draws(instance, prompts=2, n=4)
     instance.tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: f"{ids.tolist()}")
     metrics: dict[str, Any] = {}
     balanced = instance._balance_batch(batch, metrics)
@@ -338,10 +345,10 @@ def test_a_batch_with_too_few_trajectories_is_told(n, is_told, make_trainer, jud
     batch, rewards, _ = judged
     rewards["q_0_0"] = 0.0
     instance = make_trainer(missing_trajectories={"max_share": 0.1})
-    # each update of a step takes two prompts
-    instance.config.data.train_batch_size = 2 * instance.parameter_sync_step
-    instance.config.actor_rollout_ref.rollout.n = n
-    instance._balance_batch(batch, {})
+    draws(instance, prompts=2, n=n)
+    metrics: dict[str, Any] = {}
+    instance._balance_batch(batch, metrics)
+    assert metrics == {"treepo/trained_trajectories": 8, **({"treepo/lost_trajectories": 2} if is_told else {})}
     says = f"treepo.missing_trajectories.max_share=0.1: a batch has 8 of {2 * n} trajectories."
     assert (says in caplog.text) is is_told
 
@@ -376,6 +383,7 @@ def test_a_packed_run_whose_workers_would_find_verls_engines_stops(monkeypatch):
 def test_packed_training_keeps_prompts_together_after_verls_balancing(packed, make_trainer, monkeypatch):
     monkeypatch.setenv("VERL_ENGINE_VENDOR", PACKED_VENDOR)
     instance = make_trainer(packed_training=packed)
+    draws(instance, prompts=2, n=2)
     instance.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": [0, 0, 1, 1]})
     keys = ["a_0_0", "b_0_0", "a_1_0", "pad_0_0", "pad_0_1", "b_1_0"]
     tags = [

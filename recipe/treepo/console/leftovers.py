@@ -1,16 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What killed processes leave: shared memory and sockets, which nothing else removes, and processes of their own."""
+"""What killed processes leave: shared memory and sockets, which nothing else removes, and processes of their own.
+
+``python -m recipe.treepo.console.leftovers SINCE`` is the process of :func:`cleaned_after_kill`.
+"""
 
 import contextlib
 import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 # Python's shared memory (vLLM's queues between its processes), verl's buffers and sockets for weights.
 SHARED_MEMORY, SOCKETS = ("/dev/shm", ("psm_", "verl_weights_")), ("/tmp", ("rl-colocate-zmq-",))
+START = "TREEPO_START"
+"""Environment variable with the name of a start, in all of its processes."""
+# Maximum seconds until killed processes are gone.
+GONE = 10.0
 # Seconds between two looks: a file without a process may be one that is just being made.
 AGAIN = 1.0
+
+
+@contextlib.contextmanager
+def cleaned_after_kill() -> Iterator[None]:
+    """Clean up after this process if it is killed in the context, which it cannot do itself.
+
+    A second process waits at a pipe. Killed alone, this one would leave agents of Ray and shared memory.
+    """
+    os.environ.setdefault(START, uuid4().hex)
+    command = [sys.executable, "-m", "recipe.treepo.console.leftovers", str(time.time())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as cleaner:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                cleaner.communicate(b"ended")
+
+
+def main(since: float) -> None:
+    """Wait for the end of the starting process; clean up if it does not say that it ends."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+    if not sys.stdin.buffer.read():
+        end_processes(os.environ[START])
+        remove_leftovers(since)
+
+
+def end_processes(start: str) -> None:
+    """Kill the other processes of a start, such as Ray's after a killed driver, and wait until they are gone."""
+    limit = time.monotonic() + GONE
+    while (left := set(processes_with(START, start)) - {os.getpid()}) and time.monotonic() < limit:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
 
 
 def remove_leftovers(since: float) -> list[str]:
@@ -62,3 +108,7 @@ def _texts(files: Iterable[Path]) -> str:
         with contextlib.suppress(OSError):
             texts.append(file.read_text(errors="replace"))
     return "\n".join(texts)
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))

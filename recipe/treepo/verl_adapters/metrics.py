@@ -81,6 +81,11 @@ OTHERS = {
         "trajectories",
         "Trajectories that the step trained on, without verl's padding; at most train_batch_size x n",
     ),
+    "treepo/lost_trajectories": (
+        "trajectories",
+        "Trajectories of the drawn prompts that are not in the batch: all n of failed prompts, and "
+        "`treepo/missing_trajectories`; absent while 0",
+    ),
     "treepo/removed_trajectories": (
         "trajectories",
         "Trajectories removed from the batch for these rewards; `treepo/trajectories` counts them, because they were "

@@ -145,9 +145,12 @@ class TreePOTrainer(PPOTrainer):
         keep_minibatch: bool = False,
     ) -> tq.KVBatchMeta:
         # verl pads the batch here, after all rewards are known and before anything is computed from them.
+        drawn, sampled = self._drawn_trajectories(), len(batch)
         batch = self._without_reward_errors(batch)
-        check_missing(self.treepo.missing_trajectories, len(batch), self._drawn_trajectories())
+        check_missing(self.treepo.missing_trajectories, len(batch), drawn)
         metrics["treepo/trained_trajectories"] = float(len(batch))
+        if sampled < drawn:
+            metrics["treepo/lost_trajectories"] = float(drawn - sampled)
         batch = super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
         if self.treepo.packed_training:
             # verl has spread the rows of a prompt over the ranks; rows on the same rank share computation.
