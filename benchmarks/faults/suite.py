@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import threading
 import time
@@ -329,6 +330,7 @@ FAULTS = (
         overrides=("treepo.watchdog.weights_seconds=20",),
         says="treepo.watchdog.weights_seconds=20",
     ),
+    Fault(what="the driver is killed", name="driver dies", status=-signal.SIGKILL, says=""),
     Fault(what="the driver is killed, RESTARTS=1", name="driver dies", restarts=1, status=0),
     Fault(
         what="a third of the rewards raise, are None, text or NaN",
@@ -343,10 +345,10 @@ FAULTS = (
         status=1,
         says="did not return in time: 5 seconds",
     ),
-    Fault(what="every fourth prompt fails", name="prompts fail", status=0),
+    Fault(what="every fourth prompt fails", name="prompts fail", status=0, says="trajectories of failed prompts"),
     Fault(
         what="the disk of the checkpoints is full", disk="checkpoints", status=1, says="earlier checkpoints are kept"
     ),
-    Fault(what="the disk of the trees is full", disk="trees", status=0, says="trees lost: "),
-    Fault(what="the disk of the logs is full", disk="logs", status=0, says="logs are incomplete"),
+    Fault(what="the disk of the trees is full", disk="trees", status=0, says="lines could not be written"),
+    Fault(what="the disk of the logs is full", disk="logs", status=0, says="logs were not copied completely"),
 )

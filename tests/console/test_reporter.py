@@ -167,6 +167,19 @@ def test_rewards_that_were_not_finite_are_summed_up_in_the_summary(piped):
     assert lines[-1] == "  rewards:    9 were not finite numbers; console.log names the first"
 
 
+def test_lost_trajectories_and_lines_of_trees_are_in_the_summary(piped):
+    start, _ = piped
+    run = start()
+    run.log(1, **{**TREE_STEP, "treepo/lost_trajectories": 6.0, "treepo/dump_failures": 2.0})
+    run.log(2, **{**TREE_STEP, "treepo/lost_trajectories": 3.0, "treepo/dump_failures": 5.0})
+    run.log(3, **{**TREE_STEP})
+    run.reporter.look()
+    assert summary(run.reporter.totals, 0, [])[-2:] == [
+        "  lost:       9 trajectories of failed prompts and paths; console.log names the first",
+        "  trees:      5 lines could not be written; console.log names the first",
+    ]
+
+
 def test_silence_gets_a_sign_of_life_ever_more_seldom(piped):
     start, shown = piped
     run = start()

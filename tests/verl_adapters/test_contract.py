@@ -213,7 +213,12 @@ TRAINING = [
     override(f"{TRAINER}.init"),
     override(f"{TRAINER}.fit", "agent_loop_manager"),
     override(f"{TRAINER}._save_checkpoint"),
-    *(override(f"{SEPARATE}.on_{moment}") for moment in ("init_end", "sample_begin", "sample_end", "step_end")),
+    *(
+        override(f"{SEPARATE}.on_{moment}")
+        for moment in ("init_end", "train_begin", "sample_begin", "sample_end", "step_end")
+    ),
+    *texts(TRAINER, "self.on_train_begin()", "self.logger = Tracking("),
+    *attributes("verl.utils.tracking.Tracking", "logger"),
     *texts(TRAINER, "self.on_sample_begin()", "self.on_sample_end()", "self.on_step_end()", ours="on_sample_end"),
     call("verl.trainer.ppo.v1.replay_buffer.ReplayBuffer._wait_for_next_poll", "partition_id, last_debug_time"),
     *attributes("verl.trainer.ppo.v1.replay_buffer.ReplayBuffer", "partitions running_keys finished_keys failure_keys"),
@@ -460,7 +465,7 @@ CPU_PLATFORM = [
 ]
 
 CPU_WEIGHTS = [
-    *names(f"{VLLM_ROLLOUT}.utils", "vLLMColocateWorkerExtension"),
+    *names(f"{VLLM_ROLLOUT}.utils", "vLLMColocateWorkerExtension VLLM_LORA_INT_ID"),
     override(f"{EXTENSION}.update_weights_from_ipc", "peft_config, base_sync_done, use_shm"),
     source(f"{EXTENSION}.update_weights_from_ipc", "d0d2013479"),
     source(f"{EXTENSION}._update_weights", "6947d33cca"),

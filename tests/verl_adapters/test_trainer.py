@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.utils.tracking import Tracking
 
 from helpers.composition import composed
 from helpers.paths import ROOT
@@ -261,6 +262,20 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence(make_trainer, monke
     )
     with pytest.raises(trainer.CheckpointError, match=says):
         instance._save_checkpoint()
+
+
+def test_trackers_on_a_full_disk_do_not_end_the_run(make_trainer, monkeypatch):
+    class Full:
+        def log(self, data, step):
+            raise OSError(28, "No space left on device")
+
+    instance = make_trainer()
+    monkeypatch.setattr(get_trainer_cls(instance.verl_mode), "on_train_begin", lambda self: None)
+    instance.logger = SimpleNamespace(logger={"file": Full()})
+    with pytest.raises(OSError, match="No space"):
+        Tracking.log(instance.logger, {}, 1)
+    instance.on_train_begin()
+    Tracking.log(instance.logger, {}, 1)
 
 
 def test_wrong_settings_stop_before_verls_trainer_is_made(make_trainer, monkeypatch):

@@ -19,6 +19,8 @@ class Totals:
         steps: Number of training steps seen.
         last_step: Number of the last step; in a resumed run it includes earlier steps.
         reward_errors: Number of trajectories without a finite reward.
+        lost: Number of trajectories that were drawn but not sampled.
+        dump_failures: Number of lines of tree dumps that could not be written.
         first_held_out, last_held_out: Validation scores by data source.
     """
 
@@ -29,6 +31,8 @@ class Totals:
     total_tokens: float = 0.0
     has_trees: bool = False
     reward_errors: float = 0.0
+    lost: float = 0.0
+    dump_failures: float = 0.0
     first_held_out: dict[str, float] = field(default_factory=dict)
     last_held_out: dict[str, float] = field(default_factory=dict)
     validations: int = 0
@@ -45,6 +49,8 @@ class Totals:
         if not is_training(record):
             return
         self.steps += 1
+        self.lost += metrics.get("treepo/lost_trajectories", 0.0)
+        self.dump_failures = metrics.get("treepo/dump_failures", self.dump_failures)  # of the run so far
         self.trajectories += metrics.get("treepo/trajectories", 0.0)
         self.decoded_tokens += metrics.get("treepo/decoded_tokens", 0.0)
         self.total_tokens += metrics.get("treepo/total_tokens", 0.0)
@@ -102,6 +108,10 @@ def _all_notes(totals: Totals, notes: Sequence[tuple[str, str]]) -> Iterator[tup
         yield "held-out", _by_source(totals)
     if totals.reward_errors:
         yield "rewards", f"{totals.reward_errors:,.0f} were not finite numbers; console.log names the first"
+    if totals.lost:
+        yield "lost", f"{totals.lost:,.0f} trajectories of failed prompts and paths; console.log names the first"
+    if totals.dump_failures:
+        yield "trees", f"{totals.dump_failures:,.0f} lines could not be written; console.log names the first"
     yield from notes
 
 

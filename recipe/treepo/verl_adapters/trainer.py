@@ -44,6 +44,7 @@ from recipe.treepo.verl_adapters.reward_errors import (
     usable_infos,
     without_failed,
 )
+from recipe.treepo.verl_adapters.trackers import SteadyTracker
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, CreditDump, CreditRow
 from recipe.treepo.verl_adapters.tree_pictures import TreePictures
 from recipe.treepo.verl_adapters.watchdog import Watchdog, actors_of
@@ -108,6 +109,11 @@ class TreePOTrainer(PPOTrainer):
     def on_init_end(self) -> None:
         self.watchdog.enter(Phase.WEIGHTS)
         super().on_init_end()
+
+    def on_train_begin(self) -> None:
+        super().on_train_begin()
+        trackers = self.logger.logger
+        self.logger.logger = {name: SteadyTracker(name, tracker) for name, tracker in trackers.items()}
 
     def on_sample_begin(self) -> None:
         super().on_sample_begin()

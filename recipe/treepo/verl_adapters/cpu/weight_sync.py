@@ -97,7 +97,7 @@ def _worker_extension_class() -> type:
     # verl's vLLM server sets this variable for rollout.full_determinism. It needs Triton's kernels, so the CPU engine
     # would crash at its first batch. vLLM's workers resolve this class before they read the variable.
     os.environ.pop("VLLM_BATCH_INVARIANT", None)
-    from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+    from verl.workers.rollout.vllm_rollout.utils import VLLM_LORA_INT_ID, vLLMColocateWorkerExtension
 
     class CpuWorkerExtension(vLLMColocateWorkerExtension):
         """``vLLMColocateWorkerExtension`` whose weight sync works on vLLM's CPU backend."""
@@ -105,13 +105,13 @@ def _worker_extension_class() -> type:
         def update_weights_from_ipc(
             self, peft_config: dict[str, Any] | None = None, base_sync_done: bool = False, use_shm: bool = False
         ) -> None:
-            """Replace the running model's weights by the weights from the trainer."""
-            del base_sync_done
-            if peft_config:
-                raise NotImplementedError(
-                    "platform=cpu: does not support LoRA weight sync. Use actor_rollout_ref.model.lora_rank=0."
-                )
-            reload_weights(self, receive_weights(self, use_shm))
+            """Replace the running model's weights, or its LoRA adapter, by those from the trainer."""
+            weights = receive_weights(self, use_shm)
+            if peft_config and base_sync_done:
+                self.remove_lora(VLLM_LORA_INT_ID)
+                self._update_weights(weights, peft_config=peft_config, base_sync_done=True)
+            else:
+                reload_weights(self, weights)
 
     return CpuWorkerExtension
 
