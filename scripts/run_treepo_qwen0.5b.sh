@@ -39,6 +39,7 @@ for name in TRAIN_FILE VAL_FILE; do
     printf -v "$name" %s "$(absolute "$file")"
 done
 [[ ! -d "${MODEL_PATH:-}" ]] || MODEL_PATH="$(absolute "$MODEL_PATH")"
+[[ ! -d "${RUN:-}" ]] || RUN="$(absolute "$RUN")"
 cd "$REPOSITORY"
 RESTARTS="${RESTARTS:-0}"
 [[ "$RESTARTS" =~ ^[0-9]+$ ]] || die "RESTARTS=$RESTARTS: must be a whole number of at least 0"
@@ -71,14 +72,17 @@ case "$PRESET" in
     *) die "PRESET=$PRESET: must be gpu or tiny" ;;
 esac
 if [[ "$TASK" == evaluate ]]; then
-    RUN="$OUTPUTS/evaluations/${EXPERIMENT:-$PRESET}"
+    EXPERIMENT="${EXPERIMENT:-${RUN:+$(basename "$RUN")_}$PRESET}"
+    FOLDER="$OUTPUTS/evaluations/$EXPERIMENT"
 else
+    RUN="" # a knob of evaluations
     EXPERIMENT="${EXPERIMENT:-${ALGORITHM:-treepo}_${PRESET}_$(date +%Y%m%d-%H%M%S)}"
-    RUN="$OUTPUTS/runs/$EXPERIMENT"
+    FOLDER="$OUTPUTS/runs/$EXPERIMENT"
 fi
 
 PLATFORM="$MACHINE" PLATFORM_REASON="$MACHINE_REASON" bash scripts/setup.sh
 python="$VENV/bin/python"
+[[ -z "${RUN:-}" || -n "$DRY_RUN" ]] || MODEL_PATH="$(bash scripts/export.sh "$RUN" ${STEP:+"$STEP"})"
 
 say "=================================================================="
 say "preset:   $PRESET    platform: $PLATFORM ($PLATFORM_REASON)"
@@ -89,7 +93,7 @@ fi
 say "model:    $MODEL_PATH"
 [[ "$TASK" == evaluate ]] || say "training: ${TRAIN_FILE:-$DATA/train.parquet}"
 say "held out: ${VAL_FILE:-$DATA/val.parquet}"
-say "run:      $RUN"
+say "run:      $FOLDER"
 say "=================================================================="
 
 prepare_data() {
@@ -108,19 +112,19 @@ run=(
 )
 if [[ "$TASK" == evaluate ]]; then
     run=("$python" -m recipe.treepo.main_eval "${run[@]}"
-        "evaluation.out_dir=$RUN"
+        "evaluation.out_dir=$FOLDER"
         "evaluation.seed=${SEED:-0}"
     )
 else
-    export TENSORBOARD_DIR="${TENSORBOARD_DIR:-$RUN/tensorboard}"
+    export TENSORBOARD_DIR="${TENSORBOARD_DIR:-$FOLDER/tensorboard}"
     run=("$python" -m recipe.treepo.main_treepo "${run[@]}"
         "data.train_files=${TRAIN_FILE:-$DATA/train.parquet}"
         "data.seed=${SEED:-0}"
         "actor_rollout_ref.rollout.seed=${SEED:-0}"
         "trainer.experiment_name=$EXPERIMENT"
-        "trainer.default_local_dir=$RUN/checkpoints"
-        "treepo.dump.dir=$RUN/trees"
-        "hydra.run.dir=$RUN/hydra"
+        "trainer.default_local_dir=$FOLDER/checkpoints"
+        "treepo.dump.dir=$FOLDER/trees"
+        "hydra.run.dir=$FOLDER/hydra"
     )
     # Trees of the tiny preset share most tokens, and the attention of the CPU platform supports packing.
     [[ "$PRESET${CHAT:-} $PLATFORM" != "tiny cpu" ]] || run+=("treepo.packed_training=true")

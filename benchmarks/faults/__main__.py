@@ -14,7 +14,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.faults.suite import FAULTS, STEPS, Outcome, prompts_of, random_kills, run, run_with_kills
+from benchmarks.faults.suite import (
+    BATCH,
+    FAULTS,
+    STEPS,
+    WIDTH,
+    Counted,
+    Outcome,
+    prompts_of,
+    random_kills,
+    run,
+    run_with_kills,
+)
 
 
 def row(outcome: Outcome) -> str:
@@ -31,14 +42,18 @@ def row(outcome: Outcome) -> str:
 def faults(folder: Path, only: str) -> bool:
     """Run the faults; return whether all ended as expected."""
     print("| fault | time to the end | status | last line | left | |\n|---|---|---|---|---|---|", flush=True)
-    fine = True
+    fine, counted = True, list[Counted]()
     for number, fault in enumerate(FAULTS):
         if only not in fault.what or (fault.disk and os.geteuid() != 0):  # mounting needs root
             continue
         outcome = run(fault, folder / f"fault_{number}")
         fine &= outcome.is_as_expected
+        counted += outcome.counted
         print(row(outcome), flush=True)
-    return fine
+    trained, removed, lost = (sum(step[column] for step in counted) for column in range(3))
+    drawn = len(counted) * BATCH * WIDTH
+    print(f"{len(counted)} steps drew {drawn:,} trajectories: {trained:,} trained, {removed:,} removed, {lost:,} lost")
+    return fine and trained + removed + lost == drawn
 
 
 def kills(folder: Path, number: int, seed: int) -> bool:

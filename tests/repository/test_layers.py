@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "verl_adapters": {
         *("answers", "sandbox", "interaction", "advantages", "packed", "search", "reward", "settings", "console"),
         *("dumps", "viewer"),
-        *("hydra", "numpy", "omegaconf", "ray", "tensordict", "torch", "transfer_queue", "transformers"),
+        *("hydra", "numpy", "omegaconf", "peft", "ray", "tensordict", "torch", "transfer_queue", "transformers"),
         *("verl", "vllm"),
     },
     "evaluation/servers": {"omegaconf", "search", "settings", "verl_adapters"},
@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
         "settings",
         "verl_adapters",
     },
+    "main_export": {"command_line", "main_treepo", "verl_adapters"},
     "plugin": {"verl_adapters"},
     "rollout": {"verl_adapters"},
     "tools": {"verl_adapters"},

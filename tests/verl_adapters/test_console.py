@@ -185,10 +185,7 @@ def test_the_next_commands_name_the_last_checkpoint(tmp_path, monkeypatch):
     tracker.write_text("20")  # step 30 was not saved completely
     notes = dict(results(config, {"TENSORBOARD_DIR": str(tmp_path / "run/tensor board")}))
     assert notes["checkpoint"] == "run/checkpoints/global_step_20"
-    assert notes["export"].partition(" -m ")[2] == (
-        "verl.model_merger merge --backend fsdp --local_dir run/checkpoints/global_step_20/actor "
-        "--target_dir run/model_step_20"
-    )
+    assert notes["export"].partition(" -m ")[2] == "recipe.treepo.main_export run"
     assert notes["evaluate"].partition(" -m ")[2] == (
         f"recipe.treepo.main_eval actor_rollout_ref.model.path={tmp_path}/run/model_step_20 "
         f"evaluation.out_dir={tmp_path}/run/evaluation"

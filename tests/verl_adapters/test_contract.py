@@ -469,7 +469,13 @@ CPU_WEIGHTS = [
     override(f"{EXTENSION}.update_weights_from_ipc", "peft_config, base_sync_done, use_shm"),
     source(f"{EXTENSION}.update_weights_from_ipc", "d0d2013479"),
     source(f"{EXTENSION}._update_weights", "6947d33cca"),
+    call("verl.utils.vllm.resolve_weight_name", "model, name, model_weight_names"),
+    *names("verl.utils.vllm", "resolve_weight_name"),
+    *texts("verl.utils.vllm.utils", "get_unstacked_mapper()"),
+    *names("vllm.model_executor.models.utils", "WeightsMapper"),
+    call("vllm.model_executor.models.utils.WeightsMapper.get_rename_mapper"),
     call(f"{EXTENSION}._get_zmq_handle"),
+    call("vllm.v1.worker.cpu_worker.CPUWorker.remove_lora", "lora_id"),
     call(f"{VLLM_ROLLOUT}.bucketed_weight_transfer.BucketedWeightSender", "zmq_handle"),
     *names(f"{VLLM_ROLLOUT}.bucketed_weight_transfer", "BucketedWeightSender"),
     call(f"{VLLM_ROLLOUT}.bucketed_weight_transfer.BucketedWeightSender.async_send_weights", "weights"),
@@ -498,7 +504,11 @@ CPU_WEIGHTS = [
 ]
 
 MODELS = [
-    *names("transformers", "AttentionInterface AutoTokenizer GenerationConfig PreTrainedTokenizerBase"),
+    *names("verl", "model_merger"),
+    *texts("verl.model_merger.base_model_merger", '"lora_adapter"', '"lora_alpha"', '"lora_train_meta.json"'),
+    *names(
+        "transformers", "AutoModelForCausalLM AttentionInterface AutoTokenizer GenerationConfig PreTrainedTokenizerBase"
+    ),
     *names("transformers", "PreTrainedTokenizerFast LlamaConfig LlamaForCausalLM Qwen2Config Qwen2ForCausalLM"),
     *names("transformers", "Qwen3Config Qwen3ForCausalLM"),
     *names("transformers.models.auto.configuration_auto", "CONFIG_MAPPING"),

@@ -8,6 +8,7 @@ from pathlib import Path
 MODULES = {
     "treepo-train": "python -m recipe.treepo.main_treepo",
     "treepo-eval": "python -m recipe.treepo.main_eval",
+    "treepo-export": "python -m recipe.treepo.main_export",
     "treepo-data": "python -m recipe.treepo.data_prep",
     "treepo-view": "python -m recipe.treepo.viewer",
 }

@@ -104,11 +104,9 @@ def _checkpoint(config: DictConfig) -> list[Note]:
         model = folder / "actor/huggingface"
     else:
         model = run_folder(config) / f"model_step_{step}"
-        backend = "fsdp" if str(actor.strategy).startswith("fsdp") else str(actor.strategy)
-        if backend not in ("fsdp", "megatron"):  # backends of verl's model merger
+        if not str(actor.strategy).startswith(("fsdp", "megatron")):  # which verl's model merger reads
             return notes
-        export = f"{python()} -m verl.model_merger merge --backend {backend}"
-        notes.append(("export", f"{export} --local_dir {short(folder / 'actor')} --target_dir {short(model)}"))
+        notes.append(("export", f"{python()} -m recipe.treepo.main_export {short(run_folder(config))}"))
     return [*notes, ("evaluate", _evaluation(config, model))]
 
 

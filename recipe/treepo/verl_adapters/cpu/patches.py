@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patches of torch and the standard library for verl's platform ``cpu``, each with its reason.
+"""Patches of torch, the standard library and vLLM for verl's platform ``cpu``, each with its reason.
 
-This module imports neither verl nor vLLM, because ``import verl`` imports it.
+This module imports neither verl nor vLLM at its top, because ``import verl`` imports it.
 """
 
 import functools
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 
 def apply() -> None:
-    """Apply all patches. Idempotent."""
+    """Apply all patches that each process needs. Idempotent."""
     _patch_init_process_group()
     _patch_vllm_version()
 
@@ -64,3 +64,14 @@ def _patch_vllm_version() -> None:
 
     version.__treepo_original__ = original  # type: ignore[attr-defined]  # marks the patch
     importlib.metadata.version = version
+
+
+def patch_weights_mapper() -> None:
+    """Give vLLM's mapper of weight names the method that verl's loader of LoRA adapters calls; for vLLM's worker.
+
+    ``VLLMHijack`` in ``verl.utils.vllm.utils`` calls ``get_unstacked_mapper``, which vLLM 0.30 renamed.
+    """
+    from vllm.model_executor.models.utils import WeightsMapper
+
+    if not hasattr(WeightsMapper, "get_unstacked_mapper"):
+        WeightsMapper.get_unstacked_mapper = WeightsMapper.get_rename_mapper

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from recipe.treepo.verl_adapters.cpu.patches import patch_weights_mapper
+
 _RELOAD_LOGGER = "vllm.model_executor.model_loader.reload.layerwise"
 
 
@@ -56,16 +58,22 @@ def repack_tied_heads(model: torch.nn.Module) -> int:
 
 
 def reload_weights(worker: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Load a complete set of new weights into ``worker`` (a vLLM ``CPUWorker``).
+    """Load a complete set of new weights into ``worker`` (a vLLM ``CPUWorker``), under verl's names for LoRA or not.
 
     ``verl...vLLMColocateWorkerExtension._update_weights`` calls ``model.load_weights`` per bucket. On the CPU backend
     that fails, because packing has dropped the original parameters and their ``weight_loader``. vLLM's own layer-wise
     reload restores them, but once per sync, so it needs all weights at once.
     """
+    from verl.utils.vllm import resolve_weight_name
     from verl.workers.rollout.vllm_rollout.weight_update_utils import apply_buffer_updates, split_buffer_updates
 
     model = worker.model_runner.get_model()
     parameters, buffers, _ = split_buffer_updates(model, list(weights))
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    parameters = [
+        (resolve_weight_name(model, name, names) if ".base_layer." in name else name, weight)
+        for name, weight in parameters
+    ]
     with _without_expected_warnings():
         worker.reload_weights(weights_iterator=iter(parameters))
     repack_tied_heads(model)
@@ -98,6 +106,8 @@ def _worker_extension_class() -> type:
     # would crash at its first batch. vLLM's workers resolve this class before they read the variable.
     os.environ.pop("VLLM_BATCH_INVARIANT", None)
     from verl.workers.rollout.vllm_rollout.utils import VLLM_LORA_INT_ID, vLLMColocateWorkerExtension
+
+    patch_weights_mapper()
 
     class CpuWorkerExtension(vLLMColocateWorkerExtension):
         """``vLLMColocateWorkerExtension`` whose weight sync works on vLLM's CPU backend."""
