@@ -22,9 +22,9 @@ from recipe.treepo.settings.schema import Phase
 
 ROOT = Path(__file__).parents[2]
 STEPS, BATCH, WIDTH = 4, 8, 8
-# Seconds until a run is given up, and after its end until what it left is counted.
-GIVEN_UP, SETTLED = 900.0, 5.0
-DISKS = {"checkpoints": "24m", "trees": "64k", "logs": "1m"}  # sizes that the first two steps fill
+# Seconds until a run is given up, and at most after its end until nothing is left.
+GIVEN_UP, SETTLED = 900.0, 30.0
+DISK_MIB = 96
 # Phases that random kills hit, and the maximum seconds after their beginnings: about their lengths on two cores.
 LONGEST = {Phase.START: 25.0, Phase.ROLLOUT: 6.0, Phase.TRAINING: 5.0, Phase.WEIGHTS: 0.5, Phase.CHECKPOINT: 1.0}
 # Parts of the names of processes that random kills hit; "" is in all names.
@@ -40,7 +40,7 @@ class Fault:
         name: Name in ``injection.py``; None for faults of the reward function and the disk.
         overrides: Overrides of the run.
         reward: Source of a reward function.
-        disk: Folder whose disk is small, one of :data:`DISKS`; this needs root.
+        disk: Folder of the run whose disk fills up after the first step; this needs root.
         restarts: Number of new starts.
         status: Exit status.
         says: Text on the last lines of the screen.
@@ -108,18 +108,21 @@ def run(fault: Fault, folder: Path, *overrides: str) -> Outcome:
         overrides = (f"reward.custom_reward_function.path={folder}/faulty_reward.py", *overrides)
     with small_disk(folder / fault.disk) if fault.disk else contextlib.nullcontext():
         process = start(folder, *fault.overrides, *overrides, fault=fault.name or "", restarts=fault.restarts)
+        if fault.disk:
+            threading.Thread(target=fill, args=(folder, folder / fault.disk), daemon=True).start()
         status = ended(process)
         moment = time.time()
     seconds = moment - mark.stat().st_mtime if mark.exists() and status is not None else None
-    time.sleep(SETTLED)
-    left = [f"process {pid}: {command[:60]}" for pid, command in processes_of(str(mark)).items()]
+    limit = time.monotonic() + SETTLED
+    while (left := left_of(str(mark), before)) and time.monotonic() < limit:
+        time.sleep(1.0)
     lines = (folder / "screen.txt").read_text(errors="replace").splitlines()
     return Outcome(
         fault=fault,
         status=status,
         seconds=seconds,
         screen=lines,
-        left=left + sorted(things() - before),
+        left=left,
         counted=list(counted(folder)),
         failed_prompts=notes(folder).count("failed"),
     )
@@ -166,6 +169,12 @@ def ended(process: subprocess.Popen[bytes], limit: float = GIVEN_UP) -> int | No
         return None
 
 
+def left_of(run: str, before: set[str]) -> list[str]:
+    """Return the processes of a run, and shared memory and sockets that were not there before."""
+    processes = [f"process {pid}: {command[:60]}" for pid, command in processes_of(run).items()]
+    return processes + sorted(things() - before)
+
+
 def things() -> set[str]:
     """Return shared memory and sockets of verl and vLLM on this machine."""
     names = ("verl_weights", "psm_", "rl-colocate")
@@ -190,13 +199,22 @@ def notes(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a small file system at a folder of :data:`DISKS`."""
+    """Mount a small file system at a folder."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISKS[folder.name]}", "tmpfs", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", folder], check=True)
     try:
         yield
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def fill(run: Path, disk: Path) -> None:
+    """Fill a disk after the first step of a run."""
+    while not list(counted(run)):
+        time.sleep(0.2)
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**20))
 
 
 def prompts_of(folder: Path) -> dict[str, list[str]]:
@@ -347,8 +365,8 @@ FAULTS = (
     ),
     Fault(what="every fourth prompt fails", name="prompts fail", status=0, says="trajectories of failed prompts"),
     Fault(
-        what="the disk of the checkpoints is full", disk="checkpoints", status=1, says="earlier checkpoints are kept"
+        what="the disk of the checkpoints fills up", disk="checkpoints", status=1, says="earlier checkpoints are kept"
     ),
-    Fault(what="the disk of the trees is full", disk="trees", status=0, says="lines could not be written"),
-    Fault(what="the disk of the logs is full", disk="logs", status=0, says="logs were not copied completely"),
+    Fault(what="the disk of the trees fills up", disk="trees", status=0, says="lines could not be written"),
+    Fault(what="the disk of the logs fills up", disk="logs", status=0, says="logs were not copied completely"),
 )
