@@ -47,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="seed of the draw (default 0)")
     add("--template", help="; ".join(f"{name}: {text}" for name, text in TEMPLATES.items()) + " (default boxed)")
     add("--system-prompt", metavar="TEXT", help="custom system message; not with --template system")
+    example = "solved problem, as an earlier turn before each problem; repeat for more"
+    add("--example", nargs=2, action="append", metavar=("PROBLEM", "SOLUTION"), help=example)
     add("--data-source", help="name in the data_source column (default: the set's name)")
     choices = "; ".join(f"{name}: {text}" for name, text in DEDUPLICATIONS.items())
     add("--deduplicate", help=f"{choices} (default: text for training sets, none for evaluation sets)")
@@ -114,10 +116,11 @@ def _preparations(values: dict[str, Any]) -> list[Preparation]:
             for key in given
         ]
     problems += _pointless(values)
-    held_out = tuple(values.pop("held_out") or ()) or None
+    several = {"held_out": tuple(values.pop("held_out") or ()) or None}
+    several["example"] = tuple(map(tuple, values.pop("example") or ())) or None
     preparations = []
     for data_set in data_sets:
-        options = resolve(data_set, values | {"held_out": held_out})
+        options = resolve(data_set, values | several)
         preparations.append(Preparation(data_set, options, out_dir or Path()))
         new_problems = preparations[-1].problems(force=force) if out_dir is not None else []
         problems += [problem for problem in new_problems if problem not in problems]

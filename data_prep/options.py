@@ -28,6 +28,7 @@ class Options:
     seed: int = 0
     template: str = "boxed"
     system_prompt: str | None = None
+    example: tuple[tuple[str, str], ...] = ()
     data_source: str
     deduplicate: str = "text"
     held_out: tuple[str, ...] = ()
@@ -38,7 +39,7 @@ class Options:
 
     def record(self) -> dict[str, Any]:
         """Return the options as JSON would read them back."""
-        return asdict(self) | {"held_out": list(self.held_out)}
+        return asdict(self) | {"held_out": list(self.held_out), "example": [list(pair) for pair in self.example]}
 
 
 def resolve(data_set: DataSet, given: dict[str, Any]) -> Options:
@@ -88,7 +89,12 @@ def _text_problems(options: Options) -> list[str]:
         problems.append(f"--system-prompt {options.system_prompt!r}: {rule}. Use --template boxed or plain.")
     if options.system_prompt is not None and not options.system_prompt.strip():
         problems.append(f"--system-prompt {options.system_prompt!r}: blank. Give a text, or omit the option.")
-    for key, value in (("system-prompt", options.system_prompt), ("data-source", options.data_source)):
+    texts = [("system-prompt", options.system_prompt), ("data-source", options.data_source)]
+    for pair in options.example:
+        texts += [("example", text) for text in pair]
+        if not all(map(str.strip, pair)):
+            problems.append(f"--example {pair[0]!r} {pair[1]!r}: a text is blank. Give a problem and its solution.")
+    for key, value in texts:
         if value is not None and not is_unicode(value):
             problems.append(f"--{key} {value!r}: is not valid Unicode. Write it in UTF-8.")
     if not options.data_source.strip():

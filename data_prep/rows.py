@@ -36,7 +36,7 @@ def read_problem(row: Any, read: RowFunction) -> Problem | Drop:
 
 def prompt_of(problem: Problem, options: Options) -> list[dict[str, str]]:
     """Return the chat messages around a problem."""
-    return build_prompt(problem.text, options.template, options.system_prompt)
+    return build_prompt(problem.text, options.template, options.system_prompt, options.example)
 
 
 def verl_row(problem: Problem, index: int, split: str, options: Options) -> dict[str, Any]:

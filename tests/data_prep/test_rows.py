@@ -106,6 +106,24 @@ def test_templates_differ_only_in_where_the_instruction_goes() -> None:
     assert "\\boxed{}" in INSTRUCTION
 
 
+def test_examples_are_turns_before_the_problem_with_the_same_template() -> None:
+    examples = [("1 + 1?", "2"), ("2 + 2?", "4")]
+    turns = [
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "4"},
+    ]
+    mine, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "P"}
+    assert build_prompt("P", "plain", None, examples) == [*turns, user]
+    assert build_prompt("P", "plain", "Be brief.", examples) == [mine, *turns, user]
+    asked = [message["content"] for message in build_prompt("P", "boxed", None, examples) if message["role"] == "user"]
+    assert asked == [f"{text}\n\n{INSTRUCTION}" for text in ("1 + 1?", "2 + 2?", "P")]
+    options = make_options(val_size=0, template="plain", example=tuple(examples))
+    assert draw_tables(convert(good_rows(1)).kept, TIR, options)["train"][0]["prompt"][:-1] == turns
+    assert options.record()["example"] == [["1 + 1?", "2"], ["2 + 2?", "4"]]
+
+
 def test_length_limits_keep_a_prompt_of_exactly_that_length() -> None:
     rows = [make_row("12345", r"\boxed{4}")]
     assert convert(rows, template="plain", max_prompt_chars=5).dropped == {}

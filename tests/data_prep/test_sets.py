@@ -300,6 +300,10 @@ def test_wrong_combinations_are_reported_at_once_one_line_each(tmp_path: Path, c
             ["--max-prompt-tokens 0", "--tokenizer None", "--system-prompt ' '", "--data-source ' '"],
         ),
         (
+            ["gsm8k", "--example", "1 + 1?", " ", "--example", "c\udcff", "2", *out],
+            ["--example '1 + 1?' ' ': a text is blank", r"--example 'c\udcff': is not valid Unicode"],
+        ),
+        (
             ["gsm8k", "--held-out", str(tmp_path / "absent"), str(tmp_path / "empty"), *out],
             ["absent: no such file or folder", "empty: no .parquet file"],
         ),
