@@ -1,4 +1,4 @@
-# Functions for the other scripts: messages, platform, package sources, and data of the tiny preset.
+# Functions for the other scripts: messages, platform, package sources, and data of the presets tiny and small.
 # Handles --help, then sets REPOSITORY, PLATFORM, PLATFORM_REASON and VENV (absolute).
 
 source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
@@ -65,4 +65,19 @@ make_tiny_data() {
     "$VENV/bin/python" -m tiny.problems --out "$1/problems.jsonl" --count 2100 --seed 1
     "$VENV/bin/python" -m data_prep numina_math_tir --source "$1/problems.jsonl" --out-dir "$1" \
         --data-source tiny_problems --template plain --val-size 100
+}
+
+# Makes the word problems of the preset small in folder $1, each after four examples.
+make_small_data() {
+    "$VENV/bin/python" -m small.problems --out "$1/problems.jsonl" --count 2200 --seed 1
+    "$VENV/bin/python" -m data_prep gsm8k --source "$1/problems.jsonl" --out-dir "$1" \
+        --data-source small_problems --template plain --val-size 200 \
+        --example "Tom has 5 cards. Tom buys 4 more. How many cards does Tom have now?" \
+        $'5 + 4 = 9.\nThe answer is 9.' \
+        --example "Ben has 16 books. Ben finds 7 more. How many books does Ben have now?" \
+        $'16 + 7 = 23.\nThe answer is 23.' \
+        --example "Lily has 9 pens. Lily sells 3 of them. How many pens does Lily have now?" \
+        $'9 - 3 = 6.\nThe answer is 6.' \
+        --example "Anna has 13 coins. Anna loses 8 of them. How many coins does Anna have now?" \
+        $'13 - 8 = 5.\nThe answer is 5.'
 }

@@ -5,8 +5,9 @@
 #   bash scripts/lock.sh --upgrade                     upgrade all packages to the newest compatible versions
 #   bash scripts/lock.sh --upgrade-package NAME        upgrade one package
 #
-# cpu.txt and gpu.txt have the packages of machines without and with a GPU, tools.txt those of the set-up, and test.txt
-# those of the tests. The files contain no index and no folder. A lock takes about a minute and downloads metadata only.
+# cpu.txt and gpu.txt have the packages of machines without and with a GPU, tools.txt those of the set-up, test.txt those
+# of the tests, and small.txt those that small/model.py unpacks. The files contain no index and no folder. A lock takes
+# about a minute and downloads metadata only.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$REPOSITORY"
@@ -50,6 +51,7 @@ lock gpu "${together[@]}" "$@"
 locked=(-c requirements/cpu.txt -c requirements/gpu.txt)
 lock tools "${locked[@]}" "$@"
 lock test "${locked[@]}" -c requirements/tools.txt "$@"
+lock small --no-deps "$@" # unpacked without their requirements, outside the environment
 check cpu --excludes requirements/cpu-excludes.txt
 check gpu
 say "locked; to install: bash scripts/setup.sh"

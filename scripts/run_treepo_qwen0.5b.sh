@@ -7,11 +7,13 @@
 # checks the configuration and prints the keys that differ from the defaults (--full: all keys).
 #
 # Preset gpu:  Qwen/Qwen2.5-0.5B on 1,000 problems of NuminaMath-TIR, batch 8, n 8. One CUDA GPU of 24 GB or more.
+# Preset small: SmolLM2-135M-Instruct (Apache-2.0) on generated arithmetic in plain English. Two CPU cores and 12 GB of
+#              memory, or a GPU. The model comes from the hub, else from a Python package (small/README.md).
 # Preset tiny: the embedded model of 0.84 M parameters (tiny/model) on word problems, with packed training. Two CPU
 #              cores, 10 GB of memory, about 5 minutes the first time.
 #
 # Knobs (environment); verl or treepo overrides on the command line have priority:
-#   PRESET      gpu or tiny; default: gpu if there is a GPU, else tiny
+#   PRESET      gpu, small or tiny; default: gpu if there is a GPU, else tiny
 #   CHAT        1 for the preset for conversations, with the second embedded model (tiny/chat_model): see
 #               run_recheck_qwen0.5b.sh
 #   MODEL_PATH  folder or hub name of a Hugging Face model instead of the preset's
@@ -55,6 +57,7 @@ if [[ -z "${PRESET:-}" ]]; then
     PRESET=tiny
     [[ "$PLATFORM" != gpu ]] || PRESET=gpu
 fi
+MODEL_TO_FETCH=""
 case "$PRESET" in
     gpu)
         MODEL_PATH="${MODEL_PATH:-Qwen/Qwen2.5-0.5B}"
@@ -69,7 +72,13 @@ case "$PRESET" in
         MODEL_PATH="${MODEL_PATH:-$REPOSITORY/tiny/${CHAT:+chat_}model}"
         DATA="$OUTPUTS/data/tiny"
         ;;
-    *) die "PRESET=$PRESET: must be gpu or tiny" ;;
+    small)
+        [[ -z "${CHAT:-}" ]] || die "PRESET=small: has no variant for conversations. Use PRESET=tiny or gpu"
+        [[ -n "${MODEL_PATH:-}" ]] || MODEL_TO_FETCH="$OUTPUTS/models/SmolLM2-135M-Instruct"
+        MODEL_PATH="${MODEL_PATH:-$MODEL_TO_FETCH}"
+        DATA="$OUTPUTS/data/small"
+        ;;
+    *) die "PRESET=$PRESET: must be gpu, small or tiny" ;;
 esac
 if [[ "$TASK" == evaluate ]]; then
     EXPERIMENT="${EXPERIMENT:-${RUN:+$(basename "$RUN")_}$PRESET}"
@@ -83,6 +92,11 @@ fi
 PLATFORM="$MACHINE" PLATFORM_REASON="$MACHINE_REASON" bash scripts/setup.sh
 python="$VENV/bin/python"
 [[ -z "${RUN:-}" || -n "$DRY_RUN" ]] || MODEL_PATH="$(bash scripts/export.sh "$RUN" ${STEP:+"$STEP"})"
+
+if [[ -n "$MODEL_TO_FETCH" && -z "$DRY_RUN" ]]; then
+    say "model:    fetching SmolLM2-135M-Instruct, unless it is there"
+    "$python" -m small.model --out "$MODEL_TO_FETCH"
+fi
 
 say "=================================================================="
 say "preset:   $PRESET    platform: $PLATFORM ($PLATFORM_REASON)"
@@ -99,6 +113,8 @@ say "=================================================================="
 prepare_data() {
     if [[ "$PRESET" == tiny ]]; then
         make_tiny_data "$DATA"
+    elif [[ "$PRESET" == small ]]; then
+        make_small_data "$DATA"
     else
         "$python" -m data_prep numina_math_tir --out-dir "$DATA" --subset-size 1000 --val-size 100 \
             --template boxed --tokenizer "$MODEL_PATH" --max-prompt-tokens 512
@@ -126,8 +142,8 @@ else
         "treepo.dump.dir=$FOLDER/trees"
         "hydra.run.dir=$FOLDER/hydra"
     )
-    # Trees of the tiny preset share most tokens, and the attention of the CPU platform supports packing.
-    [[ "$PRESET${CHAT:-} $PLATFORM" != "tiny cpu" ]] || run+=("treepo.packed_training=true")
+    # Trees of these presets share most tokens, and the attention of the CPU platform supports packing.
+    [[ ! "$PRESET${CHAT:-} $PLATFORM" =~ ^(tiny|small)\ cpu$ ]] || run+=("treepo.packed_training=true")
 fi
 
 if [[ -z "$DRY_RUN" ]]; then

@@ -30,7 +30,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -244,7 +244,7 @@ def read_rows(path: Path) -> list[dict[str, object]]:
         return [json.loads(line) for line in file if line.strip()]
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, object]]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write one JSON object per line to a temporary file, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

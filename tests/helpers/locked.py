@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from helpers.paths import ROOT
 
 FOLDER = ROOT / "requirements"
-LOCKS = ("cpu", "gpu", "tools", "test")
+LOCKS = ("cpu", "gpu", "tools", "test", "small")
 PLATFORM = "cpu" if version("torch").endswith("+cpu") else "gpu"
 
 

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from helpers.paths import ROOT
 from recipe.treepo.settings.verl_keys import FORMER, REMOVED, REPLACED, UNDECLARED
 
-FOLDERS = ("recipe/treepo", "benchmarks", "data_prep", "examples", "scripts", "tiny", "tests/helpers")
+FOLDERS = ("recipe/treepo", "benchmarks", "data_prep", "examples", "scripts", "small", "tiny", "tests/helpers")
 # This module names other packages without using them.
 SELF = "tests/helpers/touch_points.py"
 # Maximum number of files in a message.

@@ -86,9 +86,9 @@ def few_steps(folder: Path) -> tuple[str, ...]:
     )
 
 
-def run_in(folder: Path, *command: str) -> None:
+def run_in(folder: Path, *command: str, preset: str = "tiny") -> None:
     """Run a training command with its output in ``log.txt`` of the folder; a failure reports the end of it."""
-    environment = {**os.environ, "PRESET": "tiny", "OUTPUTS": str(OUTPUTS), "TENSORBOARD_DIR": f"{folder}/tensorboard"}
+    environment = {**os.environ, "PRESET": preset, "OUTPUTS": str(OUTPUTS), "TENSORBOARD_DIR": f"{folder}/tensorboard"}
     log = folder / "log.txt"
     with log.open("w") as stream:
         result = subprocess.run(

@@ -12,7 +12,10 @@ import yaml
 from helpers.paths import ROOT
 
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *(page for folder in ("docs", "benchmarks", "tiny") for page in (ROOT / folder).rglob("*.md"))]
+    [
+        *ROOT.glob("*.md"),
+        *(page for folder in ("docs", "benchmarks", "small", "tiny") for page in (ROOT / folder).rglob("*.md")),
+    ]
 )
 # Scripts in the history only, according to the index of benchmarks.
 STUDIES = {
@@ -52,7 +55,7 @@ def test_the_check_sees_a_missing_file_and_a_missing_heading(tmp_path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_name_modules_that_exist_or_the_commit_that_has_them(page):
     text = page.read_text(encoding="utf-8")
-    named = re.findall(r"python -m ((?:benchmarks|data_prep|recipe|tiny)[\w.]*)", text)
+    named = re.findall(r"python -m ((?:benchmarks|data_prep|recipe|small|tiny)[\w.]*)", text)
     gone = {name for name in named if find_spec(name.rstrip(".")) is None}
     assert gone <= STUDIES
     assert not gone or re.search(r"commit\s+`[0-9a-f]{7}`", text)

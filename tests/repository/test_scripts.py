@@ -80,11 +80,14 @@ def test_an_argument_that_contains_help_is_not_a_request_for_it(tmp_path):
 # --- order of work ---------------------------------------------------------------------------------------------
 
 
-def calls_of(script: str, arguments: list[str], folder: Path, valid: bool = True) -> tuple[int, list[str]]:
+def calls_of(
+    script: str, arguments: list[str], folder: Path, valid: bool = True, **variables: str
+) -> tuple[int, list[str]]:
     """Run a copy of a script with a recording python and no set-up; return exit status and calls.
 
     Args:
         valid: Whether the configuration passes the check of the dry run.
+        variables: Environment variables; default: PRESET=tiny.
     """
     (folder / "scripts").mkdir(exist_ok=True)
     for name in (*SOURCED, "run_treepo_qwen0.5b.sh", Path(script).name):
@@ -93,10 +96,11 @@ def calls_of(script: str, arguments: list[str], folder: Path, valid: bool = True
     python, log = folder / "venv/bin/python", folder / "calls"
     python.parent.mkdir(parents=True, exist_ok=True)
     fails = "" if valid else 'for x in "$@"; do [[ "$x" != --dry-run ]] || { echo "error: wrong" >&2; exit 1; }; done'
-    python.write_text(f'#!/bin/bash\necho "$*" >>"{log}"\n{fails}\n')
+    python.write_text(f"""#!/bin/bash\nline="$*"; echo "${{line//$'\\n'/ }}" >>"{log}"\n{fails}\n""")
     python.chmod(0o755)
     log.unlink(missing_ok=True)
     environment = {"PATH": "/usr/bin:/bin", "PLATFORM": "cpu", "PRESET": "tiny", "VENV": str(folder / "venv")}
+    environment |= variables
     done = subprocess.run(
         ["bash", str(folder / "scripts" / Path(script).name), *arguments],
         env=environment,
@@ -121,3 +125,45 @@ def test_data_are_made_for_a_run_and_not_for_a_dry_run(script, module, tmp_path)
     assert calls_of(script, ["--dry-run"], tmp_path) == (0, [f"{module} --dry-run"])
     assert sorted(os.listdir(tmp_path)) == ["calls", "scripts", "venv"]
     assert calls_of(script, ["treepo.dept=3", "--dry-run"], tmp_path, valid=False) == (1, [f"{module} --dry-run"])
+
+
+@pytest.mark.parametrize(
+    ("script", "module"),
+    [
+        ("run_treepo_qwen0.5b.sh", "main_treepo"),
+        ("run_grpo_qwen0.5b.sh", "main_treepo"),
+        ("evaluate_qwen0.5b.sh", "main_eval"),
+    ],
+)
+def test_the_model_of_the_preset_small_is_fetched_for_a_run_unless_another_is_named(script, module, tmp_path):
+    made = ["small.problems", "data_prep", f"recipe.treepo.{module}"]
+    assert calls_of(script, [], tmp_path, PRESET="small") == (0, ["small.model", *made])
+    assert calls_of(script, [], tmp_path, PRESET="small", MODEL_PATH="mine") == (0, made)
+    assert calls_of(script, ["--dry-run"], tmp_path, PRESET="small") == (0, [f"recipe.treepo.{module} --dry-run"])
+
+
+def test_a_run_ends_where_the_model_cannot_be_fetched(tmp_path):
+    calls_of("run_treepo_qwen0.5b.sh", [], tmp_path, PRESET="small")
+    python = tmp_path / "venv/bin/python"
+    python.write_text(
+        '#!/bin/bash\n[[ "$*" != *small.model* ]] || { echo "error: no network" >&2; exit 1; }\ntouch ran\n'
+    )
+    environment = {"PATH": "/usr/bin:/bin", "PLATFORM": "cpu", "PRESET": "small", "VENV": str(tmp_path / "venv")}
+    command = ["bash", tmp_path / "scripts/run_treepo_qwen0.5b.sh"]
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (1, "error: no network\n") and not (tmp_path / "ran").exists()
+
+
+def test_the_preset_small_has_no_conversations(tmp_path):
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/run_recheck_qwen0.5b.sh")],
+        env={"PATH": "/usr/bin:/bin", "PLATFORM": "cpu", "PRESET": "small", "VENV": str(tmp_path / "venv")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "PRESET=small: has no variant for conversations. Use PRESET=tiny or gpu" in done.stderr

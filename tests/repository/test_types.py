@@ -12,7 +12,7 @@ import pytest
 from helpers.paths import ROOT
 
 MYPY = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
-OURS = ("recipe", "data_prep", "tiny", "treepo_verl_plugin")
+OURS = ("recipe", "data_prep", "small", "tiny", "treepo_verl_plugin")
 SETTINGS = {"files", "exclude", "python_version", "strict", "untyped_calls_exclude", "explicit_package_bases"}
 # verl has no types: its classes and decorators are Any.
 BORDER_RULES = {"disallow_subclassing_any", "disallow_untyped_decorators"}

@@ -551,7 +551,7 @@ def test_a_critics_model_is_looked_for_where_there_is_a_critic():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
-@pytest.mark.parametrize("preset", ["tiny", "gpu"])
+@pytest.mark.parametrize("preset", ["tiny", "small", "gpu"])
 def test_every_objective_of_verl_composes_with_every_preset_and_passes_all_checks(name, platform, preset):
     config = composed(f"platform={platform}", f"preset={preset}", *OBJECTIVES[name])
     # includes verl's own checks; files are not checked, because none exist here
@@ -578,12 +578,16 @@ BY_TOKENS = "actor_rollout_ref.actor.use_dynamic_bsz=True"
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
-@pytest.mark.parametrize("preset", ["tiny", "gpu"])
+@pytest.mark.parametrize("preset", ["tiny", "small", "gpu"])
 @pytest.mark.parametrize("partner", [[], ["treepo.sampler=plain", "algorithm.adv_estimator=grpo"]])
 def test_every_preset_composes_and_keeps_the_rules_on_every_platform(platform, preset, partner):
     config = composed(f"platform={platform}", f"preset={preset}", *partner)
     settings = validate(config, check_files=False)
-    expected = {"tiny": (4, 32, (2, 2), (2, 2), None, 8, 128), "gpu": (5, 256, (2, 2), (1, 1), None, 8, 1280)}
+    expected = {
+        "tiny": (4, 32, (2, 2), (2, 2), None, 8, 128),
+        "small": (16, 4, (2, 2), (2, 2), None, 8, 64),
+        "gpu": (5, 256, (2, 2), (1, 1), None, 8, 1280),
+    }
     assert shape_of(settings, config) == expected[preset]
 
 

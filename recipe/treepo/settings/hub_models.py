@@ -32,11 +32,11 @@ def hub_problems(config: DictConfig) -> list[ConfigProblem]:
         for key, path in paths.items():
             if path not in names and "://" not in path and not is_missing_model(path) and local_folder(path) is None:
                 names[path] = f"{model.key}.{key}"
-    errors = {name: error for name, error in _ask(names).items() if error is not None}
+    errors = {name: error for name, error in hub_errors(names).items() if error is not None}
     return [problem for name, error in errors.items() if (problem := _problem(names[name], name, error))]
 
 
-def _ask(names: Iterable[str]) -> dict[str, Exception | None]:
+def hub_errors(names: Iterable[str]) -> dict[str, Exception | None]:
     """Request the configuration of each model and return the errors; in threads, because a name server may hang."""
     found: dict[str, Exception | None] = {name: TimeoutError(f"no reply within {TIMEOUT_S:.0f} s") for name in names}
 
