@@ -60,7 +60,7 @@ class VllmEngine:
             final = output
         sample = final.outputs[0]
         logprobs = [entry[token].logprob for entry, token in zip(sample.logprobs, sample.token_ids, strict=True)]
-        return Segment(list(sample.token_ids), logprobs, cached_tokens=final.num_cached_tokens or 0)
+        return Segment(list(sample.token_ids), logprobs, cached_tokens=final.num_cached_tokens)
 
 
 def shapes(width: int, segment: int, divergences: list[int]) -> list[tuple[str, SearchShape]]:

@@ -147,6 +147,30 @@ def test_the_table_has_a_row_for_each_run_and_data_set():
     ]
 
 
+def test_costs_that_the_engine_did_not_count_are_absent(tmp_path):
+    unknown = {"computed_prompt_tokens": None, "cached_prompt_tokens": None}
+    counted = {"computed_prompt_tokens": 30, "cached_prompt_tokens": 7}
+
+    def runs(*counts):
+        own = [[result("a", 0, [0], [1], decoded_tokens=5, engine_calls=1, **count)] for count in counts]
+        return {Run(f"arm{number}", PLAIN, 1): summaries(1, one, ks=(1,)) for number, one in enumerate(own)}
+
+    def columns(found):
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables(found).splitlines()]
+        return [row[7:-1] for row in cells if not row[0].startswith("-")]
+
+    assert columns(runs(unknown, unknown)) == [["decoded", "calls"], ["5", "1"], ["5", "1"]]
+    both = runs(unknown, counted)
+    assert columns(both) == [
+        ["decoded", "prompt computed", "prompt cached", "calls"],
+        ["5", "-", "-", "1"],
+        ["5", "30", "7", "1"],
+    ]
+    write_report(tmp_path, both, facts={}, notes=[])
+    costs = [run["data_sets"]["a"]["costs"] for run in json.loads((tmp_path / "report.json").read_text())["runs"]]
+    assert costs[1]["cached_prompt_tokens"] == 7 and not costs[0].keys() & unknown.keys()
+
+
 def test_with_several_widths_the_scaling_curves_follow():
     narrow = [
         result("a", 0, [0, 0], [1, 1], decoded_tokens=10),

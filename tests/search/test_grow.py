@@ -2,6 +2,7 @@
 import asyncio
 import bisect
 from collections import Counter
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -30,6 +31,38 @@ from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.search.tree import Tree
 
 # --- cost of a tree -------------------------------------------------------------------------------------------------
+
+
+def test_a_request_without_a_count_of_cached_tokens_leaves_no_number_that_needs_it():
+    class Forgetful(ScriptedEngine):
+        async def extend(self, input_ids, *, max_tokens, branch):
+            answer = await super().extend(input_ids, max_tokens=max_tokens, branch=branch)
+            return replace(answer, cached_tokens=None) if branch in self.forgets else answer
+
+    def costs(forgets):
+        engine = Forgetful(seed=3)
+        engine.forgets = forgets
+        tree = grow(engine, depth=3, response_length=12, width=4, segment_length=4)
+        found = asdict(TreeStatistics.of(tree))
+        return {name: number for name, number in found.items() if "seconds" not in name}, set(engine.calls)
+
+    known, branches = costs(set())
+    # The scripted engine takes a quarter of each input from its cache.
+    assert known["cached_prompt_tokens"] > 0 and known["computed_prompt_tokens"] > known["cached_prompt_tokens"]
+    unknown = known | {"computed_prompt_tokens": None, "cached_prompt_tokens": None}
+    assert [costs(forgets)[0] for forgets in (branches, {"0"}, {"1"})] == [unknown] * 3
+
+
+def test_a_sum_with_an_unknown_number_is_unknown():
+    samples = [
+        TreeStatistics.of_plain_sample(prompt_tokens=10, cached_tokens=cached, response_tokens=2) for cached in (4, 7)
+    ]
+    total = TreeStatistics.total(samples)
+    assert (total.computed_prompt_tokens, total.cached_prompt_tokens, total.decoded_tokens) == (6 + 3, 4 + 7, 4)
+    without = TreeStatistics.of_plain_sample(prompt_tokens=10, cached_tokens=None, response_tokens=2)
+    for order in ([without, *samples], [*samples, without]):
+        total = TreeStatistics.total(order)
+        assert (total.computed_prompt_tokens, total.cached_prompt_tokens, total.decoded_tokens) == (None, None, 6)
 
 
 @pytest.mark.parametrize("search", list(SearchKind))

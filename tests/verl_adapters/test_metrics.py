@@ -60,9 +60,14 @@ def test_prompts_that_were_cut_count_once():
     assert sampling_metrics([("a", 5, 7, extra)])["treepo/cut_prompts"] == 0
 
 
+PLAIN_ROWS = [(name, prompt, response, {"num_cached_tokens": cached}) for name, prompt, response, cached in (
+    ("a", 10, 6, 4), ("a", 10, 8, 0), ("b", 3, 1, 0)
+)]  # fmt: skip
+NEED_CACHED_TOKENS = ("treepo/computed_prompt_tokens", "treepo/cached_prompt_tokens", "treepo/waste")
+
+
 def test_a_plain_sample_is_one_call_whose_tokens_are_all_its_own():
-    rows = [("a", 10, 6, {"num_cached_tokens": 4}), ("a", 10, 8, {"num_cached_tokens": None}), ("b", 3, 1, {})]
-    metrics = sampling_metrics(rows)
+    metrics = sampling_metrics(PLAIN_ROWS)
     assert metrics["treepo/engine_calls"] == 3
     assert metrics["treepo/decoded_tokens"] == metrics["treepo/total_tokens"] == 15
     assert (metrics["treepo/computed_prompt_tokens"], metrics["treepo/cached_prompt_tokens"]) == (19, 4)
@@ -70,6 +75,22 @@ def test_a_plain_sample_is_one_call_whose_tokens_are_all_its_own():
     # (19 + 15) over (10 + 3 of the prompts + 15)
     assert metrics["treepo/waste"] == 34 / 28
     assert "treepo/branching" not in metrics and "treepo/failed_calls" not in metrics
+
+
+@pytest.mark.parametrize("extra", [{}, {"num_cached_tokens": None}])  # verl's SGLang server; verl's async client
+def test_without_the_engines_count_of_cached_tokens_its_numbers_are_absent_and_all_others_stay(extra):
+    known = sampling_metrics(PLAIN_ROWS)
+    others = {name: number for name, number in known.items() if name not in NEED_CACHED_TOKENS}
+    assert len(others) == len(known) - 3
+    assert sampling_metrics([*PLAIN_ROWS[:2], ("b", 3, 1, extra)]) == others
+    statistics = asdict(TreeStatistics.of(two_leaf_tree()))
+    known = sampling_metrics([("a", 5, 7, {"tree_statistics": statistics})])
+    unknown = statistics | {"computed_prompt_tokens": None, "cached_prompt_tokens": None}
+    found = sampling_metrics([("a", 5, 7, {"tree_statistics": unknown})])
+    assert found == {name: number for name, number in known.items() if name not in NEED_CACHED_TOKENS}
+    # one tree without the count among others
+    mixed = sampling_metrics([("a", 5, 7, {"tree_statistics": unknown}), ("b", 5, 7, {"tree_statistics": statistics})])
+    assert mixed["treepo/decoded_tokens"] == 16 and not mixed.keys() & set(NEED_CACHED_TOKENS)
 
 
 def test_right_is_the_mean_accuracy_where_the_reward_function_returns_one():

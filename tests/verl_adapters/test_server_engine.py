@@ -41,17 +41,20 @@ class Remote:
 class Server:
     """Inference server that returns tokens and cycles through ``stop_reasons``, or never returns."""
 
-    def __init__(self, *, stop_reasons: tuple[str, ...] = ("completed",), answers: bool = True) -> None:
+    def __init__(
+        self, *, stop_reasons: tuple[str, ...] = ("completed",), answers: bool = True, counts_cached: bool = True
+    ) -> None:
         self.requests: list[dict[str, Any]] = []
         self.stop_reasons = stop_reasons
         self.answers = answers
+        self.counted = {"num_cached_tokens": 3} if counts_cached else {}
         self.generate = Remote(self._generate)
 
     def _generate(self, **request: Any) -> TokenOutput | None:
         self.requests.append(request)
         if not self.answers:
             return None
-        fields = {"num_cached_tokens": 3, "global_steps": 3 + len(self.requests)}
+        fields = {**self.counted, "global_steps": 3 + len(self.requests)}
         stop_reason = self.stop_reasons[(len(self.requests) - 1) % len(self.stop_reasons)]
         return TokenOutput(
             token_ids=[8, 9], log_probs=[-1.0, -2.0], stop_reason=stop_reason, num_preempted=0, extra_fields=fields
@@ -118,6 +121,13 @@ def test_a_request_asks_for_logprobs_and_returns_tokens_cache_hits_and_versions(
     assert request["prompt_ids"] == [1, 2]
     assert request["sampling_params"] == {"temperature": 0.5, "logprobs": True, "max_tokens": 7}
     assert request["priority"] == 6
+
+
+@CLIENTS
+def test_a_server_that_does_not_count_cached_tokens_gives_none(client_class):
+    balancer = Balancer(Server(counts_cached=False))  # extra_fields as in verl's async_sglang_server.py
+    segment = asyncio.run(extend(make_engine(balancer, client_class), "0"))[0]
+    assert segment == Segment([8, 9], [-1.0, -2.0], cached_tokens=None, min_version=4, max_version=4)
 
 
 def test_stop_strings_become_a_sampling_parameter_where_there_are_any():

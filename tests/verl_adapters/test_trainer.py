@@ -188,10 +188,11 @@ def test_the_metrics_leave_padding_rows_out(make_trainer, batch, monkeypatch):
     monkeypatch.setattr(PPOTrainer, "_compute_metrics", lambda self, *args, **kwargs: called.append((args, kwargs)))
     metrics = {}
     make_trainer()._compute_metrics(batch, metrics, {}, global_steps=1, epoch=0)
-    # Three real rows without statistics count as plain samples: 3 calls, 15 tokens, 21 - 2 prompt tokens.
+    # Three real rows without statistics count as plain samples: 3 calls, 15 tokens, and 21 prompt tokens, of which only
+    # one row counts the cached ones.
     assert metrics["treepo/engine_calls"] == 3
     assert metrics["treepo/decoded_tokens"] == 15
-    assert metrics["treepo/computed_prompt_tokens"] == 19
+    assert "treepo/computed_prompt_tokens" not in metrics
     assert called == [((batch, metrics, {}), {"global_steps": 1, "epoch": 0})]
     # Prompt a has both outcomes, b one trajectory. a: 2 x 10 / (2^2 x 4 + 1 + 1); b: 1.
     assert metrics["treepo/mixed_prompts"] == 0.5

@@ -162,8 +162,12 @@ def test_a_hint_follows_the_mouse(page, address, dump):
         "mean reward 0 of 1",
         f"mean advantage −{number / 100:g}",
     ]
+    assert lines[-1] == "request 0.64 s, 16 cached tokens"
     page.mouse.move(5, 5)
     assert page.locator("#tip").is_hidden()
+    page.evaluate("number => { nodes[number].cached = null; }", number)  # an engine without this number
+    page.locator(f"[data-node='{number}'] > rect").hover()
+    assert page.locator("#tip div").all_text_contents() == [*lines[:-1], "request 0.64 s"]
 
 
 def test_keys_lead_to_the_next_and_the_previous_tree_and_keep_the_color(page, address, dump):

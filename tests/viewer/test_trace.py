@@ -2,6 +2,7 @@
 """Requests of a tree as events, checked by hand."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 from helpers.dumped_trees import origin, write_tree
@@ -55,6 +56,17 @@ def test_events_by_hand(tmp_path):
     assert names[1, 0].startswith("train_000010 worker-") and names[2, 0].startswith("train_000011 worker-")
     assert (names[1, 1], names[1, 2]) == ("prompt 3 train-10-3", "prompt 3 train-10-3 (2)")
     assert (names[2, 1001], names[2, 1002]) == ("prompt 4 train-11-4", "prompt 4 train-11-4 (2)")
+
+
+def test_an_event_has_no_count_that_the_engine_did_not_give(tmp_path):
+    tree = timed_tree()
+    for node in tree.nodes:
+        node.segment = replace(node.segment, cached_tokens=None)
+    write_tree(tmp_path, tree, origin(3), lambda ids: "x" * len(ids))
+    dump = Dump(tmp_path)
+    dump.refresh()
+    events = [event for event in chrome_trace(dump, dump.trees())["traceEvents"] if event["ph"] == "X"]
+    assert [event["args"].keys() for event in events] == [{"nodes", "tokens"}] * 5
 
 
 def test_events_of_a_row_do_not_overlap(dump):

@@ -124,7 +124,7 @@ _NODE_TYPES: dict[str, type | tuple[type, ...]] = {
     "text": (str, type(None)),
     "token_ids": list,
     "logprobs": list,
-    "cached_tokens": int,
+    "cached_tokens": (int, type(None)),
     "started": (int, float),
     "ended": (int, float),
     "versions": list,

@@ -48,10 +48,12 @@ def curves(summaries: Summaries) -> dict[str, dict[str, list[Point]]]:
 def tables(summaries: Summaries) -> str:
     """Return a table with a row per data set and run; with several n, also a table of the scaling curves.
 
-    A column counts reward errors if there are any.
+    A cost has a column if the engine counted it; reward errors have one if there are any.
     """
-    header = ["data set", "sampler", "n", "problems", "mean@n", "pass@n", "maj@n", *COSTS, "trajectories/s"]
-    has_errors = any(summary.reward_errors for own in summaries.values() for summary in own.values())
+    every = [summary for own in summaries.values() for summary in own.values()]
+    costs = {title: key for title, key in COSTS.items() if any(key in summary.costs for summary in every)}
+    header = ["data set", "sampler", "n", "problems", "mean@n", "pass@n", "maj@n", *costs, "trajectories/s"]
+    has_errors = any(summary.reward_errors for summary in every)
     header += ["reward errors"] if has_errors else []
     rows = []
     for name in data_sets(summaries):
@@ -63,7 +65,7 @@ def tables(summaries: Summaries) -> str:
                 [
                     *(name, run.arm, f"{run.n}", f"{summary.problems:,}"),
                     *map(_interval, (summary.mean, summary.passed[run.n], summary.majority[run.n])),
-                    *(f"{summary.costs[key]:,.0f}" for key in COSTS.values()),
+                    *(f"{summary.costs[key]:,.0f}" if key in summary.costs else "-" for key in costs.values()),
                     f"{summary.costs['trajectories_per_second']:.1f}",
                     *([f"{summary.reward_errors:,}"] if has_errors else []),
                 ]

@@ -26,8 +26,8 @@ class Summary:
         problems: Number of problems.
         mean: Mean accuracy of a trajectory, which does not depend on k.
         passed, majority: pass@k and maj@k, by k.
-        costs: Sums over the problems, by name; ``seconds`` with at least one problem in flight, and
-            ``trajectories_per_second``.
+        costs: Sums over the problems, by name, without those that the engine did not count; ``seconds`` with at least
+            one problem in flight, and ``trajectories_per_second``.
         reward_errors: Number of trajectories without a finite score and accuracy, which count as wrong.
     """
 
@@ -100,11 +100,11 @@ def _worth(result: ProblemResult, n: int, ks: Sequence[int]) -> list[float]:
 
 
 def costs_of(results: Sequence[ProblemResult]) -> dict[str, float]:
-    """Return the sums of :data:`COSTS`, the seconds and the trajectories per second."""
+    """Return the known sums of :data:`COSTS`, the seconds and the trajectories per second."""
     total = TreeStatistics.total(result.statistics for result in results)
-    sums = {name: getattr(total, name) for name in COSTS}
+    sums = {name: number for name in COSTS if (number := getattr(total, name)) is not None}
     seconds = covered([(result.started, result.ended) for result in results])
-    return {**sums, "seconds": seconds, "trajectories_per_second": sums["trajectories"] / seconds if seconds else 0.0}
+    return {**sums, "seconds": seconds, "trajectories_per_second": total.trajectories / seconds if seconds else 0.0}
 
 
 def covered(spans: Sequence[tuple[float, float]]) -> float:

@@ -2,6 +2,9 @@
 """Cost of a search, counted while it runs."""
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -15,8 +18,9 @@ class SearchCounters:
         dropped_paths: Paths that ended too short.
         decoded_tokens: Tokens that the engine sampled.
         overrun_tokens: Decoded tokens beyond the end of a path, which were cut off.
-        computed_prompt_tokens: Input tokens of all answered requests that the engine computed.
-        cached_prompt_tokens: Input tokens that the engine took from its prefix cache, by its own count.
+        computed_prompt_tokens: Input tokens of all answered requests that the engine computed; None if unknown.
+        cached_prompt_tokens: Input tokens that the engine took from its prefix cache, by its own count; None if it did
+            not count them in some request.
         missing_trajectories: Trajectories lost because their paths were abandoned repeatedly.
         fallbacks: Branches that resumed from a finished path or the root.
         steps: Steps of the interaction.
@@ -32,8 +36,8 @@ class SearchCounters:
     dropped_paths: int = 0
     decoded_tokens: int = 0
     overrun_tokens: int = 0
-    computed_prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0
+    computed_prompt_tokens: int | None = 0
+    cached_prompt_tokens: int | None = 0
     missing_trajectories: int = 0
     fallbacks: int = 0
     steps: int = 0
@@ -41,3 +45,14 @@ class SearchCounters:
     interaction_seconds: float = 0.0
     search_seconds: float = 0.0
     busy_seconds: float = 0.0
+
+    def count_input(self, tokens: int, cached: int | None) -> None:
+        """Count the input of an answered request, ``cached`` tokens of it from the prefix cache (None: unknown)."""
+        computed = None if cached is None else tokens - cached
+        self.computed_prompt_tokens = known_sum(self.computed_prompt_tokens, computed)
+        self.cached_prompt_tokens = known_sum(self.cached_prompt_tokens, cached)
+
+
+def known_sum(first: Number | None, second: Number | None) -> Number | None:
+    """Return the sum of two numbers, None if one of them is unknown."""
+    return None if first is None or second is None else first + second

@@ -13,7 +13,7 @@ class Segment:
     Attributes:
         token_ids: Generated tokens, including an end token.
         logprobs: Log-probability of each generated token at sampling time.
-        cached_tokens: Input tokens of the call that the engine took from its prefix cache.
+        cached_tokens: Input tokens of the call that the engine took from its prefix cache, None if it does not say.
         min_version: Oldest version of the policy's weights that generated some of the tokens, None if unknown.
         max_version: Newest such version.
         started: Start of the call in seconds since the epoch; set by the search.
@@ -22,7 +22,7 @@ class Segment:
 
     token_ids: list[int]
     logprobs: list[float]
-    cached_tokens: int = 0
+    cached_tokens: int | None = None
     min_version: int | None = None
     max_version: int | None = None
     started: float = field(default=0.0, compare=False)

@@ -209,8 +209,7 @@ class PathSampler:
         counters = self.tree.counters
         counters.engine_calls += 1
         counters.decoded_tokens += len(answer.token_ids)
-        counters.computed_prompt_tokens += input_tokens - answer.cached_tokens
-        counters.cached_prompt_tokens += answer.cached_tokens
+        counters.count_input(input_tokens, answer.cached_tokens)
 
     # --- adding to the tree ------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 
-from recipe.treepo.search.counters import SearchCounters
+from recipe.treepo.search.counters import SearchCounters, known_sum
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.search.tree import Tree
 
@@ -58,21 +58,23 @@ class TreeStatistics(SearchCounters):
         )
 
     @classmethod
-    def of_plain_sample(cls, *, prompt_tokens: int, cached_tokens: int, response_tokens: int) -> "TreeStatistics":
+    def of_plain_sample(
+        cls, *, prompt_tokens: int, cached_tokens: int | None, response_tokens: int
+    ) -> "TreeStatistics":
         """Return the statistics of one sample of verl's own sampler: one request, no sharing."""
-        return cls(
+        sample = cls(
             engine_calls=1,
             decoded_tokens=response_tokens,
-            computed_prompt_tokens=prompt_tokens - cached_tokens,
-            cached_prompt_tokens=cached_tokens,
             trajectories=1,
             unique_tokens=response_tokens,
             total_tokens=response_tokens,
         )
+        sample.count_input(prompt_tokens, cached_tokens)
+        return sample
 
     @classmethod
     def total(cls, statistics: Iterable["TreeStatistics"]) -> "TreeStatistics":
-        """Return the sums over several trees, and the largest depth."""
+        """Return the sums over several trees, and the largest depth; a number that one tree lacks is None."""
         total = cls()
         for one in statistics:
             for name in (item.name for item in fields(cls)):
@@ -82,5 +84,5 @@ class TreeStatistics(SearchCounters):
                 elif isinstance(value, dict):
                     setattr(total, name, dict(Counter(before) + Counter(value)))
                 else:
-                    setattr(total, name, before + value)
+                    setattr(total, name, known_sum(before, value))
         return total

@@ -19,8 +19,14 @@ MOST_DETAILS = 20
 SUMS = {
     "engine_calls": ("requests", "Requests that the engine answered; a plain sample counts as one"),
     "decoded_tokens": ("tokens", "Tokens that the engine sampled"),
-    "computed_prompt_tokens": ("tokens", "Input tokens of all requests that the engine computed"),
-    "cached_prompt_tokens": ("tokens", "Input tokens of all requests that came from the engine's prefix cache"),
+    "computed_prompt_tokens": (
+        "tokens",
+        "Input tokens of all requests that the engine computed; absent if it does not count cached tokens (SGLang)",
+    ),
+    "cached_prompt_tokens": (
+        "tokens",
+        "Input tokens of all requests that came from the engine's prefix cache; absent likewise",
+    ),
     "unique_tokens": ("tokens", "Response tokens, each shared token counted once"),
     "total_tokens": ("tokens", "Response tokens, each shared token counted in every trajectory"),
     "trajectories": ("trajectories", "Trajectories of the batch"),
@@ -30,7 +36,7 @@ RATIOS = {
     "waste": (
         "ratio",
         "(`computed_prompt_tokens` + `decoded_tokens`) / (prompt tokens, once per prompt, + `unique_tokens`); "
-        "1 if each token is computed once",
+        "1 if each token is computed once; absent without `computed_prompt_tokens`",
     ),
     "right": ("share", "Mean of the finite `acc` that the reward function returns"),
 }
@@ -106,7 +112,8 @@ OTHERS = {
 def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) -> dict[str, float]:
     """Return metrics of one batch under ``treepo/``: ``SUMS``, ``RATIOS``; with trees ``TREES``, ``CONVERSATIONS``.
 
-    A prompt that failed as a whole counts in none of them; verl logs it.
+    A prompt that failed as a whole counts in none of them; verl logs it. Numbers that need the engine's count of cached
+    tokens are left out if one request lacks it.
 
     Args:
         rows: Prompt id, prompt tokens, response tokens and verl's ``extra_fields`` of each trajectory. A plain sample
@@ -127,19 +134,22 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
             if prompt_id not in trees:
                 trees[prompt_id] = TreeStatistics(**statistics)
             continue
-        cached = extra.get("num_cached_tokens") or 0
         samples.append(
             TreeStatistics.of_plain_sample(
-                prompt_tokens=prompt_length, cached_tokens=cached, response_tokens=response_length
+                prompt_tokens=prompt_length,
+                cached_tokens=extra.get("num_cached_tokens"),
+                response_tokens=response_length,
             )
         )
     total = TreeStatistics.total([*trees.values(), *samples])
-    metrics = {f"treepo/{name}": float(getattr(total, name)) for name in SUMS}
+    sums = {name: getattr(total, name) for name in SUMS}
+    metrics = {f"treepo/{name}": float(number) for name, number in sums.items() if number is not None}
     metrics["treepo/unique_over_total"] = total.unique_tokens / max(1, total.total_tokens)
     if accuracies:
         metrics["treepo/right"] = sum(accuracies) / len(accuracies)
-    needed = sum(prompt_tokens.values()) + total.unique_tokens
-    metrics["treepo/waste"] = (total.computed_prompt_tokens + total.decoded_tokens) / max(1, needed)
+    if total.computed_prompt_tokens is not None:
+        needed = sum(prompt_tokens.values()) + total.unique_tokens
+        metrics["treepo/waste"] = (total.computed_prompt_tokens + total.decoded_tokens) / max(1, needed)
     if trees:
         metrics |= _tree_metrics(list(trees.values())) | {"treepo/cut_prompts": float(len(cut_prompts))}
     return metrics

@@ -94,7 +94,7 @@ class ServerEngine:
         return Segment(
             token_ids=list(output.token_ids),
             logprobs=list(output.log_probs or []),
-            cached_tokens=fields.get("num_cached_tokens") or 0,
+            cached_tokens=fields.get("num_cached_tokens"),  # only verl's vLLM server has it
             min_version=fields.get("min_global_steps"),
             max_version=fields.get("max_global_steps"),
         )

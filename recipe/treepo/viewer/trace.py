@@ -96,7 +96,7 @@ def _tree_events(
             "args": {
                 "nodes": [one_line(node["key"], 60) for node in call.nodes],
                 "tokens": sum(len(node["token_ids"]) for node in call.nodes),
-                "cached_tokens": call.nodes[0]["cached_tokens"],
+                **({} if (cached := call.nodes[0]["cached_tokens"]) is None else {"cached_tokens": cached}),
             },
         }
 

@@ -60,7 +60,8 @@ function hint(number) {
   lines.push("mean log-prob " + digits(node.logprob));
   if (node.versions.some((version) => version !== null)) lines.push("policy version " + node.versions.join(" to "));
   if (node.seconds !== null) {
-    lines.push("request " + node.seconds.toFixed(2) + " s, " + plural(node.cached, "cached token"));
+    const cached = node.cached === null ? "" : ", " + plural(node.cached, "cached token");
+    lines.push("request " + node.seconds.toFixed(2) + " s" + cached);
   }
   return lines;
 }
