@@ -42,8 +42,9 @@ from recipe.treepo.evaluation.scoring import Scorer
 from recipe.treepo.evaluation.settings import EvaluationSettings, Run, load_evaluation
 from recipe.treepo.evaluation.summary import errors_of, summarize
 from recipe.treepo.evaluation.tree_dump import EvaluationDump
-from recipe.treepo.main_treepo import use_plugin
+from recipe.treepo.main_treepo import print_notes, use_plugin
 from recipe.treepo.settings.hub_models import hub_problems
+from recipe.treepo.settings.support import never_run_note
 from recipe.treepo.settings.training_rules import is_our_reward, reward_name
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 
@@ -284,6 +285,7 @@ def run(config: DictConfig, problems: list[ConfigProblem], *, dry_run: bool, ful
             raise ConfigError(problems + error.problems) from error
         if problems := problems + ([] if dry_run else hub_problems(config)):
             raise ConfigError(problems)
+        print_notes([never_run_note(config, trains=False)])
         if dry_run:
             runs = [f"{run.name}: {'independent samples' if run.is_plain else 'trees'}" for run in settings.runs]
             print(dry_run_report(config, full=full, comments=runs), end="")

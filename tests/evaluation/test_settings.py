@@ -123,7 +123,8 @@ def test_all_problems_are_reported_together_with_keys_as_written(base, tmp_path)
     assert "Use treepo.depth=16, or treepo.segment_length=32" in problems[5].remedy
 
 
-SAMPLING = "actor_rollout_ref.rollout.val_kwargs"
+ROLLOUT = "actor_rollout_ref.rollout"
+SAMPLING = f"{ROLLOUT}.val_kwargs"
 
 
 @pytest.mark.parametrize(
@@ -161,11 +162,22 @@ SAMPLING = "actor_rollout_ref.rollout.val_kwargs"
         ),
         (["+evaluation.arms.tree.fallback={order: worst}"], "evaluation.arms.tree.fallback.order=worst: choice"),
         (["+evaluation.arms.tree.run_on=2"], "evaluation.arms.tree.run_on=2: renamed_key"),
+        ([f"{ROLLOUT}.name=trtllm"], f"{ROLLOUT}.name=trtllm: unfit_engine"),
+        ([f"{ROLLOUT}.name=sglang"], "evaluation.seed=0: request_seed"),
     ],
 )
 def test_an_evaluation_that_cannot_be_made_is_refused(base, overrides, problem):
     found = [text for text in briefly(problems_of(*base, *overrides)) if text.endswith(problem)]
     assert len(found) == 1 and (found[0] == problem or found[0].startswith("evaluation.arms="))
+
+
+def test_sglang_samples_without_a_seed_and_that_it_never_did_is_noted(base, capsys):
+    fine = [f"{ROLLOUT}.name=sglang", "evaluation.seed=null", f"{ROLLOUT}.max_model_len=321"]
+    assert main_eval.run(composed(*base, *fine), [], dry_run=True) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: {ROLLOUT}.name=sglang: trees never ran with this, only with vllm. See docs/support.md."]
+    assert main_eval.run(composed(*base), [], dry_run=True) == 0
+    assert "note: " not in capsys.readouterr().err
 
 
 def test_one_greedy_sample_is_fine(base):

@@ -184,7 +184,19 @@ MISTAKES = (
     ),
     Mistake(f"{A}.strategy=megatron", "strategy", f"{A}.strategy", f"{A}.strategy=fsdp2"),
     Mistake(f"{R}.name=trtllm", "unfit_engine", f"{R}.name", f"{R}.name=vllm"),
-    Mistake(f"{R}.name=sglang", "unfit_engine", f"{R}.name", "treepo.sampler=plain"),
+    Mistake(
+        f"{R}.name=sglang {R}.max_model_len=320",
+        "context_too_short",
+        f"{R}.max_model_len",
+        f"{R}.max_model_len=321",
+        False,
+    ),
+    Mistake(
+        f"{R}.name=sglang {R}.max_model_len=null {R}.full_determinism=True",
+        "request_seed",
+        f"{R}.full_determinism",
+        f"{R}.full_determinism=False",
+    ),
     # micro-batches
     Mistake(
         words(*FIXED, f"{A}.ppo_micro_batch_size_per_gpu=1 {R}.log_prob_use_dynamic_bsz=True"),
@@ -354,6 +366,20 @@ MISTAKES = (
         "lora_target",
         f"{MODEL}.target_modules",
         f"{MODEL}.target_modules=[q_proj]",
+    ),
+    Mistake(f"{MODEL}.lora.rank=8", "lora_unread", f"{MODEL}.lora.rank", f"{MODEL}.lora.rank=0 {MODEL}.lora_rank=8"),
+    Mistake(
+        f"{MODEL}.path=mistral treepo.packed_training=True",
+        "packed_model",
+        "treepo.packed_training",
+        "treepo.packed_training=false",
+    ),
+    Mistake(
+        f"{MODEL}.path=windows treepo.packed_training=True",
+        "packed_model",
+        "treepo.packed_training",
+        f"{MODEL}.override_config.use_sliding_window=false",
+        named=False,
     ),
     Mistake(f"{MODEL}.lora_rank=600", "lora_rank", f"{MODEL}.lora_rank", f"{MODEL}.lora_rank=512"),
     Mistake(
@@ -592,6 +618,12 @@ FINE = (
     f"{A}.fsdp_config.fsdp_size=8",
     f"{R}.name=trtllm treepo.sampler=plain",
     f"{R}.name=sglang treepo.sampler=plain",
+    f"{R}.name=sglang {R}.max_model_len=321",
+    f"{R}.name=sglang {R}.max_model_len=320 {R}.full_determinism=True treepo.sampler=plain",
+    f"{MODEL}.path=mistral",
+    f"{MODEL}.path=llama treepo.packed_training=True",
+    f"{MODEL}.path=mistral {MODEL}.hf_config_path=llama treepo.packed_training=True",  # the engine checks it
+    f"{MODEL}.lora_rank=8 {MODEL}.lora.rank=8",
     f"{R}.max_model_len=null {MODEL}.path=Qwen/Qwen2.5-0.5B data.max_prompt_length=4096",
     f"{R}.max_model_len=null {MODEL}.path=three data.max_prompt_length=384",
     f"{R}.max_model_len=null {MODEL}.path=three data.max_prompt_length=500 treepo.sampler=plain",
@@ -686,8 +718,13 @@ def make_files(folder: Path) -> None:
     (folder / "three").mkdir()
     numbers = {"num_attention_heads": 3, "max_position_embeddings": 512, "rope_scaling": {"factor": 4.0}}
     (folder / "three/config.json").write_text(json.dumps(numbers))
-    (folder / "llama").mkdir()
-    (folder / "llama/config.json").write_text(json.dumps({"model_type": "llama"}))
+    for name, config in {
+        "llama": {"model_type": "llama"},
+        "mistral": {"model_type": "mistral"},
+        "windows": {"model_type": "qwen2", "use_sliding_window": True},
+    }.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config))
     (folder / "run/global_step_5/actor").mkdir(parents=True)
     for run, latest in {"run": "5", "torn": "", "emptied": "7"}.items():
         (folder / run).mkdir(exist_ok=True)

@@ -29,6 +29,7 @@ from recipe.treepo.evaluation.settings import load_evaluation
 from recipe.treepo.settings import json_columns
 from recipe.treepo.settings.code_rules import package_problems
 from recipe.treepo.settings.schema import InteractionSettings
+from recipe.treepo.settings.support import never_run_note
 from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
@@ -291,6 +292,8 @@ def examples_with_verls_keys() -> Iterator[ConfigProblem]:
     forms = ["--dryrun", "trainer", "trainer.logger=[console", "trainer.logger=console,wandb", "platform=cpuu"]
     yield from with_known_keys(read_command_line(["preset=tiny", "data.train_batchsize=3", *forms])).name_problems
     yield from unread_notes(tiny_with("actor_rollout_ref.actor.grad_clip=0.5"))
+    other = "trainer.device=cuda actor_rollout_ref.rollout.name=sglang actor_rollout_ref.actor.strategy=fsdp"
+    yield from filter(None, [never_run_note(tiny_with(other))])
     yield from unread_key_problems(tiny_with("+trainer.save_frequency=3"), tiny_with(""))
     absent = "actor_rollout_ref.model.external_lib=nowhere reward.custom_reward_function.path=imports.py"
     attention = "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2"

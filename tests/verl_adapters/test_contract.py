@@ -87,6 +87,8 @@ TENSORS = "verl.utils.tensordict_utils"
 CONFIGS = "verl.workers.config"
 PLATFORM = "verl.plugin.platform.platform_base.PlatformBase"
 VLLM_ROLLOUT = "verl.workers.rollout.vllm_rollout"
+SGLANG_ROLLOUT = "verl.workers.rollout.sglang_rollout"
+TRTLLM_ROLLOUT = "verl.workers.rollout.trtllm_rollout"
 EXTENSION = f"{VLLM_ROLLOUT}.utils.vLLMColocateWorkerExtension"
 HEADS = "vllm.model_executor.layers.vocab_parallel_embedding"
 
@@ -186,6 +188,9 @@ CLIENTS = [
     source(f"{ASYNC_CLIENT}.generate", "82d739ff1c", ours="TreeClient"),
     *texts(f"{CLIENT}.generate", '"priority"', '"min_global_steps"', '"max_global_steps"'),
     *texts(f"{VLLM_ROLLOUT}.vllm_async_server", '"num_cached_tokens"', 'stop_reason="aborted"'),
+    # Reasons for rules of support.py and tree_rules.py.
+    *texts(f"{TRTLLM_ROLLOUT}.trtllm_async_server", 'sampling_params["max_tokens"] = max_tokens', ours="trtllm"),
+    *texts(f"{SGLANG_ROLLOUT}.async_sglang_server", "self.config.max_model_len - len(prompt_ids) - 1", ours="sglang"),
     call(f"{SERVERS}.create"),
     call(SERVERS, "config"),
     call(f"{SERVERS}.get_client"),

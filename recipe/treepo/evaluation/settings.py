@@ -17,7 +17,7 @@ from recipe.treepo.search.branching import Budget
 from recipe.treepo.settings.files import file_problems, output_problems
 from recipe.treepo.settings.schema import TOOL_AGENT, Sampler, TreePOSettings, leads_conversations, parse_settings
 from recipe.treepo.settings.training_rules import reward_problems
-from recipe.treepo.settings.tree_rules import Rollout, context_problems, read_rollout, tree_problems
+from recipe.treepo.settings.tree_rules import Rollout, context_problems, read_rollout, seed_problems, tree_problems
 from recipe.treepo.settings.values import (
     ConfigError,
     ConfigProblem,
@@ -142,9 +142,11 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
     runs = _runs(arms, numbers)
     problems += _sampling_problems(config, numbers)
     # Each run has its own n, and samples with val_kwargs, which are checked above.
-    rollout = read_rollout(config, problems, n=1, temperature=1.0, validation_n=1)
+    rollout = read_rollout(config, problems, n=1, temperature=1.0, validation_n=1, full_determinism=False)
     if rollout is not None:
         problems += context_problems(rollout) + _run_problems(rollout, arms, runs, numbers)
+        if (seed := values.get("seed")) is not None:
+            problems += seed_problems(rollout, "evaluation.seed", seed, "null")
     for k in [k for k in values.get("k") or () if numbers and k > max(numbers)]:
         rule = f"must not exceed the largest number of trajectories, {max(numbers)}"
         problems.append(ConfigProblem("k_beyond_n", "evaluation.k", k, rule, "Omit it, or use a larger evaluation.n."))

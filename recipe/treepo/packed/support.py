@@ -11,6 +11,21 @@ PACKED_ATTENTIONS = ("eager", "flex_attention", "sdpa")
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
 
 
+def model_problem(model_type: object, sliding_window: object) -> tuple[str, str] | None:
+    """Return rule and remedy for a model for which packed training would compute wrong results, else None.
+
+    Args:
+        model_type: ``model_type`` of the model's configuration.
+        sliding_window: Whether the model has sliding windows.
+    """
+    without = "or set treepo.packed_training=false"
+    if model_type not in MODEL_TYPES:
+        return f"supports {', '.join(MODEL_TYPES)}, not {model_type}", f"Use such a model, {without}."
+    if sliding_window:
+        return "does not support sliding windows", f"Use a model without them, {without}."
+    return None
+
+
 def check_model(config: Any) -> None:
     """Reject models and attention implementations for which packed training would compute wrong results.
 
@@ -20,15 +35,10 @@ def check_model(config: Any) -> None:
     Raises:
         ValueError: with the problem and the remedy.
     """
-    problem = None
-    if config.model_type not in MODEL_TYPES:
-        problem = f"supports {', '.join(MODEL_TYPES)}, not {config.model_type}. Use such a model"
-    elif getattr(config, "use_sliding_window", False):
-        problem = "does not support sliding windows. Use a model without them"
-    elif config._attn_implementation not in PACKED_ATTENTIONS:
-        problem = (
-            f"supports attn_implementation {', '.join(PACKED_ATTENTIONS)}, not {config._attn_implementation}. "
-            "Set override_config.attn_implementation to one of them"
-        )
+    problem = model_problem(config.model_type, getattr(config, "use_sliding_window", False))
+    attention = config._attn_implementation
+    if problem is None and attention not in PACKED_ATTENTIONS:
+        rule = f"supports attn_implementation {', '.join(PACKED_ATTENTIONS)}, not {attention}"
+        problem = rule, "Set override_config.attn_implementation to one of them, or set treepo.packed_training=false."
     if problem is not None:
-        raise ValueError(f"treepo.packed_training=true: {problem}, or set treepo.packed_training=false.")
+        raise ValueError(f"treepo.packed_training=true: {'. '.join(problem)}")

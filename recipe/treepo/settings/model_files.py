@@ -203,6 +203,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return {**(text if isinstance(text, dict) else {}), **content}
 
 
+def model_config(config: DictConfig) -> dict[str, Any]:
+    """Return ``config.json`` of a local or cached model, its text model's keys included; empty if there is none."""
+    folder = local_folder(str(OmegaConf.select(config, f"{ACTOR}.path")))
+    try:
+        return {} if folder is None else read_config(folder)
+    except (OSError, ValueError):
+        return {}
+
+
 def _config_defects(folder: Path, *, is_custom: bool) -> Iterator[Defect]:
     file = folder / _CONFIG
     if not file.is_file():

@@ -24,16 +24,12 @@ from recipe.treepo.settings.schema import (
     TreePOSettings,
     leads_conversations,
 )
+from recipe.treepo.settings.support import ENGINES
 from recipe.treepo.settings.values import ConfigProblem, WrongValue, integer, is_number
 
 ROLLOUT = "actor_rollout_ref.rollout"
 # Keys of the rollout and, in verl's yaml, the keys that set them.
 LENGTHS = {"prompt_length": "data.max_prompt_length", "response_length": "data.max_response_length"}
-# Engines that do not fit trees, with the reason (verl/workers/rollout/*/async_*_server.py, generate).
-UNFIT_ENGINES = {
-    "trtllm": "verl's TensorRT-LLM server ignores the length limit of a request, so trees cannot stop at segment ends",
-    "sglang": "verl's SGLang server does not return cached tokens, so the token counts of trees would be wrong",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +48,7 @@ class Rollout:
         agent: Default agent loop, None for verl's choice.
         engine: Name of the engine, None if unknown.
         routing_replay: Whether verl replays the routing of experts.
+        full_determinism: Whether each request has a seed.
     """
 
     n: int
@@ -65,6 +62,7 @@ class Rollout:
     agent: str | None
     engine: str | None
     routing_replay: bool
+    full_determinism: bool
 
 
 def read_rollout(config: DictConfig, problems: list[ConfigProblem], **given: Any) -> Rollout | None:
@@ -101,6 +99,7 @@ def read_rollout(config: DictConfig, problems: list[ConfigProblem], **given: Any
         "agent": read("agent.default_agent_loop"),
         "engine": read("name"),
         "routing_replay": bool(read("enable_rollout_routing_replay")),
+        "full_determinism": bool(read("full_determinism")),
     }
     return Rollout(**(numbers | given))
 
@@ -362,11 +361,13 @@ def _listed(rules: tuple[FinishReason, ...]) -> str:
 
 
 def context_problems(rollout: Rollout) -> list[ConfigProblem]:
-    """Check that the engine's context holds the longest prompt and response."""
-    needed, room = rollout.prompt_length + rollout.response_length, rollout.max_model_len
+    """Check that the engine's context holds the longest path; verl's SGLang server leaves a token free."""
+    spare, room = int(rollout.engine == "sglang"), rollout.max_model_len
+    needed = rollout.prompt_length + rollout.response_length + spare
     if room is None or not is_number(room) or room >= needed:
         return []
-    rule = f"a path of full length needs {needed} tokens (prompt_length + response_length)"
+    more = " + 1 for SGLang" if spare else ""
+    rule = f"a path of full length needs {needed} tokens (prompt_length + response_length{more})"
     return [
         ConfigProblem("context_too_short", f"{ROLLOUT}.max_model_len", room, rule, f"Use at least {needed}, or null.")
     ]
@@ -390,13 +391,29 @@ def _rollout_problems(settings: TreePOSettings, rollout: Rollout) -> list[Config
         problems.append(
             ConfigProblem("other_agent", f"{ROLLOUT}.agent.default_agent_loop", rollout.agent, rule, remedy)
         )
-    if rollout.engine in UNFIT_ENGINES:
-        rule, remedy = UNFIT_ENGINES[rollout.engine], f"Use {ROLLOUT}.name=vllm, or treepo.sampler=plain."
-        problems.append(ConfigProblem("unfit_engine", f"{ROLLOUT}.name", rollout.engine, rule, remedy))
+    if reason := ENGINES.get(str(rollout.engine)):
+        remedy = f"Use {ROLLOUT}.name=vllm, or treepo.sampler=plain."
+        problems.append(ConfigProblem("unfit_engine", f"{ROLLOUT}.name", rollout.engine, reason, remedy))
+    if rollout.full_determinism:
+        problems += seed_problems(rollout, f"{ROLLOUT}.full_determinism", True, "False")
     if rollout.routing_replay:
         key, rule = f"{ROLLOUT}.enable_rollout_routing_replay", "trees do not record the routing of experts"
         problems.append(ConfigProblem("routing_replay", key, True, rule, "Use false, or treepo.sampler=plain."))
     return problems
+
+
+def seed_problems(rollout: Rollout, key: str, value: object, without: str) -> list[ConfigProblem]:
+    """Check that the engine takes a seed per request: SGLang fails, because verl does not rename ``seed`` for it.
+
+    Args:
+        key: Key that gives each request a seed.
+        value: Its value.
+        without: Its value without seeds.
+    """
+    if rollout.engine != "sglang":
+        return []
+    rule, remedy = "verl's SGLang server takes no seed per request", f"Use {key}={without}, or {ROLLOUT}.name=vllm."
+    return [ConfigProblem("request_seed", key, value, rule, remedy)]
 
 
 def _turn_limit_problems(config: DictConfig) -> list[ConfigProblem]:

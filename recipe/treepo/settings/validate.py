@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from recipe.treepo.settings.code_rules import code_problems, package_problems
 from recipe.treepo.settings.files import file_problems
 from recipe.treepo.settings.schema import GROUPS, TreePOSettings, parse_settings
+from recipe.treepo.settings.support import never_run_note
 from recipe.treepo.settings.training_rules import objective_problems, trainer_problems
 from recipe.treepo.settings.tree_rules import sampler_problems
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
@@ -39,7 +40,7 @@ def validate(
         problems += file_problems(config, ("data.train_files", "data.val_files"), notes)
         problems += package_problems(config) + machine_problems(config)
         if notes is not None:
-            notes += unread_notes(config)
+            notes += [*unread_notes(config), *filter(None, [never_run_note(config)])]
     if problems:
         raise ConfigError(problems)
     assert settings is not None

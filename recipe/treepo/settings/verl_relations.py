@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from recipe.treepo.packed.support import model_problem
 from recipe.treepo.settings.data_files import is_list_text, paths_of
 from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, open_rows
-from recipe.treepo.settings.model_files import local_folder, read_config
+from recipe.treepo.settings.model_files import model_config
 from recipe.treepo.settings.nearest import closest_name
+from recipe.treepo.settings.support import STRATEGIES
 from recipe.treepo.settings.training_rules import has_critic
 from recipe.treepo.settings.values import ConfigProblem, is_number, listed, written
 from recipe.treepo.settings.verl_values import (
@@ -41,7 +42,8 @@ def relation_problems(config: DictConfig) -> list[ConfigProblem]:
     """Check the relations between verl's keys."""
     rules = (
         *(_micro_batch_problems, _token_limit_problems, _gpu_problems, _parallel_problems),
-        *(_batch_problems, _data_file_problems, _position_problems, _lora_problems, _engine_problems),
+        *(_batch_problems, _data_file_problems, _position_problems, _lora_problems, _lora_engine_problems),
+        *(_packed_model_problems, _engine_problems),
     )
     return [problem for rule in rules for problem in rule(config)]
 
@@ -209,7 +211,7 @@ def _mini_batch(config: DictConfig, role: str) -> str:
 def _parallel_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     """Check the sizes of parallel groups (``FSDPEngine.__init__``, ``create_device_mesh``, ``RolloutConfig``)."""
     gpus, model = all_gpus(config), "actor_rollout_ref.model"
-    heads = _model_config(config).get("num_attention_heads")
+    heads = model_config(config).get("num_attention_heads")
     for role in _roles(config):
         engine = f"{role}.fsdp" if role == CRITIC else f"{role}.fsdp_config"
         size, key = _sequence_parallel(config, role), f"{engine}.ulysses_sequence_parallel_size"
@@ -318,21 +320,12 @@ def _data_file_problems(config: DictConfig) -> Iterator[ConfigProblem]:
 # --- model -----------------------------------------------------------------------------------------------------
 
 
-def _model_config(config: DictConfig) -> dict[str, Any]:
-    """Return ``config.json`` of a local or cached model, its text model's keys included; empty if there is none."""
-    folder = local_folder(str(value(config, "actor_rollout_ref.model.path")))
-    try:
-        return {} if folder is None else read_config(folder)
-    except (OSError, ValueError):
-        return {}
-
-
 def _position_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     """Check the engine's context against the model's positions (``vLLMHttpServer._validate_configs``).
 
     verl compares with ``max_position_embeddings`` as written, without the scaling of rotary embeddings.
     """
-    positions, key = _model_config(config).get("max_position_embeddings"), f"{ROLLOUT}.max_model_len"
+    positions, key = model_config(config).get("max_position_embeddings"), f"{ROLLOUT}.max_model_len"
     changed = value(config, "actor_rollout_ref.model.override_config.max_position_embeddings") is not None
     separate = value(config, "actor_rollout_ref.model.hf_config_path") is not None
     if not isinstance(positions, int) or changed or separate or value(config, f"{ROLLOUT}.name") != "vllm":
@@ -363,7 +356,7 @@ def _lora_problems(config: DictConfig) -> Iterator[ConfigProblem]:
     """Check the names of layers with LoRA; PEFT refuses a model with none of them."""
     group = "actor_rollout_ref.model"
     key, found = f"{group}.target_modules", value(config, f"{group}.target_modules")
-    ours = _model_config(config).get("model_type") in FAMILIES and not value(config, f"{group}.trust_remote_code")
+    ours = model_config(config).get("model_type") in FAMILIES and not value(config, f"{group}.trust_remote_code")
     if not whole(config, f"{group}.lora_rank") or not ours or value(config, f"{group}.target_parameters"):
         return
     names = [str(name) for name in found] if OmegaConf.is_list(found) else []
@@ -377,6 +370,27 @@ def _lora_problems(config: DictConfig) -> Iterator[ConfigProblem]:
         yield ConfigProblem(
             "lora_target", key, found, rule, f"Use {key}=[{','.join(meant) or LAYERS[0]}], or all-linear."
         )
+
+
+def _lora_engine_problems(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Check that the training engine reads the rank of LoRA; verl would train all weights without a word."""
+    group, strategy = "actor_rollout_ref.model", value(config, f"{ACTOR}.strategy")
+    for name in ("lora_rank", "lora.rank") if strategy in STRATEGIES else ():
+        key, own = f"{group}.{name}", STRATEGIES[strategy]
+        if (rank := whole(config, key)) and name != own and not (own and whole(config, f"{group}.{own}")):
+            rule = f"verl's engine {strategy} does not read it, and would train all weights"
+            remedy = f"Use {key}=0 {group}.{own}={rank}." if own else f"Use {key}=0, or model_engine=dp."
+            yield ConfigProblem("lora_unread", key, rank, rule, remedy)
+
+
+def _packed_model_problems(config: DictConfig) -> Iterator[ConfigProblem]:
+    """Check a model that is here for packed training; the engine checks every model after it is loaded."""
+    group, found = "actor_rollout_ref.model", model_config(config)
+    if not found or value(config, "treepo.packed_training") is not True or value(config, f"{group}.hf_config_path"):
+        return
+    found |= value(config, f"{group}.override_config") or {}
+    if problem := model_problem(found.get("model_type"), found.get("use_sliding_window")):
+        yield ConfigProblem("packed_model", "treepo.packed_training", "true", *problem)
 
 
 # --- the engine ------------------------------------------------------------------------------------------------

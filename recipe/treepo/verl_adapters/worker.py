@@ -25,6 +25,7 @@ from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.surrogates import without_surrogates
 from recipe.treepo.search.user_errors import named, remote_cause
 from recipe.treepo.settings.schema import Sampler, load_settings
+from recipe.treepo.settings.support import never_run_note
 from recipe.treepo.settings.training_rules import reward_name
 from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate_trees
@@ -181,8 +182,9 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
         problems = interaction_problems(settings.interaction) + tool_problems(self.config)
         if problems:
             raise ConfigError(problems)
-        if remark := unused_cache_block(settings, self.config):
-            logger.warning("%s", remark)
+        for note in (unused_cache_block(settings, self.config), never_run_note(self.config)):
+            if note is not None:
+                logger.warning("%s", note)
         self.agent_loop_workers_class = TreeAgentLoopWorker
         self._prompts_of_step: Counter[tuple[bool, int]] = Counter()
 
