@@ -376,6 +376,9 @@ ENGINES = [
     *texts(f"{LM_ENGINE}.prepare_model_outputs", '"temperature_is_one"', '"calculate_entropy"'),
     *texts(f"{LM_ENGINE}.prepare_model_outputs", '"calculate_sum_pi_squared"', '"use_remove_padding"'),
     *texts(FSDP, '"distillation_use_topk"', '"distillation_only"', ours="distillation_"),
+    # bytes per logit in scripts/memory_page.py
+    source("verl.utils.torch_functional.entropy_from_logits", "4e5a4efbea"),
+    source("verl.utils.torch_functional.logprobs_from_logits_v2", "2447aac036"),
     *texts(f"{ENGINE}.forward_backward_batch", '"return_model_output"', "batch_num_tokens=", "dp_size="),
     *texts("verl.workers.engine.utils", '"max_token_len_per_gpu"', '"micro_batch_size_per_gpu"', '"use_dynamic_bsz"'),
     call(f"{ENGINE}.forward_step", "micro_batch, *, loss_function, forward_only"),
