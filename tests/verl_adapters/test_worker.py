@@ -371,6 +371,16 @@ def test_the_manager_refuses_wrong_settings_before_it_starts_workers():
     assert TreeAgentLoopManager(make_config(), None).agent_loop_workers_class is TreeAgentLoopWorker
 
 
+def test_the_manager_logs_what_trees_never_ran_with_and_a_cache_block_without_effect(caplog):
+    TreeAgentLoopManager(make_config(), None)
+    assert not caplog.records
+    config = make_config(cache_block=64)
+    config.actor_rollout_ref.actor.strategy = "fsdp"
+    TreeAgentLoopManager(config, None)
+    keys = [record.getMessage().partition(": ")[0] for record in caplog.records]
+    assert keys == ["treepo.cache_block=64", "actor_rollout_ref.actor.strategy=fsdp"]
+
+
 def test_the_manager_loads_the_interaction_before_it_starts_workers(talk):
     assert TreeAgentLoopManager(make_config(interaction=talk), None).agent_loop_workers_class is TreeAgentLoopWorker
     talk["name"] = "Interaction_"
