@@ -89,11 +89,11 @@ No run on a GPU has been completed. With `treepo.sampler=plain`, verl's own samp
 ## Trainers
 
 Rows are `{STRATEGY}`, columns `{MODE}` without `treepo_`.
-Tested with `{DEVICE}={first[DEVICE]}`: {" and ".join(tested)}.
+Tested with `{DEVICE}={first[DEVICE]}`: {", ".join(tested)}.
 
 {"".join(_trainers())}\
 - LoRA: `model.lora_rank`, for Megatron `model.lora.rank`. VeOmni and TorchTitan read neither and would train all
-  weights. With `platform=cpu`, LoRA is refused at the first transfer of weights.
+  weights.
 - `treepo_separate_async` has separate GPUs for rollout. verl requires `actor_rollout_ref.rollout.nnodes`,
   `n_gpus_per_node`, a `checkpoint_engine.backend` other than `naive`, and `data.train_batch_size` =
   `parameter_sync_step` x `ppo_mini_batch_size`. None of these backends runs on a CPU.

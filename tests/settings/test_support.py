@@ -14,10 +14,9 @@ from helpers.configs import briefly
 from helpers.paths import ROOT
 from helpers.verl_mistakes import changed, tiny_with
 from recipe.treepo.packed.support import MODEL_TYPES
-from recipe.treepo.settings import support, verl_values
+from recipe.treepo.settings import verl_values
 from recipe.treepo.settings.support import (
     ENGINES,
-    LORA,
     MODE,
     STRATEGIES,
     TESTED,
@@ -87,7 +86,11 @@ def test_by_hand_the_tested_combinations_are_these():
         for parts in product(TRAINER_MODES, ENGINES, STRATEGIES, (False, True))
         if status(**dict(zip(("mode", "engine", "strategy", "lora"), parts, strict=True))) is Status.TESTED
     ]
-    assert found == [(mode, "vllm", "fsdp2", False) for mode in ("treepo_sync", "treepo_colocate_async")]
+    assert found == [
+        ("treepo_sync", "vllm", "fsdp2", False),
+        ("treepo_sync", "vllm", "fsdp2", True),
+        ("treepo_colocate_async", "vllm", "fsdp2", False),
+    ]
 
 
 def test_the_table_has_all_names_of_verl_and_tests_that_exist():
@@ -105,8 +108,8 @@ def test_a_tested_combination_has_no_note_and_others_name_what_differs(tmp_path,
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
     for overrides, sentence in {
         "trainer.device=cuda": "trainer.device=cuda: trees never ran with this, only with cpu. See docs/support.md.",
-        f"{ROLLOUT}.name=sglang {MODEL}.lora_rank=16": f"{ROLLOUT}.name=sglang: trees never ran with this, only with "
-        f"vllm. Nor with {MODEL}.lora_rank=16 (only 0). See docs/support.md.",
+        f"{ROLLOUT}.name=sglang {MODE}=treepo_separate_async": f"{ROLLOUT}.name=sglang: trees never ran with this, "
+        f"only with vllm. Nor with {MODE}=treepo_separate_async (only treepo_sync). See docs/support.md.",
         f"{MODE}=treepo_separate_async": f"{MODE}=treepo_separate_async: trees never ran with this, only with "
         "treepo_sync. See docs/support.md.",
         f"{MODEL}.path={tmp_path}": "model_type=qwen3: trees never ran with this, only with qwen2. "
@@ -122,17 +125,12 @@ def test_a_tested_combination_has_no_note_and_others_name_what_differs(tmp_path,
     assert "Nor" not in str(never_run_note(config, trains=False))
 
 
-def test_a_note_compares_with_the_nearest_combination_and_with_lora_of_any_rank(monkeypatch):
-    (first, *_) = TESTED.values()
-    monkeypatch.setattr(support, "TESTED", {**TESTED, "tests/e2e/test_lora.py": {**first, LORA: 8}})
+def test_a_note_compares_with_the_nearest_combination_and_with_lora_of_any_rank():
     tiny = f"{MODEL}.path={ROOT}/tiny/model {MODEL}.lora_rank=4"
     assert never_run_note(tiny_with(tiny)) is None
     note = never_run_note(tiny_with(f"{tiny} {MODE}=treepo_colocate_async"))
     # Both were tested, but not together.
-    assert briefly([note]) == [f"{LORA}=4: never_run"] and "Nor" not in str(note)
-    lora = {"engine": "vllm", "strategy": "fsdp2", "lora": True}
-    assert status(mode="treepo_sync", **lora) is Status.TESTED
-    assert status(mode="treepo_colocate_async", **lora) is Status.COMPOSES
+    assert briefly([note]) == [f"{MODE}=treepo_colocate_async: never_run"] and "Nor" not in str(note)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,9 @@ TESTED: Mapping[str, Parts] = {
     "tests/e2e/test_training.py": {
         **{DEVICE: "cpu", MODE: "treepo_sync", ENGINE: "vllm", STRATEGY: "fsdp2", LORA: 0, MODEL: "qwen2"},
     },
+    "tests/e2e/test_lora.py": {
+        **{DEVICE: "cpu", MODE: "treepo_sync", ENGINE: "vllm", STRATEGY: "fsdp2", LORA: 8, MODEL: "qwen2"},
+    },
     "tests/e2e/test_conversations.py": {
         **{DEVICE: "cpu", MODE: "treepo_colocate_async", ENGINE: "vllm", STRATEGY: "fsdp2", LORA: 0, MODEL: "qwen2"},
     },
