@@ -73,7 +73,7 @@ def length(config: DictConfig) -> int:
     return int(config.data.max_prompt_length + config.data.max_response_length)
 
 
-def account(config: DictConfig, model: Model = MODEL) -> dict[str, dict[str, int]]:
+def account(config: DictConfig) -> dict[str, dict[str, int]]:
     """Return bytes by part and phase.
 
     Args:
@@ -81,18 +81,18 @@ def account(config: DictConfig, model: Model = MODEL) -> dict[str, dict[str, int
     """
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     rows = max(actor.ppo_micro_batch_size_per_gpu, rollout.log_prob_micro_batch_size_per_gpu)
-    positions, units = rows * length(config), model.embedding + 2 * model.layer
+    positions, units = rows * length(config), MODEL.embedding + 2 * MODEL.layer
     trains = dict.fromkeys(PHASES[2:])
-    activations = 2 * positions * (model.layers * model.hidden + 4 * model.intermediate + 16 * model.hidden)
+    activations = 2 * positions * (MODEL.layers * MODEL.hidden + 4 * MODEL.intermediate + 16 * MODEL.hidden)
     return {
-        "weights, float32": dict.fromkeys(PHASES, 4 * model.parameters),
-        "Adam's two moments, float32": dict.fromkeys(PHASES, 8 * model.parameters),
-        "gradients, float32": {"update": 4 * model.parameters},
+        "weights, float32": dict.fromkeys(PHASES, 4 * MODEL.parameters),
+        "Adam's two moments, float32": dict.fromkeys(PHASES, 8 * MODEL.parameters),
+        "gradients, float32": {"update": 4 * MODEL.parameters},
         "gathered units: embedding and two layers": {"log-probs": 2 * units, "update": 12 * units},
         "activations": dict.fromkeys(trains, activations),
-        "logits": dict.fromkeys(trains, LOGIT * positions * model.vocabulary),
-        "vLLM": {"sampling": round(rollout.gpu_memory_utilization * CARD), "weight transfer": 2 * model.parameters},
-        "bucket, largest weight": {"weight transfer": BUCKET + 4 * model.embedding},
+        "logits": dict.fromkeys(trains, LOGIT * positions * MODEL.vocabulary),
+        "vLLM": {"sampling": round(rollout.gpu_memory_utilization * CARD), "weight transfer": 2 * MODEL.parameters},
+        "bucket, largest weight": {"weight transfer": BUCKET + 4 * MODEL.embedding},
     }
 
 

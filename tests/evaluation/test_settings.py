@@ -175,7 +175,9 @@ def test_sglang_samples_without_a_seed_and_that_it_never_did_is_noted(base, caps
     fine = [f"{ROLLOUT}.name=sglang", "evaluation.seed=null", f"{ROLLOUT}.max_model_len=321"]
     assert main_eval.run(composed(*base, *fine), [], dry_run=True) == 0
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
-    assert notes == [f"note: {ROLLOUT}.name=sglang: trees never ran with this, only with vllm. See docs/support.md."]
+    assert notes == [
+        f"note: {ROLLOUT}.name=sglang: trees never ran in this combination, only with vllm. See docs/support.md."
+    ]
     assert main_eval.run(composed(*base), [], dry_run=True) == 0
     assert "note: " not in capsys.readouterr().err
 

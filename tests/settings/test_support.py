@@ -106,14 +106,13 @@ def test_a_tested_combination_has_no_note_and_others_name_what_differs(tmp_path,
     for fine in ("", f"{MODE}=treepo_colocate_async", f"{ROLLOUT}.name=sglang treepo.sampler=plain"):
         assert never_run_note(tiny_with(f"{tiny} {fine}")) is None
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    never, see = "trees never ran in this combination, only with", "See docs/support.md."
     for overrides, sentence in {
-        "trainer.device=cuda": "trainer.device=cuda: trees never ran with this, only with cpu. See docs/support.md.",
-        f"{ROLLOUT}.name=sglang {MODE}=treepo_separate_async": f"{ROLLOUT}.name=sglang: trees never ran with this, "
-        f"only with vllm. Nor with {MODE}=treepo_separate_async (only treepo_sync). See docs/support.md.",
-        f"{MODE}=treepo_separate_async": f"{MODE}=treepo_separate_async: trees never ran with this, only with "
-        "treepo_sync. See docs/support.md.",
-        f"{MODEL}.path={tmp_path}": "model_type=qwen3: trees never ran with this, only with qwen2. "
-        "See docs/support.md.",
+        "trainer.device=cuda": f"trainer.device=cuda: {never} cpu. {see}",
+        f"{ROLLOUT}.name=sglang {MODE}=treepo_separate_async": f"{ROLLOUT}.name=sglang: {never} vllm. "
+        f"Nor with {MODE}=treepo_separate_async (only treepo_sync). {see}",
+        f"{MODE}=treepo_separate_async": f"{MODE}=treepo_separate_async: {never} treepo_sync. {see}",
+        f"{MODEL}.path={tmp_path}": f"model_type=qwen3: {never} qwen2. {see}",
     }.items():
         assert str(never_run_note(tiny_with(f"{tiny} {overrides}"))) == sentence
     # A model that is not on this machine is not known.

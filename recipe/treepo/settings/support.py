@@ -43,17 +43,12 @@ STRATEGIES: Mapping[str, str | None] = {
 }
 Parts = Mapping[str, object]
 """Values by key; MODEL stands for the ``model_type`` of the model's configuration."""
+_USUAL: Parts = {DEVICE: "cpu", ENGINE: "vllm", STRATEGY: "fsdp2", LORA: 0, MODEL: "qwen2"}
 # Combinations that tests train end to end with trees. After a change run `python scripts/support_page.py`.
 TESTED: Mapping[str, Parts] = {
-    "tests/e2e/test_training.py": {
-        **{DEVICE: "cpu", MODE: "treepo_sync", ENGINE: "vllm", STRATEGY: "fsdp2", LORA: 0, MODEL: "qwen2"},
-    },
-    "tests/e2e/test_lora.py": {
-        **{DEVICE: "cpu", MODE: "treepo_sync", ENGINE: "vllm", STRATEGY: "fsdp2", LORA: 8, MODEL: "qwen2"},
-    },
-    "tests/e2e/test_conversations.py": {
-        **{DEVICE: "cpu", MODE: "treepo_colocate_async", ENGINE: "vllm", STRATEGY: "fsdp2", LORA: 0, MODEL: "qwen2"},
-    },
+    "tests/e2e/test_training.py": {**_USUAL, MODE: "treepo_sync"},
+    "tests/e2e/test_lora.py": {**_USUAL, MODE: "treepo_sync", LORA: 8},
+    "tests/e2e/test_conversations.py": {**_USUAL, MODE: "treepo_colocate_async"},
 }
 
 
@@ -82,7 +77,7 @@ def never_run_note(config: DictConfig, *, trains: bool = True) -> ConfigProblem 
         return None
     (first, known), *others = nearest.items()
     more = "".join(f"Nor with {key}={parts[key]} (only {other}). " for key, other in others)
-    rule = f"trees never ran with this, only with {known}"
+    rule = f"trees never ran in this combination, only with {known}"
     return ConfigProblem("never_run", first, parts[first], rule, f"{more}See docs/support.md.")
 
 
