@@ -65,14 +65,15 @@ def test_what_is_older_than_the_run_stays(began):
         path.unlink(missing_ok=True)
 
 
-# Starts a process that outlives it, prints its id, and is then killed or ends.
+# Starts a process without its environment that outlives it, prints its id, and is then killed or ends.
 PROGRAM = """
 import os, signal, subprocess, sys
 from recipe.treepo.console.leftovers import cleaned_after_kill
 
 with cleaned_after_kill():
-    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    print(subprocess.Popen(["sleep", "60"], start_new_session=True, **nowhere).pid, flush=True)
+    command = ["bash", "-c", "env -i sleep 60 >&2 & echo $!; exec >&2; wait"]
+    child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    print(int(child.stdout.readline()), flush=True)
     if sys.argv[1] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -16,7 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "answers": set(),
     "sandbox/verifier_task": {"latex2sympy2_extended", "math_verify", "sympy"},
     "sandbox": set(),
-    "console": set(),
+    "console": {"psutil"},
     "interaction": set(),
     "advantages": {"numpy"},
     "packed/attention": {"numpy", "torch", "transformers"},

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
+
 # Python's shared memory (vLLM's queues between its processes), verl's buffers and sockets for weights.
 SHARED_MEMORY, SOCKETS = ("/dev/shm", ("psm_", "verl_weights_")), ("/tmp", ("rl-colocate-zmq-",))
 START = "TREEPO_START"
@@ -51,12 +53,32 @@ def main(since: float) -> None:
 
 def end_processes(start: str) -> None:
     """Kill the other processes of a start, such as Ray's after a killed driver, and wait until they are gone."""
+    found: set[psutil.Process] = set()
     limit = time.monotonic() + GONE
-    while (left := set(processes_with(START, start)) - {os.getpid()}) and time.monotonic() < limit:
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    while time.monotonic() < limit:
+        found |= set(_processes_of(start))
+        left = [process for process in found if _is_alive(process) and process.pid != os.getpid()]
+        if not left:
+            break
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         time.sleep(0.1)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _processes_of(start: str) -> Iterator[psutil.Process]:
+    """Yield the processes of a start and their children: Ray's agents overwrite their environment with their names."""
+    for pid in processes_with(START, start):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            yield from [process, *process.children(recursive=True)]
 
 
 def remove_leftovers(since: float) -> list[str]:
