@@ -367,6 +367,12 @@ FAULTS = (
     Fault(
         what="the disk of the checkpoints fills up", disk="checkpoints", status=1, says="earlier checkpoints are kept"
     ),
-    Fault(what="the disk of the trees fills up", disk="trees", status=0, says="lines could not be written"),
+    Fault(
+        what="the disk of the trees fills up",
+        disk="trees",
+        overrides=("treepo.dump.every=1",),
+        status=0,
+        says="lines could not be written",
+    ),
     Fault(what="the disk of the logs fills up", disk="logs", status=0, says="logs were not copied completely"),
 )
