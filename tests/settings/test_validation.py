@@ -585,7 +585,7 @@ def test_every_preset_composes_and_keeps_the_rules_on_every_platform(platform, p
     settings = validate(config, check_files=False)
     expected = {
         "tiny": (4, 32, (2, 2), (2, 2), None, 8, 128),
-        "small": (16, 4, (2, 2), (2, 2), None, 8, 64),
+        "small": (8, 8, (2, 2), (4, 4), None, 8, 64),
         "gpu": (5, 256, (2, 2), (1, 1), None, 8, 1280),
     }
     assert shape_of(settings, config) == expected[preset]
