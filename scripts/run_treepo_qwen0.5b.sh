@@ -7,7 +7,7 @@
 # checks the configuration and prints the keys that differ from the defaults (--full: all keys).
 #
 # Preset gpu:  Qwen/Qwen2.5-0.5B on 1,000 problems of NuminaMath-TIR, batch 8, n 8. One CUDA GPU of 24 GB or more.
-# Preset small: SmolLM2-135M-Instruct (Apache-2.0) on generated arithmetic in plain English. Two CPU cores and 12 GB of
+# Preset small: SmolLM2-135M-Instruct (Apache-2.0) on generated arithmetic in plain English. Two CPU cores and 16 GB of
 #              memory, or a GPU. The model comes from the hub, else from a Python package (small/README.md).
 # Preset tiny: the embedded model of 0.84 M parameters (tiny/model) on word problems, with packed training. Two CPU
 #              cores, 10 GB of memory, about 5 minutes the first time.
