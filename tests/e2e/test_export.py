@@ -56,7 +56,7 @@ def test_a_trained_model_is_exported_and_evaluated():
 
         greedy = ("actor_rollout_ref.rollout.val_kwargs.temperature=0", "evaluation.n=1", "treepo.init_divergence=1")
         length = (f"data.val_max_samples={GREEDY}", f"data.max_response_length={RESPONSE}")
-        evaluate(run, "greedy", *length, *greedy, f"treepo.dump.dir={run}/greedy_trees")
+        evaluate(run, "greedy", *length, *greedy, f"treepo.dump.dir={run}/greedy_trees", "treepo.dump.prompts=null")
         model = AutoModelForCausalLM.from_pretrained(run / "model_step_2", dtype=torch.float32)
         dump = Dump(run / "greedy_trees")
         dump.refresh()
@@ -64,5 +64,6 @@ def test_a_trained_model_is_exported_and_evaluated():
         assert len(trees) == GREEDY
         for tree in trees:
             prompt, response = tree["prompt_ids"], [id for node in tree["nodes"][1:] for id in node["token_ids"]]
-            output = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=RESPONSE)
+            inputs = torch.tensor([prompt])
+            output = model.generate(inputs, attention_mask=inputs > -1, do_sample=False, max_new_tokens=RESPONSE)
             assert output[0, len(prompt) :].tolist() == response
