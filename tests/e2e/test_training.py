@@ -66,7 +66,7 @@ def test_the_screen_has_a_line_per_step_and_the_logs_have_everything(run):
     assert [float(step[3]) for step in steps] == [pytest.approx(m["critic/score/mean"], abs=6e-4) for m in metrics]
     assert len(lines) < 15 + STEPS and f"done: held-out {steps[-1][-1]} in {STEPS} steps, " in shown
     checkpoint = f"{folder}/checkpoints/global_step_{STEPS}"
-    assert f"  checkpoint: {checkpoint}\n" in shown and f"--local_dir {checkpoint}/actor" in shown
+    assert f"  checkpoint: {checkpoint}\n" in shown and f"recipe.treepo.main_export {folder}\n" in shown
     assert "'adv_estimator': 'treepo'" in (folder / "logs/console.log").read_text()  # verl prints its configuration
     assert not (folder / "logs/ray").is_symlink() and list((folder / "logs/ray").glob("worker-*.out"))
 
