@@ -91,9 +91,11 @@ fi
 
 PLATFORM="$MACHINE" PLATFORM_REASON="$MACHINE_REASON" bash scripts/setup.sh
 python="$VENV/bin/python"
-[[ -z "${RUN:-}" || -n "$DRY_RUN" ]] || MODEL_PATH="$(bash scripts/export.sh "$RUN" ${STEP:+"$STEP"})"
-
-if [[ -n "$MODEL_TO_FETCH" && -z "$DRY_RUN" ]]; then
+if [[ -n "$DRY_RUN" ]]; then
+    : # needs no model
+elif [[ -n "${RUN:-}" ]]; then
+    MODEL_PATH="$(bash scripts/export.sh "$RUN" ${STEP:+"$STEP"})"
+elif [[ -n "$MODEL_TO_FETCH" ]]; then
     say "model:    fetching SmolLM2-135M-Instruct, unless it is there"
     "$python" -m small.model --out "$MODEL_TO_FETCH"
 fi

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.faults.suite import (
     BATCH,
     FAULTS,
-    STEPS,
+    KILLED_STEPS,
     WIDTH,
     Counted,
     Outcome,
@@ -58,12 +58,12 @@ def faults(folder: Path, only: str) -> bool:
 
 def kills(folder: Path, number: int, seed: int) -> bool:
     """Kill a run at random moments; return whether it ends with the prompts of an undisturbed run."""
-    status, _ = run_with_kills(folder / "undisturbed", (), STEPS * 3)
+    status, _ = run_with_kills(folder / "undisturbed", ())
     expected = prompts_of(folder / "undisturbed")
-    killed, hit = run_with_kills(folder / "killed", random_kills(number, seed), STEPS * 3)
+    killed, hit = run_with_kills(folder / "killed", random_kills(number, seed))
     found = prompts_of(folder / "killed")
     print("phases that were hit, and what was killed:", *hit, sep="\n  ")
-    is_same = found == expected and len(expected) == STEPS * 3
+    is_same = found == expected and len(expected) == KILLED_STEPS
     print(
         f"{len(hit)} kills, status {killed}, {len(found)} steps, {'the same' if is_same else 'OTHER'} prompts in each"
     )

@@ -37,12 +37,17 @@ def processes_of(run: str) -> dict[int, str]:
     return found
 
 
-def kill(run: str, name: str) -> list[int]:
-    """Kill the processes of a run whose name contains ``name``, as the kernel does when memory is short.
+def named(run: str, name: str) -> list[int]:
+    """Return the processes of a run whose name contains ``name``.
 
-    What starts the driver again has its name as an argument, and stays.
+    What starts the driver again has its name as an argument, and is none of them.
     """
-    killed = [pid for pid, command in processes_of(run).items() if name in command and "supervise.py" not in command]
+    return [pid for pid, command in processes_of(run).items() if name in command and "supervise.py" not in command]
+
+
+def kill(run: str, name: str) -> list[int]:
+    """Kill and return the processes of :func:`named`, as the kernel does when memory is short."""
+    killed = named(run, name)
     for pid in killed:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

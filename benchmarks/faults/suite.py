@@ -12,16 +12,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.common.process_session import stop_session
-from benchmarks.faults.injection import DRIVER, OUTSIDE, kill, notes_file, processes_of
+from benchmarks.faults.injection import DRIVER, OUTSIDE, kill, named, notes_file, processes_of
 from recipe.treepo.settings.schema import Phase
 
 ROOT = Path(__file__).parents[2]
 STEPS, BATCH, WIDTH = 4, 8, 8
+KILLED_STEPS = 12  # of a run with random kills, some of which wait for the next step
 # Seconds until a run is given up, and at most after its end until nothing is left.
 GIVEN_UP, SETTLED = 900.0, 30.0
 DISK_MIB = 96
@@ -82,7 +83,7 @@ class Outcome:
     seconds: float | None
     screen: list[str]
     left: list[str]
-    counted: list["Counted"]
+    counted: list[Counted]
     failed_prompts: int
 
     @property
@@ -243,9 +244,9 @@ class Kill:
 def random_kills(number: int, seed: int) -> list[Kill]:
     """Return kills at random moments, spread evenly over the phases of a run."""
     moments = random.Random(seed)
-    phases = [phase for phase, _ in zip(cycle(LONGEST), range(number), strict=False)]
+    phases = list(islice(cycle(LONGEST), number))
     moments.shuffle(phases)
-    victims = [victim for victim, _ in zip(cycle(VICTIMS), range(number), strict=False)]
+    victims = list(islice(cycle(VICTIMS), number))
     moments.shuffle(victims)
     return [
         Kill(phase, moments.uniform(0, LONGEST[phase]), victim) for phase, victim in zip(phases, victims, strict=True)
@@ -281,8 +282,7 @@ class Killer(threading.Thread):
 
     def _starts(self) -> bool:
         """Return whether there is a driver without a kill."""
-        found = processes_of(str(self._folder / "mark")).items()
-        drivers = {pid for pid, command in found if DRIVER in command and "supervise.py" not in command}
+        drivers = set(named(str(self._folder / "mark"), DRIVER))
         is_new = bool(drivers - self._earlier)
         self._earlier |= drivers
         return is_new
@@ -299,10 +299,10 @@ class Killer(threading.Thread):
         return True
 
 
-def run_with_kills(folder: Path, kills: Sequence[Kill], steps: int) -> tuple[int | None, list[str]]:
+def run_with_kills(folder: Path, kills: Sequence[Kill]) -> tuple[int | None, list[str]]:
     """Run training and kill it again and again; return the status, and for each kill the phase that it hit."""
     folder.mkdir(parents=True)
-    process = start(folder, f"trainer.total_training_steps={steps}", fault=OUTSIDE, restarts=len(kills))
+    process = start(folder, f"trainer.total_training_steps={KILLED_STEPS}", fault=OUTSIDE, restarts=len(kills))
     killer = Killer(folder, kills, process)
     killer.start()
     return ended(process, GIVEN_UP + 120.0 * len(kills)), killer.hit

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from recipe.treepo.command_line.arguments import TREEPO, read_command_line
@@ -46,7 +46,7 @@ from recipe.treepo.main_treepo import print_notes, use_plugin
 from recipe.treepo.settings.hub_models import hub_problems
 from recipe.treepo.settings.support import never_run_note
 from recipe.treepo.settings.training_rules import is_our_reward, reward_name
-from recipe.treepo.settings.values import ConfigError, ConfigProblem
+from recipe.treepo.settings.values import ConfigError, ConfigProblem, listed
 
 
 def with_group(arguments: Sequence[str]) -> list[str]:
@@ -134,9 +134,8 @@ def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
 
     with locked(settings.out_dir) as folder:
         model = load_model(config)
-        files = config.data.val_files
         problems = load_problems(
-            files if OmegaConf.is_list(files) else [files],
+            listed(config.data.val_files),
             partial(read_rows, config, model.tokenizer),
             prompt_builder(config, model),
             max_prompt_length=config.data.max_prompt_length,

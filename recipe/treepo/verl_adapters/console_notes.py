@@ -66,12 +66,18 @@ def last_checkpoint(config: DictConfig) -> tuple[int, Path | None]:
     verl writes its tracker file after a checkpoint, so a checkpoint that was cut off does not count.
     """
     folder = Path(str(config.trainer.default_local_dir)).absolute()
-    try:
-        step = int((folder / TRACKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    step = tracked_step(folder)
+    if step is None or not (checkpoint := folder / f"global_step_{step}").is_dir():
         return 0, None
-    checkpoint = folder / f"global_step_{step}"
-    return (step, checkpoint) if checkpoint.is_dir() else (0, None)
+    return step, checkpoint
+
+
+def tracked_step(checkpoints: Path) -> int | None:
+    """Return the step in verl's tracker file, None if there is no such file or no number in it."""
+    try:
+        return int((checkpoints / TRACKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def trees_folder(config: DictConfig) -> str | None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from recipe.treepo.verl_adapters.console_notes import TRACKER
+from recipe.treepo.verl_adapters.console_notes import TRACKER, tracked_step
 
 # File or folder in a checkpoint of the actor -> verl's name of what wrote it (verl/model_merger/__main__.py).
 BACKENDS = {"fsdp_config.json": "fsdp", "dist_ckpt": "megatron"}
@@ -32,8 +32,8 @@ def export(run: Path, step: int | None = None) -> Path:
     """
     checkpoints = run / "checkpoints" if (run / "checkpoints").is_dir() else run
     steps = sorted(steps_of(checkpoints))
-    if step is None:
-        step = _last_step(checkpoints)
+    if step is None and (step := tracked_step(checkpoints)) is None:
+        raise ExportError(f"{checkpoints}: no complete checkpoint ({TRACKER} is missing or not a number).")
     if step not in steps:
         there = f"steps {', '.join(map(str, steps))}" if steps else "none"
         raise ExportError(f"{checkpoints}: no checkpoint of step {step}; there: {there}.")
@@ -53,13 +53,6 @@ def steps_of(checkpoints: Path) -> Iterator[int]:
     for folder in checkpoints.glob("global_step_*"):
         if (folder / "actor").is_dir() and folder.name.removeprefix("global_step_").isdigit():
             yield int(folder.name.removeprefix("global_step_"))
-
-
-def _last_step(checkpoints: Path) -> int:
-    try:
-        return int((checkpoints / TRACKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{checkpoints}: no complete checkpoint ({TRACKER} is missing or not a number).") from error
 
 
 def _merge(actor: Path, target: Path) -> None:
