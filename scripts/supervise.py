@@ -5,16 +5,18 @@ The command resumes from its last checkpoint. It is not started again after erro
 code, after Ctrl-C, or after SIGTERM.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from types import FrameType
 from uuid import uuid4
 
 from recipe.treepo.console.failures import RESTARTABLE
-from recipe.treepo.console.leftovers import START, end_processes, remove_leftovers
+from recipe.treepo.console.leftovers import START, end_processes, remove_leftovers, started_by
 
 
 def main(restarts: int, command: list[str]) -> int:
@@ -32,14 +34,22 @@ def main(restarts: int, command: list[str]) -> int:
 
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(signum, stop)
+            started = started_by(process.pid, partial(has_ended, process))
             status = process.wait()
-        end_processes(start)
+        end_processes(start, started)
         remove_leftovers(began)
         if stopped or not (status == RESTARTABLE or status < 0):
             break
         if number < restarts:
             print(f"[treepo] ended with status {shown(status)}; start {number + 2} of {restarts + 1}", flush=True)
     return shown(status)
+
+
+def has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait for a process for at most so many seconds, and return whether it has ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    return process.returncode is not None
 
 
 def shown(status: int) -> int:

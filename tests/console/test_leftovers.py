@@ -14,7 +14,7 @@ import pytest
 
 from helpers.paths import ROOT
 from recipe.treepo.console import leftovers
-from recipe.treepo.console.leftovers import remove_leftovers
+from recipe.treepo.console.leftovers import end_processes, remove_leftovers, started_by
 
 
 @pytest.fixture
@@ -65,15 +65,14 @@ def test_what_is_older_than_the_run_stays(began):
         path.unlink(missing_ok=True)
 
 
-# Starts a process without its environment that outlives it, prints its id, and is then killed or ends.
+# Starts a process that outlives it, prints its id, and is then killed or ends.
 PROGRAM = """
 import os, signal, subprocess, sys
 from recipe.treepo.console.leftovers import cleaned_after_kill
 
 with cleaned_after_kill():
-    command = ["bash", "-c", "env -i sleep 60 >&2 & echo $!; exec >&2; wait"]
-    child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    print(int(child.stdout.readline()), flush=True)
+    child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    print(child.pid, flush=True)
     if sys.argv[1] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -88,6 +87,25 @@ def test_processes_of_a_killed_process_are_ended_and_those_of_one_that_ends_stay
     assert is_alive(child) is (end == "ended")
     if end == "ended":
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_process_without_a_parent_and_environment_is_remembered_and_ended():
+    command = ["bash", "-c", "env -i sleep 60 >&2 & echo $!; wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        child = int(parent.stdout.readline())
+        looks = iter(["alive", "killed", "ended"])
+
+        def has_ended(_: float) -> bool:
+            moment = next(looks)
+            if moment == "killed":
+                parent.kill()
+                parent.wait()
+            return moment == "ended"
+
+        started = started_by(parent.pid, has_ended)
+    assert [process.pid for process in started] == [child] and is_alive(child)
+    end_processes("no start has this name", started)
+    assert not is_alive(child)
 
 
 def is_alive(pid: int) -> bool:

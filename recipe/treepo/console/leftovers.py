@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What killed processes leave: shared memory and sockets, which nothing else removes, and processes of their own.
 
-``python -m recipe.treepo.console.leftovers SINCE`` is the process of :func:`cleaned_after_kill`.
+``python -m recipe.treepo.console.leftovers SINCE PID`` is the process of :func:`cleaned_after_kill`.
 """
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,6 +21,8 @@ import psutil
 SHARED_MEMORY, SOCKETS = ("/dev/shm", ("psm_", "verl_weights_")), ("/tmp", ("rl-colocate-zmq-",))
 START = "TREEPO_START"
 """Environment variable with the name of a start, in all of its processes."""
+# Seconds between two looks at the processes that a run has started.
+LOOK = 2.0
 # Maximum seconds until killed processes are gone.
 GONE = 10.0
 # Seconds between two looks: a file without a process may be one that is just being made.
@@ -33,7 +36,7 @@ def cleaned_after_kill() -> Iterator[None]:
     A second process waits at a pipe. Killed alone, this one would leave agents of Ray and shared memory.
     """
     os.environ.setdefault(START, uuid4().hex)
-    command = [sys.executable, "-m", "recipe.treepo.console.leftovers", str(time.time())]
+    command = [sys.executable, "-m", "recipe.treepo.console.leftovers", str(time.time()), str(os.getpid())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as cleaner:
         try:
             yield
@@ -42,21 +45,42 @@ def cleaned_after_kill() -> Iterator[None]:
                 cleaner.communicate(b"ended")
 
 
-def main(since: float) -> None:
+def main(since: float, pid: int) -> None:
     """Wait for the end of the starting process; clean up if it does not say that it ends."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
+    started = started_by(pid, lambda seconds: bool(select.select([sys.stdin], [], [], seconds)[0]))
     if not sys.stdin.buffer.read():
-        end_processes(os.environ[START])
+        end_processes(os.environ[START], started)
         remove_leftovers(since)
 
 
-def end_processes(start: str) -> None:
-    """Kill the other processes of a start, such as Ray's after a killed driver, and wait until they are gone."""
+def started_by(pid: int, has_ended: Callable[[float], bool]) -> set[psutil.Process]:
+    """Wait for the end of a process, and return the processes that it and its children started and that still live.
+
+    They have to be known before its end: Ray's raylet dies with the driver, and leaves agents which have no parent
+    then, and which overwrite their environment with their names.
+
+    Args:
+        pid: The process.
+        has_ended: Waits for its end for at most so many seconds, and returns whether it has ended.
+    """
     found: set[psutil.Process] = set()
+    while not has_ended(LOOK):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.update(psutil.Process(pid).children(recursive=True))
+        found = {process for process in found if process.is_running()}
+    return found
+
+
+def end_processes(start: str, started: Collection[psutil.Process] = ()) -> None:
+    """Kill the other processes of a start, and those of :func:`started_by`, and wait until they are gone."""
+    found = set(started)
     limit = time.monotonic() + GONE
     while time.monotonic() < limit:
-        found |= set(_processes_of(start))
+        for pid in processes_with(START, start):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.add(psutil.Process(pid))
         left = [process for process in found if _is_alive(process) and process.pid != os.getpid()]
         if not left:
             break
@@ -71,14 +95,6 @@ def _is_alive(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def _processes_of(start: str) -> Iterator[psutil.Process]:
-    """Yield the processes of a start and their children: Ray's agents overwrite their environment with their names."""
-    for pid in processes_with(START, start):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            yield from [process, *process.children(recursive=True)]
 
 
 def remove_leftovers(since: float) -> list[str]:
@@ -133,4 +149,4 @@ def _texts(files: Iterable[Path]) -> str:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]))
+    main(float(sys.argv[1]), int(sys.argv[2]))
