@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make faults in real runs and print a table of their ends.
 
-    python -m benchmarks.faults                    all faults: about 40 minutes on two cores
+    python -m benchmarks.faults                    all faults: about 30 minutes on two cores
     python -m benchmarks.faults --only TEXT        faults whose description contains TEXT
     python -m benchmarks.faults --kills 20         kill a run at 20 random moments; it must end with the same steps
 

@@ -368,11 +368,19 @@ def test_a_console_that_breaks_never_fails_a_run(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(f"recipe.treepo.verl_adapters.console.{name}", broken)
     monkeypatch.setattr("recipe.treepo.verl_adapters.console.LogScan.add", broken)
     monkeypatch.setattr("recipe.treepo.verl_adapters.console.RayLogs.close", broken)
+    cleaned: list[float] = []
+
+    def clean(since: float) -> list[str]:
+        cleaned.append(since)
+        return []
+
+    monkeypatch.setattr("recipe.treepo.verl_adapters.console.remove_leftovers", clean)
     monkeypatch.setattr("recipe.treepo.console.reporter.Table.lines", broken)
     assert run(tmp_path, log_steps, monkeypatch)[0] == 0
     out = capfd.readouterr().out
     assert "treepo.console stopped reporting (KeyError: 'x')" in out and "done: " in out
     assert "Ray's logs were not copied completely (KeyError: 'x')" in out
+    assert len(cleaned) == 1
 
 
 def test_the_title_remarks_a_cache_block_beyond_the_segments(tmp_path):

@@ -112,9 +112,11 @@ class _RunConsole:
         try:
             self._reporter.finish()
             self._screen.live("stopping Ray, copying its logs")
-            self._ray.close()
-            for path in remove_leftovers(self._began):
-                print(f"removed {path}, which a killed process had left")
+            try:
+                self._ray.close()
+            finally:  # also where the logs cannot be copied
+                for path in remove_leftovers(self._began):
+                    print(f"removed {path}, which a killed process had left")
         except KeyboardInterrupt:
             self._copy_problem = "interrupted"
         except Exception as error:
