@@ -44,7 +44,7 @@ def compute_score(
     Returns:
         The result of the recipe's score, plus "tool_calls" and "tool_errors", the numbers of calls on the path.
     """
-    result = reward.compute_score(data_source, solution_str, ground_truth, **options)
+    result = reward.compute_score(data_source, solution_str, ground_truth, extra_info, **options)
     turns = (extra_info or {}).get("tree_turns")
     calls = [call for turn in (() if turns is None else turns) for call in turn.get("tool_calls", ())]
     errors = sum(call["response"].lower().startswith(ERRORS) for call in calls)

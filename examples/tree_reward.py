@@ -43,7 +43,7 @@ def compute_score(
     Returns:
         The result of the recipe's score, plus "tree_nodes" and "tree_cut_off" (0.0 or 1.0).
     """
-    result = reward.compute_score(data_source, solution_str, ground_truth, **options)
+    result = reward.compute_score(data_source, solution_str, ground_truth, extra_info, **options)
     about = extra_info or {}
     nodes = len(about.get("tree_path") or ())
     cut_off = about.get("tree_finish_reason") in CUT_OFF

@@ -145,6 +145,34 @@ def test_the_last_box_then_the_last_number_is_the_answer(solution: str, require_
     assert compute_score("test", solution, "5", require_box=require_box)["acc"] == float(correct)
 
 
+R1 = {"treepo_thinking": {"open": "<think>", "close": "</think>", "opened": True}}
+
+
+@pytest.mark.parametrize(
+    ("solution", "thinking", "extra_info", "boxed", "correct"),
+    [
+        (r"\boxed{6}</think>\boxed{5}", None, None, True, True),
+        (r"\boxed{5}</think>So it is 5.", None, None, False, True),
+        (r"\boxed{5}</think>", None, None, False, False),
+        (r"<think>\boxed{5}", None, None, False, False),
+        (r"\boxed{5}", None, None, True, True),
+        (r"\boxed{5}", None, {"index": 1}, True, True),
+        (r"\boxed{5}", None, R1, False, False),  # an unfinished thought that the prompt opened
+        (r"\boxed{6}</think>\boxed{5}", None, R1, True, True),
+        (r"\boxed{5}", {"opened": True}, None, False, False),
+        (r"\boxed{5}", {"opened": True}, {"index": 1}, False, False),
+        (r"\boxed{5}", {"opened": False}, R1, False, False),  # what training knows has priority
+        (r"[T]\boxed{6}[/T]\boxed{5}", {"open": "[T]", "close": "[/T]"}, None, True, True),
+        (r"[T]\boxed{5}", {"open": "[T]", "close": "[/T]"}, None, False, False),
+        (r"<think>\boxed{5}", "off", None, True, True),
+        (r"<think>\boxed{5}", None, {"treepo_thinking": {"open": "", "close": "", "opened": False}}, True, True),
+    ],
+)
+def test_only_the_text_behind_the_thoughts_is_scored(solution, thinking, extra_info, boxed, correct) -> None:
+    result = compute_score("test", solution, "5", extra_info, thinking=thinking)
+    assert (result["reward_boxed"], result["acc"], result["score"]) == (boxed, correct, correct)
+
+
 POISON = {
     "power tower": TOWER,
     "factorial": r"\boxed{100000000!}",
@@ -226,6 +254,9 @@ def test_all_bad_options_are_named_at_once() -> None:
         ({"max_answer_chars": 4_001, "memory_mb": 63}, ["max_answer_chars", "memory_mb"]),
         ({"memory_mb": 256.0, "workers": 2.0}, ["workers", "memory_mb"]),  # integers are required
         ({"correct_score": 10**400}, ["correct_score"]),  # too large for a float
+        ({"thinking": {"opened": True}}, []),
+        ({"thinking": "on"}, ["thinking"]),
+        ({"thinking": {"open": "a", "close": "a"}}, ["thinking"]),
     ],
 )
 def test_each_bad_option_is_named(options: dict, named: list[str]) -> None:

@@ -26,6 +26,8 @@ class TurnContext:
         messages: Conversation up to and including this turn. Turns read as their decoded text, or as
             ``Reply.assistant``.
         text: Text of the turn without special tokens.
+        visible: The part of ``text`` behind its thoughts (``treepo.thinking``); None if a thought is unfinished.
+        begins_in_thought: Whether the turn begins inside a thought, because the chat template opens one.
         response: Text of the response up to and including this turn, with all replies. A reward function would get this
             text if the path ended here.
         token_ids: Tokens of the turn, including an end token.
@@ -44,6 +46,8 @@ class TurnContext:
 
     messages: list[Message]
     text: str
+    visible: str | None
+    begins_in_thought: bool
     response: str
     token_ids: list[int]
     turn: int

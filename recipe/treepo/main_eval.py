@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,12 @@ async def sample_all(
 def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
     """Sample the missing problems, write the report, and return the exit status."""
     from recipe.treepo.verl_adapters.evaluation_inputs import load_model, prompt_builder, read_rows
-    from recipe.treepo.verl_adapters.model_tokens import eos_token_ids
+    from recipe.treepo.verl_adapters.model_tokens import eos_token_ids, with_tags
 
     with locked(settings.out_dir) as folder:
         model = load_model(config)
+        runs = tuple(replace(run, settings=with_tags(run.settings, model.tokenizer)) for run in settings.runs)
+        settings = replace(settings, runs=runs)
         problems = load_problems(
             listed(config.data.val_files),
             partial(read_rows, config, model.tokenizer),

@@ -30,11 +30,12 @@ if Path(__file__).resolve().parts[-3:-1] == ("recipe", "treepo") and (
         f"{Path(answers.__file__).resolve().parents[1]}. Use path=pkg://recipe.treepo.reward, or install the copy at "
         "that path."
     )
-from recipe.treepo.answers.boxes import BoxState, after_thinking, scan_boxes
+from recipe.treepo.answers.boxes import BoxState, scan_boxes
 from recipe.treepo.answers.compare import compare_text
 from recipe.treepo.answers.question import Question
 from recipe.treepo.answers.spelling import normalize
 from recipe.treepo.answers.statements import stated_answer
+from recipe.treepo.answers.thinking import FIELD, Thinking, read_thinking
 from recipe.treepo.answers.truth import MAX_ANSWER_CHARS, read_truth
 from recipe.treepo.sandbox.verifier import Verdict, get_pool
 
@@ -65,6 +66,11 @@ def option_problems(options: Mapping[str, Any]) -> list[tuple[str, Any, str, str
             problems.append((key, values[key], f"must be {kind} from {low} to {high}", f"Default: {_DEFAULTS[key]}."))
     if not isinstance(values["require_box"], bool):
         problems.append(("require_box", values["require_box"], "must be true or false", "Default: false."))
+    if values["thinking"] is not None:
+        try:
+            read_thinking(values["thinking"])
+        except ValueError as error:
+            problems.append(("thinking", values["thinking"], str(error), "Default: null."))
     right, wrong, no_box = (values[key] for key in _NUMBERS)
     for key in _NUMBERS:
         if not _is_number(values[key]) and not (key == "no_box_score" and no_box is None):
@@ -112,15 +118,28 @@ def _gold_answer(ground_truth: Any, data_source: str) -> str:
     return gold
 
 
-def find_answer(solution: str, require_box: bool) -> tuple[str | None, bool]:
+def thinking_of(extra_info: Mapping[str, Any] | None, option: Any = None) -> Thinking:
+    """Return the tags of thoughts in a response.
+
+    Args:
+        extra_info: Fields of the row, to which training and evaluation add what they know about the response.
+        option: Option `thinking` of `compute_score`, for responses about which nothing is known.
+    """
+    known = (extra_info or {}).get(FIELD, option)
+    return Thinking() if known is None else read_thinking(known)
+
+
+def find_answer(solution: str, require_box: bool, thinking: Thinking) -> tuple[str | None, bool]:
     """Return the final answer (None if there is none) and whether it was in a box."""
-    solution = after_thinking(solution)
-    scan = scan_boxes(solution)
+    visible = thinking.visible(solution)
+    if visible is None:
+        return None, False
+    scan = scan_boxes(visible)
     if scan.state is BoxState.COMPLETE:
         return scan.content.strip(), True
     # An empty or unclosed box is a failed attempt: no statement replaces it.
     if scan.state is BoxState.ABSENT and not require_box:
-        return stated_answer(solution), False
+        return stated_answer(visible), False
     return None, False
 
 
@@ -161,6 +180,7 @@ def compute_score(
     max_answer_chars: int = 1_000,
     workers: int = 2,
     memory_mb: int = 1_024,
+    thinking: Mapping[str, Any] | str | bool | None = None,
     **kwargs: Any,
 ) -> dict[str, float]:
     """Score one solution against its ground truth.
@@ -170,7 +190,7 @@ def compute_score(
         solution_str: Decoded response, of any length.
         ground_truth: LaTeX, number, text or choice letter, with or without a box; for a solution in GSM8K's form, the
             part after the last ####. Anything else, and a blank one, raises ValueError.
-        extra_info: Unused.
+        extra_info: Fields of the row; `treepo_thinking`, which training adds, has the form of `thinking`.
         correct_score: ``score`` of a right answer.
         wrong_score: ``score`` of a wrong answer.
         no_box_score: "score" of a response without a complete box, right or wrong; at most wrong_score. None: the
@@ -184,22 +204,24 @@ def compute_score(
             is busy.
         memory_mb: Address space for one answer beyond a worker's imports, 64 to 65,536 MiB. Ordinary answers need about
             10 MiB; 1,024 leaves room and keeps eight reward processes from filling a machine.
+        thinking: Tags of thoughts, in which no answer counts, unless `extra_info` has them: {open, close, opened},
+            each with a default (<think>, </think>, false). opened: each prompt ends with the opening tag. "off" or
+            False: no tags. None: the defaults.
         kwargs: Arguments that verl's reward managers add; anything else raises ValueError.
 
     Returns:
         "score"; and as 0.0 or 1.0: "acc" (correct), "reward_boxed" (the answer was in a box), "reward_too_long",
         "reward_timeout", "reward_crash". Every result has the same keys, as verl requires.
     """
-    del extra_info
     options = {key: value for key, value in kwargs.items() if key not in _VERL_KEYS}
     _check_options(
         options
         | {"correct_score": correct_score, "wrong_score": wrong_score, "no_box_score": no_box_score}
         | {"require_box": require_box, "timeout_s": timeout_s, "max_answer_chars": max_answer_chars}
-        | {"workers": workers, "memory_mb": memory_mb}
+        | {"workers": workers, "memory_mb": memory_mb, "thinking": thinking}
     )
     gold = _gold_answer(ground_truth, data_source)
-    answer, boxed = find_answer(solution_str, require_box)
+    answer, boxed = find_answer(solution_str, require_box, thinking_of(extra_info, thinking))
     too_long = answer is not None and len(answer) > max_answer_chars
     equal, verdict = too_long and answer == gold, None
     if answer is not None and not too_long:

@@ -6,25 +6,18 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.example_counts import examples
-from recipe.treepo.answers.boxes import (
-    BoxState,
-    after_thinking,
-    has_complete_box,
-    last_boxed,
-    scan_boxes,
-    thoughts,
-)
+from recipe.treepo.answers.boxes import BoxState, has_complete_box, last_boxed, scan_boxes
 from recipe.treepo.answers.compare import compare_text
 from recipe.treepo.answers.question import Question
 from recipe.treepo.answers.spelling import normalize
 from recipe.treepo.answers.statements import stated_answer
+from recipe.treepo.answers.thinking import Thinking
 
 BOXES = [
     (r"no box at all: 5", BoxState.ABSENT, ""),
@@ -141,7 +134,10 @@ def test_text_before_the_first_box_does_not_matter(text: str) -> None:
     assert has_complete_box(text) == has_complete_box_from_the_start(text)
 
 
-HOSTILE = ["\\", "{", "}", "\\boxed{", "\\boxed", "1,", "1", "-", "1/", " ", "\\boxed ", "1.", "$", "\\{", "\u2212"]
+HOSTILE = [
+    *("\\", "{", "}", "\\boxed{", "\\boxed", "1,", "1", "-", "1/", " ", "\\boxed ", "1.", "$", "\\{", "\u2212"),
+    *("<think>", "</think>"),
+]
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
@@ -154,7 +150,8 @@ def test_scanning_takes_time_in_proportion_to_the_length(piece: str) -> None:
     def cpu_seconds(length: int) -> float:
         text = piece * (length // len(piece))
         started = time.process_time()
-        scan_boxes(text), has_complete_box(text), stated_answer(text), after_thinking(text), thoughts(text)
+        scan_boxes(text), has_complete_box(text), stated_answer(text)
+        Thinking().visible(text), Thinking().thoughts(text)
         return time.process_time() - started
 
     short = long = float("inf")
@@ -361,38 +358,3 @@ def test_answer_imports_nothing_heavy() -> None:
     heavy = ["torch", "ray", "vllm", "verl", "numpy", "sympy", "math_verify", "transformers", "pandas"]
     done = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", []),
-        ("a", []),
-        ("<think>a</think>b", ["a"]),
-        ("a<think>b</think>c<think>d</think>e", ["b", "d"]),
-        ("a</think>b", ["a"]),
-        ("a</think>b</think>c", ["a", "b"]),
-        ("a<think>b", ["b"]),
-        ("a</think>b<think>c", ["a", "c"]),
-        ("<think>a<think>b</think>c", ["a<think>b"]),
-        ("<think>a</think>b</think>c", ["a", "b"]),
-        ("<think></think><think>", ["", ""]),
-    ],
-)
-def test_thoughts_by_hand(text, expected):
-    assert [text[begin:end] for begin, end in thoughts(text)] == expected
-
-
-@given(st.lists(st.sampled_from(["<think>", "</think>", "a", "b c", "<", "think>"])).map("".join))
-def test_thoughts_are_apart_and_end_where_the_answer_begins(text):
-    spans = thoughts(text)
-    assert all(begin <= end for begin, end in spans)
-    assert all(end + len("</think>") <= begin for (_, end), (begin, _) in pairwise(spans))
-    after = after_thinking(text)
-    assert text.endswith(after)
-    if spans and spans[-1][1] == len(text):  # unfinished
-        assert after == ""
-    elif spans:
-        assert after == text[spans[-1][1] + len("</think>") :]
-    else:
-        assert after == text

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.scripted_engine import EOS, ScriptedEngine, decode
+from recipe.treepo.answers.thinking import NO_THINKING, Thinking
 from recipe.treepo.evaluation import scoring
 from recipe.treepo.evaluation.problem_sampler import GIVE_UP_AFTER, ProblemSampler
 from recipe.treepo.evaluation.problems import EvaluationProblem
@@ -144,6 +145,34 @@ def test_the_reward_function_sees_the_row_and_of_a_tree_the_path(tmp_path):
             seen = {str(call["extra_info"]["tree_path"]) for call in bench.scored if call["extra_info"]["index"] == 0}
             (result,) = [result for result in written(records) if result.data_source == "a"]
             assert seen == {str(trajectory.path) for trajectory in result.trajectories}
+
+
+@pytest.mark.parametrize("run", [PLAIN, TREE], ids=["plain", "tree"])
+def test_a_thought_has_no_vote_and_the_reward_function_gets_the_tags(run, tmp_path):
+    def votes_of(thinking: Thinking | None, prompt: str, responses: list[str]) -> list[str | None]:
+        bench = Bench(script=[[*text.encode(), EOS[0]] for text in responses])
+        own = replace(run, settings=replace(run.settings, thinking=thinking, segment_length=40, depth=1))
+        problem = replace(problems(1)[0], prompt_ids=list(prompt.encode()))
+
+        def score(**arguments: Any) -> float:
+            seen.append(arguments["extra_info"].get("treepo_thinking"))
+            return 0.0
+
+        sampler = replace(bench.scored_by(score), response_length=40)
+        records = Records(tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl", {})
+        assert asyncio.run(sampler.sample(own, [problem], records, on_result=lambda result: None)) == []
+        return [trajectory.answer for trajectory in written(records)[0].trajectories]
+
+    seen: list[Any] = []
+    texts = ["\\boxed{5}</think>\\boxed{6}", "\\boxed{5}", "\\boxed{5}</think>It is 7."]
+    assert sorted(map(str, votes_of(Thinking(), "6?<think>\n", texts))) == ["6", "6", "7", "None"]
+    assert seen == [{"open": "<think>", "close": "</think>", "opened": True}] * 4
+    assert sorted(map(str, votes_of(Thinking(), "6?", texts))) == ["5", "6", "6", "7"]
+    assert sorted(map(str, votes_of(NO_THINKING, "6?<think>\n", texts))) == ["5", "5", "6", "6"]
+    assert sorted(map(str, votes_of(None, "6?<think>\n", texts))) == ["6", "6", "7", "None"]
+    assert seen[-1] == {"open": "<think>", "close": "</think>", "opened": True}
+    assert sorted(map(str, votes_of(None, "6?", texts))) == ["5", "6", "6", "7"]
+    assert seen[-4:] == [None] * 4
 
 
 def test_an_interrupted_run_goes_on_and_ends_like_one_that_was_not(tmp_path):

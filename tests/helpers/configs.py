@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configurations for tests of the rules."""
 
+import json
+from pathlib import Path
+
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
@@ -56,3 +59,14 @@ def briefly(problems: list[ConfigProblem]) -> list[str]:
 
 def broken_rules(config: DictConfig) -> list[str]:
     return briefly(problems_of(config))
+
+
+def special_tag(folder: Path, *, special: bool = True) -> None:
+    """Change a model's folder: its chat template has thinking tags, and ``</think>`` is a token, special or not."""
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content.split('</think>')[-1] }}<think>")
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    number = 1 + max(token["id"] for token in tokenizer["added_tokens"])
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"].append({"id": number, "content": "</think>", "special": special, **flags})
+    file.write_text(json.dumps(tokenizer))

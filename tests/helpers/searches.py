@@ -33,7 +33,10 @@ def search_arguments(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **number
     """Return the arguments of `grow_tree` after the prompt; see `grow`."""
     stopping = {
         name: numbers.pop(name)
-        for name in ("response_length", "depth", "answer_needs_eos", "stop_strings", "repetition", "min_length")
+        for name in (
+            *("response_length", "depth", "answer_needs_eos", "stop_strings", "repetition", "min_length"),
+            "thinking",
+        )
         if name in numbers
     }
     order = numbers.pop("order", (FinishReason.ANSWER, FinishReason.EOS, *REQUIRED))

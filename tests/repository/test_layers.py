@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings/data_rows": {"answers"},
     "settings/hub_models": {"huggingface_hub", "omegaconf"},
     "settings/model_files": {"huggingface_hub", "omegaconf", "transformers"},
-    "settings": {"omegaconf", "search", "advantages", "packed", "interaction", "reward"},
+    "settings": {"omegaconf", "answers", "search", "advantages", "packed", "interaction", "reward"},
     "command_line/program": set(),
     "command_line": {"hydra", "omegaconf", "evaluation", "settings"},
     "verl_adapters": {

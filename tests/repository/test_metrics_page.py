@@ -44,7 +44,7 @@ def test_the_page_is_written_from_the_tables():
 
 
 def test_all_metrics_of_sampling_are_described():
-    plain = [("a", 3, 5, {"reward_extra_info": {"acc": 1.0}, "num_cached_tokens": 0})]
+    plain = [("a", 3, 5, {"reward_extra_info": {"acc": 1.0}, "num_cached_tokens": 0, "thinking_tokens": 2})]
     check(sampling_metrics(plain), below_treepo(SUMS, RATIOS))
     tree = TreeStatistics(trajectories=1, total_tokens=5, unique_tokens=5, parents=1, finish_details={"won": 1})
     rows = [*plain, ("b", 3, 5, {"tree_statistics": asdict(tree)})]

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from helpers.configs import config_of, problems_of
+from helpers.configs import config_of, problems_of, special_tag
 from helpers.paths import ROOT
 from helpers.verl_mistakes import MISTAKES, make_files, tiny_with
 from recipe.treepo.command_line.arguments import read_command_line
@@ -61,6 +61,7 @@ WRONG_VALUES = {
     "interaction": {"name": "a b"},
     "answer_needs_eos": "no",
     "run_on": 2,
+    "thinking": "on",
 }
 BY_PATH = {"search": "by_path", "branching": {"share": "entropy", "budget": "level_tokens", "level_tokens": 600}}
 TOTAL = {"budget": "total_tokens", "total_tokens": 299, "min_width": 3}
@@ -151,7 +152,7 @@ TRAINING: list[dict[str, Any]] = [
         },
         "actor_rollout_ref": {"model": {"path": "model", "custom_chat_template": "{{ messages[0].content }}"}},
     },
-    *({"actor_rollout_ref": {"model": {"path": f"models/{name}"}}} for name in range(15)),
+    *({"actor_rollout_ref": {"model": {"path": f"models/{name}"}}} for name in range(16)),
     {"data": {"train_files": "good.parquet"}, "actor_rollout_ref": {"model": {"path": "models/12"}}},
     {"actor_rollout_ref": {"model": {"path": "model", "custom_chat_template": "chat.jinja"}}},
     {"actor_rollout_ref": {"model": {"path": "model/"}}},
@@ -234,6 +235,7 @@ def write_broken_files() -> None:
         lambda folder: _template(folder, "{{ messages[0].content + ending }}"),
         lambda folder: _config(folder, model_type="qwen2x"),
         lambda folder: _config(folder, num_hidden_layers=6),
+        special_tag,
     ]
     for number, damage in enumerate(damages):
         damage(Path(shutil.copytree("model", f"models/{number}")))

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from helpers.paths import ROOT
 from recipe.treepo import main_treepo
 from recipe.treepo.advantages.options import Aggregation, ChainCounting
+from recipe.treepo.answers.thinking import NO_THINKING, Thinking
 from recipe.treepo.command_line.arguments import read_command_line
 from recipe.treepo.interaction import OnError, Steps
 from recipe.treepo.search import SearchKind, SearchShape
@@ -71,6 +72,7 @@ EVERY_KEY = {
     "answer_needs_eos": True,
     "stop_strings": ["\n\n", "###"],
     "repetition": {"unit": "characters", "window": 20, "count": 5},
+    "thinking": "off",
     "min_response_length": 7,
     "retries": 0,
     "validate_with_tree": True,
@@ -163,6 +165,7 @@ def test_every_key_is_read_into_its_place():
         answer_needs_eos=True,
         stop_strings=("\n\n", "###"),
         repetition=Repetition(RepetitionUnit.CHARACTERS, 20, 5),
+        thinking=NO_THINKING,
         min_response_length=7,
         retries=0,
         validate_with_tree=True,
@@ -258,8 +261,23 @@ def test_the_search_gets_the_stopping_rules_that_were_set():
         stop_strings=("\n\n", "###"),
         repetition=Repetition(RepetitionUnit.CHARACTERS, 20, 5),
         min_length=7,
+        thinking=NO_THINKING,
     )
     assert settings.stopping_rules(eos_token_ids=frozenset({3}), response_length=300, decode=repr) == expected
+
+
+def test_thinking_is_read_as_tags_or_off_and_by_default_left_to_the_chat_template():
+    def read(value):
+        return load_settings(OmegaConf.create({"treepo": {"thinking": value}})).thinking
+
+    assert read(None) is None
+    assert (read("off"), read(False)) == (NO_THINKING, NO_THINKING)
+    assert load_settings(OmegaConf.create("treepo: {thinking: off}")).thinking == NO_THINKING  # YAML's false
+    assert read({"open": "[T]", "close": "[/T]", "opened": True}) == Thinking("[T]", "[/T]", opened=True)
+    found, rules = Thinking("<t>", "</t>"), {"eos_token_ids": frozenset(), "response_length": 9, "decode": repr}
+    assert TreePOSettings().with_tags(found).stopping_rules(**rules).thinking == found
+    assert TreePOSettings().with_tags(None).stopping_rules(**rules).thinking == Thinking()
+    assert TreePOSettings(thinking=NO_THINKING).with_tags(found).stopping_rules(**rules).thinking == NO_THINKING
 
 
 @pytest.mark.parametrize(
@@ -293,6 +311,8 @@ def test_the_temperature_goes_along_half_a_cosine_from_first_to_last(temperature
         ("init_divergence", [1, 2, 3], "integer_range"),
         ("init_divergence", "two", "integer_range"),
         ("max_divergence", 0, "integer"),
+        ("thinking", "auto", "thinking"),
+        ("thinking", {"open": "<t>", "close": "<t>"}, "thinking"),
         ("branching.budget", "tokens", "choice"),
         ("branching.level_tokens", 0, "integer"),
         ("branching.total_tokens", 1.0, "integer"),

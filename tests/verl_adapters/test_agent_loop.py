@@ -16,6 +16,7 @@ from helpers.agent_loops import (
     loop_arguments,
     tree_request,
 )
+from recipe.treepo.answers.thinking import Thinking
 from recipe.treepo.interaction import Interaction, InteractionError, Reply
 from recipe.treepo.search import SearchError
 from recipe.treepo.search.engine import Segment
@@ -266,6 +267,40 @@ def test_the_context_of_a_turn_has_limits_and_the_row(talks, monkeypatch):
     fields = output.extra_fields
     assert (fields["tree_finish_reason"], fields["tree_finish_detail"]) == ("interaction", "won")
     assert (output.num_turns, fields["tree_turns"]) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("thinking", "known", "begins", "visible"),
+    [
+        (None, None, False, "[3, 5]"),
+        (Thinking("[1, 2]", "3,"), {"open": "[1, 2]", "close": "3,", "opened": True}, True, " 5]"),
+        (Thinking("[1, 2]", "4"), {"open": "[1, 2]", "close": "4", "opened": True}, True, None),
+        (Thinking("[2]", "4"), {"open": "[2]", "close": "4", "opened": False}, False, "[3, 5]"),
+    ],
+)
+def test_an_interaction_and_its_rewards_read_the_text_behind_a_thought(
+    thinking, known, begins, visible, talks, monkeypatch
+):
+    """The prompt and the turn have the texts [1, 2] and [3, 5]."""
+    seen = []
+
+    async def check(self, context):
+        seen.append(context)
+        return "won"
+
+    monkeypatch.setattr(Talk, "check_finished", check)
+    run_loop(talk_request(settings=TreePOSettings(depth=4, thinking=thinking)))
+    [context] = seen
+    assert (context.text, context.visible, context.begins_in_thought) == ("[3, 5]", visible, begins)
+    assert context.sample.get("extra_info") == (None if known is None else {"treepo_thinking": known})
+    assert "extra_info" not in ROW
+
+
+def test_the_search_gets_the_tags_of_thoughts(searches):
+    tags = Thinking("<t>", "</t>")
+    for thinking in (None, tags):
+        run_loop(tree_request(settings=TreePOSettings(thinking=thinking)))
+    assert [asked["stopping"].thinking for _, asked in searches] == [Thinking(), tags]
 
 
 def test_tool_rewards_and_reply_infos_follow_the_path(talks, monkeypatch):

@@ -100,6 +100,12 @@ def test_right_is_the_mean_accuracy_where_the_reward_function_returns_one():
     assert "treepo/right" not in sampling_metrics([("a", 10, 6, {})])
 
 
+def test_thinking_tokens_are_a_mean_per_trajectory_of_thinking_models():
+    rows = [("a", 10, 6, {"thinking_tokens": count}) for count in (6, 0, 3)]
+    assert sampling_metrics(rows)["treepo/thinking_tokens"] == 3.0
+    assert "treepo/thinking_tokens" not in sampling_metrics([("a", 10, 6, {})])
+
+
 def talking_tree(details: list[str]) -> Tree:
     """Return a tree: a turn, a reply, and a turn per detail, with which the interaction ends it ("": end token)."""
     tree = Tree([7] * 5)

@@ -15,7 +15,9 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 
 from helpers.load_file import load_file
+from recipe.treepo.answers.thinking import Thinking
 from recipe.treepo.reward import compute_score
+from recipe.treepo.verl_adapters.trajectory import with_thinking
 
 PATH = [(1, 0), (4, 3), (9, 6)]
 
@@ -85,6 +87,14 @@ def test_verls_dapo_manager_shows_no_path_which_is_why_there_is_ours() -> None:
     seen: list[dict] = []
     scored("dapo", remember(seen), [row("5", {"index": 7}, tree_fields())])
     assert seen == [{"index": 7}]
+
+
+@pytest.mark.parametrize("manager", ["treepo", "naive", "dapo"])
+def test_every_manager_passes_on_that_the_prompt_opened_a_thought(manager: str) -> None:
+    opened = Thinking(opened=True)
+    rows = [row(text, with_thinking({}, opened)["extra_info"]) for text in (r"\boxed{5}", r"a</think>\boxed{5}")]
+    assert [result["reward_score"] for result in scored(manager, compute_score, rows)] == [0.0, 1.0]
+    assert [result["reward_score"] for result in scored(manager, example(), rows)] == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("extra_info", [None, {}, {"index": 7}])

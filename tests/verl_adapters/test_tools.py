@@ -11,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from verl.experimental.agent_loop import tool_agent_loop
@@ -23,6 +25,8 @@ from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 from verl.workers.rollout.replica import TokenOutput
 
 from helpers.agent_loops import loop_arguments, tree_request
+from helpers.example_counts import examples
+from recipe.treepo.answers.thinking import NO_THINKING, Thinking
 from recipe.treepo.interaction import OnError
 from recipe.treepo.search import SearchError, surrogates
 from recipe.treepo.settings.schema import InteractionSettings, TreePOSettings
@@ -149,17 +153,22 @@ ADD, REPEAT, FAIL, NOTE = "treepo_test_add", "treepo_test_repeat", "treepo_test_
 
 
 class Client:
-    """Scripted model that generates the given turns in order, up to ``max_tokens`` per request."""
+    """Scripted model that generates the given turns in order, up to ``max_tokens`` per request.
 
-    def __init__(self, turns: list[str], end: int = END_ID) -> None:
+    Args:
+        opening: Text with which the chat template begins each turn.
+    """
+
+    def __init__(self, turns: list[str], end: int = END_ID, opening: str = "") -> None:
         self.turns = [[*tokens(turn), end] for turn in turns]
+        self.opening = [*ASSISTANT, *tokens(opening)]
         self.requests: list[dict[str, Any]] = []
 
     async def generate(self, **request: Any) -> TokenOutput:
         self.requests.append(request)
         prompt_ids = request["prompt_ids"]
-        begins = [at for at in range(len(prompt_ids)) if prompt_ids[at : at + len(ASSISTANT)] == ASSISTANT]
-        written = len(prompt_ids) - begins[-1] - len(ASSISTANT)
+        begins = [at for at in range(len(prompt_ids)) if prompt_ids[at : at + len(self.opening)] == self.opening]
+        written = len(prompt_ids) - begins[-1] - len(self.opening)
         limit = request["sampling_params"].get("max_tokens")
         said = self.turns[len(begins) - 1][written:][:limit]
         return TokenOutput(token_ids=said, log_probs=[-0.5] * len(said), stop_reason="completed", num_preempted=0)
@@ -444,17 +453,63 @@ def test_calls_inside_a_thought_are_not_run_and_those_outside_are(turn, results)
 
 @pytest.mark.parametrize(("turn", "results"), [(ONE, None), (f"so</think>{TWO}", ["5"]), (f"a{ONE}</think>", None)])
 def test_a_template_that_opens_a_thought_is_taken_into_account(turn, results, monkeypatch):
-    class Opened(Client):
-        async def generate(self, **request):
-            opening = tokens("<think>\n")
-            assert request["prompt_ids"][-len(opening) :] == opening
-            said = tokens(self.turns.pop(0)) + [END_ID]
-            return TokenOutput(token_ids=said, log_probs=[-0.5] * len(said), stop_reason="completed", num_preempted=0)
-
     monkeypatch.setattr(TOKENIZER, "chat_template", OPENING)
-    client = Opened([])
-    client.turns = [turn, "ok"]
+    client = Client([turn, "ok"], opening="<think>\n")
     assert responses_of([], client=client) == ([] if results is None else [results])
+
+
+TAG = Thinking().open
+# Each item is a call with its own result, a text, or an opening tag, which is text inside a thought.
+ITEMS = st.one_of(st.integers(0, 9), st.sampled_from(["so ", "\\boxed{5}", "<thi", "nk>", "</", "<tool_call>"]))
+THOUGHTS = st.lists(st.one_of(ITEMS, st.just(TAG)), max_size=4)
+
+
+@given(
+    parts=st.lists(st.tuples(THOUGHTS, st.lists(st.integers(0, 9), max_size=2)), max_size=3),
+    unfinished=st.one_of(st.none(), THOUGHTS),
+    opened=st.booleans(),
+    segment_length=st.one_of(st.none(), st.integers(5, 40)),
+    tags=st.sampled_from([Thinking(), Thinking("[T]", "[/T]")]),
+)
+@examples(short=40, long=400, deadline=None)
+def test_calls_outside_of_thoughts_run_and_those_inside_never(parts, unfinished, opened, segment_length, tags):
+    def written(items: list[Any]) -> str:
+        texts = [call(ADD, a=item, b=0) if isinstance(item, int) else item for item in items]
+        return "".join(text.replace(TAG, tags.open) for text in texts)
+
+    turn = "".join(f"{tags.open}{written(inside)}{tags.close}{written(behind)}" for inside, behind in parts)
+    turn += "" if unfinished is None else f"{tags.open}{written(unfinished)}"
+    opening = f"{tags.open}\n" if opened and turn else ""
+    expected = [str(number) for _, behind in parts for number in behind]
+    settings = TreePOSettings(depth=5_000, segment_length=segment_length, thinking=tags)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TOKENIZER, "chat_template", OPENING.replace("<think>\n", opening))
+        client = Client([turn.removeprefix(tags.open) if opening else turn, "ok"], opening=opening)
+        found = responses_of([], client=client, request={"settings": settings}, max_parallel_calls=9)
+    assert found == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("template", "turn", "ends_after", "reason"),
+    [
+        (OPENING, "\\boxed{5}, no </think>so \\boxed{6}.", "\\boxed{5}, no </think>so \\boxed{6}", "answer"),
+        (OPENING, "\\boxed{5} or", "\\boxed{5} or", "eos"),
+        (TEMPLATE, "<think>\\boxed{5}</think>so \\boxed{6}.", "<think>\\boxed{5}</think>so \\boxed{6}", "answer"),
+        (TEMPLATE, "\\boxed{5}, no", "\\boxed{5}", "answer"),
+    ],
+)
+def test_a_box_in_a_thought_that_the_template_opened_ends_no_path(template, turn, ends_after, reason, monkeypatch):
+    monkeypatch.setattr(TOKENIZER, "chat_template", template)
+    client = Client([turn], opening="<think>\n" if template == OPENING else "")
+    settings = TreePOSettings(depth=500, segment_length=1)
+    [output] = ours([], client=client, request={"settings": settings, "replaced_agent": "single_turn_agent"})
+    assert output.extra_fields["tree_finish_reason"] == reason
+    assert TOKENIZER.decode(output.response_ids, skip_special_tokens=True) == ends_after
+
+
+def test_without_tags_a_call_inside_a_thought_is_run():
+    settings = {"settings": TreePOSettings(depth=500, thinking=NO_THINKING)}
+    assert responses_of([f"<think>{ONE}</think>", "ok"], request=settings) == [["2"]]
 
 
 def test_the_record_of_a_turn_keeps_its_thoughts():
@@ -474,7 +529,7 @@ def test_a_thought_inside_an_argument_is_passed_to_the_tool():
     assert responses_of([call(REPEAT, text=text, times=2), "ok"]) == [[text * 2]]
     parser = ToolParser.get_tool_parser("seed", TOKENIZER)
     turn = f"<seed:tool_call><function={REPEAT}><parameter=text>{text}</parameter></function></seed:tool_call>"
-    decoder = _ThoughtlessDecoder(TOKENIZER, opened=False)
+    decoder = _ThoughtlessDecoder(TOKENIZER, Thinking())
     parser.tokenizer = decoder
     _, calls = asyncio.run(parser.extract_tool_calls(tokens(turn)))
     assert [json.loads(decoder.restore_call(call).arguments) for call in calls] == [{"text": text}]
@@ -509,9 +564,8 @@ def test_the_parsers_of_verl_find_their_calls_behind_a_thought_only(name):
     def found(turn: str) -> tuple[str, list[str]]:
         interaction = ToolInteraction()
         parser = ToolParser.get_tool_parser(name, TOKENIZER)
-        agent = SimpleNamespace(tool_parser=parser, tokenizer=TOKENIZER, apply_chat_template_kwargs={}, tools={})
-        interaction.setup(agent)
-        content, calls = asyncio.run(interaction._parse(tokens(turn), {}))
+        interaction.setup(SimpleNamespace(tool_parser=parser, tokenizer=TOKENIZER))
+        content, calls = asyncio.run(interaction._parse(tokens(turn), {}, Thinking()))
         return content, [call.name for call in calls]
 
     assert found(f"{thought}so {own}")[1] == ["f"]

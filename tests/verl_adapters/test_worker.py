@@ -20,6 +20,7 @@ from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 from helpers.agent_loops import tree_request
 from helpers.composition import composed
 from helpers.paths import ROOT
+from recipe.treepo.answers.thinking import Thinking
 from recipe.treepo.interaction import Interaction
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.settings.values import ConfigError
@@ -278,27 +279,79 @@ def test_the_number_of_steps_is_the_trainers_or_the_optimizers_or_unknown():
 
 def test_every_trajectory_is_scored_and_stored_as_a_session_of_its_own(make_worker, recorded):
     worker, request = make_worker(), tree_request()
-    outputs = ["a", "b", "c"]
+    outputs = [SimpleNamespace(prompt_ids=[1], name=name) for name in "abc"]
     asyncio.run(worker._agent_loop_postprocess(outputs, False, tree_request=request, session_id=0, uid="u"))
-    assert recorded.stored == [(name, {"session_id": rank, "uid": "u"}) for rank, name in enumerate("abc")]
+    assert recorded.stored == [(output, {"session_id": rank, "uid": "u"}) for rank, output in enumerate(outputs)]
     recorded.stored.clear()
-    asyncio.run(worker._agent_loop_postprocess("plain", True, session_id=5, uid="u"))
-    assert recorded.stored == [("plain", {"session_id": 5, "uid": "u"})]
+    asyncio.run(worker._agent_loop_postprocess(outputs[0], True, session_id=5, uid="u"))
+    assert recorded.stored == [(outputs[0], {"session_id": 5, "uid": "u"})]
+
+
+def output_of(worker: Any, prompt: str, response: str) -> SimpleNamespace:
+    prompt_ids, response_ids = (worker.tokenizer.encode(text, add_special_tokens=False) for text in (prompt, response))
+    return SimpleNamespace(
+        prompt_ids=prompt_ids, response_ids=response_ids, response_mask=[1] * len(response_ids), extra_fields={}
+    )
+
+
+@pytest.mark.parametrize("samples_tree", [True, False])
+@pytest.mark.parametrize(("prompt", "opened"), [("6?\n<think>\n", True), ("6?\n", False)])
+def test_a_thinking_model_tells_the_reward_its_tags_and_counts_tokens(
+    make_worker, recorded, samples_tree, prompt, opened
+):
+    worker = make_worker(thinking={"open": "<think>", "close": "</think>"})
+    outputs = [output_of(worker, prompt, text) for text in ("so 5</think>5", "so")]
+    row = {"session_id": 0, "uid": "u", "extra_info": {"index": 7}}
+    given = outputs if samples_tree else outputs[0]
+    request = {"tree_request": tree_request()} if samples_tree else {}
+    asyncio.run(worker._agent_loop_postprocess(given, False, **request, **row))
+    fields = {"open": "<think>", "close": "</think>", "opened": opened}
+    for _, kwargs in recorded.stored:
+        assert kwargs["extra_info"] == {"index": 7, "treepo_thinking": fields}
+    assert row["extra_info"] == {"index": 7}
+    inside = [len(worker.tokenizer.encode(text, add_special_tokens=False)) for text in ("so 5", "so")]
+    expected = inside if opened else [inside[0], 0]
+    assert [output.extra_fields.get("thinking_tokens") for output in outputs] == (
+        expected if samples_tree else [expected[0], None]
+    )
+
+
+def test_without_tags_in_template_and_prompt_nothing_is_added_and_with_off_no_count(make_worker, recorded):
+    def stored(prompt: str, **settings: Any) -> tuple[dict, dict]:
+        output = output_of(worker := make_worker(**settings), prompt, "so")
+        asyncio.run(worker._agent_loop_postprocess(output, False, uid="u"))
+        return recorded.stored[-1][1], output.extra_fields
+
+    assert stored("6?\n") == ({"uid": "u"}, {})
+    off = {"open": "", "close": "", "opened": False}
+    assert stored("6?\n<think>\n", thinking="off") == ({"uid": "u", "extra_info": {"treepo_thinking": off}}, {})
+    # a prompt that opens a thought, although the template has no tags
+    row, fields = stored("6?\n<think>\n")
+    assert row["extra_info"] == {"treepo_thinking": {"open": "<think>", "close": "</think>", "opened": True}}
+    assert fields["thinking_tokens"] > 0
+
+
+def test_a_worker_finds_the_tags_in_the_chat_template(make_worker):
+    assert make_worker().settings.thinking is None
+    config = make_config()
+    config.actor_rollout_ref.model.custom_chat_template = "{{ messages[0].content.split('</think>')[-1] }}<think>"
+    assert Worker(config, FullyAsyncLLMServerClient(config=None)).settings.thinking == Thinking()
 
 
 def test_a_failure_to_store_is_raised_after_the_others_have_finished(make_worker, monkeypatch):
     finished = []
 
     async def postprocess(self, output, validate, **kwargs):
-        await asyncio.sleep(0.01 if output != "bad" else 0)
-        if output == "bad":
+        await asyncio.sleep(0.01 if output.name != "bad" else 0)
+        if output.name == "bad":
             raise ConnectionError("no reward worker")
-        finished.append(output)
+        finished.append(output.name)
 
     worker, request = make_worker(), tree_request()
+    outputs = [SimpleNamespace(prompt_ids=[1], name=name) for name in ("a", "bad", "c")]
     monkeypatch.setattr(VerlWorker, "_agent_loop_postprocess", postprocess)
     with pytest.raises(ConnectionError, match="no reward worker"):
-        asyncio.run(worker._agent_loop_postprocess(["a", "bad", "c"], False, tree_request=request, session_id=0))
+        asyncio.run(worker._agent_loop_postprocess(outputs, False, tree_request=request, session_id=0))
     assert finished == ["a", "c"]
 
 

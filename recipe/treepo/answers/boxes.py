@@ -54,28 +54,6 @@ def _boxes(text: str) -> Iterator[tuple[int, int, int | None]]:
             yield start, content_start, None
 
 
-def after_thinking(text: str) -> str:
-    """Return the text behind the last thought (``</think>``); nothing if a thought is unfinished."""
-    begun, ended = text.rfind("<think>"), text.rfind("</think>")
-    return text[ended + len("</think>") :] if ended > begun else "" if begun >= 0 else text
-
-
-def thoughts(text: str) -> list[tuple[int, int]]:
-    """Return (start, end) of the content of each thought, without ``<think>`` and ``</think>``.
-
-    An unfinished thought extends to the end of the text. The prompt may have opened the first one: a ``</think>``
-    without ``<think>`` ends a thought that began after the last one, or with the text.
-    """
-    spans, begin = [], 0
-    while (end := text.find("</think>", begin)) >= 0:
-        opened = text.find("<think>", begin, end)
-        spans.append((begin if opened < 0 else opened + len("<think>"), end))
-        begin = end + len("</think>")
-    if (opened := text.find("<think>", begin)) >= 0:
-        spans.append((opened + len("<think>"), len(text)))
-    return spans
-
-
 def scan_boxes(text: str) -> BoxScan:
     """Find the last box of `text`; of boxes joined by commas, "and" or "or", all contents as a list.
 

@@ -44,7 +44,12 @@ def fingerprints(
         "evaluation.keep_responses": settings.keep_responses,
     }
     return {
-        run: {**common, "evaluation.arms": {} if run.is_plain else _search(run), "evaluation.n": run.n}
+        run: {
+            **common,
+            "evaluation.arms": {} if run.is_plain else _search(run),
+            "evaluation.n": run.n,
+            "treepo.thinking": run.settings.thinking and run.settings.thinking.fields,
+        }
         for run in settings.runs
     }
 
@@ -52,7 +57,7 @@ def fingerprints(
 def _search(run: Run) -> dict[str, Any]:
     search = asdict(run.settings)
     # These do not affect the samples.
-    for key in ("dump", "advantage", "shared_token_weight", "validate_with_tree", "console"):
+    for key in ("dump", "advantage", "shared_token_weight", "validate_with_tree", "console", "thinking"):
         del search[key]
     return search
 

@@ -109,7 +109,8 @@ class ProblemSampler:
         ended = time.time()
         if missing := tree.counters.missing_trajectories:
             raise SearchError(f"{missing} of {run.n} trajectories are missing, because requests failed")
-        trajectories = await self.scorer.trajectories(problem, tree, with_tree=not run.is_plain)
+        thinking = run.settings.known_thinking(problem.prompt_ids, self.scorer.decode)
+        trajectories = await self.scorer.trajectories(problem, tree, with_tree=not run.is_plain, thinking=thinking)
         if self.dump is not None:
             await asyncio.to_thread(self.dump.write, run, problem, tree, trajectories)
         return ProblemResult(

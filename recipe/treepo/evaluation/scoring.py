@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recipe.treepo.answers.compare import compare_text
+from recipe.treepo.answers.thinking import FIELD, Thinking
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.records import Trajectory, reward_error
 from recipe.treepo.evaluation.votes import count_votes
-from recipe.treepo.reward import answers_agree, find_answer
+from recipe.treepo.reward import answers_agree, find_answer, thinking_of
 from recipe.treepo.search.tree import Tree
 from recipe.treepo.search.user_errors import UserCodeError, awaited, contained, is_from_user_code, named
 
@@ -45,10 +46,13 @@ class Scorer:
     fields_of: Callable[[Tree], Sequence[Mapping[str, Any]]]
     keep_responses: bool
 
-    async def trajectories(self, problem: EvaluationProblem, tree: Tree, *, with_tree: bool) -> list[Trajectory]:
+    async def trajectories(
+        self, problem: EvaluationProblem, tree: Tree, *, with_tree: bool, thinking: Thinking | None = None
+    ) -> list[Trajectory]:
         """Return the scored trajectories of a finished tree.
 
         Args:
+            thinking: Tags of thoughts for the reward function and the votes, None if there are none.
             with_tree: Whether the reward function receives the tree's fields; verl's own sampler has no tree.
 
         Raises:
@@ -57,6 +61,8 @@ class Scorer:
         paths = [tree.path(leaf) for leaf in tree.leaves]
         texts = [self.decode(path.response_ids) for path in paths]
         seen = self.fields_of(tree) if with_tree else [{}] * len(paths)
+        if thinking is not None:
+            seen = [{**own, FIELD: thinking.fields} for own in seen]
         scored = await asyncio.gather(*(self._score(problem, text, own) for text, own in zip(texts, seen, strict=True)))
         right = [acc > 0.5 and not reward_error(score, acc) for score, acc, _ in scored]
         answers = [answer for _, _, answer in scored]
@@ -97,7 +103,7 @@ class Scorer:
                 result = await asyncio.to_thread(contained, self.function, **arguments)
             result = result if isinstance(result, Mapping) else {"score": result}
             score = float(result["score"])
-            return score, float(result.get("acc", score)), self._answer(result, text)
+            return score, float(result.get("acc", score)), self._answer(result, text, seen)
         except UserCodeError as carried:
             raise ScoringError(f"the reward function failed ({carried})") from carried
         except BaseException as error:
@@ -105,10 +111,11 @@ class Scorer:
                 raise
             raise ScoringError(f"the reward function failed ({named(error)})") from error
 
-    def _answer(self, result: Mapping[str, Any], text: str) -> str | None:
+    def _answer(self, result: Mapping[str, Any], text: str, seen: Mapping[str, Any]) -> str | None:
         """Return the vote of a trajectory: the reward function's ``pred``, as in verl, else its final answer."""
         if "pred" not in result:
-            return find_answer(text, bool(self.options.get("require_box", False)))[0]
+            thinking = thinking_of(seen, self.options.get("thinking"))
+            return find_answer(text, bool(self.options.get("require_box", False)), thinking)[0]
         return None if result["pred"] is None else str(result["pred"])
 
     def _same(self) -> Callable[[str, str], bool]:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.search.branching import Budget
 from recipe.treepo.settings.files import file_problems, output_problems
 from recipe.treepo.settings.schema import TOOL_AGENT, Sampler, TreePOSettings, leads_conversations, parse_settings
+from recipe.treepo.settings.thinking_rules import thinking_problems
 from recipe.treepo.settings.training_rules import reward_problems
 from recipe.treepo.settings.tree_rules import Rollout, context_problems, read_rollout, seed_problems, tree_problems
 from recipe.treepo.settings.values import (
@@ -152,7 +153,7 @@ def load_evaluation(config: DictConfig, *, check_files: bool = True) -> Evaluati
         problems.append(ConfigProblem("k_beyond_n", "evaluation.k", k, rule, "Omit it, or use a larger evaluation.n."))
     problems += reward_problems(config)
     if check_files:
-        problems += file_problems(config, ("data.val_files",))
+        problems += file_problems(config, ("data.val_files",)) + thinking_problems(config)
         problems += output_problems("evaluation.out_dir", os.path.expanduser(str(values.get("out_dir") or "")))
     if problems:
         raise ConfigError(list({str(problem): problem for problem in problems}.values()))

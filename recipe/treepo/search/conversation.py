@@ -316,6 +316,7 @@ class Conversation:
         path = self._tree.path(node.index)
         turn_ids = list(response_ids[path.turn_start :])
         text = self._stopping.decode(turn_ids)
+        thinking = self._stopping.thinking_after(self._tree.prompt_ids + list(response_ids[: path.turn_start]))
         number = 1 + len(path.replies)
         turns_left = self._stopping.depth - node.depth
         if self.rules.max_turns is not None:
@@ -323,6 +324,8 @@ class Conversation:
         return TurnContext(
             messages=copy.deepcopy([*before.messages, _assistant(text)]),
             text=text,
+            visible=thinking.visible(text),
+            begins_in_thought=thinking.opened,
             response=self._stopping.decode(list(response_ids)),
             token_ids=turn_ids,
             turn=number,

@@ -14,14 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from recipe.treepo.answers.boxes import after_thinking, has_complete_box
+from recipe.treepo.answers.boxes import has_complete_box
+from recipe.treepo.answers.thinking import Thinking
 from recipe.treepo.search.incremental_text import REPLACEMENT, IncrementalText
+from recipe.treepo.search.thought_tokens import thinking_after
 
 
 class FinishReason(StrEnum):
     """Reason why a path became a trajectory. Each leaf records exactly one."""
 
-    ANSWER = "answer"  # the response holds a complete \boxed{...} outside its thoughts
+    ANSWER = "answer"  # the response holds a complete \boxed{...} behind its thoughts
     EOS = "eos"  # the last token is one of the model's end tokens
     STOP = "stop"  # the response holds a stop string
     INTERACTION = "interaction"  # the interaction's check_finished returned a reason
@@ -117,6 +119,7 @@ class StoppingRules:
             ``eos_token_ids``.
         repetition: Definition of a repetition for the REPETITION rule.
         min_length: Minimum tokens of a response; the search drops a path that ends with fewer.
+        thinking: Tags around thoughts; an answer inside one does not end a path.
     """
 
     order: tuple[FinishReason, ...]
@@ -128,6 +131,7 @@ class StoppingRules:
     stop_strings: tuple[str, ...] = ()
     repetition: Repetition = Repetition()
     min_length: int = 0
+    thinking: Thinking = Thinking()
 
     def __post_init__(self) -> None:
         missing = {FinishReason.LENGTH, FinishReason.DEPTH} - set(self.order)
@@ -146,7 +150,9 @@ class StoppingRules:
         """Decoder of growing responses."""
         return IncrementalText(self.decode)
 
-    def reason(self, turn_ids: Sequence[int], text: str, *, length: int, depth: int) -> FinishReason | None:
+    def reason(
+        self, turn_ids: Sequence[int], text: str, *, length: int, depth: int, before: Sequence[int] = ()
+    ) -> FinishReason | None:
         """Return the reason to end a path, or its turn; None to continue.
 
         Args:
@@ -154,13 +160,14 @@ class StoppingRules:
             text: Text of ``turn_ids``; not read unless ``needs_text``.
             length: Response tokens on the path.
             depth: Complete segments on the path.
+            before: Tokens right before the turn, which may open a thought.
         """
 
         def applies(rule: FinishReason) -> bool:
             match rule:
                 case FinishReason.ANSWER:
                     may_end = self.at_end_token(turn_ids) or not self.answer_needs_eos
-                    return may_end and has_complete_box(after_thinking(text))
+                    return may_end and self._has_answer(text, before)
                 case FinishReason.EOS:
                     return self.at_end_token(turn_ids)
                 case FinishReason.STOP:
@@ -179,6 +186,14 @@ class StoppingRules:
     def at_end_token(self, token_ids: Sequence[int]) -> bool:
         """Return whether the last token is an end token."""
         return bool(token_ids) and token_ids[-1] in self.eos_token_ids
+
+    def thinking_after(self, token_ids: Sequence[int]) -> Thinking:
+        """Return the tags for a turn that follows some tokens."""
+        return thinking_after(token_ids, self.thinking, self.decode)
+
+    def _has_answer(self, text: str, before: Sequence[int]) -> bool:
+        visible = self.thinking_after(before).visible(text)
+        return visible is not None and has_complete_box(visible)
 
     def _has_stop_string(self, text: str) -> bool:
         return any(string in text for string in self.stop_strings)

@@ -7,7 +7,7 @@ Rules between keys: ``validate.py``. Imports no torch, ray or vllm, so all check
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -16,11 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from recipe.treepo.advantages.options import AdvantageOptions
+from recipe.treepo.answers.thinking import Thinking, read_thinking
 from recipe.treepo.interaction import ConversationRules, OnError, Steps
 from recipe.treepo.search import SearchKind, SearchShape
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.fallback import FallbackRules
 from recipe.treepo.search.stopping import RULES, FinishReason, Repetition, StoppingRules
+from recipe.treepo.search.thought_tokens import thinking_after
 from recipe.treepo.settings.values import (
     ConfigError,
     ConfigProblem,
@@ -209,6 +211,14 @@ def _rules(value: Any) -> tuple[FinishReason, ...]:
     return tuple(FinishReason(rule) for rule in value)
 
 
+def _thinking(value: Any) -> Thinking:
+    """Read ``treepo.thinking``."""
+    try:
+        return read_thinking(value)
+    except ValueError as error:
+        raise WrongValue("thinking", str(error)) from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreePOSettings:
     """The ``treepo`` group. Meanings, units and ranges: ``config/treepo_trainer.yaml``.
@@ -218,6 +228,7 @@ class TreePOSettings:
     Attributes:
         branching: Branching rules; their own temperature is unused.
         temperature: First and last value of ``treepo.branching.temperature`` over training.
+        thinking: Tags of thoughts; None for those of the chat template (:meth:`with_tags`).
     """
 
     sampler: Sampler = Sampler.TREE
@@ -236,6 +247,7 @@ class TreePOSettings:
     answer_needs_eos: bool = False
     stop_strings: tuple[str, ...] = ()
     repetition: Repetition = field(default_factory=Repetition)
+    thinking: Thinking | None = field(default=None, metadata={"read": _thinking})
     min_response_length: int = field(default=0, metadata={"least": 0})
     retries: int = field(default=2, metadata={"least": 0})
     validate_with_tree: bool = False
@@ -268,6 +280,20 @@ class TreePOSettings:
         return replace(
             self, search=SearchKind.BY_PATH, branching=branching, fallback=FallbackRules(), max_segments_per_request=1
         )
+
+    def with_tags(self, found: Thinking | None) -> "TreePOSettings":
+        """Return a copy with the tags found in the chat template, unless the settings name others."""
+        return replace(self, thinking=self.thinking or found)
+
+    @property
+    def tags(self) -> Thinking:
+        """Tags of thoughts, by default those that most models have."""
+        return self.thinking or Thinking()
+
+    def known_thinking(self, prompt_ids: Sequence[int], decode: Callable[[list[int]], str]) -> Thinking | None:
+        """Return the tags of responses to a prompt, None if neither ``thinking`` nor the end of the prompt has any."""
+        thinking = thinking_after(prompt_ids, self.tags, decode)
+        return thinking if self.thinking is not None or thinking.opened else None
 
     def shape(self, *, width: int, response_length: int, progress: float, conversation: bool = False) -> SearchShape:
         """Return the shape of one prompt's tree; ``progress`` is the share of training done, 0 to 1."""
@@ -302,6 +328,7 @@ class TreePOSettings:
             stop_strings=self.stop_strings,
             repetition=self.repetition,
             min_length=self.min_response_length,
+            thinking=self.tags,
         )
 
 

@@ -11,6 +11,7 @@ from recipe.treepo.settings.code_rules import code_problems, package_problems
 from recipe.treepo.settings.files import file_problems
 from recipe.treepo.settings.schema import GROUPS, TreePOSettings, parse_settings
 from recipe.treepo.settings.support import never_run_note
+from recipe.treepo.settings.thinking_rules import thinking_problems
 from recipe.treepo.settings.training_rules import objective_problems, trainer_problems
 from recipe.treepo.settings.tree_rules import sampler_problems
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
@@ -38,7 +39,7 @@ def validate(
         raise ConfigError(problems + _unresolved(config)) from None
     if check_files:
         problems += file_problems(config, ("data.train_files", "data.val_files"), notes)
-        problems += package_problems(config) + machine_problems(config)
+        problems += thinking_problems(config) + package_problems(config) + machine_problems(config)
         if notes is not None:
             notes += [*unread_notes(config), *filter(None, [never_run_note(config)])]
     if problems:

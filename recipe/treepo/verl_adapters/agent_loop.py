@@ -15,6 +15,7 @@ from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 from verl.utils.rollout_trace import rollout_trace_op
 from verl.workers.rollout.llm_server import LLMServerClient
 
+from recipe.treepo.answers.thinking import Thinking
 from recipe.treepo.interaction import Interaction, InteractionError, Message
 from recipe.treepo.search import grow_tree
 from recipe.treepo.search.conversation import ConversationStart
@@ -24,7 +25,7 @@ from recipe.treepo.settings.schema import REPLACED_AGENTS, TOOL_AGENT, TreePOSet
 from recipe.treepo.verl_adapters.model_tokens import turn_end
 from recipe.treepo.verl_adapters.server_engine import ServerEngine
 from recipe.treepo.verl_adapters.tool_interaction import ToolInteraction
-from recipe.treepo.verl_adapters.trajectory import CUT_FIELD, trajectory_fields
+from recipe.treepo.verl_adapters.trajectory import CUT_FIELD, trajectory_fields, with_thinking
 from recipe.treepo.verl_adapters.tree_dump import SampledTree
 
 TREE_AGENT = "treepo_agent"
@@ -70,9 +71,11 @@ class TreeAgentLoop(ToolAgentLoop):
 
     Attributes:
         prompt_is_cut: Whether the beginning of the prompt was cut off.
+        thinking: Tags of the model's thoughts.
     """
 
     prompt_is_cut = False
+    thinking = Thinking()
 
     @rollout_trace_op
     async def run(
@@ -98,6 +101,7 @@ class TreeAgentLoop(ToolAgentLoop):
                 f"agent_name={agent}: trees replace only {' and '.join(REPLACED_AGENTS)}. "
                 "Use treepo.sampler=plain, or leave agent_name out of the data set."
             )
+        self.thinking = tree_request.settings.tags
         messages = list(kwargs["raw_prompt"])
         if await self.process_multi_modal_info(messages):
             raise ValueError("prompt with images, video or audio: trees support text only. Use treepo.sampler=plain.")
@@ -116,7 +120,9 @@ class TreeAgentLoop(ToolAgentLoop):
         engine = self._engine(tree_request, sampling_params, priority, ends)
         conversation = None
         if interaction is not None:
-            conversation = self._conversation(tree_request, interaction, messages, kwargs, tools)
+            thinking = tree_request.settings.known_thinking(prompt_ids, self._decode)
+            row = kwargs if thinking is None else with_thinking(kwargs, thinking)
+            conversation = self._conversation(tree_request, interaction, messages, row, tools)
         tree = await self._grow(tree_request, prompt_ids, engine, ends, conversation)
         if tree_request.sampled is not None:
             tree_request.sampled.tree, tree_request.sampled.calls = tree, engine.calls
@@ -183,6 +189,10 @@ class TreeAgentLoop(ToolAgentLoop):
         merged: list[int] = result.token_ids
         return merged
 
+    def _decode(self, token_ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text
+
     def _engine(
         self, request: TreeRequest, sampling_params: dict[str, Any], priority: int, ends: frozenset[int]
     ) -> ServerEngine:
@@ -221,7 +231,7 @@ class TreeAgentLoop(ToolAgentLoop):
             stopping=settings.stopping_rules(
                 eos_token_ids=ends,
                 response_length=response_length,
-                decode=partial(self.tokenizer.decode, skip_special_tokens=True),
+                decode=self._decode,
             ),
             seed=request.seed,
             conversation=conversation,

@@ -7,7 +7,7 @@ from typing import Any
 
 from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import FinishReason
-from recipe.treepo.verl_adapters.trajectory import CUT_FIELD
+from recipe.treepo.verl_adapters.trajectory import CUT_FIELD, THINKING_TOKENS
 
 # Details of an interaction with their own metric in a step.
 MOST_DETAILS = 20
@@ -39,6 +39,10 @@ RATIOS = {
         "1 if each token is computed once; absent without `computed_prompt_tokens`",
     ),
     "right": ("share", "Mean of the finite `acc` that the reward function returns"),
+    "thinking_tokens": (
+        "tokens",
+        "Mean tokens of a trajectory inside thoughts; absent without tags in template, prompt and `treepo.thinking`",
+    ),
 }
 # Fields of TreeStatistics logged as sums over the batch, for trees only.
 _SUMS_OF_TREES = {
@@ -124,11 +128,14 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
     prompt_tokens: dict[str, int] = {}
     cut_prompts: set[str] = set()
     accuracies: list[float] = []
+    thinking: list[int] = []
     for prompt_id, prompt_length, response_length, extra in rows:
         prompt_tokens[prompt_id] = prompt_length
         if extra.get(CUT_FIELD):
             cut_prompts.add(prompt_id)
         accuracies += _accuracy(extra)
+        if THINKING_TOKENS in extra:
+            thinking.append(extra[THINKING_TOKENS])
         statistics = extra.get("tree_statistics")
         if statistics is not None:  # every trajectory has the numbers of its whole tree
             if prompt_id not in trees:
@@ -147,6 +154,8 @@ def sampling_metrics(rows: Iterable[tuple[str, int, int, Mapping[str, Any]]]) ->
     metrics["treepo/unique_over_total"] = total.unique_tokens / max(1, total.total_tokens)
     if accuracies:
         metrics["treepo/right"] = sum(accuracies) / len(accuracies)
+    if thinking:
+        metrics["treepo/thinking_tokens"] = sum(thinking) / len(thinking)
     if total.computed_prompt_tokens is not None:
         needed = sum(prompt_tokens.values()) + total.unique_tokens
         metrics["treepo/waste"] = (total.computed_prompt_tokens + total.decoded_tokens) / max(1, needed)

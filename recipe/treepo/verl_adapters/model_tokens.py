@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of a model and of its chat template that begin or end turns."""
+"""Tokens and tags of a model and of its chat template that begin or end turns and thoughts."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from verl.workers.config import HFModelConfig
+
+from recipe.treepo.answers.thinking import Thinking, tags_in
+from recipe.treepo.settings.schema import TreePOSettings
+from recipe.treepo.settings.thinking_rules import special_tag_problems
+from recipe.treepo.settings.values import ConfigError
 
 
 def eos_token_ids(model: HFModelConfig) -> frozenset[int]:
@@ -28,15 +32,21 @@ def turn_end(tokenizer: Any) -> int | None:
     return after[0] if after and after[0] in tokenizer.all_special_ids else None
 
 
-def opens_thought(tokenizer: Any, options: Mapping[str, Any]) -> bool:
-    """Return whether the chat template ends a prompt with ``<think>``, so that the model begins inside a thought.
+def tags_of(tokenizer: Any) -> Thinking | None:
+    """Return the tags of thoughts in the tokenizer's chat template, None if it has none."""
+    template = tokenizer.chat_template or ""
+    return tags_in("".join(template.values()) if isinstance(template, dict) else template)
 
-    Args:
-        options: verl's ``data.apply_chat_template_kwargs``.
+
+def with_tags(settings: TreePOSettings, tokenizer: Any) -> TreePOSettings:
+    """Return a copy of the settings with the tags in the tokenizer's chat template, unless they name others.
+
+    Raises:
+        ConfigError: if a tag is a special token.
     """
-    chat = [{"role": "user", "content": "x"}]
-    try:
-        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **options)
-    except Exception:  # templates may refuse a lone user message
-        return False
-    return bool(prompt.rstrip().endswith("<think>"))
+    known = settings.with_tags(tags_of(tokenizer))
+    if known.thinking is not None:
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        if problems := special_tag_problems(known.thinking, special, settings.thinking and known.thinking.fields):
+            raise ConfigError(problems)
+    return known

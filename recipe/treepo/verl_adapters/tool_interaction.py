@@ -10,17 +10,16 @@ import asyncio
 import copy
 import json
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 from verl.experimental.agent_loop.tool_agent_loop import AgentData, ToolAgentLoop
 from verl.experimental.agent_loop.tool_parser import FunctionCall
 from verl.tools.schemas import ToolResponse
 
-from recipe.treepo.answers.boxes import thoughts
+from recipe.treepo.answers.thinking import Thinking
 from recipe.treepo.interaction import Interaction, Reply, TurnContext
 from recipe.treepo.search.user_errors import named
-from recipe.treepo.verl_adapters.model_tokens import opens_thought
 from recipe.treepo.verl_adapters.tool_exits import ToolExit, contained_tool
 
 
@@ -45,7 +44,8 @@ class ToolInteraction(Interaction):
     async def step(self, context: TurnContext) -> Reply | None:
         """Run the tool calls of the turn, at most ``max_parallel_calls``; return None if there are none."""
         agent, tools = self._agent, self._tools(context.sample)
-        content, calls = await self._parse(context.token_ids, tools)
+        thinking = replace(self._agent.thinking, opened=context.begins_in_thought)
+        content, calls = await self._parse(context.token_ids, tools, thinking)
         if not calls:
             return None
         data = self._agent_data(context, tools)
@@ -74,21 +74,18 @@ class ToolInteraction(Interaction):
             assistant=assistant,
         )
 
-    async def _parse(self, token_ids: list[int], tools: Mapping[str, Any]) -> tuple[str, list[FunctionCall]]:
+    async def _parse(
+        self, token_ids: list[int], tools: Mapping[str, Any], thinking: Thinking
+    ) -> tuple[str, list[FunctionCall]]:
         """Return the text and the tool calls of a turn; calls inside a thought stay text."""
         parser, schemas = copy.copy(self._agent.tool_parser), [tool.tool_schema for tool in tools.values()]
-        for is_text in (True, False):  # an unclosed <think> is text inside the arguments of a call
-            decoder = _ThoughtlessDecoder(self._agent.tokenizer, opened=self._opens_thought, is_text=is_text)
+        for is_text in (True, False):  # an unclosed tag is text inside the arguments of a call
+            decoder = _ThoughtlessDecoder(self._agent.tokenizer, thinking, is_text=is_text)
             parser.tokenizer = decoder
             content, calls = await parser.extract_tool_calls(token_ids, schemas)
             if decoder.unclosed is None or any(decoder.unclosed in call.arguments for call in calls):
                 break
         return decoder.restore(content), [decoder.restore_call(call) for call in calls]
-
-    @cached_property
-    def _opens_thought(self) -> bool:
-        """Whether the chat template begins each turn of the model inside a thought."""
-        return opens_thought(self._agent.tokenizer, self._agent.apply_chat_template_kwargs)
 
     async def _call(self, call: FunctionCall, data: AgentData) -> tuple[ToolResponse, float | None, dict[str, Any]]:
         """Call a tool. verl returns an ``Exception`` to the model as text; other exceptions fail the path.
@@ -138,15 +135,15 @@ class _ThoughtlessDecoder:
     Parsers thus see a turn with its thoughts, which some remove, and no call inside one.
 
     Args:
-        opened: Whether the prompt has opened the first thought.
-        is_text: Whether a <think> of the model without its end is text.
+        thinking: Tags of thoughts in this turn.
+        is_text: Whether an opening tag of the model without its end is text.
 
     Attributes:
-        unclosed: Placeholder of such a <think> if it is text, else None.
+        unclosed: Placeholder of such a tag if it is text, else None.
     """
 
-    def __init__(self, tokenizer: Any, *, opened: bool, is_text: bool = False) -> None:
-        self._tokenizer, self._opened, self._is_text = tokenizer, opened, is_text
+    def __init__(self, tokenizer: Any, thinking: Thinking, *, is_text: bool = False) -> None:
+        self._tokenizer, self._thinking, self._is_text = tokenizer, thinking, is_text
         self._hidden: dict[str, str] = {}
         self.unclosed: str | None = None
 
@@ -156,14 +153,13 @@ class _ThoughtlessDecoder:
     def decode(self, *arguments: Any, **named_arguments: Any) -> str:
         """Decode tokens; thoughts become placeholders."""
         text: str = self._tokenizer.decode(*arguments, **named_arguments)
-        before = "<think>" if self._opened else ""
-        used, parts, after = set(text), [], 0
+        used, parts, after, tag = set(text), [], 0, self._thinking.open
         free = (character for character in map(chr, range(0xF0000, 0xFFFFE)) if character not in used)  # private use
         self._hidden, self.unclosed = {}, None
-        for begin, end in thoughts(before + text):
-            begin, end, placeholder = begin - len(before), end - len(before), next(free)
-            if self._is_text and end == len(text) and text[:begin].endswith("<think>"):
-                begin, end, self.unclosed = begin - len("<think>"), begin, placeholder
+        for begin, end in self._thinking.thoughts(text):
+            placeholder = next(free)
+            if self._is_text and end == len(text) and text[:begin].endswith(tag):
+                begin, end, self.unclosed = begin - len(tag), begin, placeholder
             self._hidden[placeholder] = text[begin:end]
             parts += [text[after:begin], placeholder]
             after = end

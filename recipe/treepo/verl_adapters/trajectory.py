@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fields of a trajectory for the trainer and the reward function."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from recipe.treepo.answers.thinking import FIELD, Thinking
 from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.tree import Tree
 
 CUT_FIELD = "tree_prompt_cut"
 """Field of a trajectory that tells whether the beginning of its prompt was cut off."""
+THINKING_TOKENS = "thinking_tokens"
+"""Field of a trajectory: number of its tokens inside thoughts; absent for models without thoughts."""
 
 
 def trajectory_fields(tree: Tree) -> list[dict[str, Any]]:
@@ -33,3 +37,8 @@ def trajectory_fields(tree: Tree) -> list[dict[str, Any]]:
         }
         for path in paths
     ]
+
+
+def with_thinking(row: Mapping[str, Any], thinking: Thinking) -> dict[str, Any]:
+    """Return a copy of a data set's row that tells the reward function the tags of thoughts."""
+    return {**row, "extra_info": {**(row.get("extra_info") or {}), FIELD: thinking.fields}}

@@ -23,6 +23,7 @@ from verl.utils.tensordict_utils import get_non_tensor_data
 
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.surrogates import without_surrogates
+from recipe.treepo.search.thought_tokens import thinking_tokens
 from recipe.treepo.search.user_errors import named, remote_cause
 from recipe.treepo.settings.schema import Sampler, load_settings
 from recipe.treepo.settings.support import never_run_note
@@ -32,10 +33,11 @@ from recipe.treepo.settings.validate import validate_trees
 from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters.agent_loop import TREE_AGENT, TreeRequest
 from recipe.treepo.verl_adapters.failed_prompts import shorten_reports
-from recipe.treepo.verl_adapters.model_tokens import eos_token_ids
+from recipe.treepo.verl_adapters.model_tokens import eos_token_ids, with_tags
 from recipe.treepo.verl_adapters.reward_errors import REASON, number_of
 from recipe.treepo.verl_adapters.server_engine import CancellableServer, tree_client
 from recipe.treepo.verl_adapters.tool_exits import contained_tool
+from recipe.treepo.verl_adapters.trajectory import THINKING_TOKENS, with_thinking
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, SampledTree, TreeDump
 from recipe.treepo.verl_adapters.user_code import interaction_class, interaction_problems, tool_problems
 
@@ -69,7 +71,7 @@ class TreeAgentLoopWorker(_WorkerBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         shorten_reports(_WorkerBase.__module__)
-        self.settings = load_settings(self.config)
+        self.settings = with_tags(load_settings(self.config), self.tokenizer)
         self.eos_token_ids = frozenset() if self.rollout_config.ignore_eos else eos_token_ids(self.model_config)
         self.tree_client = tree_client(self.llm_client)
         self.interaction = interaction_class(self.settings.interaction)
@@ -146,11 +148,25 @@ class TreeAgentLoopWorker(_WorkerBase):
         if info := final.extra_fields.get("reward_extra_info"):
             final.extra_fields["reward_extra_info"] = without_surrogates(info, reward_name(self.config))
 
+    def _with_thinking(self, outputs: list[AgentLoopOutput], row: dict[str, Any]) -> dict[str, Any]:
+        """Count the tokens inside thoughts; return the row with the tags for the reward function."""
+        decode = partial(self.tokenizer.decode, skip_special_tokens=True)
+        thinking = self.settings.known_thinking(outputs[-1].prompt_ids, decode) if outputs else None
+        if thinking is None:
+            return row
+        for output in outputs if thinking.close else ():
+            count = thinking_tokens(output.response_ids, output.response_mask, thinking, decode)
+            output.extra_fields[THINKING_TOKENS] = count
+        return with_thinking(row, thinking)
+
     async def _agent_loop_postprocess(
         self, output: AgentLoopOutput | list[AgentLoopOutput], validate: bool, **kwargs: Any
     ) -> None:
         """Score and store each trajectory separately; verl scores only the last of a list."""
         request: TreeRequest | None = kwargs.pop("tree_request", None)
+        loop = asyncio.get_running_loop()
+        outputs = output if isinstance(output, list) else [output]
+        kwargs = await loop.run_in_executor(None, self._with_thinking, outputs, kwargs)
         if request is None:
             await super()._agent_loop_postprocess(output, validate, **kwargs)
             return
@@ -166,7 +182,7 @@ class TreeAgentLoopWorker(_WorkerBase):
         )
         if request.sampled is not None:
             write = partial(self.dump.write, request.sampled, kwargs, output, validate=validate, number=request.number)
-            await asyncio.get_running_loop().run_in_executor(None, write)
+            await loop.run_in_executor(None, write)
         # Like verl's sessions: raise a failure after all have finished, so that none is still writing.
         for result in results:
             if isinstance(result, BaseException):
