@@ -7,13 +7,14 @@
 # checks the configuration and prints the keys that differ from the defaults (--full: all keys).
 #
 # Preset gpu:  Qwen/Qwen2.5-0.5B on 1,000 problems of NuminaMath-TIR, batch 8, n 8. One CUDA GPU of 24 GB or more.
+# Preset gpu_thinking: the same with Qwen/Qwen3-0.6B, whose responses begin with thoughts, up to 4096 tokens.
 # Preset small: SmolLM2-135M-Instruct (Apache-2.0) on generated arithmetic in plain English. Two CPU cores and 16 GB of
 #              memory, or a GPU. The model comes from the hub, else from a Python package (small/README.md).
 # Preset tiny: the embedded model of 0.84 M parameters (tiny/model) on word problems, with packed training. Two CPU
 #              cores, 10 GB of memory, about 5 minutes the first time.
 #
 # Knobs (environment); verl or treepo overrides on the command line have priority:
-#   PRESET      gpu, small or tiny; default: gpu if there is a GPU, else tiny
+#   PRESET      gpu, gpu_thinking, small or tiny; default: gpu if there is a GPU, else tiny
 #   CHAT        1 for the preset for conversations, with the second embedded model (tiny/chat_model): see
 #               run_recheck_qwen0.5b.sh
 #   MODEL_PATH  folder or hub name of a Hugging Face model instead of the preset's
@@ -59,11 +60,13 @@ if [[ -z "${PRESET:-}" ]]; then
 fi
 MODEL_TO_FETCH=""
 case "$PRESET" in
-    gpu)
-        MODEL_PATH="${MODEL_PATH:-Qwen/Qwen2.5-0.5B}"
+    gpu | gpu_thinking)
+        model=Qwen/Qwen2.5-0.5B
+        [[ "$PRESET" == gpu ]] || model=Qwen/Qwen3-0.6B
+        MODEL_PATH="${MODEL_PATH:-$model}"
         DATA="$OUTPUTS/data/numina_math_tir"
         if [[ "$PLATFORM" == cpu && -z "$DRY_RUN" ]]; then
-            die "PRESET=gpu: $PLATFORM_REASON. Use PRESET=tiny, or add --dry-run to see the configuration"
+            die "PRESET=$PRESET: $PLATFORM_REASON. Use PRESET=tiny, or add --dry-run to see the configuration"
         elif [[ "$PLATFORM" == cpu ]]; then
             PLATFORM=gpu PLATFORM_REASON="--dry-run, not on this machine: $PLATFORM_REASON"
         fi
@@ -73,13 +76,14 @@ case "$PRESET" in
         DATA="$OUTPUTS/data/tiny"
         ;;
     small)
-        [[ -z "${CHAT:-}" ]] || die "PRESET=small: has no variant for conversations. Use PRESET=tiny or gpu"
         [[ -n "${MODEL_PATH:-}" ]] || MODEL_TO_FETCH="$OUTPUTS/models/SmolLM2-135M-Instruct"
         MODEL_PATH="${MODEL_PATH:-$MODEL_TO_FETCH}"
         DATA="$OUTPUTS/data/small"
         ;;
-    *) die "PRESET=$PRESET: must be gpu, small or tiny" ;;
+    *) die "PRESET=$PRESET: must be gpu, gpu_thinking, small or tiny" ;;
 esac
+[[ -z "${CHAT:-}" || "$PRESET" =~ ^(gpu|tiny)$ ]] ||
+    die "PRESET=$PRESET: has no variant for conversations. Use PRESET=tiny or gpu"
 if [[ "$TASK" == evaluate ]]; then
     EXPERIMENT="${EXPERIMENT:-${RUN:+$(basename "$RUN")_}$PRESET}"
     FOLDER="$OUTPUTS/evaluations/$EXPERIMENT"

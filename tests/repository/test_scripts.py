@@ -156,14 +156,26 @@ def test_a_run_ends_where_the_model_cannot_be_fetched(tmp_path):
     assert (done.returncode, done.stderr) == (1, "error: no network\n") and not (tmp_path / "ran").exists()
 
 
-def test_the_preset_small_has_no_conversations(tmp_path):
+@pytest.mark.parametrize(("preset", "platform"), [("small", "cpu"), ("gpu_thinking", "gpu")])
+def test_some_presets_have_no_conversations(preset, platform, tmp_path):
     done = subprocess.run(
         ["bash", str(ROOT / "scripts/run_recheck_qwen0.5b.sh")],
-        env={"PATH": "/usr/bin:/bin", "PLATFORM": "cpu", "PRESET": "small", "VENV": str(tmp_path / "venv")},
+        env={"PATH": "/usr/bin:/bin", "PLATFORM": platform, "PRESET": preset, "VENV": str(tmp_path / "venv")},
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
     assert done.returncode == 2
-    assert "PRESET=small: has no variant for conversations. Use PRESET=tiny or gpu" in done.stderr
+    assert f"PRESET={preset}: has no variant for conversations. Use PRESET=tiny or gpu" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("preset", "model"), [("gpu", "Qwen/Qwen2.5-0.5B"), ("gpu_thinking", "Qwen/Qwen3-0.6B"), ("tiny", "tiny/model")]
+)
+def test_each_preset_has_its_model(preset, model, tmp_path):
+    assert calls_of("run_treepo_qwen0.5b.sh", ["--dry-run"], tmp_path, PRESET=preset)[0] == 0
+    words = (tmp_path / "calls").read_text().split()
+    assert f"preset={preset}" in words and f"platform={'cpu' if preset == 'tiny' else 'gpu'}" in words
+    [path] = [word for word in words if word.startswith("actor_rollout_ref.model.path=")]
+    assert path.endswith(f"{'/' if preset == 'tiny' else '='}{model}")

@@ -578,7 +578,7 @@ BY_TOKENS = "actor_rollout_ref.actor.use_dynamic_bsz=True"
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
-@pytest.mark.parametrize("preset", ["tiny", "small", "gpu"])
+@pytest.mark.parametrize("preset", ["tiny", "small", "gpu", "gpu_thinking"])
 @pytest.mark.parametrize("partner", [[], ["treepo.sampler=plain", "algorithm.adv_estimator=grpo"]])
 def test_every_preset_composes_and_keeps_the_rules_on_every_platform(platform, preset, partner):
     config = composed(f"platform={platform}", f"preset={preset}", *partner)
@@ -587,6 +587,7 @@ def test_every_preset_composes_and_keeps_the_rules_on_every_platform(platform, p
         "tiny": (4, 32, (2, 2), (2, 2), None, 8, 128),
         "small": (8, 8, (2, 2), (4, 4), None, 8, 64),
         "gpu": (5, 256, (2, 2), (1, 1), None, 8, 1280),
+        "gpu_thinking": (8, 512, (2, 2), (1, 1), None, 8, 4096),
     }
     assert shape_of(settings, config) == expected[preset]
 
