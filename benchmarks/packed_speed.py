@@ -7,7 +7,8 @@ The model is a Qwen2 with random weights. The rows are trees of random tokens fr
 share only their prompts. Both engines take turns with the same rows; the table has medians over the repetitions.
 --tokens limits the tokens of verl's micro-batches and the unique tokens of the packed ones. Peak memory is measured in
 a separate process for each engine; on a GPU it is device memory. All rows of a case have equal length, so verl's engine
-computes no padding.
+computes no padding. With equal weights, both engines must also compute the same: the table has the largest difference
+of a log-probability, and the distance of the gradients relative to the norm of verl's.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,7 @@ def make_rows(case: str, options: argparse.Namespace) -> list[tuple[list[int], l
     return rows
 
 
-def make_data(rows: Sequence[tuple[list[int], list[int]]], tokens: int) -> Any:
+def make_data(rows: Sequence[tuple[list[int], list[int]]], options: argparse.Namespace) -> Any:
     """Return the rows in the form of verl's engine input."""
     import torch
     from verl.utils import tensordict_utils as tu
@@ -100,7 +102,8 @@ def make_data(rows: Sequence[tuple[list[int], list[int]]], tokens: int) -> Any:
         "responses": nested([response for _, response in rows]),
         "response_mask": nested([[1] * len(response) for _, response in rows]),
         "loss_mask": nested([[0] * len(prompt) + [1] * len(response) for prompt, response in rows]),
-        "old_log_probs": nested([[-9.0] * len(response) for _, response in rows], torch.float32),
+        # About those of random weights, so that PPO does not clip all gradients away.
+        "old_log_probs": nested([[-log(options.vocabulary)] * len(response) for _, response in rows], torch.float32),
         "advantages": nested([[float(row % 2)] * len(rows[row][1]) for row in range(len(rows))], torch.float32),
     }
     numbers = {
@@ -108,7 +111,7 @@ def make_data(rows: Sequence[tuple[list[int], list[int]]], tokens: int) -> Any:
         "global_batch_size": len(rows),
         "use_remove_padding": False,
         "use_dynamic_bsz": True,
-        "max_token_len_per_gpu": tokens,
+        "max_token_len_per_gpu": options.tokens,
         "calculate_entropy": False,
     }
     return tu.get_tensordict(tensors, non_tensor_dict=numbers)
@@ -149,19 +152,50 @@ def build(name: str, options: argparse.Namespace) -> Any:
 def seconds_of(engine: Any, name: str, data: Any) -> float:
     """Return the seconds of one pass over the data."""
     from verl.utils.device import get_torch_device
-    from verl.workers.config import FSDPActorConfig
-    from verl.workers.utils.losses import ppo_loss
 
     data, started = data.clone(), time.perf_counter()
     if name == "log-probs":
         with engine.eval_mode():
             engine.infer_batch(data)
     else:
-        config = FSDPActorConfig(strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1)
         with engine.train_mode():
-            engine.train_batch(data, partial(ppo_loss, config))
+            engine.train_batch(data, loss_function())
     get_torch_device().synchronize()
     return time.perf_counter() - started
+
+
+def loss_function() -> Any:
+    """Return verl's PPO loss for one process."""
+    from verl.workers.config import FSDPActorConfig
+    from verl.workers.utils.losses import ppo_loss
+
+    return partial(ppo_loss, FSDPActorConfig(strategy="fsdp2", rollout_n=1, ppo_micro_batch_size_per_gpu=1))
+
+
+def differences(engines: dict[str, Any], data: Any) -> list[float]:
+    """Return the largest difference of a log-probability, and the relative distance of the gradients."""
+    import torch
+
+    log_probs, gradients = [], []
+    for name in ENGINES:
+        engine = engines[name]
+        with engine.eval_mode():
+            found = engine.infer_batch(data.clone())["model_output"]["log_probs"].unbind()
+        # verl stores the values of response tokens one token early.
+        rows = zip(found, data["responses"].unbind(), strict=True)
+        log_probs.append(torch.cat([row[-len(response) - 1 : -1].float() for row, response in rows]))
+        with engine.train_mode():
+            engine.optimizer_zero_grad()
+            engine.forward_backward_batch(data.clone(), loss_function())
+            grads = [parameter.grad for parameter in engine.module.parameters()]
+            whole = [grad.full_tensor() if hasattr(grad, "full_tensor") else grad for grad in grads if grad is not None]
+            gradients.append(torch.cat([grad.flatten().float() for grad in whole]))
+            engine.optimizer_zero_grad()
+    theirs, ours = gradients
+    return [
+        float((log_probs[1] - log_probs[0]).abs().max()),
+        float((ours - theirs).norm() / theirs.norm()),
+    ]
 
 
 def start_group(folder: str) -> None:
@@ -185,8 +219,9 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"case": case, "total_tokens": total, "unique_tokens": unique}
     with tempfile.TemporaryDirectory() as folder:
         start_group(folder)
-        engines, data = {name: build(name, options) for name in ENGINES}, make_data(rows, options.tokens)
+        engines, data = {name: build(name, options) for name in ENGINES}, make_data(rows, options)
         result["parameters"] = sum(parameter.numel() for parameter in engines["verl"].module.parameters())
+        result["differences"] = differences(engines, data)
         for passed in PASSES:
             seconds: dict[str, list[float]] = {name: [] for name in ENGINES}
             for repetition in range(options.repetitions + 1):
@@ -205,7 +240,7 @@ def peak_memory(case: str, name: str, options: argparse.Namespace) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         start_group(folder)
-        engine, data = build(name, options), make_data(make_rows(case, options), options.tokens)
+        engine, data = build(name, options), make_data(make_rows(case, options), options)
         seconds_of(engine, "update", data)
     return get_torch_device().max_memory_allocated() / 1024**3
 
@@ -221,6 +256,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     """Return the results in Markdown."""
     titles = ["rows", "tokens", "unique", "tokens / unique"]
     titles += [f"{name}: verl / packed" for name in PASSES] + ["share of tokens / unique", "peak memory verl", "packed"]
+    titles += ["log-prob difference", "gradient difference"]
     rows = []
     for result in results:
         allowed = result["total_tokens"] / result["unique_tokens"]
@@ -229,8 +265,14 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         cells += [f"{speedup:.2f}" for speedup in speedups]
         cells += [", ".join(f"{speedup / allowed:.2f}" for speedup in speedups)]
         cells += [f"{result['memory'][name]:.2f} GiB" for name in ENGINES]
+        cells += [f"{found:.1e}" for found in result["differences"]]
         rows.append(cells)
     return markdown.table(titles, rows)
+
+
+def agree(results: Sequence[dict[str, Any]], limit: float) -> bool:
+    """Return whether all differences are at most the limit; NaN is not."""
+    return all(found <= limit for result in results for found in result["differences"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -246,6 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--vocabulary", type=int, default=16000)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="precision of the model")
     parser.add_argument("--attention", choices=("sdpa", "flex_attention"), default="sdpa", help="of the packed engine")
+    parser.add_argument("--limit", type=float, help="end with status 1 if a difference is larger")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -268,6 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about = f"{described(found)}; {results[0]['parameters'] / 1e6:.0f} M parameters, {options.dtype}"
         numbers = {"machine": found, "cases": results}
         write_report(options.report, command=command, about=about, table=table(results), results=numbers)
+    if options.limit is not None and not agree(results, options.limit):
+        sys.exit(f"error: the engines differ by more than {options.limit}")
 
 
 if __name__ == "__main__":

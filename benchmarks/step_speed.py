@@ -7,7 +7,8 @@ The model is a Qwen2 with random weights, large enough that tokens dominate the 
 ignored, so every response has full length. The arms are GRPO on plain samples (verl's default), the same with packed
 training (shared prompts), trees, and trees with packed training. All have equal prompts, trajectories and tokens per
 trajectory. Each round runs verl's trainer once per arm, because speed differs between processes. Times come from verl's
-timers, as medians over the steps of all rounds without the first step of each run.
+timers, as medians over the steps of all rounds without the first step of each run. --preset gpu needs TRAIN_FILE and
+VAL_FILE, as the run script does (scripts/check_gpu.sh).
 """
 
 import argparse
@@ -27,12 +28,15 @@ from recipe.treepo.evaluation import markdown
 from recipe.treepo.evaluation.machine import described, machine
 
 ROOT = Path(__file__).parents[1]
+PACKED = "treepo.packed_training=true"
 ARMS = {
     "plain samples": ("treepo.sampler=plain", "algorithm.adv_estimator=grpo"),
-    "plain samples, packed": ("treepo.sampler=plain", "algorithm.adv_estimator=grpo", "treepo.packed_training=true"),
+    "plain samples, packed": ("treepo.sampler=plain", "algorithm.adv_estimator=grpo", PACKED),
     "trees": (),
-    "trees, packed": ("treepo.packed_training=true",),
+    "trees, packed": (PACKED,),
 }
+# Maximum tokens of a prompt of the tiny preset's problems.
+PROMPT = 192
 # verl's timers. verl scores trajectories during sampling.
 PARTS = {
     "gen": "sampling and rewards",
@@ -43,6 +47,31 @@ PARTS = {
     "step": "step",
 }
 COUNTS = ("decoded_tokens", "unique_over_total")
+MEMORY = "actor/perf/max_memory_allocated_gb"
+
+
+def overrides(arm: str, options: argparse.Namespace) -> list[str]:
+    """Return the overrides of an arm's run."""
+    length = options.depth * options.segment
+    common = [
+        f"data.train_batch_size={options.prompts}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={options.prompts}",
+        "actor_rollout_ref.actor.use_dynamic_bsz=true",
+        f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={options.tokens}",
+        f"actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu={options.tokens}",
+        f"actor_rollout_ref.rollout.n={options.n}",
+        "actor_rollout_ref.rollout.ignore_eos=true",
+        *(f"data.max_prompt_length={PROMPT}", f"data.max_response_length={length}"),
+        f"actor_rollout_ref.rollout.max_model_len={length + PROMPT}",
+        *(f"treepo.depth={options.depth}", f"treepo.segment_length={options.segment}", "treepo.init_divergence=1"),
+        "treepo.stopping=[eos,length,depth]",
+        f"trainer.total_training_steps={options.steps}",
+        *("trainer.logger=[console,file]", "trainer.val_before_train=false", "trainer.test_freq=-1"),
+        "trainer.save_freq=-1",
+        "treepo.packed_training=false",  # overrides the run script
+    ]
+    attention = f"actor_rollout_ref.model.override_config.attn_implementation={options.attention}"
+    return [*common, *ARMS[arm], *([attention] if PACKED in ARMS[arm] else [])]
 
 
 def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> list[dict[str, float]]:
@@ -52,27 +81,10 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> l
         RuntimeError: if the run failed or exceeded the time limit.
     """
     metrics = folder / "metrics.jsonl"
-    length = options.depth * options.segment
-    command = [
-        *("bash", "scripts/run_treepo_qwen0.5b.sh"),
-        f"data.train_batch_size={options.prompts}",
-        f"actor_rollout_ref.actor.ppo_mini_batch_size={options.prompts}",
-        f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={options.tokens}",
-        f"actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu={options.tokens}",
-        f"actor_rollout_ref.rollout.n={options.n}",
-        "actor_rollout_ref.rollout.ignore_eos=true",
-        f"data.max_response_length={length}",
-        f"actor_rollout_ref.rollout.max_model_len={length + 192}",
-        *(f"treepo.depth={options.depth}", f"treepo.segment_length={options.segment}", "treepo.init_divergence=1"),
-        "treepo.stopping=[eos,length,depth]",
-        f"trainer.total_training_steps={options.steps}",
-        *("trainer.logger=[console,file]", "trainer.val_before_train=false", "trainer.test_freq=-1"),
-        *("trainer.save_freq=-1", f"trainer.default_local_dir={folder}/checkpoints", f"hydra.run.dir={folder}/hydra"),
-        "treepo.packed_training=false",  # overrides the run script
-        *ARMS[arm],
-    ]
+    folders = [f"trainer.default_local_dir={folder}/checkpoints", f"hydra.run.dir={folder}/hydra"]
+    command = ["bash", "scripts/run_treepo_qwen0.5b.sh", *folders, *overrides(arm, options)]
     environment = {
-        "PRESET": "tiny",
+        "PRESET": options.preset,
         "MODEL_PATH": str(model),
         "EXPERIMENT": folder.name,
         "VERL_FILE_LOGGER_PATH": str(metrics),
@@ -89,14 +101,15 @@ def train(arm: str, model: Path, options: argparse.Namespace, folder: Path) -> l
 def summary(arm: str, rounds: Sequence[Sequence[dict[str, float]]]) -> dict[str, Any]:
     """Return median seconds of each part of a step, and counts, from the metrics of the steps of each round."""
     timed = [step for steps in rounds for step in steps[1:]]
-    packed = "treepo.packed_training=true" in ARMS[arm]
+    shares = [step["actor/packing/unique_over_total"] if PACKED in ARMS[arm] else 1.0 for step in timed]
     return {
         "arm": arm,
         "timed_steps": len(timed),
         **{part: median(step[f"timing_s/{part}"] for step in timed) for part in PARTS},
         "updates_of_rounds": [median(step["timing_s/update_actor"] for step in steps[1:]) for steps in rounds],
         **{count: median(step[f"treepo/{count}"] for step in timed) for count in COUNTS},
-        "computed_in_update": median(step["actor/packing/unique_over_total"] for step in timed) if packed else 1.0,
+        "computed_in_update": median(shares),
+        "memory": max(step[MEMORY] for steps in rounds for step in steps),
         "difference": max(step["training/rollout_probs_diff_max"] for steps in rounds for step in steps),
     }
 
@@ -104,21 +117,24 @@ def summary(arm: str, rounds: Sequence[Sequence[dict[str, float]]]) -> dict[str,
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Return the results in Markdown, with times as percentages of the first arm's step."""
     titles = ["", *PARTS.values(), "speed over the first arm", "decoded tokens"]
-    titles += ["unique over total, sampled", "computed in the update", "largest probability difference"]
+    titles += ["unique over total, sampled", "computed in the update", "peak memory of the actor"]
+    titles.append("largest probability difference")
     rows, base = [], results[0]
     for result in results:
         cells = [result["arm"], *(f"{result[part] / base['step']:.1%}" for part in PARTS)]
         cells += [f"{base['step'] / result['step']:.2f}", f"{result['decoded_tokens']:,.0f}"]
         cells += [f"{result['unique_over_total']:.2f}", f"{result['computed_in_update']:.2f}"]
-        cells += [f"{result['difference']:.1e}"]
+        cells += [f"{result['memory']:.1f} GiB", f"{result['difference']:.1e}"]
         rows.append(cells)
     return markdown.table(titles, rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run all arms in all rounds."""
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--preset", choices=("tiny", "gpu"), default="tiny")
+    parser.add_argument("--attention", choices=("sdpa", "flex_attention"), default="sdpa", help="of packed training")
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--depth", type=int, default=7)
@@ -131,7 +147,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokenizer", type=Path, default=ROOT / "tiny/model")
     parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds per run, start-up included")
     parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
-    options = parser.parse_args(arguments)
+    return parser, parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all arms in all rounds."""
+    parser, options = parse(arguments)
     if options.steps < 2:
         parser.error(f"--steps {options.steps}: must be at least 2, because the first is not timed")
     if options.rounds < 1:

@@ -58,7 +58,7 @@ def test_help_prints_the_header_and_does_nothing(script, arguments, tmp_path):
 @pytest.mark.parametrize("script", NAMES)
 def test_the_header_has_the_purpose_and_the_usage(script):
     purpose, *rest = header(script)
-    assert purpose.split()[0] in ("Trains", "Evaluates", "Makes", "Measures", "Locks", "Sets")
+    assert purpose.split()[0] in ("Trains", "Evaluates", "Checks", "Makes", "Measures", "Locks", "Sets")
     assert any(line.startswith(f"  bash {script}") for line in rest)
     assert max(map(len, [purpose, *rest])) <= 120
 
@@ -110,7 +110,7 @@ def calls_of(
         timeout=60,
     )
     assert ("error: wrong" in done.stderr) is not valid
-    words = [call.removeprefix("-m ").split() for call in log.read_text().splitlines()]
+    words = [call.removeprefix("-m ").split() for call in (log.read_text().splitlines() if log.exists() else ())]
     return done.returncode, [f"{call[0]}{' --dry-run' if '--dry-run' in call else ''}" for call in words]
 
 
@@ -179,3 +179,13 @@ def test_each_preset_has_its_model(preset, model, tmp_path):
     assert f"preset={preset}" in words and f"platform={'cpu' if preset == 'tiny' else 'gpu'}" in words
     [path] = [word for word in words if word.startswith("actor_rollout_ref.model.path=")]
     assert path.endswith(f"{'/' if preset == 'tiny' else '='}{model}")
+
+
+def test_the_check_on_a_gpu_compares_engines_first_and_then_runs(tmp_path):
+    engine, step = "benchmarks.packed_speed", "benchmarks.step_speed"
+    status, calls = calls_of("check_gpu.sh", [], tmp_path, PLATFORM="gpu")
+    assert (status, calls) == (0, [engine, engine, "tiny.problems", "data_prep", step])
+    assert calls_of("check_gpu.sh", ["engine", "--prompts", "1"], tmp_path)[1] == [engine, engine]
+    assert [line.split()[-2:] for line in (tmp_path / "calls").read_text().splitlines()] == [["--prompts", "1"]] * 2
+    assert calls_of("check_gpu.sh", ["training"], tmp_path, PLATFORM="cpu") == (2, [])
+    assert calls_of("check_gpu.sh", ["all"], tmp_path, PLATFORM="gpu") == (2, [])
