@@ -84,7 +84,8 @@ Written by `python scripts/support_page.py`; do not edit. verl 0.9.1 is required
   one line at its start.
 - **refused**: the run stops with a remedy before Ray starts, unless a line below says otherwise.
 
-No run on a GPU has been completed; `bash scripts/check_gpu.sh` would be the first. With `treepo.sampler=plain`, verl's own sampler takes whatever verl takes.
+No run on a GPU has been completed; `bash scripts/check_gpu.sh` would be the first. With `treepo.sampler=plain`,
+verl's own sampler takes whatever verl takes.
 
 ## Trainers
 
