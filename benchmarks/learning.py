@@ -20,13 +20,13 @@ from statistics import mean, median
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.common.records import write_report
+from benchmarks.common.records import read_run, write_report
 from benchmarks.step_speed import PARTS
-from recipe.treepo.console.metric_tail import parse_record
 from recipe.treepo.console.table import mean_held_out
 from recipe.treepo.evaluation.machine import described, machine
 from recipe.treepo.evaluation.markdown import table
 from recipe.treepo.evaluation.plot import COLORS, MARKS
+from recipe.treepo.evaluation.scores import Interval
 
 # verl's timers of a step, without the step itself.
 TIMERS = {part: title for part, title in PARTS.items() if part != "step"}
@@ -82,19 +82,15 @@ def read_arm(name: str, run: Path) -> Arm:
     Raises:
         ValueError: if there is no training step or no validation, or a step is missing.
     """
-    logs = run / "logs"
-    earlier = sorted(logs.glob("start_*/metrics.jsonl"), key=lambda file: int(file.parent.name.removeprefix("start_")))
     records: dict[int, dict[str, float]] = {}
-    for file in [*earlier, logs / "metrics.jsonl"]:
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-            if record := parse_record(line):
-                records.setdefault(record.step, {}).update(record.metrics)
+    for record in read_run(run):
+        records.setdefault(record["step"], {}).update(record["data"])
     trained = sorted(step for step, metrics in records.items() if "timing_s/step" in metrics)
     validations = [(step, score) for step in sorted(records) if (score := mean_held_out(records[step])) is not None]
     if not trained or not validations:
-        raise ValueError(f"{logs}: no {'validation' if trained else 'training step'} in metrics.jsonl.")
+        raise ValueError(f"{run}: no {'validation' if trained else 'training step'} in metrics.jsonl.")
     if trained != list(range(1, len(trained) + 1)):
-        raise ValueError(f"{logs}: steps are missing in metrics.jsonl.")
+        raise ValueError(f"{run}: steps are missing in metrics.jsonl.")
     return Arm(name, [records[step] for step in trained], validations)
 
 
@@ -148,7 +144,7 @@ def evaluations(folders: Sequence[tuple[str, Path]]) -> str:
         for run in json.loads((folder / "report.json").read_text(encoding="utf-8"))["runs"]:
             for found in run["data_sets"].values():
                 own = (found["mean"], found["passed"][str(run["n"])], found["majority"][str(run["n"])])
-                cells = [f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for one in own]
+                cells = [str(Interval(**one)) for one in own]
                 rows.append([name, run["arm"], f"{run['n']}", f"{found['problems']:,}", *cells])
     return table(["model", "sampler", "n", "problems", "mean@n", "pass@n", "maj@n"], rows)
 

@@ -129,8 +129,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return markdown.table(titles, rows)
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Read the command line."""
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--preset", choices=("tiny", "gpu"), default="tiny")
@@ -147,12 +147,13 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
     parser.add_argument("--tokenizer", type=Path, default=ROOT / "tiny/model")
     parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds per run, start-up included")
     parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
-    return parser, parser.parse_args(arguments)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all arms in all rounds."""
-    parser, options = parse(arguments)
+    parser = command_line()
+    options = parser.parse_args(arguments)
     if options.steps < 2:
         parser.error(f"--steps {options.steps}: must be at least 2, because the first is not timed")
     if options.rounds < 1:

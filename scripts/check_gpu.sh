@@ -42,6 +42,9 @@ engine() {
 
 case "${1:-}" in
     training | engine) "$@" ;;
-    "") engine && training ;;
+    "")
+        engine # `&&` here would let it go on after a difference
+        training
+        ;;
     *) die "$1: must be training or engine" ;;
 esac

@@ -16,6 +16,13 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def read_run(run: Path) -> list[dict[str, Any]]:
+    """Return the records of all starts of a run, in the order of the starts."""
+    logs = run / "logs"
+    earlier = sorted(logs.glob("start_*"), key=lambda folder: int(folder.name.removeprefix("start_")))
+    return [record for folder in [*earlier, logs] for record in read_records(folder / "metrics.jsonl")]
+
+
 def save(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result as JSON, atomically."""
     unfinished = path.with_suffix(".tmp")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.common.process_session import stop_session
+from benchmarks.common.records import read_run
 from benchmarks.faults.injection import DRIVER, OUTSIDE, kill, named, notes_file, processes_of
 from recipe.treepo.settings.schema import Phase
 
@@ -185,11 +186,10 @@ def things() -> set[str]:
 
 def counted(folder: Path) -> Iterator[Counted]:
     """Yield the trajectories of each step of a run, all its starts included."""
-    for file in sorted((folder / "logs").glob("**/metrics.jsonl")):
-        for line in file.read_text().splitlines():
-            metrics = json.loads(line)["data"]
-            if "treepo/trained_trajectories" in metrics:
-                yield Counted(*(int(metrics.get(f"treepo/{name}_trajectories", 0)) for name in Counted._fields))
+    for record in read_run(folder):
+        metrics = record["data"]
+        if "treepo/trained_trajectories" in metrics:
+            yield Counted(*(int(metrics.get(f"treepo/{name}_trajectories", 0)) for name in Counted._fields))
 
 
 def notes(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.common import process_session
 from benchmarks.common.process_session import living, run_session, stop_session
-from benchmarks.common.records import read_records, save, write_report
+from benchmarks.common.records import read_records, read_run, save, write_report
 from helpers.paths import ROOT
 
 
@@ -20,6 +20,14 @@ def test_an_unfinished_line_is_left_out(tmp_path):
     assert read_records(path) == []
     path.write_text('{"step": 0, "data": {}}\n{"step": 1, "da')
     assert read_records(path) == [{"step": 0, "data": {}}]
+
+
+def test_the_records_of_a_run_are_those_of_all_starts_in_their_order(tmp_path):
+    assert read_run(tmp_path) == []
+    for number, folder in enumerate(("start_1", "start_2", "start_10", ".")):
+        (tmp_path / "logs" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "logs" / folder / "metrics.jsonl").write_text(f'{{"step": {number}, "data": {{}}}}\n')
+    assert [record["step"] for record in read_run(tmp_path)] == [0, 1, 2, 3]
 
 
 def test_a_report_has_command_machine_table_and_results(tmp_path):

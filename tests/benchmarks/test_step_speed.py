@@ -55,7 +55,7 @@ def test_times_are_in_percent_of_the_first_arms_step():
 def test_runs_of_the_check_on_a_gpu_keep_the_rules(arm):
     script = (ROOT / "scripts/check_gpu.sh").read_text().replace("\\\n", " ")
     words = shlex.split(script[script.index("--preset gpu") :].splitlines()[0])
-    _, options = step_speed.parse(words[: words.index("--report")])
+    options = step_speed.command_line().parse_args(words[: words.index("--report")])
     assert options.arms == ["plain samples", "trees", "trees, packed"] and options.steps == 10
     config = composed("platform=gpu", "preset=gpu", *step_speed.overrides(arm, options))
     settings = validate(config, check_files=False)

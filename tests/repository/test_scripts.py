@@ -189,3 +189,11 @@ def test_the_check_on_a_gpu_compares_engines_first_and_then_runs(tmp_path):
     assert [line.split()[-2:] for line in (tmp_path / "calls").read_text().splitlines()] == [["--prompts", "1"]] * 2
     assert calls_of("check_gpu.sh", ["training"], tmp_path, PLATFORM="cpu") == (2, [])
     assert calls_of("check_gpu.sh", ["all"], tmp_path, PLATFORM="gpu") == (2, [])
+
+
+def test_the_check_on_a_gpu_ends_at_the_first_failure(tmp_path):
+    fails = tmp_path / "fails"
+    fails.write_text(f"#!/bin/bash\necho call >>{tmp_path}/engine\nexit 3\n")
+    fails.chmod(0o755)
+    assert calls_of("check_gpu.sh", [], tmp_path, PLATFORM="gpu", PYTHON=str(fails)) == (3, [])
+    assert (tmp_path / "engine").read_text() == "call\n"

@@ -324,3 +324,13 @@ def test_tokens_to_a_stop_string_are_those_found_by_trying_each_number(text, sta
         if any(string in decode(token_ids[: start + count]) for string in stop_strings)
     )
     assert stopping.tokens_to_stop(token_ids, start, text_before) == next(hits, None)
+
+
+def test_what_precedes_a_turn_is_read_for_a_text_with_an_answer_only():
+    def fails() -> list[int]:
+        raise AssertionError("read")
+
+    assert rules().reason([8], "no box", length=1, depth=1, before=fails) is None
+    assert rules().reason([8], r"<think>\boxed{1}", length=1, depth=1, before=fails) is None
+    with pytest.raises(AssertionError, match="read"):
+        rules().reason([8], r"\boxed{1}", length=1, depth=1, before=fails)

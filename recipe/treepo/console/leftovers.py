@@ -73,7 +73,7 @@ def started_by(pid: int, has_ended: Callable[[float], bool]) -> set[psutil.Proce
     return found
 
 
-def end_processes(start: str, started: Collection[psutil.Process] = ()) -> None:
+def end_processes(start: str, started: Collection[psutil.Process]) -> None:
     """Kill the other processes of a start, and those of :func:`started_by`, and wait until they are gone."""
     found = set(started)
     limit = time.monotonic() + GONE

@@ -11,7 +11,7 @@ from typing import Any
 from recipe.treepo.evaluation.machine import machine
 from recipe.treepo.evaluation.markdown import table
 from recipe.treepo.evaluation.plot import draw
-from recipe.treepo.evaluation.scores import OVERALL, Interval
+from recipe.treepo.evaluation.scores import OVERALL
 from recipe.treepo.evaluation.settings import Run
 from recipe.treepo.evaluation.summary import Point, Summary, scaling_points
 
@@ -64,7 +64,7 @@ def tables(summaries: Summaries) -> str:
             rows.append(
                 [
                     *(name, run.arm, f"{run.n}", f"{summary.problems:,}"),
-                    *map(_interval, (summary.mean, summary.passed[run.n], summary.majority[run.n])),
+                    *map(str, (summary.mean, summary.passed[run.n], summary.majority[run.n])),
                     *(f"{summary.costs[key]:,.0f}" if key in summary.costs else "-" for key in costs.values()),
                     f"{summary.costs['trajectories_per_second']:.1f}",
                     *([f"{summary.reward_errors:,}"] if has_errors else []),
@@ -81,17 +81,13 @@ def _scaling_table(points: Mapping[str, Mapping[str, Sequence[Point]]]) -> str:
     rows = [
         [
             *(name, arm, f"{point.k}", f"{point.decoded_tokens:,.0f}"),
-            *map(_interval, (point.mean, point.passed, point.majority)),
+            *map(str, (point.mean, point.passed, point.majority)),
         ]
         for name, arms in points.items()
         for arm, points in arms.items()
         for point in points
     ]
     return table(header, rows)
-
-
-def _interval(interval: Interval) -> str:
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def write_report(folder: Path, summaries: Summaries, *, facts: Mapping[str, Any], notes: Sequence[str]) -> str:

@@ -25,6 +25,9 @@ class Interval:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
     """Return the probability that k trajectories, drawn from n without replacement, include a correct one.

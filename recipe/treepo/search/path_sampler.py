@@ -246,7 +246,10 @@ class PathSampler:
         """Return the reason why the path, or its turn, ends here; None if it does not."""
         node = path.last
         depth = node.depth - node.partial
-        before = self.tree.prompt_ids + path.response_ids[: path.turn_start]
+
+        def before() -> list[int]:
+            return self.tree.prompt_ids + path.response_ids[: path.turn_start]
+
         reason = self.stopping.reason(path.turn_ids, path.turn_text, length=node.end, depth=depth, before=before)
         if reason is None and self._conversation is not None and self._conversation.tokens_left_in_turn(path) < 1:
             return FinishReason.LENGTH

@@ -151,7 +151,13 @@ class StoppingRules:
         return IncrementalText(self.decode)
 
     def reason(
-        self, turn_ids: Sequence[int], text: str, *, length: int, depth: int, before: Sequence[int] = ()
+        self,
+        turn_ids: Sequence[int],
+        text: str,
+        *,
+        length: int,
+        depth: int,
+        before: Callable[[], Sequence[int]] = tuple,
     ) -> FinishReason | None:
         """Return the reason to end a path, or its turn; None to continue.
 
@@ -160,7 +166,7 @@ class StoppingRules:
             text: Text of ``turn_ids``; not read unless ``needs_text``.
             length: Response tokens on the path.
             depth: Complete segments on the path.
-            before: Tokens right before the turn, which may open a thought.
+            before: Returns the tokens before the turn, which may open a thought; called only for a text with an answer.
         """
 
         def applies(rule: FinishReason) -> bool:
@@ -191,9 +197,12 @@ class StoppingRules:
         """Return the tags for a turn that follows some tokens."""
         return thinking_after(token_ids, self.thinking, self.decode)
 
-    def _has_answer(self, text: str, before: Sequence[int]) -> bool:
-        visible = self.thinking_after(before).visible(text)
-        return visible is not None and has_complete_box(visible)
+    def _has_answer(self, text: str, before: Callable[[], Sequence[int]]) -> bool:
+        # Called at every segment boundary, mostly for texts without a box, so what comes before the turn is read last.
+        visible = self.thinking.visible(text)
+        if visible is None or not has_complete_box(visible):
+            return False
+        return self.thinking_after(before()).visible(text) is not None
 
     def _has_stop_string(self, text: str) -> bool:
         return any(string in text for string in self.stop_strings)
