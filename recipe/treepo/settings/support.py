@@ -47,6 +47,7 @@ _USUAL: Parts = {DEVICE: "cpu", ENGINE: "vllm", STRATEGY: "fsdp2", LORA: 0, MODE
 # Combinations that tests train end to end with trees. After a change run `python scripts/support_page.py`.
 TESTED: Mapping[str, Parts] = {
     "tests/e2e/test_training.py": {**_USUAL, MODE: "treepo_sync"},
+    "tests/e2e/test_small.py": {**_USUAL, MODE: "treepo_sync", MODEL: "llama"},
     "tests/e2e/test_lora.py": {**_USUAL, MODE: "treepo_sync", LORA: 8},
     "tests/e2e/test_conversations.py": {**_USUAL, MODE: "treepo_colocate_async"},
 }
