@@ -5,7 +5,8 @@
         --evaluation before=outputs/evaluations/small TreePO=outputs/evaluations/small_treepo_small --report FILE.md
 
 Runs that were stopped and resumed count once: of a step that was done twice, the later one. The time of a step is the
-sum of its parts, without validations, checkpoints and start-up. Accuracies between two validations are interpolated.
+sum of its parts, without validations, checkpoints and start-up. Accuracies between two validations are interpolated. A
+run without a validation after a training step has costs and times only.
 """
 
 import argparse
@@ -46,6 +47,11 @@ class Arm:
     name: str
     steps: list[Mapping[str, float]]
     validations: list[tuple[int, float]]
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether there is a validation after training."""
+        return self.validations[-1][0] > 0
 
     @property
     def tokens(self) -> list[float]:
@@ -110,19 +116,26 @@ def costs(arms: Sequence[Arm]) -> str:
     return table(titles, rows)
 
 
-def parts(arms: Sequence[Arm]) -> str:
-    """Return a table of the median times of a step's parts, as shares of the first run's step."""
-    base = median(map(seconds, arms[0].steps))
+def parts(arms: Sequence[Arm], steps: int | None = None) -> str:
+    """Return a table of the median times of a step's parts, as shares of the first run's step.
+
+    Args:
+        steps: Number of steps to read from the first on, None for all.
+    """
+    base = median(map(seconds, arms[0].steps[:steps]))
     rows = []
     for arm in arms:
-        medians = [median(step[f"timing_s/{part}"] for step in arm.steps) for part in TIMERS]
-        whole = median(map(seconds, arm.steps))
+        medians = [median(step[f"timing_s/{part}"] for step in arm.steps[:steps]) for part in TIMERS]
+        whole = median(map(seconds, arm.steps[:steps]))
         rows.append([arm.name, *(f"{part / base:.1%}" for part in [*medians, whole]), f"{base / whole:.2f}"])
     return table(["", *TIMERS.values(), "step", "speed over the first run"], rows)
 
 
 def learning(arms: Sequence[Arm]) -> str:
     """Return a table of held-out accuracies at equal decoded tokens."""
+    arms = [arm for arm in arms if arm.has_learned]
+    if not arms:
+        return ""
     least = min(arm.tokens[-1] for arm in arms)
     points = [least * share for share in SHARES]
     titles = ["held out", "before", *(f"{tokens:,.0f} tokens" for tokens in points), "at the end"]
@@ -160,7 +173,7 @@ def figure_of(arms: Sequence[Arm]) -> Figure:
         }.items(),
         strict=True,
     ):
-        for number, arm in enumerate(arms):
+        for number, arm in enumerate(arm for arm in arms if arm.has_learned):
             style = {"color": COLORS[number % len(COLORS)], "marker": MARKS[number % len(MARKS)]}
             panel.plot(values_of(arm), arm.accuracies, label=arm.name, **style)
         panel.set(xlabel=label)
@@ -185,13 +198,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=named_folder, metavar="NAME=RUN", help="folders of training runs")
     parser.add_argument("--evaluation", nargs="+", type=named_folder, default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--steps", type=int, help="only the first steps of each run, in the table of parts")
     parser.add_argument("--report", type=Path, help="Markdown file; numbers (.json) and curves (.png) beside it")
     options = parser.parse_args(arguments)
     try:
         arms = [read_arm(name, run) for name, run in options.runs]
     except ValueError as error:
         parser.error(str(error))
-    tables = [learning(arms), costs(arms), parts(arms)]
+    tables = [found for found in (learning(arms), costs(arms), parts(arms, options.steps)) if found]
     if options.evaluation:
         tables.insert(0, evaluations(options.evaluation))
     print(*tables, sep="\n\n")

@@ -76,6 +76,16 @@ def test_tables_compare_at_equal_tokens_and_relative_to_the_first_run(resumed, t
     )
 
 
+def test_a_run_without_a_validation_after_training_has_costs_and_times_only(resumed, tmp_path):
+    timed = write(tmp_path / "timed", {"step": 0, "data": {SCORE: 0.2}}, step(1, 400, 3.5), step(2, 400, 99.0))
+    arms = [learning.read_arm("timed", timed), learning.read_arm("trees", resumed)]
+    assert "timed" not in learning.learning(arms) and learning.learning(arms[:1]) == ""
+    assert "timed" in learning.costs(arms)
+    assert [line.get_label() for line in learning.figure_of(arms).axes[0].lines] == ["trees"]
+    # the first steps: 6 s and 4 s
+    assert [row.split()[-2] for row in learning.parts(arms, steps=1).splitlines()[2:]] == ["1.00", "1.50"]
+
+
 def test_reports_of_evaluations_become_rows(tmp_path):
     def interval(value: float) -> dict[str, float]:
         return {"value": value, "low": value - 0.1, "high": value + 0.1}
