@@ -11,6 +11,7 @@ run without a validation after a training step has costs and times only.
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -155,10 +156,10 @@ def evaluations(folders: Sequence[tuple[str, Path]]) -> str:
     rows = []
     for name, folder in folders:
         for run in json.loads((folder / "report.json").read_text(encoding="utf-8"))["runs"]:
-            for found in run["data_sets"].values():
-                own = (found["mean"], found["passed"][str(run["n"])], found["majority"][str(run["n"])])
-                cells = [str(Interval(**one)) for one in own]
-                rows.append([name, run["arm"], f"{run['n']}", f"{found['problems']:,}", *cells])
+            found = run["data_sets"]["overall"]  # the mean over the data sets
+            own = (found["mean"], found["passed"][str(run["n"])], found["majority"][str(run["n"])])
+            cells = [str(Interval(**one)) for one in own]
+            rows.append([name, run["arm"], f"{run['n']}", f"{found['problems']:,}", *cells])
     return table(["model", "sampler", "n", "problems", "mean@n", "pass@n", "maj@n"], rows)
 
 
@@ -212,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.report:
         write_report(
             options.report,
-            command=" ".join(["python -m benchmarks.learning", *(arguments or sys.argv[1:])]),
+            command=shlex.join(["python", "-m", "benchmarks.learning", *(arguments or sys.argv[1:])]),
             about=described(machine()),
             table="\n\n".join([f"![Curves]({options.report.stem}.png)", *tables]),
             results={

@@ -92,7 +92,7 @@ def test_reports_of_evaluations_become_rows(tmp_path):
 
     found = {"problems": 200, "mean": interval(0.5)}
     found |= {"passed": {"1": interval(0.5), "8": interval(0.9)}, "majority": {"1": interval(0.5), "8": interval(0.6)}}
-    report = {"runs": [{"arm": "plain", "n": 8, "data_sets": {"words": found}}]}
+    report = {"runs": [{"arm": "plain", "n": 8, "data_sets": {"words": found, "overall": found}}]}
     (tmp_path / "report.json").write_text(json.dumps(report))
     cells = ["before", "plain", "8", "200", "0.500 [0.400, 0.600]", "0.900 [0.800, 1.000]", "0.600 [0.500, 0.700]"]
     titles = ["model", "sampler", "n", "problems", "mean@n", "pass@n", "maj@n"]

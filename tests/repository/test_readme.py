@@ -8,7 +8,7 @@ from pathlib import Path
 from helpers.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MOST_LINES, MOST_WORDS, MOST_WORDS_OF_DOCS = 130, 1_200, 15_600
+MOST_LINES, MOST_WORDS, MOST_WORDS_OF_DOCS = 130, 1_200, 16_200
 # Command of the README -> the test that runs it; run_tests.sh runs this test.
 RUN_BY = {
     "pip install --no-deps -e .": (
@@ -48,7 +48,7 @@ def test_the_written_pages_have_a_limit():
     pages = list((ROOT / "docs").rglob("*.md"))
     written = [page for page in pages if page.parent.parent.name != "results" or page.name == "README.md"]
     generated = {"settings.md", "metrics.md", "memory.md", "support.md"}
-    assert len(pages) - len(written) == 5  # sampling, step_speed, packed_speed, recheck, endless
+    assert len(pages) - len(written) == 6  # sampling, step_speed, packed_speed, recheck, endless, learning
     assert sum(words(page) for page in written if page.name not in generated) <= MOST_WORDS_OF_DOCS
 
 
