@@ -8,7 +8,7 @@ from pathlib import Path
 from helpers.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MOST_LINES, MOST_WORDS, MOST_WORDS_OF_DOCS = 130, 1_200, 16_200
+MOST_LINES, MOST_WORDS, MOST_WORDS_OF_DOCS = 130, 1_200, 16_500
 # Command of the README -> the test that runs it; run_tests.sh runs this test.
 RUN_BY = {
     "pip install --no-deps -e .": (
