@@ -134,8 +134,7 @@ def parts(arms: Sequence[Arm], steps: int | None = None) -> str:
 
 def learning(arms: Sequence[Arm]) -> str:
     """Return a table of held-out accuracies at equal decoded tokens."""
-    arms = [arm for arm in arms if arm.has_learned]
-    if not arms:
+    if not (arms := _learned(arms)):
         return ""
     least = min(arm.tokens[-1] for arm in arms)
     points = [least * share for share in SHARES]
@@ -149,6 +148,10 @@ def learning(arms: Sequence[Arm]) -> str:
 
 def _end(arm: Arm) -> str:
     return f"{arm.accuracies[-1]:.3f} ({arm.tokens[-1]:,.0f} tokens)"
+
+
+def _learned(arms: Sequence[Arm]) -> list[Arm]:
+    return [arm for arm in arms if arm.has_learned]
 
 
 def evaluations(folders: Sequence[tuple[str, Path]]) -> str:
@@ -165,6 +168,7 @@ def evaluations(folders: Sequence[tuple[str, Path]]) -> str:
 
 def figure_of(arms: Sequence[Arm]) -> Figure:
     """Return the curves of held-out accuracy over decoded tokens and over training time."""
+    arms = _learned(arms)
     figure = Figure(figsize=(10, 4), layout="constrained")
     for panel, (label, values_of) in zip(
         figure.subplots(1, 2, sharey=True),
@@ -174,7 +178,7 @@ def figure_of(arms: Sequence[Arm]) -> Figure:
         }.items(),
         strict=True,
     ):
-        for number, arm in enumerate(arm for arm in arms if arm.has_learned):
+        for number, arm in enumerate(arms):
             style = {"color": COLORS[number % len(COLORS)], "marker": MARKS[number % len(MARKS)]}
             panel.plot(values_of(arm), arm.accuracies, label=arm.name, **style)
         panel.set(xlabel=label)

@@ -81,7 +81,9 @@ def test_a_run_without_a_validation_after_training_has_costs_and_times_only(resu
     arms = [learning.read_arm("timed", timed), learning.read_arm("trees", resumed)]
     assert "timed" not in learning.learning(arms) and learning.learning(arms[:1]) == ""
     assert "timed" in learning.costs(arms)
-    assert [line.get_label() for line in learning.figure_of(arms).axes[0].lines] == ["trees"]
+    figure = learning.figure_of(arms)
+    assert [line.get_label() for line in figure.axes[0].lines] == ["trees"]
+    assert list(figure.axes[1].lines[0].get_xdata()) == [0, 4 / 22, 9 / 22, 1]  # relative to the first run with a curve
     # the first steps: 6 s and 4 s
     assert [row.split()[-2] for row in learning.parts(arms, steps=1).splitlines()[2:]] == ["1.00", "1.50"]
 
