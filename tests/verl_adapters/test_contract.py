@@ -79,6 +79,7 @@ SERVERS = "verl.workers.rollout.llm_server.LLMServerManager"
 REPLICA = "verl.workers.rollout.replica"
 BUILDER = "verl.utils.tokenizer.continuous_token.ContinuousTokenBuilder"
 FSDP = "verl.workers.engine.fsdp.transformer_impl"
+MERGER = "verl.model_merger.fsdp_model_merger.FSDPModelMerger"
 ENGINE = f"{FSDP}.FSDPEngine"
 LM_ENGINE = f"{FSDP}.FSDPEngineWithLMHead"
 VALUE_ENGINE = f"{FSDP}.FSDPEngineWithValueHead"
@@ -512,7 +513,12 @@ CPU_WEIGHTS = [
 ]
 
 MODELS = [
-    *names("verl", "model_merger"),
+    *names("verl.model_merger", "fsdp_model_merger __main__"),
+    *names("verl.model_merger.fsdp_model_merger", "FSDPModelMerger"),
+    *names("verl.model_merger.__main__", "main"),
+    override(f"{MERGER}._load_and_merge_state_dicts", "world_size, total_shards, mesh_shape, mesh_dim_names"),
+    override("verl.model_merger.base_model_merger.BaseModelMerger.save_hf_model_and_tokenizer", "state_dict"),
+    *texts("verl.model_merger.fsdp_model_merger", "tensor.bfloat16()", ours="FullPrecisionMerger"),
     *texts("verl.model_merger.base_model_merger", '"lora_adapter"', '"lora_alpha"', '"lora_train_meta.json"'),
     *names(
         "transformers", "AutoModelForCausalLM AttentionInterface AutoTokenizer GenerationConfig PreTrainedTokenizerBase"

@@ -15,12 +15,12 @@ from recipe.treepo.verl_adapters.export import ExportError, export
 SCALE, RANK = 3, 4  # lora_alpha / r
 
 
-@pytest.fixture
-def model() -> Qwen2ForCausalLM:
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def model(request) -> Qwen2ForCausalLM:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 512}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "architectures": ["Qwen2ForCausalLM"]}
-    return Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, tie_word_embeddings=False)).bfloat16()
+    return Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, tie_word_embeddings=False)).to(request.param)
 
 
 def save(run, step, state, config, files):
@@ -45,10 +45,13 @@ def test_the_last_checkpoint_is_exported_once_with_its_adapter_in_the_weights(mo
     save(tmp_path, 1, peft.state_dict(), model.config, {"lora_train_meta.json": meta})
     folder = export(tmp_path)
     assert folder == tmp_path / "model_step_1" and not folder.with_name("model_step_1.part").exists()
-    after = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
+    exported = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    after = exported.state_dict()
+    assert exported.dtype == model.dtype
     changed = "model.layers.0.self_attn.q_proj.weight"
     expected = before[changed].float() + SCALE * (b.float() @ a.float())
-    assert (after[changed].float() - expected).abs().max() < 0.02 * expected.abs().max()
+    rounding = {torch.float32: 1e-6, torch.bfloat16: 0.02}[model.dtype]
+    assert (after[changed].float() - expected).abs().max() < rounding * expected.abs().max()
     assert (before[changed].float() - expected).abs().max() > 0.2 * expected.abs().max()
     assert all(torch.equal(after[name], before[name]) for name in before if name != changed)
     (folder / "model.safetensors").unlink()

@@ -21,7 +21,7 @@ class ExportError(RuntimeError):
 def export(run: Path, step: int | None = None) -> Path:
     """Export a checkpoint of a run, unless that was done before, and return the folder of the model.
 
-    Weights are in bfloat16, as verl's merger writes them. A LoRA adapter is merged into them.
+    Weights keep the precision of the checkpoint. A LoRA adapter is merged into them.
 
     Args:
         run: Folder of the run, or of its checkpoints (``trainer.default_local_dir``).
@@ -59,7 +59,7 @@ def _merge(actor: Path, target: Path) -> None:
     backend = next((name for file, name in BACKENDS.items() if (actor / file).exists()), None)
     if backend is None:
         raise ExportError(f"{actor}: not a checkpoint of FSDP or Megatron, which verl's model merger reads.")
-    command = ["-m", "verl.model_merger", "merge", "--backend", backend]
+    command = ["-m", "recipe.treepo.verl_adapters.model_merger", "merge", "--backend", backend]
     command += ["--local_dir", str(actor), "--target_dir", str(target)]
     if subprocess.run([sys.executable, *command], stdout=sys.stderr, check=False).returncode:
         raise ExportError(f"{actor}: verl's model merger failed; its message is above.")
