@@ -39,12 +39,15 @@ from recipe.treepo.settings.schema import TreePOSettings
 
 ENGINES = ("verl", "packed")
 PASSES = ("log-probs", "update")
-# (trajectories, segments per path, tokens per segment, children of the root, whether paths branch)
+# (prompt tokens, trajectories, segments per path, tokens per segment, children of the root, whether paths branch)
 CASES = {
-    "tree, n 8": (8, 7, 64, 1, True),
-    "tree, n 16": (16, 14, 32, 2, True),
-    "plain samples, n 8": (8, 7, 64, 8, False),
-    "long tree, n 8": (8, 7, 512, 1, True),
+    "tree, n 8": (64, 8, 7, 64, 1, True),
+    "tree, n 16": (64, 16, 14, 32, 2, True),
+    "plain samples, n 8": (64, 8, 7, 64, 8, False),
+    "long tree, n 8": (64, 8, 7, 512, 1, True),
+    "long prompt, tree, n 16": (2000, 16, 5, 64, 1, True),
+    "long prompt, short turns, n 16": (2000, 16, 10, 16, 1, True),
+    "long prompt, plain samples, n 16": (2000, 16, 1, 256, 16, False),
 }
 SHORT = [name for name in CASES if not name.startswith("long")]
 
@@ -55,7 +58,7 @@ class RandomTokens:
     def __init__(self, seed: int, vocabulary: int) -> None:
         self._seed, self._vocabulary = seed, vocabulary
 
-    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+    async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
         """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
         rng = random.Random(f"{self._seed}/{branch}")
         return Segment([rng.randrange(self._vocabulary) for _ in range(max_tokens)], [-1.0] * max_tokens)
@@ -63,7 +66,7 @@ class RandomTokens:
 
 def responses(case: str, prompt: list[int], seed: int, vocabulary: int) -> list[list[int]]:
     """Return the responses of one prompt, in leaf order."""
-    width, depth, segment, roots, is_tree = CASES[case]
+    _, width, depth, segment, roots, is_tree = CASES[case]
     branching = BranchingRules(
         init_divergence=(roots, roots), divergence=(2, 2) if is_tree else (1, 1), max_divergence=2 if is_tree else 1
     )
@@ -79,10 +82,10 @@ def responses(case: str, prompt: list[int], seed: int, vocabulary: int) -> list[
 
 def make_rows(case: str, options: argparse.Namespace) -> list[tuple[list[int], list[int]]]:
     """Return prompt and response of each row."""
-    rows = []
+    rows, length = [], options.prompt_length or CASES[case][0]
     for seed in range(options.prompts):
         rng = random.Random(f"prompt {seed}")
-        prompt = [rng.randrange(options.vocabulary) for _ in range(options.prompt_length)]
+        prompt = [rng.randrange(options.vocabulary) for _ in range(length)]
         rows += [(prompt, response) for response in responses(case, prompt, seed, options.vocabulary)]
     return rows
 
@@ -280,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=SHORT)
     parser.add_argument("--prompts", type=int, default=2)
-    parser.add_argument("--prompt-length", type=int, default=64)
+    parser.add_argument("--prompt-length", type=int, help="tokens of a prompt, instead of the case's own")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens per micro-batch; packed: unique tokens")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--hidden", type=int, default=640)

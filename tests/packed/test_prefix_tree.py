@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prefix trees of token sequences, compared with sets of prefixes."""
 
-from itertools import combinations
+from itertools import accumulate, combinations, pairwise
 
 import numpy as np
 import pytest
@@ -9,6 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.treepo.packed.prefix_tree import (
+    AttentionCall,
+    CallCost,
+    attention_calls,
     blocks,
     chains,
     divide,
@@ -90,6 +93,64 @@ def test_chains_lie_between_two_branches(rows):
         # The chain is as long as possible: it begins at a root or below a token with several children.
         before = packing.parent_U[first]
         assert before < 0 or children[before] > 1
+
+
+COSTS = st.builds(CallCost, call=st.sampled_from([0, 3, 40, 10**6]), key=st.sampled_from([0, 0.5, 4, 100]))
+
+
+def tokens_of_chains(packing) -> list[range]:
+    return [range(begin, end) for begin, end in pairwise([0, *accumulate(chains(packing)[0])])]
+
+
+def tokens_above(packing, token: int) -> list[int]:
+    walked = []
+    while (token := int(packing.parent_U[token])) >= 0:
+        walked.append(token)
+    return walked[::-1]
+
+
+def divisions(packing, begin: int, end: int, above: int, cost: CallCost) -> float:
+    """Return the least cost of the allowed calls for the trees side by side in a range, by trying all of them."""
+    if begin == end:
+        return 0.0
+    total, tree = 0.0, begin
+    while tree < end:
+        after, chain_end = int(packing.end_U[tree]), tree + 1
+        children = packing.parent_U.tolist()
+        while chain_end < after and children.count(chain_end - 1) == 1:
+            chain_end += 1
+        size = chain_end - tree
+        own = cost.of(size, above) + divisions(packing, chain_end, after, above + size, cost)
+        total += min(own, cost.of(after - tree, above))
+        tree = after
+    return min(total, cost.of(end - begin, above))
+
+
+@given(ROWS, COSTS)
+def test_attention_calls_cover_all_queries_with_their_ancestors_at_the_least_cost(rows, cost):
+    packing = pack(arrays(rows))
+    calls, tokens = attention_calls(packing, cost), tokens_of_chains(packing)
+    assert [call.chains.start for call in calls] == [0, *(call.chains.stop for call in calls[:-1])]
+    assert calls[-1].chains.stop == len(tokens)
+    spent = 0.0
+    for call in calls:
+        above = [token for chain in call.above for token in tokens[chain]]
+        queries = [token for chain in call.chains for token in tokens[chain]]
+        # Every query sees all that is above the call, and besides it queries of the call only.
+        for query in queries:
+            seen = tokens_above(packing, query)
+            assert seen[: len(above)] == above and set(seen[len(above) :]) <= set(queries)
+        spent += cost.of(len(queries), len(above))
+    assert spent == pytest.approx(divisions(packing, 0, len(packing.token_U), 0, cost))
+
+
+def test_short_chains_below_a_long_prefix_share_a_call_and_long_ones_do_not():
+    prefix, cost = list(range(1000, 3000)), CallCost(call=20_000, key=30)
+    short = pack(arrays([[*prefix, *range(10 * n, 10 * n + 8)] for n in range(50)]))
+    assert attention_calls(short, cost) == [AttentionCall(range(1), []), AttentionCall(range(1, 51), [0])]
+    # A call of 50 x 8 queries costs 400 * 2400 + 80,000, fifty calls of 8 cost 50 * (8 * 2008 + 80,000).
+    long = pack(arrays([[*prefix, *range(200 * n, 200 * n + 200)] for n in range(4)]))
+    assert [call.chains for call in attention_calls(long, cost)] == [range(n, n + 1) for n in range(5)]
 
 
 @given(ROWS, st.data())

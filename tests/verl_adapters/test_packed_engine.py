@@ -18,8 +18,8 @@ from verl.workers.utils.losses import value_loss
 
 from helpers.packed_models import GPU, MODELS, SIZES, actor_loss, batch, build, difference, trained
 from helpers.process_group import lone_process
-from recipe.treepo.packed.attention import ChainLayout, block_mask, chain_attention, token_mask
-from recipe.treepo.packed.prefix_tree import pack
+from recipe.treepo.packed.attention import COST, ChainLayout, block_mask, chain_attention, token_mask
+from recipe.treepo.packed.prefix_tree import CallCost, pack
 from recipe.treepo.verl_adapters.critic import CriticEngine
 from recipe.treepo.verl_adapters.packed_engine import PackedActorEngine, PackedCriticEngine
 
@@ -236,8 +236,14 @@ def test_attention_by_blocks_and_by_chains_is_attention_with_the_mask(seed):
     flex = flex_attention(query, *repeated, block_mask=block_mask(packing, end_U.device), scale=0.3)
     torch.testing.assert_close(flex, expected, atol=1e-5, rtol=1e-5)
     layer = SimpleNamespace(num_key_value_groups=2)
-    chains, _ = chain_attention(layer, query, key, value, None, chains=ChainLayout(packing, end_U.device), scaling=0.3)
-    torch.testing.assert_close(chains.transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
+    # by chains alone, by the choice of the default, all in one call, and mixtures
+    counts = []
+    for cost in (CallCost(0, 0), COST, CallCost(10**9, 0), CallCost(500, 1), CallCost(50, 5)):
+        layout = ChainLayout(packing, end_U.device, cost)
+        counts.append(len(layout.calls))
+        chains, _ = chain_attention(layer, query, key, value, None, chains=layout, scaling=0.3)
+        torch.testing.assert_close(chains.transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
+    assert counts[2] == 1 < counts[3] < counts[0]
 
 
 # --- rejected configurations and data -------------------------------------------------------------------------------

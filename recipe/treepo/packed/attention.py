@@ -3,13 +3,14 @@
 
 ``attn_implementation`` selects one of three implementations:
 
-- ``sdpa``: one call per chain, with the keys on the path to the chain. A query attends to as many keys as in a single
-  sequence, however many tokens the row has, and shared tokens are computed once. A token-by-token mask would grow with
-  the square of the tokens. Keys and values on the path are copied for each chain.
+- ``sdpa``: one call per chain, with the keys on the path to the chain, or per chain with all tokens below it, whichever
+  costs less. A query attends to hardly more keys than in a single sequence, however many tokens the row has. One
+  token-by-token mask would grow with the square of the tokens. Each call copies the keys and values on its path.
 - ``flex_attention``: one call with a block mask, for GPUs.
 - ``eager``: one call with a token-by-token mask, to inspect small inputs.
 """
 
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,33 +19,44 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from recipe.treepo.packed.prefix_tree import Packing, blocks, chains
+from recipe.treepo.packed.prefix_tree import AttentionCall, CallCost, Packing, attention_calls, blocks, chains
 
 CHAIN_ATTENTION = "treepo_chains"
 """Name of :func:`chain_attention` in transformers."""
+COST = CallCost(call=17_000, key=25)
+"""Cost of a call of :func:`chain_attention`, fit by ``benchmarks.attention_cost`` on two CPU cores."""
 BLOCK = 128
 """Tokens per block of FlexAttention; its default."""
 
 
 class ChainLayout:
-    """Chains of one packed row, for :func:`chain_attention`.
+    """Attention calls of one packed row, for :func:`chain_attention`.
 
     Not a dataclass, because FSDP would take it apart and copy it.
 
     Attributes:
         sizes: Number of tokens of each chain.
-        paths: Chains above each chain, from the root down.
-        masks: (tokens of the chain, tokens of its path and its own), True if a query attends to a key; None for chains
-            at a root, which use causal attention.
+        calls: The calls, in the order of their queries.
+        masks: (queries, keys above them and their own), True if a query attends to a key; None for chains at a root,
+            which use causal attention.
     """
 
-    def __init__(self, packing: Packing, device: torch.device) -> None:
-        self.sizes, self.paths = chains(packing)
-        self.masks: list[torch.Tensor | None] = []
-        for size, path in zip(self.sizes, self.paths, strict=True):
-            above = sum(self.sizes[chain] for chain in path)
-            shape = size, above + size
-            self.masks.append(torch.ones(shape, dtype=torch.bool, device=device).tril(above) if path else None)
+    def __init__(self, packing: Packing, device: torch.device, cost: CallCost = COST) -> None:
+        self.sizes, _ = chains(packing)
+        self.calls = attention_calls(packing, cost)
+        self.masks = [self._mask(call, packing, device) for call in self.calls]
+
+    def _mask(self, call: AttentionCall, packing: Packing, device: torch.device) -> torch.Tensor | None:
+        if len(call.chains) == 1 and not call.above:
+            return None
+        begins = [0, *accumulate(self.sizes)]
+        begin, end = begins[call.chains.start], begins[call.chains.stop]
+        count, above = end - begin, sum(self.sizes[chain] for chain in call.above)
+        mask = torch.ones((count, above + count), dtype=torch.bool, device=device).tril(above)
+        if len(call.chains) > 1:
+            end_U = torch.from_numpy(packing.end_U[begin:end]).to(device)
+            mask[:, above:] &= torch.arange(begin, end, device=device)[:, None] < end_U
+        return mask
 
 
 def chain_attention(
@@ -77,19 +89,28 @@ def chain_attention(
     assert attention_mask is None
     groups = module.num_key_value_groups
     assert isinstance(groups, int)
-    queries, keys, values = (states.split(chains.sizes, dim=2) for states in (query, key, value))
+    query_C, key_C, value_C = (states.split(chains.sizes, dim=2) for states in (query, key, value))
     outputs = []
-    for chain, (path, mask) in enumerate(zip(chains.paths, chains.masks, strict=True)):
-        seen = [*path, chain]
+    for call, mask in zip(chains.calls, chains.masks, strict=True):
+        seen = [*call.above, *call.chains]
+        own, keys, values = (
+            torch.cat([states_C[chain] for chain in some], dim=2)
+            for states_C, some in ((query_C, call.chains), (key_C, seen), (value_C, seen))
+        )
+        # On accelerators, not every kernel knows groups. On a CPU, repeating can take most of the time.
+        repeats = query.device.type != "cpu"
+        if repeats:
+            keys, values = repeat_kv(keys, groups), repeat_kv(values, groups)
         outputs.append(
             scaled_dot_product_attention(
-                queries[chain],
-                repeat_kv(torch.cat([keys[other] for other in seen], dim=2), groups),
-                repeat_kv(torch.cat([values[other] for other in seen], dim=2), groups),
+                own,
+                keys,
+                values,
                 attn_mask=mask,
                 is_causal=mask is None,
                 dropout_p=dropout,
                 scale=scaling,
+                enable_gqa=not repeats,
             )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None

@@ -9,8 +9,10 @@ the descendants of a token follow it without gaps. Token ``j`` is an ancestor of
 if ``j <= i < end_U[j]``. Sequences without a common prefix are separate trees, side by side.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -109,6 +111,85 @@ def chains(packing: Packing) -> tuple[list[int], list[list[int]]]:
         above = int(parent_U[begin])
         paths.append([] if above < 0 else [*paths[chain_U[above]], int(chain_U[above])])
     return np.diff([*begins.tolist(), count]).tolist(), paths
+
+
+@dataclass(frozen=True, slots=True)
+class CallCost:
+    """Cost of one attention call, in pairs of a query and a key.
+
+    Attributes:
+        call: Fixed cost.
+        key: Cost per key above the queries, which the call copies.
+    """
+
+    call: float
+    key: float
+
+    def of(self, queries: int, above: int) -> float:
+        """Return the cost of a call with the queries' own keys and ``above`` keys of their common ancestors."""
+        return self.call + above * self.key + queries * (above + queries)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """Queries that attend in one call: to all tokens of the chains above, and to each other as the tree allows.
+
+    Attributes:
+        chains: Chains of the queries.
+        above: Chains above all of them, from the root down.
+    """
+
+    chains: range
+    above: list[int]
+
+
+def attention_calls(packing: Packing, cost: CallCost) -> list[AttentionCall]:
+    """Divide unique tokens into attention calls of the least total cost.
+
+    A call takes one chain, all that is below a chain, or both. Chains waste no pairs, but each copies the keys above
+    it, so below a long prefix many short chains cost more than one call for all of them. Trees side by side are below
+    a common root without tokens.
+
+    Returns:
+        The calls in the order of their queries, which are all unique tokens.
+    """
+    sizes, paths = chains(packing)
+    begins = [0, *accumulate(sizes)]
+    # First chain after all that is below each chain; the last entry is the common root's.
+    after = [bisect_left(begins, int(packing.end_U[begin])) for begin in begins[:-1]] + [len(sizes)]
+    above = [sum(sizes[chain] for chain in path) for path in paths]
+    # Costs of each chain with all below it, and of all below it.
+    best, below = [0.0] * len(sizes), [0.0] * (len(sizes) + 1)
+    one_with_below, one_below = set(), set()
+
+    def join_below(chain: int, keys: int) -> None:
+        tokens = begins[after[chain]] - begins[chain + 1]
+        if tokens and (joined := cost.of(tokens, keys)) < below[chain]:
+            below[chain] = joined
+            one_below.add(chain)
+
+    for chain in reversed(range(len(sizes))):
+        join_below(chain, above[chain] + sizes[chain])
+        best[chain] = cost.of(sizes[chain], above[chain]) + below[chain]
+        if (joined := cost.of(begins[after[chain]] - begins[chain], above[chain])) < best[chain]:
+            best[chain] = joined
+            one_with_below.add(chain)
+        below[paths[chain][-1] if paths[chain] else -1] += best[chain]
+    join_below(-1, 0)
+
+    if -1 in one_below:
+        return [AttentionCall(range(len(sizes)), [])]
+    calls: list[AttentionCall] = []
+    for chain, path in enumerate(paths):
+        if calls and chain < calls[-1].chains.stop:
+            continue
+        if chain in one_with_below:
+            calls.append(AttentionCall(range(chain, after[chain]), path))
+            continue
+        calls.append(AttentionCall(range(chain, chain + 1), path))
+        if chain in one_below:
+            calls.append(AttentionCall(range(chain + 1, after[chain]), [*path, chain]))
+    return calls
 
 
 def question_rows(packing: Packing, scored_T: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
