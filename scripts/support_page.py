@@ -97,7 +97,7 @@ Tested with `{DEVICE}={first[DEVICE]}`: {", ".join(tested)}.
   weights.
 - `treepo_separate_async` has separate GPUs for rollout. verl requires `actor_rollout_ref.rollout.nnodes`,
   `n_gpus_per_node`, a `checkpoint_engine.backend` other than `naive`, and `data.train_batch_size` =
-  `parameter_sync_step` x `ppo_mini_batch_size`. None of these backends runs on a CPU.
+  `parameter_sync_step` x `ppo_mini_batch_size`. On a CPU, the backend `gloo` of this recipe is the default.
 - Two runs at a time on one machine have their own sockets with `main_treepo`
   (`tests/verl_adapters/test_transfer_names.py`).
 

@@ -20,6 +20,7 @@ REGISTRATIONS = {
     "verl.trainer.ppo.core_algos": ("recipe.treepo.verl_adapters.estimators",),
     "verl.trainer.ppo.v1": ("recipe.treepo.verl_adapters.trainer",),
     "verl.experimental.reward_loop.reward_manager": ("recipe.treepo.verl_adapters.reward_manager",),
+    "verl.checkpoint_engine": ("recipe.treepo.verl_adapters.gloo_weights",),
     "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer": ("recipe.treepo.verl_adapters.transfer_names",),
     "verl.workers.engine.fsdp.transformer_impl": (
         "recipe.treepo.verl_adapters.critic",

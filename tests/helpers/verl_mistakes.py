@@ -555,10 +555,10 @@ MISTAKES = (
     ),
     Mistake(words(*SEPARATE, SERVERS[1]), "separate_gpus", f"{R}.nnodes", f"{R}.nnodes=1"),
     Mistake(
-        words(*SEPARATE, SERVERS[0]),
+        words(*SEPARATE, SERVERS[0], f"{R}.checkpoint_engine.backend=naive"),
         "separate_weights",
         f"{R}.checkpoint_engine.backend",
-        f"{R}.checkpoint_engine.backend=nccl",
+        f"{R}.checkpoint_engine.backend=gloo",
     ),
     Mistake(
         f"{MODELS}.enable=True {MODELS}.rollout.name=vllm",

@@ -275,7 +275,23 @@ TRAINING = [
     *names("verl.experimental.reward_loop.reward_manager.registry", "REWARD_MANAGER"),
     *names(AGENT_LOOP, "_agent_loop_registry"),
     *attributes("verl.checkpoint_engine.CheckpointEngineRegistry", "_registry"),
+    *names("verl", "checkpoint_engine"),
     *names("verl.checkpoint_engine", "CheckpointEngineRegistry"),
+    *names("verl.checkpoint_engine.base", "CheckpointEngine CheckpointEngineRegistry TensorMeta"),
+    *names("verl.checkpoint_engine.base", "merge_weight_chunks split_weight_chunks"),
+    call("verl.checkpoint_engine.base.split_weight_chunks", "weights, bucket_size"),
+    call("verl.checkpoint_engine.base.merge_weight_chunks", "chunks, bucket_size"),
+    *(
+        override(f"verl.checkpoint_engine.base.CheckpointEngine.{method}", parameters)
+        for method, parameters in (
+            ("prepare", ""),
+            ("build_topology", "actor_wg_world_size, rollout_world_size, metadata"),
+            ("init_process_group", "**kwargs"),
+            ("finalize", ""),
+            ("send_weights", "weights, global_steps"),
+            ("receive_weights", "global_steps"),
+        )
+    ),
     *attributes(f"{REPLICA}.RolloutReplicaRegistry", "_registry"),
     *names(REPLICA, "RolloutReplicaRegistry"),
     # what the rules for verl's keys foresee
@@ -446,6 +462,8 @@ METRICS = [
 ]
 
 CPU_PLATFORM = [
+    *texts("verl.single_controller.ray.base", '"RAY_LOCAL_WORLD_SIZE"'),
+    *texts("ray._private.utils.set_omp_num_threads_if_unset", "OMP_NUM_THREADS"),
     *names("verl.plugin.platform", "PlatformBase PlatformRegistry"),
     call("verl.plugin.platform.PlatformRegistry.get", "name"),
     call("verl.plugin.platform.PlatformRegistry.register", "* platform"),

@@ -32,6 +32,7 @@ needs_cpu_stack = pytest.mark.skipif(
 @pytest.fixture
 def pristine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Replace the functions that ``activate`` patches by unpatched stand-ins; restore everything after the test."""
+    importlib.import_module("verl.third_party.vllm")  # reads the versions that the stand-in hides
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend=None, **kwargs: (backend, kwargs))
 
     def version(name: str) -> str:
@@ -58,6 +59,29 @@ def test_nothing_is_patched_when_an_accelerator_platform_is_chosen(pristine):
     assert platform.activate() is True
     assert torch.distributed.init_process_group is not before[0]
     assert importlib.metadata.version is not before[1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"RAY_LOCAL_WORLD_SIZE": "1", "OMP_NUM_THREADS": "1"}, 6),
+        ({"RAY_LOCAL_WORLD_SIZE": "4"}, 1),
+        ({"RAY_LOCAL_WORLD_SIZE": "8"}, 1),
+        ({"RAY_LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "5"}, None),  # the user's number
+        ({"OMP_NUM_THREADS": "1"}, None),  # no training worker
+    ],
+)
+def test_training_workers_share_the_cores(pristine, variables, expected):
+    found = []
+    for name in ("RAY_LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
+        pristine.delenv(name, raising=False)
+    for name, value in variables.items():
+        pristine.setenv(name, value)
+    pristine.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    pristine.setattr(torch, "set_num_threads", found.append)
+    pristine.setenv("VERL_PLATFORM", "cpu")
+    platform.activate()
+    assert found == ([] if expected is None else [expected])
 
 
 @pytest.mark.parametrize("build", ["cuda", "hip", "xpu"])

@@ -158,8 +158,12 @@ def _separate_problems(config: DictConfig) -> Iterator[ConfigProblem]:
             yield ConfigProblem("separate_gpus", key, value(config, key), rule, f"Use {key}=1, for example.")
     key = f"{ROLLOUT}.checkpoint_engine.backend"
     if value(config, key) == "naive":
-        rule, remedy = "a trainer with separate servers cannot share weights in place", f"Use {key}=nccl."
+        rule, remedy = "a trainer with separate servers cannot share weights in place", _other_backend(config, key)
         yield ConfigProblem("separate_weights", key, "naive", rule, remedy)
+
+
+def _other_backend(config: DictConfig, key: str) -> str:
+    return f"Use {key}={'gloo' if value(config, 'trainer.device') == 'cpu' else 'nccl'}."
 
 
 def _reward_model_problems(config: DictConfig) -> Iterator[ConfigProblem]:

@@ -341,7 +341,7 @@ REGISTERED: Mapping[str, Sequence[str | None]] = {
     f"{ROLLOUT}.name": ENGINES,
     f"{ROLLOUT}.agent.default_agent_loop": (None, *REPLACED_AGENTS),
     f"{ROLLOUT}.checkpoint_engine.backend": (
-        *("naive", "nccl", "nixl", "kimi_ckpt_engine", "mooncake", "delta_sharded"),
+        *("naive", "nccl", "nixl", "kimi_ckpt_engine", "mooncake", "delta_sharded", "gloo"),
     ),
     "reward.reward_manager.name": ("treepo", "naive", "dapo", "gdpo", "rate_limited", "remote"),
     "trainer.v1.trainer_mode": (*TREEPO_TRAINERS, *TREEPO_TRAINERS.values()),

@@ -6,7 +6,8 @@
 1. registers the platform ``cpu``, an extension point of verl;
 2. sets ``VERL_ENGINE_DEVICE=cuda`` unless set: ``verl.workers.engine.base.EngineRegistry.get_engine_cls`` has FSDP
    engines only for ``cuda`` and ``npu``, and the ``cuda`` engine is device-agnostic;
-3. applies the patches of ``patches.py``.
+3. applies the patches of ``patches.py``;
+4. gives a training worker its share of the cores.
 
 ``weight_sync.py`` runs inside vLLM's worker. This module imports neither verl nor vLLM at its top, because
 ``import verl`` imports it.
@@ -58,7 +59,18 @@ def activate() -> bool:
     _register_platform()
     os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
     patches.apply()
+    _use_cores()
     return True
+
+
+def _use_cores() -> None:
+    """Let a training worker of verl compute with its share of the machine's cores.
+
+    Ray sets ``OMP_NUM_THREADS=1`` unless the user sets another number (``ray._private.utils``).
+    """
+    workers = int(os.environ.get("RAY_LOCAL_WORLD_SIZE", 0))  # of verl's worker groups; absent in other processes
+    if workers and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
 
 
 class CpuDeviceModule(ModuleType):
