@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,7 +42,7 @@ class VllmEngine:
     def __init__(self, engine: Any, stop_token_ids: list[int]) -> None:
         self._engine, self._stop_token_ids, self._number = engine, stop_token_ids, 0
 
-    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+    async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
         """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
@@ -55,7 +56,7 @@ class VllmEngine:
         )
         self._number += 1
         async for output in self._engine.generate(
-            TokensPrompt(prompt_token_ids=input_ids), params, request_id=str(self._number)
+            TokensPrompt(prompt_token_ids=list(input_ids)), params, request_id=str(self._number)
         ):
             final = output
         sample = final.outputs[0]

@@ -10,7 +10,6 @@ tokenizer time.
 
 import argparse
 import asyncio
-import sys
 import time
 import tracemalloc
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ class InstantEngine:
     def __init__(self, longest: int) -> None:
         self._token_ids, self._logprobs = [1000] * longest, [-0.5] * longest
 
-    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+    async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
         """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
         return Segment(self._token_ids[:max_tokens], self._logprobs[:max_tokens])
 
@@ -64,20 +63,16 @@ def measure(prompts: int, *, width: int, depth: int, segment: int, stops: int | 
     return [f"{prompts}", search, boundaries, *costs]
 
 
-def memory_per_node(*, width: int, depth: int, segment: int) -> float:
-    """Return the bytes per node, without its tokens, log-probabilities and text."""
+def memory(prompts: int, *, width: int, depth: int, segment: int) -> int:
+    """Return the bytes of all trees: tokens, log-probabilities, text and structure."""
     settings = TreePOSettings(depth=depth, segment_length=segment)
-    shape = SearchShape(width=width, segment_length=segment, max_segments_per_request=1)
     tracemalloc.start()
-    trees = asyncio.run(grow(8, shape, settings, depth * segment))
+    # Kept alive until the memory is read.
+    trees = asyncio.run(grow(prompts, SearchShape(width=width, segment_length=segment), settings, depth * segment))
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    lists = sum(
-        sys.getsizeof(node.segment.token_ids) + sys.getsizeof(node.segment.logprobs) + sys.getsizeof(node.text)
-        for tree in trees
-        for node in tree.nodes
-    )
-    return (taken - lists) / sum(len(tree.nodes) for tree in trees)
+    assert len(trees) == prompts
+    return taken
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for search in SearchKind
     ]
     print(table(TITLES, rows))
-    print(f"\nmemory per node, without tokens, log-probabilities and text: {memory_per_node(**size):.0f} bytes")
+    print(f"\nmemory of the trees of {options.prompts} prompts: {memory(options.prompts, **size) / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ def overrides(arm: str, options: argparse.Namespace) -> list[str]:
         "actor_rollout_ref.rollout.ignore_eos=true",
         *(f"data.max_prompt_length={PROMPT}", f"data.max_response_length={length}"),
         f"actor_rollout_ref.rollout.max_model_len={length + PROMPT}",
-        *(f"treepo.depth={options.depth}", f"treepo.segment_length={options.segment}", "treepo.init_divergence=1"),
+        *(f"treepo.depth={options.depth}", f"treepo.segment_length={options.segment}"),
+        f"treepo.init_divergence={options.root}",
         "treepo.stopping=[eos,length,depth]",
         f"trainer.total_training_steps={options.steps}",
         *("trainer.logger=[console,file]", "trainer.val_before_train=false", "trainer.test_freq=-1"),
@@ -138,6 +139,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--depth", type=int, default=7)
+    parser.add_argument("--root", type=int, default=1, help="children of a tree's root")
     parser.add_argument("--segment", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per micro-batch; packed: unique tokens")
     parser.add_argument("--steps", type=int, default=3, help="steps per run; the first is not timed")

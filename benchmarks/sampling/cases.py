@@ -116,6 +116,7 @@ class Case:
                 init_divergence=(self.roots, self.roots), divergence=(self.divergence, self.divergence)
             ),
             stopping=stopping,
+            cache_block=None,
         )
         match self.arm:
             case Arm.PLAIN:

@@ -53,7 +53,7 @@ class MeteredEngine:
     def __init__(self, engine: SegmentEngine, meter: Meter) -> None:
         self._engine, self._meter = engine, meter
 
-    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+    async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
         """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
         self._meter.change(1)
         try:
@@ -177,7 +177,7 @@ async def measure(job: dict[str, Any]) -> None:
     from recipe.treepo.main_treepo import use_plugin
     from recipe.treepo.verl_adapters.evaluation_inputs import load_model, prompt_builder, read_rows
     from recipe.treepo.verl_adapters.model_tokens import eos_token_ids
-    from recipe.treepo.verl_adapters.server_engine import ServerEngine
+    from recipe.treepo.verl_adapters.server_engine import ServerEngine, output_params
 
     use_plugin()
     engine = Engine(**job["engine"])
@@ -207,7 +207,7 @@ async def measure(job: dict[str, Any]) -> None:
             super().__init__(*args, **options)
             self._prompt_length = len(prompt)
 
-        async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+        async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
             self._priority = self._prompt_length - len(input_ids)  # vLLM schedules lower numbers first
             return await super().extend(input_ids, max_tokens=max_tokens, branch=branch)
 
@@ -222,7 +222,10 @@ async def measure(job: dict[str, Any]) -> None:
             kind = partial(DepthFirst, prompt)
         else:
             kind = ServerEngine
-        return kind(servers.client, sampling, seed=None, priority=0, spread=case.arm in (Arm.PLAIN, Arm.LOOPS))
+        independent = case.arm in (Arm.PLAIN, Arm.LOOPS)
+        # Plain samples get their results as verl's own sampler does.
+        output = {} if case.arm is Arm.PLAIN else output_params("vllm", ())
+        return kind(servers.client, sampling | output, seed=None, priority=0, spread=independent)
 
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     with Path(job["out"]).open("w") as stream:

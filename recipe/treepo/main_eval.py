@@ -163,6 +163,7 @@ def _sample(
 ) -> list[str]:
     from recipe.treepo.evaluation.servers import Servers
     from recipe.treepo.verl_adapters.evaluation_inputs import reward_function
+    from recipe.treepo.verl_adapters.prefix_cache import prefix_cache_of, usable_block
     from recipe.treepo.verl_adapters.trajectory import trajectory_fields
 
     eos = frozenset() if config.actor_rollout_ref.rollout.ignore_eos else eos
@@ -189,7 +190,9 @@ def _sample(
 
     async def work() -> list[str]:
         await servers.start()
-        return await sample_all(sampler, servers, problems, records)
+        block = usable_block(await prefix_cache_of(servers.client, config.actor_rollout_ref.rollout.name))
+        asked = {replace(run, settings=run.settings.with_cache_block(block)): own for run, own in records.items()}
+        return await sample_all(sampler, servers, problems, asked)
 
     try:
         return asyncio.run(work())

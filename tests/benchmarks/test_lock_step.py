@@ -2,6 +2,7 @@
 """Trees in lock step: equal to trees without it, with one level of all trees at a time."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ class TimedEngine(ScriptedEngine):
         super().__init__(**text)
         self.clock, self.number = clock, number
 
-    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+    async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
         if self.clock.in_flight == 0:
             self.clock.periods.append(set())
         self.clock.in_flight += 1

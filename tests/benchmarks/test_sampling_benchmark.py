@@ -6,6 +6,7 @@ import json
 import os
 import random
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -38,7 +39,7 @@ class RandomEngine:
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
 
-    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+    async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
         for _ in range(0, max_tokens, 64):
             await asyncio.sleep(0)
         return Segment([self._rng.randrange(1000) for _ in range(max_tokens)], [-1.0] * max_tokens)
@@ -87,7 +88,7 @@ def test_no_more_prompts_are_in_flight_than_may_be():
     active = most = 0
 
     class Counting(RandomEngine):
-        async def extend(self, input_ids: list[int], **request) -> Segment:
+        async def extend(self, input_ids: Sequence[int], **request) -> Segment:
             nonlocal active, most
             active += 1
             most = max(most, active)

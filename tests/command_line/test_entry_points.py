@@ -130,7 +130,7 @@ def test_a_dry_run_of_training_prints_yaml_and_writes_nothing(empty):
     assert done.returncode == 0
     found = yaml.safe_load(done.stdout)
     assert done.stdout.startswith("# The configuration is valid. ")
-    assert found["treepo"] == {"depth": 4, "segment_length": 32, "cache_block": 32}
+    assert found["treepo"] == {"depth": 4, "segment_length": 32}
     assert found["trainer"]["default_local_dir"] == "main_treepo/x"
     assert "note: data.train_files=~/data/rlhf/gsm8k/train.parquet: " in done.stderr
     assert os.listdir(empty) == []

@@ -157,7 +157,7 @@ def test_every_tree_of_a_search_can_be_read(tmp_path_factory, search, seed):
     (found,) = read(folder)
     for node, stored in zip(tree.nodes, found["nodes"], strict=True):
         assert (node.key, node.parent, node.offset) == (stored["key"], stored["parent"], stored["offset"])
-        assert node.segment.token_ids == stored["token_ids"]
+        assert list(node.segment.token_ids) == stored["token_ids"]
     for leaf in tree.leaves:
         path = tree.path(leaf)
         texts = [found["nodes"][node.index]["text"] for node in path.nodes]

@@ -13,7 +13,8 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
 from helpers.training_run import ROOT
-from recipe.treepo.verl_adapters.server_engine import ServerEngine, tree_client
+from recipe.treepo.search.engine import Segment
+from recipe.treepo.verl_adapters.server_engine import ServerEngine, output_params, tree_client
 
 
 @ray.remote
@@ -43,8 +44,24 @@ class Server:
                 final = output
         finally:
             self.over += 1
-        self.complete += final.outputs[0].finish_reason == "length"
-        return TokenOutput(token_ids=final.outputs[0].token_ids)
+        [result] = final.outputs
+        self.complete += result.finish_reason == "length"
+        return TokenOutput(
+            token_ids=list(result.token_ids),
+            log_probs=[entry[token].logprob for entry, token in zip(result.logprobs, result.token_ids, strict=True)],
+            stop_reason=result.finish_reason,
+        )
+
+    async def decoded(self, request_id: str) -> list[int]:
+        """Return the tokens of a running request so far."""
+        states = self.engine.output_processor.request_states.values()
+        found = [state for state in states if state.external_req_id == request_id]
+        return list(found[0].detokenizer.output_token_ids) if found else []
+
+    async def abort_all(self) -> None:
+        """Abort as verl's ``abort_all_requests`` does before a weight update."""
+        await self.engine.pause_generation(wait_for_inflight_requests=False, clear_cache=True)
+        await self.engine.resume_generation()
 
     async def counts(self) -> tuple[int, int, int]:
         return self.begun, self.over, self.complete
@@ -107,10 +124,45 @@ def test_a_stop_string_ends_a_request_and_its_tokens_come_back(server):
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "tiny/model")
     messages = [{"role": "user", "content": "Tom has 4 pens. Tom buys 3 pens. How many pens does Tom have?"}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    engine = ServerEngine(
-        tree_client(OneServer(server)), {"temperature": 0.0}, seed=None, priority=0, stop_strings=("=",)
-    )
+    params = {"temperature": 0.0, **output_params("vllm", ("=",))}
+    engine = ServerEngine(tree_client(OneServer(server)), params, seed=None, priority=0)
     segment = asyncio.run(engine.extend(prompt, max_tokens=200, branch="0"))
     text = tokenizer.decode(segment.token_ids)
     assert text.count("=") == 1 and len(segment.token_ids) < 200
     assert "=" in tokenizer.decode(segment.token_ids[-1:])
+
+
+@pytest.mark.parametrize("params", [{}, output_params("vllm", ()), output_params("vllm", ("never",))])
+def test_results_that_come_once_are_those_of_verls_sampler(server, params):
+    client = tree_client(OneServer(server))
+
+    async def generate(own: dict[str, Any]) -> Segment:
+        return await ServerEngine(client, {"temperature": 0.0, **own}, seed=None, priority=0).extend(
+            [5, 6, 7], max_tokens=60, branch="0"
+        )
+
+    async def both() -> tuple[Segment, Segment]:
+        return await generate({}), await generate(params)
+
+    streamed, once = asyncio.run(both())
+    assert once.token_ids == streamed.token_ids and len(once.token_ids) == 60
+    assert once.logprobs == pytest.approx(streamed.logprobs, abs=1e-4)
+
+
+def test_an_aborted_request_returns_the_tokens_so_far_though_results_come_once(server):
+    params = {"temperature": 1.0, "max_tokens": 1900, **output_params("vllm", ())}
+
+    async def aborted() -> tuple[TokenOutput, list[int]]:
+        over = (await server.counts.remote())[1]
+        task = server.generate.remote("to_abort", [5, 6, 7], dict(params))
+        await until(lambda: server.decoded.remote("to_abort"), lambda tokens: len(tokens) > 20)
+        decoded = await server.decoded.remote("to_abort")
+        await server.abort_all.remote()
+        output = await task
+        assert (await server.counts.remote())[1] == over + 1
+        return output, decoded
+
+    output, decoded = asyncio.run(aborted())
+    assert output.stop_reason == "abort"
+    assert output.token_ids[: len(decoded)] == decoded
+    assert len(output.log_probs) == len(output.token_ids) < 1900

@@ -192,7 +192,6 @@ def test_verls_entry_point_with_the_readmes_lines_samples_the_same_trajectories(
         like_first = (
             *(f"++{option}" for option in LENGTHS),
             *(option.replace("treepo.", "++treepo.") for option in dumps(second)),
-            f"++treepo.cache_block={BLOCK}",
             "algorithm.adv_estimator=treepo",
             DETERMINISTIC,
             "++treepo.packed_training=true",

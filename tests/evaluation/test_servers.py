@@ -5,6 +5,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from vllm.sampling_params import RequestOutputKind
 
 from helpers.composition import composed
 from recipe.treepo.evaluation.problems import EvaluationProblem
@@ -47,6 +48,8 @@ def test_requests_have_the_sampling_of_a_validation_and_all_end_tokens():
         "repetition_penalty": 1.0,
         "stop_token_ids": [5, 9],
         "stop": ["###"],
+        "detokenize": True,
+        "output_kind": RequestOutputKind.FINAL_ONLY,
         "logprobs": True,
         "max_tokens": 3,
     }
@@ -55,6 +58,7 @@ def test_requests_have_the_sampling_of_a_validation_and_all_end_tokens():
 def test_plain_samples_have_no_stop_strings_and_a_route_each():
     plain, tree = requests_of(PLAIN, PROBLEM, 0), requests_of(TREE, PROBLEM, 0)
     assert all("stop" not in request.sampling_params for request in plain)
+    assert not any(request.sampling_params["detokenize"] for request in plain)
     routes = [[request.request_id for request in requests] for requests in (plain, tree)]
     # branch 0.0 continues branch 0
     assert [[ids.index(name) for name in ids] for ids in routes] == [[0, 1, 0], [0, 0, 0]]

@@ -126,6 +126,7 @@ def tree_request(**changes: Any) -> TreeRequest:
         "number": 0,
         "validate": False,
         "sampled": None,
+        "on_tree": lambda tree: None,
         "client": OneTokenClient(),
     }
     return TreeRequest(**{**standard, **changes})

@@ -3,6 +3,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 from itertools import product
 
 from recipe.treepo.search.engine import Segment
@@ -25,7 +26,7 @@ class KnownModel:
         """Return the probabilities of the tokens 0 and 1 after a token."""
         return (0.8, 0.2) if before == 0 else (0.4, 0.6)
 
-    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+    async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
         """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
         rng = random.Random(f"{self.seed}/{branch}")
         last, tokens, logprobs = input_ids[-1], [], []

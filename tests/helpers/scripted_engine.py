@@ -4,6 +4,7 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Sequence
 
 from recipe.treepo.search.engine import Segment
 
@@ -83,7 +84,7 @@ class ScriptedEngine:
         self.prompt_length = 0
         self.running = self.most_running = self.cancelled = 0
 
-    async def extend(self, input_ids: list[int], *, max_tokens: int, branch: str) -> Segment:
+    async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         self.attempts[branch] += 1

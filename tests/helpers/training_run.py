@@ -22,7 +22,7 @@ OUTPUTS = Path(os.environ.get("OUTPUTS", ROOT / "outputs")).resolve()
 LARGEST_DIFFERENCE = 0.1 if torch.cuda.is_available() else 1e-3
 DETERMINISTIC = "actor_rollout_ref.rollout.full_determinism=True"
 BATCH, WIDTH, STEPS, SEGMENT, RESPONSE = 8, 8, 3, 32, 128
-# treepo.cache_block of the preset, and block size of the engine.
+# Block size of the engine (config/platform/cpu.yaml), with which segments align by default.
 BLOCK = 32
 
 

@@ -143,7 +143,7 @@ class Oracle:
         turns: list[list[int]] = [[]]
         for on_path in self.tree.path(node).nodes:
             if on_path.reply is None:
-                turns[-1] = turns[-1] + on_path.segment.token_ids
+                turns[-1] = [*turns[-1], *on_path.segment.token_ids]
                 if on_path.turn_over:
                     original = self.contexts["check_finished", on_path.key].token_ids
                     lost = original[len(turns[-1]) :]
@@ -194,7 +194,7 @@ class Oracle:
             if node.reply is not None and node.reply.messages:
                 above = self.tree.nodes[node.parent]
                 closed = above.segment.token_ids[-1] in EOS or self.takes_back
-                assert node.segment.token_ids == [CLOSING] * (not closed) + encode(node.reply.messages)
+                assert list(node.segment.token_ids) == [CLOSING] * (not closed) + encode(node.reply.messages)
                 assert node.end < self.search["response_length"]
             if self.rules.turn_length is not None:
                 assert len(self.turns(node.index)[-1]) <= self.rules.turn_length

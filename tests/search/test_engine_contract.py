@@ -14,7 +14,7 @@ from helpers.scripted_engine import FAULTS, ScriptedEngine, faulty
 from helpers.searches import grow, start
 from recipe.treepo.interaction import InteractionError
 from recipe.treepo.search import SearchError, SearchKind, failures
-from recipe.treepo.search.engine import EngineError, Segment, check_segment
+from recipe.treepo.search.engine import EngineError, Segment, checked
 from recipe.treepo.search.failures import MOST_CHARACTERS, Failures
 from recipe.treepo.search.tree import Tree
 
@@ -42,27 +42,36 @@ def warned(monkeypatch) -> None:
         ([5], [], "the engine returned a wrong number of log-probabilities: 0, tokens: 1"),
         ([5, -1], [-1.0] * 2, "the engine returned a token id that is not an integer of at least 0: -1"),
         ([5, 6.0], [-1.0] * 2, "the engine returned a token id that is not an integer of at least 0: 6.0"),
-        ([True], [-1.0], "the engine returned a token id that is not an integer of at least 0: True"),
+        ([2**32], [-1.0], "the engine returned a token id that is not an integer of at least 0: 4294967296"),
         ([5, None], [-1.0] * 2, "the engine returned a token id that is not an integer of at least 0: None"),
         ([5, 6], [-1.0, NAN], "the engine returned a log-probability that is not a finite number: nan for token 1"),
         ([5, 6], [INF, -1.0], "the engine returned a log-probability that is not a finite number: inf for token 0"),
         ([5], [-INF], "the engine returned a log-probability that is not a finite number: -inf for token 0"),
         ([5], [None], "the engine returned a log-probability that is not a finite number: None for token 0"),
+        (
+            [5, 6],
+            [-1.0, -1e39],
+            "the engine returned a log-probability that is not a finite number: -1e+39 for token 1",
+        ),
         ([5, 6], [INF, -INF], "the engine returned a log-probability that is not a finite number: inf for token 0"),
     ],
 )
 def test_a_result_that_violates_the_protocol_is_an_error(token_ids, logprobs, message):
     with pytest.raises(EngineError) as caught:
-        check_segment(Segment(token_ids, logprobs), 3)
+        checked(Segment(token_ids, logprobs), 3)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
     ("token_ids", "logprobs"),
-    [([0], [0.0]), ([5, 6, 7], [-1.0, 0, -1e30]), ([5, 6], [-1e308] * 2), ([2**31], [-0.0]), ([5], [1e-7])],
+    [([0], [0.0]), ([5, 6, 7], [-1.0, 0, -1e30]), ([5, 6], [-3e38] * 2), ([2**32 - 1], [-0.0]), ([5], [1e-7])],
 )
 def test_results_at_the_limits_of_the_protocol_pass(token_ids, logprobs):
-    check_segment(Segment(token_ids, logprobs), 3)
+    segment = checked(Segment(token_ids, logprobs, 4, 5, 6), 3, started=7.0, ended=8.0)
+    assert segment.token_ids.tolist() == token_ids
+    assert segment.logprobs.tolist() == pytest.approx(logprobs)
+    assert (segment.cached_tokens, segment.min_version, segment.max_version) == (4, 5, 6)
+    assert (segment.started, segment.ended) == (7.0, 8.0)
 
 
 # --- the search ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ and commit the new record.
 
 import hashlib
 import sys
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def lines_of(tree: Tree) -> list[str]:
     statistics = TreeStatistics.of(tree)
     lines = [" ".join(f"{name}={getattr(statistics, name)}" for name in COUNTS)]
     for node in tree.nodes[1:]:
-        tokens = repr((node.segment.token_ids, node.segment.logprobs, node.reply and node.reply.messages, node.text))
+        logprobs = array("f", node.segment.logprobs).tolist()
+        tokens = repr((list(node.segment.token_ids), logprobs, node.reply and node.reply.messages, node.text))
         digest = hashlib.sha256(tokens.encode()).hexdigest()[:12]
         end = f" {node.finish_reason}" if node.finish_reason else ""
         detail = f" ({node.finish_detail})" if node.finish_detail else ""

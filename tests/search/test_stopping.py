@@ -3,6 +3,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -38,8 +39,25 @@ def rules(*, decode: Callable[[list[int]], str] = join_pieces, **changes) -> Sto
     )
 
 
+@dataclass
+class Turn:
+    """Turn with a text that does not follow from its tokens."""
+
+    turn_ids: list[int]
+    turn_text: str
+
+    @property
+    def last_token(self) -> int | None:
+        return self.turn_ids[-1] if self.turn_ids else None
+
+    @property
+    def opens_box(self) -> bool:
+        return "\\boxed" in self.turn_text
+
+
 def reason(token_ids: list[int], *, segments: int = 1, **changes) -> FinishReason | None:
-    return rules(**changes).reason(token_ids, join_pieces(token_ids), length=len(token_ids), depth=segments)
+    turn = Turn(token_ids, join_pieces(token_ids))
+    return rules(**changes).reason(turn, length=len(token_ids), depth=segments)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +71,7 @@ def reason(token_ids: list[int], *, segments: int = 1, **changes) -> FinishReaso
     ],
 )
 def test_a_box_in_a_thought_ends_no_path(text, expected):
-    assert rules().reason([8], text, length=1, depth=1) is expected
+    assert rules().reason(Turn([8], text), length=1, depth=1) is expected
 
 
 # --- the rules ---------------------------------------------------------------------------------------------------
@@ -106,8 +124,12 @@ def test_text_is_needed_only_where_a_rule_of_the_order_reads_it():
     assert rules(order=order, repetition=by_characters).needs_text
     assert not rules(order=order, repetition=by_tokens).needs_text
     assert not rules(order=(LENGTH, DEPTH, EOS), repetition=by_characters).needs_text
+    # ... and all of it is read at each boundary for some
+    assert not rules(order=(LENGTH, DEPTH, ANSWER)).reads_all_text
+    assert rules(order=(LENGTH, DEPTH, ANSWER, STOP), stop_strings=("x",)).reads_all_text
+    assert rules(order=order, repetition=by_characters).reads_all_text
     # needs no text
-    assert rules(order=order, repetition=by_tokens).reason([8] * 39, "", length=39, depth=1) is REPETITION
+    assert rules(order=order, repetition=by_tokens).reason(Turn([8] * 39, ""), length=39, depth=1) is REPETITION
 
 
 def test_six_reasons_are_rules_and_three_of_them_the_models_own():
@@ -142,14 +164,14 @@ def repeats_by_trying(sequence: Sequence, window: int, count: int) -> bool:
 @examples(short=250, long=500)
 @given(st.lists(st.sampled_from([0, 1, 256, 65_536]), max_size=40), st.integers(1, 5), st.integers(2, 5))
 def test_repeated_tokens_are_those_found_by_comparing_all_windows(token_ids, window, count):
-    found = Repetition(RepetitionUnit.TOKENS, window, count).found_in(token_ids, "")
+    found = Repetition(RepetitionUnit.TOKENS, window, count).found_in(Turn(token_ids, ""))
     assert found == repeats_by_trying(token_ids, window, count)
 
 
 @examples(short=250, long=500)
 @given(st.text(st.sampled_from("ab\u00e9\U0001f600"), max_size=40), st.integers(1, 5), st.integers(2, 5))
 def test_repeated_characters_are_those_found_by_comparing_all_windows(text, window, count):
-    found = Repetition(RepetitionUnit.CHARACTERS, window, count).found_in([], text)
+    found = Repetition(RepetitionUnit.CHARACTERS, window, count).found_in(Turn([], text))
     assert found == repeats_by_trying(text, window, count)
 
 
@@ -162,8 +184,8 @@ def test_eight_copies_of_a_line_are_a_repetition_wherever_they_stand(seed, vocab
     text = [100]
     for number, gap in enumerate(gaps):  # tokens between the lines occur only once
         text += [*line, *(1000 * (number + 1) + place for place in range(gap + 1))]
-    assert Repetition().found_in(text, "") == repeats_by_trying(text, 32, 8)
-    assert Repetition().found_in(text, "") or length < 32
+    assert Repetition().found_in(Turn(text, "")) == repeats_by_trying(text, 32, 8)
+    assert Repetition().found_in(Turn(text, "")) or length < 32
 
 
 # --- text, piece by piece ------------------------------------------------------------------------------------------
@@ -302,7 +324,7 @@ def test_a_stop_string_may_end_in_a_character_that_began_before_the_start():
 def test_stop_strings_have_no_effect_without_their_rule():
     stopping = rules(order=(EOS, LENGTH, DEPTH), stop_strings=("x",))
     assert stopping.tokens_to_stop([7, 8], 0, "") is None
-    assert stopping.reason([7, 8], "\n\nx", length=2, depth=1) is None
+    assert stopping.reason(Turn([7, 8], "\n\nx"), length=2, depth=1) is None
 
 
 @examples(short=150, long=300)
@@ -330,7 +352,7 @@ def test_what_precedes_a_turn_is_read_for_a_text_with_an_answer_only():
     def fails() -> list[int]:
         raise AssertionError("read")
 
-    assert rules().reason([8], "no box", length=1, depth=1, before=fails) is None
-    assert rules().reason([8], r"<think>\boxed{1}", length=1, depth=1, before=fails) is None
+    assert rules().reason(Turn([8], "no box"), length=1, depth=1, before=fails) is None
+    assert rules().reason(Turn([8], r"<think>\boxed{1}"), length=1, depth=1, before=fails) is None
     with pytest.raises(AssertionError, match="read"):
-        rules().reason([8], r"\boxed{1}", length=1, depth=1, before=fails)
+        rules().reason(Turn([8], r"\boxed{1}"), length=1, depth=1, before=fails)

@@ -62,6 +62,7 @@ WRONG_VALUES = {
     "answer_needs_eos": "no",
     "run_on": 2,
     "thinking": "on",
+    "cache_block": 0,
 }
 BY_PATH = {"search": "by_path", "branching": {"share": "entropy", "budget": "level_tokens", "level_tokens": 600}}
 TOTAL = {"budget": "total_tokens", "total_tokens": 299, "min_width": 3}
@@ -118,7 +119,7 @@ TRAINING: list[dict[str, Any]] = [
     },
     {"treepo": {"sampler": "independent", "advantage": {"root_group": False}}},
     {
-        "treepo": {"shared_token_weight": "once"},
+        "treepo": {"shared_token_weight": "once", "stale_tokens": {"policy": "mask"}},
         "actor_rollout_ref": {"actor": {"policy_loss": {"loss_mode": "geo_mean"}}},
         "algorithm": {"rollout_correction": {"bypass_mode": True}},
     },

@@ -31,6 +31,8 @@ from recipe.treepo.settings.schema import (
     RewardErrorSettings,
     Sampler,
     SharedTokenWeight,
+    StalePolicy,
+    StaleTokenSettings,
     TreePOSettings,
     WatchdogSettings,
     load_settings,
@@ -99,6 +101,7 @@ EVERY_KEY = {
     },
     "packed_training": True,
     "shared_token_weight": "once",
+    "stale_tokens": {"policy": "decay", "max_age": 3, "decay": 0.25},
     "advantage": {
         "aggregation": "group_size",
         "chains": "published",
@@ -192,6 +195,7 @@ def test_every_key_is_read_into_its_place():
         ),
         packed_training=True,
         shared_token_weight=SharedTokenWeight.ONCE,
+        stale_tokens=StaleTokenSettings(policy=StalePolicy.DECAY, max_age=3, decay=0.25),
         advantage=AdvantageSettings(
             aggregation=Aggregation.GROUP_SIZE,
             chains=ChainCounting.PUBLISHED,
@@ -243,6 +247,18 @@ def test_the_search_gets_the_shape_that_was_set():
     # None if a block does not fit into a segment, or if segments are turns
     for length, talks, expected in ((448, False, 64), (441, False, None), (448, True, None)):
         shape = TreePOSettings(cache_block=64).shape(width=8, response_length=length, progress=0.0, conversation=talks)
+        assert shape.cache_block == expected
+    # auto: no block before the engine is asked, and none beside a limit of a level's tokens
+    auto = TreePOSettings()
+    assert auto.cache_block == "auto"
+    for settings, found, expected in (
+        (auto, 16, 16),
+        (auto, None, None),
+        (TreePOSettings(cache_block=8), 16, 8),
+        (TreePOSettings(cache_block=None), 16, None),
+        (TreePOSettings(branching=BranchingRules(budget=Budget.LEVEL_TOKENS, level_tokens=999)), 16, None),
+    ):
+        shape = settings.with_cache_block(found).shape(width=8, response_length=448, progress=0.0)
         assert shape.cache_block == expected
     # 300 tokens in 7 segments
     default = TreePOSettings().shape(width=8, response_length=300, progress=0.0)
@@ -384,6 +400,12 @@ def test_the_temperature_goes_along_half_a_cosine_from_first_to_last(temperature
         ("advantage.parent_decay", 1.01, "positive_number"),
         ("advantage.parent_decay", True, "positive_number"),
         ("shared_token_weight", "twice", "choice"),
+        ("stale_tokens.policy", "drop", "choice"),
+        ("stale_tokens.max_age", -1, "integer"),
+        ("stale_tokens.decay", 1.5, "positive_number"),
+        ("cache_block", 0, "cache_block"),
+        ("cache_block", "engine", "cache_block"),
+        ("cache_block", True, "cache_block"),
     ],
 )
 def test_a_value_of_a_wrong_type_or_range_is_named_with_the_rule(key, value, rule_id):
@@ -474,7 +496,8 @@ def test_every_group_and_key_can_be_given_on_the_command_line():
     assert [argument for argument in rest if argument.startswith("+")] == [f"++{name}=null" for name in free]
     assert GROUPS == [
         "treepo", "treepo.branching", "treepo.fallback", "treepo.repetition", "treepo.dump", "treepo.interaction",
-        "treepo.reward_errors", "treepo.missing_trajectories", "treepo.watchdog", "treepo.advantage",
+        "treepo.reward_errors", "treepo.missing_trajectories", "treepo.watchdog", "treepo.stale_tokens",
+            "treepo.advantage",
     ]  # fmt: skip
 
 

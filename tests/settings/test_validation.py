@@ -333,6 +333,7 @@ def test_the_name_of_a_group_that_hydra_did_not_find_is_refused(group):
         ({"cache_block": 35, "segment_length": None, "depth": 3}, 34),
         ({"cache_block": 35, "segment_length": None, "depth": 3, "sampler": "plain"}, None),
         ({"cache_block": None, "segment_length": 25, "depth": 4}, None),
+        ({"cache_block": "auto", "segment_length": 25, "depth": 4}, None),
     ],
 )
 def test_a_cache_block_beyond_the_segments_is_remarked_not_refused(changes, length):
@@ -389,12 +390,17 @@ def test_other_than_default_handling_of_reward_errors_needs_our_trainer(changes)
     assert problem.rule.startswith("treepo.reward_errors needs a trainer of this recipe")
 
 
-def test_weights_of_shared_tokens_need_our_trainer_and_a_loss_that_reads_them():
-    once = {"shared_token_weight": "once"}
-    validate(config_of(once, algorithm__adv_estimator="grpo"))
-    key = "treepo.shared_token_weight"
+@pytest.mark.parametrize(
+    ("changes", "key", "value", "default"),
+    [
+        ({"shared_token_weight": "once"}, "treepo.shared_token_weight", "once", "per_trajectory"),
+        ({"stale_tokens": {"policy": "decay"}}, "treepo.stale_tokens.policy", "decay", "keep"),
+    ],
+)
+def test_weights_of_tokens_need_our_trainer_and_a_loss_that_reads_them(changes, key, value, default):
+    validate(config_of(changes, algorithm__adv_estimator="grpo"))
     config = config_of(
-        once,
+        changes,
         algorithm__adv_estimator="grpo",
         trainer__v1__trainer_mode="sync",
         actor_rollout_ref__actor__policy_loss__loss_mode="geo_mean",
@@ -403,11 +409,11 @@ def test_weights_of_shared_tokens_need_our_trainer_and_a_loss_that_reads_them():
     problems = problems_of(config)
     assert briefly(problems) == [
         "trainer.v1.trainer_mode=sync: other_trainer",
-        f"{key}=once: loss_without_weights",
-        f"{key}=once: weights_replaced",
+        f"{key}={value}: loss_without_weights",
+        f"{key}={value}: weights_replaced",
     ]
-    assert f"{key}=once" in problems[0].rule
-    assert all(f"{key}=per_trajectory" in problem.remedy for problem in problems)
+    assert f"{key}={value}" in problems[0].rule
+    assert all(f"{key}={default}" in problem.remedy for problem in problems)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def test_the_engine_gets_client_end_tokens_stop_strings_and_seed(engine_name, fu
     (sent,) = client.requests
     params = sent["sampling_params"]
     assert (params["temperature"], params["stop_token_ids"], params.get("stop")) == (0.5, [5, 7], stop)
+    assert params.get("detokenize") == (True if engine_name == "vllm" else None)
     assert params.get("seed") == (derive_seed(99, "0") % 2**31 if seeded else None)
     assert sent["priority"] == 9 and type(sent["priority"]) is int
 

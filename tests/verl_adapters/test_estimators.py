@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Estimators as called by verl: random trees against an independent recursion, depth 1 against verl's own."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +16,14 @@ from verl.utils.torch_functional import masked_whiten
 from helpers.example_counts import examples
 from helpers.tree_oracle import forests, token_credits
 from recipe.treepo.advantages.options import Aggregation, ChainCounting
-from recipe.treepo.settings.schema import TREE_ESTIMATORS, AdvantageSettings, Normalization
-from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_batch
+from recipe.treepo.settings.schema import (
+    TREE_ESTIMATORS,
+    AdvantageSettings,
+    Normalization,
+    StalePolicy,
+    StaleTokenSettings,
+)
+from recipe.treepo.verl_adapters.estimators import shared_token_weights, stale_token_weights, tree_batch
 
 
 def outcome(rewards: list[float], lengths: list[int], width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -269,3 +278,54 @@ def test_each_unique_token_weighs_one_in_all(forest):
             node = [name for name, begin in path if begin <= token][-1] if path else ("own", row)
             unique[prompt, node, token] = unique.get((prompt, node, token), 0.0) + weights[row, token].item()
     assert list(unique.values()) == pytest.approx([1.0] * len(unique))
+
+
+# --- weights of stale tokens -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "by_age"),
+    [
+        ({"policy": StalePolicy.KEEP, "max_age": 0}, [1, 1, 1, 1]),
+        ({"policy": StalePolicy.MASK, "max_age": 0}, [1, 0, 0, 0]),
+        ({"policy": StalePolicy.MASK}, [1, 1, 0, 0]),
+        ({"policy": StalePolicy.DECAY, "max_age": 1, "decay": 0.5}, [1, 1, 0.5, 0.25]),
+        ({"policy": StalePolicy.DECAY, "max_age": 2, "decay": 0.1}, [1, 1, 1, 0.1]),
+    ],
+)
+def test_stale_tokens_weigh_what_the_policy_says(options, by_age):
+    zero, one, two, three = by_age
+    # Node 1 (tokens 0 to 2) is three steps old; its continuations are two steps old and new. A plain sample is one.
+    paths, ages = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [], []], [[3, 2], [3, 0], [1], []]
+    weights = stale_token_weights(["p"] * 4, paths, ages, StaleTokenSettings(**options), 5)
+    expected = [[three] * 3 + [two] * 2, [three] * 3 + [zero] * 2, [one] * 5, [zero] * 5]
+    torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_masking_stale_tokens_leaves_the_gradient_of_the_new_ones():
+    """Exact expected gradients of a policy with known probabilities, whose first token old weights have sampled.
+
+    A response is two tokens of {0, 1}; the reward is 1 for (1, 1). The policy has three logits: of token 1 at first,
+    after a 0, and after a 1. Each policy's expected gradient is the sum over the four responses.
+    """
+    old_first, logits = 0.2, torch.tensor([0.0, 0.5, -0.5], requires_grad=True)
+
+    def gradient(**options) -> list[float]:
+        settings, total = StaleTokenSettings(**options), 0.0
+        for first, second in itertools.product((0, 1), repeat=2):
+            own = torch.sigmoid(logits)
+            after = own[1 + first]
+            sampled = (old_first if first else 1 - old_first) * (after if second else 1 - after).item()
+            chosen = torch.stack([own[0] if first else 1 - own[0], after if second else 1 - after])
+            # two segments of a token each, the first one is a step old
+            (weights,) = stale_token_weights(["p"], [[(1, 0), (2 + second, 1)]], [[1, 0]], settings, 2)
+            total = total + sampled * (first * second) * (weights * chosen.log()).sum()
+        return torch.autograd.grad(total, logits)[0].tolist()
+
+    # d/dz log sigmoid(z) = 1 - sigmoid(z). Only (1, 1) pays, with probability 0.2 * sigmoid(-0.5).
+    pays = 0.2 / (1 + math.exp(0.5))
+    of_first, of_second = pays * 0.5, pays * (1 - 1 / (1 + math.exp(0.5)))
+    assert gradient(policy=StalePolicy.KEEP, max_age=0) == pytest.approx([of_first, 0.0, of_second])
+    assert gradient(policy=StalePolicy.MASK, max_age=0) == pytest.approx([0.0, 0.0, of_second])
+    assert gradient(policy=StalePolicy.DECAY, max_age=0, decay=0.25) == pytest.approx([of_first / 4, 0.0, of_second])
+    assert gradient(policy=StalePolicy.MASK, max_age=1) == pytest.approx([of_first, 0.0, of_second])

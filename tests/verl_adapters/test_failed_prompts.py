@@ -13,6 +13,7 @@ from helpers.paths import ROOT
 from recipe.treepo.search import SearchError
 from recipe.treepo.search.engine import EngineError
 from recipe.treepo.verl_adapters import failed_prompts
+from recipe.treepo.verl_adapters import worker as worker_module
 from recipe.treepo.verl_adapters.failed_prompts import RepeatedFailures
 from recipe.treepo.verl_adapters.worker import TreeAgentLoopWorker
 
@@ -34,12 +35,16 @@ def worker(monkeypatch):
     async def put(**arguments):
         return None
 
+    async def no_cache(*arguments):
+        return None
+
     async def loop(self, sampling_params, *, uid, **arguments):
         raise uid
 
     monkeypatch.setattr(agent_loop_tq.tq, "init", lambda: None)
     monkeypatch.setattr(agent_loop_tq.tq, "async_kv_put", put)
     monkeypatch.setattr(Worker, "_run_agent_loop", loop)
+    monkeypatch.setattr(worker_module, "prefix_cache_of", no_cache)
     fresh = RepeatedFailures()
     monkeypatch.setattr(failed_prompts, "_REPEATED", fresh)
     config = composed("platform=cpu", "preset=tiny", f"actor_rollout_ref.model.path={ROOT / 'tiny/model'}")

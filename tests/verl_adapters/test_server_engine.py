@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from ray.exceptions import RayTaskError, TaskCancelledError
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
+from vllm.sampling_params import RequestOutputKind
 
 from recipe.treepo.search import SearchError, SearchShape, grow_tree
 from recipe.treepo.search.engine import EngineError, Segment
@@ -18,7 +19,7 @@ from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
 from recipe.treepo.search.tree import Tree
 from recipe.treepo.verl_adapters import server_engine as server
-from recipe.treepo.verl_adapters.server_engine import CancellableServer, ServerEngine, tree_client
+from recipe.treepo.verl_adapters.server_engine import CancellableServer, ServerEngine, output_params, tree_client
 
 CLIENTS = pytest.mark.parametrize("client_class", [LLMServerClient, FullyAsyncLLMServerClient])
 
@@ -130,11 +131,11 @@ def test_a_server_that_does_not_count_cached_tokens_gives_none(client_class):
     assert segment == Segment([8, 9], [-1.0, -2.0], cached_tokens=None, min_version=4, max_version=4)
 
 
-def test_stop_strings_become_a_sampling_parameter_where_there_are_any():
-    balancer = Balancer(Server())
-    asyncio.run(extend(make_engine(balancer, stop_strings=("\n\n", "Q:")), "0"))
-    asyncio.run(extend(make_engine(balancer), "0"))
-    assert [request["sampling_params"].get("stop") for request in balancer.server.requests] == [["\n\n", "Q:"], None]
+def test_vllm_returns_a_result_once_and_decodes_it_for_stop_strings_only():
+    once = {"output_kind": RequestOutputKind.FINAL_ONLY}
+    assert output_params("vllm", ()) == once | {"detokenize": False}
+    assert output_params("vllm", ("\n\n", "Q:")) == once | {"detokenize": True, "stop": ["\n\n", "Q:"]}
+    assert output_params("sglang", ("Q:",)) == {}
 
 
 def test_recorded_calls_name_the_branch_and_are_optional():

@@ -31,10 +31,15 @@ from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD
 
 # Rows in a possible order after verl's balancing: two of prompt a, a plain row of b, and a padding row.
 EXTRA = {
-    "a_1_0": {"tree_path": [(1, 0), (3, 4)], "tree_depths": [1, 2], "tree_statistics": None},
-    "b_0_0": {"num_cached_tokens": 2},
-    "a_0_0": {"tree_path": [(1, 0), (2, 4)], "tree_depths": [1, 2], "tree_statistics": None},
-    "pad_0_0": {"tree_path": [(1, 0), (3, 4)], "tree_statistics": None},
+    "a_1_0": {"tree_path": [(1, 0), (3, 4)], "tree_depths": [1, 2], "tree_versions": [2, 4], "tree_statistics": None},
+    "b_0_0": {"num_cached_tokens": 2, "min_global_steps": 3},
+    "a_0_0": {
+        "tree_path": [(1, 0), (2, 4)],
+        "tree_depths": [1, 2],
+        "tree_versions": [2, None],
+        "tree_statistics": None,
+    },
+    "pad_0_0": {"tree_path": [(1, 0), (3, 4)], "tree_versions": [2, 4], "tree_statistics": None},
 }
 
 # Tensors of the rows, by name and row.
@@ -176,6 +181,20 @@ def test_weights_of_verls_rollout_correction_are_kept_and_multiplied(make_traine
     stored.correction = [[3.0] * 5, [2.0] * 4, [1.0] * 6, [1.0]]
     make_trainer(shared_token_weight="once")._compute_advantage(batch, {})
     assert stored == [[1.5] * 4 + [3], [2] * 4, [0.5] * 4 + [1] * 2, [1]]
+
+
+def test_stale_tokens_are_weighted_by_the_steps_since_their_weights(make_trainer, batch, stored):
+    # Weights of version 4 sample for step 5: node 1 is two steps old, the plain sample of prompt b one.
+    instance, metrics = make_trainer(stale_tokens={"policy": "decay", "max_age": 0, "decay": 0.5}), {}
+    instance.global_steps = 5
+    instance._compute_advantage(batch, metrics)
+    assert stored == [[0.25] * 4 + [1], [0.5] * 4, [0.25] * 4 + [1] * 2, [1]]
+    # 4 + 3 + 4 of 5 + 3 + 6 trained tokens
+    assert metrics == {"treepo/stale_tokens": pytest.approx(11 / 14)}
+    instance = make_trainer(shared_token_weight="once", stale_tokens={"policy": "mask"})
+    instance.global_steps = 5
+    instance._compute_advantage(batch, {})
+    assert stored == [[0.0] * 4 + [1], [1] * 4, [0.0] * 4 + [1] * 2, [1]]
 
 
 def test_by_default_no_weights_are_stored(make_trainer, batch, stored):

@@ -24,7 +24,9 @@ from recipe.treepo.answers.thinking import Thinking
 from recipe.treepo.interaction import Interaction
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.settings.values import ConfigError
+from recipe.treepo.verl_adapters import worker as worker_module
 from recipe.treepo.verl_adapters.agent_loop import TREE_AGENT
+from recipe.treepo.verl_adapters.prefix_cache import PrefixCache
 from recipe.treepo.verl_adapters.server_engine import TreeClient
 from recipe.treepo.verl_adapters.worker import TreeAgentLoopManager, TreeAgentLoopWorker, training_progress
 
@@ -50,6 +52,11 @@ def make_config(**treepo: Any) -> DictConfig:
     return config
 
 
+async def cache_of(client, rollout_name):
+    """Answer for a server with blocks of 16 tokens."""
+    return PrefixCache(enabled=True, block=16)
+
+
 class Recorded:
     """Calls that reach verl's own worker: prompts to run, outputs to store."""
 
@@ -71,6 +78,7 @@ def recorded(monkeypatch) -> Recorded:
     monkeypatch.setattr(VerlWorker, "_run_prompt", run_prompt)
     monkeypatch.setattr(VerlWorker, "_agent_loop_postprocess", postprocess)
     monkeypatch.setattr(agent_loop_tq.tq, "init", lambda: None)  # there is no Ray
+    monkeypatch.setattr(worker_module, "prefix_cache_of", cache_of)
     return found
 
 
@@ -116,7 +124,8 @@ def test_a_training_prompt_becomes_one_session_with_a_tree_of_width_n(make_worke
     request = prompt.pop("tree_request")
     assert prompt == {**PLAIN, "__rollout_n__": 1, "agent_name": TREE_AGENT}
     assert (request.width, request.replaced_agent, request.validate) == (4, "single_turn_agent", False)
-    assert (request.independent, request.interaction, request.settings) == (False, None, worker.settings)
+    assert (request.independent, request.interaction) == (False, None)
+    assert request.settings == worker.settings.with_cache_block(16) and request.settings.cache_block == 16
     assert request.progress == 0.5  # step 6 of 11
     assert request.seed == derive_seed(7, "train", 6, 3)
     assert request.client is worker.tree_client

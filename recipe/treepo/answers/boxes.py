@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
+BOX = "\\boxed"
+"""First characters of a box."""
+
 # At most two backslashes before "boxed": an unlimited run would make the search quadratic.
 _BRACES = re.compile(r"\\\\?boxed\s*\{|\\[\s\S]|[{}]")
 
@@ -87,7 +90,7 @@ def last_boxed(text: str) -> str | None:
 def unboxed(truth: str) -> str:
     """Remove the box around a ground truth, if there is one."""
     truth = truth.strip()
-    return (last_boxed(truth) or truth).strip() if truth.startswith("\\boxed") else truth
+    return (last_boxed(truth) or truth).strip() if truth.startswith(BOX) else truth
 
 
 def has_complete_box(text: str) -> bool:
@@ -97,7 +100,7 @@ def has_complete_box(text: str) -> bool:
     """
     # Called at every segment boundary, mostly for texts without a box. Text before the first box is irrelevant:
     # braces left open there close after the box, and a box stays one after any number of backslashes.
-    first = text.find("\\boxed")
+    first = text.find(BOX)
     if first < 0:
         return False
     text = text[first:]

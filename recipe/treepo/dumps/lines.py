@@ -122,7 +122,7 @@ def _node(tree: Tree, node: Node, text: IncrementalText, vocabulary: Mapping[int
         "kind": _kind(node),
         # Omitted if it equals the joined token texts of the vocabulary; texts are a third of a dump's size.
         "text": None if added == joined else added,
-        "token_ids": segment.token_ids,
+        "token_ids": list(segment.token_ids),
         "logprobs": [_finite(round(logprob, 3)) for logprob in segment.logprobs],
         "cached_tokens": segment.cached_tokens,
         "started": round(segment.started, 3),

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.settings import Run
 from recipe.treepo.search.seeds import derive_seed
-from recipe.treepo.verl_adapters.server_engine import ServerEngine
+from recipe.treepo.verl_adapters.server_engine import ServerEngine, output_params
 from recipe.treepo.verl_adapters.standalone_servers import StandaloneServers
 
 
@@ -21,8 +21,6 @@ class Servers(StandaloneServers):
         """Return the engine for one problem of a run; ``seed`` is that of the evaluation."""
         rollout = self.config.actor_rollout_ref.rollout
         sampling = rollout.val_kwargs
-        # verl's own sampler has no stop strings, and only vLLM's servers have a tokenizer for them.
-        stop_strings = run.settings.stop_strings if rollout.name == "vllm" and not run.is_plain else ()
         return ServerEngine(
             self.client,
             {
@@ -31,9 +29,10 @@ class Servers(StandaloneServers):
                 "top_k": sampling.top_k,
                 "repetition_penalty": 1.0,
                 "stop_token_ids": sorted(self._eos_token_ids),
+                # verl's own sampler has no stop strings.
+                **output_params(rollout.name, () if run.is_plain else run.settings.stop_strings),
             },
             seed=None if seed is None else derive_seed(seed, run.name, problem.data_source, problem.row),
             priority=0,
-            stop_strings=stop_strings,
             spread=run.is_plain,
         )

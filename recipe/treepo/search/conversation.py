@@ -208,7 +208,7 @@ class Conversation:
     async def _end_turn(self, node: Node, ended: FinishReason) -> TurnOutcome:
         before = self._turn_start_of(node)
         async with self._copied_state(before, node.key) as state:
-            response_ids = self._tree.path(node.index).response_ids
+            response_ids = self._tree.path(node.index).tokens
             context = self._context(node, before, state, response_ids, ended, name=node.key, draws=f"turn {node.key}")
             detail = await self._calls.call("check_finished", node.key, context)
             if detail is not None:
@@ -255,7 +255,7 @@ class Conversation:
 
     async def _render(self, node: Node, messages: list[Message], updated: list[Message], failure: Failure) -> list[int]:
         """Return the tokens of ``updated``: those on the path to ``node``, then the reply."""
-        token_ids = self._tree.prompt_ids + self._tree.path(node.index).response_ids
+        token_ids = self._tree.token_ids(node.index).tolist()
         if self._start.end_token_id is not None and not self._stopping.at_end_token(token_ids):
             token_ids = [*token_ids, self._start.end_token_id]
         try:
@@ -270,7 +270,7 @@ class Conversation:
         the model's.
         """
         # Read again: another branch from here may have trimmed the turn while this one waited.
-        token_ids = self._tree.prompt_ids + self._tree.path(node.index).response_ids
+        token_ids = self._tree.token_ids(node.index).tolist()
         kept = len(commonprefix([token_ids, rendered]))
         if cut := len(token_ids) - kept:
             followed = any(self._tree.nodes[child].segment.token_ids for child in node.children)

@@ -70,7 +70,7 @@ async def grow_tree(
     if by_path and before_level is not None:
         raise ValueError(f"treepo.search={SearchKind.BY_PATH} has no levels. before_level needs by_level.")
     started = time.perf_counter()
-    tree = Tree(prompt_ids, stopping.text if stopping.needs_text else None)
+    tree = Tree(prompt_ids, stopping.text if stopping.needs_text else None, keeps_text=stopping.reads_all_text)
     talk = Conversation(conversation, tree, stopping, seed) if conversation is not None else None
     sampler = PathSampler(tree, engine, shape, stopping, talk)
     try:

@@ -32,20 +32,30 @@ class IncrementalText:
 
         An unfinished character at the end is left out; the tokens that complete it add it later.
         """
-        context = _CONTEXT_TOKENS
+        return self.added_by(token_ids[start:end], lambda count: token_ids[max(0, start - count) : start])
+
+    def added_by(self, new_ids: Sequence[int], before: Callable[[int], Sequence[int]]) -> str:
+        """Return the text that ``new_ids`` add to the text before them; see :meth:`added`.
+
+        Args:
+            before: Returns the last tokens before the new ones, by their number; fewer if there are no more.
+        """
+        count = _CONTEXT_TOKENS
         # A context without text is not enough. It may be all special tokens, or begin inside a run of bytes; some
         # decoders drop the whole run if its first byte is missing.
-        while not (before := self._settled(token_ids[max(0, start - context) : start])) and context < start:
-            context *= 2
-        text = self._settled(token_ids[max(0, start - context) : end])
+        while not (text_before := self._settled(context := [*before(count)])) and len(context) == count:
+            count *= 2
+        text = self._settled([*context, *new_ids])
+        if text.startswith(text_before):
+            return text[len(text_before) :]
         # New tokens may change the decoding of earlier ones, but text that was returned before stays.
-        return text[len(commonprefix([before, text])) :]
+        return text[len(commonprefix([text_before, text])) :]
 
-    def _settled(self, token_ids: Sequence[int]) -> str:
+    def _settled(self, token_ids: list[int]) -> str:
         """Return the text without an unfinished character at the end, which later tokens may complete."""
-        text = self.decode(list(token_ids))
+        text = self.decode(token_ids)
         if not text.endswith(REPLACEMENT):
             return text
         # Some decoders drop the whole run of bytes before an unfinished character: also decode without its tokens.
         ends = range(max(0, len(token_ids) - _MOST_OPEN_TOKENS), len(token_ids) + 1)
-        return max((self.decode(list(token_ids[:end])).rstrip(REPLACEMENT) for end in ends), key=len)
+        return max((self.decode(token_ids[:end]).rstrip(REPLACEMENT) for end in ends), key=len)

@@ -54,7 +54,7 @@ class LevelSearch:
                     for path in paths
                 ]
             level = [node for task in tasks if (node := task.result()) is not None]
-            with self._sampler.busy():
+            with self._sampler.busy:
                 paths = self._next_level(level, level_size=len(paths))
         self._tree.counters.missing_trajectories = self._missing
 

@@ -30,7 +30,8 @@ class Node:
         segment: Tokens and log-probabilities that this node adds; empty for the root. Replies have no
             log-probabilities.
         reply: Reply of the interaction, None for generated tokens.
-        text: Text that the node adds to the response; empty if no stopping rule reads text.
+        text: Text that the node adds to the response, or the end of it; see :class:`Tree`.
+        opens_box: Whether the text of the turn up to here opens a box.
         partial: Whether the node ends inside its segment. Its children then continue the same segment.
         turn_over: Whether a turn of a conversation ends here.
         finish_reason: Reason why the path ends here, None if it does not.
@@ -48,6 +49,7 @@ class Node:
     segment: Segment
     reply: Reply | None = None
     text: str = ""
+    opens_box: bool = False
     partial: bool = False
     turn_over: bool = False
     finish_reason: FinishReason | None = None

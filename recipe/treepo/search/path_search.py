@@ -37,7 +37,7 @@ class PathSearch:
             async with asyncio.TaskGroup() as group:
                 for path in paths:
                     group.create_task(self._grow(path, group))
-            with self._sampler.busy():
+            with self._sampler.busy:
                 paths = self._fall_back(self._tree.leaves_by_name(), self._left_over, root_key=None)
                 self._left_over = 0
 
@@ -46,7 +46,7 @@ class PathSearch:
         may_drop = path.key.count("?") < MOST_REPETITIONS
         segments = self._shape.max_segments_per_request if alone else 1
         node = await self._sampler.extend(path, segments=segments, may_drop=may_drop)
-        with self._sampler.busy():
+        with self._sampler.busy:
             following = self._abandon(path) if node is None else self._follow(path, node)
         for child in following:
             group.create_task(self._grow(child, group))

@@ -1,31 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read-only views of the paths of a tree."""
 
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 
 from recipe.treepo.interaction import Reply
+from recipe.treepo.search.engine import tokens
 from recipe.treepo.search.node import Node
 
 
-@dataclass(frozen=True, slots=True)
 class Path:
-    """Nodes from the root to one node; valid until the tree changes.
+    """Nodes from the root to one node, valid until the tree changes; walked only as far as needed.
 
     Attributes:
-        nodes: The nodes, root first.
+        last: The node at which the path ends.
     """
 
-    nodes: list[Node]
+    def __init__(self, all_nodes: Sequence[Node], last: Node, decode: Callable[[list[int]], str] | None = None) -> None:
+        self._all_nodes, self.last, self._decode = all_nodes, last, decode
 
-    @property
-    def last(self) -> Node:
-        """The node at which the path ends."""
-        return self.nodes[-1]
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """The nodes, root first."""
+        return [*self._upwards()][::-1]
+
+    def _upwards(self) -> Iterator[Node]:
+        node = self.last
+        yield node
+        while node.parent >= 0:
+            node = self._all_nodes[node.parent]
+            yield node
 
     @property
     def response_ids(self) -> list[int]:
         """Response tokens, (end of the path,)."""
+        return self.tokens.tolist()
+
+    @property
+    def tokens(self) -> "array[int]":
+        """Response tokens as an array, (end of the path,)."""
         return _tokens(self.nodes)
+
+    @property
+    def last_token(self) -> int | None:
+        """Last token of the current turn, None if it has none."""
+        last = self.last
+        return last.segment.token_ids[-1] if last.parent >= 0 and last.is_generated else None
+
+    @property
+    def opens_box(self) -> bool:
+        """Whether the text of the current turn opens a box."""
+        return self.last.is_generated and self.last.opens_box
 
     @property
     def response_mask(self) -> list[int]:
@@ -51,13 +77,13 @@ class Path:
     @property
     def last_generated(self) -> Node:
         """The last node that the model generated, the root if there is none."""
-        return next(node for node in reversed(self.nodes) if node.is_generated)
+        return next(node for node in self._upwards() if node.is_generated)
 
     @property
     def segment_logprobs(self) -> list[float]:
         """Log-probabilities of the last generated segment, with all of its pieces."""
-        pieces: list[list[float]] = []
-        for node in reversed(self.nodes):
+        pieces: list[Sequence[float]] = []
+        for node in self._upwards():
             if pieces and not node.partial:
                 break
             if node.is_generated:
@@ -74,7 +100,7 @@ class Path:
     def begun_segment_tokens(self) -> int:
         """Tokens of the last segment if the path ends inside it, else 0."""
         tokens = 0
-        for node in reversed(self.nodes):
+        for node in self._upwards():
             if not node.partial:
                 break
             tokens += len(node.segment.token_ids)
@@ -82,18 +108,19 @@ class Path:
 
     # --- conversations -----------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def turn(self) -> list[Node]:
         """Nodes of the current turn; without a conversation, the whole response.
 
         A reply ends a turn: after a reply the current turn is empty.
         """
-        nodes: list[Node] = []
-        for node in reversed(self.nodes[1:]):
-            if not node.is_generated:
-                break
-            nodes.append(node)
-        return nodes[::-1]
+        return [*self._turn_upwards()][::-1]
+
+    def _turn_upwards(self) -> Iterator[Node]:
+        for node in self._upwards():
+            if not node.is_generated or node.parent < 0:
+                return
+            yield node
 
     @property
     def turn_start(self) -> int:
@@ -102,13 +129,36 @@ class Path:
         return turn[0].offset if turn else self.last.end
 
     @property
-    def turn_ids(self) -> list[int]:
+    def turn_ids(self) -> "array[int]":
         """Tokens of the current turn."""
         return _tokens(self.turn)
+
+    def last_turn_ids(self, count: int) -> "array[int]":
+        """Return the last tokens of the current turn by number, all if there are fewer."""
+        if self.last.is_generated and len(self.last.segment.token_ids) >= count:  # the usual case; the root is empty
+            return tokens(self.last.segment.token_ids[-count:])
+        nodes, found = [], 0
+        for node in self._turn_upwards():
+            nodes.append(node)
+            found += len(node.segment.token_ids)
+            if found >= count:
+                break
+        return _tokens(nodes[::-1])[-count:]
+
+    def last_turn_text(self, count: int) -> str:
+        """Return the last characters of the current turn by number, all if there are fewer."""
+        text = ""
+        for node in self._turn_upwards():
+            text = node.text + text
+            if len(text) >= count:
+                break
+        return text[-count:]
 
     @property
     def turn_text(self) -> str:
         """Text of the current turn; empty if no stopping rule reads text."""
+        if self._decode is not None:
+            return self._decode(self.turn_ids.tolist())
         return "".join(node.text for node in self.turn)
 
     @property
@@ -136,9 +186,8 @@ class Path:
         return min(lows, default=None), max(highs, default=None)
 
 
-def _tokens(nodes: list[Node]) -> list[int]:
-    """Return the tokens of the nodes; ``+=`` copies whole lists, many times faster than single tokens."""
-    token_ids: list[int] = []
+def _tokens(nodes: Iterable[Node]) -> "array[int]":
+    token_ids = tokens([])
     for node in nodes:
-        token_ids += node.segment.token_ids
+        token_ids.extend(node.segment.token_ids)
     return token_ids

@@ -10,11 +10,13 @@ Every token is stored once, in the node that added it. In a conversation, each r
 which does not count as a segment.
 """
 
+from array import array
 from math import isfinite
 
+from recipe.treepo.answers.boxes import BOX
 from recipe.treepo.interaction import Reply
 from recipe.treepo.search.counters import SearchCounters
-from recipe.treepo.search.engine import Segment
+from recipe.treepo.search.engine import Segment, tokens
 from recipe.treepo.search.incremental_text import IncrementalText
 from recipe.treepo.search.node import ROOT, Node, name_order
 from recipe.treepo.search.paths import Path
@@ -31,24 +33,27 @@ class Tree:
         counters: Cost of the search so far.
     """
 
-    def __init__(self, prompt_ids: list[int], text: IncrementalText | None = None) -> None:
+    def __init__(self, prompt_ids: list[int], text: IncrementalText | None = None, *, keeps_text: bool = True) -> None:
         """Make a tree that holds only a prompt.
 
         Args:
             text: Decoder for the text of the nodes, None if no stopping rule reads text.
+            keeps_text: Whether nodes keep their whole text; otherwise it is decoded again when it is read.
         """
         self.prompt_ids = list(prompt_ids)
-        self.nodes = [Node(index=ROOT, parent=-1, key="", depth=0, offset=0, segment=Segment([], []))]
+        self._prompt = tokens(prompt_ids)
+        self.nodes = [Node(index=ROOT, parent=-1, key="", depth=0, offset=0, segment=Segment(tokens([]), []))]
         self.leaves: list[int] = []
         self.counters = SearchCounters()
-        self._text = text
+        self._text, self._keeps_text = text, keeps_text
+
+    def token_ids(self, node: int) -> "array[int]":
+        """Return the tokens of the prompt and of the path to ``node``."""
+        return self._prompt + self.path(node).tokens
 
     def path(self, node: int) -> Path:
         """Return the path from the root to ``node``."""
-        nodes = [self.nodes[node]]
-        while nodes[-1].parent >= 0:
-            nodes.append(self.nodes[nodes[-1].parent])
-        return Path(nodes[::-1])
+        return Path(self.nodes, self.nodes[node], None if self._text is None or self._keeps_text else self._text.decode)
 
     # --- growing -----------------------------------------------------------------------------------------------------
 
@@ -81,7 +86,7 @@ class Tree:
                 key=key,
                 depth=above.depth,
                 offset=above.end,
-                segment=Segment(token_ids, []),
+                segment=Segment(tokens(token_ids), []),
                 reply=reply,
             )
         )
@@ -146,7 +151,8 @@ class Tree:
         order, stack = [], [ROOT]
         while stack:
             node = self.nodes[stack.pop()]
-            node.children.sort(key=lambda child: name_order(self.nodes[child].key))
+            if len(node.children) > 1:
+                node.children.sort(key=lambda child: name_order(self.nodes[child].key))
             order.append(node)
             stack.extend(reversed(node.children))
         number = {node.index: rank for rank, node in enumerate(order)}
@@ -170,9 +176,13 @@ class Tree:
         return node
 
     def _set_text(self, node: Node) -> None:
-        if self._text is not None:
-            turn_ids = self.path(node.index).turn_ids
-            node.text = self._text.added(turn_ids, len(turn_ids) - len(node.segment.token_ids))
+        if self._text is None:
+            return
+        above = self.path(node.parent)
+        text = self._text.added_by(node.segment.token_ids, above.last_turn_ids)
+        most = len(BOX) - 1  # characters that the next node needs to find a box
+        node.opens_box = above.opens_box or BOX in above.last_turn_text(most) + text
+        node.text = text if self._keeps_text else text[-most:]
 
     # --- invariants --------------------------------------------------------------------------------------------------
 
@@ -181,20 +191,20 @@ class Tree:
 
         - Depths and offsets follow from the parents.
         - Names are unique.
-        - Every generated token has one finite log-probability, and no token id is negative.
+        - Every generated token has one finite log-probability.
         - A node has ended if and only if it has a reason; then it has no children.
         - No generated node is empty.
         - A reply follows the end of a turn.
         """
         root = self.nodes[ROOT]
-        assert (root.parent, root.depth, root.offset, root.segment.token_ids) == (-1, 0, 0, []), "damaged root"
+        assert (root.parent, root.depth, root.offset, root.end) == (-1, 0, 0, 0), "damaged root"
         assert len({node.key for node in self.nodes}) == len(self.nodes), "a name was given twice"
         leaves = set(self.leaves)
         assert len(leaves) == len(self.leaves)
         for index, node in enumerate(self.nodes):
             assert node.index == index
             assert len(node.segment.logprobs) == (len(node.segment.token_ids) if node.is_generated else 0)
-            assert all(map(isfinite, node.segment.logprobs)) and all(token >= 0 for token in node.segment.token_ids)
+            assert all(map(isfinite, node.segment.logprobs))
             assert (node.finish_reason is not None and not node.dropped) == (index in leaves)
             assert not (node.finish_reason and node.children), f"node {index} has ended and has children"
             assert all(self.nodes[child].parent == index for child in node.children)

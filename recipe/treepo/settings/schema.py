@@ -19,7 +19,7 @@ from recipe.treepo.advantages.options import AdvantageOptions
 from recipe.treepo.answers.thinking import Thinking, read_thinking
 from recipe.treepo.interaction import ConversationRules, OnError, Steps
 from recipe.treepo.search import SearchKind, SearchShape
-from recipe.treepo.search.branching import BranchingRules
+from recipe.treepo.search.branching import BranchingRules, Budget
 from recipe.treepo.search.fallback import FallbackRules
 from recipe.treepo.search.stopping import RULES, FinishReason, Repetition, StoppingRules
 from recipe.treepo.search.thought_tokens import thinking_after
@@ -30,6 +30,7 @@ from recipe.treepo.settings.values import (
     WrongValue,
     build,
     class_name,
+    is_number,
     keys_of,
     read_group,
 )
@@ -57,6 +58,12 @@ RUN_VARIABLE = "TREEPO_RUN"
 OPTIONAL_RULES = (FinishReason.ANSWER, FinishReason.STOP, FinishReason.REPETITION)
 
 
+class CacheBlock(StrEnum):
+    """Values of ``treepo.cache_block`` that are no number."""
+
+    AUTO = "auto"  # the engine's block size
+
+
 class Sampler(StrEnum):
     """Sampler of a training prompt."""
 
@@ -78,6 +85,14 @@ class SharedTokenWeight(StrEnum):
 
     PER_TRAJECTORY = "per_trajectory"  # once per trajectory
     ONCE = "once"
+
+
+class StalePolicy(StrEnum):
+    """Weight in the actor's loss of tokens that old weights sampled."""
+
+    KEEP = "keep"  # like all others
+    MASK = "mask"  # 0
+    DECAY = "decay"  # a power of a factor
 
 
 class RewardErrorPolicy(StrEnum):
@@ -118,6 +133,20 @@ class AdvantageSettings(AdvantageOptions):
     """The ``treepo.advantage`` group; ``normalization`` None: each estimator's published one."""
 
     normalization: Normalization | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaleTokenSettings:
+    """The ``treepo.stale_tokens`` group.
+
+    Attributes:
+        max_age: Training steps after which tokens are stale.
+        decay: Factor per step of age beyond ``max_age``.
+    """
+
+    policy: StalePolicy = StalePolicy.KEEP
+    max_age: int = field(default=1, metadata={"least": 0})
+    decay: float = field(default=0.5, metadata={"most": 1})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +248,16 @@ def _thinking(value: Any) -> Thinking:
         raise WrongValue("thinking", str(error)) from error
 
 
+def _cache_block(value: Any) -> int | CacheBlock:
+    """Read ``treepo.cache_block``."""
+    if value == CacheBlock.AUTO:
+        return CacheBlock.AUTO
+    if not is_number(value, int) or value < 1:
+        raise WrongValue("cache_block", "must be auto, null, or a whole number of at least 1")
+    block: int = value
+    return block
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreePOSettings:
     """The ``treepo`` group. Meanings, units and ranges: ``config/treepo_trainer.yaml``.
@@ -228,6 +267,7 @@ class TreePOSettings:
     Attributes:
         branching: Branching rules; their own temperature is unused.
         temperature: First and last value of ``treepo.branching.temperature`` over training.
+        cache_block: ``auto`` has no effect before :meth:`with_cache_block`.
         thinking: Tags of thoughts; None for those of the chat template (:meth:`with_tags`).
     """
 
@@ -239,7 +279,7 @@ class TreePOSettings:
     temperature: tuple[float, float] = (1.0, 1.0)
     fallback: FallbackRules = field(default_factory=FallbackRules)
     max_segments_per_request: int | None = None
-    cache_block: int | None = None
+    cache_block: int | CacheBlock | None = field(default=CacheBlock.AUTO, metadata={"read": _cache_block})
     stopping: tuple[FinishReason, ...] = field(
         default=(FinishReason.ANSWER, FinishReason.EOS, FinishReason.LENGTH, FinishReason.DEPTH),
         metadata={"read": _rules},
@@ -260,6 +300,7 @@ class TreePOSettings:
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     packed_training: bool = False
     shared_token_weight: SharedTokenWeight = SharedTokenWeight.PER_TRAJECTORY
+    stale_tokens: StaleTokenSettings = field(default_factory=StaleTokenSettings)
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
 
     def resolved_segment_length(self, response_length: int, *, conversation: bool = False) -> int:
@@ -274,6 +315,12 @@ class TreePOSettings:
             return self.interaction.turn_length or response_length
         return -(-response_length // self.depth)
 
+    @property
+    def weights_tokens(self) -> bool:
+        """Whether tokens have weights of ours in the actor's loss."""
+        once = self.shared_token_weight is SharedTokenWeight.ONCE
+        return once or self.stale_tokens.policy is not StalePolicy.KEEP
+
     def independent(self, n: int) -> "TreePOSettings":
         """Return a copy for n loops that never branch and that stop at every segment boundary."""
         branching = BranchingRules(divergence=(1, 1), init_divergence=(n, n))
@@ -284,6 +331,16 @@ class TreePOSettings:
     def with_tags(self, found: Thinking | None) -> "TreePOSettings":
         """Return a copy with the tags found in the chat template, unless the settings name others."""
         return replace(self, thinking=self.thinking or found)
+
+    def with_cache_block(self, found: int | None) -> "TreePOSettings":
+        """Return a copy with the engine's block size (None if unknown) in place of ``auto``.
+
+        A limit on the tokens of a level has been checked with segments of equal length, so these stay.
+        """
+        if self.cache_block is not CacheBlock.AUTO:
+            return self
+        keeps = self.branching.budget is Budget.LEVEL_TOKENS
+        return replace(self, cache_block=None if keeps else found)
 
     @property
     def tags(self) -> Thinking:
@@ -300,7 +357,7 @@ class TreePOSettings:
         first, last = self.temperature
         segment_length = self.resolved_segment_length(response_length, conversation=conversation)
         # With segments shorter than a block, boundaries would coincide; in conversations, turns end segments.
-        blocks = self.cache_block is not None and self.cache_block <= segment_length and not conversation
+        block = self.cache_block if isinstance(self.cache_block, int) and not conversation else None
         # A half cosine: slow at the beginning and at the end.
         temperature = first + (last - first) * (1 - math.cos(math.pi * progress)) / 2
         return SearchShape(
@@ -310,7 +367,7 @@ class TreePOSettings:
             branching=replace(self.branching, temperature=temperature),
             fallback=self.fallback,
             max_segments_per_request=self.max_segments_per_request,
-            cache_block=self.cache_block if blocks else None,
+            cache_block=block if block is not None and block <= segment_length else None,
             retries=self.retries,
         )
 

@@ -15,6 +15,7 @@ from recipe.treepo.settings.schema import (
     RewardErrorSettings,
     Sampler,
     SharedTokenWeight,
+    StalePolicy,
     TreePOSettings,
     WatchdogSettings,
 )
@@ -60,6 +61,12 @@ def _mode_problems(settings: TreePOSettings, config: DictConfig) -> list[ConfigP
             "treepo.shared_token_weight=once",
             no_paths,
             "treepo.shared_token_weight=per_trajectory",
+        ),
+        (
+            settings.stale_tokens.policy is not StalePolicy.KEEP,
+            f"treepo.stale_tokens.policy={settings.stale_tokens.policy}",
+            no_paths,
+            "treepo.stale_tokens.policy=keep",
         ),
         (
             settings.reward_errors != RewardErrorSettings(),
@@ -154,17 +161,27 @@ def _advantage_problems(settings: TreePOSettings, config: DictConfig) -> list[Co
         rule = "without subtrees the prompt group is the only group, so every advantage would be 0"
         remedy = f"Use {key}=true, or treepo.sampler=tree with treepo.depth of 2 or more."
         problems.append(ConfigProblem("root_group_alone", key, False, rule, remedy))
-    if settings.shared_token_weight is SharedTokenWeight.ONCE:
-        key, remedy = "treepo.shared_token_weight", "Use treepo.shared_token_weight=per_trajectory, or"
-        loss_key = "actor_rollout_ref.actor.policy_loss.loss_mode"
-        loss = OmegaConf.select(config, loss_key)
-        if loss in LOSSES_WITHOUT_TOKEN_WEIGHTS:
-            rule = f"verl's policy loss {loss} does not read weights per token"
-            problems.append(ConfigProblem("loss_without_weights", key, "once", rule, f"{remedy} another {loss_key}."))
-        if OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode"):
-            rule = "algorithm.rollout_correction.bypass_mode=True replaces the weights"
-            remedy += " algorithm.rollout_correction.bypass_mode=False."
-            problems.append(ConfigProblem("weights_replaced", key, "once", rule, remedy))
+    for key, value, default in (
+        ("treepo.shared_token_weight", settings.shared_token_weight, SharedTokenWeight.PER_TRAJECTORY),
+        ("treepo.stale_tokens.policy", settings.stale_tokens.policy, StalePolicy.KEEP),
+    ):
+        if value is not default:
+            problems += _token_weight_problems(config, key, value, f"Use {key}={default}, or")
+    return problems
+
+
+def _token_weight_problems(config: DictConfig, key: str, value: str, remedy: str) -> list[ConfigProblem]:
+    """Check that verl's loss reads weights per token, which a key sets."""
+    problems = []
+    loss_key = "actor_rollout_ref.actor.policy_loss.loss_mode"
+    loss = OmegaConf.select(config, loss_key)
+    if loss in LOSSES_WITHOUT_TOKEN_WEIGHTS:
+        rule = f"verl's policy loss {loss} does not read weights per token"
+        problems.append(ConfigProblem("loss_without_weights", key, value, rule, f"{remedy} another {loss_key}."))
+    if OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode"):
+        rule = "algorithm.rollout_correction.bypass_mode=True replaces the weights"
+        remedy = f"{remedy} algorithm.rollout_correction.bypass_mode=False."
+        problems.append(ConfigProblem("weights_replaced", key, value, rule, remedy))
     return problems
 
 

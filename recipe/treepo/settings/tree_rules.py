@@ -121,7 +121,7 @@ def sampler_problems(settings: TreePOSettings, config: DictConfig) -> list[Confi
 def unused_cache_block(settings: TreePOSettings, config: DictConfig) -> ConfigProblem | None:
     """Return a remark on a ``cache_block`` that has no effect, for which a run need not stop."""
     rollout = read_rollout(config, [])
-    if settings.sampler is Sampler.PLAIN or settings.cache_block is None or rollout is None:
+    if settings.sampler is Sampler.PLAIN or not isinstance(settings.cache_block, int) or rollout is None:
         return None
     talks = leads_conversations(settings, rollout.agent)
     shape = _shape(settings, rollout, talks)

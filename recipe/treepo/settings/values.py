@@ -162,9 +162,10 @@ def _reader(hint: Any, metadata: Mapping[str, Any]) -> Reader:
     """Return the reader for a field's type."""
     read: Reader
     if isinstance(hint, UnionType):
-        inner, none = get_args(hint)
-        assert none is NoneType, f"{hint}: the only union is with None"
-        read = _reader(inner, metadata)
+        *inner, none = get_args(hint)
+        assert none is NoneType, f"{hint}: the last part must be None"
+        assert len(inner) == 1 or "read" in metadata, f"{hint}: needs a reader"
+        read = _reader(inner[0], metadata)
         return lambda value: None if value is None else read(value)
     if "read" in metadata:
         read = metadata["read"]

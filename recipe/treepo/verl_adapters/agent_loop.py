@@ -6,6 +6,7 @@ verl's tools. ``worker.py`` starts one loop per prompt.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from recipe.treepo.search.tree import Tree
 from recipe.treepo.search.user_errors import is_from_user_code, named
 from recipe.treepo.settings.schema import REPLACED_AGENTS, TOOL_AGENT, TreePOSettings
 from recipe.treepo.verl_adapters.model_tokens import turn_end
-from recipe.treepo.verl_adapters.server_engine import ServerEngine
+from recipe.treepo.verl_adapters.server_engine import ServerEngine, output_params
 from recipe.treepo.verl_adapters.tool_interaction import ToolInteraction
 from recipe.treepo.verl_adapters.trajectory import CUT_FIELD, trajectory_fields, with_thinking
 from recipe.treepo.verl_adapters.tree_dump import SampledTree
@@ -47,6 +48,7 @@ class TreeRequest:
         replaced_agent: ``agent_name`` of the row.
         validate: Whether the prompt belongs to the validation data.
         sampled: Receives the tree for the dump; None for a tree that is not dumped.
+        on_tree: Receives the finished tree.
         client: Client from ``tree_client``, one per worker: the first request of each client queries the load
             balancer for its required fields.
     """
@@ -62,6 +64,7 @@ class TreeRequest:
     replaced_agent: str
     validate: bool
     sampled: SampledTree | None
+    on_tree: Callable[[Tree], None]
     client: LLMServerClient
 
 
@@ -124,6 +127,7 @@ class TreeAgentLoop(ToolAgentLoop):
             row = kwargs if thinking is None else with_thinking(kwargs, thinking)
             conversation = self._conversation(tree_request, interaction, messages, row, tools)
         tree = await self._grow(tree_request, prompt_ids, engine, ends, conversation)
+        tree_request.on_tree(tree)
         if tree_request.sampled is not None:
             tree_request.sampled.tree, tree_request.sampled.calls = tree, engine.calls
         fields = trajectory_fields(tree)
@@ -197,14 +201,12 @@ class TreeAgentLoop(ToolAgentLoop):
         self, request: TreeRequest, sampling_params: dict[str, Any], priority: int, ends: frozenset[int]
     ) -> ServerEngine:
         rollout = self.rollout_config
+        output = output_params(rollout.name, request.settings.stop_strings)
         return ServerEngine(
             request.client,
-            {**sampling_params, "stop_token_ids": sorted(ends)},
+            {**sampling_params, "stop_token_ids": sorted(ends), **output},
             seed=request.seed if rollout.full_determinism else None,
             priority=int(priority),
-            # Only vLLM runs with a tokenizer and can stop at strings. Other engines generate the whole segment, and
-            # the search cuts it.
-            stop_strings=request.settings.stop_strings if rollout.name == "vllm" else (),
             record=request.sampled is not None and request.settings.dump.calls,
             spread=request.independent,
         )

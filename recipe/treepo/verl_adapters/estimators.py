@@ -19,7 +19,7 @@ from verl.trainer.ppo.core_algos import register_adv_est
 from recipe.treepo.advantages.credit import segment_credit, subgroup_advantages, treerl_credit, treerpo_credit
 from recipe.treepo.advantages.forest import Forest, TreePath, build_forest
 from recipe.treepo.advantages.options import ChainCounting
-from recipe.treepo.settings.schema import AdvantageSettings, Normalization
+from recipe.treepo.settings.schema import AdvantageSettings, Normalization, StalePolicy, StaleTokenSettings
 
 Advantages = tuple[torch.Tensor, torch.Tensor]
 
@@ -142,6 +142,41 @@ def shared_token_weights(prompt_ids: Sequence[Any], paths_P: Sequence[TreePath],
     forest = build_forest(prompt_ids, paths_P)
     weights_PL = (1.0 / np.maximum(forest.at(forest.rows_N), 1))[forest.trajectory_P, 1:]
     return _spread(weights_PL, forest.tokens_of_nodes(response_length))
+
+
+def stale_token_weights(
+    prompt_ids: Sequence[Any],
+    paths_P: Sequence[TreePath],
+    ages_P: Sequence[Sequence[int]],
+    settings: StaleTokenSettings,
+    response_length: int,
+) -> torch.Tensor:
+    """Return loss weights by the age of the weights that sampled a token (``treepo.stale_tokens``).
+
+    Args:
+        prompt_ids: (bs,) prompt id of each row.
+        paths_P: Tree path of each row; empty for a row sampled without a tree.
+        ages_P: Age in training steps of each node of a row's path; a row without a path has the age of its sample, or
+            none for 0.
+        settings: Policy and limit.
+        response_length: Number of tokens of a row, padding included.
+
+    Returns:
+        (bs, response_length), float32.
+    """
+    tokens_PL = build_forest(prompt_ids, paths_P).tokens_of_nodes(response_length)
+    ages_PL = np.zeros(tokens_PL.shape, dtype=np.int64)
+    for row, ages in enumerate(ages_P):
+        ages_PL[row, : len(ages)] = ages
+    beyond_PL = np.maximum(ages_PL - settings.max_age, 0)
+    match settings.policy:
+        case StalePolicy.KEEP:
+            weights_PL = np.ones(ages_PL.shape)
+        case StalePolicy.MASK:
+            weights_PL = (beyond_PL == 0).astype(np.float64)
+        case StalePolicy.DECAY:
+            weights_PL = settings.decay**beyond_PL
+    return _spread(weights_PL, tokens_PL)
 
 
 def _estimate(

@@ -96,6 +96,10 @@ OTHERS = {
         "Trajectories of the drawn prompts that are not in the batch: all n of failed prompts, and "
         "`treepo/missing_trajectories`; absent while 0",
     ),
+    "treepo/stale_tokens": (
+        "share",
+        "Trained tokens older than `treepo.stale_tokens.max_age`; absent with the policy `keep`",
+    ),
     "treepo/removed_trajectories": (
         "trajectories",
         "Trajectories removed from the batch for these rewards; `treepo/trajectories` counts them, because they were "

@@ -26,13 +26,13 @@ from verl.workers.utils.padding import response_to_nested
 
 from recipe.treepo.advantages.forest import TreePath
 from recipe.treepo.search.user_errors import named, remote_cause
-from recipe.treepo.settings.schema import PACKED_VENDOR, Phase, SharedTokenWeight
+from recipe.treepo.settings.schema import PACKED_VENDOR, Phase, SharedTokenWeight, StalePolicy
 from recipe.treepo.settings.training_rules import reward_name
 from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.verl_adapters.batching import parts_by_prompt
 from recipe.treepo.verl_adapters.constant_metrics import constant_metrics, without_constants
-from recipe.treepo.verl_adapters.estimators import shared_token_weights, tree_batch
+from recipe.treepo.verl_adapters.estimators import shared_token_weights, stale_token_weights, tree_batch
 from recipe.treepo.verl_adapters.metrics import sampling_metrics
 from recipe.treepo.verl_adapters.outcome_metrics import OutcomeRow, outcome_metrics
 from recipe.treepo.verl_adapters.reward_errors import (
@@ -213,8 +213,8 @@ class TreePOTrainer(PPOTrainer):
         ]
         with tree_batch(paths, self.treepo.advantage):
             batch = super()._compute_advantage(batch, metrics)
-        if self.treepo.shared_token_weight is SharedTokenWeight.ONCE:
-            batch = self._weight_shared_tokens(batch, paths)
+        if self.treepo.weights_tokens:
+            batch = self._weight_tokens(batch, paths, extra_fields, metrics)
         self._dump_credit(batch, extra_fields)
         return batch
 
@@ -240,8 +240,14 @@ class TreePOTrainer(PPOTrainer):
             for row, advantages, mask, rewards in zip(rows, *columns, strict=True)
         )
 
-    def _weight_shared_tokens(self, batch: tq.KVBatchMeta, paths: list[TreePath]) -> tq.KVBatchMeta:
-        """Store the weights of shared tokens in the field that verl's ``ppo_loss`` reads as token weights.
+    def _weight_tokens(
+        self,
+        batch: tq.KVBatchMeta,
+        paths: list[TreePath],
+        extra_fields: list[dict[str, Any]],
+        metrics: dict[str, Any],
+    ) -> tq.KVBatchMeta:
+        """Store the weights of shared and of stale tokens in the field that verl's ``ppo_loss`` reads as such.
 
         Only verl's rollout correction also writes this field, ``rollout_is_weights``. Its values, if any, are
         multiplied by these weights.
@@ -253,11 +259,26 @@ class TreePOTrainer(PPOTrainer):
         )
         mask = data["response_mask"]
         padded = data.to_padded_tensor()
-        weights = shared_token_weights(_prompt_ids(batch), paths, padded["response_mask"].shape[1])
+        prompts, length = _prompt_ids(batch), padded["response_mask"].shape[1]
+        weights = torch.ones(padded["response_mask"].shape)
+        if self.treepo.stale_tokens.policy is not StalePolicy.KEEP:
+            ages = list(map(self._ages, paths, extra_fields))
+            weights = stale_token_weights(prompts, paths, ages, self.treepo.stale_tokens, length)
+            stale = (weights < 1) & (padded["response_mask"] > 0)
+            metrics["treepo/stale_tokens"] = float(stale.sum() / mask.values().sum())
+        if self.treepo.shared_token_weight is SharedTokenWeight.ONCE:
+            weights = weights * shared_token_weights(prompts, paths, length)
         if "rollout_is_weights" in padded:
             weights = weights * padded["rollout_is_weights"]
         fields = TensorDict({"rollout_is_weights": response_to_nested(weights, mask)}, batch_size=len(batch))
         return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+
+    def _ages(self, path: TreePath, extra: dict[str, Any]) -> list[int]:
+        """Return the age of each node of a trajectory in training steps, 0 where the engine tells no version."""
+        # Weights of version v have trained v steps; those of version global_steps - 1 sample for this step.
+        newest = self.global_steps - 1
+        versions = extra["tree_versions"] if path else [extra.get("min_global_steps")]
+        return [0 if version is None else max(0, newest - version) for version in versions]
 
     def _compute_metrics(
         self, batch: tq.KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, Any], global_steps: int, epoch: int

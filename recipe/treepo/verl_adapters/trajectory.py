@@ -20,7 +20,8 @@ def trajectory_fields(tree: Tree) -> list[dict[str, Any]]:
 
     Returns:
         ``tree_path``: (node number, index of its first response token) from the root's child on. ``tree_depths``:
-        number of segments on the path up to each of these nodes. ``tree_finish_reason`` and ``tree_finish_detail``:
+        number of segments on the path up to each of these nodes. ``tree_versions``: oldest weight version that
+        generated a part of each of these nodes, None if unknown. ``tree_finish_reason`` and ``tree_finish_detail``:
         reason for the end of the path. ``tree_turns``: messages and info of each reply of the interaction.
         ``tree_statistics``: :class:`TreeStatistics` of the whole tree as a dictionary.
     """
@@ -30,6 +31,7 @@ def trajectory_fields(tree: Tree) -> list[dict[str, Any]]:
         {
             "tree_path": path.spans,
             "tree_depths": [tree.nodes[node].depth for node, _ in path.spans],
+            "tree_versions": [tree.nodes[node].segment.min_version for node, _ in path.spans],
             "tree_finish_reason": str(path.last.finish_reason),
             "tree_finish_detail": path.last.finish_detail,
             "tree_turns": [{"messages": reply.messages, **reply.info} for reply in path.replies],

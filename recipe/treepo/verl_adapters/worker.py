@@ -34,6 +34,7 @@ from recipe.treepo.settings.values import ConfigError
 from recipe.treepo.verl_adapters.agent_loop import TREE_AGENT, TreeRequest
 from recipe.treepo.verl_adapters.failed_prompts import shorten_reports
 from recipe.treepo.verl_adapters.model_tokens import eos_token_ids, with_tags
+from recipe.treepo.verl_adapters.prefix_cache import MissingPrefixes, PrefixCache, prefix_cache_of, usable_block
 from recipe.treepo.verl_adapters.reward_errors import REASON, number_of
 from recipe.treepo.verl_adapters.server_engine import CancellableServer, tree_client
 from recipe.treepo.verl_adapters.tool_exits import contained_tool
@@ -74,6 +75,8 @@ class TreeAgentLoopWorker(_WorkerBase):
         self.settings = with_tags(load_settings(self.config), self.tokenizer)
         self.eos_token_ids = frozenset() if self.rollout_config.ignore_eos else eos_token_ids(self.model_config)
         self.tree_client = tree_client(self.llm_client)
+        self._prefix_cache: asyncio.Task[PrefixCache | None] | None = None
+        self._missing_prefixes = MissingPrefixes()
         self.interaction = interaction_class(self.settings.interaction)
         self.tools: list[Any] = [contained_tool(tool) for tool in self.tools]  # also for verl's own tool agent
         self.dump = TreeDump(self.config, self.settings, self.tokenizer.decode)
@@ -91,9 +94,16 @@ class TreeAgentLoopWorker(_WorkerBase):
         validate = trajectory["validate"]
         samples_tree = self._samples_tree(prompt, validate)
         if samples_tree or self._needs_loops(validate):
-            request = self._request(prompt, validate, number, independent=not samples_tree)
+            cache = await self._cache()
+            request = self._request(prompt, validate, number, cache, independent=not samples_tree)
             prompt = {**prompt, "agent_name": TREE_AGENT, "tree_request": request, "__rollout_n__": 1}
         await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+
+    async def _cache(self) -> PrefixCache | None:
+        """Return the engine's prefix cache, for which the first prompt asks a server."""
+        if self._prefix_cache is None:
+            self._prefix_cache = asyncio.create_task(prefix_cache_of(self.tree_client, self.rollout_config.name))
+        return await asyncio.shield(self._prefix_cache)
 
     def _samples_tree(self, prompt: dict[str, Any], validate: bool) -> bool:
         """Return whether one tree samples the prompt."""
@@ -106,13 +116,15 @@ class TreeAgentLoopWorker(_WorkerBase):
         """Return whether prompts without a tree need independent loops: verl's own sampler has no interactions."""
         return self.interaction is not None or (self.settings.sampler is Sampler.INDEPENDENT and not validate)
 
-    def _request(self, prompt: dict[str, Any], validate: bool, number: int, *, independent: bool) -> TreeRequest:
+    def _request(
+        self, prompt: dict[str, Any], validate: bool, number: int, cache: PrefixCache | None, *, independent: bool
+    ) -> TreeRequest:
         rollout, step = self.config.actor_rollout_ref.rollout, int(prompt["global_steps"])
         n = rollout.val_kwargs.n if validate else rollout.n
         is_dumped = self.dump.takes(validate=validate, step=step, number=number)
         return TreeRequest(
             width=int(prompt.get("__rollout_n__", n)),
-            settings=self.settings,
+            settings=self.settings.with_cache_block(usable_block(cache)),
             progress=training_progress(self.config, step),
             number=number,
             # Neither uid nor index: verl draws the uid at random, and rows may share an index.
@@ -123,6 +135,7 @@ class TreeAgentLoopWorker(_WorkerBase):
             replaced_agent=prompt["agent_name"],
             validate=validate,
             sampled=SampledTree() if is_dumped else None,
+            on_tree=partial(self._missing_prefixes.count, cache),
             client=self.tree_client,
         )
 
