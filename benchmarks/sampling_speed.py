@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure engine calls, tokens and time of trees and other samplers on verl's servers.
 
-    python -m benchmarks.sampling_speed quick|full|gpu [--out FOLDER] [--parts PART ...]
+    python -m benchmarks.sampling_speed quick|full|gpu [--out FOLDER] [--parts PART ...] [--arms ARM ...]
 
 Samplers: plain samples (one request each, verl's default), n loops that stop at every segment, trees in lock step over
 all prompts (the published algorithm), and the trees of this recipe. All use the same prompts, model, servers (verl's
@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.common.process_session import exit_on_signals, run_session
 from benchmarks.common.random_model import make_model
 from benchmarks.sampling import step_cost
-from benchmarks.sampling.cases import PLANS, Case, Engine
+from benchmarks.sampling.cases import PLANS, Arm, Case, Engine
 from benchmarks.sampling.report import PARTS, draw, tables
 from benchmarks.sampling.results import Result, write_results
 from benchmarks.sampling.session import as_job
@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("plan", choices=PLANS)
     parser.add_argument("--out", type=Path, help="folder of the results; default outputs/benchmarks/PLAN")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--arms", nargs="+", choices=[*map(str, Arm)], default=[*map(str, Arm)], help="the samplers")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument(
@@ -97,9 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "outputs/data/tiny/val.parquet", help="for part tiny")
     parser.add_argument("--time-limit", type=float, default=3600.0, help="seconds per setting of the engine")
     options = parser.parse_args(arguments)
-    cases = [case for case in PLANS[options.plan]() if case.part in options.parts]
+    cases = [case for case in PLANS[options.plan]() if case.part in options.parts and case.arm in options.arms]
     if not cases:
-        parser.error(f"--parts {' '.join(options.parts)}: the plan {options.plan} has none of these parts")
+        parser.error(f"--parts {' '.join(options.parts)}: the plan {options.plan} has none of these parts and arms")
     trained = any(case.engine.model == "tiny" for case in cases)
     for path in (options.tiny_model, *([options.data] if trained else [])):
         if not path.exists():

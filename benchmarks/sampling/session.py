@@ -191,7 +191,13 @@ async def measure(job: dict[str, Any]) -> None:
     ends = eos_token_ids(model) if engine.model == "tiny" else frozenset(range(round(engine.ends * len(tokenizer))))
     most = max(case.prompts for case in cases)
     if engine.model == "tiny":
-        problems = load_problems(config, partial(read_rows, config, tokenizer), prompt_builder(config, model))
+        problems = load_problems(
+            [job["data"]],
+            partial(read_rows, config, tokenizer),
+            prompt_builder(config, model),
+            max_prompt_length=config.data.max_prompt_length,
+            blank_truths=False,
+        )
         prompts = [problem.prompt_ids for problem in problems][:most]
         assert len(prompts) == most, f"{job['data']} has {len(prompts)} problems, fewer than {most}"
     else:

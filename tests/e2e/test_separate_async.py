@@ -20,7 +20,6 @@ def test_separate_servers_sample_trees_with_the_weights_that_they_receive():
             folder,
             "trainer.v1.trainer_mode=treepo_separate_async",
             "trainer.v1.separate_async.parameter_sync_step=1",
-            "actor_rollout_ref.hybrid_engine=False",
             *(f"actor_rollout_ref.rollout.{key}=1" for key in ("nnodes", "n_gpus_per_node")),
             "ray_kwargs.ray_init.num_gpus=2",
             # All versions are equal, so a difference shows weights that did not arrive.

@@ -90,6 +90,7 @@ def test_by_hand_the_tested_combinations_are_these():
         ("treepo_sync", "vllm", "fsdp2", False),
         ("treepo_sync", "vllm", "fsdp2", True),
         ("treepo_colocate_async", "vllm", "fsdp2", False),
+        ("treepo_separate_async", "vllm", "fsdp2", False),
     ]
 
 
@@ -103,15 +104,18 @@ def test_the_table_has_all_names_of_verl_and_tests_that_exist():
 
 def test_a_tested_combination_has_no_note_and_others_name_what_differs(tmp_path, monkeypatch):
     tiny = f"{MODEL}.path={ROOT}/tiny/model"
-    for fine in ("", f"{MODE}=treepo_colocate_async", f"{ROLLOUT}.name=sglang treepo.sampler=plain"):
+    modes = [f"{MODE}={mode}" for mode in ("treepo_sync", "treepo_colocate_async", "treepo_separate_async")]
+    for fine in (*modes, f"{ROLLOUT}.name=sglang treepo.sampler=plain"):
         assert never_run_note(tiny_with(f"{tiny} {fine}")) is None
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
     never, see = "trees never ran in this combination, only with", "See docs/support.md."
     for overrides, sentence in {
         "trainer.device=cuda": f"trainer.device=cuda: {never} cpu. {see}",
-        f"{ROLLOUT}.name=sglang {MODE}=treepo_separate_async": f"{ROLLOUT}.name=sglang: {never} vllm. "
-        f"Nor with {MODE}=treepo_separate_async (only treepo_sync). {see}",
-        f"{MODE}=treepo_separate_async": f"{MODE}=treepo_separate_async: {never} treepo_sync. {see}",
+        f"trainer.device=cuda {ROLLOUT}.name=sglang": f"trainer.device=cuda: {never} cpu. "
+        f"Nor with {ROLLOUT}.name=sglang (only vllm). {see}",
+        f"{MODE}=treepo_separate_async {MODEL}.lora_rank=16": (
+            f"{MODE}=treepo_separate_async: {never} treepo_sync. {see}"
+        ),
         f"{MODEL}.path={tmp_path}": f"model_type=qwen3: {never} qwen2. {see}",
     }.items():
         assert str(never_run_note(tiny_with(f"{tiny} {overrides}"))) == sentence

@@ -297,6 +297,7 @@ TRAINING = [
     *attributes(f"{REPLICA}.RolloutReplicaRegistry", "_registry"),
     *names(REPLICA, "RolloutReplicaRegistry"),
     # what the rules for verl's keys foresee
+    *texts(f"{SEPARATE}._setup", "flush=True", ours="hybrid_engine"),
     *texts(f"{TRAINER}._load_checkpoint", '"global_step_" in', ours="resume_from_path"),
     *texts("verl.utils.checkpoint.checkpoint_manager.find_latest_ckpt_path", "int(f.read().decode())"),
     *texts("verl.single_controller.ray.base.ResourcePoolManager", "max_colocate_count: int = 3"),

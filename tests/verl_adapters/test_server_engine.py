@@ -234,6 +234,69 @@ def test_concurrent_requests_keep_their_own_ids():
     assert got == {f"tree-5-{number}-1": derive_seed(5, str(number)) % 2**31 for number in range(4)}
 
 
+async def extend_together(engine: ServerEngine, count: int) -> None:
+    await asyncio.gather(*(engine.extend([1], max_tokens=7, branch=str(number)) for number in range(count)))
+
+
+def test_requests_of_a_tree_that_are_in_flight_together_share_one_choice_of_a_server():
+    balancer = Balancer(Server())
+
+    async def searches():
+        client = make_client(balancer)
+        engines = [ServerEngine(client, {}, seed=seed, priority=0) for seed in (1, 2)]
+        await extend_together(engines[0], 1)  # learns that the balancer reads no field of a request
+        await asyncio.gather(*(extend_together(engine, 4) for engine in engines))
+        await extend_together(engines[1], 2)
+        await asyncio.sleep(0)  # servers are given back in a callback
+        assert client.leases == {}
+
+    asyncio.run(searches())
+    assert balancer.acquired == ["tree-1", "tree-1", "tree-2", "tree-2"]
+    assert len(balancer.released) == 4 and len(balancer.server.requests) == 11
+
+
+@pytest.mark.parametrize(
+    ("client_class", "fields"), [(FullyAsyncLLMServerClient, []), (LLMServerClient, ["prompt_ids"])]
+)
+def test_each_request_has_its_own_choice_where_servers_come_and_go_or_a_router_reads_it(client_class, fields):
+    balancer = Balancer(Server())
+    balancer.require_acquire_fields = Remote(lambda: fields)
+    balancer.acquire_server = Remote(lambda request_id, prompt_ids=None: balancer._acquire(request_id))
+
+    async def search():
+        engine = make_engine(balancer, client_class)
+        await extend_together(engine, 1)
+        await extend_together(engine, 3)
+        await asyncio.sleep(0)
+
+    asyncio.run(search())
+    assert len(balancer.acquired) == 4 and len(balancer.released) == 4
+
+
+def test_a_failed_choice_fails_its_requests_and_a_retry_chooses_again():
+    balancer, answers = Balancer(Server()), [RuntimeError("No available servers in load balancer")]
+
+    def choose(request_id: str) -> tuple[str, Server] | None:
+        if len(balancer.acquired) == 1 and answers:
+            raise answers.pop()
+        return balancer._acquire(request_id)
+
+    balancer.acquire_server = Remote(choose)
+
+    async def search():
+        engine = make_engine(balancer)
+        await extend_together(engine, 1)
+        results = await asyncio.gather(
+            *(engine.extend([1], max_tokens=7, branch=str(number)) for number in range(2)), return_exceptions=True
+        )
+        assert [str(result) for result in results] == ["No available servers in load balancer"] * 2
+        await extend_together(engine, 2)
+        await asyncio.sleep(0)
+
+    asyncio.run(search())
+    assert len(balancer.acquired) == 2 and len(balancer.released) == 2
+
+
 @pytest.mark.parametrize("seed", [None, 171])
 def test_a_resumed_request_gets_a_new_id_on_the_same_route(seed, monkeypatch):
     async def at_once(seconds):
@@ -317,7 +380,7 @@ def test_calls_that_the_search_did_not_cancel_are_failed_requests(client_class, 
     assert not task.cancelled()
     with pytest.raises(SearchError, match=f"no trajectory: {failed} of {failed} requests failed, all alike: "):
         task.result()
-    assert len(balancer.released) == failed > 2
+    assert len(balancer.released) == len(balancer.acquired) and failed > 2
 
 
 @CLIENTS
@@ -339,7 +402,7 @@ def test_results_of_servers_that_violate_the_protocol_are_failed_requests(client
     balancer = Balancer(Wrong())
     with pytest.raises(SearchError, match=f"requests failed, all alike: {reason}$"):
         asyncio.run(search_with(make_engine(balancer, client_class)))
-    assert len(balancer.released) == len(balancer.server.requests) > 2
+    assert len(balancer.released) == len(balancer.acquired) and len(balancer.server.requests) > 2
 
 
 def test_the_call_that_was_given_up_is_the_one_that_is_cancelled(cancelled):

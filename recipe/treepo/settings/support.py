@@ -50,6 +50,7 @@ TESTED: Mapping[str, Parts] = {
     "tests/e2e/test_small.py": {**_USUAL, MODE: "treepo_sync", MODEL: "llama"},
     "tests/e2e/test_lora.py": {**_USUAL, MODE: "treepo_sync", LORA: 8},
     "tests/e2e/test_conversations.py": {**_USUAL, MODE: "treepo_colocate_async"},
+    "tests/e2e/test_separate_async.py": {**_USUAL, MODE: "treepo_separate_async"},
 }
 
 

@@ -8,8 +8,9 @@ verl's client (``verl/workers/rollout/llm_server.py``) assumes independent sampl
 2. Request ids: ``generate`` uses one id to route a request and to name it in the engine. With
    ``rollout.full_determinism`` the engine gets the id unchanged. All requests of a tree must go to one replica, and
    several of them are in flight. :meth:`TreeClient._vllm_request_id` therefore separates the two ids.
-3. Load balancing: the balancer counts a request as soon as it chooses a server. A client cancelled while it waits for
-   the choice never releases the server. :meth:`TreeClient._acquire_server` does.
+3. Load balancing: the client asks the balancer for a server and gives it back in remote calls of their own, two of
+   three for each request. Requests of a tree that are in flight together share one choice. Besides, a client cancelled
+   while it waits for the choice never releases the server. :meth:`TreeClient._acquire_server` does both.
 """
 
 import asyncio
@@ -18,12 +19,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import ray
-from verl.workers.rollout.llm_server import LLMServerClient
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
 from recipe.treepo.search.engine import EngineError, Segment
@@ -145,27 +147,70 @@ def tree_client(client: LLMServerClient) -> LLMServerClient:
     continues requests that a weight update interrupted, and acquires a server and an id for each part.
     """
     copied = copy.copy(client)
-    copied.__class__ = type(f"Tree{type(client).__name__}", (TreeClient, type(client)), {})
+    copied.__class__ = type(f"Tree{type(client).__name__}", (TreeClient, type(client)), {"leases": {}})
     return copied
 
 
+@dataclass(slots=True)
+class Lease:
+    """The balancer's choice of a server.
+
+    Attributes:
+        acquired: Server id and handle, once chosen.
+        users: Requests that use it, or wait for it.
+    """
+
+    acquired: asyncio.Future[tuple[str, ray.actor.ActorHandle]]
+    users: int = 0
+
+
 class TreeClient(LLMServerClient):
-    """Overrides that :func:`tree_client` adds to verl's client classes."""
+    """Overrides that :func:`tree_client` adds to verl's client classes.
+
+    Attributes:
+        leases: By request id, which the requests of a tree share.
+    """
+
+    leases: dict[str | None, Lease]
 
     async def _acquire_server(self, request_id: str, **extra: Any) -> tuple[str, "CancellableServer"]:
-        acquiring = asyncio.ensure_future(super()._acquire_server(request_id, **extra))
+        lease = self.leases.get(request_id)
+        if lease is None or not self._shares_choice:
+            lease = Lease(asyncio.ensure_future(super()._acquire_server(request_id, **extra)))
+            if self._shares_choice:
+                self.leases[request_id] = lease
+        lease.users += 1
         try:
             # verl's generate releases the server in a `finally` that begins after this call. If this call were
             # cancelled, the balancer would still choose a server and count a request on it forever.
-            server_id, server = await asyncio.shield(acquiring)
-        except asyncio.CancelledError:
-            acquiring.add_done_callback(partial(self._give_back, request_id))
+            server_id, server = await asyncio.shield(lease.acquired)
+        except BaseException:
+            self._leave(request_id, lease)
             raise
         return server_id, CancellableServer(server)
 
-    def _give_back(self, request_id: str, acquired: asyncio.Future[Any]) -> None:
+    def _release_server(self, server_id: str, request_id: str | None = None) -> None:
+        lease = self.leases.get(request_id)
+        if lease is None:
+            super()._release_server(server_id, request_id=request_id)
+        else:
+            self._leave(request_id, lease)
+
+    @property
+    def _shares_choice(self) -> bool:
+        """Whether a choice holds for other requests: not if a router reads them, nor while servers come and go."""
+        return self._lb_require_acquire_fields == [] and not isinstance(self, FullyAsyncLLMServerClient)
+
+    def _leave(self, request_id: str | None, lease: Lease) -> None:
+        lease.users -= 1
+        if lease.users == 0:
+            if self.leases.get(request_id) is lease:
+                del self.leases[request_id]
+            lease.acquired.add_done_callback(partial(self._give_back, request_id))
+
+    def _give_back(self, request_id: str | None, acquired: asyncio.Future[Any]) -> None:
         if not acquired.cancelled() and acquired.exception() is None:
-            self._release_server(acquired.result()[0], request_id=request_id)
+            super()._release_server(acquired.result()[0], request_id=request_id)
 
     def _vllm_request_id(self, request_id: str) -> str:
         """Return the engine's id of a request; ``request_id`` is the tree's id, shared by several requests."""
