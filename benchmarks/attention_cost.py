@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,9 +38,10 @@ def states(tokens: int, options: argparse.Namespace) -> list[torch.Tensor]:
 
 def timed(layout: Any, tensors: Sequence[torch.Tensor], options: argparse.Namespace) -> float:
     """Return the seconds of attention, forward and backward."""
-    layer = SimpleNamespace(num_key_value_groups=options.heads // options.kv_heads)
+    layer: Any = SimpleNamespace(num_key_value_groups=options.heads // options.kv_heads)
+    query, key, value = tensors
     started = time.perf_counter()
-    output, _ = chain_attention(layer, *tensors, None, chains=layout)  # type: ignore[arg-type]
+    output, _ = chain_attention(layer, query, key, value, None, chains=layout)
     output.sum().backward()
     if options.device == "cuda":
         torch.cuda.synchronize()
@@ -81,8 +83,7 @@ def divided(packing: Packing, options: argparse.Namespace) -> dict[str, tuple[in
     layouts = {name: ChainLayout(packing, device, cost) for name, cost in DIVISIONS.items()}
     tensors = states(len(packing.token_U), options)
     found = medians(
-        {name: lambda layout=layout: timed(layout, tensors, options) for name, layout in layouts.items()},  # type: ignore[misc]
-        options.repetitions,
+        {name: partial(timed, layout, tensors, options) for name, layout in layouts.items()}, options.repetitions
     )
     return {name: (len(layouts[name].calls), took) for name, took in found.items()}
 
@@ -113,8 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(["queries", "keys above", "measured, pairs", "fit"], rows), end="\n\n")
     rows = []
     for case in options.cases:
-        own = SimpleNamespace(prompts=1, prompt_length=None, vocabulary=16000)
-        packing = pack([np.array(prompt + response) for prompt, response in make_rows(case, own)])  # type: ignore[arg-type]
+        own = argparse.Namespace(prompts=1, prompt_length=None, vocabulary=16000)
+        packing = pack([np.array(prompt + response) for prompt, response in make_rows(case, own)])
         found = divided(packing, options)
         cells = [f"{count}, {took / found['chains'][1]:.2f}" for count, took in found.values()]
         rows.append([case, f"{len(packing.token_U):,}", *cells])

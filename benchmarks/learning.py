@@ -13,11 +13,12 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -169,15 +170,12 @@ def evaluations(folders: Sequence[tuple[str, Path]]) -> str:
 def figure_of(arms: Sequence[Arm]) -> Figure:
     """Return the curves of held-out accuracy over decoded tokens and over training time."""
     arms = _learned(arms)
+    axes: dict[str, Callable[[Arm], Any]] = {
+        "decoded tokens": lambda arm: arm.tokens,
+        "training time, relative to the first run": lambda arm: np.array(arm.seconds) / arms[0].seconds[-1],
+    }
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for panel, (label, values_of) in zip(
-        figure.subplots(1, 2, sharey=True),
-        {
-            "decoded tokens": lambda arm: arm.tokens,
-            "training time, relative to the first run": lambda arm: np.array(arm.seconds) / arms[0].seconds[-1],
-        }.items(),
-        strict=True,
-    ):
+    for panel, (label, values_of) in zip(figure.subplots(1, 2, sharey=True), axes.items(), strict=True):
         for number, arm in enumerate(arms):
             style = {"color": COLORS[number % len(COLORS)], "marker": MARKS[number % len(MARKS)]}
             panel.plot(values_of(arm), arm.accuracies, label=arm.name, **style)

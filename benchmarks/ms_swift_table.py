@@ -42,7 +42,13 @@ CONVERSATIONS = {
     "endless": ("treepo.interaction.path=benchmarks/common/endless.py", "treepo.interaction.name=Endless"),
 }
 # Saving of calls in percent, from ms-swift's TreePO table, by depth and max_divergence.
-REFERENCE = {(4, 3): 38.34, (5, 2): 41.72, (5, 3): 30.66, (6, 2): 35.64, (6, 3): 25.26}
+REFERENCE: dict[tuple[int, int | None], float] = {
+    (4, 3): 38.34,
+    (5, 2): 41.72,
+    (5, 3): 30.66,
+    (6, 2): 35.64,
+    (6, 3): 25.26,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,7 +245,7 @@ def peak_memory(case: str, name: str, options: argparse.Namespace) -> float:
         start_group(folder)
         engine, data = build(name, options), make_data(make_rows(case, options), options)
         seconds_of(engine, "update", data)
-    return get_torch_device().max_memory_allocated() / 1024**3
+    return float(get_torch_device().max_memory_allocated() / 1024**3)
 
 
 def in_own_process(arguments: Sequence[str], job: str) -> Any:

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from recipe.treepo.answers.boxes import last_boxed
-from recipe.treepo.answers.compare import Question, compare_text
+from recipe.treepo.answers.compare import compare_text
+from recipe.treepo.answers.question import Question
 from recipe.treepo.evaluation.markdown import table
 from recipe.treepo.reward import compute_score
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common.process_session import exit_on_signals, run_session
 from benchmarks.common.random_model import make_model
@@ -35,14 +36,14 @@ ROOT = Path(__file__).parents[1]
 def model_of(engine: Engine, options: argparse.Namespace) -> Path:
     """Return the folder of an engine's model, with new random weights if they do not exist."""
     if engine.model == "tiny":
-        return options.tiny_model
-    folder = options.out / f"models/random_{engine.hidden}x{engine.layers}"
+        return Path(options.tiny_model)
+    folder: Path = options.out / f"models/random_{engine.hidden}x{engine.layers}"
     if not (folder / "config.json").exists():
         make_model(folder, hidden=engine.hidden, layers=engine.layers, tokenizer=options.tiny_model)
     return folder
 
 
-def measure(cases: Sequence[Case], options: argparse.Namespace, number: int) -> tuple[list[Result], dict]:
+def measure(cases: Sequence[Case], options: argparse.Namespace, number: int) -> tuple[list[Result], dict[str, Any]]:
     """Measure cases with equal engine in a new process; return the results, and machine and server settings.
 
     Args:
@@ -72,7 +73,7 @@ def measure(cases: Sequence[Case], options: argparse.Namespace, number: int) -> 
         command = [sys.executable, "-m", "benchmarks.sampling.session", str(job)]
         ended = run_session(command, folder=ROOT, environment={}, log=log, time_limit=options.time_limit)
         lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    rows_by_case: list[list[dict]] = [[] for _ in cases]
+    rows_by_case: list[list[dict[str, Any]]] = [[] for _ in cases]
     for row in lines[1:]:
         rows_by_case[row.pop("case")].append(row)
     if any(len(repetitions) < options.repetitions for repetitions in rows_by_case):
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out = (options.out or ROOT / "outputs/benchmarks" / options.plan).resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
-    servers: list[dict] = []
+    servers: list[dict[str, Any]] = []
     groups = [list(group) for _, group in groupby(sorted(cases, key=_by_engine), key=_by_engine)]
     command = shlex.join(["python", "-m", "benchmarks.sampling_speed", *(arguments or sys.argv[1:])])
     command = command.replace(f"{ROOT}/", "")

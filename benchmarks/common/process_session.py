@@ -71,7 +71,7 @@ def living(session: int) -> list[int]:
     return processes
 
 
-def stop_session(child: subprocess.Popen) -> None:
+def stop_session(child: subprocess.Popen[bytes]) -> None:
     """End all processes in the session of a child, and wait for their ends.
 
     The child's process group receives SIGTERM, as Ctrl-C would send SIGINT. Ray's workers have their own groups in the
@@ -80,10 +80,10 @@ def stop_session(child: subprocess.Popen) -> None:
     Args:
         child: A process started with ``start_new_session=True``.
     """
-    for number, whom in ((signal.SIGTERM, lambda: [-child.pid]), (signal.SIGKILL, lambda: living(child.pid))):
-        if not living(child.pid):
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not (processes := living(child.pid)):
             break
-        for target in whom():
+        for target in [-child.pid] if number is signal.SIGTERM else processes:
             with contextlib.suppress(ProcessLookupError):  # has already ended
                 os.kill(target, number)
         deadline = time.monotonic() + PATIENCE_SECONDS

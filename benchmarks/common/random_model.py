@@ -36,4 +36,4 @@ def make_model(folder: Path, *, hidden: int, layers: int, tokenizer: Path) -> in
         model.save_pretrained(f"{name}/model")
         words.save_pretrained(f"{name}/model")
         Path(f"{name}/model").rename(folder)
-    return model.num_parameters()
+    return int(model.num_parameters())

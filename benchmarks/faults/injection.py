@@ -95,7 +95,7 @@ def in_rollout(module: ModuleType) -> None:
                     await asyncio.sleep(3600)
         return output
 
-    module._await_or_cancel = faulty
+    module._await_or_cancel = faulty  # type: ignore[attr-defined]  # ModuleType has no attributes
 
 
 def in_transfer(module: ModuleType) -> None:

@@ -12,7 +12,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -205,7 +205,7 @@ async def measure(job: dict[str, Any]) -> None:
         prompts = random_prompts(most, length, len(tokenizer))
     servers = Servers(config, ends)
     await servers.start()
-    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
+    sampling: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
     sampling |= {"stop_token_ids": sorted(ends), "ignore_eos": engine.model == "random"}
 
     class DepthFirst(ServerEngine):
@@ -222,12 +222,11 @@ async def measure(job: dict[str, Any]) -> None:
             return uuid4().hex
 
     def engine_of(case: Case, prompt: list[int]) -> ServerEngine:
+        kind: Callable[..., ServerEngine] = ServerEngine
         if case.spread:
             kind = Scattered
         elif engine.scheduling == "priority":
             kind = partial(DepthFirst, prompt)
-        else:
-            kind = ServerEngine
         independent = case.arm in (Arm.PLAIN, Arm.LOOPS)
         # Plain samples get their results as verl's own sampler does.
         output = {} if case.arm is Arm.PLAIN else output_params("vllm", ())
