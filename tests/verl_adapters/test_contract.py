@@ -174,12 +174,14 @@ TOOLS = [
 ]
 
 CLIENTS = [
-    *names("verl.workers.rollout.llm_server", "LLMServerClient LLMServerManager"),
+    *names("verl.workers.rollout.llm_server", "FullyAsyncLLMServerClient LLMServerClient LLMServerManager"),
     *names(REPLICA, "TokenOutput"),
     *attributes(f"{REPLICA}.TokenOutput", "extra_fields log_probs stop_reason token_ids"),
     override(f"{CLIENT}._acquire_server", "request_id, **extra"),
     override(f"{CLIENT}._vllm_request_id", "request_id"),
     call(f"{CLIENT}._release_server", "server_id, *, request_id"),
+    override(f"{CLIENT}._release_server", "server_id, request_id"),
+    *attributes(CLIENT, "_lb_require_acquire_fields"),
     call(f"{CLIENT}.generate", "* request_id, prompt_ids, sampling_params"),
     source(f"{CLIENT}._acquire_server", "305295a30e"),
     source(f"{CLIENT}._release_server", "8367c46302"),

@@ -21,7 +21,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import ray
@@ -168,10 +168,10 @@ class TreeClient(LLMServerClient):
     """Overrides that :func:`tree_client` adds to verl's client classes.
 
     Attributes:
-        leases: By request id, which the requests of a tree share.
+        leases: By request id, which the requests of a tree share. Each client has its own.
     """
 
-    leases: dict[str | None, Lease]
+    leases: ClassVar[dict[str | None, Lease]] = {}
 
     async def _acquire_server(self, request_id: str, **extra: Any) -> tuple[str, "CancellableServer"]:
         lease = self.leases.get(request_id)
