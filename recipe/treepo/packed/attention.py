@@ -44,12 +44,14 @@ class ChainLayout:
     def __init__(self, packing: Packing, device: torch.device, cost: CallCost = COST) -> None:
         self.sizes, _ = chains(packing)
         self.calls = attention_calls(packing, cost)
-        self.masks = [self._mask(call, packing, device) for call in self.calls]
+        begins = [0, *accumulate(self.sizes)]
+        self.masks = [self._mask(call, begins, packing, device) for call in self.calls]
 
-    def _mask(self, call: AttentionCall, packing: Packing, device: torch.device) -> torch.Tensor | None:
+    def _mask(
+        self, call: AttentionCall, begins: list[int], packing: Packing, device: torch.device
+    ) -> torch.Tensor | None:
         if len(call.chains) == 1 and not call.above:
             return None
-        begins = [0, *accumulate(self.sizes)]
         begin, end = begins[call.chains.start], begins[call.chains.stop]
         count, above = end - begin, sum(self.sizes[chain] for chain in call.above)
         mask = torch.ones((count, above + count), dtype=torch.bool, device=device).tril(above)

@@ -7,7 +7,6 @@ current turn. A rule by which the model ended its response then ends the turn.
 """
 
 import struct
-from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import Protocol
 
 from recipe.treepo.answers.boxes import has_complete_box
 from recipe.treepo.answers.thinking import Thinking
+from recipe.treepo.search.engine import tokens
 from recipe.treepo.search.incremental_text import REPLACEMENT, IncrementalText
 from recipe.treepo.search.thought_tokens import thinking_after
 
@@ -117,7 +117,7 @@ class Repetition:
 
 def _tokens(token_ids: Sequence[int]) -> tuple[bytes, int]:
     """Return tokens as bytes, and the number of bytes per token."""
-    packed = array("I", token_ids)
+    packed = tokens(token_ids)
     return packed.tobytes(), packed.itemsize
 
 

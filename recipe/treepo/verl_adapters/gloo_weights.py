@@ -86,8 +86,9 @@ class GlooCheckpointEngine(CheckpointEngine):
                 bucket, filled = [], 0
             bucket.append((meta, chunk))
             filled += len(chunk)
-        for last in [bucket, []] if bucket else [[]]:
-            await asyncio.to_thread(self._send, last)
+        if bucket:
+            await asyncio.to_thread(self._send, bucket)
+        await asyncio.to_thread(self._send, [])
 
     async def receive_weights(self, global_steps: int | None = None) -> AsyncIterator[tuple[str, torch.Tensor]]:
         """Yield the weights."""

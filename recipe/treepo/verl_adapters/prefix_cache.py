@@ -9,11 +9,11 @@ from typing import Any
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from recipe.treepo.search.tree import Tree
+from recipe.treepo.settings.verl_values import ROLLOUT
 
 logger = logging.getLogger(__name__)
 # Requests of trees after which a cache without a hit is remarked.
 ENOUGH_CALLS = 64
-ROLLOUT = "actor_rollout_ref.rollout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class MissingPrefixes:
     def count(self, cache: PrefixCache | None, tree: Tree) -> None:
         """Count a tree; log the remark after :data:`ENOUGH_CALLS` requests without a cached token."""
         counters = tree.counters
-        if self._said or counters.cached_prompt_tokens is None:
+        if self._said or self._cached or counters.cached_prompt_tokens is None:
             return
         self._calls += counters.engine_calls
         self._cached += counters.cached_prompt_tokens
