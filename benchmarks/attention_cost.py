@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fit the cost of attention calls, by which packed training divides a row, and compare divisions.
 
-    python -m benchmarks.attention_cost
+    python -m benchmarks.attention_cost --report FILE.md
 
 A division of a row into calls is chosen by the cost of a call: a fixed part, one per key that it copies, and one per
 pair of query and key (``COST`` in ``recipe/treepo/packed/attention.py``). The first table has the fit to calls of many
@@ -10,17 +10,23 @@ alone, by the chosen calls, and in one call with a mask of all pairs. Variants t
 """
 
 import argparse
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.common.records import write_report
 from benchmarks.packed_speed import CASES, make_rows
+from recipe.treepo.evaluation.machine import described, machine
 from recipe.treepo.evaluation.markdown import table
 from recipe.treepo.packed.attention import COST, ChainLayout, chain_attention
 from recipe.treepo.packed.prefix_tree import AttentionCall, CallCost, Packing, pack
@@ -100,26 +106,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--cases", nargs="+", choices=CASES, default=[name for name in CASES if name != "long tree, n 8"]
     )
+    parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
     options = parser.parse_args(arguments)
     calls = {(queries, above): one_call(queries, above, options) for queries in QUERIES for above in ABOVE}
     named = medians({f"{queries} {above}": calls[queries, above] for queries, above in calls}, options.repetitions)
     times = {sizes: named[f"{sizes[0]} {sizes[1]}"] for sizes in calls}
     cost = fit(times)
-    print(f"a call: {cost.call:,.0f} pairs, a copied key: {cost.key:.0f}; COST has {COST.call:,.0f}, {COST.key:.0f}\n")
+    about = f"a call: {cost.call:,.0f} pairs, a copied key: {cost.key:.0f}; COST has {COST.call:,.0f}, {COST.key:.0f}"
     unit = times[max(QUERIES), max(ABOVE)] / cost.of(max(QUERIES), max(ABOVE))
     rows = [
         [f"{queries}", f"{above:,}", f"{took / unit:,.0f}", f"{cost.of(queries, above):,.0f}"]
         for (queries, above), took in times.items()
     ]
-    print(table(["queries", "keys above", "measured, pairs", "fit"], rows), end="\n\n")
-    rows = []
+    tables = [table(["queries", "keys above", "measured, pairs", "fit"], rows)]
+    rows, divisions = [], []
     for case in options.cases:
         own = argparse.Namespace(prompts=1, prompt_length=None, vocabulary=16000)
         packing = pack([np.array(prompt + response) for prompt, response in make_rows(case, own)])
         found = divided(packing, options)
         cells = [f"{count}, {took / found['chains'][1]:.2f}" for count, took in found.values()]
         rows.append([case, f"{len(packing.token_U):,}", *cells])
-    print(table(["rows", "unique tokens", *(f"{name}: calls, time" for name in DIVISIONS)], rows))
+        divisions.append({"case": case, "unique_tokens": len(packing.token_U), "calls and seconds": found})
+    tables.append(table(["rows", "unique tokens", *(f"{name}: calls, time" for name in DIVISIONS)], rows))
+    page = "\n\n".join(tables)
+    print(f"{about}\n\n{page}")
+    if options.report:
+        command = shlex.join(["python", "-m", "benchmarks.attention_cost", *(arguments or sys.argv[1:])])
+        seconds = [{"queries": queries, "above": above, "seconds": took} for (queries, above), took in times.items()]
+        numbers = {"machine": machine(), "cost": asdict(cost), "calls": seconds, "divisions": divisions}
+        about = f"{described(machine())}; medians of {options.repetitions} turns; {about}"
+        write_report(options.report, command=command, about=about, table=page, results=numbers)
 
 
 if __name__ == "__main__":

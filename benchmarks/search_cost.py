@@ -1,25 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure time and memory of the search itself, with an instant engine.
 
-    python -m benchmarks.search_cost
+    python -m benchmarks.search_cost --report FILE.md
 
 The engine returns prepared tokens, so nearly all time is search time. All prompts share one thread and event loop, as
 in an agent-loop worker. The default stopping rules apply. A stand-in decodes each token to one character, to exclude
-tokenizer time.
+tokenizer time. The searches take turns; times are medians of CPU seconds.
 """
 
 import argparse
 import asyncio
+import shlex
+import statistics
+import sys
 import time
 import tracemalloc
 from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
 
-from recipe.treepo.evaluation.markdown import table
+from benchmarks.common.records import write_report
+from recipe.treepo.evaluation import markdown
+from recipe.treepo.evaluation.machine import described, machine
 from recipe.treepo.search import SearchKind, SearchShape, grow_tree
 from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.tree import Tree
 from recipe.treepo.settings.schema import TreePOSettings
 
+STOPS = {1: "every boundary", None: "branch points"}
 TITLES = ("prompts", "search", "requests stop at", "nodes", "requests", "seconds", "microseconds per node")
 
 
@@ -48,19 +57,16 @@ async def grow(prompts: int, shape: SearchShape, settings: TreePOSettings, respo
     )
 
 
-def measure(prompts: int, *, width: int, depth: int, segment: int, stops: int | None, search: SearchKind) -> list[str]:
-    """Return one row of the table."""
+def measure(prompts: int, *, width: int, depth: int, segment: int, stops: int | None, search: SearchKind) -> Any:
+    """Return numbers of nodes and requests, and CPU seconds, of one search over all prompts."""
     settings = TreePOSettings(depth=depth, segment_length=segment)
     shape = SearchShape(width=width, segment_length=segment, search=search, max_segments_per_request=stops)
     started = time.process_time()
     trees = asyncio.run(grow(prompts, shape, settings, depth * segment))
     seconds = time.process_time() - started
-    nodes = sum(len(tree.nodes) for tree in trees)
-    calls = sum(tree.counters.engine_calls for tree in trees)
     assert all(len(tree.leaves) == width for tree in trees)
-    boundaries = "every boundary" if stops == 1 else "branch points"
-    costs = (f"{nodes:,}", f"{calls:,}", f"{seconds:.1f}", f"{1e6 * seconds / nodes:.0f}")
-    return [f"{prompts}", search, boundaries, *costs]
+    requests = sum(tree.counters.engine_calls for tree in trees)
+    return {"nodes": sum(len(tree.nodes) for tree in trees), "requests": requests, "seconds": seconds}
 
 
 def memory(prompts: int, *, width: int, depth: int, segment: int) -> int:
@@ -75,24 +81,46 @@ def memory(prompts: int, *, width: int, depth: int, segment: int) -> int:
     return taken
 
 
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return the results in Markdown."""
+    rows = []
+    for result in results:
+        cells = [f"{result['prompts']}", result["search"], result["requests stop at"]]
+        cells += [f"{result['nodes']:,}", f"{result['requests']:,}", f"{result['seconds']:.1f}"]
+        rows.append([*cells, f"{1e6 * result['seconds'] / result['nodes']:.0f}"])
+    return markdown.table(TITLES, rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
+    """Measure all searches."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--depth", type=int, default=14)
     parser.add_argument("--segment", type=int, default=512, help="tokens per segment")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
     options = parser.parse_args(arguments)
     size = {"width": options.width, "depth": options.depth, "segment": options.segment}
-    print(f"width {options.width}, depth {options.depth}, segments of {options.segment} tokens, CPU time of one core\n")
-    rows = [
-        measure(prompts, **size, stops=stops, search=search)
-        for prompts in (options.prompts // 4, options.prompts // 2, options.prompts)
-        for stops in (1, None)
-        for search in SearchKind
+    cases = [*product((options.prompts // 4, options.prompts // 2, options.prompts), (1, None), SearchKind)]
+    rounds = [
+        [measure(prompts, **size, stops=stops, search=search) for prompts, stops, search in cases]
+        for _ in range(options.rounds)
     ]
-    print(table(TITLES, rows))
-    print(f"\nmemory of the trees of {options.prompts} prompts: {memory(options.prompts, **size) / 1e9:.2f} GB")
+    results = []
+    for (prompts, stops, search), found in zip(cases, zip(*rounds, strict=True), strict=True):
+        names = {"prompts": prompts, "search": str(search), "requests stop at": STOPS[stops]}
+        times = [result["seconds"] for result in found]
+        results.append({**names, **found[0], "seconds": statistics.median(times), "seconds of rounds": times})
+    taken = memory(options.prompts, **size)
+    about = f"width {options.width}, depth {options.depth}, segments of {options.segment} tokens, CPU time of one core"
+    about += f"; trees of {options.prompts} prompts: {taken / 1e9:.2f} GB"
+    print(f"{about}\n\n{table(results)}")
+    if options.report:
+        command = shlex.join(["python", "-m", "benchmarks.search_cost", *(arguments or sys.argv[1:])])
+        numbers = {"machine": machine(), "memory": taken, "cases": results}
+        about = f"{described(machine())}; medians of {options.rounds} rounds; {about}"
+        write_report(options.report, command=command, about=about, table=table(results), results=numbers)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--tokenizer", type=Path, default=ROOT / "tiny/model")
     parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds per run, start-up included")
-    parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
+    parser.add_argument("--report", type=Path, help="Markdown file, written after each run; results (.json) beside it")
     return parser
 
 
@@ -176,12 +176,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 sys.exit(f"error: {arm}: {error}")
             results = [summary(arm, rounds) for arm, rounds in seen.items() if rounds]
             print(table(results), flush=True)
-    if options.report:
-        words = sys.argv[1:] if arguments is None else arguments
-        about = f"{described(machine())}; {parameters / 1e6:.0f} M parameters, float32"
-        command = shlex.join(["python", "-m", "benchmarks.step_speed", *words])
-        numbers = {"machine": machine(), "parameters": parameters, "arms": results}
-        write_report(options.report, command=command, about=about, table=table(results), results=numbers)
+            if options.report:
+                words = sys.argv[1:] if arguments is None else arguments
+                about = f"{described(machine())}; {parameters / 1e6:.0f} M parameters, float32"
+                command = shlex.join(["python", "-m", "benchmarks.step_speed", *words])
+                numbers = {"machine": machine(), "parameters": parameters, "arms": results}
+                write_report(options.report, command=command, about=about, table=table(results), results=numbers)
 
 
 if __name__ == "__main__":
