@@ -120,11 +120,13 @@ def draw(results: Sequence[Result], path: Path) -> bool:
                 points = sorted((bottom(r.case), quantity(r)) for r in found if r.case.arm is arm)
                 if points:
                     panel.plot(*zip(*points, strict=True), marker=mark, color=color, label=arm.value)
-            panel.set(xscale="log", xlabel=title, ylabel=label, ylim=(0, None))
+            most = max(quantity(result) for result in found)
+            panel.set(xscale="log", xlabel=title, ylabel=label, ylim=(0, 1.08 * most))
             ticks = sorted({bottom(result.case) for result in found})
             panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
             panel.minorticks_off()
             panel.grid(alpha=0.3)
-    axes[0][0].legend(frameon=False)
+    lines = {line.get_label(): line for panel in axes.flat for line in panel.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=len(lines), frameon=False)
     figure.savefig(path, dpi=110)
     return True

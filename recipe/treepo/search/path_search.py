@@ -42,14 +42,18 @@ class PathSearch:
                 self._left_over = 0
 
     async def _grow(self, path: Continuation, group: asyncio.TaskGroup) -> None:
-        alone = path.width == 1 or self._shape.never_branches
-        may_drop = path.key.count("?") < MOST_REPETITIONS
-        segments = self._shape.max_segments_per_request if alone else 1
-        node = await self._sampler.extend(path, segments=segments, may_drop=may_drop)
-        with self._sampler.busy:
-            following = self._abandon(path) if node is None else self._follow(path, node)
-        for child in following:
-            group.create_task(self._grow(child, group))
+        """Continue a path until it ends; its other children get tasks of their own."""
+        following = [path]
+        while following:
+            path, *others = following
+            for other in others:
+                group.create_task(self._grow(other, group))
+            alone = path.width == 1 or self._shape.never_branches
+            may_drop = path.key.count("?") < MOST_REPETITIONS
+            segments = self._shape.max_segments_per_request if alone else 1
+            node = await self._sampler.extend(path, segments=segments, may_drop=may_drop)
+            with self._sampler.busy:
+                following = self._abandon(path) if node is None else self._follow(path, node)
 
     def _abandon(self, path: Continuation) -> list[Continuation]:
         if path.key.count("!") < MOST_REPETITIONS:
@@ -69,6 +73,8 @@ class PathSearch:
         return self._branch(node.index, path.width, self._rules.divergence, most=self._rules.max_divergence)
 
     def _branch(self, parent: int, width: int, divergence: tuple[int, int], *, most: int | None) -> list[Continuation]:
+        if width == 1:
+            return self._sampler.new_children(parent, [1])
         rng = self._rng(self._tree.nodes[parent].key)
         count = min(width, rng.randint(*divergence), most or width)
         return self._sampler.new_children(parent, allocate(width, [1.0] * count, most=None, rng=rng))

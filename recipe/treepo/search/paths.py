@@ -42,6 +42,10 @@ class Path:
         """Response tokens as an array, (end of the path,)."""
         return _tokens(self.nodes)
 
+    def tokens_after(self, prompt: "array[int]") -> "array[int]":
+        """Return the tokens of the prompt and of the response as a new array."""
+        return _tokens(self.nodes, prompt)
+
     @property
     def last_token(self) -> int | None:
         """Last token of the current turn, None if it has none."""
@@ -186,8 +190,8 @@ class Path:
         return min(lows, default=None), max(highs, default=None)
 
 
-def _tokens(nodes: Iterable[Node]) -> "array[int]":
-    token_ids = tokens([])
+def _tokens(nodes: Iterable[Node], before: "Sequence[int]" = ()) -> "array[int]":
+    token_ids = tokens(before)
     for node in nodes:
         token_ids.extend(node.segment.token_ids)
     return token_ids

@@ -49,7 +49,7 @@ class Tree:
 
     def token_ids(self, node: int) -> "array[int]":
         """Return the tokens of the prompt and of the path to ``node``."""
-        return self._prompt + self.path(node).tokens
+        return self.path(node).tokens_after(self._prompt)
 
     def path(self, node: int) -> Path:
         """Return the path from the root to ``node``."""
