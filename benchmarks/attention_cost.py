@@ -10,9 +10,7 @@ alone, by the chosen calls, and in one call with a mask of all pairs. Variants t
 """
 
 import argparse
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,9 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common.records import write_report
+from benchmarks.common.records import write_measurement
 from benchmarks.packed_speed import CASES, make_rows
-from recipe.treepo.evaluation.machine import described, machine
 from recipe.treepo.evaluation.markdown import table
 from recipe.treepo.packed.attention import COST, ChainLayout, chain_attention
 from recipe.treepo.packed.prefix_tree import AttentionCall, CallCost, Packing, pack
@@ -131,11 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page = "\n\n".join(tables)
     print(f"{about}\n\n{page}")
     if options.report:
-        command = shlex.join(["python", "-m", "benchmarks.attention_cost", *(arguments or sys.argv[1:])])
         seconds = [{"queries": queries, "above": above, "seconds": took} for (queries, above), took in times.items()]
-        numbers = {"machine": machine(), "cost": asdict(cost), "calls": seconds, "divisions": divisions}
-        about = f"{described(machine())}; medians of {options.repetitions} turns; {about}"
-        write_report(options.report, command=command, about=about, table=page, results=numbers)
+        numbers = {"cost": asdict(cost), "calls": seconds, "divisions": divisions}
+        about = f"medians of {options.repetitions} turns; {about}"
+        write_measurement(options.report, "attention_cost", arguments, about=about, table=page, results=numbers)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import asyncio
 import json
 import os
 import random
-import shlex
 import statistics
 import subprocess
 import sys
@@ -29,9 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import random_model
-from benchmarks.common.records import write_report
+from benchmarks.common.records import write_measurement
 from recipe.treepo.evaluation import markdown
-from recipe.treepo.evaluation.machine import described, machine
 from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import Segment
@@ -310,10 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.report:
         import torch  # noqa: F401  machine() names its GPUs
 
-        command, found = shlex.join(["python", "-m", "benchmarks.packed_speed", *arguments]), machine()
-        about = f"{described(found)}; {results[0]['parameters'] / 1e6:.0f} M parameters, {options.dtype}"
-        numbers = {"machine": found, "cases": results}
-        write_report(options.report, command=command, about=about, table=table(results), results=numbers)
+        about, cases = f"{results[0]['parameters'] / 1e6:.0f} M parameters, {options.dtype}", {"cases": results}
+        write_measurement(options.report, "packed_speed", arguments, about=about, table=table(results), results=cases)
     if options.limit is not None and not agree(results, options.limit):
         sys.exit(f"error: the engines differ by more than {options.limit}")
 

@@ -10,9 +10,7 @@ tokenizer time. The searches take turns; times are medians of CPU seconds.
 
 import argparse
 import asyncio
-import shlex
 import statistics
-import sys
 import time
 import tracemalloc
 from collections.abc import Sequence
@@ -20,9 +18,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.records import write_report
+from benchmarks.common.records import write_measurement
 from recipe.treepo.evaluation import markdown
-from recipe.treepo.evaluation.machine import described, machine
 from recipe.treepo.search import SearchKind, SearchShape, grow_tree
 from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.tree import Tree
@@ -117,10 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about += f"; trees of {options.prompts} prompts: {taken / 1e9:.2f} GB"
     print(f"{about}\n\n{table(results)}")
     if options.report:
-        command = shlex.join(["python", "-m", "benchmarks.search_cost", *(arguments or sys.argv[1:])])
-        numbers = {"machine": machine(), "memory": taken, "cases": results}
-        about = f"{described(machine())}; medians of {options.rounds} rounds; {about}"
-        write_report(options.report, command=command, about=about, table=table(results), results=numbers)
+        about, numbers = f"medians of {options.rounds} rounds; {about}", {"memory": taken, "cases": results}
+        write_measurement(options.report, "search_cost", arguments, about=about, table=table(results), results=numbers)
 
 
 if __name__ == "__main__":

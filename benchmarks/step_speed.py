@@ -12,7 +12,6 @@ VAL_FILE, as the run script does (scripts/check_gpu.sh).
 """
 
 import argparse
-import shlex
 import sys
 import tempfile
 import time
@@ -23,9 +22,8 @@ from typing import Any
 
 from benchmarks.common.process_session import exit_on_signals, run_session
 from benchmarks.common.random_model import make_model
-from benchmarks.common.records import read_records, write_report
+from benchmarks.common.records import read_records, write_measurement
 from recipe.treepo.evaluation import markdown
-from recipe.treepo.evaluation.machine import described, machine
 
 ROOT = Path(__file__).parents[1]
 PACKED = "treepo.packed_training=true"
@@ -177,11 +175,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results = [summary(arm, rounds) for arm, rounds in seen.items() if rounds]
             print(table(results), flush=True)
             if options.report:
-                words = sys.argv[1:] if arguments is None else arguments
-                about = f"{described(machine())}; {parameters / 1e6:.0f} M parameters, float32"
-                command = shlex.join(["python", "-m", "benchmarks.step_speed", *words])
-                numbers = {"machine": machine(), "parameters": parameters, "arms": results}
-                write_report(options.report, command=command, about=about, table=table(results), results=numbers)
+                write_measurement(
+                    options.report,
+                    "step_speed",
+                    arguments,
+                    about=f"{parameters / 1e6:.0f} M parameters, float32",
+                    table=table(results),
+                    results={"parameters": parameters, "arms": results},
+                )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,13 @@
 """Read verl's metrics of a training run, and write results and reports of a benchmark."""
 
 import json
-from collections.abc import Mapping
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from recipe.treepo.evaluation.machine import described, machine
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -28,6 +32,21 @@ def save(path: Path, result: Mapping[str, Any]) -> None:
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(result, indent=1) + "\n")
     unfinished.replace(path)
+
+
+def write_measurement(
+    path: Path, name: str, arguments: Sequence[str] | None, *, about: str, table: str, results: Mapping[str, Any]
+) -> None:
+    """Write the report of a measurement on this machine; see :func:`write_report`.
+
+    Args:
+        name: Module of the benchmark.
+        arguments: Its command line, None for that of this process.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    facts = machine()
+    command, results = shlex.join(["python", "-m", f"benchmarks.{name}", *words]), {"machine": facts, **results}
+    write_report(path, command=command, about=f"{described(facts)}; {about}", table=table, results=results)
 
 
 def write_report(path: Path, *, command: str, about: str, table: str, results: Mapping[str, Any]) -> None:

@@ -23,6 +23,9 @@ PARTS: dict[str, tuple[str, Callable[[Case], str], Callable[[Case], float] | Non
     "replicas": ("Two replicas", lambda case: routing_words(case), None),
 }
 
+# Processes whose CPU time is measured, from the sampler to the model.
+CPU_KINDS = ("client", "balancer", "server", "scheduler", "model")
+
 
 def engine_words(case: Case) -> str:
     """Describe block size and number of sequences."""
@@ -69,13 +72,21 @@ def cells_of(result: Result, results: Sequence[Result]) -> list[str]:
         f"{result.overhead:.2%}",
         f"{1000 * counts['searches_gb']:.0f} MB",
         f"{counts['engine_gb']:.2f} GB",
+        cpu_shares(result),
     ]
+
+
+def cpu_shares(result: Result) -> str:
+    """Return the shares of the processes in their CPU time, in percent."""
+    seconds = [result.counts.get(f"cpu_{kind}", 0.0) for kind in CPU_KINDS]
+    return ", ".join(f"{100 * own / sum(seconds):.0f}" for own in seconds) if any(seconds) else ""
 
 
 TITLES = (
     *("calls", "of loops", "decoded", "unique", "prompt computed", "prompt cached", "waste"),
     *("trajectories/s", "spread", "over plain, of limit", "over lock step", "tokens/s"),
     *("in flight", "idle", "search", "memory of searches", "of engine"),
+    f"% of CPU: {', '.join(CPU_KINDS)}",
 )
 
 

@@ -6,6 +6,7 @@ result is one line, so a session that ends early keeps its results.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import json
@@ -141,6 +142,27 @@ def engine_memories() -> list[PeakMemory]:
     return engines
 
 
+# Processes of verl's servers, by a part of their name; the rest of the sampling happens in this process.
+SERVER_PROCESSES = {
+    "balancer": "ray::GlobalRequestLoadBalancer",
+    "server": "ray::vLLMHttpServer",
+    "scheduler": "VLLM::EngineCore",
+    "model": "VLLM::Worker",
+}
+
+
+def cpu_seconds() -> dict[str, float]:
+    """Return the CPU seconds so far of the client (this process) and of each kind of server process."""
+    own = psutil.Process()
+    seconds = {"client": sum(own.cpu_times()[:2]), **dict.fromkeys(SERVER_PROCESSES, 0.0)}
+    for process in own.children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # has already ended
+            name = " ".join([process.name(), *process.cmdline()])
+            for kind, part in SERVER_PROCESSES.items():
+                seconds[kind] += sum(process.cpu_times()[:2]) if part in name else 0.0
+    return seconds
+
+
 # --- servers ---------------------------------------------------------------------------------------------------
 
 
@@ -243,8 +265,9 @@ async def measure(job: dict[str, Any]) -> None:
             for number, case in enumerate(cases):
                 await servers.empty_cache()
                 memory, engines = own_memory(), engine_memories()
-                own = prompts[: case.prompts]
+                own, before = prompts[: case.prompts], cpu_seconds()
                 costs = await sample(case, own, engine_of, ends=ends, decode=decode, seed=repetition)
+                costs |= {f"cpu_{kind}": seconds - before[kind] for kind, seconds in cpu_seconds().items()}
                 costs["searches_gb"] = max(0.0, memory.gb() - memory.before)
                 costs["engine_gb"] = sum(engine.gb() for engine in engines)
                 stream.write(json.dumps({"case": number, **costs}) + "\n")

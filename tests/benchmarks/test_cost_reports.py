@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports of the benchmarks of the search and of attention calls."""
+"""Reports of the benchmarks of the search, of attention calls and of engine steps."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import attention_cost, search_cost
+from benchmarks import attention_cost, engine_steps, search_cost
 from recipe.treepo.packed.prefix_tree import CallCost
 
 
@@ -33,3 +33,8 @@ def test_fit_finds_the_cost_that_made_the_times() -> None:
     times = {(queries, above): 1e-9 * made.of(queries, above) for queries in (1, 8, 128) for above in (128, 2048)}
     cost = attention_cost.fit(times)
     assert (cost.call, cost.key) == pytest.approx((9_000, 40))
+
+
+def test_engine_steps_fit_finds_the_cost_that_made_the_times() -> None:
+    made = {count: 0.003 + 0.0001 * count for count in (4, 64, 256)}
+    assert engine_steps.fit(made) == pytest.approx((0.003, 0.0001))

@@ -16,7 +16,7 @@ import pytest
 from benchmarks import sampling_speed
 from benchmarks.sampling import session, step_cost
 from benchmarks.sampling.cases import PLANS, Arm, Case, Engine
-from benchmarks.sampling.report import draw, tables
+from benchmarks.sampling.report import cpu_shares, draw, tables
 from benchmarks.sampling.results import Result, partner, read_results, write_results
 from benchmarks.sampling_compare import main, worse
 from helpers.composition import composed
@@ -254,6 +254,12 @@ def test_only_files_that_the_chosen_parts_need_have_to_be_there(plan, present, a
         said = f"{tmp_path}/{absent}: there is no such file. Use bash scripts/bench/sampling.sh {plan[0]}, which makes"
         assert said in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+def test_cpu_time_is_shared_out_over_the_processes():
+    seconds = {"cpu_client": 1.0, "cpu_balancer": 0.0, "cpu_server": 2.0, "cpu_scheduler": 3.0, "cpu_model": 4.0}
+    assert cpu_shares(measured(Case(part="samplers"), **seconds)) == "10, 0, 20, 30, 40"
+    assert cpu_shares(measured(Case(part="samplers"))) == ""
 
 
 def test_swept_cases_are_drawn(tmp_path):
