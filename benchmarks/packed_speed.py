@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--attention", choices=("sdpa", "flex_attention"), default="sdpa", help="of the packed engine")
     parser.add_argument("--limit", type=float, help="end with status 1 if a difference is larger")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
-    parser.add_argument("--report", type=Path, help="Markdown file; results (.json) beside it")
+    parser.add_argument("--report", type=Path, help="Markdown file, written after each case; results (.json) beside it")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parser.parse_args(arguments)
@@ -305,11 +305,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result["memory"] = {name: in_own_process(arguments, f"{case}/{name}") for name in ENGINES}
         results.append(result)
         print(table(results), flush=True)
-    if options.report:
-        import torch  # noqa: F401  machine() names its GPUs
+        if options.report:
+            import torch  # noqa: F401  machine() names its GPUs
 
-        about, cases = f"{results[0]['parameters'] / 1e6:.0f} M parameters, {options.dtype}", {"cases": results}
-        write_measurement(options.report, "packed_speed", arguments, about=about, table=table(results), results=cases)
+            about, cases = f"{results[0]['parameters'] / 1e6:.0f} M parameters, {options.dtype}", {"cases": results}
+            write_measurement(
+                options.report, "packed_speed", arguments, about=about, table=table(results), results=cases
+            )
     if options.limit is not None and not agree(results, options.limit):
         sys.exit(f"error: the engines differ by more than {options.limit}")
 
