@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
@@ -16,8 +17,16 @@ PATIENCE_SECONDS = 60.0
 
 
 def exit_on_signals() -> None:
-    """Let SIGTERM and SIGINT exit this process through its ``finally`` blocks, which end its sessions."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    """Let SIGTERM and SIGINT exit this process through its ``finally`` blocks, which end its sessions.
+
+    A second SIGTERM is ignored, or it would end those blocks: ``timeout`` passes on a signal that its group has had.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT by default
 
 

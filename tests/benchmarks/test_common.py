@@ -95,3 +95,17 @@ def test_each_module_at_the_root_is_a_command_with_a_line_in_the_index():
     assert all('if __name__ == "__main__":' in path.read_text() for path in files.values())
     index = (ROOT / "benchmarks/README.md").read_text()
     assert sorted(set(re.findall(r"^\| `python -m benchmarks\.(\w+)", index, re.MULTILINE))) == sorted(files)
+
+
+def test_a_second_signal_does_not_end_the_cleaning_up(tmp_path):
+    code = (
+        "import time\nfrom benchmarks.common.process_session import exit_on_signals\nexit_on_signals()\n"
+        "try:\n    print('ready', flush=True)\n    time.sleep(60)\nfinally:\n    print('ending', flush=True)\n"
+        "    time.sleep(1)\n    print('ended', flush=True)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert child.stdout.readline() == "ready\n"
+    child.terminate()
+    assert child.stdout.readline() == "ending\n"
+    child.terminate()
+    assert child.stdout.read() == "ended\n" and child.wait(60) == 128 + 15
