@@ -23,12 +23,7 @@ class Recheck(Interaction):
     """Conversation that ends with a right answer, or at the depth of the tree."""
 
     def __init__(self, *, check_again: str = CHECK_AGAIN, final_answer: str = FINAL_ANSWER) -> None:
-        """Create the interaction of one prompt.
-
-        Args:
-            check_again: reply to a wrong answer.
-            final_answer: reply to a wrong answer before the last turn.
-        """
+        """Take the reply to a wrong answer, and that before the last turn."""
         self._check_again, self._final_answer = check_again, final_answer
 
     def check_finished(self, context: TurnContext) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from recipe.treepo.evaluation.markdown import table
-from recipe.treepo.verl_adapters.constant_metrics import CONVERSATION, FAILURES, ONE_UPDATE
+from recipe.treepo.verl_adapters.constant_metrics import CONVERSATION, FAILURES, ONE_UPDATE, SCORES
 from recipe.treepo.verl_adapters.metrics import CONVERSATIONS, OTHERS, RATIOS, SUMS, TREES
 from recipe.treepo.verl_adapters.outcome_metrics import OUTCOMES
 
@@ -88,6 +88,9 @@ def _not_logged() -> Iterator[str]:
     rows = (
         ("`treepo/finish/REASON`", "`treepo.stopping` lacks this rule"),
         (_names(*(f"treepo/{name}" for name in CONVERSATION)), "no conversations"),
+        ("`treepo/finish/custom`", "no `treepo.stopping_rules.custom`"),
+        ("`treepo/pruned_paths`", "no `treepo.branching.custom` and no threshold in `treepo.score`"),
+        (_names(*(f"treepo/{name}" for name in SCORES)), "no `treepo.score.custom`"),
         ("`treepo/dropped_paths`", "`treepo.min_response_length=0`"),
         ("`global_seqlen/minmax_diff`", "one rank"),
         (_names(*ONE_UPDATE), "the trainer is `sync` and updates the policy once per step"),

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap
 
+from recipe.treepo.policies import Policies
 from recipe.treepo.settings.schema import TreePOSettings
 from recipe.treepo.verl_adapters.agent_loop import TreeRequest
 
@@ -122,6 +123,9 @@ def tree_request(**changes: Any) -> TreeRequest:
         "eos_token_ids": frozenset(),
         "independent": False,
         "interaction": None,
+        "policies": Policies(),
+        "step": 1,
+        "on_fault": lambda error: None,
         "replaced_agent": "single_turn_agent",
         "number": 0,
         "validate": False,

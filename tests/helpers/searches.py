@@ -7,6 +7,7 @@ import itertools
 from hypothesis import strategies as st
 
 from helpers.scripted_engine import EOS, ScriptedEngine, decode
+from recipe.treepo.policies import Policies, PolicyContext
 from recipe.treepo.search import SearchKind, SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules, Budget, Favor, Share
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, PointRule
@@ -39,6 +40,7 @@ def search_arguments(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **number
         )
         if name in numbers
     }
+    context, policies = numbers.pop("context", PolicyContext()), numbers.pop("policies", Policies())
     order = numbers.pop("order", (FinishReason.ANSWER, FinishReason.EOS, *REQUIRED))
     rules = StoppingRules(order=order, eos_token_ids=frozenset(eos), decode=decode, **stopping)
     shape = {
@@ -51,6 +53,7 @@ def search_arguments(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **number
             "max_segments_per_request",
             "cache_block",
             "retries",
+            *("prune_below", "prune_above"),
         )
         if name in numbers
     }
@@ -62,7 +65,7 @@ def search_arguments(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **number
         ),
         retry_seconds=0.0,
     )
-    return {"engine": engine, "shape": shape, "stopping": rules, "seed": seed}
+    return {"engine": engine, "shape": shape, "stopping": rules, "seed": seed, "context": context, "policies": policies}
 
 
 @st.composite
@@ -98,12 +101,14 @@ def searches(draw, kinds=tuple(SearchKind)):
         "divergence": (lowest, draw(st.integers(lowest, 4))),
         "init_divergence": (init, draw(st.integers(init, width))),
         "max_divergence": draw(st.one_of(st.none(), st.integers(1, 4))),
-        "share": Share.EVEN if by_path else draw(st.sampled_from(list(Share))),
+        "share": Share.EVEN
+        if by_path
+        else draw(st.sampled_from([share for share in Share if share is not Share.SCORE])),
         "favor": draw(st.sampled_from(list(Favor))),
         "temperature": draw(st.sampled_from([0.1, 1.0, 10.0])),
         "fallback": FallbackRules(
             start=draw(st.sampled_from(list(FallbackStart))),
-            order=draw(st.sampled_from(list(PathOrder))),
+            order=draw(st.sampled_from([order for order in PathOrder if "score" not in order])),
             self_ended_only=draw(st.booleans()),
             min_segments=draw(st.integers(1, 3)),
             point=draw(st.sampled_from(list(PointRule))),

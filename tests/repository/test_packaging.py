@@ -106,7 +106,7 @@ def test_the_wheel_holds_our_packages_with_their_configuration_and_nothing_else(
     needed = ("py.typed", "config/treepo_trainer.yaml", "config/preset/tiny.yaml", "examples/recheck.py")
     assert {f"recipe/treepo/{name}" for name in needed} < held
     assert {"/".join(name.split("/")[:2]) for name in held} == {"recipe/treepo", "treepo_verl_plugin.py"}
-    assert {Path(name).suffix for name in held} == {".py", ".yaml", ".txt", ".html", ".css", ".js", ".typed"}
+    assert {Path(name).suffix for name in held} == {".py", ".yaml", ".txt", ".html", ".css", ".js", ".typed", ".ipynb"}
 
 
 def test_the_metadata_describe_the_package(wheel):

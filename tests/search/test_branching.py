@@ -2,6 +2,7 @@
 import math
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,10 +12,10 @@ from recipe.treepo.search.branching import (
     BranchingRules,
     Budget,
     Favor,
+    GivenScore,
     allocate,
     level_limit,
     reachable_leaves,
-    share_weights,
     width_within,
 )
 
@@ -63,14 +64,15 @@ def test_reachable_leaves_are_bounded_by_levels_and_divergence():
 
 
 def test_weights_are_the_softmax_of_the_values():
-    values = [-1.0, -2.0, -1.5]
-    high = share_weights(values, BranchingRules(temperature=0.5))
+    paths = [SimpleNamespace(score=value) for value in (-1.0, -2.0, -1.5)]
+    high = GivenScore(BranchingRules(temperature=0.5))._weights(paths)
     assert [weight / sum(high) for weight in high] == pytest.approx(
         [1 / (1 + math.exp(-2) + math.exp(-1)), math.exp(-2) / (1 + math.exp(-2) + math.exp(-1)), 0.2447284710547977]
     )
-    low = share_weights(values, BranchingRules(temperature=0.5, favor=Favor.LOW))
+    low = GivenScore(BranchingRules(temperature=0.5, favor=Favor.LOW))._weights(paths)
     assert low == pytest.approx([math.exp(-2), 1.0, math.exp(-1)])
-    assert share_weights([-9000.0, -1.0], BranchingRules()) == [0.0, 1.0]
+    far = [SimpleNamespace(score=-9000.0), SimpleNamespace(score=-1.0)]
+    assert GivenScore(BranchingRules())._weights(far) == [0.0, 1.0]
 
 
 def test_remainders_go_to_paths_drawn_at_random():

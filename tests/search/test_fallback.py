@@ -5,9 +5,12 @@ from collections import Counter
 
 import pytest
 
+from recipe.treepo.policies import Policies, PolicyContext
+from recipe.treepo.search.decisions import Decisions
 from recipe.treepo.search.engine import Segment
-from recipe.treepo.search.fallback import FallbackRules, PathOrder, PointRule, ResumePoint, choose_resume_points
+from recipe.treepo.search.fallback import FallbackRules, PathOrder, PointRule, ResumePoint
 from recipe.treepo.search.node import ROOT
+from recipe.treepo.search.shape import SearchShape
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.search.tree import Tree
 
@@ -26,7 +29,9 @@ def tree_with(*paths: tuple[list[float], int, FinishReason]) -> tuple[Tree, list
 
 
 def choose(tree, leaves, count, *, seed=0, **rules) -> list[ResumePoint]:
-    return choose_resume_points(tree, leaves, count, FallbackRules(**rules), random.Random(seed))
+    shape = SearchShape(width=1, segment_length=1, fallback=FallbackRules(**rules))
+    decisions = Decisions(tree, shape, Policies(), PolicyContext(), seed)
+    return decisions.resume_points(leaves, count, decisions.context(lambda: random.Random(seed)))
 
 
 def draws(tree, leaves, count=4000, **rules) -> Counter:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from helpers.example_counts import examples
+from recipe.treepo.policies import PolicyContext
 from recipe.treepo.search.stopping import (
     MODEL_ENDED,
     REPLACEMENT,
@@ -45,6 +46,13 @@ class Turn:
 
     turn_ids: list[int]
     turn_text: str
+    length: int = 1
+    complete_segments: int = 1
+    before: Callable[[], list[int]] = list
+
+    @property
+    def ids_before_turn(self) -> list[int]:
+        return self.before()
 
     @property
     def last_token(self) -> int | None:
@@ -56,8 +64,8 @@ class Turn:
 
 
 def reason(token_ids: list[int], *, segments: int = 1, **changes) -> FinishReason | None:
-    turn = Turn(token_ids, join_pieces(token_ids))
-    return rules(**changes).reason(turn, length=len(token_ids), depth=segments)
+    turn = Turn(token_ids, join_pieces(token_ids), len(token_ids), segments)
+    return rules(**changes).reason(turn, PolicyContext())
 
 
 @pytest.mark.parametrize(
@@ -71,7 +79,7 @@ def reason(token_ids: list[int], *, segments: int = 1, **changes) -> FinishReaso
     ],
 )
 def test_a_box_in_a_thought_ends_no_path(text, expected):
-    assert rules().reason(Turn([8], text), length=1, depth=1) is expected
+    assert rules().reason(Turn([8], text), PolicyContext()) is expected
 
 
 # --- the rules ---------------------------------------------------------------------------------------------------
@@ -129,14 +137,14 @@ def test_text_is_needed_only_where_a_rule_of_the_order_reads_it():
     assert rules(order=(LENGTH, DEPTH, ANSWER, STOP), stop_strings=("x",)).reads_all_text
     assert rules(order=order, repetition=by_characters).reads_all_text
     # needs no text
-    assert rules(order=order, repetition=by_tokens).reason(Turn([8] * 39, ""), length=39, depth=1) is REPETITION
+    assert rules(order=order, repetition=by_tokens).reason(Turn([8] * 39, "", 39), PolicyContext()) is REPETITION
 
 
 def test_six_reasons_are_rules_and_three_of_them_the_models_own():
     assert RULES == ("answer", "eos", "stop", "length", "depth", "repetition")
-    assert set(FinishReason) - set(RULES) == {"interaction", "turns", "error"}
+    assert set(FinishReason) - set(RULES) == {"interaction", "turns", "error", "custom", "pruned"}
     assert MODEL_ENDED == {"answer", "eos", "stop"}
-    assert SELF_ENDED == {"answer", "eos", "stop", "interaction"}
+    assert SELF_ENDED == {"answer", "eos", "stop", "interaction", "custom"}
 
 
 @pytest.mark.parametrize(
@@ -324,7 +332,7 @@ def test_a_stop_string_may_end_in_a_character_that_began_before_the_start():
 def test_stop_strings_have_no_effect_without_their_rule():
     stopping = rules(order=(EOS, LENGTH, DEPTH), stop_strings=("x",))
     assert stopping.tokens_to_stop([7, 8], 0, "") is None
-    assert stopping.reason(Turn([7, 8], "\n\nx"), length=2, depth=1) is None
+    assert stopping.reason(Turn([7, 8], "\n\nx", 2), PolicyContext()) is None
 
 
 @examples(short=150, long=300)
@@ -352,7 +360,7 @@ def test_what_precedes_a_turn_is_read_for_a_text_with_an_answer_only():
     def fails() -> list[int]:
         raise AssertionError("read")
 
-    assert rules().reason(Turn([8], "no box"), length=1, depth=1, before=fails) is None
-    assert rules().reason(Turn([8], r"<think>\boxed{1}"), length=1, depth=1, before=fails) is None
+    assert rules().reason(Turn([8], "no box", before=fails), PolicyContext()) is None
+    assert rules().reason(Turn([8], r"<think>\boxed{1}", before=fails), PolicyContext()) is None
     with pytest.raises(AssertionError, match="read"):
-        rules().reason(Turn([8], r"\boxed{1}"), length=1, depth=1, before=fails)
+        rules().reason(Turn([8], r"\boxed{1}", before=fails), PolicyContext())

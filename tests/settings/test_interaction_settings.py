@@ -307,7 +307,7 @@ def problem_of(settings: InteractionSettings) -> ConfigProblem:
 def not_loaded(path: str) -> str:
     """Return the rule of a file or package that cannot be loaded; it contains the error of the loaded code."""
     problem = problem_of(settings_of(path))
-    assert briefly([problem]) == [f"{GROUP}.path={path}: interaction_not_loaded"]
+    assert briefly([problem]) == [f"{GROUP}.path={path}: class_not_loaded"]
     return problem.rule
 
 
@@ -348,7 +348,7 @@ def test_an_attribute_error_in_a_package_is_not_a_missing_name(tmp_path, monkeyp
 def test_a_class_that_cannot_be_an_interaction_is_a_problem(talk):
     name = f"{GROUP}.name"
     problem = problem_of(settings_of(talk, "Tlak"))
-    assert briefly([problem]) == [f"{name}=Tlak: interaction_not_found"] and talk in problem.rule
+    assert briefly([problem]) == [f"{name}=Tlak: class_not_found"] and talk in problem.rule
     for other in ("Other", "function"):
         assert briefly([problem_of(settings_of(talk, other))]) == [f"{name}={other}: not_an_interaction"]
     problem = problem_of(settings_of(talk, zzz=1))

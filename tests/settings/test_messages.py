@@ -28,7 +28,7 @@ from recipe.treepo.command_line.verl_overrides import with_known_keys
 from recipe.treepo.evaluation.settings import load_evaluation
 from recipe.treepo.settings import json_columns
 from recipe.treepo.settings.code_rules import package_problems
-from recipe.treepo.settings.schema import InteractionSettings
+from recipe.treepo.settings.schema import InteractionSettings, load_settings
 from recipe.treepo.settings.support import never_run_note
 from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate
@@ -37,7 +37,7 @@ from recipe.treepo.settings.verl_keys import unread_key_problems
 from recipe.treepo.settings.verl_switches import unread_notes
 from recipe.treepo.settings.verl_values import type_problems
 from recipe.treepo.verl_adapters.run import call_problems, dataclass_problems, name_problems
-from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
+from recipe.treepo.verl_adapters.user_code import interaction_problems, policy_problems, tool_problems
 
 RECORD = Path(__file__).with_name("messages.txt")
 # Rules checked after the start of a run: their own tests have examples.
@@ -88,6 +88,9 @@ CONFIGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"agent.default_agent_loop": "tool_agent"},
     ),
     ({"sampler": "plain", "interaction": {"path": "pkg://talk", "name": "Talk"}}, {}),
+    ({"sampler": "plain", "score": {"custom": {"path": "pkg://mine", "name": "Mine"}}}, {}),
+    ({"score": {"prune_above": "x"}}, {}),
+    ({"score": {"prune_below": 0.5}, "advantage": {"custom": {"path": "pkg://mine", "name": "Mine"}}}, {}),
     ({"answer_needs_eos": True, "stopping": ["eos", "answer", "length", "depth"]}, {"ignore_eos": True}),
     ({"answer_needs_eos": True, "stopping": ["eos", "length", "depth"]}, {}),
     ({}, {"n": "abc"}),
@@ -282,6 +285,10 @@ def examples() -> Iterator[ConfigProblem]:
     for path, name in (("none.py", "Talk"), *(("talk.py", name) for name in ("Tlak", "Other", "Late"))):
         yield from interaction_problems(InteractionSettings(path=path, name=name))
     yield from interaction_problems(InteractionSettings(path="talk.py", name="Talk", options={"x": 1}))
+    Path("mine.py").write_text("class Mine:\n    def children(self, paths, room, context): return [room] * 9\n")
+    for group in ("branching", "score"):
+        own = {"custom": {"path": "mine.py", "name": "Mine"}}
+        yield from policy_problems(load_settings(OmegaConf.create({"treepo": {group: own}})))
     tools = {"format": "xyz", "function_tool_path": "talk.py"}
     yield from tool_problems(OmegaConf.create({"actor_rollout_ref": {"rollout": {"multi_turn": tools}}}))
 

@@ -18,7 +18,7 @@ from recipe.treepo.search.branching import BranchingRules, Budget, Favor, Share
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder, PointRule
 from recipe.treepo.search.stopping import FinishReason, Repetition, RepetitionUnit, StoppingRules
 from recipe.treepo.settings.schema import (
-    FREE_GROUP,
+    FREE_GROUPS,
     KEYS,
     AdvantageSettings,
     Console,
@@ -27,9 +27,11 @@ from recipe.treepo.settings.schema import (
     MissingPolicy,
     MissingSettings,
     Normalization,
+    OwnClass,
     RewardErrorPolicy,
     RewardErrorSettings,
     Sampler,
+    ScoreSettings,
     SharedTokenWeight,
     StalePolicy,
     StaleTokenSettings,
@@ -42,6 +44,7 @@ from recipe.treepo.settings.values import RENAMED, ConfigError, ConfigProblem, g
 YAML = ROOT / "recipe/treepo/config/treepo_trainer.yaml"
 GROUPS = list(groups_of(KEYS))
 # A value other than the default for every key.
+OWN = {"path": "own.py", "name": "Own", "options": {"deep": {"list": [1]}}}
 EVERY_KEY = {
     "sampler": "plain",
     "search": "by_path",
@@ -58,6 +61,7 @@ EVERY_KEY = {
         "share": "segment_mean",
         "favor": "low",
         "temperature": [5, 1.5],
+        "custom": OWN,
     },
     "fallback": {
         "start": "dry",
@@ -67,6 +71,7 @@ EVERY_KEY = {
         "point": "unlikely_block",
         "window": 4,
         "block_length": 32,
+        "custom": OWN,
     },
     "max_segments_per_request": 1,
     "cache_block": 16,
@@ -109,7 +114,10 @@ EVERY_KEY = {
         "equal_groups": False,
         "parent_decay": 0.5,
         "normalization": "std",
+        "custom": OWN,
     },
+    "stopping_rules": {"custom": OWN},
+    "score": {"custom": OWN, "prune_below": -0.5, "prune_above": 2},
 }
 
 
@@ -117,7 +125,7 @@ def flat(group: dict, name: str = "treepo") -> list[str]:
     names = []
     for key, value in group.items():
         inner = f"{name}.{key}"
-        names += flat(value, inner) if isinstance(value, dict) and inner != FREE_GROUP else [inner]
+        names += flat(value, inner) if isinstance(value, dict) and inner not in FREE_GROUPS else [inner]
     return names
 
 
@@ -146,6 +154,10 @@ def test_every_key_is_read_into_its_place():
             favor=Favor.LOW,
         ),
         temperature=(5.0, 1.5),
+        own_branching=OwnClass(**OWN),
+        own_fallback=OwnClass(**OWN),
+        own_stopping_rule=OwnClass(**OWN),
+        score=ScoreSettings(custom=OwnClass(**OWN), prune_below=-0.5, prune_above=2.0),
         fallback=FallbackRules(
             start=FallbackStart.DRY,
             order=PathOrder.LONGER_FIRST,
@@ -203,6 +215,7 @@ def test_every_key_is_read_into_its_place():
             equal_groups=False,
             parent_decay=0.5,
             normalization=Normalization.STD,
+            custom=OwnClass(**OWN),
         ),
     )
 
@@ -221,11 +234,13 @@ def test_the_yaml_declares_every_key_with_the_default_of_the_types():
 
 
 def test_every_field_of_the_types_has_a_key():
-    fields = set()
-    for field in dataclasses.fields(TreePOSettings):
-        value = getattr(TreePOSettings(), field.name)
-        inner = dataclasses.fields(value) if dataclasses.is_dataclass(value) else []
-        fields |= {f"{field.name}.{f.name}" for f in inner} or {field.name}
+    def names(value: object, path: str = "") -> set[str]:
+        if not dataclasses.is_dataclass(value):
+            return {path.rstrip(".")}
+        inner = dataclasses.fields(value)
+        return set().union(*(names(getattr(value, field.name), f"{path}{field.name}.") for field in inner))
+
+    fields = names(TreePOSettings())
     # set during training, from treepo.branching.temperature
     fields.remove("branching.temperature")
     assert fields == {key.field for key in KEYS.values()}
@@ -243,6 +258,8 @@ def test_the_search_gets_the_shape_that_was_set():
         max_segments_per_request=1,
         cache_block=16,
         retries=0,
+        prune_below=-0.5,
+        prune_above=2.0,
     )
     # None if a block does not fit into a segment, or if segments are turns
     for length, talks, expected in ((448, False, 64), (441, False, None), (448, True, None)):
@@ -492,13 +509,17 @@ def test_every_group_and_key_can_be_given_on_the_command_line():
     rest = line.arguments
     assert ([argument.lstrip("+") for argument in rest], line.name_problems, line.dry_run) == (arguments, [], False)
     # groups with keys that the user defines need the plus signs
-    free = ["treepo", "treepo.interaction", "treepo.interaction.options"]
-    assert [argument for argument in rest if argument.startswith("+")] == [f"++{name}=null" for name in free]
-    assert GROUPS == [
-        "treepo", "treepo.branching", "treepo.fallback", "treepo.repetition", "treepo.dump", "treepo.interaction",
-        "treepo.reward_errors", "treepo.missing_trajectories", "treepo.watchdog", "treepo.stale_tokens",
-            "treepo.advantage",
-    ]  # fmt: skip
+    policies = ("branching", "fallback", "score", "stopping_rules", "advantage")
+    free = {
+        *("treepo", "treepo.interaction", "treepo.interaction.options"),
+        *(f"treepo.{name}{below}" for name in policies for below in ("", ".custom", ".custom.options")),
+    }
+    assert {argument for argument in rest if argument.startswith("+")} == {f"++{name}=null" for name in free}
+    inner = ("dump", "interaction", "reward_errors", "missing_trajectories", "watchdog", "stale_tokens", "repetition")
+    assert set(GROUPS) == {
+        *("treepo", *(f"treepo.{name}" for name in (*inner, *policies))),
+        *(f"treepo.{name}.custom" for name in policies),
+    }
 
 
 def test_a_recipe_that_is_a_folder_of_a_checkout_is_loaded_by_its_name(monkeypatch):

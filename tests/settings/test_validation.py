@@ -17,7 +17,7 @@ from helpers.configs import CONFIG, DATA, briefly, broken_rules, config_of, prob
 from helpers.objectives import OBJECTIVES, PENALTY
 from recipe.treepo.main_treepo import prepare, train
 from recipe.treepo.search.stopping import FinishReason
-from recipe.treepo.settings.schema import TREE_ESTIMATORS, AdvantageSettings, TreePOSettings
+from recipe.treepo.settings.schema import CUSTOM_ESTIMATOR, TREE_ESTIMATORS, AdvantageSettings, TreePOSettings
 from recipe.treepo.settings.training_rules import TREE_MANAGER
 from recipe.treepo.settings.tree_rules import unused_cache_block
 from recipe.treepo.settings.validate import validate, validate_trees
@@ -375,8 +375,9 @@ def test_another_trainer_is_answered_with_ours_that_does_the_same(mode, ours):
 
 @pytest.mark.parametrize("estimator", TREE_ESTIMATORS)
 def test_each_of_our_estimators_needs_one_of_our_trainers(estimator):
-    validate(config_of(algorithm__adv_estimator=estimator))
-    [problem] = problems_of(config_of(algorithm__adv_estimator=estimator, trainer__v1__trainer_mode="sync"))
+    own = {"advantage": {"custom": {"path": "pkg://mine", "name": "Mine"}}} if estimator == CUSTOM_ESTIMATOR else {}
+    validate(config_of(own, algorithm__adv_estimator=estimator), check_files=False)
+    [problem] = problems_of(config_of(own, algorithm__adv_estimator=estimator, trainer__v1__trainer_mode="sync"))
     assert briefly([problem]) == ["trainer.v1.trainer_mode=sync: other_trainer"]
     assert f"algorithm.adv_estimator={estimator}" in problem.rule
 
@@ -465,7 +466,7 @@ def test_a_misspelt_estimator_is_answered_with_those_that_there_are():
         prepare(composed("preset=tiny", "algorithm.adv_estimator=mine"), [], dry_run=True)
     (problem,) = caught.value.problems
     assert problem.remedy.startswith("Use one of gae, gpg, grpo,")
-    assert problem.remedy.endswith("treepo, treepo_segment, treerl, treerpo.")
+    assert problem.remedy.endswith("treepo, treepo_custom, treepo_segment, treerl, treerpo.")
 
 
 # --- verl's objectives -------------------------------------------------------------------------------------------

@@ -549,12 +549,15 @@ MODELS = [
     *names("transformers", "PreTrainedTokenizerFast LlamaConfig LlamaForCausalLM Qwen2Config Qwen2ForCausalLM"),
     *names("transformers", "Qwen3Config Qwen3ForCausalLM"),
     *names("transformers.models.auto.configuration_auto", "CONFIG_MAPPING"),
+    call("transformers.DynamicCache", "* config"),
+    call("transformers.DynamicCache.update", "key_states, value_states, layer_idx"),
     call("transformers.AttentionInterface.register", "key, value"),
     call("transformers.integrations.sdpa_attention.repeat_kv", "hidden_states, n_rep"),
     source("transformers.integrations.sdpa_attention.sdpa_attention_forward", "29994cc48f", ours="chain_attention"),
     call("hydra._internal.config_loader_impl.ConfigLoaderImpl._apply_overrides_to_config", "overrides, cfg"),
     *attributes("transformers.PreTrainedConfig", "_attn_implementation architectures num_labels"),
     call("transformers.PreTrainedModel.set_attn_implementation", "attn_implementation"),
+    call("transformers.utils.logging.disable_progress_bar", ""),
     *texts("transformers.models.qwen2.modeling_qwen2", "logits_to_keep", "num_key_value_groups"),
     call("transformers.PreTrainedTokenizerBase.apply_chat_template", "conversation, *, tokenize"),
     *attributes("transformers.PreTrainedTokenizerBase", "all_special_ids decode encode"),
@@ -572,6 +575,7 @@ MODELS = [
 
 VLLM = [
     *attributes("vllm.engine.arg_utils.EngineArgs", "block_size worker_extension_cls"),
+    call("vllm.LLM", "model, * dtype"),
     call("vllm.SamplingParams", "* max_tokens, temperature, logprobs, stop_token_ids, output_kind"),
     *names("vllm", "TokensPrompt"),
     *attributes("vllm.TokensPrompt", "prompt_token_ids"),

@@ -15,15 +15,21 @@ from verl.utils.torch_functional import masked_whiten
 
 from helpers.example_counts import examples
 from helpers.tree_oracle import forests, token_credits
+from recipe.treepo.advantages import current_forest
+from recipe.treepo.advantages.batch import tree_batch
 from recipe.treepo.advantages.options import Aggregation, ChainCounting
+from recipe.treepo.search.policy_calls import PolicyError
 from recipe.treepo.settings.schema import (
+    CUSTOM_ESTIMATOR,
     TREE_ESTIMATORS,
     AdvantageSettings,
     Normalization,
     StalePolicy,
     StaleTokenSettings,
 )
-from recipe.treepo.verl_adapters.estimators import shared_token_weights, stale_token_weights, tree_batch
+from recipe.treepo.verl_adapters.estimators import shared_token_weights, stale_token_weights
+
+BUILT_IN = [estimator for estimator in TREE_ESTIMATORS if estimator != CUSTOM_ESTIMATOR]
 
 
 def outcome(rewards: list[float], lengths: list[int], width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,7 +64,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 @examples(short=80, long=200)
-@given(forests(), st.sampled_from(TREE_ESTIMATORS), OPTIONS, st.randoms(use_true_random=False))
+@given(forests(), st.sampled_from(BUILT_IN), OPTIONS, st.randoms(use_true_random=False))
 def test_every_token_of_random_trees_has_the_credit_of_the_formulas(forest, estimator, options, random):
     prompts, paths, rewards, lengths = forest
     width = max(lengths) + random.randint(0, 2)
@@ -135,7 +141,7 @@ def test_a_split_that_led_nowhere_changes_nothing():
     rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 5)
     whole = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
     split = [[(1, 0), (9, 3), (2, 4)], [(1, 0), (3, 3)], [(4, 0)]]
-    for estimator in TREE_ESTIMATORS:
+    for estimator in BUILT_IN:
         torch.testing.assert_close(*(run(estimator, rewards, mask, ["p"] * 3, paths) for paths in (whole, split)))
 
 
@@ -145,7 +151,7 @@ def test_padding_rows_of_verl_get_nothing_and_change_nothing():
     rewards, mask = outcome([0.0, 1.0, 1.0], [5, 4, 2], 5)
     paths = [[(1, 0), (2, 3)], [(1, 0), (3, 3)], [(4, 0)]]
     filled_rewards, filled_mask = torch.cat([rewards, torch.zeros(2, 5)]), torch.cat([mask, torch.zeros_like(mask[:2])])
-    for estimator in TREE_ESTIMATORS:
+    for estimator in BUILT_IN:
         alone = run(estimator, rewards, mask, ["p"] * 3, paths)
         filled = run(estimator, filled_rewards, filled_mask, ["p"] * 3 + ["pad"] * 2, [*paths, [], []])
         torch.testing.assert_close(filled, torch.cat([alone, torch.zeros(2, 5)]))
@@ -189,7 +195,7 @@ def test_a_variance_of_less_than_two_tokens_is_refused():
     assert run("treepo", rewards, mask, ["p"], [[]], normalization=Normalization.NONE)[0].tolist() == [1, 0, 0]
 
 
-@pytest.mark.parametrize("estimator", TREE_ESTIMATORS)
+@pytest.mark.parametrize("estimator", BUILT_IN)
 def test_without_paths_of_exactly_this_batch_the_estimators_refuse(estimator):
     rewards, mask = outcome([1.0, 0.0], [1, 1], 1)
     arguments = {"token_level_rewards": rewards, "response_mask": mask, "index": np.array(["p", "p"], dtype=object)}
@@ -226,7 +232,7 @@ def test_a_tree_without_a_failed_trajectory_has_the_credit_of_the_rest_by_hand()
     assert ours[:, 0].tolist() == pytest.approx(expected) and ours[:, 1].tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("estimator", TREE_ESTIMATORS)
+@pytest.mark.parametrize("estimator", BUILT_IN)
 def test_a_batch_without_any_finite_reward_has_no_advantage(estimator):
     token_rewards, mask = outcome(NOT_FINITE, [2, 1, 2], 2)
     token_rewards[1] = torch.tensor([float("inf"), float("-inf")])
@@ -234,7 +240,7 @@ def test_a_batch_without_any_finite_reward_has_no_advantage(estimator):
 
 
 @examples(short=80, long=200)
-@given(forests(), st.sampled_from(TREE_ESTIMATORS), OPTIONS, st.sampled_from(Normalization), st.data())
+@given(forests(), st.sampled_from(BUILT_IN), OPTIONS, st.sampled_from(Normalization), st.data())
 def test_rows_without_a_finite_reward_are_as_if_they_had_not_been_sampled(forest, estimator, options, norm, data):
     prompts, paths, rewards, lengths = forest
     lost = data.draw(st.lists(st.booleans(), min_size=len(prompts), max_size=len(prompts)))
@@ -329,3 +335,79 @@ def test_masking_stale_tokens_leaves_the_gradient_of_the_new_ones():
     assert gradient(policy=StalePolicy.MASK, max_age=0) == pytest.approx([0.0, 0.0, of_second])
     assert gradient(policy=StalePolicy.DECAY, max_age=0, decay=0.25) == pytest.approx([of_first / 4, 0.0, of_second])
     assert gradient(policy=StalePolicy.MASK, max_age=1) == pytest.approx([of_first, 0.0, of_second])
+
+
+# Two prompts; prompt a branches into 1 and 2 after a shared segment, b has a lone trajectory.
+OWN_PATHS = [[(1, 0), (2, 2)], [(1, 0), (3, 2)], [(1, 0)]]
+OWN_PROMPTS = ["a", "a", "b"]
+
+
+def custom(credit, **options) -> torch.Tensor:
+    """Return the advantages of three trajectories with four tokens and the rewards 1, 0 and 3."""
+    rewards, mask = outcome([1.0, 0.0, 3.0], [4, 4, 4], 4)
+    with tree_batch(OWN_PATHS, AdvantageSettings(**options), credit):
+        advantages, _ = get_adv_estimator_fn(CUSTOM_ESTIMATOR)(
+            token_level_rewards=rewards, response_mask=mask, index=np.array(OWN_PROMPTS, dtype=object), config=None
+        )
+    return advantages
+
+
+class LeafMinusParent:
+    """A node's mean reward minus that of its parent."""
+
+    def credit(self, forest, rewards):
+        value = forest.at(forest.mean_over_group(rewards))
+        return value - np.concatenate([value[:, :1], value[:, :-1]], axis=1)
+
+
+def test_a_credit_of_the_user_reaches_the_tokens_of_its_nodes():
+    # Values: root of a 0.5, its first segment 0.5 (the same trajectories), then 1 and 0; b has 3 everywhere.
+    expected = [[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, -0.5, -0.5], [0.0, 0.0, 0.0, 0.0]]
+    assert custom(LeafMinusParent()).tolist() == expected
+    # The mean over the 12 tokens is 0 and the variance (4 x 0.25) / 11.
+    scaled = [[number / math.sqrt(1 / 11 + 1e-8) for number in row] for row in expected]
+    assert custom(LeafMinusParent(), normalization=Normalization.STD).tolist() == pytest.approx(np.array(scaled))
+
+
+class Returns:
+    """Credit with a given result."""
+
+    def __init__(self, result) -> None:
+        self._result = result
+
+    def credit(self, forest, rewards):
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (np.zeros(3), r"Returns.credit returned \(3,\): must have the shape \(trajectories, levels\), \(3, 3\)"),
+        (
+            np.array([[0, 0, 0], [0, 0, np.nan], [0, 0, 0]]),
+            r"Returns.credit returned nan: must be a finite number \(prompt a, node 2 of trajectory 1 of the batch\)",
+        ),
+        (ValueError("no"), r"Returns.credit raised ValueError: no \(batch of 3 trajectories\)"),
+        ("text", r"Returns.credit raised ValueError"),
+    ],
+)
+def test_a_wrong_credit_ends_with_class_prompt_and_node(result, message):
+    with pytest.raises(PolicyError, match=message):
+        custom(Returns(result))
+
+
+def test_without_a_class_the_custom_estimator_is_refused():
+    with pytest.raises(RuntimeError, match="treepo_custom: needs a class"):
+        custom(None)
+
+
+def test_any_estimator_gets_the_trees_of_its_batch():
+    index = np.array(OWN_PROMPTS, dtype=object)
+    with tree_batch(OWN_PATHS, AdvantageSettings()):
+        forest = current_forest(index)
+    assert forest.trajectory_P.tolist() == [0, 1, 2]
+    assert forest.at(forest.size_N).tolist() == [[2, 2, 1], [2, 2, 1], [1, 1, 0]]
+    with pytest.raises(RuntimeError, match="no tree paths"):
+        current_forest(index)

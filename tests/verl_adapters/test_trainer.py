@@ -21,9 +21,9 @@ from verl.utils.tracking import Tracking
 
 from helpers.composition import composed
 from helpers.paths import ROOT
+from recipe.treepo.advantages import batch as advantage
 from recipe.treepo.settings.schema import PACKED_VENDOR, TREEPO_TRAINERS
 from recipe.treepo.settings.values import ConfigError
-from recipe.treepo.verl_adapters import estimators as advantage
 from recipe.treepo.verl_adapters import trainer
 from recipe.treepo.verl_adapters.reward_errors import RewardError
 from recipe.treepo.verl_adapters.trainer import TreePOTrainer

@@ -30,11 +30,33 @@ Differences from the papers and their released code:
 """
 
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from recipe.treepo.advantages.forest import Floats, Forest
 from recipe.treepo.advantages.options import AdvantageOptions, Aggregation, ChainCounting
+
+
+class Credit(Protocol):
+    """Credit of the nodes of trees: a policy of an estimator."""
+
+    def credit(self, forest: Forest, rewards: Floats) -> Floats:
+        """Return the credit of each node of each path; all tokens of a node share it.
+
+        ``forest.at`` makes the result from one number per node.
+
+        Args:
+            forest: Trees of the batch. Unless ``treepo.advantage.chains=published``, a node is the stretch between
+                two branch points.
+            rewards: (trajectories,) reward of each trajectory; finite.
+
+        Returns:
+            (trajectories, levels), the shape of ``forest.node_TL``. The root has no tokens, and entries past the end of
+            a path are unused.
+        """
+        ...
+
 
 # verl's grpo adds this to a standard deviation before the division.
 EPSILON = 1e-6
@@ -154,3 +176,42 @@ def treerpo_credit(forest: Forest, rewards_T: Floats, *, divide_by_std: bool = T
     if divide_by_std:
         credit[:, 1:] /= std[:, :-1] + EPSILON
     return credit
+
+
+class TreePOCredit:
+    """Sub-group advantages (:func:`subgroup_advantages`): all tokens of a trajectory get the same."""
+
+    def __init__(self, options: AdvantageOptions) -> None:
+        self._options = options
+
+    def credit(self, forest: Forest, rewards: Floats) -> Floats:
+        """See :class:`Credit`."""
+        advantages_T = subgroup_advantages(forest, rewards, self._options)
+        return np.broadcast_to(advantages_T[:, None], forest.node_TL.shape)
+
+
+class SegmentCredit(TreePOCredit):
+    """Value of a node minus that of its parent (:func:`segment_credit`)."""
+
+    def credit(self, forest: Forest, rewards: Floats) -> Floats:
+        """See :class:`Credit`."""
+        return segment_credit(forest, rewards, self._options)
+
+
+class TreeRLCredit:
+    """Global plus local advantage (:func:`treerl_credit`)."""
+
+    def credit(self, forest: Forest, rewards: Floats) -> Floats:
+        """See :class:`Credit`."""
+        return treerl_credit(forest, rewards)
+
+
+class TreeRPOCredit:
+    """Expected reward relative to the siblings (:func:`treerpo_credit`)."""
+
+    def __init__(self, *, divide_by_std: bool) -> None:
+        self._divide_by_std = divide_by_std
+
+    def credit(self, forest: Forest, rewards: Floats) -> Floats:
+        """See :class:`Credit`."""
+        return treerpo_credit(forest, rewards, divide_by_std=self._divide_by_std)

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from recipe.treepo.settings.schema import FREE_GROUP, GROUPS, KEYS
+from recipe.treepo.settings.schema import FREE_GROUPS, GROUPS, KEYS
 from recipe.treepo.settings.schema import SEE as SEE_TREEPO
 from recipe.treepo.settings.values import ConfigProblem, Keys, groups_of, read_group, unknown_key
 
@@ -42,7 +42,7 @@ class OwnGroup:
         return any(key != group and holds(group, key) for group in self.free)
 
 
-TREEPO = OwnGroup("treepo", KEYS, (FREE_GROUP,), SEE_TREEPO)
+TREEPO = OwnGroup("treepo", KEYS, FREE_GROUPS, SEE_TREEPO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,7 @@ def _as_hydra_needs_it(argument: str, key: str) -> str:
     """Return the override with the plus signs that fit the declared keys of ``treepo``."""
     if argument[0] == "~" or not holds(TREEPO.name, key):
         return argument
-    if holds(key, FREE_GROUP) or holds(FREE_GROUP, key):
+    if any(holds(key, free) or holds(free, key) for free in FREE_GROUPS):
         return f"++{argument.lstrip('+')}"  # it declares no keys, so Hydra must add them
     return argument.lstrip("+")  # needed for verl's own entry point; here the key is declared
 

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[3]
 CONFIG = Path(__file__).parents[1] / "config"
 WIDTH = 118
 NAME_WIDTH = 24
+# Groups of this name have the path, the name and the options of a class.
+CUSTOM = "custom"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +144,13 @@ def written(value: Any) -> str:
 def _keys(group: OwnGroup, columns: int) -> list[str]:
     declaration, lines = declared(group), []
     for name, keys in declaration.groups.items():
-        lines.append(f"{name}." if name == group.name else f"{name}.  {first_words(declaration.comments[name])}")
+        heading = f"{name}." if name == group.name else f"{name}.  {first_words(declaration.comments[name])}"
+        values = [f"{key}={written(declaration.defaults.get(f'{name}.{key}'))}" for key in keys]
+        if name.endswith(f".{CUSTOM}"):  # all have the same keys
+            lines.append(f"{heading}: {' '.join(values)}")
+            continue
+        if any(f"{name}.{key}" in group.keys for key in keys):
+            lines.append(heading)
         cells = []
         for key in keys:
             if (full := f"{name}.{key}") in group.keys:

@@ -11,6 +11,7 @@ MODULES = {
     "treepo-export": "python -m recipe.treepo.main_export",
     "treepo-data": "python -m recipe.treepo.data_prep",
     "treepo-view": "python -m recipe.treepo.viewer",
+    "treepo-demo": "python -m recipe.treepo.demo",
 }
 
 

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Number of children of the open paths of a tree, and their distribution (TreePO, section 2.2)."""
+"""Number of children of the open paths of a tree, and their distribution (TreePO, section 2.2).
+
+The shares are classes that satisfy :class:`recipe.treepo.policies.Branching`.
+"""
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+from recipe.treepo.policies import PathView, PolicyContext
 
 
 class Budget(StrEnum):
@@ -25,6 +30,7 @@ class Share(StrEnum):
     SEGMENT_SUM = "segment_sum"  # log-probability of the path's last segment
     SEGMENT_MEAN = "segment_mean"  # the same per token
     ENTROPY = "entropy"  # estimated entropy per token of the last segment
+    SCORE = "score"  # score by treepo.score
 
 
 class Favor(StrEnum):
@@ -126,10 +132,99 @@ def reachable_leaves(rules: BranchingRules, levels_left: Sequence[int], *, segme
     return max(bound, len(levels_left))
 
 
-def share_weights(values: Sequence[float], rules: BranchingRules) -> list[float]:
-    """Return softmax weights of ``values`` at the rules' temperature; of negated values if low ones are favored."""
-    sign = 1.0 if rules.favor is Favor.HIGH else -1.0
-    return softmax_weights([sign * value / rules.temperature for value in values])
+class EvenBranching:
+    """Equal shares."""
+
+    def __init__(self, rules: BranchingRules) -> None:
+        self._rules = rules
+
+    def children(self, paths: Sequence[PathView], room: int, context: PolicyContext) -> list[int]:
+        """See :class:`recipe.treepo.policies.Branching`; every path has at least one child."""
+        return allocate(room, self._weights(paths), most=self._rules.max_divergence, rng=context.rng)
+
+    def _weights(self, paths: Sequence[PathView]) -> list[float]:
+        return [1.0] * len(paths)
+
+
+class ScoredBranching(EvenBranching):
+    """Shares by a softmax of scores at the rules' temperature; of negated scores if low ones are favored."""
+
+    def value(self, path: PathView) -> float:
+        """Return the score of a path."""
+        raise NotImplementedError
+
+    def _weights(self, paths: Sequence[PathView]) -> list[float]:
+        sign = 1.0 if self._rules.favor is Favor.HIGH else -1.0
+        return softmax_weights([sign * self.value(path) / self._rules.temperature for path in paths])
+
+
+class PathSum(ScoredBranching):
+    """Log-probability of the path."""
+
+    def value(self, path: PathView) -> float:
+        """Return the sum over all tokens; those of replies have 0."""
+        return sum(path.logprobs)
+
+
+class PathMean(ScoredBranching):
+    """Log-probability per token of the path that the model generated."""
+
+    def value(self, path: PathView) -> float:
+        """Return the mean over the generated tokens."""
+        return sum(path.logprobs) / sum(path.response_mask)
+
+
+class SegmentSum(ScoredBranching):
+    """Log-probability of the last segment."""
+
+    def value(self, path: PathView) -> float:
+        """Return the sum over the segment."""
+        return sum(path.segment_logprobs)
+
+
+class SegmentMean(ScoredBranching):
+    """Log-probability per token of the last segment."""
+
+    def value(self, path: PathView) -> float:
+        """Return the mean over the segment."""
+        return sum(path.segment_logprobs) / len(path.segment_logprobs)
+
+
+class SegmentEntropy(SegmentMean):
+    """Estimated entropy per token of the last segment.
+
+    The mean of -log p over sampled tokens is an unbiased estimate of the mean entropy; servers return the
+    log-probability of the sampled token only.
+    """
+
+    def value(self, path: PathView) -> float:
+        """Return the estimate."""
+        return -super().value(path)
+
+
+def score_of(path: PathView) -> float:
+    """Return the score of a path by ``treepo.score``."""
+    assert path.score is not None, f"path {path.name} has no score"
+    return path.score
+
+
+class GivenScore(ScoredBranching):
+    """Score by ``treepo.score``."""
+
+    def value(self, path: PathView) -> float:
+        """Return the score."""
+        return score_of(path)
+
+
+BRANCHINGS: Mapping[Share, type[EvenBranching]] = {
+    Share.EVEN: EvenBranching,
+    Share.PATH_SUM: PathSum,
+    Share.PATH_MEAN: PathMean,
+    Share.SEGMENT_SUM: SegmentSum,
+    Share.SEGMENT_MEAN: SegmentMean,
+    Share.ENTROPY: SegmentEntropy,
+    Share.SCORE: GivenScore,
+}
 
 
 def softmax_weights(scores: Sequence[float]) -> list[float]:

@@ -16,6 +16,7 @@ class SearchCounters:
         failed_calls: Failed requests, including retries.
         abandoned_paths: Paths without a result: all retries of a request failed, or the interaction failed.
         dropped_paths: Paths that ended too short.
+        pruned_paths: Paths that a policy gave up.
         decoded_tokens: Tokens that the engine sampled.
         overrun_tokens: Decoded tokens beyond the end of a path, which were cut off.
         computed_prompt_tokens: Input tokens of all answered requests that the engine computed; None if unknown.
@@ -26,6 +27,8 @@ class SearchCounters:
         steps: Steps of the interaction.
         failed_steps: Turns after which the interaction failed.
         interaction_seconds: Time that paths waited for the interaction, summed over paths.
+        score_calls: Scores of paths.
+        score_seconds: Time that paths waited for their scores, summed over paths.
         search_seconds: Wall time of the whole search.
         busy_seconds: Part of the wall time spent in the search's own code.
     """
@@ -34,6 +37,7 @@ class SearchCounters:
     failed_calls: int = 0
     abandoned_paths: int = 0
     dropped_paths: int = 0
+    pruned_paths: int = 0
     decoded_tokens: int = 0
     overrun_tokens: int = 0
     computed_prompt_tokens: int | None = 0
@@ -43,6 +47,8 @@ class SearchCounters:
     steps: int = 0
     failed_steps: int = 0
     interaction_seconds: float = 0.0
+    score_calls: int = 0
+    score_seconds: float = 0.0
     search_seconds: float = 0.0
     busy_seconds: float = 0.0
 

@@ -27,15 +27,19 @@ Differences from the paper and its released code:
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from recipe.treepo.interaction import InteractionError
+from recipe.treepo.policies import Policies, PolicyContext
 from recipe.treepo.search.branching import Budget
 from recipe.treepo.search.conversation import Conversation, ConversationStart
+from recipe.treepo.search.decisions import Decisions
 from recipe.treepo.search.engine import SegmentEngine
 from recipe.treepo.search.failures import SearchError
 from recipe.treepo.search.level_search import LevelSearch
 from recipe.treepo.search.path_sampler import PathSampler
 from recipe.treepo.search.path_search import PathSearch
+from recipe.treepo.search.policy_calls import PolicyError
 from recipe.treepo.search.shape import SearchKind, SearchShape
 from recipe.treepo.search.stopping import StoppingRules
 from recipe.treepo.search.tree import Tree
@@ -49,6 +53,8 @@ async def grow_tree(
     stopping: StoppingRules,
     seed: int,
     conversation: ConversationStart | None = None,
+    policies: Policies = Policies(),  # noqa: B008  frozen
+    context: PolicyContext = PolicyContext(),  # noqa: B008  frozen
     before_level: Callable[[], Awaitable[None]] | None = None,
 ) -> Tree:
     """Grow one prompt's tree to ``shape.width`` leaves.
@@ -58,6 +64,8 @@ async def grow_tree(
 
     Args:
         conversation: Start of the conversations, None for responses of one turn.
+        policies: Policies of the user.
+        context: The prompt and the state of the run, for policies; without tokens of the prompt.
         before_level: Function awaited before each level, for comparisons with searches that wait; requires a search by
             level.
 
@@ -65,14 +73,18 @@ async def grow_tree(
         ValueError: if ``before_level`` is given to a search by path.
         SearchError: if the prompt got no trajectory, or if a failure of the interaction ends the whole prompt. The
             cause is the failure, the first of the most frequent kind.
+        PolicyError: if a policy of the user fails or returns a wrong result.
     """
     by_path = shape.search is SearchKind.BY_PATH
     if by_path and before_level is not None:
         raise ValueError(f"treepo.search={SearchKind.BY_PATH} has no levels. before_level needs by_level.")
     started = time.perf_counter()
-    tree = Tree(prompt_ids, stopping.text if stopping.needs_text else None, keeps_text=stopping.reads_all_text)
+    stopping = replace(stopping, custom=policies.stopping_rule)
+    text = stopping.text if stopping.needs_text else None
+    tree = Tree(prompt_ids, text, keeps_text=stopping.reads_all_text, decode=stopping.decode)
     talk = Conversation(conversation, tree, stopping, seed) if conversation is not None else None
-    sampler = PathSampler(tree, engine, shape, stopping, talk)
+    decisions = Decisions(tree, shape, policies, replace(context, prompt_ids=tree.prompt), seed)
+    sampler = PathSampler(tree, engine, shape, stopping, decisions, talk)
     try:
         search = PathSearch(sampler, seed) if by_path else LevelSearch(sampler, seed, before_level)
         if talk is not None:
@@ -81,6 +93,9 @@ async def grow_tree(
     except InteractionError as error:
         raise SearchError(str(error)) from error
     except BaseExceptionGroup as group:
+        wrong = next((error for error in group.exceptions if isinstance(error, PolicyError)), None)
+        if wrong is not None:
+            raise wrong from wrong.__cause__
         failure = next((error for error in group.exceptions if isinstance(error, InteractionError)), None)
         if failure is None:
             raise

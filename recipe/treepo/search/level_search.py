@@ -5,16 +5,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from recipe.treepo.search.branching import (
-    Budget,
-    Share,
-    allocate,
-    level_limit,
-    reachable_leaves,
-    share_weights,
-    width_within,
-)
-from recipe.treepo.search.fallback import FallbackStart, choose_resume_points
+from recipe.treepo.search.branching import Budget, level_limit, reachable_leaves, width_within
+from recipe.treepo.search.fallback import FallbackStart
 from recipe.treepo.search.node import ROOT, Node
 from recipe.treepo.search.path_sampler import Continuation, PathSampler
 
@@ -33,7 +25,7 @@ class LevelSearch:
         self._sampler, self._rng, self._before_level = sampler, random.Random(seed), before_level
         # Separate generator: request lengths change the number of levels, and must not change other draws.
         self._divergence_rng = random.Random(f"{seed}/divergence")
-        self._tree, self._shape = sampler.tree, sampler.shape
+        self._tree, self._shape, self._decisions = sampler.tree, sampler.shape, sampler.decisions
         self._rules = sampler.shape.branching
 
     async def run(self) -> None:
@@ -82,11 +74,16 @@ class LevelSearch:
         """Whether paths may still be dropped. The limit ends the search if all responses are too short."""
         return self._tree.counters.dropped_paths < self._shape.width
 
+    @property
+    def _most_pruned(self) -> int:
+        """Number of paths that may still be pruned. The limit ends the search if a policy prunes all."""
+        return max(0, self._shape.width - self._tree.counters.pruned_paths) if self._decisions.prunes else 0
+
     def _nothing_can_branch(self, paths: list[Continuation]) -> bool:
         """Return whether no decision is due until the paths end: the width is used up for good, or nothing branches."""
-        if self._before_level is not None:
+        if self._before_level is not None or self._most_pruned > 0:
             return False
-        if self._shape.never_branches and self._shape.fallback.start is FallbackStart.DRY:
+        if self._decisions.never_branches and self._shape.fallback.start is FallbackStart.DRY:
             return True
         used_up = len(self._tree.leaves) + len(paths) + self._missing == self._shape.width
         return used_up and not (self._may_drop and any(map(self._sampler.can_be_dropped, paths)))
@@ -102,49 +99,52 @@ class LevelSearch:
         )
         open_paths = [node for node in level if node.finish_reason is None]
         # An engine may stop inside a segment for its own reasons: such a path first continues to the boundary.
-        at_boundary = [node for node in open_paths if not node.partial]
+        at_boundary = [node for node in open_paths if not node.partial and not self._prune(node)]
         paths = [path for node in open_paths if node.partial for path in self._sampler.new_children(node.index, [1])]
         if at_boundary:
-            paths += self._branch(at_boundary, max(len(at_boundary), min(wanted, limit) - len(paths)))
+            most = wanted if self._chooses_freely else min(wanted, limit)
+            paths += self._branch(at_boundary, max(len(at_boundary), most - len(paths)))
         room = limit if self._rules.budget is Budget.LEVEL_TOKENS else wanted
         width = min(self._left_over(paths, wanted), max(0, room - len(paths)))
         return paths + self._fall_back(width)
 
+    @property
+    def _chooses_freely(self) -> bool:
+        """Whether the user's policy may give the next level all the width that is left."""
+        return self._decisions.is_own and self._rules.budget is not Budget.LEVEL_TOKENS
+
+    def _prune(self, node: Node) -> bool:
+        """Prune an open path if its score says so; return whether it did."""
+        if pruned := self._most_pruned > 0 and self._decisions.is_hopeless(node):
+            self._decisions.prune(node)
+        return pruned
+
     def _fall_back(self, width: int) -> list[Continuation]:
         if width == 0:
             return []
-        leaves = self._tree.leaves_by_name()
-        return self._sampler.resume(choose_resume_points(self._tree, leaves, width, self._shape.fallback, self._rng))
+        context = self._decisions.context(lambda: self._rng)
+        return self._sampler.resume(self._decisions.resume_points(self._tree.leaves_by_name(), width, context))
 
-    def _branch(self, open_paths: list[Node], total: int) -> list[Continuation]:
-        """Allocate ``total`` children to the open paths."""
-        weights = [1.0] * len(open_paths)
-        if self._rules.share is not Share.EVEN:
-            weights = share_weights([self._value(node) for node in open_paths], self._rules)
-        shares = allocate(total, weights, most=self._rules.max_divergence, rng=self._rng)
+    def _branch(self, open_paths: list[Node], room: int) -> list[Continuation]:
+        """Give the open paths up to ``room`` children."""
+        context = self._decisions.context(lambda: self._rng)
+        counts = self._decisions.children(open_paths, room, context, most_pruned=self._most_pruned)
+        for node, count in zip(open_paths, counts, strict=True):
+            if count == 0:
+                self._decisions.prune(node)
         return [
             path
-            for node, share in zip(open_paths, shares, strict=True)
-            for path in self._sampler.new_children(node.index, [1] * share)
+            for node, count in zip(open_paths, counts, strict=True)
+            for path in self._sampler.new_children(node.index, [1] * count)
         ]
-
-    def _value(self, node: Node) -> float:
-        """Return the score that decides the share of a path."""
-        share, path = self._rules.share, self._tree.path(node.index)
-        whole_path = share in (Share.PATH_SUM, Share.PATH_MEAN)
-        logprobs = path.generated_logprobs if whole_path else path.segment_logprobs
-        if share in (Share.PATH_SUM, Share.SEGMENT_SUM):
-            return sum(logprobs)
-        mean = sum(logprobs) / len(logprobs)
-        # The mean of -log p over sampled tokens is an unbiased estimate of the mean entropy; servers return the
-        # log-probability of the sampled token only.
-        return -mean if share is Share.ENTROPY else mean
 
     def _left_over(self, paths: list[Continuation], wanted: int) -> int:
         """Return the width that the paths cannot fill and that has to fall back now."""
         if not paths:
             return wanted
-        if self._shape.fallback.start is FallbackStart.DRY or not self._tree.leaves:
+        # The user's policy may give any path all children.
+        waits = self._shape.fallback.start is FallbackStart.DRY or self._decisions.is_own
+        if waits or not self._tree.leaves:
             return 0
         nodes, depth = self._tree.nodes, self._sampler.stopping.depth
         levels_left = [depth - nodes[path.parent].depth - (not nodes[path.parent].partial) for path in paths]

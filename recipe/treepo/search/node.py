@@ -36,7 +36,8 @@ class Node:
         turn_over: Whether a turn of a conversation ends here.
         finish_reason: Reason why the path ends here, None if it does not.
         finish_detail: The interaction's own word for the reason, or the error text.
-        dropped: Whether the path ended without becoming a trajectory: too short, or the interaction failed.
+        dropped: Whether the path ended without becoming a trajectory: too short, pruned, or the interaction failed.
+        score: Score of the path up to here by ``treepo.score``, None without one.
         children: Numbers of the children.
         branches: Number of branch names assigned below this node so far.
     """
@@ -55,6 +56,7 @@ class Node:
     finish_reason: FinishReason | None = None
     finish_detail: str = ""
     dropped: bool = False
+    score: float | None = None
     children: list[int] = field(default_factory=list)
     branches: int = 0
 

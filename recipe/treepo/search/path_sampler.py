@@ -13,6 +13,7 @@ from recipe.treepo.interaction import Steps
 from recipe.treepo.search.boundaries import Boundaries
 from recipe.treepo.search.conversation import Conversation, TurnOutcome
 from recipe.treepo.search.counters import SearchCounters
+from recipe.treepo.search.decisions import Decisions
 from recipe.treepo.search.engine import EngineError, Segment, SegmentEngine, checked, tokens
 from recipe.treepo.search.failures import Failures
 from recipe.treepo.search.fallback import ResumePoint
@@ -58,6 +59,7 @@ class PathSampler:
         tree: The tree sampled so far.
         busy: Counts the time inside as ``busy_seconds``; nothing inside may wait.
         failures: Failures of the engine and the interaction.
+        decisions: Decisions of the policies.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class PathSampler:
         engine: SegmentEngine,
         shape: SearchShape,
         stopping: StoppingRules,
+        decisions: Decisions,
         conversation: Conversation | None = None,
     ) -> None:
-        self.tree, self.shape, self.stopping = tree, shape, stopping
+        self.tree, self.shape, self.stopping, self.decisions = tree, shape, stopping, decisions
         self.busy, self.failures = BusyTime(tree.counters), Failures()
         self._engine, self._conversation = engine, conversation
         self._boundaries = Boundaries(
@@ -88,9 +91,16 @@ class PathSampler:
             may_drop: Whether to drop the path if it ends too short; otherwise it is kept.
 
         Returns:
-            The node after which the path continues or at which it ended (``finish_reason``); None if the path was
-            abandoned.
+            The node after which the path continues or at which it ended (``finish_reason``), with its score; None if
+            the path was abandoned.
         """
+        node = await self._extend(path, segments=segments, may_drop=may_drop)
+        if self.decisions.scores and node is not None and not node.dropped:
+            await self.decisions.score(node)
+        return node
+
+    async def _extend(self, path: Continuation, *, segments: int | None, may_drop: bool) -> Node | None:
+        """Continue a path by one request, without its score; see :meth:`extend`."""
         parent = self.tree.nodes[path.parent]
         if parent.turn_over:
             assert self._conversation is not None
@@ -247,13 +257,7 @@ class PathSampler:
 
     def _reason(self, path: Path) -> FinishReason | None:
         """Return the reason why the path, or its turn, ends here; None if it does not."""
-        node = path.last
-        depth = node.depth - node.partial
-
-        def before() -> Sequence[int]:
-            return self.tree.token_ids(node.index)[: len(self.tree.prompt_ids) + path.turn_start]
-
-        reason = self.stopping.reason(path, length=node.end, depth=depth, before=before)
+        reason = self.stopping.reason(path, self.decisions.stopping_context(path.last))
         if reason is None and self._conversation is not None and self._conversation.tokens_left_in_turn(path) < 1:
             return FinishReason.LENGTH
         return reason

@@ -6,13 +6,13 @@ import random
 from dataclasses import replace
 
 from recipe.treepo.search.branching import allocate
-from recipe.treepo.search.fallback import FallbackStart, choose_resume_points
+from recipe.treepo.search.fallback import FallbackStart
 from recipe.treepo.search.node import ROOT, Node
 from recipe.treepo.search.path_sampler import Continuation, PathSampler
 
-# Maximum replacements of an abandoned path, and of a path dropped as too short, including those of its ancestors. After
-# that, the abandoned path's width is lost and the short path is kept. The limit counts a path's own history only: the
-# history of other paths depends on the order in which requests finish.
+# Maximum replacements of an abandoned path, of a path dropped as too short, and of a pruned one, including those of its
+# ancestors. After that, the abandoned path's width is lost, and the others are kept. The limit counts a path's own
+# history only: the history of other paths depends on the order in which requests finish.
 MOST_REPETITIONS = 2
 
 
@@ -26,13 +26,16 @@ class PathSearch:
 
     def __init__(self, sampler: PathSampler, seed: int) -> None:
         self._sampler, self._seed = sampler, seed
-        self._tree, self._shape = sampler.tree, sampler.shape
+        self._tree, self._shape, self._decisions = sampler.tree, sampler.shape, sampler.decisions
         self._rules = sampler.shape.branching
         self._left_over = 0
 
     async def run(self) -> None:
         """Grow the tree until it has all its leaves."""
-        paths = self._branch(ROOT, self._shape.width, self._rules.init_divergence, most=None)
+        width = self._shape.width
+        rng = self._rng("")
+        count = min(width, rng.randint(*self._rules.init_divergence))
+        paths = self._sampler.new_children(ROOT, allocate(width, [1.0] * count, most=None, rng=rng))
         while paths:
             async with asyncio.TaskGroup() as group:
                 for path in paths:
@@ -48,7 +51,7 @@ class PathSearch:
             path, *others = following
             for other in others:
                 group.create_task(self._grow(other, group))
-            alone = path.width == 1 or self._shape.never_branches
+            alone = (path.width == 1 or self._decisions.never_branches) and not self._may_prune(path.key)
             may_drop = path.key.count("?") < MOST_REPETITIONS
             segments = self._shape.max_segments_per_request if alone else 1
             node = await self._sampler.extend(path, segments=segments, may_drop=may_drop)
@@ -70,14 +73,28 @@ class PathSearch:
         if node.partial:
             # An engine may stop inside a segment for its own reasons: the path first continues to the boundary.
             return self._sampler.new_children(node.index, [path.width])
-        return self._branch(node.index, path.width, self._rules.divergence, most=self._rules.max_divergence)
+        if self._may_prune(node.key) and self._decisions.is_hopeless(node):
+            return self._prune(node, path.width)
+        return self._branch(node, path.width)
 
-    def _branch(self, parent: int, width: int, divergence: tuple[int, int], *, most: int | None) -> list[Continuation]:
-        if width == 1:
-            return self._sampler.new_children(parent, [1])
-        rng = self._rng(self._tree.nodes[parent].key)
-        count = min(width, rng.randint(*divergence), most or width)
-        return self._sampler.new_children(parent, allocate(width, [1.0] * count, most=None, rng=rng))
+    def _branch(self, node: Node, width: int) -> list[Continuation]:
+        if width == 1 and not self._may_prune(node.key):
+            return self._sampler.new_children(node.index, [1])
+        rng = self._rng(node.key)
+        room = width if self._decisions.is_own else min(width, rng.randint(*self._rules.divergence))
+        context, may_prune = self._decisions.named_context(f"children {node.key}"), self._may_prune(node.key)
+        (count,) = self._decisions.children([node], room, context, most_pruned=int(may_prune))
+        if count == 0:
+            return self._prune(node, width)
+        return self._sampler.new_children(node.index, allocate(width, [1.0] * count, most=None, rng=rng))
+
+    def _may_prune(self, key: str) -> bool:
+        return self._decisions.prunes and key.count("^") < MOST_REPETITIONS
+
+    def _prune(self, node: Node, width: int) -> list[Continuation]:
+        # At once even with FallbackStart.DRY: the names of its restarts carry the history that limits pruning.
+        self._decisions.prune(node)
+        return self._fall_back([], width, root_key=node.key)
 
     def _return_width(self, leaf: Node, width: int) -> list[Continuation]:
         if self._shape.fallback.start is FallbackStart.DRY:
@@ -88,8 +105,8 @@ class PathSearch:
     def _fall_back(self, leaves: list[int], width: int, *, root_key: str | None) -> list[Continuation]:
         if width == 0:
             return []
-        rng = self._rng(f"{root_key}~" if root_key is not None else f"dry {len(leaves)}")
-        points = choose_resume_points(self._tree, leaves, width, self._shape.fallback, rng)
+        name = f"{root_key}~" if root_key is not None else f"dry {len(leaves)}"
+        points = self._decisions.resume_points(leaves, width, self._decisions.named_context(name))
         return self._sampler.resume(points, root_key=root_key)
 
     def _rng(self, name: str) -> random.Random:

@@ -4,21 +4,40 @@
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import Protocol
 
 from recipe.treepo.interaction import Reply
 from recipe.treepo.search.engine import tokens
 from recipe.treepo.search.node import Node
 
 
+class PathSource(Protocol):
+    """What a path needs of its tree.
+
+    Attributes:
+        nodes: All nodes by number.
+        prompt: Tokens of the prompt.
+        decode: Decoder of text without special tokens, None if nothing reads text.
+        keeps_text: Whether the nodes have the whole text.
+    """
+
+    nodes: list[Node]
+    prompt: "array[int]"
+    decode: Callable[[list[int]], str] | None
+    keeps_text: bool
+
+
 class Path:
     """Nodes from the root to one node, valid until the tree changes; walked only as far as needed.
+
+    Policies see it as a :class:`recipe.treepo.policies.PathView`.
 
     Attributes:
         last: The node at which the path ends.
     """
 
-    def __init__(self, all_nodes: Sequence[Node], last: Node, decode: Callable[[list[int]], str] | None = None) -> None:
-        self._all_nodes, self.last, self._decode = all_nodes, last, decode
+    def __init__(self, source: PathSource, last: Node) -> None:
+        self._source, self._all_nodes, self.last = source, source.nodes, last
 
     @cached_property
     def nodes(self) -> list[Node]:
@@ -42,9 +61,10 @@ class Path:
         """Response tokens as an array, (end of the path,)."""
         return _tokens(self.nodes)
 
-    def tokens_after(self, prompt: "array[int]") -> "array[int]":
-        """Return the tokens of the prompt and of the response as a new array."""
-        return _tokens(self.nodes, prompt)
+    @property
+    def all_tokens(self) -> "array[int]":
+        """Tokens of the prompt and of the response as a new array."""
+        return _tokens(self.nodes, self._source.prompt)
 
     @property
     def last_token(self) -> int | None:
@@ -95,12 +115,6 @@ class Path:
         return [logprob for piece in reversed(pieces) for logprob in piece]
 
     @property
-    def segment_starts(self) -> list[Node]:
-        """The nodes that begin a segment."""
-        pairs = zip(self.nodes, self.nodes[1:], strict=False)
-        return [node for above, node in pairs if node.is_generated and not above.partial]
-
-    @property
     def begun_segment_tokens(self) -> int:
         """Tokens of the last segment if the path ends inside it, else 0."""
         tokens = 0
@@ -109,6 +123,67 @@ class Path:
                 break
             tokens += len(node.segment.token_ids)
         return tokens
+
+    # --- for policies ------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Name of the last node."""
+        return self.last.key
+
+    @property
+    def text(self) -> str:
+        """Text of the response without special tokens; empty without a decoder."""
+        return "" if self._source.decode is None else self._source.decode(self.response_ids)
+
+    @property
+    def token_ids(self) -> "array[int]":
+        """Tokens of the response; see :attr:`tokens`."""
+        return self.tokens
+
+    @property
+    def logprobs(self) -> list[float]:
+        """See :attr:`response_logprobs`."""
+        return self.response_logprobs
+
+    @property
+    def length(self) -> int:
+        """Tokens of the response."""
+        return self.last.end
+
+    @property
+    def depth(self) -> int:
+        """Segments of the path; the last may be incomplete."""
+        return self.last.depth
+
+    @property
+    def complete_segments(self) -> int:
+        """Complete segments of the path."""
+        return self.last.depth - self.last.partial
+
+    @property
+    def boundaries(self) -> list[int]:
+        """Response tokens at which the segments begin."""
+        pairs = zip(self.nodes, self.nodes[1:], strict=False)
+        return [node.offset for above, node in pairs if node.is_generated and not above.partial]
+
+    @property
+    def siblings(self) -> list["Path"]:
+        """Paths to the other children of the parent."""
+        if self.last.parent < 0:
+            return []
+        others = (self._all_nodes[child] for child in self._all_nodes[self.last.parent].children)
+        return [Path(self._source, node) for node in others if node is not self.last]
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Reason why the path ended, None for an open path."""
+        return self.last.finish_reason
+
+    @property
+    def score(self) -> float | None:
+        """Score of the path, None without one."""
+        return self.last.score
 
     # --- conversations -----------------------------------------------------------------------------------------------
 
@@ -137,6 +212,11 @@ class Path:
         """Tokens of the current turn."""
         return _tokens(self.turn)
 
+    @property
+    def ids_before_turn(self) -> "array[int]":
+        """Tokens before the current turn, with those of the prompt."""
+        return self.all_tokens[: len(self._source.prompt) + self.turn_start]
+
     def last_turn_ids(self, count: int) -> "array[int]":
         """Return the last tokens of the current turn by number, all if there are fewer."""
         if self.last.is_generated and len(self.last.segment.token_ids) >= count:  # the usual case; the root is empty
@@ -161,8 +241,8 @@ class Path:
     @property
     def turn_text(self) -> str:
         """Text of the current turn; empty if no stopping rule reads text."""
-        if self._decode is not None:
-            return self._decode(self.turn_ids.tolist())
+        if self._source.decode is not None and not self._source.keeps_text:
+            return self._source.decode(self.turn_ids.tolist())
         return "".join(node.text for node in self.turn)
 
     @property

@@ -30,6 +30,8 @@ class SearchShape:
             of equal length. Not available in conversations.
         retries: Retries of a failed request before its path is abandoned.
         retry_seconds: Pause before the first retry; it doubles each time.
+        prune_below: Score below which an open path is pruned, None for no limit.
+        prune_above: Score above which an open path is pruned, likewise.
     """
 
     width: int
@@ -41,6 +43,8 @@ class SearchShape:
     cache_block: int | None = None
     retries: int = 0
     retry_seconds: float = 0.5
+    prune_below: float | None = None
+    prune_above: float | None = None
 
     @property
     def never_branches(self) -> bool:

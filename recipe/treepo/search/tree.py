@@ -11,6 +11,7 @@ which does not count as a segment.
 """
 
 from array import array
+from collections.abc import Callable
 from math import isfinite
 
 from recipe.treepo.answers.boxes import BOX
@@ -28,32 +29,44 @@ class Tree:
 
     Attributes:
         prompt_ids: Tokens of the prompt.
+        prompt: The same as an array.
         nodes: All nodes by number.
         leaves: Numbers of the leaves.
         counters: Cost of the search so far.
+        decode: Decoder of text without special tokens, None if nothing reads text.
+        keeps_text: Whether the nodes have the whole text of their turns.
     """
 
-    def __init__(self, prompt_ids: list[int], text: IncrementalText | None = None, *, keeps_text: bool = True) -> None:
+    def __init__(
+        self,
+        prompt_ids: list[int],
+        text: IncrementalText | None = None,
+        *,
+        keeps_text: bool = True,
+        decode: Callable[[list[int]], str] | None = None,
+    ) -> None:
         """Make a tree that holds only a prompt.
 
         Args:
             text: Decoder for the text of the nodes, None if no stopping rule reads text.
             keeps_text: Whether nodes keep their whole text; otherwise it is decoded again when it is read.
+            decode: Decoder for the text that policies read, if ``text`` is None.
         """
         self.prompt_ids = list(prompt_ids)
-        self._prompt = tokens(prompt_ids)
+        self.prompt = tokens(prompt_ids)
         self.nodes = [Node(index=ROOT, parent=-1, key="", depth=0, offset=0, segment=Segment(tokens([]), []))]
         self.leaves: list[int] = []
         self.counters = SearchCounters()
-        self._text, self._keeps_text = text, keeps_text
+        self._text, self.keeps_text = text, keeps_text or text is None
+        self.decode = decode if text is None else text.decode
 
     def token_ids(self, node: int) -> "array[int]":
         """Return the tokens of the prompt and of the path to ``node``."""
-        return self.path(node).tokens_after(self._prompt)
+        return self.path(node).all_tokens
 
     def path(self, node: int) -> Path:
         """Return the path from the root to ``node``."""
-        return Path(self.nodes, self.nodes[node], None if self._text is None or self._keeps_text else self._text.decode)
+        return Path(self, self.nodes[node])
 
     # --- growing -----------------------------------------------------------------------------------------------------
 
@@ -182,7 +195,7 @@ class Tree:
         text = self._text.added_by(node.segment.token_ids, above.last_turn_ids)
         most = len(BOX) - 1  # characters that the next node needs to find a box
         node.opens_box = above.opens_box or BOX in above.last_turn_text(most) + text
-        node.text = text if self._keeps_text else text[-most:]
+        node.text = text if self.keeps_text else text[-most:]
 
     # --- invariants --------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.settings.code_rules import CODE
 from recipe.treepo.settings.data_files import data_problems, files_of, paths_of
 from recipe.treepo.settings.model_files import model_problems, models_of
-from recipe.treepo.settings.schema import Console
+from recipe.treepo.settings.schema import OWN_PATHS, Console
 from recipe.treepo.settings.values import ConfigProblem, listed
 
 LEAST_FREE_BYTES = 64 * 2**20
@@ -24,7 +24,7 @@ LEAST_FREE_BYTES = 64 * 2**20
 # Other files that a run reads, with the remedy for a missing one.
 _FILES = {
     **{code.path: code.remedy for code in CODE},
-    "treepo.interaction.path": "Name a Python file or pkg://module, or leave it out.",
+    **dict.fromkeys(OWN_PATHS, "Name a Python file or pkg://module, or leave it out."),
     "actor_rollout_ref.rollout.multi_turn.function_tool_path": "Name a Python file with tools.",
     "actor_rollout_ref.rollout.agent.agent_loop_config_path": "Name a YAML file with agent loops.",
     "actor_rollout_ref.model.lora_adapter_path": "Name a folder with a LoRA adapter.",

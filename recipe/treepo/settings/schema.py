@@ -30,6 +30,7 @@ from recipe.treepo.settings.values import (
     WrongValue,
     build,
     class_name,
+    finite,
     is_number,
     keys_of,
     read_group,
@@ -42,15 +43,19 @@ TREEPO_TRAINERS = {
     "treepo_separate_async": "separate_async",
 }
 # Our estimators (values of algorithm.adv_estimator).
-TREE_ESTIMATORS = ("treepo", "treepo_segment", "treerl", "treerpo")
+CUSTOM_ESTIMATOR = "treepo_custom"
+TREE_ESTIMATORS = ("treepo", "treepo_segment", "treerl", "treerpo", CUSTOM_ESTIMATOR)
 # verl's agents that trees replace.
 SINGLE_TURN_AGENT, TOOL_AGENT = REPLACED_AGENTS = ("single_turn_agent", "tool_agent")
 # File that explains the keys.
 SEE = "recipe/treepo/config/treepo_trainer.yaml"
 # Hydra groups that a run may choose from.
 GROUPS = ("tree", "preset", "platform")
-# Group with keys that the user defines.
-FREE_GROUP = "treepo.interaction.options"
+# Groups with the policies of a user, each with ``custom``.
+POLICY_GROUPS = ("branching", "fallback", "stopping_rules", "score", "advantage")
+# Files of the user's classes, and groups with keys that the user defines.
+OWN_PATHS = ("treepo.interaction.path", *(f"treepo.{name}.custom.path" for name in POLICY_GROUPS))
+FREE_GROUPS = ("treepo.interaction.options", *(f"treepo.{name}.custom.options" for name in POLICY_GROUPS))
 # Vendor of the packed engines in verl's engine registry, selected by VERL_ENGINE_VENDOR.
 PACKED_VENDOR = "treepo_packed"
 # Environment variable with a name of the run, in all of its processes.
@@ -129,10 +134,29 @@ class Console(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnClass:
+    """A class of the user's; ``path`` None: none."""
+
+    path: str | None = None
+    name: str | None = field(default=None, metadata={"read": class_name})
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdvantageSettings(AdvantageOptions):
     """The ``treepo.advantage`` group; ``normalization`` None: each estimator's published one."""
 
     normalization: Normalization | None = None
+    custom: OwnClass = field(default_factory=OwnClass)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreSettings:
+    """The ``treepo.score`` group; thresholds None: no path is pruned."""
+
+    custom: OwnClass = field(default_factory=OwnClass)
+    prune_below: float | None = field(default=None, metadata={"read": finite})
+    prune_above: float | None = field(default=None, metadata={"read": finite})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,12 +229,9 @@ class DumpSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InteractionSettings:
+class InteractionSettings(OwnClass):
     """The ``treepo.interaction`` group; ``path`` None: no interaction, except verl's tools if selected."""
 
-    path: str | None = None
-    name: str | None = field(default=None, metadata={"read": class_name})
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     turn_length: int | None = None
     steps: Steps = Steps.SHARED
     on_error: OnError = OnError.DROP
@@ -266,6 +287,9 @@ class TreePOSettings:
 
     Attributes:
         branching: Branching rules; their own temperature is unused.
+        own_branching: The user's class in place of the branching rules below the root.
+        own_fallback: The user's class in place of the order and the point of the fallback rules.
+        own_stopping_rule: The user's class, after the rules of ``stopping``.
         temperature: First and last value of ``treepo.branching.temperature`` over training.
         cache_block: ``auto`` has no effect before :meth:`with_cache_block`.
         thinking: Tags of thoughts; None for those of the chat template (:meth:`with_tags`).
@@ -277,13 +301,17 @@ class TreePOSettings:
     segment_length: int | None = None
     branching: BranchingRules = field(default_factory=BranchingRules)
     temperature: tuple[float, float] = (1.0, 1.0)
+    own_branching: OwnClass = field(default_factory=OwnClass)
     fallback: FallbackRules = field(default_factory=FallbackRules)
+    own_fallback: OwnClass = field(default_factory=OwnClass)
+    score: ScoreSettings = field(default_factory=ScoreSettings)
     max_segments_per_request: int | None = None
     cache_block: int | CacheBlock | None = field(default=CacheBlock.AUTO, metadata={"read": _cache_block})
     stopping: tuple[FinishReason, ...] = field(
         default=(FinishReason.ANSWER, FinishReason.EOS, FinishReason.LENGTH, FinishReason.DEPTH),
         metadata={"read": _rules},
     )
+    own_stopping_rule: OwnClass = field(default_factory=OwnClass)
     answer_needs_eos: bool = False
     stop_strings: tuple[str, ...] = ()
     repetition: Repetition = field(default_factory=Repetition)
@@ -302,6 +330,17 @@ class TreePOSettings:
     shared_token_weight: SharedTokenWeight = SharedTokenWeight.PER_TRAJECTORY
     stale_tokens: StaleTokenSettings = field(default_factory=StaleTokenSettings)
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
+
+    @property
+    def policy_classes(self) -> dict[str, OwnClass]:
+        """Classes of the user's policies by their groups, in which they have the key ``custom``."""
+        return {
+            "branching": self.own_branching,
+            "fallback": self.own_fallback,
+            "stopping_rules": self.own_stopping_rule,
+            "score": self.score.custom,
+            "advantage": self.advantage.custom,
+        }
 
     def resolved_segment_length(self, response_length: int, *, conversation: bool = False) -> int:
         """Return tokens per segment.
@@ -369,6 +408,8 @@ class TreePOSettings:
             max_segments_per_request=self.max_segments_per_request,
             cache_block=block if block is not None and block <= segment_length else None,
             retries=self.retries,
+            prune_below=self.score.prune_below,
+            prune_above=self.score.prune_above,
         )
 
     def stopping_rules(
@@ -403,10 +444,16 @@ def load_settings(config: DictConfig) -> TreePOSettings:
 
 # --- the group -------------------------------------------------------------------------------------------------
 
+_OWN_FIELDS = {"own_branching": "branching", "own_fallback": "fallback", "own_stopping_rule": "stopping_rules"}
 # Fields whose key is elsewhere in the group.
 _PLACES = {
     **{f"branching.{key}": f"treepo.{key}" for key in ("divergence", "init_divergence", "max_divergence")},
     "branching.temperature": None,
+    **{
+        f"{field_name}.{key}": f"treepo.{group}.custom.{key}"
+        for field_name, group in _OWN_FIELDS.items()
+        for key in ("path", "name", "options")
+    },
     "temperature": "treepo.branching.temperature",
 }
 KEYS: Keys = keys_of("treepo", TreePOSettings, _PLACES)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.packed.support import PACKED_ATTENTIONS, PACKED_STRATEGIES
 from recipe.treepo.reward import METRICS, option_problems
 from recipe.treepo.settings.schema import (
+    CUSTOM_ESTIMATOR,
     TREE_ESTIMATORS,
     TREEPO_TRAINERS,
     MissingSettings,
@@ -161,6 +162,14 @@ def _advantage_problems(settings: TreePOSettings, config: DictConfig) -> list[Co
         rule = "without subtrees the prompt group is the only group, so every advantage would be 0"
         remedy = f"Use {key}=true, or treepo.sampler=tree with treepo.depth of 2 or more."
         problems.append(ConfigProblem("root_group_alone", key, False, rule, remedy))
+    own, path = settings.advantage.custom.path, "treepo.advantage.custom.path"
+    if (own is None) == (estimator == CUSTOM_ESTIMATOR):
+        rule = f"goes with algorithm.adv_estimator={CUSTOM_ESTIMATOR}, but the estimator is {estimator}"
+        remedy = f"Use algorithm.adv_estimator={CUSTOM_ESTIMATOR}, or leave treepo.advantage.custom out."
+        if own is None:
+            rule = f"algorithm.adv_estimator={CUSTOM_ESTIMATOR} needs a class"
+            remedy = "Set treepo.advantage.custom.path and name, or use another algorithm.adv_estimator."
+        problems.append(ConfigProblem("custom_credit", path, own, rule, remedy))
     for key, value, default in (
         ("treepo.shared_token_weight", settings.shared_token_weight, SharedTokenWeight.PER_TRAJECTORY),
         ("treepo.stale_tokens.policy", settings.stale_tokens.policy, StalePolicy.KEEP),

@@ -13,13 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from recipe.treepo.interaction import Steps
 from recipe.treepo.search import SearchKind
 from recipe.treepo.search.branching import Budget, Share
-from recipe.treepo.search.fallback import FallbackStart, PathOrder
+from recipe.treepo.search.fallback import SCORE_ORDERS, FallbackStart, PathOrder
 from recipe.treepo.search.shape import SearchShape
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.settings.schema import (
     REPLACED_AGENTS,
     TOOL_AGENT,
     InteractionSettings,
+    OwnClass,
     Sampler,
     TreePOSettings,
     leads_conversations,
@@ -115,6 +116,12 @@ def sampler_problems(settings: TreePOSettings, config: DictConfig) -> list[Confi
         remedy = "Use treepo.sampler=independent for independent loops, or treepo.interaction.path=null."
         key = "treepo.interaction.path"
         problems.append(ConfigProblem("interaction_with_plain", key, settings.interaction.path, rule, remedy))
+    for group, own in settings.policy_classes.items():
+        if own.path is not None and group != "advantage":
+            key, rule = f"treepo.{group}.custom.path", "verl's own sampler (treepo.sampler=plain) has no policies"
+            problems.append(
+                ConfigProblem("policy_with_plain", key, own.path, rule, f"Leave treepo.{group}.custom out.")
+            )
     return problems
 
 
@@ -140,6 +147,7 @@ def tree_problems(settings: TreePOSettings, rollout: Rollout) -> list[ConfigProb
     return (
         (_turn_problems if talks else _segment_problems)(settings, length)
         + _interaction_problems(settings.interaction, talks)
+        + _policy_problems(settings)
         + _branching_problems(settings, n)
         + _level_budget_problems(settings, shape.longest_segment)
         + _total_budget_problems(settings, n, length)
@@ -193,18 +201,44 @@ def _turn_problems(settings: TreePOSettings, response_length: int) -> list[Confi
     return problems
 
 
-def _interaction_problems(interaction: InteractionSettings, talks: bool) -> list[ConfigProblem]:
-    """Check that keys of an interaction come with an interaction."""
-    problems, group = [], "treepo.interaction"
-    if (interaction.path is None) != (interaction.name is None):
-        missing = "path" if interaction.path is None else "name"
+def _class_problems(group: str, own: OwnClass) -> list[ConfigProblem]:
+    """Check that the keys of a user's class come together."""
+    if (own.path is None) != (own.name is None):
+        missing = "path" if own.path is None else "name"
         rule = "path (a file) and name (a class in it) must be set together"
         remedy = f"Set {group}.{missing}, or leave both null."
-        problems.append(ConfigProblem("path_without_name", f"{group}.{missing}", "null", rule, remedy))
-    elif interaction.path is None and interaction.options:
+        return [ConfigProblem("path_without_name", f"{group}.{missing}", "null", rule, remedy)]
+    if own.path is None and own.options:
         rule, remedy = f"has no effect while {group}.path is null", f"Set {group}.path and name."
-        options = dict(interaction.options)
-        problems.append(ConfigProblem("options_without_class", f"{group}.options", options, rule, remedy))
+        return [ConfigProblem("options_without_class", f"{group}.options", dict(own.options), rule, remedy)]
+    return []
+
+
+def _policy_problems(settings: TreePOSettings) -> list[ConfigProblem]:
+    """Check the keys of the user's policies, and that keys that read scores come with a score."""
+    problems = [
+        problem
+        for group, own in settings.policy_classes.items()
+        for problem in _class_problems(f"treepo.{group}.custom", own)
+    ]
+    readers = {
+        "treepo.branching.share": settings.branching.share if settings.branching.share is Share.SCORE else None,
+        "treepo.fallback.order": settings.fallback.order if settings.fallback.order in SCORE_ORDERS else None,
+        "treepo.score.prune_below": settings.score.prune_below,
+        "treepo.score.prune_above": settings.score.prune_above,
+    }
+    if settings.score.custom.path is None:
+        rule, remedy = "needs the scores of treepo.score.custom", "Set treepo.score.custom.path and name."
+        problems += [
+            ConfigProblem("no_scores", key, value, rule, remedy) for key, value in readers.items() if value is not None
+        ]
+    return problems
+
+
+def _interaction_problems(interaction: InteractionSettings, talks: bool) -> list[ConfigProblem]:
+    """Check that keys of an interaction come with an interaction."""
+    group = "treepo.interaction"
+    problems = _class_problems(group, interaction)
     for key, value in (("turn_length", interaction.turn_length), ("steps", interaction.steps)):
         if not talks and value not in (None, Steps.SHARED):
             rule = "has no effect without an interaction or the tool agent"

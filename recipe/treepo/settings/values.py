@@ -125,6 +125,7 @@ def _is_range(bounds: list[Any]) -> bool:
     return len(bounds) == 2 and all(is_number(bound, int) for bound in bounds) and 1 <= bounds[0] <= bounds[1]
 
 
+finite = reader("finite_number", "must be a number", lambda value: is_number(value) and math.isfinite(value), float)
 class_name = reader(
     "class_name", "must be the name of a class", lambda value: isinstance(value, str) and value.isidentifier()
 )

@@ -7,6 +7,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.settings.nearest import is_near, near_names
+from recipe.treepo.settings.schema import OWN_PATHS
 from recipe.treepo.settings.values import ConfigProblem, written
 
 # Former keys and groups, by their new names. The first three groups are in verl's legacy_reward_impl.yaml, but only
@@ -179,7 +180,7 @@ USER_CODE = (
     *("data.custom_cls.path", "trainer.v1.sampler.custom_sampler.path", "actor_rollout_ref.model.external_lib"),
     *("actor_rollout_ref.rollout.agent.agent_loop_config_path", "trainer.checkpoint_callback_class"),
     *("actor_rollout_ref.rollout.agent.agent_loop_manager_class", "reward.reward_manager.module.path"),
-    "treepo.interaction.path",
+    *OWN_PATHS,
 )
 
 

@@ -18,8 +18,10 @@ from verl.workers.rollout.llm_server import LLMServerClient
 
 from recipe.treepo.answers.thinking import Thinking
 from recipe.treepo.interaction import Interaction, InteractionError, Message
+from recipe.treepo.policies import Policies, PolicyContext
 from recipe.treepo.search import grow_tree
 from recipe.treepo.search.conversation import ConversationStart
+from recipe.treepo.search.policy_calls import PolicyError
 from recipe.treepo.search.tree import Tree
 from recipe.treepo.search.user_errors import is_from_user_code, named
 from recipe.treepo.settings.schema import REPLACED_AGENTS, TOOL_AGENT, TreePOSettings
@@ -45,6 +47,9 @@ class TreeRequest:
         eos_token_ids: All end tokens of the model; empty to ignore them.
         independent: Whether the trajectories are separate loops without shared tokens.
         interaction: Class of the user's interaction; None for single-turn prompts and for verl's tools.
+        policies: The user's policies.
+        step: Training step, from 1; 0 for validation.
+        on_fault: Receives an error of the user's policies.
         replaced_agent: ``agent_name`` of the row.
         validate: Whether the prompt belongs to the validation data.
         sampled: Receives the tree for the dump; None for a tree that is not dumped.
@@ -61,6 +66,9 @@ class TreeRequest:
     eos_token_ids: frozenset[int]
     independent: bool
     interaction: type[Interaction] | None
+    policies: Policies
+    step: int
+    on_fault: Callable[[PolicyError], None]
     replaced_agent: str
     validate: bool
     sampled: SampledTree | None
@@ -96,6 +104,7 @@ class TreeAgentLoop(ToolAgentLoop):
             ValueError: if a tree cannot replace the row's agent, the prompt has images, video or audio, or it is too
                 long with data.truncation=error.
             SearchError: if the search yields no trajectory; verl logs it and abandons the prompt.
+            PolicyError: if a policy of the user fails; the run ends.
             InteractionError: if a method that prepares the interaction exits.
         """
         agent = tree_request.replaced_agent
@@ -126,7 +135,14 @@ class TreeAgentLoop(ToolAgentLoop):
             thinking = tree_request.settings.known_thinking(prompt_ids, self._decode)
             row = kwargs if thinking is None else with_thinking(kwargs, thinking)
             conversation = self._conversation(tree_request, interaction, messages, row, tools)
-        tree = await self._grow(tree_request, prompt_ids, engine, ends, conversation)
+        context = PolicyContext(
+            prompt=f"prompt {kwargs['uid']}", row=kwargs, step=tree_request.step, progress=tree_request.progress
+        )
+        try:
+            tree = await self._grow(tree_request, prompt_ids, engine, ends, conversation, context)
+        except PolicyError as error:
+            tree_request.on_fault(error)
+            raise
         tree_request.on_tree(tree)
         if tree_request.sampled is not None:
             tree_request.sampled.tree, tree_request.sampled.calls = tree, engine.calls
@@ -218,6 +234,7 @@ class TreeAgentLoop(ToolAgentLoop):
         engine: ServerEngine,
         ends: frozenset[int],
         conversation: ConversationStart | None,
+        context: PolicyContext,
     ) -> Tree:
         response_length = self.rollout_config.response_length
         settings = request.settings.independent(request.width) if request.independent else request.settings
@@ -237,6 +254,8 @@ class TreeAgentLoop(ToolAgentLoop):
             ),
             seed=request.seed,
             conversation=conversation,
+            policies=Policies() if request.independent else request.policies,
+            context=context,
         )
 
 

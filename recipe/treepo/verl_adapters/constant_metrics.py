@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.treepo.search.stopping import RULES
+from recipe.treepo.search.stopping import RULES, FinishReason
 from recipe.treepo.settings.schema import TreePOSettings, leads_conversations
 
 # Metrics of conversations, with the finish reasons that exist in conversations only.
 CONVERSATION = ("steps", "failed_steps", "interaction_s", "finish/interaction", "finish/turns", "finish/error")
+# Metrics of scores.
+SCORES = ("score_calls", "score_s")
 # verl's metrics of the distance between the sampling policy and the updated one.
 ONE_UPDATE = ("actor/pg_clipfrac", "actor/pg_clipfrac_lower", "actor/ppo_kl")
 # Failure counts in the reward; of verl's statistics over the samples of a prompt, the mean suffices.
@@ -36,6 +38,12 @@ def constant_metrics(config: DictConfig, settings: TreePOSettings, *, trainer: s
     constant = {f"treepo/finish/{rule}" for rule in RULES if rule not in settings.stopping}
     if not leads_conversations(settings, config.actor_rollout_ref.rollout.agent.default_agent_loop):
         constant |= {f"treepo/{name}" for name in CONVERSATION}
+    if settings.own_stopping_rule.path is None:
+        constant.add(f"treepo/finish/{FinishReason.CUSTOM}")
+    if settings.own_branching.path is None and settings.score.prune_below is settings.score.prune_above is None:
+        constant.add("treepo/pruned_paths")
+    if settings.score.custom.path is None:
+        constant |= {f"treepo/{name}" for name in SCORES}
     if settings.min_response_length == 0:
         constant.add("treepo/dropped_paths")
     if config.trainer.nnodes * config.trainer.n_gpus_per_node == 1:

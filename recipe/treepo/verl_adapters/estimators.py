@@ -1,53 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tree advantages, registered with verl (``verl.trainer.ppo.core_algos.register_adv_est``).
 
-verl passes only rewards, mask, prompt ids and its ``algorithm`` group to a custom estimator
-(``verl.trainer.ppo.ray_trainer.compute_advantage``). The trainer therefore provides the tree paths of the batch with
-:func:`tree_batch` around verl's call. ``credit.py`` contains the formulas.
+``recipe/treepo/advantages/credit.py`` contains the formulas; ``batch.py`` there has the trees of the batch, which the
+trainer provides around verl's call.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
-from recipe.treepo.advantages.credit import segment_credit, subgroup_advantages, treerl_credit, treerpo_credit
-from recipe.treepo.advantages.forest import Forest, TreePath, build_forest
+from recipe.treepo.advantages.batch import TreeBatch, batch_of, tree_batch
+from recipe.treepo.advantages.credit import Credit, SegmentCredit, TreePOCredit, TreeRLCredit, TreeRPOCredit
+from recipe.treepo.advantages.forest import Floats, Forest, TreePath, build_forest
 from recipe.treepo.advantages.options import ChainCounting
-from recipe.treepo.settings.schema import AdvantageSettings, Normalization, StalePolicy, StaleTokenSettings
+from recipe.treepo.search.policy_calls import PolicyCall
+from recipe.treepo.settings.schema import Normalization, StalePolicy, StaleTokenSettings
 
 Advantages = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class TreeBatch:
-    """Inputs of the estimators besides verl's arguments.
-
-    Attributes:
-        paths_P: ``Tree.tree_path`` of each row of the batch; empty for a row sampled without a tree.
-        settings: Options of the estimators.
-    """
-
-    paths_P: Sequence[TreePath]
-    settings: AdvantageSettings
-
-
-current_batch: ContextVar[TreeBatch | None] = ContextVar("treepo_tree_batch", default=None)
-
-
-@contextmanager
-def tree_batch(paths: Sequence[TreePath], settings: AdvantageSettings) -> Iterator[None]:
-    """Provide the tree paths of a batch to the estimators called inside the ``with`` block."""
-    token = current_batch.set(TreeBatch(paths, settings))
-    try:
-        yield
-    finally:
-        current_batch.reset(token)
 
 
 @register_adv_est("treepo")
@@ -73,11 +46,8 @@ def compute_treepo_advantage(
         ValueError: if the batch has fewer than two response tokens and the normalization needs a variance.
     """
 
-    def credit(forest: Forest, rewards_T: np.ndarray, settings: AdvantageSettings) -> np.ndarray:
-        advantages_T = subgroup_advantages(forest, rewards_T, settings)
-        return np.broadcast_to(advantages_T[:, None], forest.node_TL.shape)
-
-    return _estimate("treepo", credit, token_level_rewards, response_mask, index, Normalization.WHITEN)
+    rows = token_level_rewards, response_mask, index
+    return _estimate("treepo", lambda batch: TreePOCredit(batch.settings), *rows, Normalization.WHITEN)
 
 
 @register_adv_est("treepo_segment")
@@ -91,7 +61,8 @@ def compute_treepo_segment_advantage(
 
     Arguments, result and errors are those of :func:`compute_treepo_advantage`.
     """
-    return _estimate("treepo_segment", segment_credit, token_level_rewards, response_mask, index, Normalization.WHITEN)
+    rows = token_level_rewards, response_mask, index
+    return _estimate("treepo_segment", lambda batch: SegmentCredit(batch.settings), *rows, Normalization.WHITEN)
 
 
 @register_adv_est("treerl")
@@ -102,11 +73,8 @@ def compute_treerl_advantage(
 
     Arguments, result and errors are those of :func:`compute_treepo_advantage`.
     """
-
-    def credit(forest: Forest, rewards_T: np.ndarray, settings: AdvantageSettings) -> np.ndarray:
-        return treerl_credit(forest, rewards_T)
-
-    return _estimate("treerl", credit, token_level_rewards, response_mask, index, Normalization.NONE)
+    rows = token_level_rewards, response_mask, index
+    return _estimate("treerl", lambda batch: TreeRLCredit(), *rows, Normalization.NONE)
 
 
 @register_adv_est("treerpo")
@@ -119,11 +87,57 @@ def compute_treerpo_advantage(
     the result equals verl's ``grpo``. Other arguments, result and errors are those of :func:`compute_treepo_advantage`.
     """
     divide_by_std = True if config is None else bool(config.get("norm_adv_by_std_in_grpo", True))
+    rows = token_level_rewards, response_mask, index
+    return _estimate("treerpo", lambda batch: TreeRPOCredit(divide_by_std=divide_by_std), *rows, Normalization.NONE)
 
-    def credit(forest: Forest, rewards_T: np.ndarray, settings: AdvantageSettings) -> np.ndarray:
-        return treerpo_credit(forest, rewards_T, divide_by_std=divide_by_std)
 
-    return _estimate("treerpo", credit, token_level_rewards, response_mask, index, Normalization.NONE)
+@register_adv_est("treepo_custom")
+def compute_custom_advantage(
+    token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray, **_: Any
+) -> Advantages:
+    """Compute the credit of ``treepo.advantage.custom``, by default without normalization.
+
+    Arguments, result and errors are those of :func:`compute_treepo_advantage`.
+
+    Raises:
+        PolicyError: if the user's class fails or returns a wrong result.
+    """
+    rows = token_level_rewards, response_mask, index
+    return _estimate("treepo_custom", lambda batch: CheckedCredit(batch.credit, index), *rows, Normalization.NONE)
+
+
+class CheckedCredit:
+    """The user's credit with a check of its result."""
+
+    def __init__(self, credit: Credit | None, prompts: np.ndarray) -> None:
+        """Take the user's class, and the prompt id of each row of the batch.
+
+        Raises:
+            RuntimeError: without a class.
+        """
+        if credit is None:
+            raise RuntimeError("algorithm.adv_estimator=treepo_custom: needs a class. Set treepo.advantage.custom.")
+        self._credit, self._prompts = credit, prompts
+
+    def credit(self, forest: Forest, rewards: Floats) -> Floats:
+        """See :class:`recipe.treepo.advantages.Credit`.
+
+        Raises:
+            PolicyError: if the user's class fails or returns a wrong result.
+        """
+        call = PolicyCall(self._credit, "credit", f"batch of {len(self._prompts)} trajectories", list)
+        found = call.result(lambda: np.asarray(self._credit.credit(forest, rewards), dtype=np.float64))
+        if found.shape != forest.node_TL.shape:
+            rule = f"must have the shape (trajectories, levels), {forest.node_TL.shape}"
+            raise call.wrong(found.shape, rule)
+        odd = np.argwhere(~np.isfinite(found[:, 1:]) & forest.on_path_TL[:, 1:])
+        if len(odd):
+            trajectory, level = odd[0]
+            row = int(np.flatnonzero(forest.trajectory_P == trajectory)[0])
+            node = f"{level + 1} of trajectory {trajectory} of the batch"
+            own = replace(call, prompt=f"prompt {self._prompts[row]}", nodes=lambda: [node])
+            raise own.wrong(float(found[trajectory, level + 1]), "must be a finite number")
+        return found
 
 
 def shared_token_weights(prompt_ids: Sequence[Any], paths_P: Sequence[TreePath], response_length: int) -> torch.Tensor:
@@ -181,7 +195,7 @@ def stale_token_weights(
 
 def _estimate(
     name: str,
-    credit: Callable[[Forest, np.ndarray, AdvantageSettings], np.ndarray],
+    make_credit: Callable[[TreeBatch], Credit],
     token_level_rewards: torch.Tensor,
     response_mask: torch.Tensor,
     index: np.ndarray,
@@ -192,20 +206,19 @@ def _estimate(
     A row whose reward is not finite gets 0; the other rows get the advantages of the batch without it. ``published`` is
     the normalization of the source; it applies if the setting is null.
     """
-    batch = current_batch.get()
-    if batch is None or len(batch.paths_P) != len(index):
-        raise RuntimeError(
-            f"algorithm.adv_estimator={name}: the trainer provides no tree paths for this batch. "
-            "Use trainer.v1.trainer_mode=treepo_sync, treepo_colocate_async or treepo_separate_async."
-        )
+    try:
+        batch = batch_of(len(index))
+    except RuntimeError as error:
+        raise RuntimeError(f"algorithm.adv_estimator={name}: {error}") from None
     settings = batch.settings
     rewards_P = token_level_rewards.sum(dim=-1).double().numpy(force=True)
     finite_P = np.isfinite(rewards_P)
     if not finite_P.all():
         advantages = torch.zeros(response_mask.shape, device=response_mask.device)
         if (rows := np.flatnonzero(finite_P)).size:
-            with tree_batch([batch.paths_P[row] for row in rows], settings):
-                own, _ = _estimate(name, credit, token_level_rewards[rows], response_mask[rows], index[rows], published)
+            finite = token_level_rewards[rows], response_mask[rows], index[rows]
+            with tree_batch([batch.paths_P[row] for row in rows], settings, batch.credit):
+                own, _ = _estimate(name, make_credit, *finite, published)
             advantages[rows] = own
         return advantages, advantages
     forest = build_forest(index, batch.paths_P)
@@ -213,7 +226,7 @@ def _estimate(
     rewards_T[forest.trajectory_P] = rewards_P
     if settings.chains is ChainCounting.DISTINCT:
         forest = forest.merge_chains()
-    credit_PL = credit(forest, rewards_T, settings)[forest.trajectory_P, 1:]
+    credit_PL = make_credit(batch).credit(forest, rewards_T)[forest.trajectory_P, 1:]
     tokens_PL = forest.tokens_of_nodes(response_mask.shape[1])
     mask = response_mask.numpy(force=True).astype(np.int64, copy=False)  # other types sum 60 times slower
     credit_PL = _normalize(credit_PL, _count(mask, tokens_PL), settings.normalization or published)

@@ -11,6 +11,8 @@ from recipe.treepo.verl_adapters.trajectory import CUT_FIELD, THINKING_TOKENS
 
 # Details of an interaction with their own metric in a step.
 MOST_DETAILS = 20
+# Finish reasons of trajectories.
+_ENDS = [reason for reason in FinishReason if reason is not FinishReason.PRUNED]
 
 # Metric names below treepo/ -> unit and meaning. scripts/metrics_page.py writes docs/reference/metrics.md from these
 # tables. A word in capitals stands for a variable part of the name.
@@ -50,6 +52,8 @@ _SUMS_OF_TREES = {
     "failed_calls": ("requests", "Requests that failed, each retry counted"),
     "abandoned_paths": ("paths", "Paths without a result, because the engine or the interaction failed"),
     "dropped_paths": ("paths", "Paths shorter than `treepo.min_response_length`"),
+    "pruned_paths": ("paths", "Paths that a policy of yours or `treepo.score` gave up"),
+    "score_calls": ("calls", "Scores of paths (`treepo.score`)"),
     "missing_trajectories": ("trajectories", "Trajectories lost because their paths were abandoned repeatedly"),
 }
 _SUMS_OF_CONVERSATIONS = {
@@ -67,8 +71,9 @@ TREES = {
     "branching": ("nodes", "Mean number of children of the nodes that have any"),
     "search_s/mean": ("seconds", "Mean wall time of a search (one prompt), engine included"),
     "search_s/max": ("seconds", "Longest wall time of a search"),
+    "score_s": ("seconds", "Time that paths wait for their scores, summed over the paths"),
     "search_busy_s": ("seconds", "Time in which the searches themselves work, summed over the batch"),
-    "finish/REASON": ("share", f"Trajectories that ended for this reason: {', '.join(FinishReason)}"),
+    "finish/REASON": ("share", f"Trajectories that ended for this reason: {', '.join(_ENDS)}"),
     **_SUMS_OF_TREES,
 }
 CONVERSATIONS = {
@@ -179,7 +184,7 @@ def _tree_metrics(trees: Sequence[TreeStatistics]) -> dict[str, float]:
     total = TreeStatistics.total(trees)
     leaves, reasons = total.trajectories, total.finish_reasons
     return {
-        **{f"treepo/finish/{reason}": reasons.get(reason, 0) / leaves for reason in FinishReason},
+        **{f"treepo/finish/{reason}": reasons.get(reason, 0) / leaves for reason in _ENDS},
         **{f"treepo/finish_detail/{detail}": n / leaves for detail, n in _most_frequent(total.finish_details)},
         "treepo/interaction_s": total.interaction_seconds,
         "treepo/fallbacks_per_prompt": total.fallbacks / len(trees),
@@ -189,6 +194,7 @@ def _tree_metrics(trees: Sequence[TreeStatistics]) -> dict[str, float]:
         **{f"treepo/{name}": float(getattr(total, name)) for name in (*_SUMS_OF_TREES, *_SUMS_OF_CONVERSATIONS)},
         "treepo/search_s/mean": total.search_seconds / len(trees),
         "treepo/search_s/max": max(tree.search_seconds for tree in trees),
+        "treepo/score_s": total.score_seconds,
         "treepo/search_busy_s": total.busy_seconds,
     }
 

@@ -35,7 +35,7 @@ from recipe.treepo.settings.values import ConfigError, ConfigProblem, written
 from recipe.treepo.settings.verl_keys import known_remedy, leaves
 from recipe.treepo.settings.verl_values import ACTOR, REF, ROLLOUT, name_remedy, unregistered_names
 from recipe.treepo.verl_adapters.console import train_with_console
-from recipe.treepo.verl_adapters.user_code import interaction_problems, tool_problems
+from recipe.treepo.verl_adapters.user_code import interaction_problems, policy_problems, tool_problems
 
 MODEL = "actor_rollout_ref.model"
 # Keys of the reference that verl renames before it builds the object (ActorRolloutRefWorker.init_model).
@@ -80,8 +80,8 @@ def check_with_verl(config: DictConfig, settings: TreePOSettings) -> None:
 
     Args:
         config: Complete configuration that has passed the recipe's own rules.
-        settings: The recipe's settings in it. A missing interaction file is skipped, because it may not exist yet in
-            a dry run.
+        settings: The recipe's settings in it. Missing files of the user's classes are skipped, because they may not
+            exist yet in a dry run.
 
     Raises:
         ConfigError: with the problems in the user's code, or those that verl finds.
@@ -89,6 +89,8 @@ def check_with_verl(config: DictConfig, settings: TreePOSettings) -> None:
     problems = tool_problems(config)
     if not is_missing_file(settings.interaction.path):
         problems = interaction_problems(settings.interaction) + problems
+    if not any(is_missing_file(own.path) for own in settings.policy_classes.values()):
+        problems = policy_problems(settings) + problems
     if problems := problems + dataclass_problems(config) + list(call_problems(config)):
         raise ConfigError(problems)
     # verl's critic dataclass loads the model's tokenizer immediately, if needed from the hub. No rule reads it.

@@ -24,6 +24,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.seqlen_balancing import log_seqlen_unbalance
 from verl.workers.utils.padding import response_to_nested
 
+from recipe.treepo.advantages.batch import tree_batch
 from recipe.treepo.advantages.forest import TreePath
 from recipe.treepo.search.user_errors import named, remote_cause
 from recipe.treepo.settings.schema import PACKED_VENDOR, Phase, SharedTokenWeight, StalePolicy
@@ -32,7 +33,7 @@ from recipe.treepo.settings.validate import validate
 from recipe.treepo.settings.values import ConfigError, ConfigProblem
 from recipe.treepo.verl_adapters.batching import parts_by_prompt
 from recipe.treepo.verl_adapters.constant_metrics import constant_metrics, without_constants
-from recipe.treepo.verl_adapters.estimators import shared_token_weights, stale_token_weights, tree_batch
+from recipe.treepo.verl_adapters.estimators import shared_token_weights, stale_token_weights
 from recipe.treepo.verl_adapters.metrics import sampling_metrics
 from recipe.treepo.verl_adapters.outcome_metrics import OutcomeRow, outcome_metrics
 from recipe.treepo.verl_adapters.reward_errors import (
@@ -47,6 +48,7 @@ from recipe.treepo.verl_adapters.reward_errors import (
 from recipe.treepo.verl_adapters.trackers import SteadyTracker
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, CreditDump, CreditRow
 from recipe.treepo.verl_adapters.tree_pictures import TreePictures
+from recipe.treepo.verl_adapters.user_code import own_credit
 from recipe.treepo.verl_adapters.watchdog import Watchdog, actors_of
 
 
@@ -67,6 +69,7 @@ class TreePOTrainer(PPOTrainer):
 
     def __init__(self, config: DictConfig) -> None:
         self.treepo = validate(config, check_files=False)
+        self.credit = own_credit(self.treepo.advantage)
         self.credit_dump, self.pictures = CreditDump(self.treepo.dump.dir), TreePictures(self.treepo.dump)
         self.reward_errors = RewardErrors(self.treepo.reward_errors, reward_name(config))
         self.watchdog = Watchdog(self.treepo.watchdog, partial(actors_of, self))
@@ -211,7 +214,7 @@ class TreePOTrainer(PPOTrainer):
             [] if tag.get("is_padding", False) else extra.get("tree_path", [])
             for extra, tag in zip(extra_fields, batch.tags, strict=True)
         ]
-        with tree_batch(paths, self.treepo.advantage):
+        with tree_batch(paths, self.treepo.advantage, self.credit):
             batch = super()._compute_advantage(batch, metrics)
         if self.treepo.weights_tokens:
             batch = self._weight_tokens(batch, paths, extra_fields, metrics)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading and checks of the user's interaction class and tools, with verl's own loaders."""
+"""Loading and checks of the user's interaction, policies and tools, with verl's own loaders."""
 
 import inspect
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,10 +13,23 @@ from verl.tools.schemas import OpenAIFunctionToolSchema
 from verl.tools.tool_registry import ToolType, get_tool_class
 from verl.utils.import_utils import load_module, resolve_config_path
 
+from recipe.treepo.advantages.credit import Credit
 from recipe.treepo.interaction import Interaction
+from recipe.treepo.policies import Policies
+from recipe.treepo.search.policy_calls import PolicyError
 from recipe.treepo.settings.files import is_missing_file
-from recipe.treepo.settings.schema import FREE_GROUP, InteractionSettings
+from recipe.treepo.settings.schema import AdvantageSettings, InteractionSettings, OwnClass, TreePOSettings
 from recipe.treepo.settings.values import ConfigProblem
+from recipe.treepo.verl_adapters.policy_trial import try_policies
+
+# Group of each policy below treepo -> the method that its class needs.
+METHODS = {
+    "branching": "children",
+    "fallback": "resume",
+    "stopping_rules": "ends",
+    "score": "score",
+    "advantage": "credit",
+}
 
 
 def interaction_class(settings: InteractionSettings) -> type[Interaction] | None:
@@ -27,23 +41,35 @@ def interaction_class(settings: InteractionSettings) -> type[Interaction] | None
     return loaded
 
 
+def own_policies(settings: TreePOSettings) -> Policies:
+    """Return instances of the configured policies; errors of loading pass through."""
+    return Policies(
+        branching=_instance(settings.own_branching),
+        fallback=_instance(settings.own_fallback),
+        stopping_rule=_instance(settings.own_stopping_rule),
+        scorer=_instance(settings.score.custom),
+    )
+
+
+def own_credit(settings: AdvantageSettings) -> Credit | None:
+    """Return an instance of the configured credit, None without one; errors of loading pass through."""
+    credit: Credit | None = _instance(settings.custom)
+    return credit
+
+
+def _instance(own: OwnClass) -> Any:
+    if own.path is None:
+        return None
+    assert own.name is not None, "a rule of the settings: path and name go together"
+    return getattr(_module(own.path), own.name)(**own.options)
+
+
 def interaction_problems(settings: InteractionSettings) -> list[ConfigProblem]:
     """Return problems of loading the class and making an instance, as each prompt does."""
-    if settings.path is None:
-        return []
-    assert settings.name is not None, "a rule of the settings: path and name go together"
-    path, name = "treepo.interaction.path", "treepo.interaction.name"
-    try:
-        module = _module(settings.path)
-    except (Exception, SystemExit) as error:  # the user's module may raise anything
-        # verl's loader wraps the errors of a file.
-        rule = f"cannot be loaded ({_told(error.__cause__ or error)})"
-        remedy = "Name a Python file or pkg://module that can be imported."
-        return [ConfigProblem("interaction_not_loaded", path, settings.path, rule, remedy)]
-    if not hasattr(module, settings.name):
-        rule = f"{settings.path} does not define this name"
-        return [ConfigProblem("interaction_not_found", name, settings.name, rule, "Name a class in it.")]
-    loaded = getattr(module, settings.name)
+    group, name = "treepo.interaction", "treepo.interaction.name"
+    loaded, problems = _loaded(group, settings)
+    if loaded is None:
+        return problems
     if not isinstance(loaded, type) or not issubclass(loaded, Interaction):
         rule = "is not a subclass of recipe.treepo.interaction.Interaction"
         return [ConfigProblem("not_an_interaction", name, settings.name, rule, "Derive the class from it.")]
@@ -51,12 +77,74 @@ def interaction_problems(settings: InteractionSettings) -> list[ConfigProblem]:
         if inspect.iscoroutinefunction(getattr(loaded, method)):
             rule = f"its method {method} is a coroutine"
             return [ConfigProblem("coroutine", name, settings.name, rule, "Make it a plain function.")]
+    return _option_problems(group, loaded, settings)
+
+
+def policy_problems(settings: TreePOSettings, row: Mapping[str, Any] | None = None) -> list[ConfigProblem]:
+    """Return problems of loading the policies, making instances, and trying them on scripted trees.
+
+    Args:
+        settings: The recipe's settings.
+        row: A row of the data set for the trial; None for one with verl's usual fields.
+    """
+    problems, groups = [], settings.policy_classes
+    for group, own in groups.items():
+        loaded, found = _loaded(f"treepo.{group}.custom", own)
+        if loaded is not None:
+            found = _method_problems(group, loaded, own) or _option_problems(f"treepo.{group}.custom", loaded, own)
+        problems += found
+    if problems or all(own.path is None for own in groups.values()):
+        return problems
     try:
-        loaded(**settings.options)
+        try_policies(settings, own_policies(settings), own_credit(settings.advantage), row)
+    except PolicyError as error:
+        name = str(error).partition(".")[0]
+        group = next(group for group, own in groups.items() if own.name == name)
+        rule = f"fails on a scripted tree: {error}"
+        remedy = "Correct the class; recipe/treepo/policies.py has its protocol."
+        return [ConfigProblem("policy_trial", f"treepo.{group}.custom.name", name, rule, remedy)]
+    return []
+
+
+def _method_problems(group: str, loaded: Any, own: OwnClass) -> list[ConfigProblem]:
+    """Check that a class has the method of its protocol, and that only a score is a coroutine."""
+    method, name = METHODS[group], f"treepo.{group}.custom.name"
+    found = getattr(loaded, method, None)
+    if not isinstance(loaded, type) or not callable(found):
+        rule, remedy = f"must be a class with the method {method}", "recipe/treepo/policies.py has the protocols."
+        return [ConfigProblem("not_a_policy", name, own.name, rule, remedy)]
+    if inspect.iscoroutinefunction(found) != (group == "score"):
+        kind = "a coroutine (async def)" if group == "score" else "a plain function"
+        return [ConfigProblem("coroutine", name, own.name, f"its method {method} must be {kind}", "Change it.")]
+    return []
+
+
+def _loaded(group: str, own: OwnClass) -> tuple[Any, list[ConfigProblem]]:
+    """Return what a path and a name refer to, None without a path or with problems."""
+    if own.path is None:
+        return None, []
+    assert own.name is not None, "a rule of the settings: path and name go together"
+    try:
+        module = _module(own.path)
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
+        # verl's loader wraps the errors of a file.
+        rule = f"cannot be loaded ({_told(error.__cause__ or error)})"
+        remedy = "Name a Python file or pkg://module that can be imported."
+        return None, [ConfigProblem("class_not_loaded", f"{group}.path", own.path, rule, remedy)]
+    if not hasattr(module, own.name):
+        rule = f"{own.path} does not define this name"
+        return None, [ConfigProblem("class_not_found", f"{group}.name", own.name, rule, "Name a class in it.")]
+    return getattr(module, own.name), []
+
+
+def _option_problems(group: str, loaded: Any, own: OwnClass) -> list[ConfigProblem]:
+    """Check that the class accepts its options."""
+    try:
+        loaded(**own.options)
     except (Exception, SystemExit) as error:  # the user's constructor may raise anything
-        rule = f"{settings.name} does not accept these options ({_told(error)})"
-        remedy = f"Set the arguments of {settings.name}."
-        return [ConfigProblem("options_refused", FREE_GROUP, dict(settings.options), rule, remedy)]
+        rule = f"{own.name} does not accept these options ({_told(error)})"
+        remedy = f"Set the arguments of {own.name}."
+        return [ConfigProblem("options_refused", f"{group}.options", dict(own.options), rule, remedy)]
     return []
 
 

@@ -67,7 +67,8 @@ def state_of(actor: Any) -> State:
     """Return the state of an actor; runs in its process."""
     engine = getattr(actor, "engine", None)
     has_died = getattr(engine, "errored", False) is True  # vLLM's AsyncLLM, once its engine's process is dead
-    return State(os.getpid(), "its vLLM engine has died" if has_died else None, getattr(actor, "finished_requests", 0))
+    problem = "its vLLM engine has died" if has_died else getattr(actor, "fault", None)
+    return State(os.getpid(), problem, getattr(actor, "finished_requests", 0))
 
 
 def actors_of(trainer: Any) -> dict[str, ActorHandle]:

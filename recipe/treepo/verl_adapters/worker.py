@@ -21,6 +21,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.tensordict_utils import get_non_tensor_data
 
+from recipe.treepo.search.policy_calls import PolicyError
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.surrogates import without_surrogates
 from recipe.treepo.search.thought_tokens import thinking_tokens
@@ -40,7 +41,13 @@ from recipe.treepo.verl_adapters.server_engine import CancellableServer, tree_cl
 from recipe.treepo.verl_adapters.tool_exits import contained_tool
 from recipe.treepo.verl_adapters.trajectory import THINKING_TOKENS, with_thinking
 from recipe.treepo.verl_adapters.tree_dump import DUMP_FIELD, SampledTree, TreeDump
-from recipe.treepo.verl_adapters.user_code import interaction_class, interaction_problems, tool_problems
+from recipe.treepo.verl_adapters.user_code import (
+    interaction_class,
+    interaction_problems,
+    own_policies,
+    policy_problems,
+    tool_problems,
+)
 
 logger = logging.getLogger(__name__)
 # Field of the data set's rows that holds a prompt's number within its step.
@@ -77,9 +84,14 @@ class TreeAgentLoopWorker(_WorkerBase):
         self.tree_client = tree_client(self.llm_client)
         self._prefix_cache: asyncio.Task[PrefixCache | None] | None = None
         self._missing_prefixes = MissingPrefixes()
-        self.interaction = interaction_class(self.settings.interaction)
+        self.interaction, self.policies = interaction_class(self.settings.interaction), own_policies(self.settings)
+        self.fault: str | None = None
         self.tools: list[Any] = [contained_tool(tool) for tool in self.tools]  # also for verl's own tool agent
         self.dump = TreeDump(self.config, self.settings, self.tokenizer.decode)
+
+    def _report_fault(self, error: PolicyError) -> None:
+        """Keep an error of the user's policies, with which the watchdog ends the run."""
+        self.fault = self.fault or str(error).rstrip(".")
 
     @property
     def finished_requests(self) -> int:
@@ -132,6 +144,9 @@ class TreeAgentLoopWorker(_WorkerBase):
             eos_token_ids=self.eos_token_ids,
             independent=independent,
             interaction=self.interaction,
+            policies=self.policies,
+            step=0 if validate else step,
+            on_fault=self._report_fault,
             replaced_agent=prompt["agent_name"],
             validate=validate,
             sampled=SampledTree() if is_dumped else None,
@@ -208,7 +223,7 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         settings = validate_trees(self.config)
-        problems = interaction_problems(settings.interaction) + tool_problems(self.config)
+        problems = interaction_problems(settings.interaction) + policy_problems(settings) + tool_problems(self.config)
         if problems:
             raise ConfigError(problems)
         for note in (unused_cache_block(settings, self.config), never_run_note(self.config)):
