@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The keys of the user's policies: rules, loading, and the trial on scripted trees."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -112,6 +113,13 @@ def test_policies_are_loaded_made_with_their_options_and_tried(file):
     policies = own_policies(load_settings(config))
     assert (policies.branching.most, policies.fallback, policies.scorer) == (3, None, None)
     assert policy_problems(load_settings(config_of({}))) == []
+
+
+def test_the_trial_works_inside_an_event_loop(file):
+    async def problems():
+        return policy_problems(settings_of(file, **GOOD))
+
+    assert asyncio.run(problems()) == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -53,7 +54,9 @@ def try_policies(
     Raises:
         PolicyError: if a policy fails or returns a wrong result.
     """
-    trees = [asyncio.run(_grown(settings, policies, row or ROW, seed)) for seed in range(TREES)]
+    with ThreadPoolExecutor(1) as thread:  # the caller's may have a running event loop
+        growing = (_grown(settings, policies, row or ROW, seed) for seed in range(TREES))
+        trees = [thread.submit(asyncio.run, tree).result() for tree in growing]
     if credit is None:
         return
     leaves = [(number, tree, leaf) for number, tree in enumerate(trees) for leaf in tree.leaves]
