@@ -108,8 +108,11 @@ def check_credit(trees: list[dict[str, Any]]) -> None:
 
 FAILS = """
 class Fails:
+    has_failed = False
+
     def children(self, paths, room, context):
-        if context.step == 2:
+        if context.step == 2 and not Fails.has_failed:
+            Fails.has_failed = True  # one prompt only; the others could go on
             return [room + 1] * len(paths)
         return [1] * len(paths)
 """
