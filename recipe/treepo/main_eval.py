@@ -132,7 +132,11 @@ def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
     """Sample the missing problems, write the report, and return the exit status."""
     from recipe.treepo.verl_adapters.evaluation_inputs import load_model, prompt_builder, read_rows
     from recipe.treepo.verl_adapters.model_tokens import eos_token_ids, with_tags
+    from recipe.treepo.verl_adapters.user_code import policy_problems
 
+    by_arm = {run.arm: run.settings for run in settings.runs if not run.is_plain}
+    if wrong := [problem for own in by_arm.values() for problem in policy_problems(own)]:
+        raise ConfigError(wrong)
     with locked(settings.out_dir) as folder:
         model = load_model(config)
         runs = tuple(replace(run, settings=with_tags(run.settings, model.tokenizer)) for run in settings.runs)
@@ -165,6 +169,7 @@ def _sample(
     from recipe.treepo.verl_adapters.evaluation_inputs import reward_function
     from recipe.treepo.verl_adapters.prefix_cache import prefix_cache_of, usable_block
     from recipe.treepo.verl_adapters.trajectory import trajectory_fields
+    from recipe.treepo.verl_adapters.user_code import own_policies
 
     eos = frozenset() if config.actor_rollout_ref.rollout.ignore_eos else eos
     options = config.reward.custom_reward_function.get("reward_kwargs") if is_our_reward(config) else None
@@ -172,6 +177,7 @@ def _sample(
     dump = None
     if (folder := config.treepo.dump.dir) is not None:
         dump = EvaluationDump(folder, tokenizer.decode, {"model": str(config.actor_rollout_ref.model.path)})
+    policies = {run.arm: own_policies(run.settings) for run in settings.runs}
     sampler = ProblemSampler(
         engine_of=partial(servers.engine, seed=settings.seed),
         scorer=Scorer(
@@ -186,6 +192,7 @@ def _sample(
         seed=settings.seed,
         prompts_in_flight=settings.prompts_in_flight,
         dump=dump,
+        policies_of=lambda run: policies[run.arm],
     )
 
     async def work() -> list[str]:

@@ -17,6 +17,7 @@ from recipe.treepo.evaluation.problems import EvaluationProblem
 from recipe.treepo.evaluation.records import ProblemResult, Records, Trajectory
 from recipe.treepo.evaluation.scoring import Scorer
 from recipe.treepo.evaluation.settings import Run
+from recipe.treepo.policies import Policies
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.settings.schema import Sampler, TreePOSettings
@@ -381,3 +382,34 @@ def test_when_mathematics_has_taken_too_long_text_decides(tmp_path, monkeypatch)
         bench = Bench(script=[list(answer.encode()) for answer in answers])
         sample(bench.scored_by(lambda **_: 0.0), PLAIN, 1, records)
         assert [trajectory.vote for trajectory in records.results[0].trajectories] == expected
+
+
+class Children:
+    """Branching policy that records what it sees, and returns one child each or too many."""
+
+    def __init__(self, too_many: bool = False) -> None:
+        self._too_many, self.seen = too_many, []
+
+    def children(self, paths, room, context):
+        self.seen.append((context.prompt, context.row, context.step))
+        return [room + 1 if self._too_many else 1] * len(paths)
+
+
+def test_trees_of_a_run_have_its_policies_and_plain_samples_have_none(tmp_path):
+    policy = Children()
+    sampler = Bench(end_rate=0.0).sampler(policies_of=lambda run: Policies(branching=policy))
+    assert sample(sampler, TREE, 2, Records(tmp_path / "tree.jsonl", {})) == []
+    (problem, *_) = problems(1)
+    assert (f"{problem.data_source}, row {problem.row}", problem.fields, 0) in policy.seen
+    policy.seen.clear()
+    assert sample(sampler, PLAIN, 2, Records(tmp_path / "plain.jsonl", {})) == []
+    assert policy.seen == []
+
+
+def test_a_wrong_policy_ends_the_run_with_one_message(tmp_path):
+    sampler = Bench(end_rate=0.0).sampler(
+        policies_of=lambda run: Policies(branching=Children(too_many=True)), prompts_in_flight=1
+    )
+    first, rest = sample(sampler, TREE, 6, Records(tmp_path / "tree.jsonl", {}))
+    assert "Children.children returned" in first and "room for" in first
+    assert rest.startswith("given up after")

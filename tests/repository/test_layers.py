@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
         *("verl", "vllm"),
     },
     "evaluation/servers": {"omegaconf", "search", "settings", "verl_adapters"},
-    "evaluation": {"matplotlib", "numpy", "omegaconf", "answers", "dumps", "reward", "search", "settings"},
+    "evaluation": {"matplotlib", "numpy", "omegaconf", "answers", "dumps", "policies", "reward", "search", "settings"},
     "examples": {"numpy", "advantages", "interaction", "policies", "reward", "sandbox", "verl"},
     "main_treepo": {"omegaconf", "command_line", "console", "settings", "verl_adapters"},
     "main_eval": {

@@ -11,9 +11,11 @@ from recipe.treepo.evaluation.records import ProblemResult, Records
 from recipe.treepo.evaluation.scoring import Scorer, ScoringError
 from recipe.treepo.evaluation.settings import Run
 from recipe.treepo.evaluation.tree_dump import EvaluationDump
+from recipe.treepo.policies import Policies, PolicyContext
 from recipe.treepo.search import SearchError, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import SegmentEngine
+from recipe.treepo.search.policy_calls import PolicyError
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import FinishReason
@@ -35,6 +37,7 @@ class ProblemSampler:
         seed: Seed of the search's random draws; None counts as 0.
         prompts_in_flight: Number of problems sampled concurrently.
         dump: Writer of the trees; None writes none.
+        policies_of: Returns the user's policies for the trees of a run.
     """
 
     engine_of: Callable[[Run, EvaluationProblem], SegmentEngine]
@@ -44,6 +47,7 @@ class ProblemSampler:
     seed: int | None
     prompts_in_flight: int
     dump: EvaluationDump | None = None
+    policies_of: Callable[[Run], Policies] = lambda run: Policies()
 
     async def sample(
         self,
@@ -76,6 +80,10 @@ class ProblemSampler:
                     in_a_row += 1
                     failures.append(f"{problem.data_source}, row {problem.row}: {error}")
                     return
+                except PolicyError as error:
+                    in_a_row = GIVE_UP_AFTER  # the other problems have the same policies
+                    failures.append(f"{problem.data_source}, row {problem.row}: {error}")
+                    return
             in_a_row = 0
             records.append(result)
             on_result(result)
@@ -105,6 +113,8 @@ class ProblemSampler:
                 eos_token_ids=self.eos_token_ids, response_length=self.response_length, decode=self.scorer.decode
             ),
             seed=derive_seed(self.seed or 0, run.name, problem.data_source, problem.row),
+            policies=Policies() if run.is_plain else self.policies_of(run),
+            context=PolicyContext(prompt=f"{problem.data_source}, row {problem.row}", row=problem.fields, progress=1.0),
         )
         ended = time.time()
         if missing := tree.counters.missing_trajectories:
