@@ -65,6 +65,22 @@ def test_a_tree_comes_back_as_it_was(tmp_path):
     ]
 
 
+def test_the_score_of_a_path_comes_back_and_may_be_missing(tmp_path):
+    scored = small_tree()
+    scored.nodes[2].score = -0.25
+    write_tree(tmp_path, scored, origin(), read_letters, rewards=[1.0, 0.0])
+    (tree,) = read(tmp_path)
+    assert [node["score"] for node in tree["nodes"]] == [None, None, -0.25, None]
+    line, summary = tree_line(scored, origin(), [None, None], read_letters)
+    for node in line["nodes"]:
+        del node["score"]  # a dump of an earlier version
+    old = tmp_path / "old/train_000010/worker.jsonl.gz"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(pack(line, summary))
+    (tree,) = read(tmp_path / "old")
+    assert "score" not in tree["nodes"][2]
+
+
 def test_texts_that_the_vocabulary_has_are_not_written_twice():
     line, _ = tree_line(small_tree(), origin(), [None, None], read_letters)
     assert [node["text"] for node in line["nodes"]] == [None, None, None, "€a"]

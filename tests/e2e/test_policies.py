@@ -61,7 +61,10 @@ def test_own_branching_pruning_stopping_and_credit_shape_trees_and_advantages():
     assert len(pruned) == sum(step["treepo/pruned_paths"] for step in steps) > 0
     for tree, node in pruned:
         assert node["dropped"] and right_sums(text_of(tree, node["index"])) < 0.5
-    assert sum(step["treepo/score_calls"] for step in steps) > len(trees) * WIDTH / 2
+    scored = [(tree, node) for tree in trees for node in tree["nodes"] if node["score"] is not None]
+    assert sum(step["treepo/score_calls"] for step in steps) == len(scored) > len(trees) * WIDTH / 2
+    for tree, node in scored:
+        assert node["score"] == pytest.approx(right_sums(text_of(tree, node["index"])))
     ended = [
         (tree, leaf) for tree in trees for leaf in tree["leaves"] if tree["nodes"][leaf]["finish_reason"] == "custom"
     ]

@@ -133,6 +133,7 @@ def _node(tree: Tree, node: Node, text: IncrementalText, vocabulary: Mapping[int
         "finish_reason": None if node.finish_reason is None else str(node.finish_reason),
         "finish_detail": node.finish_detail,
         "dropped": node.dropped,
+        "score": node.score,
         "messages": None if node.reply is None else _plain(node.reply.messages),
     }
 

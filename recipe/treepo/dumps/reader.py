@@ -209,6 +209,7 @@ def _check_node(tree: dict[str, Any], number: int, node: dict[str, Any], require
         all(item is None or _is_integer(item) for item in versions),
         f"a policy version of node {number} is not an integer",
     )
+    require(node.get("score") is None or _is_number(node["score"]), f"the score of node {number} is not a number")
     require(_is_number(node["started"]) and _is_number(node["ended"]), f"a time of node {number} is not a number")
     above = tree["nodes"][parent] if number else None
     end = above["offset"] + len(above["token_ids"]) if above else 0

@@ -21,7 +21,7 @@ class End(StrEnum):
     """The end of a path."""
 
     LEAF = "leaf"  # a trajectory
-    DROPPED = "dropped"  # too short, or its interaction failed; not a trajectory
+    DROPPED = "dropped"  # too short, pruned, or its interaction failed; not a trajectory
     OPEN = "open"  # unfinished: the engine failed, or the search stopped
 
 

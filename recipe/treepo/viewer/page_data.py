@@ -98,6 +98,7 @@ def _node(
         "messages": as_text(node["messages"]) if node["messages"] else None,
         "seconds": _round(node["ended"] - node["started"]) if node["ended"] else None,
         "versions": node["versions"],
+        "score": _round(node.get("score")),
         "size": group.size,
         "mean": _round(group.mean),
         "deviation": _round(group.deviation),

@@ -58,6 +58,7 @@ function hint(number) {
   lines.push(mean + " of " + node.size);
   lines.push("mean advantage " + digits(node.advantage));
   lines.push("mean log-prob " + digits(node.logprob));
+  if (node.score !== null) lines.push("score " + digits(node.score));
   if (node.versions.some((version) => version !== null)) lines.push("policy version " + node.versions.join(" to "));
   if (node.seconds !== null) {
     const cached = node.cached === null ? "" : ", " + plural(node.cached, "cached token");
