@@ -73,6 +73,23 @@ def test_kept_prefixes_save_tokens_and_change_nothing(model):
     assert kept.batches < counters.engine_calls
 
 
+def test_a_branch_inside_kept_tokens_uses_those_before_it(model):
+    engine = TransformersEngine(model, stop_token_ids=[])
+
+    async def branched() -> tuple[list[int], list[float]]:
+        first = await engine.extend(PROMPT, max_tokens=9, branch="0")
+        prefix = [*PROMPT, *first.token_ids[:4]]
+        second = await engine.extend(prefix, max_tokens=3, branch="1")
+        assert second.cached_tokens == len(prefix) - 1
+        return [*prefix, *second.token_ids], list(second.logprobs)
+
+    token_ids, logprobs = asyncio.run(branched())
+    with torch.inference_mode():
+        passed = torch.log_softmax(model(torch.tensor([token_ids])).logits[0], dim=-1)
+    expected = [passed[place - 1, token_ids[place]].item() for place in range(len(token_ids) - 3, len(token_ids))]
+    assert logprobs == pytest.approx(expected, abs=1e-4)
+
+
 def test_the_seed_decides_the_tree(model):
     trees = [asyncio.run(grown(TransformersEngine(model, stop_token_ids=[END], seed=seed), 3)) for seed in (1, 1, 2)]
     assert record(trees[0]) == record(trees[1]) != record(trees[2])

@@ -164,6 +164,37 @@ def test_a_wrong_number_of_children_ends_with_class_prompt_and_node(search, coun
         grow(ScriptedEngine(), **SIZES, search=search, policies=Policies(branching=Children(counts)), context=context)
 
 
+@pytest.mark.parametrize(("search", "counts"), [("by_level", [3, 2]), ("by_path", [3])])
+def test_one_child_more_than_there_is_room_for_is_too_many(search, counts):
+    with pytest.raises(PolicyError, match=rf"{sum(counts)} children, but room for {sum(counts) - 1} "):
+        grow(ScriptedEngine(), **SIZES, search=SearchKind(search), policies=Policies(branching=Children(counts)))
+
+
+def test_an_own_policy_may_give_a_level_all_the_width_that_is_left():
+    class FirstTakesAll:
+        def children(self, paths: Sequence[PathView], room: int, context: PolicyContext) -> list[int]:
+            return [room - len(paths) + 1, *[1] * (len(paths) - 1)]
+
+    tree = grow(ScriptedEngine(), **SIZES, divergence=1, policies=Policies(branching=FirstTakesAll()))
+    assert [tree.nodes[leaf].key for leaf in tree.leaves] == ["0.0.0", "0.1.0", "0.2.0", "1.0.0"]
+
+
+def test_each_decision_has_random_numbers_of_its_own_and_the_same_in_every_run():
+    class Draws:
+        def __init__(self) -> None:
+            self.drawn: dict[str, float] = {}
+
+        def ends(self, path: PathView, context: PolicyContext) -> bool:
+            self.drawn[path.name] = context.rng.random()
+            return False
+
+    rules = [Draws(), Draws()]
+    for rule, jitter in zip(rules, (0, 5), strict=True):
+        grow(ScriptedEngine(jitter=jitter), **SIZES, policies=Policies(stopping_rule=rule))
+    assert rules[0].drawn == rules[1].drawn
+    assert len(set(rules[0].drawn.values())) == len(rules[0].drawn) > 4
+
+
 class Point(Children):
     """Fallback with a given token."""
 
@@ -171,7 +202,7 @@ class Point(Children):
         return [Resume(paths[0], self._counts)] * count
 
 
-@pytest.mark.parametrize("token", [-1, 99, 1.5, math.nan, None])
+@pytest.mark.parametrize("token", [-1, 6, 99, 1.5, math.nan, None])
 def test_a_point_off_the_path_ends_with_class_prompt_and_node(token):
     options = {**SIZES, "divergence": 1, "max_divergence": 1}
     message = rf"Point.resume returned {token}: the token must be from 0 to 5 \(prompt, node 0.0.0\)"
