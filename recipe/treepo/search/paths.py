@@ -94,11 +94,6 @@ class Path:
         return logprobs
 
     @property
-    def generated_logprobs(self) -> list[float]:
-        """Log-probability of each generated response token."""
-        return [logprob for node in self.nodes for logprob in node.segment.logprobs]
-
-    @property
     def last_generated(self) -> Node:
         """The last node that the model generated, the root if there is none."""
         return next(node for node in self._upwards() if node.is_generated)
