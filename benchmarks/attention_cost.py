@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.common.fit import unit_costs
 from benchmarks.common.records import write_measurement
 from benchmarks.packed_speed import CASES, make_rows
 from recipe.treepo.evaluation.markdown import table
@@ -75,9 +76,8 @@ def one_call(queries: int, above: int, options: argparse.Namespace) -> Callable[
 def fit(times: dict[tuple[int, int], float]) -> CallCost:
     """Return the cost of calls in pairs, fit to relative errors."""
     rows = [(1.0, above, queries * (above + queries)) for queries, above in times]
-    weights = np.array([1 / took for took in times.values()])
-    found, *_ = np.linalg.lstsq(np.array(rows) * weights[:, None], np.ones(len(rows)), rcond=None)
-    return CallCost(call=found[0] / found[2], key=found[1] / found[2])
+    call, key, pair = unit_costs(rows, [*times.values()])
+    return CallCost(call=call / pair, key=key / pair)
 
 
 def divided(packing: Packing, options: argparse.Namespace) -> dict[str, tuple[int, float]]:

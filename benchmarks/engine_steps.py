@@ -16,8 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from benchmarks.common.fit import unit_costs
 from benchmarks.common.records import write_measurement
 from recipe.treepo.evaluation.markdown import table
 
@@ -31,10 +30,8 @@ def fit(seconds: Mapping[int, float]) -> tuple[float, float]:
     Args:
         seconds: Seconds of a step by its number of sequences.
     """
-    measured = np.array([*seconds.values()])
-    needed = np.array([[1.0, count] for count in seconds])
-    (step, sequence), *_ = np.linalg.lstsq(needed / measured[:, None], np.ones(len(measured)), rcond=None)
-    return float(step), float(sequence)
+    step, sequence = unit_costs([(1, count) for count in seconds], [*seconds.values()])
+    return step, sequence
 
 
 def measure(options: argparse.Namespace) -> dict[int, list[float]]:

@@ -13,7 +13,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -133,13 +133,18 @@ def own_memory() -> PeakMemory:
 def engine_memories() -> list[PeakMemory]:
     """Return the host memory of each engine process."""
     engines = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "VLLM::" in " ".join([process.name(), *process.cmdline()]):
+    for process, words in named_children():
+        with contextlib.suppress(OSError):  # has already ended
+            if "VLLM::" in words:
                 engines.append(PeakMemory(process.pid))
-        except (psutil.Error, OSError):  # has already ended
-            continue
     return engines
+
+
+def named_children() -> Iterator[tuple[psutil.Process, str]]:
+    """Yield all descendants of this process, each with its name and command line."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # has already ended
+            yield process, " ".join([process.name(), *process.cmdline()])
 
 
 # Processes of verl's servers, by a part of their name; the rest of the sampling happens in this process.
@@ -153,13 +158,11 @@ SERVER_PROCESSES = {
 
 def cpu_seconds() -> dict[str, float]:
     """Return the CPU seconds so far of the client (this process) and of each kind of server process."""
-    own = psutil.Process()
-    seconds = {"client": sum(own.cpu_times()[:2]), **dict.fromkeys(SERVER_PROCESSES, 0.0)}
-    for process in own.children(recursive=True):
+    seconds = {"client": sum(psutil.Process().cpu_times()[:2]), **dict.fromkeys(SERVER_PROCESSES, 0.0)}
+    for process, words in named_children():
         with contextlib.suppress(psutil.Error):  # has already ended
-            name = " ".join([process.name(), *process.cmdline()])
             for kind, part in SERVER_PROCESSES.items():
-                seconds[kind] += sum(process.cpu_times()[:2]) if part in name else 0.0
+                seconds[kind] += sum(process.cpu_times()[:2]) if part in words else 0.0
     return seconds
 
 

@@ -4,8 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from benchmarks.common.fit import unit_costs
 from benchmarks.sampling.cases import Arm
 from benchmarks.sampling.results import Result, allowed_over_plain, partner, speed_over
 from recipe.treepo.evaluation.markdown import table
@@ -36,10 +35,8 @@ def fit(results: Sequence[Result]) -> StepCost | None:
     plain = [result for result in results if result.case.part == PART and result.case.arm is Arm.PLAIN]
     if len(plain) < 2:
         return None
-    seconds = np.array([result.counts["seconds"] for result in plain])
-    needed = np.array([[result.case.response_length, result.computed_tokens] for result in plain])
-    (step, token), *_ = np.linalg.lstsq(needed / seconds[:, None], np.ones(len(plain)), rcond=None)
-    return StepCost(float(step), float(token))
+    needed = [(result.case.response_length, result.computed_tokens) for result in plain]
+    return StepCost(*unit_costs(needed, [result.counts["seconds"] for result in plain]))
 
 
 def page(results: Sequence[Result]) -> str:
