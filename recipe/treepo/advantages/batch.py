@@ -45,8 +45,8 @@ def tree_batch(paths: Sequence[TreePath], settings: Any, credit: Credit | None =
         current_batch.reset(token)
 
 
-def batch_of(rows: int) -> TreeBatch:
-    """Return the batch with this number of rows.
+def batch_of(rows: int, user: str) -> TreeBatch:
+    """Return the batch with this number of rows, for a user that the error names.
 
     Raises:
         RuntimeError: if the trainer did not provide the trees of exactly these rows.
@@ -54,7 +54,7 @@ def batch_of(rows: int) -> TreeBatch:
     batch = current_batch.get()
     if batch is None or len(batch.paths_P) != rows:
         raise RuntimeError(
-            "the trainer provides no tree paths for this batch. "
+            f"{user}: the trainer provides no tree paths for this batch. "
             "Use trainer.v1.trainer_mode=treepo_sync, treepo_colocate_async or treepo_separate_async."
         )
     return batch
@@ -72,4 +72,4 @@ def current_forest(index: np.ndarray) -> Forest:
     Raises:
         RuntimeError: if the trainer did not provide the trees of exactly these rows.
     """
-    return build_forest(index, batch_of(len(index)).paths_P)
+    return build_forest(index, batch_of(len(index), "current_forest").paths_P)

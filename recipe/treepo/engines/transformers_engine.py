@@ -10,7 +10,6 @@ computes its own tokens only. A server is faster: it adds requests to a running 
 
 import asyncio
 import random
-from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,10 @@ class Request:
         rng: Random generator of its tokens.
         answer: Receives the result.
         cached: Number of input tokens that come from the cache.
+        prefix: Kept tokens that begin with these, None if there are none.
+        token_ids: Sampled tokens so far.
+        logprobs: Their log-probabilities.
+        is_done: Whether no further token is sampled.
     """
 
     input_ids: list[int]
@@ -56,7 +59,7 @@ class Prefix:
         values: Likewise.
     """
 
-    token_ids: "array[int]"
+    token_ids: list[int]
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
 
@@ -95,7 +98,7 @@ class TransformersEngine:
         self._max_batch, self._max_cached = max_batch, max_cached_tokens
         self._waiting: list[Request] = []
         self._server: asyncio.Task[None] | None = None
-        self._cache: OrderedDict[bytes, Prefix] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
         self.batches = self.computed_tokens = 0
 
     async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
@@ -143,17 +146,15 @@ class TransformersEngine:
             request.cached = max(0, len(request.input_ids) - new)
         device, past = self._model.device, max(request.cached for request in batch)
         cache = self._joined(batch, past)
-        tokens, places, real = (torch.zeros(len(batch), new, dtype=torch.long, device=device) for _ in range(3))
+        tokens, places = (torch.zeros(len(batch), new, dtype=torch.long, device=device) for _ in range(2))
+        seen = torch.zeros(len(batch), past + new, dtype=torch.bool, device=device)
         for row, request in enumerate(batch):
             own = request.input_ids[request.cached :]
             tokens[row, new - len(own) :] = torch.tensor(own, device=device)
             places[row, new - len(own) :] = torch.arange(request.cached, len(request.input_ids), device=device)
-            real[row, new - len(own) :] = 1
-            self.computed_tokens += len(own)
-        seen = torch.zeros(len(batch), past + new, dtype=torch.bool, device=device)
-        for row, request in enumerate(batch):
             seen[row, past - request.cached : past] = True
-        seen[:, past:] = real.bool()
+            seen[row, past + new - len(own) :] = True
+            self.computed_tokens += len(own)
         # A query attends to the real tokens up to itself. Padding attends to itself, or its row would have no key.
         mask = seen[:, None, None, :] & torch.ones(new, past + new, dtype=torch.bool, device=device).tril(past)
         mask |= torch.eye(new, past + new, dtype=torch.bool, device=device).roll(past, 1)
@@ -196,7 +197,7 @@ class TransformersEngine:
         """Return the kept tokens that share most with the input, and how many; the last token is always computed."""
         best, most = None, 0
         for prefix in self._cache.values():
-            shared = len(commonprefix([prefix.token_ids.tolist(), input_ids[:-1]]))
+            shared = len(commonprefix([prefix.token_ids, input_ids[:-1]]))
             if shared > most:
                 best, most = prefix, shared
         return best, most
@@ -206,15 +207,13 @@ class TransformersEngine:
         cache = DynamicCache(config=self._model.config)
         if past == 0:
             return cache
-        layers = len(next(request.prefix for request in batch if request.prefix is not None).keys)
-        for layer in range(layers):
+        example = next(request.prefix for request in batch if request.prefix is not None)
+        for layer in range(len(example.keys)):
             rows: list[list[torch.Tensor]] = [[], []]
             for request in batch:
                 for found, kind in zip(rows, ("keys", "values"), strict=True):
-                    example = getattr(next(r.prefix for r in batch if r.prefix is not None), kind)[layer]
-                    own = example[:, :0] if request.cached == 0 else getattr(request.prefix, kind)[layer]
-                    own = own[:, : request.cached]
-                    padding = example.new_zeros(own.shape[0], past - request.cached, own.shape[2])
+                    own = getattr(request.prefix or example, kind)[layer][:, : request.cached]
+                    padding = own.new_zeros(own.shape[0], past - request.cached, own.shape[2])
                     found.append(torch.cat([padding, own], dim=1))
             cache.update(torch.stack(rows[0]), torch.stack(rows[1]), layer)
         return cache
@@ -222,13 +221,13 @@ class TransformersEngine:
     def _keep(self, batch: list[Request], cache: DynamicCache, past: int, new: int) -> None:
         """Keep keys and values of all tokens but the last sampled one, which has none; drop the oldest."""
         for row, request in enumerate(batch):
-            token_ids = array("I", [*request.input_ids, *request.token_ids[:-1]])
+            token_ids = [*request.input_ids, *request.token_ids[:-1]]
             own = len(request.input_ids) - request.cached
             places = [*range(past - request.cached, past), *range(past + new - own, past + new)]
             places += range(past + new, past + new + len(request.token_ids) - 1)
             keys, values = (
                 [getattr(layer, kind)[row][:, places] for layer in cache.layers] for kind in ("keys", "values")
             )
-            self._cache[token_ids.tobytes()] = Prefix(token_ids, keys, values)
+            self._cache[tuple(token_ids)] = Prefix(token_ids, keys, values)
         while sum(len(prefix.token_ids) for prefix in self._cache.values()) > self._max_cached:
             self._cache.popitem(last=False)

@@ -76,12 +76,9 @@ class ProblemSampler:
                     return
                 try:
                     result = await self._result(run, problem)
-                except (SearchError, ScoringError) as error:
-                    in_a_row += 1
-                    failures.append(f"{problem.data_source}, row {problem.row}: {error}")
-                    return
-                except PolicyError as error:
-                    in_a_row = GIVE_UP_AFTER  # the other problems have the same policies
+                except (SearchError, ScoringError, PolicyError) as error:
+                    # The other problems have the same policies.
+                    in_a_row = GIVE_UP_AFTER if isinstance(error, PolicyError) else in_a_row + 1
                     failures.append(f"{problem.data_source}, row {problem.row}: {error}")
                     return
             in_a_row = 0

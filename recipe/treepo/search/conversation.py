@@ -208,7 +208,7 @@ class Conversation:
     async def _end_turn(self, node: Node, ended: FinishReason) -> TurnOutcome:
         before = self._turn_start_of(node)
         async with self._copied_state(before, node.key) as state:
-            response_ids = self._tree.path(node.index).tokens
+            response_ids = self._tree.path(node.index).token_ids
             context = self._context(node, before, state, response_ids, ended, name=node.key, draws=f"turn {node.key}")
             detail = await self._calls.call("check_finished", node.key, context)
             if detail is not None:

@@ -65,7 +65,7 @@ class Decisions:
             PolicyError: if the user's class fails or returns a wrong result.
         """
         paths = [self._tree.path(node.index) for node in nodes]
-        call = PolicyCall.about(self._branching, "children", context, lambda: [node.key for node in nodes])
+        call = PolicyCall(self._branching, "children", context.prompt, lambda: [node.key for node in nodes])
         counts = call.result(lambda: list(self._branching.children(paths, room, context)))
         if len(counts) != len(nodes) or not all(isinstance(count, int) and count >= 0 for count in counts):
             raise call.wrong(counts, f"must be {len(nodes)} whole numbers of at least 0")
@@ -98,7 +98,7 @@ class Decisions:
             PolicyError: if the user's class fails or returns a wrong result.
         """
         paths = [self._tree.path(leaf) for leaf in leaves]
-        call = PolicyCall.about(self._fallback, "resume", context, lambda: [path.name for path in paths] or [""])
+        call = PolicyCall(self._fallback, "resume", context.prompt, lambda: [path.name for path in paths] or [""])
         found = call.result(lambda: list(self._fallback.resume(paths, count, context)))
         if len(found) != count:
             raise call.wrong(found, f"must be {count} points")
@@ -129,7 +129,7 @@ class Decisions:
         """
         scorer, context = self._policies.scorer, self.named_context(f"score {node.key}")
         assert scorer is not None
-        call, started = PolicyCall.about(scorer, "score", context, lambda: [node.key]), time.perf_counter()
+        call, started = PolicyCall(scorer, "score", context.prompt, lambda: [node.key]), time.perf_counter()
         try:
             score = await scorer.score(self._tree.path(node.index), context)
         except Exception as error:  # the user's class may raise anything

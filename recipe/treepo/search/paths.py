@@ -54,12 +54,7 @@ class Path:
     @property
     def response_ids(self) -> list[int]:
         """Response tokens, (end of the path,)."""
-        return self.tokens.tolist()
-
-    @property
-    def tokens(self) -> "array[int]":
-        """Response tokens as an array, (end of the path,)."""
-        return _tokens(self.nodes)
+        return self.token_ids.tolist()
 
     @property
     def all_tokens(self) -> "array[int]":
@@ -133,8 +128,8 @@ class Path:
 
     @property
     def token_ids(self) -> "array[int]":
-        """Tokens of the response; see :attr:`tokens`."""
-        return self.tokens
+        """Response tokens as an array, (end of the path,)."""
+        return _tokens(self.nodes)
 
     @property
     def logprobs(self) -> list[float]:

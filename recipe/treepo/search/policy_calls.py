@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from recipe.treepo.policies import PolicyContext
-
 Result = TypeVar("Result")
 
 
@@ -29,13 +27,6 @@ class PolicyCall:
     method: str
     prompt: str
     nodes: Callable[[], Sequence[str]]
-
-    @classmethod
-    def about(
-        cls, policy: Any, method: str, context: PolicyContext, nodes: Callable[[], Sequence[str]]
-    ) -> "PolicyCall":
-        """Return the call for a prompt."""
-        return cls(policy, method, context.prompt, nodes)
 
     def result(self, call: Callable[[], Result]) -> Result:
         """Return the result of ``call``.

@@ -230,7 +230,7 @@ class CheckedRule:
         Raises:
             PolicyError: if the user's class fails or returns a wrong result.
         """
-        call = PolicyCall.about(self._rule, "ends", context, lambda: [path.name])
+        call = PolicyCall(self._rule, "ends", context.prompt, lambda: [path.name])
         found = call.result(lambda: self._rule.ends(path, context))
         if not isinstance(found, bool):
             raise call.wrong(found, "must be True or False")

@@ -206,10 +206,7 @@ def _estimate(
     A row whose reward is not finite gets 0; the other rows get the advantages of the batch without it. ``published`` is
     the normalization of the source; it applies if the setting is null.
     """
-    try:
-        batch = batch_of(len(index))
-    except RuntimeError as error:
-        raise RuntimeError(f"algorithm.adv_estimator={name}: {error}") from None
+    batch = batch_of(len(index), f"algorithm.adv_estimator={name}")
     settings = batch.settings
     rewards_P = token_level_rewards.sum(dim=-1).double().numpy(force=True)
     finite_P = np.isfinite(rewards_P)

@@ -3,10 +3,9 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -46,16 +45,14 @@ def decode(token_ids: list[int]) -> str:
     return "".join(LETTERS[token] for token in token_ids if token != END)
 
 
-def try_policies(
-    settings: TreePOSettings, policies: Policies, credit: Credit | None, row: Mapping[str, Any] | None
-) -> None:
+def try_policies(settings: TreePOSettings, policies: Policies, credit: Credit | None) -> None:
     """Grow some trees, and compute their credit.
 
     Raises:
         PolicyError: if a policy fails or returns a wrong result.
     """
     with ThreadPoolExecutor(1) as thread:  # the caller's may have a running event loop
-        growing = (_grown(settings, policies, row or ROW, seed) for seed in range(TREES))
+        growing = (_grown(settings, policies, seed) for seed in range(TREES))
         trees = [thread.submit(asyncio.run, tree).result() for tree in growing]
     if credit is None:
         return
@@ -63,13 +60,13 @@ def try_policies(
     prompts = np.array([f"trial {number}" for number, _, _ in leaves])
     forest = build_forest(prompts, [tree.path(leaf).spans for _, tree, leaf in leaves])
     rewards = np.array([float(leaf % 2) for _, _, leaf in leaves])
-    CheckedCredit(credit, prompts).credit(forest.merge_chains(), rewards[: len(forest.node_TL)])
+    CheckedCredit(credit, prompts).credit(forest.merge_chains(), rewards)
 
 
-async def _grown(settings: TreePOSettings, policies: Policies, row: Mapping[str, Any], seed: int) -> Tree:
+async def _grown(settings: TreePOSettings, policies: Policies, seed: int) -> Tree:
     own = replace(settings, depth=DEPTH, segment_length=SEGMENT, max_segments_per_request=None, cache_block=None)
     length = DEPTH * SEGMENT
-    context = PolicyContext(prompt=f"trial {seed}", row=row, step=1, progress=seed / TREES)
+    context = PolicyContext(prompt=f"trial {seed}", row=ROW, step=1, progress=seed / TREES)
     return await grow_tree(
         PROMPT,
         engine=ScriptedEngine(seed),

@@ -3,7 +3,6 @@
 
 import inspect
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -80,13 +79,8 @@ def interaction_problems(settings: InteractionSettings) -> list[ConfigProblem]:
     return _option_problems(group, loaded, settings)
 
 
-def policy_problems(settings: TreePOSettings, row: Mapping[str, Any] | None = None) -> list[ConfigProblem]:
-    """Return problems of loading the policies, making instances, and trying them on scripted trees.
-
-    Args:
-        settings: The recipe's settings.
-        row: A row of the data set for the trial; None for one with verl's usual fields.
-    """
+def policy_problems(settings: TreePOSettings) -> list[ConfigProblem]:
+    """Return problems of loading the policies, making instances, and trying them on scripted trees."""
     problems, groups = [], settings.policy_classes
     for group, own in groups.items():
         loaded, found = _loaded(f"treepo.{group}.custom", own)
@@ -96,10 +90,10 @@ def policy_problems(settings: TreePOSettings, row: Mapping[str, Any] | None = No
     if problems or all(own.path is None for own in groups.values()):
         return problems
     try:
-        try_policies(settings, own_policies(settings), own_credit(settings.advantage), row)
+        try_policies(settings, own_policies(settings), own_credit(settings.advantage))
     except PolicyError as error:
-        name = str(error).partition(".")[0]
-        group = next(group for group, own in groups.items() if own.name == name)
+        name, _, method = str(error).partition(" ")[0].partition(".")
+        group = next(group for group in METHODS if METHODS[group] == method)
         rule = f"fails on a scripted tree: {error}"
         remedy = "Correct the class; recipe/treepo/policies.py has its protocol."
         return [ConfigProblem("policy_trial", f"treepo.{group}.custom.name", name, rule, remedy)]
