@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Number of children of the open paths of a tree, and their distribution (TreePO, section 2.2).
+"""Rules of branching, and the shares of a level's budget (TreePO, section 2.2).
 
-The shares are classes that satisfy :class:`recipe.treepo.policies.Branching`.
+The shares are classes that satisfy :class:`recipe.treepo.policies.Branching`. The budgets are in ``budgets.py``.
 """
 
 import math
@@ -68,68 +68,6 @@ class BranchingRules:
     share: Share = Share.EVEN
     favor: Favor = Favor.HIGH
     temperature: float = 1.0
-
-
-def level_limit(rules: BranchingRules, *, level_size: int, segment_length: int, rng: random.Random) -> int:
-    """Return the maximum number of segments of the next level, before the width limits it.
-
-    Args:
-        rules: Rules of a search by level.
-        level_size: Number of paths of the level that was just sampled. Ended paths count, so their budget goes to the
-            open ones.
-        segment_length: Maximum tokens of a segment.
-        rng: Random generator for the level's divergence.
-    """
-    if rules.budget is Budget.LEVEL_TOKENS:
-        assert rules.level_tokens is not None
-        # Single rows may be conversations, whose longer segments can exceed the budget.
-        return max(1, rules.level_tokens // segment_length)
-    return rng.randint(*rules.divergence) * level_size
-
-
-def width_within(
-    rules: BranchingRules, *, width: int, finished: int, finished_tokens: int, response_length: int
-) -> int:
-    """Return the number of trajectories of a prompt, as known so far.
-
-    With TOTAL_TOKENS, each unfinished trajectory counts as ``response_length`` tokens. The number grows when
-    trajectories turn out shorter, and never shrinks. The budget is never exceeded if it holds ``min_width`` full
-    responses.
-
-    Args:
-        rules: Branching rules; with any other budget the result is ``width``.
-        width: Maximum trajectories of the prompt.
-        finished: Number of ended trajectories.
-        finished_tokens: Sum of their response tokens; shared tokens count once per trajectory.
-        response_length: Maximum tokens of a response.
-    """
-    if rules.budget is not Budget.TOTAL_TOKENS:
-        return width
-    assert rules.total_tokens is not None and rules.min_width is not None
-    affordable = finished + max(0, rules.total_tokens - finished_tokens) // response_length
-    return min(width, max(rules.min_width, affordable))
-
-
-def reachable_leaves(rules: BranchingRules, levels_left: Sequence[int], *, segment_length: int) -> int:
-    """Return an upper bound of the trajectories that branches can become by branching further.
-
-    Args:
-        rules: Rules of a search by level.
-        levels_left: For each branch, the number of segments that may follow its next one.
-        segment_length: Maximum tokens of a segment.
-    """
-    if not levels_left:
-        return 0
-    if rules.budget is Budget.LEVEL_TOKENS:
-        assert rules.level_tokens is not None
-        bound = (rules.level_tokens // segment_length) * (max(levels_left) + 1)
-    else:
-        # Worst case: all but one path of each level end there, and their share goes to that one.
-        most, levels = rules.divergence[1], max(levels_left)
-        bound = len(levels_left) * sum(most**level for level in range(levels + 1)) - levels
-    if rules.max_divergence is not None:
-        bound = min(bound, sum(rules.max_divergence**left for left in levels_left))
-    return max(bound, len(levels_left))
 
 
 class EvenBranching:

@@ -31,7 +31,7 @@ from dataclasses import replace
 
 from recipe.treepo.interaction import InteractionError
 from recipe.treepo.policies import Policies, PolicyContext
-from recipe.treepo.search.branching import Budget
+from recipe.treepo.search.budgets import budget_of
 from recipe.treepo.search.conversation import Conversation, ConversationStart
 from recipe.treepo.search.decisions import Decisions
 from recipe.treepo.search.engine import SegmentEngine
@@ -106,9 +106,7 @@ async def grow_tree(
     counters = tree.counters
     if not tree.leaves:
         raise sampler.failures.no_trajectory(counters.engine_calls)
-    fewest = shape.width
-    if shape.branching.budget is Budget.TOTAL_TOKENS:
-        fewest = min(shape.width, shape.branching.min_width or 1)
+    fewest = budget_of(shape.branching, shape.longest_segment).fewest(shape.width)
     count = len(tree.leaves) + counters.missing_trajectories
     assert fewest <= count <= shape.width, f"{count} trajectories instead of {fewest} to {shape.width}"
     tree.renumber()

@@ -5,7 +5,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from recipe.treepo.search.branching import Budget, level_limit, reachable_leaves, width_within
+from recipe.treepo.search.budgets import budget_of
 from recipe.treepo.search.fallback import FallbackStart
 from recipe.treepo.search.node import ROOT, Node
 from recipe.treepo.search.path_sampler import Continuation, PathSampler
@@ -27,6 +27,7 @@ class LevelSearch:
         self._divergence_rng = random.Random(f"{seed}/divergence")
         self._tree, self._shape, self._decisions = sampler.tree, sampler.shape, sampler.decisions
         self._rules = sampler.shape.branching
+        self._budget = budget_of(self._rules, sampler.shape.longest_segment)
 
     async def run(self) -> None:
         """Grow the tree until it has all its leaves."""
@@ -60,9 +61,8 @@ class LevelSearch:
     @property
     def _width(self) -> int:
         """Number of trajectories of the tree, as known so far."""
-        width = width_within(
-            self._rules,
-            width=self._shape.width,
+        width = self._budget.trajectories(
+            self._shape.width,
             finished=len(self._tree.leaves),
             finished_tokens=sum(self._tree.nodes[leaf].end for leaf in self._tree.leaves),
             response_length=self._sampler.stopping.response_length,
@@ -94,9 +94,7 @@ class LevelSearch:
         wanted = self._width - len(self._tree.leaves)
         if wanted <= 0:
             return []
-        limit = level_limit(
-            self._rules, level_size=level_size, segment_length=self._shape.longest_segment, rng=self._divergence_rng
-        )
+        limit = self._budget.segments(level_size, self._divergence_rng)
         open_paths = [node for node in level if node.finish_reason is None]
         # An engine may stop inside a segment for its own reasons: such a path first continues to the boundary.
         at_boundary = [node for node in open_paths if not node.partial and not self._prune(node)]
@@ -104,14 +102,14 @@ class LevelSearch:
         if at_boundary:
             most = wanted if self._chooses_freely else min(wanted, limit)
             paths += self._branch(at_boundary, max(len(at_boundary), most - len(paths)))
-        room = limit if self._rules.budget is Budget.LEVEL_TOKENS else wanted
+        room = limit if self._budget.is_strict else wanted
         width = min(self._left_over(paths, wanted), max(0, room - len(paths)))
         return paths + self._fall_back(width)
 
     @property
     def _chooses_freely(self) -> bool:
         """Whether the user's policy may give the next level all the width that is left."""
-        return self._decisions.is_own and self._rules.budget is not Budget.LEVEL_TOKENS
+        return self._decisions.is_own and not self._budget.is_strict
 
     def _prune(self, node: Node) -> bool:
         """Prune an open path if its score says so; return whether it did."""
@@ -148,4 +146,4 @@ class LevelSearch:
             return 0
         nodes, depth = self._tree.nodes, self._sampler.stopping.depth
         levels_left = [depth - nodes[path.parent].depth - (not nodes[path.parent].partial) for path in paths]
-        return max(0, wanted - reachable_leaves(self._rules, levels_left, segment_length=self._shape.longest_segment))
+        return max(0, wanted - self._budget.reachable_leaves(levels_left))
