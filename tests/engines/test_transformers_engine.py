@@ -57,7 +57,7 @@ def test_log_probabilities_equal_those_of_a_pass_over_the_whole_path(model, temp
         assert len(tree.leaves) == 6
         for leaf in tree.leaves:
             expected = logprobs_by_one_pass(model, tree, leaf, temperature)
-            assert tree.path(leaf).response_logprobs == pytest.approx(expected, abs=1e-4)
+            assert tree.path(leaf).logprobs == pytest.approx(expected, abs=1e-4)
 
 
 def test_kept_prefixes_save_tokens_and_change_nothing(model):

@@ -96,7 +96,7 @@ def test_an_ended_turn_is_followed_by_an_untrained_reply():
     tokens, mask, leaf = only(tree)
     assert tokens == [*TURN, *AGAIN, 99, EOS[1]]
     assert mask == [1] * 3 + [0] * 6 + [1] * 2
-    assert tree.path(leaf.index).response_logprobs[3:9] == [0.0] * 6
+    assert tree.path(leaf.index).logprobs[3:9] == [0.0] * 6
     assert trajectory_fields(tree)[0]["tree_turns"] == [{"messages": [{"role": "user", "content": "again"}]}]
 
 

@@ -200,7 +200,7 @@ class Oracle:
                 assert len(self.turns(node.index)[-1]) <= self.rules.turn_length
         for leaf in self.tree.leaves:
             tokens = self.tree.path(leaf).response_ids
-            mask, logprobs = self.tree.path(leaf).response_mask, self.tree.path(leaf).response_logprobs
+            mask, logprobs = self.tree.path(leaf).response_mask, self.tree.path(leaf).logprobs
             assert len(tokens) == self.tree.nodes[leaf].end <= self.search["response_length"]
             assert mask == [int(token < CLOSING) for token in tokens]
             assert [logprob for logprob, trained in zip(logprobs, mask, strict=True) if not trained] == [0.0] * (

@@ -25,7 +25,7 @@ def test_a_trajectory_is_the_walk_from_the_root():
     tree.check()
     assert [node.index for node in tree.path(3).nodes] == [0, 1, 3]
     assert tree.path(3).response_ids == [10, 11, 13, 14]
-    assert tree.path(3).response_logprobs == [-0.1, -0.2, -0.4, -0.5]
+    assert tree.path(3).logprobs == [-0.1, -0.2, -0.4, -0.5]
     assert tree.path(3).spans == [(1, 0), (3, 2)]
     assert tree.path(4).spans == [(4, 0)]
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from helpers.configs import briefly, config_of, problems_of
-from recipe.treepo.settings.schema import POLICY_GROUPS, load_settings
-from recipe.treepo.verl_adapters.user_code import METHODS, own_policies, policy_problems
+from recipe.treepo.settings.schema import POLICY_METHODS, load_settings
+from recipe.treepo.verl_adapters.user_code import own_policies, policy_problems
 
 POLICIES = """
 import math
@@ -138,14 +138,14 @@ def test_a_policy_with_wrong_results_is_found_on_a_scripted_tree(file, group, na
     assert rule in problem.rule
 
 
-@pytest.mark.parametrize("group", POLICY_GROUPS)
+@pytest.mark.parametrize("group", POLICY_METHODS)
 def test_a_class_that_cannot_be_the_policy_is_a_problem(file, group):
     key = f"treepo.{group}.custom"
     assert briefly([problem_of(settings_of(file, **{group: "Nobody"}))]) == [f"{key}.name=Nobody: class_not_found"]
     assert briefly([problem_of(settings_of("none.py", **{group: "Rule"}))]) == [f"{key}.path=none.py: class_not_loaded"]
     other = "Rule" if group != "stopping_rules" else "Branching"
     problem = problem_of(settings_of(file, **{group: other}))
-    assert briefly([problem]) == [f"{key}.name={other}: not_a_policy"] and METHODS[group] in problem.rule
+    assert briefly([problem]) == [f"{key}.name={other}: not_a_policy"] and POLICY_METHODS[group] in problem.rule
     assert problem_of(settings_of(file, **{group: "function"})).rule_id == "not_a_policy"
 
 

@@ -93,13 +93,13 @@ async def grow_tree(
     except InteractionError as error:
         raise SearchError(str(error)) from error
     except BaseExceptionGroup as group:
-        wrong = next((error for error in group.exceptions if isinstance(error, PolicyError)), None)
-        if wrong is not None:
-            raise wrong from wrong.__cause__
-        failure = next((error for error in group.exceptions if isinstance(error, InteractionError)), None)
-        if failure is None:
-            raise
-        raise SearchError(str(failure)) from failure
+        for error in group.exceptions:
+            if isinstance(error, PolicyError):
+                raise error from error.__cause__
+        for error in group.exceptions:
+            if isinstance(error, InteractionError):
+                raise SearchError(str(error)) from error
+        raise
     finally:
         if talk is not None:
             await talk.close()

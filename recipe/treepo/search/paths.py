@@ -81,7 +81,7 @@ class Path:
         return mask
 
     @property
-    def response_logprobs(self) -> list[float]:
+    def logprobs(self) -> list[float]:
         """Log-probability of each response token; 0.0 for tokens with mask 0."""
         logprobs: list[float] = []
         for node in self.nodes:
@@ -130,11 +130,6 @@ class Path:
     def token_ids(self) -> "array[int]":
         """Response tokens as an array, (end of the path,)."""
         return _tokens(self.nodes)
-
-    @property
-    def logprobs(self) -> list[float]:
-        """See :attr:`response_logprobs`."""
-        return self.response_logprobs
 
     @property
     def length(self) -> int:

@@ -51,11 +51,17 @@ SINGLE_TURN_AGENT, TOOL_AGENT = REPLACED_AGENTS = ("single_turn_agent", "tool_ag
 SEE = "recipe/treepo/config/treepo_trainer.yaml"
 # Hydra groups that a run may choose from.
 GROUPS = ("tree", "preset", "platform")
-# Groups with the policies of a user, each with ``custom``.
-POLICY_GROUPS = ("branching", "fallback", "stopping_rules", "score", "advantage")
+# Groups with the policies of a user, each with ``custom``, and the method that their classes need.
+POLICY_METHODS = {
+    "branching": "children",
+    "fallback": "resume",
+    "stopping_rules": "ends",
+    "score": "score",
+    "advantage": "credit",
+}
 # Files of the user's classes, and groups with keys that the user defines.
-OWN_PATHS = ("treepo.interaction.path", *(f"treepo.{name}.custom.path" for name in POLICY_GROUPS))
-FREE_GROUPS = ("treepo.interaction.options", *(f"treepo.{name}.custom.options" for name in POLICY_GROUPS))
+OWN_PATHS = ("treepo.interaction.path", *(f"treepo.{name}.custom.path" for name in POLICY_METHODS))
+FREE_GROUPS = ("treepo.interaction.options", *(f"treepo.{name}.custom.options" for name in POLICY_METHODS))
 # Vendor of the packed engines in verl's engine registry, selected by VERL_ENGINE_VENDOR.
 PACKED_VENDOR = "treepo_packed"
 # Environment variable with a name of the run, in all of its processes.

@@ -267,7 +267,7 @@ def trajectory_output(tree: Tree, leaf: int, fields: dict[str, Any]) -> AgentLoo
         prompt_ids=tree.prompt_ids,
         response_ids=path.response_ids,
         response_mask=path.response_mask,
-        response_logprobs=path.response_logprobs,
+        response_logprobs=path.logprobs,
         # verl counts the prompt and the turns of both sides.
         num_turns=2 + 2 * len(path.replies),
         metrics=AgentLoopMetrics(generate_sequences=tree.counters.search_seconds),

@@ -17,18 +17,15 @@ from recipe.treepo.interaction import Interaction
 from recipe.treepo.policies import Policies
 from recipe.treepo.search.policy_calls import PolicyError
 from recipe.treepo.settings.files import is_missing_file
-from recipe.treepo.settings.schema import AdvantageSettings, InteractionSettings, OwnClass, TreePOSettings
+from recipe.treepo.settings.schema import (
+    POLICY_METHODS,
+    AdvantageSettings,
+    InteractionSettings,
+    OwnClass,
+    TreePOSettings,
+)
 from recipe.treepo.settings.values import ConfigProblem
 from recipe.treepo.verl_adapters.policy_trial import try_policies
-
-# Group of each policy below treepo -> the method that its class needs.
-METHODS = {
-    "branching": "children",
-    "fallback": "resume",
-    "stopping_rules": "ends",
-    "score": "score",
-    "advantage": "credit",
-}
 
 
 def interaction_class(settings: InteractionSettings) -> type[Interaction] | None:
@@ -93,7 +90,7 @@ def policy_problems(settings: TreePOSettings) -> list[ConfigProblem]:
         try_policies(settings, own_policies(settings), own_credit(settings.advantage))
     except PolicyError as error:
         name, _, method = str(error).partition(" ")[0].partition(".")
-        group = next(group for group in METHODS if METHODS[group] == method)
+        group = next(group for group in POLICY_METHODS if POLICY_METHODS[group] == method)
         rule = f"fails on a scripted tree: {error}"
         remedy = "Correct the class; recipe/treepo/policies.py has its protocol."
         return [ConfigProblem("policy_trial", f"treepo.{group}.custom.name", name, rule, remedy)]
@@ -102,7 +99,7 @@ def policy_problems(settings: TreePOSettings) -> list[ConfigProblem]:
 
 def _method_problems(group: str, loaded: Any, own: OwnClass) -> list[ConfigProblem]:
     """Check that a class has the method of its protocol, and that only a score is a coroutine."""
-    method, name = METHODS[group], f"treepo.{group}.custom.name"
+    method, name = POLICY_METHODS[group], f"treepo.{group}.custom.name"
     found = getattr(loaded, method, None)
     if not isinstance(loaded, type) or not callable(found):
         rule, remedy = f"must be a class with the method {method}", "recipe/treepo/policies.py has the protocols."
