@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports of the benchmarks of the search, of attention calls and of engine steps."""
+"""Reports of the benchmarks of the search, of its samples, of attention calls and of engine steps."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from benchmarks import attention_cost, engine_steps, search_cost
+from benchmarks import attention_cost, engine_steps, sampling_bias, search_cost
 from recipe.treepo.packed.prefix_tree import CallCost
 
 
@@ -38,3 +39,23 @@ def test_fit_finds_the_cost_that_made_the_times() -> None:
 def test_engine_steps_fit_finds_the_cost_that_made_the_times() -> None:
     made = {count: 0.003 + 0.0001 * count for count in (4, 64, 256)}
     assert engine_steps.fit(made) == pytest.approx((0.003, 0.0001))
+
+
+def test_distance_of_responses_to_the_distribution_of_the_model() -> None:
+    # Of the model's 256 responses only two occur: all zeros, three of four times, and one that ends with a 1.
+    zeros, one = (0,) * 8, (0,) * 7 + (1,)
+    found = sampling_bias.described(Counter({zeros: 3, one: 1}), 0.0)
+    assert found["total variation"] == pytest.approx((0.75 - 0.8**8) + (0.25 - 0.8**7 * 0.2))
+    assert (found["mean length"], found["mean score"]) == (8, 0.75 + 0.25 * 7 / 8)
+
+
+def test_report_of_the_samples_has_a_row_per_policy_and_end_rate(tmp_path: Path) -> None:
+    sampling_bias.main(["--trees", "20", "--report", str(tmp_path / "bias.md")])
+    rows = json.loads((tmp_path / "bias.json").read_text())["rows"]
+    names = [name for name, _ in sampling_bias.shapes()]
+    assert [(row["policy"], row["end token"]) for row in rows] == [(name, rate) for rate in (0, 0.15) for name in names]
+    assert len(set(names)) == len(names)
+    # Responses without an end token have full length; pruning by the score raises or lowers it.
+    found = {row["policy"]: row["mean score"] for row in rows if row["end token"] == 0}
+    assert [row["mean length"] for row in rows if row["end token"] == 0] == [pytest.approx(8)] * len(names)
+    assert found["`prune_above=0.5`"] < found["plain samples"] < found["`prune_below=0.5`"]

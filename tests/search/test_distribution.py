@@ -4,11 +4,14 @@
 import asyncio
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from benchmarks.common.known_model import END, PROMPT, KnownModel
+from benchmarks.sampling_bias import ShareOfZeros, score
 from helpers.example_counts import is_long
-from helpers.known_model import END, PROMPT, KnownModel
+from recipe.treepo.policies import Policies
 from recipe.treepo.search import SearchKind, SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules, Favor, Share
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
@@ -61,3 +64,33 @@ def test_the_test_sees_a_policy_that_looks_at_probabilities():
     truth = KnownModel(0).responses(LENGTH)
     found = responses_by_leaf(share=Share.PATH_SUM, favor=Favor.LOW, temperature=0.1)
     assert chi_square(sum(found, Counter()), truth) > 40
+
+
+@pytest.mark.parametrize(("search", "rejections"), [(SearchKind.BY_LEVEL, 1), (SearchKind.BY_PATH, 2)])
+@pytest.mark.parametrize("end_rate", [0.0, 0.2])
+def test_pruning_a_single_path_is_rejection_sampling_with_limited_rejections(search, rejections, end_rate):
+    shape = SearchShape(width=1, segment_length=2, search=search, branching=BranchingRules(init_divergence=(1, 1)))
+    shape = replace(shape, prune_below=0.6)
+
+    async def sample():
+        found = Counter()
+        for seed in range(3 * TREES):
+            engine, policies = KnownModel(seed, end_rate=end_rate), Policies(scorer=ShareOfZeros())
+            tree = await grow_tree(PROMPT, engine=engine, shape=shape, stopping=STOPPING, seed=seed, policies=policies)
+            (leaf,) = tree.leaves
+            found[tuple(tree.path(leaf).response_ids)] += 1
+        return found
+
+    model = KnownModel(0, end_rate=end_rate).responses(LENGTH)
+    # Open paths end at a boundary if their score is too low; the last segment has no boundary.
+    passed = {
+        response: share
+        for response, share in model.items()
+        if all(score(response[:end]) >= 0.6 for end in (2, 4) if len(response) > end)
+    }
+    truth = dict(model)
+    for _ in range(rejections):
+        rejected = 1 - sum(passed.values())
+        truth = {response: passed.get(response, 0.0) + rejected * share for response, share in truth.items()}
+    assert sum(truth.values()) == pytest.approx(1.0)
+    assert abs(chi_square(asyncio.run(sample()), truth)) < 4
