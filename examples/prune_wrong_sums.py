@@ -11,7 +11,8 @@ from operator import add, mul, sub
 
 from recipe.treepo.policies import PathView, PolicyContext
 
-SUM = re.compile(r"(\d{1,6}) ([-+*]) (\d{1,6}) = (\d{1,12})\b")
+# Not a part of a longer sum or of a decimal. A result at the end of the text may lack digits.
+SUM = re.compile(r"(?<![-+*/] )(?<![-.,\d])(\d{1,6}) ([-+*]) (\d{1,6}) = (\d{1,12})(?![.,]?\d)(?=.)", re.DOTALL)
 OPERATIONS = {"+": add, "-": sub, "*": mul}
 
 

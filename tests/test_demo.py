@@ -37,12 +37,19 @@ def test_the_demo_prints_a_scored_tree_and_writes_its_page(tmp_path: Path, capsy
     [
         (["--n=0"], "--n=0: must be at least 1. Use --n=8."),
         (["--problem=What is 1 + 1?"], "--problem and --answer go together"),
+        (["--answer=22"], "--problem and --answer go together"),
     ],
 )
 def test_bad_arguments_end_the_demo_with_one_line(words: list[str], message: str, capsys) -> None:
     with pytest.raises(SystemExit):
         demo.main(words)
     assert message in capsys.readouterr().err
+
+
+def test_a_problem_may_have_the_answer_of_the_embedded_one() -> None:
+    chosen = demo.arguments(["--problem=What is 20 + 2?", f"--answer={demo.ANSWER}"])
+    assert (chosen.problem, chosen.answer) == ("What is 20 + 2?", "22")
+    assert demo.arguments([]).problem == demo.PROBLEM
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_demo_with_one_line(tmp_path: Path, capsys) -> None:

@@ -30,7 +30,9 @@ class KnownModel:
     async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
         """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
         rng = random.Random(f"{self.seed}/{branch}")
-        last, tokens, logprobs = input_ids[-1], [], []
+        last = input_ids[-1]
+        tokens: list[int] = []
+        logprobs: list[float] = []
         while len(tokens) < max_tokens and last != END:
             probabilities = self.probabilities(last)
             last = rng.choices((0, 1, END), probabilities)[0]
@@ -42,7 +44,7 @@ class KnownModel:
         """Return all responses of up to ``length`` tokens after a prefix, with their probabilities."""
         if len(prefix) == length or prefix[-1:] == (END,):
             return {prefix: 1.0}
-        found = {}
+        found: dict[tuple[int, ...], float] = {}
         for token, probability in enumerate(self.probabilities((*PROMPT, *prefix)[-1])):
             if probability > 0:
                 rest = self.responses(length, (*prefix, token))

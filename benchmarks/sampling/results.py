@@ -74,8 +74,8 @@ class Result:
 def partner(result: Result, results: Sequence[Result], arm: Arm) -> Result | None:
     """Return the result of another sampler with all else equal; None if it was not measured."""
     tree = arm not in (Arm.PLAIN, Arm.LOOPS)
-    routing = {} if tree else {"routing": Routing.TREE, "wide": 0}
-    return find(replace(result.case, arm=arm, **routing), results)
+    case = replace(result.case, arm=arm)
+    return find(case if tree else replace(case, routing=Routing.TREE, wide=0), results)
 
 
 def find(case: Case, results: Sequence[Result]) -> Result | None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m recipe.treepo.demo``: grow one tree, score it, print it, and write its page. No GPU, verl or server.
 
-By default the embedded tiny model solves a problem of its own kind. Any causal language model of transformers works.
+By default the embedded tiny model solves a problem of its own kind. Other models of transformers work, if all their
+layers attend to the whole context.
 """
 
 import argparse
@@ -37,8 +38,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--model", default=str(MODEL), help="default: the embedded tiny model, in a checkout")
-    parser.add_argument("--problem", default=PROBLEM, help="a problem whose answer the reward can compare")
-    parser.add_argument("--answer", default=ANSWER)
+    parser.add_argument("--problem", help="a problem whose answer the reward can compare; default: an embedded one")
+    parser.add_argument("--answer", help="its right answer")
     parser.add_argument("--n", type=int, default=8, help="trajectories")
     parser.add_argument("--depth", type=int, default=4, help="maximum segments of a path")
     parser.add_argument("--segment", type=int, default=32, help="tokens of a segment")
@@ -50,8 +51,10 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
             parser.error(
                 f"--{name}={getattr(chosen, name)}: must be at least 1. Use --{name}={parser.get_default(name)}."
             )
-    if (chosen.problem == PROBLEM) != (chosen.answer == ANSWER):
+    if (chosen.problem is None) != (chosen.answer is None):
         parser.error("--problem and --answer go together: give both, or neither.")
+    if chosen.problem is None:
+        chosen.problem, chosen.answer = PROBLEM, ANSWER
     return chosen
 
 

@@ -44,6 +44,7 @@ from recipe.treepo.evaluation.settings import EvaluationSettings, Run, load_eval
 from recipe.treepo.evaluation.summary import errors_of, summarize
 from recipe.treepo.evaluation.tree_dump import EvaluationDump
 from recipe.treepo.main_treepo import print_notes, use_plugin
+from recipe.treepo.settings.data_files import first_row
 from recipe.treepo.settings.hub_models import hub_problems
 from recipe.treepo.settings.support import never_run_note
 from recipe.treepo.settings.training_rules import is_our_reward, reward_name
@@ -135,7 +136,8 @@ def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
     from recipe.treepo.verl_adapters.user_code import policy_problems
 
     by_arm = {run.arm: run.settings for run in settings.runs if not run.is_plain}
-    if wrong := [problem for own in by_arm.values() for problem in policy_problems(own)]:
+    row = first_row(config, "data.val_files")
+    if wrong := [problem for own in by_arm.values() for problem in policy_problems(own, row)]:
         raise ConfigError(wrong)
     with locked(settings.out_dir) as folder:
         model = load_model(config)

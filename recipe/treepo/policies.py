@@ -13,7 +13,7 @@ protocol, and no base class; ``options`` are the arguments of its constructor. `
 
 A tree must be the same if it is grown again: take random numbers from ``context.rng`` only, and keep no state between
 calls. One instance serves all prompts of a worker. The classes of this recipe satisfy the same protocols
-(``recipe/treepo/search/branching.py``, ``fallback.py`` and ``stopping.py``).
+(``recipe/treepo/search/branching.py``, ``fallback.py`` and ``stopping.py``). Numbers may be those of numpy or torch.
 
 This module imports no verl, torch or ray.
 """
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 
 
 class PathView(Protocol):
-    """A path of a tree, from its root to its last token; read-only, and valid only during a call.
+    """A path of a tree, from its root to its last token; read-only, and valid only during the call.
 
     The response of a conversation includes the replies. Their tokens have the log-probability 0.0.
     """
@@ -93,7 +93,12 @@ class PathView(Protocol):
 
     @property
     def siblings(self) -> Sequence["PathView"]:
-        """Paths to the other children of the parent that exist so far."""
+        """Paths to the other children of the parent, by name.
+
+        They are complete only if nothing else is being sampled: in ``children`` with ``treepo.search=by_level``, and in
+        ``resume`` with ``by_level`` or ``treepo.fallback.start=dry``. Elsewhere there are none, because they would
+        depend on the order in which requests finish.
+        """
 
     @property
     def finish_reason(self) -> str | None:
@@ -101,7 +106,7 @@ class PathView(Protocol):
 
     @property
     def score(self) -> float | None:
-        """Score by ``treepo.score``, None without one."""
+        """Score by ``treepo.score``, None without one, and in stopping rules: a path is scored after its request."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,11 @@ class Branching(Protocol):
         """Return the number of children of each path, in the order of ``paths``.
 
         With ``treepo.search=by_level``, ``paths`` are the open paths of a level at their boundaries. With ``by_path``,
-        it is a single one. A path without children is pruned: it becomes no trajectory, and its width goes back.
+        it is a single one. A path without children is pruned: it becomes no trajectory, and its width goes back. A tree
+        prunes as many paths as it has trajectories (``by_path``: two in a row); after that, 0 counts as 1.
+
+        With a branching of your own, ``treepo.fallback.start=early`` resumes paths once none is open, as ``dry`` does:
+        only then is it known how much width is left.
 
         Args:
             paths: Open paths, at least one.
@@ -152,7 +161,8 @@ class Resume(NamedTuple):
 
     Attributes:
         path: A finished path; None for the end of the prompt.
-        token: Response token of the path from which on it is sampled again, at least 0 and below its length.
+        token: Response token of the path from which on it is sampled again: at least 0, below its length, and one that
+            the model generated.
     """
 
     path: PathView | None
@@ -166,7 +176,8 @@ class Fallback(Protocol):
         """Return ``count`` points.
 
         Args:
-            paths: Finished paths; none if all were dropped.
+            paths: Finished paths, none if all were dropped. With ``treepo.search=by_path`` and early fallback, only the
+                path that just ended; none if it was pruned.
             count: Number of missing trajectories, at least 1.
             context: Prompt and state of the run.
         """
@@ -185,7 +196,10 @@ class Scorer(Protocol):
     """Scores a path, for example with a verifier or a reward model."""
 
     async def score(self, path: PathView, context: PolicyContext) -> float:
-        """Return the score of a path at a boundary or at its end; must be finite."""
+        """Return the score of a path at the end of a request, which is a boundary or the end of the path.
+
+        Must be finite, and come within ``treepo.score.timeout_seconds``.
+        """
         ...
 
 

@@ -302,3 +302,11 @@ def test_treerpo_expects_the_mean_over_children_not_over_leaves():
     assert rows[0] == pytest.approx([2 / 3 - 1 / 3, 1 - 2 / 3])
     assert rows[1] == pytest.approx([1 / 3, 1 / 3 - 2 / 3, 0 - 1 / 3])
     assert rows[4] == pytest.approx([0 - 1 / 3])
+
+
+def test_the_arrays_of_a_forest_are_read_only():
+    forest = build_forest(["a"] * 2, [[(1, 0)], [(2, 0), (3, 4)]])
+    for one in (forest, forest.merge_chains()):
+        for array in (one.node_TL, one.begin_TL, one.trajectory_P):
+            with pytest.raises(ValueError, match="read-only"):
+                array[array < 0] = 0

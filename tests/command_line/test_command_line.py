@@ -67,7 +67,7 @@ def test_the_help_fits_on_a_page(page):
 def test_the_help_lists_every_key_with_its_default():
     training = listed_keys(help_text(TRAINING_PAGE))
     declared = OmegaConf.load(CONFIG / "treepo_trainer.yaml")
-    assert sorted(training) == sorted(KEYS) and len(training) == 85
+    assert sorted(training) == sorted(KEYS) and len(training) == 87
     assert training == {key: plain(OmegaConf.select(declared, key)) for key in training}
     assert (training["treepo.depth"], training["treepo.stopping"]) == (7, ["answer", "eos", "length", "depth"])
     evaluation = listed_keys(help_text(EVALUATION_PAGE))

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from recipe.treepo.engines.transformers_engine import TransformersEngine
 from recipe.treepo.search import SearchError, grow_tree
@@ -116,6 +116,28 @@ def test_an_error_of_the_model_fails_the_requests_of_its_batch_only(model):
     with pytest.raises(SearchError):
         asyncio.run(grown(engine, 0, [VOCABULARY + 1]))
     assert len(asyncio.run(grown(engine, 0)).leaves) == 6
+
+
+def test_a_model_with_windows_is_refused():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    windows = MistralConfig(vocab_size=VOCABULARY, num_key_value_heads=2, sliding_window=4, **sizes)
+    window = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    mixed = Qwen2Config(vocab_size=VOCABULARY, num_key_value_heads=2, **window, **sizes)
+    for model in (MistralForCausalLM(windows), Qwen2ForCausalLM(mixed)):
+        with pytest.raises(ValueError, match=f"^{type(model).__name__}: must attend to the whole context"):
+            TransformersEngine(model, stop_token_ids=[END])
+
+
+def test_an_engine_goes_on_after_a_loop_that_ended_early(model):
+    engine = TransformersEngine(model, stop_token_ids=[])
+
+    async def ends_at_once() -> None:
+        asyncio.create_task(engine.extend(PROMPT, max_tokens=4, branch="0"))
+        await asyncio.sleep(0)
+
+    asyncio.run(ends_at_once())
+    segment = asyncio.run(asyncio.wait_for(engine.extend(PROMPT, max_tokens=4, branch="1"), 60))
+    assert len(segment.token_ids) == 4
 
 
 def test_a_cancelled_request_does_not_hold_up_the_others(model):

@@ -412,4 +412,21 @@ def test_a_wrong_policy_ends_the_run_with_one_message(tmp_path):
     )
     first, rest = sample(sampler, TREE, 6, Records(tmp_path / "tree.jsonl", {}))
     assert "Children.children returned" in first and "room for" in first
-    assert rest.startswith("given up after")
+    assert rest == "given up after a failure of a policy; 6 problems are missing"
+
+
+def test_a_success_in_flight_does_not_hide_that_a_run_was_given_up(tmp_path):
+    class Once:
+        """Policy that fails for the second problem."""
+
+        def children(self, paths, room, context):
+            if context.row["extra_info"]["index"] == 1:
+                raise ValueError("no")
+            return [1] * len(paths)
+
+    records = Records(tmp_path / "tree.jsonl", {})
+    sampler = Bench(end_rate=0.0).sampler(policies_of=lambda run: Policies(branching=Once()), prompts_in_flight=4)
+    first, rest = sample(sampler, TREE, 24, records)
+    assert "Once.children raised ValueError: no" in first
+    assert rest == f"given up after a failure of a policy; {24 - len(records.done())} problems are missing"
+    assert 1 <= len(records.done()) <= 6

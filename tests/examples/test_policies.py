@@ -44,10 +44,15 @@ def test_children_go_where_the_model_was_least_certain(room, options, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("4 * 6 = 24. 24 - 5 = 18. 18 + 3 = 21", 2 / 3),
+        ("4 * 6 = 24. 24 - 5 = 18. 18 + 3 = 21.", 2 / 3),
         ("no sums", 1.0),
-        ("1 + 1 = 3", 0.0),
+        ("1 + 1 = 3.", 0.0),
         ("12 + 3 = 15, and 3 - 5 = -2", 1.0),  # the second has a sign, and is left out
+        # Parts of longer sums, decimals and signs are left out, and so is the last number, which may lack digits.
+        ("12 * 12 = 14", 1.0),
+        ("12 * 12 = 14 ", 0.0),
+        ("2.5 + 1 = 3.5, -3 + 5 = 2, 3 + 4 * 2 = 11, 10 - 2 + 3 = 11, 3 + 1 = 4.5, 1 + 999 = 1,000.", 1.0),
+        ("1 + 1 = 2.\n2 + 2 = 5.", 0.5),
     ],
 )
 def test_the_score_is_the_share_of_right_sums(text, expected):

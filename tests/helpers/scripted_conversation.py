@@ -8,6 +8,7 @@ from typing import Any
 
 from helpers.scripted_engine import EOS, ScriptedEngine, decode
 from recipe.treepo.interaction import ConversationRules, Interaction, Reply
+from recipe.treepo.policies import Policies
 from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.conversation import ConversationStart
@@ -280,8 +281,10 @@ async def start_talk(
         decode=decode,
         **taken("response_length", "depth", "answer_needs_eos", "stop_strings", "repetition", "min_length"),
     )
+    policies = numbers.pop("policies", Policies())
     shape = taken("width", "segment_length", "search", "fallback", "max_segments_per_request", "cache_block", "retries")
     divergence = numbers.pop("divergence", 2)
     spread = divergence if isinstance(divergence, tuple) else (divergence, divergence)
     shape = SearchShape(**shape, branching=BranchingRules(divergence=spread, **numbers), retry_seconds=0.0)
-    return await grow_tree(PROMPT, engine=engine, shape=shape, stopping=stopping, seed=seed, conversation=start)
+    own = {"conversation": start, "policies": policies}
+    return await grow_tree(PROMPT, engine=engine, shape=shape, stopping=stopping, seed=seed, **own)

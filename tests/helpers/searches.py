@@ -53,7 +53,7 @@ def search_arguments(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **number
             "max_segments_per_request",
             "cache_block",
             "retries",
-            *("prune_below", "prune_above"),
+            *("prune_below", "prune_above", "score_timeout_seconds"),
         )
         if name in numbers
     }

@@ -4,20 +4,28 @@
 import asyncio
 import hashlib
 import math
+import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.example_counts import examples
+from helpers.scripted_conversation import TURN, Recorded, Turns, sizes, talk
 from helpers.scripted_engine import ScriptedEngine, decode
 from helpers.searches import PROMPT, REQUIRED, grow, searches
+from recipe.treepo.interaction import Steps
 from recipe.treepo.policies import PathView, Policies, PolicyContext, Resume
 from recipe.treepo.search import SearchError, SearchKind
 from recipe.treepo.search.branching import Budget, Share
+from recipe.treepo.search.conversation import ConversationRules
+from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.fallback import FallbackRules, FallbackStart, PathOrder
 from recipe.treepo.search.policy_calls import PolicyError
 from recipe.treepo.search.stopping import FinishReason
@@ -31,12 +39,22 @@ def number_of(path: PathView) -> float:
     return digest[0] / 255
 
 
+class BoxEngine:
+    """Engine whose second segment opens a box."""
+
+    async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
+        token_ids = [*b"a\\boxed{bcdefgh"][len(input_ids) - len(PROMPT) :][:max_tokens]
+        return Segment(token_ids, [-1.0] * len(token_ids))
+
+
 class HashScore:
-    """Scorer that waits some turns of the loop."""
+    """Scorer that waits some turns of the loop, in which other paths split this one's nodes."""
 
     async def score(self, path: PathView, context: PolicyContext) -> float:
+        before = number_of(path), path.text, [*path.logprobs], [*path.boundaries], path.turn_text
         for _ in range(path.length % 3):
             await asyncio.sleep(0)
+        assert before == (number_of(path), path.text, [*path.logprobs], [*path.boundaries], path.turn_text)
         return number_of(path)
 
 
@@ -45,8 +63,8 @@ class AnyChildren:
 
     def children(self, paths: Sequence[PathView], room: int, context: PolicyContext) -> list[int]:
         counts, left = [], room
-        for _ in paths:
-            counts.append(context.rng.randint(0, min(left, 3)))
+        for path in paths:
+            counts.append(context.rng.randint(0, min(left, 3 + len(path.siblings) % 2)))
             left -= counts[-1]
         return counts
 
@@ -57,7 +75,7 @@ class AnyPoint:
     def resume(self, paths: Sequence[PathView], count: int, context: PolicyContext) -> list[Resume]:
         points = []
         for _ in range(count):
-            path = context.rng.choice([None, *paths])
+            path = context.rng.choice([None, *paths, *(path for path in paths if path.siblings)])
             points.append(Resume(path, 0 if path is None else context.rng.randrange(path.length)))
         return points
 
@@ -66,7 +84,7 @@ class AnyEnd:
     """Stopping rule at random."""
 
     def ends(self, path: PathView, context: PolicyContext) -> bool:
-        return context.rng.random() < 0.1
+        return context.rng.random() < 0.1 + 0.2 * len(path.siblings)
 
 
 @st.composite
@@ -130,6 +148,29 @@ def test_any_policies_keep_the_invariants_and_grow_equal_trees(search, own, text
     ]
 
 
+def test_a_score_that_awaits_keeps_its_path_while_another_path_resumes_on_it():
+    lengths = []
+
+    class Waits:
+        async def score(self, path: PathView, context: PolicyContext) -> float:
+            before = [*path.token_ids]
+            for _ in range(40 * (path.length // 4)):
+                await asyncio.sleep(0)
+            lengths.append(len(before))
+            assert [*path.token_ids] == before
+            return 0.0
+
+    class Middle:
+        def resume(self, paths: Sequence[PathView], count: int, context: PolicyContext) -> list[Resume]:
+            return [Resume(paths[0], min(1, paths[0].length - 1)) if paths else Resume(None, 0)] * count
+
+    # One child of the root; its first segment is shared, and paths that end early resume inside it.
+    options = {**SIZES, "search": SearchKind.BY_PATH, "init_divergence": (1, 1)}
+    for seed in range(30):
+        grow(ScriptedEngine(end_rate=0.2, seed=seed), **options, policies=Policies(scorer=Waits(), fallback=Middle()))
+    assert sum(length >= 4 for length in lengths) > 60
+
+
 class Children:
     """Branching with a given result."""
 
@@ -137,7 +178,7 @@ class Children:
         self._counts = counts
 
     def children(self, paths: Sequence[PathView], room: int, context: PolicyContext) -> Any:
-        if isinstance(self._counts, Exception):
+        if isinstance(self._counts, BaseException):
             raise self._counts
         return self._counts
 
@@ -155,7 +196,12 @@ class Children:
         ([1.0, 1.0], r"must be . whole numbers"),
         ([1, 1, 1], r"must be . whole numbers"),
         (None, r"Children.children raised TypeError"),
+        ([True, True], r"must be . whole numbers"),
         (ValueError("two\nlines"), r"Children.children raised ValueError: two lines"),
+        (SystemExit(3), r"Children.children raised SystemExit: 3"),
+        (KeyboardInterrupt(), r"Children.children raised KeyboardInterrupt"),
+        (asyncio.CancelledError(), r"Children.children raised CancelledError"),
+        (StopIteration(), r"Children.children raised StopIteration"),
     ],
 )
 def test_a_wrong_number_of_children_ends_with_class_prompt_and_node(search, counts, message):
@@ -202,7 +248,138 @@ class Point(Children):
         return [Resume(paths[0], self._counts)] * count
 
 
-@pytest.mark.parametrize("token", [-1, 6, 99, 1.5, math.nan, None])
+@pytest.mark.parametrize("search", SearchKind)
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, OverflowError])
+@pytest.mark.parametrize("method", ["ends", "score", "resume", "task"])
+def test_an_exit_in_any_policy_ends_the_search_and_not_the_process(search, kind, method):
+    class Exits:
+        def ends(self, path: PathView, context: PolicyContext) -> bool:
+            raise kind("own")
+
+        def resume(self, paths: Sequence[PathView], count: int, context: PolicyContext) -> Any:
+            raise kind("own")
+
+        async def score(self, path: PathView, context: PolicyContext) -> float:
+            await asyncio.sleep(0)
+            raise kind("own")
+
+    class Task(Exits):
+        async def score(self, path: PathView, context: PolicyContext) -> float:
+            return await asyncio.create_task(super().score(path, context))
+
+    own, name = {"ends": "stopping_rule", "resume": "fallback", "score": "scorer", "task": "scorer"}[method], Exits()
+    if method == "task":
+        name, method = Task(), "score"
+    options = {**SIZES, "divergence": 1, "max_divergence": 1, "search": search}
+    with pytest.raises(PolicyError, match=rf"{type(name).__name__}.{method} raised {kind.__name__}") as caught:
+        grow(ScriptedEngine(), **options, policies=Policies(**{own: name}))
+    assert (caught.value.policy, caught.value.method) == (type(name).__name__, method)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.method) == (str(caught.value), method)
+
+
+def test_a_score_that_takes_too_long_ends_the_search():
+    class Hangs:
+        async def score(self, path: PathView, context: PolicyContext) -> float:
+            await asyncio.sleep(60)
+            return 0.0
+
+    with pytest.raises(PolicyError, match=r"^Hangs.score gave no result within 0.05 s \(prompt, node [01]\)$"):
+        grow(ScriptedEngine(), **SIZES, policies=Policies(scorer=Hangs()), score_timeout_seconds=0.05)
+
+
+@pytest.mark.parametrize("search", SearchKind)
+def test_numbers_of_numpy_and_torch_are_numbers(search):
+    class Numpy:
+        def children(self, paths: Sequence[PathView], room: int, context: PolicyContext) -> Any:
+            return np.ones(len(paths), dtype=np.int64)
+
+        def resume(self, paths: Sequence[PathView], count: int, context: PolicyContext) -> Any:
+            return [(paths[0], torch.tensor(2))] * count
+
+        def ends(self, path: PathView, context: PolicyContext) -> Any:
+            return np.bool_(False)
+
+        async def score(self, path: PathView, context: PolicyContext) -> Any:
+            return np.float32(0.5) if path.length % 4 else torch.tensor(0.5)
+
+    own = Numpy()
+    policies = Policies(branching=own, fallback=own, stopping_rule=own, scorer=own)
+    tree = grow(ScriptedEngine(), **SIZES, search=search, policies=policies)
+    assert len(tree.leaves) == 4 and {node.score for node in tree.nodes if node.is_generated and node.index} <= {
+        0.5,
+        None,
+    }
+
+
+def test_a_policy_may_sort_the_paths_but_not_change_those_of_the_search():
+    class Sorts(Children):
+        def resume(self, paths: Sequence[PathView], count: int, context: PolicyContext) -> Any:
+            if self._counts:
+                paths.sort()
+            found = sorted(paths, key=lambda path: path.name, reverse=True)
+            return [Resume(found[0], 2)] * count
+
+    options = {**SIZES, "divergence": 1, "max_divergence": 1}
+    tree = grow(ScriptedEngine(), **options, policies=Policies(fallback=Sorts(False)))
+    assert [tree.nodes[leaf].key for leaf in tree.leaves] == ["0.0.0", "1.0.0", "1.0.0~0.0", "1.0.0~1.0"]
+    with pytest.raises(PolicyError, match="Sorts.resume raised AttributeError"):
+        grow(ScriptedEngine(), **options, policies=Policies(fallback=Sorts(True)))
+
+
+def test_what_policies_see_of_the_prompt_is_read_only():
+    class Writes(Children):
+        def children(self, paths: Sequence[PathView], room: int, context: PolicyContext) -> Any:
+            self._counts(context)
+
+    for change in (lambda context: context.prompt_ids.append(7), lambda context: context.row.clear()):
+        with pytest.raises(PolicyError, match="raised AttributeError"):
+            grow(ScriptedEngine(), **SIZES, policies=Policies(branching=Writes(change)))
+
+
+def test_a_policy_sees_the_text_of_the_turn_whatever_rules_read():
+    seen = set()
+
+    class Looks:
+        def ends(self, path: PathView, context: PolicyContext) -> bool:
+            assert path.turn_text == path.text == decode([*path.token_ids])
+            seen.add(path.opens_box == ("\\boxed{" in path.text))
+            return path.opens_box
+
+    for order in (REQUIRED, (FinishReason.ANSWER, *REQUIRED)):
+        sizes_ = {**SIZES, "segment_length": 4, "response_length": 12, "order": order}
+        tree = grow(BoxEngine(), **sizes_, policies=Policies(stopping_rule=Looks()))
+        reasons = [(tree.nodes[leaf].finish_reason, tree.nodes[leaf].depth) for leaf in tree.leaves]
+        assert reasons == [("custom", 2)] * 4
+    assert seen == {True}
+
+
+@pytest.mark.parametrize("search", SearchKind)
+@pytest.mark.parametrize("token", range(14))
+def test_a_point_inside_a_reply_is_refused(search, token):
+    class InReply:
+        def resume(self, paths: Sequence[PathView], count: int, context: PolicyContext) -> Any:
+            mask = paths[0].response_mask
+            chosen = token if token < len(mask) else 0
+            is_reply.append(not mask[chosen])
+            return [Resume(paths[0], chosen)] * count
+
+    for steps in Steps:
+        is_reply: list[bool] = []
+        options = {**sizes(width=3, max_divergence=1), "search": search, "rules": ConversationRules(steps=steps)}
+        try:
+            tree = talk(Turns(TURN), Recorded(), **options, policies=Policies(fallback=InReply()))
+        except PolicyError as error:
+            assert is_reply[-1]
+            assert re.search(
+                r"a reply has this token; it must be one that the model generated \(prompt, node ", str(error)
+            )
+        else:
+            assert is_reply and not any(is_reply)
+            tree.check()
+
+
+@pytest.mark.parametrize("token", [-1, 6, 99, 1.5, math.nan, None, True])
 def test_a_point_off_the_path_ends_with_class_prompt_and_node(token):
     options = {**SIZES, "divergence": 1, "max_divergence": 1}
     message = rf"Point.resume returned {token}: the token must be from 0 to 5 \(prompt, node 0.0.0\)"
@@ -210,14 +387,24 @@ def test_a_point_off_the_path_ends_with_class_prompt_and_node(token):
         grow(ScriptedEngine(), **options, policies=Policies(fallback=Point(token)))
 
 
-@pytest.mark.parametrize("score", [math.nan, math.inf, None, True, "1"])
+class Unprintable:
+    def __repr__(self) -> str:
+        raise ValueError("no")
+
+
+def test_a_result_without_a_text_is_named_by_its_type():
+    with pytest.raises(PolicyError, match="returned a list: must be 2 whole numbers"):
+        grow(ScriptedEngine(), **SIZES, policies=Policies(branching=Children([Unprintable()])))
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, 10**400, None, True, "1"])
 def test_a_score_that_is_no_number_ends_with_class_prompt_and_node(score):
     class Odd:
         async def score(self, path: PathView, context: PolicyContext) -> Any:
             return score
 
     with pytest.raises(
-        PolicyError, match=rf"Odd.score returned {score!r}: must be a finite number \(prompt, node [01]\)"
+        PolicyError, match=rf"Odd.score returned {score!r:.80}: must be a finite number \(prompt, node [01]\)"
     ):
         grow(ScriptedEngine(), **SIZES, policies=Policies(scorer=Odd()))
 

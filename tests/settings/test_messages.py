@@ -42,7 +42,7 @@ from recipe.treepo.verl_adapters.user_code import interaction_problems, policy_p
 RECORD = Path(__file__).with_name("messages.txt")
 # Rules checked after the start of a run: their own tests have examples.
 LATER = {
-    "dump_disk_full",
+    *("dump_disk_full", "policy_trial_time"),
     *("hub_access", "hub_offline", "hub_unknown", "hub_unreachable"),
     *("engine_vendor", "folder_in_use", "model_not_loaded", "more_wrong_rows", "no_rows", "other_samples"),
     "wrong_row",
@@ -288,7 +288,7 @@ def examples() -> Iterator[ConfigProblem]:
     Path("mine.py").write_text("class Mine:\n    def children(self, paths, room, context): return [room] * 9\n")
     for group in ("branching", "score"):
         own = {"custom": {"path": "mine.py", "name": "Mine"}}
-        yield from policy_problems(load_settings(OmegaConf.create({"treepo": {group: own}})))
+        yield from policy_problems(load_settings(OmegaConf.create({"treepo": {group: own}})), {})
     tools = {"format": "xyz", "function_tool_path": "talk.py"}
     yield from tool_problems(OmegaConf.create({"actor_rollout_ref": {"rollout": {"multi_turn": tools}}}))
 

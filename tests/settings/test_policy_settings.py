@@ -2,16 +2,23 @@
 """The keys of the user's policies: rules, loading, and the trial on scripted trees."""
 
 import asyncio
+import json
+from dataclasses import replace
 from typing import Any
 
+import pandas
 import pytest
+from omegaconf import OmegaConf
 
 from helpers.configs import briefly, config_of, problems_of
+from recipe.treepo.settings.data_files import first_row
 from recipe.treepo.settings.schema import POLICY_METHODS, load_settings
+from recipe.treepo.verl_adapters import policy_trial
 from recipe.treepo.verl_adapters.user_code import own_policies, policy_problems
 
 POLICIES = """
 import math
+import time
 
 
 class Branching:
@@ -63,6 +70,34 @@ class Score:
         return path.text.count("7") / path.length
 
 
+class Slow:
+    async def score(self, path, context):
+        time.sleep(60)
+
+
+class Exits:
+    async def score(self, path, context):
+        raise SystemExit(0)
+
+
+class Answer:
+    async def score(self, path, context):
+        return float(context.row["extra_info"]["answer"])
+
+
+class Counts(Branching):
+    calls = 0
+
+    def children(self, paths, room, context):
+        Counts.calls += 1
+        return [1 + (number == Counts.calls % len(paths) and room > len(paths)) for number in range(len(paths))]
+
+
+class First(Fallback):
+    def resume(self, paths, count, context):
+        return [(paths[0], 0)] * count
+
+
 class Now:
     def score(self, path, context):
         return 1.0
@@ -100,24 +135,24 @@ def settings_of(file: str, **names: Any):
     return load_settings(config_of(groups))
 
 
-def problem_of(settings):
-    [problem] = policy_problems(settings)
+def problem_of(settings, row=None):
+    [problem] = policy_problems(settings, row or {})
     assert "\n" not in str(problem)
     return problem
 
 
 def test_policies_are_loaded_made_with_their_options_and_tried(file):
     settings = settings_of(file, **GOOD, advantage="Credit")
-    assert policy_problems(settings) == []
+    assert policy_problems(settings, {}) == []
     config = config_of({"branching": {"custom": {"path": file, "name": "Branching", "options": {"most": 3}}}})
     policies = own_policies(load_settings(config))
     assert (policies.branching.most, policies.fallback, policies.scorer) == (3, None, None)
-    assert policy_problems(load_settings(config_of({}))) == []
+    assert policy_problems(load_settings(config_of({})), {}) == []
 
 
 def test_the_trial_works_inside_an_event_loop(file):
     async def problems():
-        return policy_problems(settings_of(file, **GOOD))
+        return policy_problems(settings_of(file, **GOOD), {})
 
     assert asyncio.run(problems()) == []
 
@@ -129,6 +164,9 @@ def test_the_trial_works_inside_an_event_loop(file):
         ("fallback", "Beyond", "Beyond.resume returned 8: the token must be from 0 to 7 (trial 0, node 0)"),
         ("stopping_rules", "Words", "must be True or False (trial 0, node "),
         ("score", "Nan", "Nan.score returned nan: must be a finite number (trial 0, node "),
+        ("score", "Exits", "Exits.score raised SystemExit: 0 (trial 0, node "),
+        ("branching", "Counts", "a tree is another one when it is grown again: take random numbers from context.rng"),
+        ("fallback", "First", "First.resume raised IndexError: tuple index out of range (trial 0, node root)"),
         ("advantage", "Flat", "Flat.credit returned (32,): must have the shape (trajectories, levels), (32, "),
     ],
 )
@@ -136,6 +174,34 @@ def test_a_policy_with_wrong_results_is_found_on_a_scripted_tree(file, group, na
     problem = problem_of(settings_of(file, **{group: name}))
     assert briefly([problem]) == [f"treepo.{group}.custom.name={name}: policy_trial"]
     assert rule in problem.rule
+
+
+def test_the_trial_has_a_row_of_the_data_set_and_can_be_left_out(file):
+    settings = settings_of(file, score="Answer")
+    assert policy_problems(settings, {"extra_info": {"answer": "7"}}) == []
+    problem = problem_of(settings)
+    assert "Answer.score raised KeyError: 'answer' (trial 0, node " in problem.rule
+    assert problem.remedy.endswith("or skip the trial with treepo.policy_trial=false.")
+    assert policy_problems(replace(settings, policy_trial=False), {}) == []
+
+
+def test_a_policy_that_hangs_does_not_hold_up_the_start(file, monkeypatch):
+    monkeypatch.setattr(policy_trial, "SECONDS", 0.2)
+    problem = problem_of(settings_of(file, score="Slow"))
+    assert briefly([problem]) == ["treepo.policy_trial=True: policy_trial_time"]
+
+
+def test_the_first_row_of_the_data_is_found_in_any_file(tmp_path):
+    rows = [{"data_source": "a", "extra_info": {"index": 4}}, {"data_source": "b"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    pandas.DataFrame(rows[:1]).to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
+    for name in ("rows.jsonl", "rows.json", "rows.parquet"):
+        files = [f"{tmp_path}/none.parquet", f"{tmp_path}/damaged.parquet", f"{tmp_path}/{name}"]
+        row = first_row(OmegaConf.create({"data": {"train_files": files}}), "data.train_files")
+        assert (row["data_source"], row["extra_info"]) == ("a", {"index": 4})
+    assert first_row(OmegaConf.create({"data": {"train_files": None}}), "data.train_files") == {}
 
 
 @pytest.mark.parametrize("group", POLICY_METHODS)

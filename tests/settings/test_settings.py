@@ -117,7 +117,8 @@ EVERY_KEY = {
         "custom": OWN,
     },
     "stopping_rules": {"custom": OWN},
-    "score": {"custom": OWN, "prune_below": -0.5, "prune_above": 2},
+    "policy_trial": False,
+    "score": {"custom": OWN, "prune_below": -0.5, "prune_above": 2, "timeout_seconds": 7},
 }
 
 
@@ -157,7 +158,8 @@ def test_every_key_is_read_into_its_place():
         own_branching=OwnClass(**OWN),
         own_fallback=OwnClass(**OWN),
         own_stopping_rule=OwnClass(**OWN),
-        score=ScoreSettings(custom=OwnClass(**OWN), prune_below=-0.5, prune_above=2.0),
+        policy_trial=False,
+        score=ScoreSettings(custom=OwnClass(**OWN), prune_below=-0.5, prune_above=2.0, timeout_seconds=7.0),
         fallback=FallbackRules(
             start=FallbackStart.DRY,
             order=PathOrder.LONGER_FIRST,
@@ -260,6 +262,7 @@ def test_the_search_gets_the_shape_that_was_set():
         retries=0,
         prune_below=-0.5,
         prune_above=2.0,
+        score_timeout_seconds=7.0,
     )
     # None if a block does not fit into a segment, or if segments are turns
     for length, talks, expected in ((448, False, 64), (441, False, None), (448, True, None)):
@@ -279,7 +282,7 @@ def test_the_search_gets_the_shape_that_was_set():
         assert shape.cache_block == expected
     # 300 tokens in 7 segments
     default = TreePOSettings().shape(width=8, response_length=300, progress=0.0)
-    assert default == SearchShape(width=8, segment_length=43, retries=2)
+    assert default == SearchShape(width=8, segment_length=43, retries=2, score_timeout_seconds=60.0)
 
 
 def test_the_search_gets_the_stopping_rules_that_were_set():
@@ -407,6 +410,7 @@ def test_the_temperature_goes_along_half_a_cosine_from_first_to_last(temperature
         ("interaction.steps", "each", "choice"),
         ("interaction.on_error", None, "choice"),
         ("interaction.timeout_seconds", 0, "positive_number"),
+        ("score.timeout_seconds", 0, "positive_number"),
         ("interaction.timeout_seconds", True, "positive_number"),
         ("interaction.timeout_seconds", float("inf"), "positive_number"),
         ("advantage.aggregation", "median", "choice"),

@@ -29,7 +29,7 @@ TreePath = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class Forest:
-    """Paths of all trajectories of a batch, side by side.
+    """Paths of all trajectories of a batch, side by side; the arrays of the attributes are read-only.
 
     Attributes:
         trajectory_P: (rows,) trajectory of each row.
@@ -41,6 +41,10 @@ class Forest:
     trajectory_P: Ints
     node_TL: Ints
     begin_TL: Ints
+
+    def __post_init__(self) -> None:
+        for array in (self.trajectory_P, self.node_TL, self.begin_TL):
+            array.flags.writeable = False
 
     @cached_property
     def on_path_TL(self) -> Bools:

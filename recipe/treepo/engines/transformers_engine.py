@@ -93,7 +93,13 @@ class TransformersEngine:
             seed: Seed of all random numbers.
             max_batch: Maximum requests of a batch.
             max_cached_tokens: Maximum tokens whose keys and values are kept.
+
+        Raises:
+            ValueError: if a layer sees a part of the context only.
         """
+        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"} or getattr(model.config, "sliding_window", None) is not None:
+            raise ValueError(f"{type(model).__name__}: must attend to the whole context in all layers. Use a server.")
         self._model, self._stops, self._temperature, self._seed = model, frozenset(stop_token_ids), temperature, seed
         self._max_batch, self._max_cached = max_batch, max_cached_tokens
         self._waiting: list[Request] = []
@@ -106,14 +112,14 @@ class TransformersEngine:
         answer: asyncio.Future[Segment] = asyncio.get_running_loop().create_future()
         request = Request([*input_ids], max_tokens, random.Random(f"{self._seed}/{branch}/{[*input_ids]}"), answer)
         self._waiting.append(request)
-        if self._server is None:
+        if self._server is None or self._server.done():  # its loop may have ended before it began
             self._server = asyncio.create_task(self._serve())
         return await answer
 
     async def _serve(self) -> None:
         """Compute batches until no request waits."""
-        await asyncio.sleep(0)  # the other requests of a level
         try:
+            await asyncio.sleep(0)  # the other requests of a level
             while self._waiting:
                 batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
                 batch = [request for request in batch if not request.answer.cancelled()]

@@ -63,23 +63,27 @@ class ProblemSampler:
 
         Returns:
             One message per failed problem. A problem fails if a trajectory or score is missing; it is not recorded.
-            After :data:`GIVE_UP_AFTER` consecutive failures, one message covers all remaining problems.
+            After :data:`GIVE_UP_AFTER` consecutive failures, or one of a policy, which all problems have, one message
+            covers the remaining problems.
         """
         done, room = records.done(), asyncio.Semaphore(self.prompts_in_flight)
         failures: list[str] = []
-        in_a_row = 0
+        in_a_row, given_up = 0, ""
 
         async def one(problem: EvaluationProblem) -> None:
-            nonlocal in_a_row
+            nonlocal in_a_row, given_up
             async with room:
-                if in_a_row >= GIVE_UP_AFTER:
+                if given_up:
                     return
                 try:
                     result = await self._result(run, problem)
                 except (SearchError, ScoringError, PolicyError) as error:
-                    # The other problems have the same policies.
-                    in_a_row = GIVE_UP_AFTER if isinstance(error, PolicyError) else in_a_row + 1
+                    in_a_row += 1
                     failures.append(f"{problem.data_source}, row {problem.row}: {error}")
+                    if isinstance(error, PolicyError):
+                        given_up = "a failure of a policy"
+                    elif in_a_row >= GIVE_UP_AFTER:
+                        given_up = f"{in_a_row} failures in a row"
                     return
             in_a_row = 0
             records.append(result)
@@ -94,9 +98,9 @@ class ProblemSampler:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if in_a_row >= GIVE_UP_AFTER:
+        if given_up:
             missing = len(problems) - len(records.done())
-            failures.append(f"given up after {in_a_row} failures in a row; {missing} problems are missing")
+            failures.append(f"given up after {given_up}; {missing} problems are missing")
         return failures
 
     async def _result(self, run: Run, problem: EvaluationProblem) -> ProblemResult:

@@ -45,13 +45,15 @@ class Transfer:
             return 0
         bound = self._reachable_segments(levels_left)
         if self._rules.max_divergence is not None:
-            bound = min(bound, sum(self._rules.max_divergence**left for left in levels_left))
+            leaves: int = sum(self._rules.max_divergence**left for left in levels_left)
+            bound = min(bound, leaves)
         return max(bound, len(levels_left))
 
     def _reachable_segments(self, levels_left: Sequence[int]) -> int:
         # Worst case: all but one path of each level end there, and their share goes to that one.
         most, levels = self._rules.divergence[1], max(levels_left)
-        return len(levels_left) * sum(most**level for level in range(levels + 1)) - levels
+        segments: int = sum(most**level for level in range(levels + 1))
+        return len(levels_left) * segments - levels
 
     def fewest(self, width: int) -> int:
         """Return the minimum number of trajectories of a prompt."""

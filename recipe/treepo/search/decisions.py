@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decisions of a search by its policies, built in or the user's, with a check of each result."""
 
-import math
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,10 +10,11 @@ from typing import Any
 
 from recipe.treepo.policies import Policies, PolicyContext
 from recipe.treepo.search.branching import BRANCHINGS
-from recipe.treepo.search.fallback import ResumePoint, RuledFallback
+from recipe.treepo.search.fallback import FallbackStart, ResumePoint, RuledFallback
 from recipe.treepo.search.node import Node
-from recipe.treepo.search.policy_calls import PolicyCall
-from recipe.treepo.search.shape import SearchShape
+from recipe.treepo.search.paths import LivePath
+from recipe.treepo.search.policy_calls import PolicyCall, plain
+from recipe.treepo.search.shape import SearchKind, SearchShape
 from recipe.treepo.search.stopping import FinishReason
 from recipe.treepo.search.tree import Tree
 
@@ -23,19 +24,19 @@ class Decisions:
 
     Attributes:
         scores: Whether paths have scores.
-        is_own: Whether the user's policy decides about children.
+        owns_branching: Whether the user's policy decides about children.
         prunes: Whether open paths may be pruned, by their scores or by the user's policy.
         never_branches: Whether every path below the root always has one child.
     """
 
     def __init__(self, tree: Tree, shape: SearchShape, policies: Policies, context: PolicyContext, seed: int) -> None:
         self._tree, self._shape, self._policies = tree, shape, policies
-        self._context, self._seed = context, seed
+        self._context, self._seed, self._by_level = context, seed, shape.search is SearchKind.BY_LEVEL
         self._branching = policies.branching or BRANCHINGS[shape.branching.share](shape.branching)
         self._fallback = policies.fallback or RuledFallback(shape.fallback)
-        self.scores, self.is_own = policies.scorer is not None, policies.branching is not None
-        self.prunes = self.is_own or shape.prune_below is not None or shape.prune_above is not None
-        self.never_branches = shape.never_branches and not self.is_own
+        self.scores, self.owns_branching = policies.scorer is not None, policies.branching is not None
+        self.prunes = self.owns_branching or shape.prune_below is not None or shape.prune_above is not None
+        self.never_branches = shape.never_branches and not self.owns_branching
 
     def context(self, make_rng: Callable[[], random.Random]) -> PolicyContext:
         """Return the context of one decision."""
@@ -64,10 +65,10 @@ class Decisions:
         Raises:
             PolicyError: if the user's class fails or returns a wrong result.
         """
-        paths = [self._tree.path(node.index) for node in nodes]
+        paths = tuple(self._tree.path(node.index, siblings=self._by_level) for node in nodes)
         call = PolicyCall(self._branching, "children", context.prompt, lambda: [node.key for node in nodes])
-        counts = call.result(lambda: list(self._branching.children(paths, room, context)))
-        if len(counts) != len(nodes) or not all(isinstance(count, int) and count >= 0 for count in counts):
+        counts = call.result(lambda: [plain(count) for count in self._branching.children(paths, room, context)])
+        if len(counts) != len(nodes) or not all(_is_whole(count) and count >= 0 for count in counts):
             raise call.wrong(counts, f"must be {len(nodes)} whole numbers of at least 0")
         if sum(counts) > room:
             raise call.wrong(counts, f"{sum(counts)} children, but room for {room}")
@@ -97,7 +98,8 @@ class Decisions:
         Raises:
             PolicyError: if the user's class fails or returns a wrong result.
         """
-        paths = [self._tree.path(leaf) for leaf in leaves]
+        complete = self._by_level or self._shape.fallback.start is FallbackStart.DRY
+        paths = tuple(self._tree.path(leaf, siblings=complete) for leaf in leaves)
         call = PolicyCall(self._fallback, "resume", context.prompt, lambda: [path.name for path in paths] or [""])
         found = call.result(lambda: list(self._fallback.resume(paths, count, context)))
         if len(found) != count:
@@ -108,15 +110,17 @@ class Decisions:
     def _resume_point(self, point: Any, leaf_of: dict[str, int], call: PolicyCall) -> ResumePoint:
         try:
             path, token = point
+            token = plain(token)
             if path is None and token == 0:
                 return ResumePoint(None, 0)
             name, leaf = path.name, leaf_of[path.name]
         except (TypeError, ValueError, AttributeError, KeyError):
             raise call.wrong(point, "must be a Resume of one of the paths, or Resume(None, 0)") from None
-        end = self._tree.nodes[leaf].end
-        if not isinstance(token, int) or not 0 <= token < end:
-            own = replace(call, nodes=lambda: [name])
+        own, end = replace(call, nodes=lambda: [name]), self._tree.nodes[leaf].end
+        if not _is_whole(token) or not 0 <= token < end:
             raise own.wrong(token, f"the token must be from 0 to {end - 1}")
+        if not self._tree.node_of(leaf, token).is_generated:
+            raise own.wrong(token, "a reply has this token; it must be one that the model generated")
         return ResumePoint(leaf, token)
 
     # --- scores ------------------------------------------------------------------------------------------------------
@@ -130,12 +134,15 @@ class Decisions:
         scorer, context = self._policies.scorer, self.named_context(f"score {node.key}")
         assert scorer is not None
         call, started = PolicyCall(scorer, "score", context.prompt, lambda: [node.key]), time.perf_counter()
-        try:
-            score = await scorer.score(self._tree.path(node.index), context)
-        except Exception as error:  # the user's class may raise anything
-            raise call.failed(error) from error
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        path, limit = LivePath(self._tree, node), self._shape.score_timeout_seconds
+        score = plain(await call.awaited_result(lambda: scorer.score(path, context), limit))
+        if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= sys.float_info.max:
             raise call.wrong(score, "must be a finite number")
         node.score = float(score)
         self._tree.counters.score_calls += 1
         self._tree.counters.score_seconds += time.perf_counter() - started
+
+
+def _is_whole(value: Any) -> bool:
+    """Return whether a policy's number is a whole one; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -28,6 +28,7 @@ Differences from the paper and its released code:
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from types import MappingProxyType
 
 from recipe.treepo.interaction import InteractionError
 from recipe.treepo.policies import Policies, PolicyContext
@@ -83,7 +84,8 @@ async def grow_tree(
     text = stopping.text if stopping.needs_text else None
     tree = Tree(prompt_ids, text, keeps_text=stopping.reads_all_text, decode=stopping.decode)
     talk = Conversation(conversation, tree, stopping, seed) if conversation is not None else None
-    decisions = Decisions(tree, shape, policies, replace(context, prompt_ids=tree.prompt), seed)
+    context = replace(context, prompt_ids=tuple(prompt_ids), row=MappingProxyType(context.row))
+    decisions = Decisions(tree, shape, policies, context, seed)
     sampler = PathSampler(tree, engine, shape, stopping, decisions, talk)
     try:
         search = PathSearch(sampler, seed) if by_path else LevelSearch(sampler, seed, before_level)
@@ -93,12 +95,12 @@ async def grow_tree(
     except InteractionError as error:
         raise SearchError(str(error)) from error
     except BaseExceptionGroup as group:
-        for error in group.exceptions:
-            if isinstance(error, PolicyError):
-                raise error from error.__cause__
-        for error in group.exceptions:
-            if isinstance(error, InteractionError):
-                raise SearchError(str(error)) from error
+        for wrong in group.exceptions:
+            if isinstance(wrong, PolicyError):
+                raise wrong from wrong.__cause__
+        for failure in group.exceptions:
+            if isinstance(failure, InteractionError):
+                raise SearchError(str(failure)) from failure
         raise
     finally:
         if talk is not None:

@@ -109,7 +109,7 @@ class LevelSearch:
     @property
     def _chooses_freely(self) -> bool:
         """Whether the user's policy may give the next level all the width that is left."""
-        return self._decisions.is_own and not self._budget.is_strict
+        return self._decisions.owns_branching and not self._budget.is_strict
 
     def _prune(self, node: Node) -> bool:
         """Prune an open path if its score says so; return whether it did."""
@@ -141,7 +141,7 @@ class LevelSearch:
         if not paths:
             return wanted
         # The user's policy may give any path all children.
-        waits = self._shape.fallback.start is FallbackStart.DRY or self._decisions.is_own
+        waits = self._shape.fallback.start is FallbackStart.DRY or self._decisions.owns_branching
         if waits or not self._tree.leaves:
             return 0
         nodes, depth = self._tree.nodes, self._sampler.stopping.depth

@@ -81,7 +81,7 @@ class PathSearch:
         if width == 1 and not self._may_prune(node.key):
             return self._sampler.new_children(node.index, [1])
         rng = self._rng(node.key)
-        room = width if self._decisions.is_own else min(width, rng.randint(*self._rules.divergence))
+        room = width if self._decisions.owns_branching else min(width, rng.randint(*self._rules.divergence))
         context, may_prune = self._decisions.named_context(f"children {node.key}"), self._may_prune(node.key)
         (count,) = self._decisions.children([node], room, context, most_pruned=int(may_prune))
         if count == 0:

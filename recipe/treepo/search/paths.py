@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Protocol
 
+from recipe.treepo.answers.boxes import BOX
 from recipe.treepo.interaction import Reply
 from recipe.treepo.search.engine import tokens
-from recipe.treepo.search.node import Node
+from recipe.treepo.search.node import Node, name_order
 
 
 class PathSource(Protocol):
@@ -19,12 +20,14 @@ class PathSource(Protocol):
         prompt: Tokens of the prompt.
         decode: Decoder of text without special tokens, None if nothing reads text.
         keeps_text: Whether the nodes have the whole text.
+        finds_boxes: Whether the nodes know if a box is open.
     """
 
     nodes: list[Node]
     prompt: "array[int]"
     decode: Callable[[list[int]], str] | None
     keeps_text: bool
+    finds_boxes: bool
 
 
 class Path:
@@ -36,8 +39,17 @@ class Path:
         last: The node at which the path ends.
     """
 
-    def __init__(self, source: PathSource, last: Node) -> None:
-        self._source, self._all_nodes, self.last = source, source.nodes, last
+    def __init__(self, source: PathSource, last: Node, *, siblings: bool = False) -> None:
+        """Make the path to ``last``.
+
+        Args:
+            siblings: Whether :attr:`siblings` shows them.
+        """
+        self._source, self._all_nodes, self.last, self._has_siblings = source, source.nodes, last, siblings
+
+    def __repr__(self) -> str:
+        """Return the name of the last node."""
+        return f"<path {self.last.key or 'root'}>"
 
     @cached_property
     def nodes(self) -> list[Node]:
@@ -70,6 +82,8 @@ class Path:
     @property
     def opens_box(self) -> bool:
         """Whether the text of the current turn opens a box."""
+        if not self._source.finds_boxes:
+            return BOX in self.turn_text
         return self.last.is_generated and self.last.opens_box
 
     @property
@@ -154,11 +168,12 @@ class Path:
 
     @property
     def siblings(self) -> list["Path"]:
-        """Paths to the other children of the parent."""
-        if self.last.parent < 0:
+        """Paths to the other children of the parent by name; see ``PathView``."""
+        if self.last.parent < 0 or not self._has_siblings:
             return []
-        others = (self._all_nodes[child] for child in self._all_nodes[self.last.parent].children)
-        return [Path(self._source, node) for node in others if node is not self.last]
+        nodes = [self._all_nodes[child] for child in self._all_nodes[self.last.parent].children]
+        others = sorted((node for node in nodes if node is not self.last), key=lambda node: name_order(node.key))
+        return [Path(self._source, node, siblings=True) for node in others]
 
     @property
     def finish_reason(self) -> str | None:
@@ -225,7 +240,7 @@ class Path:
 
     @property
     def turn_text(self) -> str:
-        """Text of the current turn; empty if no stopping rule reads text."""
+        """Text of the current turn; empty without a decoder."""
         if self._source.decode is not None and not self._source.keeps_text:
             return self._source.decode(self.turn_ids.tolist())
         return "".join(node.text for node in self.turn)
@@ -253,6 +268,20 @@ class Path:
         lows = [node.segment.min_version for node in self.nodes if node.segment.min_version is not None]
         highs = [node.segment.max_version for node in self.nodes if node.segment.max_version is not None]
         return min(lows, default=None), max(highs, default=None)
+
+
+class LivePath(Path):
+    """A path that stays valid while others are sampled, which may split its nodes: it is walked anew each time."""
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes, root first."""
+        return [*self._upwards()][::-1]
+
+    @property
+    def turn(self) -> list[Node]:
+        """Nodes of the current turn."""
+        return [*self._turn_upwards()][::-1]
 
 
 def _tokens(nodes: Iterable[Node], before: "Sequence[int]" = ()) -> "array[int]":

@@ -1,15 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of the user's policies: errors name the class, its method, the prompt and the nodes."""
+"""Calls of the user's policies: errors name the class, its method, the prompt and the nodes.
 
-from collections.abc import Callable, Sequence
+An exit or a cancellation that a policy raises is an error like any other, or it would end the worker.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from recipe.treepo.search.user_errors import UserCodeError, awaited, is_from_user_code, named
 
 Result = TypeVar("Result")
 
 
 class PolicyError(RuntimeError):
-    """A policy of the user raised an error or returned a wrong result."""
+    """A policy of the user raised an error or returned a wrong result.
+
+    Attributes:
+        policy: Name of the class.
+        method: Name of the method.
+    """
+
+    def __init__(self, text: str, policy: str = "", method: str = "") -> None:
+        super().__init__(text, policy, method)  # all, or the error could not be unpickled
+        self.policy, self.method = policy, method
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return str(self.args[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +56,49 @@ class PolicyCall:
         """
         try:
             return call()
-        except Exception as error:  # the user's class may raise anything
+        except BaseException as error:  # the user's class may raise anything
+            if not is_from_user_code(error, _current_task()):
+                raise
             raise self.failed(error) from error
 
-    def failed(self, error: Exception) -> PolicyError:
+    async def awaited_result(self, call: Callable[[], Awaitable[Result]], limit: float | None) -> Result:
+        """Return the result of a coroutine.
+
+        Args:
+            limit: Maximum seconds, None for no limit.
+
+        Raises:
+            PolicyError: if it raises an error or takes too long.
+        """
+        started, task = time.perf_counter(), asyncio.current_task()
+        try:
+            async with asyncio.timeout(limit):
+                found: Result = await awaited(call())
+                return found
+        except UserCodeError as carried:
+            raise self.failed(carried.error) from carried
+        except BaseException as error:
+            if isinstance(error, TimeoutError) and limit is not None and time.perf_counter() - started >= limit:
+                raise self._error(f"gave no result within {limit:g} s") from error
+            if not is_from_user_code(error, task):
+                raise
+            raise self.failed(error) from error
+
+    def failed(self, error: BaseException) -> PolicyError:
         """Return the error for a call that raised another."""
-        return PolicyError(
-            f"{self._name} raised {' '.join(f'{type(error).__name__}: {error}'.split())} ({self._place})"
-        )
+        return self._error(f"raised {' '.join(named(error).split())}")
 
     def wrong(self, result: Any, rule: str) -> PolicyError:
         """Return the error for a result that violates a rule."""
-        return PolicyError(f"{self._name} returned {result!r:.80}: {rule} ({self._place})")
+        try:
+            shown = f"{result!r:.80}"
+        except Exception:  # the user's class may raise anything
+            shown = f"a {type(result).__name__}"
+        return self._error(f"returned {shown}: {rule}")
 
-    @property
-    def _name(self) -> str:
-        return f"{type(self.policy).__name__}.{self.method}"
+    def _error(self, text: str) -> PolicyError:
+        name = type(self.policy).__name__
+        return PolicyError(f"{name}.{self.method} {text} ({self._place})", name, self.method)
 
     @property
     def _place(self) -> str:
@@ -60,3 +107,18 @@ class PolicyCall:
             return self.prompt
         more = ", ..." if len(names) > 4 else ""
         return f"{self.prompt}, node {', '.join(name or 'root' for name in names[:4])}{more}"
+
+
+def plain(value: Any) -> Any:
+    """Return a scalar of numpy or torch as a number or boolean of Python, anything else unchanged."""
+    try:
+        return value.item()
+    except Exception:  # no scalar
+        return value
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop runs
+        return None

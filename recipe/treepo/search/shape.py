@@ -32,6 +32,7 @@ class SearchShape:
         retry_seconds: Pause before the first retry; it doubles each time.
         prune_below: Score below which an open path is pruned, None for no limit.
         prune_above: Score above which an open path is pruned, likewise.
+        score_timeout_seconds: Maximum seconds of a score, None for no limit.
     """
 
     width: int
@@ -45,6 +46,7 @@ class SearchShape:
     retry_seconds: float = 0.5
     prune_below: float | None = None
     prune_above: float | None = None
+    score_timeout_seconds: float | None = None
 
     @property
     def never_branches(self) -> bool:

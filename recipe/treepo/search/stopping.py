@@ -19,7 +19,7 @@ from recipe.treepo.answers.thinking import Thinking
 from recipe.treepo.policies import PathView, PolicyContext, StoppingRule
 from recipe.treepo.search.engine import tokens
 from recipe.treepo.search.incremental_text import REPLACEMENT, IncrementalText
-from recipe.treepo.search.policy_calls import PolicyCall
+from recipe.treepo.search.policy_calls import PolicyCall, plain
 from recipe.treepo.search.thought_tokens import thinking_after
 
 
@@ -231,7 +231,7 @@ class CheckedRule:
             PolicyError: if the user's class fails or returns a wrong result.
         """
         call = PolicyCall(self._rule, "ends", context.prompt, lambda: [path.name])
-        found = call.result(lambda: self._rule.ends(path, context))
+        found = plain(call.result(lambda: self._rule.ends(path, context)))
         if not isinstance(found, bool):
             raise call.wrong(found, "must be True or False")
         return found

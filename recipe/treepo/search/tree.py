@@ -33,8 +33,9 @@ class Tree:
         nodes: All nodes by number.
         leaves: Numbers of the leaves.
         counters: Cost of the search so far.
-        decode: Decoder of text without special tokens, None if nothing reads text.
+        decode: Decoder of text without special tokens, None without one.
         keeps_text: Whether the nodes have the whole text of their turns.
+        finds_boxes: Whether the nodes know if a box is open.
     """
 
     def __init__(
@@ -57,16 +58,24 @@ class Tree:
         self.nodes = [Node(index=ROOT, parent=-1, key="", depth=0, offset=0, segment=Segment(tokens([]), []))]
         self.leaves: list[int] = []
         self.counters = SearchCounters()
-        self._text, self.keeps_text = text, keeps_text or text is None
+        self._text, self.keeps_text, self.finds_boxes = text, keeps_text and text is not None, text is not None
         self.decode = decode if text is None else text.decode
 
     def token_ids(self, node: int) -> "array[int]":
         """Return the tokens of the prompt and of the path to ``node``."""
         return self.path(node).all_tokens
 
-    def path(self, node: int) -> Path:
-        """Return the path from the root to ``node``."""
-        return Path(self, self.nodes[node])
+    def path(self, node: int, *, siblings: bool = False) -> Path:
+        """Return the path from the root to ``node``; see :class:`Path`."""
+        return Path(self, self.nodes[node], siblings=siblings)
+
+    def node_of(self, leaf: int, token: int) -> Node:
+        """Return the node with a response token of the path to ``leaf``."""
+        node = self.nodes[leaf]
+        while node.offset > token:
+            node = self.nodes[node.parent]
+        assert token < node.end, f"response token {token} is not on the path to node {leaf}"
+        return node
 
     # --- growing -----------------------------------------------------------------------------------------------------
 
@@ -134,12 +143,9 @@ class Tree:
         The lower piece keeps the number, so that references from children, leaves and requests stay valid. The upper
         piece is new. Its name depends only on the original name and the offset, not on earlier splits.
         """
-        node = self.nodes[leaf]
-        while node.offset > offset:
-            node = self.nodes[node.parent]
+        node = self.node_of(leaf, offset)
         if node.offset == offset:
             return node.parent
-        assert offset < node.end, f"response token {offset} is not on the path to node {leaf}"
         above, cut = self.nodes[node.parent], offset - node.offset
         upper = Node(
             index=len(self.nodes),

@@ -5,6 +5,7 @@ Only rows with which verl fails are problems. With a data set class, an agent lo
 rules for what these read do not apply.
 """
 
+import contextlib
 import glob
 import os
 import re
@@ -16,7 +17,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.treepo.settings.chat_tokens import PromptTokens, TemplateRefusal
-from recipe.treepo.settings.data_reading import SUFFIXES, DataFileError, RowFile, open_rows
+from recipe.treepo.settings.data_reading import (
+    SUFFIXES,
+    UNREADABLE,
+    DataFileError,
+    Row,
+    RowFile,
+    open_rows,
+    read_first_row,
+)
 from recipe.treepo.settings.data_rows import MEDIA, PRIORITY, ROLLOUTS, TURNS, Finding, column_problems, row_findings
 from recipe.treepo.settings.model_files import (
     ACTOR,
@@ -69,6 +78,14 @@ def paths_of(config: DictConfig, key: str) -> list[str]:
 def is_list_text(value: object) -> bool:
     """Return whether a value is a text such as ``[a.parquet,b.parquet]``, from a list in two kinds of quotes."""
     return isinstance(value, str) and value.startswith("[") and value.endswith("]")
+
+
+def first_row(config: DictConfig, key: str) -> Row:
+    """Return the first row of the data files under a key, empty if none can be read here."""
+    for file in [file for path in paths_of(config, key) for file in files_of(path)]:
+        with contextlib.suppress(DataFileError, OSError, *UNREADABLE):
+            return read_first_row(Path(file))
+    return {}
 
 
 def files_of(path: str) -> list[str]:

@@ -80,6 +80,22 @@ def open_rows(path: Path, *, most_json_rows: int | None = None) -> Iterator[RowF
         raise DataFileError("damaged_file", f"{damage} ({text_of(error)})", _MAKE_AGAIN) from error
 
 
+def read_first_row(path: Path) -> Row:
+    """Return the first row of a data file with all its columns.
+
+    Raises:
+        DataFileError, OSError, or one of UNREADABLE: if it cannot be read, or there is none.
+    """
+    if path.suffix != ".parquet":
+        with open_rows(path, most_json_rows=1) as rows:
+            return [row for _, batch in rows.batches(rows.columns, 1) for row in batch][0]
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
+        row: Row = [*itertools.islice(file.iter_batches(1), 1)][0].to_pylist()[0]
+        return row
+
+
 def text_of(error: Exception) -> str:
     """Return an error message in one line."""
     return " ".join(str(error).split()) or type(error).__name__

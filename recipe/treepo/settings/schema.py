@@ -158,11 +158,12 @@ class AdvantageSettings(AdvantageOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreSettings:
-    """The ``treepo.score`` group; thresholds None: no path is pruned."""
+    """The ``treepo.score`` group; thresholds None: no path is pruned; seconds None: no limit."""
 
     custom: OwnClass = field(default_factory=OwnClass)
     prune_below: float | None = field(default=None, metadata={"read": finite})
     prune_above: float | None = field(default=None, metadata={"read": finite})
+    timeout_seconds: float | None = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,6 +319,7 @@ class TreePOSettings:
         metadata={"read": _rules},
     )
     own_stopping_rule: OwnClass = field(default_factory=OwnClass)
+    policy_trial: bool = True
     answer_needs_eos: bool = False
     stop_strings: tuple[str, ...] = ()
     repetition: Repetition = field(default_factory=Repetition)
@@ -416,6 +418,7 @@ class TreePOSettings:
             retries=self.retries,
             prune_below=self.score.prune_below,
             prune_above=self.score.prune_above,
+            score_timeout_seconds=self.score.timeout_seconds,
         )
 
     def stopping_rules(

@@ -27,6 +27,7 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from recipe.treepo.console.capture import release
 from recipe.treepo.console.failures import RESTARTABLE, failure_of
+from recipe.treepo.settings.data_files import first_row
 from recipe.treepo.settings.files import is_missing_file
 from recipe.treepo.settings.nearest import closest_name
 from recipe.treepo.settings.schema import PACKED_VENDOR, RUN_VARIABLE, Console, TreePOSettings
@@ -90,7 +91,7 @@ def check_with_verl(config: DictConfig, settings: TreePOSettings) -> None:
     if not is_missing_file(settings.interaction.path):
         problems = interaction_problems(settings.interaction) + problems
     if not any(is_missing_file(own.path) for own in settings.policy_classes.values()):
-        problems = policy_problems(settings) + problems
+        problems = policy_problems(settings, first_row(config, "data.train_files")) + problems
     if problems := problems + dataclass_problems(config) + list(call_problems(config)):
         raise ConfigError(problems)
     # verl's critic dataclass loads the model's tokenizer immediately, if needed from the hub. No rule reads it.

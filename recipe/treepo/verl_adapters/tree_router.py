@@ -68,7 +68,7 @@ class TreeRouter(GlobalRequestLoadBalancer):
         if route is None:
             route = self._routes[request_id] = Route()
         placed = nearest(branch, route.servers)
-        server_id = route.servers.get(placed)
+        server_id = route.servers.get(placed, "")
         if server_id not in self._inflight_requests:  # a new tree, or the server has gone
             route.servers[placed] = server_id = self._least_loaded()
         elif placed != branch and route.in_flight[server_id] >= self._wide:
@@ -80,8 +80,9 @@ class TreeRouter(GlobalRequestLoadBalancer):
         return server_id, self._servers[server_id]
 
     def _least_loaded(self) -> str:
-        least = min(self._inflight_requests.values())
-        return random.choice([server for server, count in self._inflight_requests.items() if count == least])
+        loads: dict[str, int] = self._inflight_requests
+        least = min(loads.values())
+        return random.choice([server for server, load in loads.items() if load == least])
 
     def release_server(self, server_id: str, request_id: str | None = None) -> None:
         """Count the end of a request of a tree."""

@@ -3,6 +3,7 @@
 
 import inspect
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +26,7 @@ from recipe.treepo.settings.schema import (
     TreePOSettings,
 )
 from recipe.treepo.settings.values import ConfigProblem
-from recipe.treepo.verl_adapters.policy_trial import try_policies
+from recipe.treepo.verl_adapters import policy_trial
 
 
 def interaction_class(settings: InteractionSettings) -> type[Interaction] | None:
@@ -76,24 +77,33 @@ def interaction_problems(settings: InteractionSettings) -> list[ConfigProblem]:
     return _option_problems(group, loaded, settings)
 
 
-def policy_problems(settings: TreePOSettings) -> list[ConfigProblem]:
-    """Return problems of loading the policies, making instances, and trying them on scripted trees."""
+def policy_problems(settings: TreePOSettings, row: Mapping[str, Any]) -> list[ConfigProblem]:
+    """Return problems of loading the policies, making instances, and trying them on scripted trees.
+
+    Args:
+        settings: Settings with the policies.
+        row: Fields of the prompts of the trial; empty for those that every row has.
+    """
     problems, groups = [], settings.policy_classes
     for group, own in groups.items():
         loaded, found = _loaded(f"treepo.{group}.custom", own)
         if loaded is not None:
             found = _method_problems(group, loaded, own) or _option_problems(f"treepo.{group}.custom", loaded, own)
         problems += found
-    if problems or all(own.path is None for own in groups.values()):
+    used = [group for group, own in groups.items() if own.path is not None]
+    if problems or not used or not settings.policy_trial:
         return problems
+    skip = "skip the trial with treepo.policy_trial=false"
     try:
-        try_policies(settings, own_policies(settings), own_credit(settings.advantage))
+        policy_trial.Trial(settings, own_policies(settings), own_credit(settings.advantage), row).run()
     except PolicyError as error:
-        name, _, method = str(error).partition(" ")[0].partition(".")
-        group = next(group for group in POLICY_METHODS if POLICY_METHODS[group] == method)
-        rule = f"fails on a scripted tree: {error}"
-        remedy = "Correct the class; recipe/treepo/policies.py has its protocol."
-        return [ConfigProblem("policy_trial", f"treepo.{group}.custom.name", name, rule, remedy)]
+        group = next((group for group in used if POLICY_METHODS[group] == error.method), used[0])
+        rule, key = f"fails on a scripted tree: {error}", f"treepo.{group}.custom.name"
+        remedy = f"Correct the class (recipe/treepo/policies.py has its protocol), or {skip}."
+        return [ConfigProblem("policy_trial", key, groups[group].name, rule, remedy)]
+    except TimeoutError:
+        rule, key = f"the policies take longer than {policy_trial.SECONDS:g} s on scripted trees", "treepo.policy_trial"
+        return [ConfigProblem("policy_trial_time", key, True, rule, f"Make them faster, or {skip}.")]
     return []
 
 

@@ -26,6 +26,7 @@ from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.surrogates import without_surrogates
 from recipe.treepo.search.thought_tokens import thinking_tokens
 from recipe.treepo.search.user_errors import named, remote_cause
+from recipe.treepo.settings.data_files import first_row
 from recipe.treepo.settings.schema import Sampler, load_settings
 from recipe.treepo.settings.support import never_run_note
 from recipe.treepo.settings.training_rules import reward_name
@@ -223,8 +224,9 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         settings = validate_trees(self.config)
-        problems = interaction_problems(settings.interaction) + policy_problems(settings) + tool_problems(self.config)
-        if problems:
+        row = first_row(self.config, "data.train_files")
+        problems = interaction_problems(settings.interaction) + policy_problems(settings, row)
+        if problems := problems + tool_problems(self.config):
             raise ConfigError(problems)
         for note in (unused_cache_block(settings, self.config), never_run_note(self.config)):
             if note is not None:
