@@ -3,8 +3,8 @@
 
 verl's router (``verl/workers/rollout/router.py``) keeps all requests with one id on one replica, for a tree its first.
 Few wide trees then leave other replicas idle. Here a tree stays on its first replica until ``wide`` of its requests are
-in flight there. Each further branch goes to the replica with the fewest requests, which computes its prefix once more.
-Descendants of a branch follow it, so that they find their prefixes in the cache.
+in flight there. A further request goes to the replica with the fewest, which computes its prefix once more. What
+continues its branch follows it, and finds its prefix in the cache.
 """
 
 import random
