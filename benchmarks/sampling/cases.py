@@ -21,14 +21,6 @@ class Arm(StrEnum):
     ALIGNED = "trees, cache blocks"  # trees whose segments end with prefix-cache blocks
 
 
-class Routing(StrEnum):
-    """Choice of the replica of a request."""
-
-    TREE = "each tree on one"
-    REQUEST = "each request anywhere"
-    BRANCH = "branches of wide trees anywhere"  # recipe.treepo.verl_adapters.tree_router
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """Settings of the inference servers.
@@ -74,8 +66,7 @@ class Case:
         prompts: Number of prompts.
         prompt_length: Longest random prompt in tokens; the shortest has half as many.
         in_flight: Maximum number of prompts sampled concurrently.
-        routing: Choice of the replica of a tree's requests.
-        wide: With BRANCH, requests of a tree on a replica from which on branches may go elsewhere.
+        spread: Whether each request of a tree may go to another replica.
         engine: Settings of the servers.
     """
 
@@ -89,8 +80,7 @@ class Case:
     prompts: int = 8
     prompt_length: int = 128
     in_flight: int = 64
-    routing: Routing = Routing.TREE
-    wide: int = 0
+    spread: bool = False
     engine: Engine = field(default_factory=Engine)
 
     @property
@@ -115,7 +105,7 @@ class Case:
             ValueError: if not all prompts in lock step start together, or for an order by depth with requests to any
                 replica.
         """
-        if self.routing is Routing.REQUEST and self.engine.scheduling == "priority":
+        if self.spread and self.engine.scheduling == "priority":
             raise ValueError("requests that may go to any replica cannot be ordered by depth")
         ends = (FinishReason.ANSWER,) if self.engine.model == "tiny" else ()
         stopping = (*ends, FinishReason.EOS, FinishReason.LENGTH, FinishReason.DEPTH)
@@ -203,11 +193,8 @@ def full() -> list[Case]:
     cases += [replace(long, arm=arm, engine=engine) for engine in pieces for arm in both]
     crowded = [replace(SMALL, max_num_seqs=16, scheduling=scheduling) for scheduling in ("fcfs", "priority")]
     cases += [Case(part="priority", arm=arm, prompts=16, engine=engine) for engine in crowded for arm in both]
-    two = Case(part="replicas", arm=Arm.ALIGNED, engine=replace(SMALL, replicas=2))
-    for prompts, width, roots in ((16, 8, 1), (1, 64, 2), (3, 64, 2)):
-        trees = replace(two, prompts=prompts, width=width, roots=roots)
-        cases += [replace(trees, arm=Arm.PLAIN), trees, replace(trees, routing=Routing.REQUEST)]
-        cases += [replace(trees, routing=Routing.BRANCH, wide=wide) for wide in (8, 16)]
+    two = Case(part="replicas", prompts=16, engine=replace(SMALL, replicas=2))
+    cases += [replace(two, arm=Arm.PLAIN), two, replace(two, spread=True)]
     return cases
 
 

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.sampling.cases import Arm, Case, Routing
+from benchmarks.sampling.cases import Arm, Case
 from benchmarks.sampling.results import Result, allowed_over_plain, partner, speed_over
 from recipe.treepo.evaluation.markdown import table
 from recipe.treepo.evaluation.plot import COLORS, MARKS
@@ -41,8 +41,7 @@ def routing_words(case: Case) -> str:
     """Describe the routing of requests."""
     if case.arm in (Arm.PLAIN, Arm.LOOPS):
         return "each sample on one"
-    where = f"{case.routing}, from {case.wide} requests on" if case.routing is Routing.BRANCH else case.routing
-    return f"{case.shape}, {case.prompts} prompts: {where}"
+    return "each request anywhere" if case.spread else "each tree on one"
 
 
 def cells_of(result: Result, results: Sequence[Result]) -> list[str]:
@@ -69,7 +68,6 @@ def cells_of(result: Result, results: Sequence[Result]) -> list[str]:
         over_lock_step,
         f"{result.tokens_per_second:,.0f}",
         f"{result.in_flight:.1f}",
-        f"{counts.get('most_in_flight', 0):.0f}",
         f"{result.idle:.1%}",
         f"{result.overhead:.2%}",
         f"{1000 * counts['searches_gb']:.0f} MB",
@@ -87,7 +85,7 @@ def cpu_shares(result: Result) -> str:
 TITLES = (
     *("calls", "of loops", "decoded", "unique", "prompt computed", "prompt cached", "waste"),
     *("trajectories/s", "spread", "over plain, of limit", "over lock step", "tokens/s"),
-    *("in flight", "most on a replica", "idle", "search", "memory of searches", "of engine"),
+    *("in flight", "idle", "search", "memory of searches", "of engine"),
     f"% of CPU: {', '.join(CPU_KINDS)}",
 )
 

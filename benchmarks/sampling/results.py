@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.sampling.cases import Arm, Case, Engine, Routing
+from benchmarks.sampling.cases import Arm, Case, Engine
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ class Result:
 def partner(result: Result, results: Sequence[Result], arm: Arm) -> Result | None:
     """Return the result of another sampler with all else equal; None if it was not measured."""
     tree = arm not in (Arm.PLAIN, Arm.LOOPS)
-    case = replace(result.case, arm=arm)
-    return find(case if tree else replace(case, routing=Routing.TREE, wide=0), results)
+    return find(replace(result.case, arm=arm, spread=tree and result.case.spread), results)
 
 
 def find(case: Case, results: Sequence[Result]) -> Result | None:
@@ -110,5 +109,4 @@ def read_results(path: Path) -> tuple[list[Result], dict[str, Any]]:
 
 def case_of(fields: Mapping[str, Any]) -> Case:
     """Return a case from its fields in JSON."""
-    enums = {"arm": Arm(fields["arm"]), "routing": Routing(fields["routing"])}
-    return Case(**{**fields, **enums, "engine": Engine(**fields["engine"])})
+    return Case(**{**fields, "arm": Arm(fields["arm"]), "engine": Engine(**fields["engine"])})

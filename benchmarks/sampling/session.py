@@ -12,9 +12,7 @@ import gc
 import json
 import random
 import sys
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -24,9 +22,8 @@ from uuid import uuid4
 
 import psutil
 
-from benchmarks.sampling.cases import Arm, Case, Engine, Routing
+from benchmarks.sampling.cases import Arm, Case, Engine
 from benchmarks.sampling.lock_step import LockStep, grow_in_lock_step
-from benchmarks.sampling.results import case_of
 from recipe.treepo.search.engine import Segment, SegmentEngine
 from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.tree import Tree
@@ -153,7 +150,6 @@ def named_children() -> Iterator[tuple[psutil.Process, str]]:
 # Processes of verl's servers, by a part of their name; the rest of the sampling happens in this process.
 SERVER_PROCESSES = {
     "balancer": "ray::GlobalRequestLoadBalancer",
-    "router": "ray::TreeRouter",
     "server": "ray::vLLMHttpServer",
     "scheduler": "VLLM::EngineCore",
     "model": "VLLM::Worker",
@@ -168,34 +164,6 @@ def cpu_seconds() -> dict[str, float]:
             for kind, part in SERVER_PROCESSES.items():
                 seconds[kind] += sum(process.cpu_times()[:2]) if part in words else 0.0
     return seconds
-
-
-class Loads:
-    """Requests in flight on each server.
-
-    Attributes:
-        most: Most requests on one server at a time.
-    """
-
-    def __init__(self) -> None:
-        self._in_flight: Counter[str] = Counter()
-        self.most = 0
-
-    def follow(self, client: Any) -> None:
-        """Count the requests of a client; its requests take and return servers by these two methods."""
-        acquire, release = client._acquire_server, client._release_server
-
-        async def counted_acquire(*args: Any, **options: Any) -> Any:
-            server_id, server = await acquire(*args, **options)
-            self._in_flight[server_id] += 1
-            self.most = max(self.most, self._in_flight[server_id])
-            return server_id, server
-
-        def counted_release(server_id: str, request_id: str | None = None) -> None:
-            self._in_flight[server_id] -= 1
-            release(server_id, request_id=request_id)
-
-        client._acquire_server, client._release_server = counted_acquire, counted_release
 
 
 # --- servers ---------------------------------------------------------------------------------------------------
@@ -218,22 +186,6 @@ def overrides(engine: Engine, job: dict[str, Any], longest: int) -> list[str]:
     ]
 
 
-async def routed_client(servers: Any, wide: int) -> Any:
-    """Return a client of the same servers with a router of its own."""
-    from verl.workers.rollout.router import get_router_handle
-
-    from recipe.treepo.verl_adapters.server_engine import tree_client
-
-    manager = servers._manager
-    client = manager.get_client()
-    handles = dict(zip(manager.server_addresses, manager.server_handles, strict=True))
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(f"router_class: recipe.treepo.verl_adapters.tree_router.TreeRouter\nwide: {wide}\n")
-        file.flush()
-        client._load_balancer = get_router_handle(handles, router_config_path=file.name)
-    return tree_client(client)
-
-
 def random_prompts(count: int, longest: int, vocabulary: int) -> list[list[int]]:
     """Return random prompts of ``longest // 2`` to ``longest`` tokens each."""
     rng = random.Random(0)
@@ -254,7 +206,7 @@ async def measure(job: dict[str, Any]) -> None:
 
     use_plugin()
     engine = Engine(**job["engine"])
-    cases = [case_of(case) for case in job["cases"]]
+    cases = [Case(**{**case, "arm": Arm(case["arm"]), "engine": engine}) for case in job["cases"]]
     longest = max(192, *(case.prompt_length for case in cases)) + max(case.response_length for case in cases)
     with initialize_config_module("recipe.treepo.config", version_base=None):
         settings = overrides(engine, job, longest)
@@ -278,11 +230,6 @@ async def measure(job: dict[str, Any]) -> None:
         prompts = random_prompts(most, length, len(tokenizer))
     servers = Servers(config, ends)
     await servers.start()
-    loads, clients = Loads(), {0: servers.client}
-    for wide in {case.wide for case in cases if case.routing is Routing.BRANCH}:
-        clients[wide] = await routed_client(servers, wide)
-    for client in clients.values():
-        loads.follow(client)
     sampling: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
     sampling |= {"stop_token_ids": sorted(ends), "ignore_eos": engine.model == "random"}
 
@@ -301,14 +248,14 @@ async def measure(job: dict[str, Any]) -> None:
 
     def engine_of(case: Case, prompt: list[int]) -> ServerEngine:
         kind: Callable[..., ServerEngine] = ServerEngine
-        if case.routing is Routing.REQUEST:
+        if case.spread:
             kind = Scattered
         elif engine.scheduling == "priority":
             kind = partial(DepthFirst, prompt)
         independent = case.arm in (Arm.PLAIN, Arm.LOOPS)
         # Plain samples get their results as verl's own sampler does.
         output = {} if case.arm is Arm.PLAIN else output_params("vllm", ())
-        return kind(clients[case.wide], sampling | output, seed=None, priority=0, spread=independent)
+        return kind(servers.client, sampling | output, seed=None, priority=0, spread=independent)
 
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     with Path(job["out"]).open("w") as stream:
@@ -321,10 +268,9 @@ async def measure(job: dict[str, Any]) -> None:
             for number, case in enumerate(cases):
                 await servers.empty_cache()
                 memory, engines = own_memory(), engine_memories()
-                own, before, loads.most = prompts[: case.prompts], cpu_seconds(), 0
+                own, before = prompts[: case.prompts], cpu_seconds()
                 costs = await sample(case, own, engine_of, ends=ends, decode=decode, seed=repetition)
                 costs |= {f"cpu_{kind}": seconds - before[kind] for kind, seconds in cpu_seconds().items()}
-                costs["most_in_flight"] = loads.most
                 costs["searches_gb"] = max(0.0, memory.gb() - memory.before)
                 costs["engine_gb"] = sum(engine.gb() for engine in engines)
                 stream.write(json.dumps({"case": number, **costs}) + "\n")

@@ -33,8 +33,6 @@ from recipe.treepo.search.seeds import derive_seed
 
 # Function that makes the engine's next request id. Each request runs in its own task, with its own value.
 _next_engine_id: ContextVar[Callable[[], str]] = ContextVar("treepo_next_engine_id")
-# Name of the request's branch, for routers that read it.
-_branch: ContextVar[str] = ContextVar("treepo_branch")
 
 
 class ServerEngine:
@@ -81,7 +79,6 @@ class ServerEngine:
             params["seed"] = derive_seed(self._seed, branch) % 2**31
         prompt_ids = list(input_ids)  # verl's type; Ray copies it to the server
         _next_engine_id.set(partial(self._engine_id, branch))
-        _branch.set(branch)
         output: TokenOutput = await self._client.generate(
             request_id=self._routing_id(branch),
             prompt_ids=prompt_ids,
@@ -179,7 +176,7 @@ class TreeClient(LLMServerClient):
     async def _acquire_server(self, request_id: str, **extra: Any) -> tuple[str, "CancellableServer"]:
         lease = self.leases.get(request_id)
         if lease is None or not self._shares_choice:
-            lease = Lease(asyncio.ensure_future(super()._acquire_server(request_id, **extra, branch=_branch.get())))
+            lease = Lease(asyncio.ensure_future(super()._acquire_server(request_id, **extra)))
             if self._shares_choice:
                 self.leases[request_id] = lease
         lease.users += 1
