@@ -43,7 +43,6 @@ CASES = {
     "tree, n 16": (64, 16, 14, 32, 2, True),
     "plain samples, n 8": (64, 8, 7, 64, 8, False),
     "long tree, n 8": (64, 8, 7, 512, 1, True),
-    "long tree, n 64": (64, 64, 7, 64, 2, True),
     "long prompt, tree, n 16": (2000, 16, 5, 64, 1, True),
     "long prompt, short turns, n 16": (2000, 16, 10, 16, 1, True),
     "long prompt, plain samples, n 16": (2000, 16, 1, 256, 16, False),

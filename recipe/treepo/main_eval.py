@@ -136,7 +136,7 @@ def evaluate(config: DictConfig, settings: EvaluationSettings) -> int:
     from recipe.treepo.verl_adapters.user_code import policy_problems
 
     by_arm = {run.arm: run.settings for run in settings.runs if not run.is_plain}
-    row = first_row(config, "data.val_files")
+    row = partial(first_row, config, "data.val_files")
     if wrong := [problem for own in by_arm.values() for problem in policy_problems(own, row)]:
         raise ConfigError(wrong)
     with locked(settings.out_dir) as folder:

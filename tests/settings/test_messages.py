@@ -288,7 +288,7 @@ def examples() -> Iterator[ConfigProblem]:
     Path("mine.py").write_text("class Mine:\n    def children(self, paths, room, context): return [room] * 9\n")
     for group in ("branching", "score"):
         own = {"custom": {"path": "mine.py", "name": "Mine"}}
-        yield from policy_problems(load_settings(OmegaConf.create({"treepo": {group: own}})), {})
+        yield from policy_problems(load_settings(OmegaConf.create({"treepo": {group: own}})), dict)
     tools = {"format": "xyz", "function_tool_path": "talk.py"}
     yield from tool_problems(OmegaConf.create({"actor_rollout_ref": {"rollout": {"multi_turn": tools}}}))
 

@@ -136,23 +136,23 @@ def settings_of(file: str, **names: Any):
 
 
 def problem_of(settings, row=None):
-    [problem] = policy_problems(settings, row or {})
+    [problem] = policy_problems(settings, lambda: row or {})
     assert "\n" not in str(problem)
     return problem
 
 
 def test_policies_are_loaded_made_with_their_options_and_tried(file):
     settings = settings_of(file, **GOOD, advantage="Credit")
-    assert policy_problems(settings, {}) == []
+    assert policy_problems(settings, dict) == []
     config = config_of({"branching": {"custom": {"path": file, "name": "Branching", "options": {"most": 3}}}})
     policies = own_policies(load_settings(config))
     assert (policies.branching.most, policies.fallback, policies.scorer) == (3, None, None)
-    assert policy_problems(load_settings(config_of({})), {}) == []
+    assert policy_problems(load_settings(config_of({})), dict) == []
 
 
 def test_the_trial_works_inside_an_event_loop(file):
     async def problems():
-        return policy_problems(settings_of(file, **GOOD), {})
+        return policy_problems(settings_of(file, **GOOD), dict)
 
     assert asyncio.run(problems()) == []
 
@@ -178,11 +178,11 @@ def test_a_policy_with_wrong_results_is_found_on_a_scripted_tree(file, group, na
 
 def test_the_trial_has_a_row_of_the_data_set_and_can_be_left_out(file):
     settings = settings_of(file, score="Answer")
-    assert policy_problems(settings, {"extra_info": {"answer": "7"}}) == []
+    assert policy_problems(settings, lambda: {"extra_info": {"answer": "7"}}) == []
     problem = problem_of(settings)
     assert "Answer.score raised KeyError: 'answer' (trial 0, node " in problem.rule
     assert problem.remedy.endswith("or skip the trial with treepo.policy_trial=false.")
-    assert policy_problems(replace(settings, policy_trial=False), {}) == []
+    assert policy_problems(replace(settings, policy_trial=False), dict) == []
 
 
 def test_a_policy_that_hangs_does_not_hold_up_the_start(file, monkeypatch):

@@ -15,7 +15,7 @@ from typing import Any
 from recipe.treepo.interaction import Interaction, InteractionError, Message
 from recipe.treepo.search.counters import SearchCounters
 from recipe.treepo.search.surrogates import without_surrogates
-from recipe.treepo.search.user_errors import UserCodeError, awaited, contained, is_from_user_code, named
+from recipe.treepo.search.user_errors import TooLate, awaited, awaited_within, contained, named
 
 logger = logging.getLogger(__name__)
 
@@ -58,25 +58,20 @@ class InteractionCalls:
         Raises:
             InteractionError: if the method raises or takes too long; the message names class, prompt and node.
         """
-        started, task = time.perf_counter(), asyncio.current_task()
-        try:
+
+        async def answer() -> Any:
             function = getattr(self._interaction, method)
-            async with asyncio.timeout(self._timeout_seconds):
-                if inspect.iscoroutinefunction(function):
-                    return await awaited(function(*arguments))
-                result = await self._in_thread(method, function, *arguments)
-                return await awaited(result) if inspect.isawaitable(result) else result
-        except TimeoutError as error:
-            limit = self._timeout_seconds
-            if limit is not None and time.perf_counter() - started >= limit:
-                raise self.failure(method, key, f"no answer within {limit:g} s") from error
-            raise self.failure(method, key, error) from error
-        except UserCodeError as carried:
-            raise self.failure(method, key, carried.error) from carried
-        except BaseException as error:  # an error in the user's code ends this path only
-            if not is_from_user_code(error, task):
-                raise
-            raise self.failure(method, key, error) from error
+            if inspect.iscoroutinefunction(function):
+                return await awaited(function(*arguments))
+            result = await self._in_thread(method, function, *arguments)
+            return await awaited(result) if inspect.isawaitable(result) else result
+
+        def failure(error: BaseException) -> InteractionError:
+            return self.failure(method, key, str(error) if isinstance(error, TooLate) else error)
+
+        started = time.perf_counter()
+        try:
+            return await awaited_within(self._timeout_seconds, answer, failure)
         finally:
             self._counters.interaction_seconds += time.perf_counter() - started
 

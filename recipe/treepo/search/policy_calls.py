@@ -5,12 +5,11 @@ An exit or a cancellation that a policy raises is an error like any other, or it
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from recipe.treepo.search.user_errors import UserCodeError, awaited, is_from_user_code, named
+from recipe.treepo.search.user_errors import TooLate, awaited, awaited_within, is_from_user_code, on_one_line
 
 Result = TypeVar("Result")
 
@@ -70,23 +69,18 @@ class PolicyCall:
         Raises:
             PolicyError: if it raises an error or takes too long.
         """
-        started, task = time.perf_counter(), asyncio.current_task()
-        try:
-            async with asyncio.timeout(limit):
-                found: Result = await awaited(call())
-                return found
-        except UserCodeError as carried:
-            raise self.failed(carried.error) from carried
-        except BaseException as error:
-            if isinstance(error, TimeoutError) and limit is not None and time.perf_counter() - started >= limit:
-                raise self._error(f"gave no result within {limit:g} s") from error
-            if not is_from_user_code(error, task):
-                raise
-            raise self.failed(error) from error
+
+        def failure(error: BaseException) -> PolicyError:
+            return (
+                self._error(f"gave no result within {limit:g} s") if isinstance(error, TooLate) else self.failed(error)
+            )
+
+        found: Result = await awaited_within(limit, lambda: awaited(call()), failure)
+        return found
 
     def failed(self, error: BaseException) -> PolicyError:
         """Return the error for a call that raised another."""
-        return self._error(f"raised {' '.join(named(error).split())}")
+        return self._error(f"raised {on_one_line(error)}")
 
     def wrong(self, result: Any, rule: str) -> PolicyError:
         """Return the error for a result that violates a rule."""
@@ -111,6 +105,8 @@ class PolicyCall:
 
 def plain(value: Any) -> Any:
     """Return a scalar of numpy or torch as a number or boolean of Python, anything else unchanged."""
+    if isinstance(value, int):  # the usual case
+        return value
     try:
         return value.item()
     except Exception:  # no scalar

@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any
@@ -28,6 +29,10 @@ class UserCodeError(Exception):
         self.error = error
 
 
+class TooLate(TimeoutError):
+    """User code gave no result within its limit."""
+
+
 def named(error: BaseException) -> str:
     """Return the type and the text of an exception; the text may come from the user's ``__str__``."""
     try:
@@ -36,6 +41,11 @@ def named(error: BaseException) -> str:
         raise
     except BaseException:  # the user's text may also exit
         return type(error).__name__
+
+
+def on_one_line(error: BaseException) -> str:
+    """Return :func:`named` without line breaks."""
+    return " ".join(named(error).split())
 
 
 def remote_cause(error: BaseException) -> BaseException:
@@ -88,6 +98,32 @@ async def awaited(result: Awaitable[Any]) -> Any:
     finally:
         with contextlib.suppress(ValueError):  # the coroutine was closed from outside its task
             _IN_USER_CODE.reset(token)
+
+
+async def awaited_within(
+    limit: float | None, call: Callable[[], Awaitable[Any]], failure: Callable[[BaseException], Exception]
+) -> Any:
+    """Await user code for a limited time; see :func:`awaited`.
+
+    A cancellation from outside and Ctrl-C pass through.
+
+    Args:
+        limit: Maximum seconds, None for no limit.
+        call: Starts the user code.
+        failure: Makes the error that is raised in place of the user's, or of :class:`TooLate`.
+    """
+    started, task = time.perf_counter(), asyncio.current_task()
+    try:
+        async with asyncio.timeout(limit):
+            return await call()
+    except UserCodeError as carried:
+        raise failure(carried.error) from carried
+    except BaseException as error:  # user code may raise anything
+        if isinstance(error, TimeoutError) and limit is not None and time.perf_counter() - started >= limit:
+            raise failure(TooLate(f"no answer within {limit:g} s")) from error
+        if not is_from_user_code(error, task):
+            raise
+        raise failure(error) from error
 
 
 class _TaskFactory:

@@ -84,7 +84,8 @@ def first_row(config: DictConfig, key: str) -> Row:
     """Return the first row of the data files under a key, empty if none can be read here."""
     for file in [file for path in paths_of(config, key) for file in files_of(path)]:
         with contextlib.suppress(DataFileError, OSError, *UNREADABLE):
-            return read_first_row(Path(file))
+            if row := read_first_row(Path(file)):
+                return row
     return {}
 
 

@@ -81,19 +81,18 @@ def open_rows(path: Path, *, most_json_rows: int | None = None) -> Iterator[RowF
 
 
 def read_first_row(path: Path) -> Row:
-    """Return the first row of a data file with all its columns.
+    """Return the first row of a data file with all its columns, empty if there is none.
 
     Raises:
-        DataFileError, OSError, or one of UNREADABLE: if it cannot be read, or there is none.
+        DataFileError, OSError, or one of UNREADABLE: if it cannot be read.
     """
     if path.suffix != ".parquet":
         with open_rows(path, most_json_rows=1) as rows:
-            return [row for _, batch in rows.batches(rows.columns, 1) for row in batch][0]
+            return next((row for _, batch in rows.batches(rows.columns, 1) for row in batch), {})
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
-        row: Row = [*itertools.islice(file.iter_batches(1), 1)][0].to_pylist()[0]
-        return row
+        return next((row for batch in file.iter_batches(1) for row in batch.to_pylist()), {})
 
 
 def text_of(error: Exception) -> str:

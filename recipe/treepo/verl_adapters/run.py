@@ -7,6 +7,7 @@ import re
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -91,7 +92,7 @@ def check_with_verl(config: DictConfig, settings: TreePOSettings) -> None:
     if not is_missing_file(settings.interaction.path):
         problems = interaction_problems(settings.interaction) + problems
     if not any(is_missing_file(own.path) for own in settings.policy_classes.values()):
-        problems = policy_problems(settings, first_row(config, "data.train_files")) + problems
+        problems = policy_problems(settings, partial(first_row, config, "data.train_files")) + problems
     if problems := problems + dataclass_problems(config) + list(call_problems(config)):
         raise ConfigError(problems)
     # verl's critic dataclass loads the model's tokenizer immediately, if needed from the hub. No rule reads it.

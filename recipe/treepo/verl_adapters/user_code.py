@@ -3,7 +3,7 @@
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +17,7 @@ from recipe.treepo.advantages.credit import Credit
 from recipe.treepo.interaction import Interaction
 from recipe.treepo.policies import Policies
 from recipe.treepo.search.policy_calls import PolicyError
+from recipe.treepo.search.user_errors import on_one_line
 from recipe.treepo.settings.files import is_missing_file
 from recipe.treepo.settings.schema import (
     POLICY_METHODS,
@@ -77,12 +78,12 @@ def interaction_problems(settings: InteractionSettings) -> list[ConfigProblem]:
     return _option_problems(group, loaded, settings)
 
 
-def policy_problems(settings: TreePOSettings, row: Mapping[str, Any]) -> list[ConfigProblem]:
+def policy_problems(settings: TreePOSettings, row: Callable[[], Mapping[str, Any]]) -> list[ConfigProblem]:
     """Return problems of loading the policies, making instances, and trying them on scripted trees.
 
     Args:
         settings: Settings with the policies.
-        row: Fields of the prompts of the trial; empty for those that every row has.
+        row: Returns the fields of the trial's prompts; called if there is a trial. Empty for those of every row.
     """
     problems, groups = [], settings.policy_classes
     for group, own in groups.items():
@@ -95,7 +96,7 @@ def policy_problems(settings: TreePOSettings, row: Mapping[str, Any]) -> list[Co
         return problems
     skip = "skip the trial with treepo.policy_trial=false"
     try:
-        policy_trial.Trial(settings, own_policies(settings), own_credit(settings.advantage), row).run()
+        policy_trial.Trial(settings, own_policies(settings), own_credit(settings.advantage), row()).run()
     except PolicyError as error:
         group = next((group for group in used if POLICY_METHODS[group] == error.method), used[0])
         rule, key = f"fails on a scripted tree: {error}", f"treepo.{group}.custom.name"
@@ -129,7 +130,7 @@ def _loaded(group: str, own: OwnClass) -> tuple[Any, list[ConfigProblem]]:
         module = _module(own.path)
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         # verl's loader wraps the errors of a file.
-        rule = f"cannot be loaded ({_told(error.__cause__ or error)})"
+        rule = f"cannot be loaded ({on_one_line(error.__cause__ or error)})"
         remedy = "Name a Python file or pkg://module that can be imported."
         return None, [ConfigProblem("class_not_loaded", f"{group}.path", own.path, rule, remedy)]
     if not hasattr(module, own.name):
@@ -143,7 +144,7 @@ def _option_problems(group: str, loaded: Any, own: OwnClass) -> list[ConfigProbl
     try:
         loaded(**own.options)
     except (Exception, SystemExit) as error:  # the user's constructor may raise anything
-        rule = f"{own.name} does not accept these options ({_told(error)})"
+        rule = f"{own.name} does not accept these options ({on_one_line(error)})"
         remedy = f"Set the arguments of {own.name}."
         return [ConfigProblem("options_refused", f"{group}.options", dict(own.options), rule, remedy)]
     return []
@@ -166,7 +167,7 @@ def tool_problems(config: DictConfig) -> list[ConfigProblem]:
         try:
             rule = load(resolve_config_path(path))
         except (Exception, SystemExit) as error:  # the user's file may raise anything
-            rule = f"cannot be loaded ({_told(error)})"
+            rule = f"cannot be loaded ({on_one_line(error)})"
         if rule is not None:
             problems.append(ConfigProblem("tools_not_loaded", f"{group}.{name}", path, rule, remedy))
     format_ = OmegaConf.select(config, f"{group}.format")
@@ -198,8 +199,3 @@ def _load_classes(path: str) -> str | None:
 
 def _module(path: str) -> Any:
     return load_module(os.path.expanduser(path))
-
-
-def _told(error: BaseException) -> str:
-    """Return an error as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

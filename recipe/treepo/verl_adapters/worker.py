@@ -224,7 +224,7 @@ class TreeAgentLoopManager(AgentLoopManagerTQ):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         settings = validate_trees(self.config)
-        row = first_row(self.config, "data.train_files")
+        row = partial(first_row, self.config, "data.train_files")
         problems = interaction_problems(settings.interaction) + policy_problems(settings, row)
         if problems := problems + tool_problems(self.config):
             raise ConfigError(problems)
