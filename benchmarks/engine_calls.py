@@ -15,53 +15,23 @@ All have the same prompts, model, engine and lengths. The prefix cache is emptie
 
 import argparse
 import asyncio
-import os
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
+from benchmarks.common.vllm_engine import VllmEngine, start_engine
 from recipe.treepo.evaluation.markdown import table
 from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
-from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import StoppingRules
 from recipe.treepo.settings.schema import TreePOSettings
 
 COUNTS = ("engine_calls", "decoded_tokens", "overrun_tokens", "computed_prompt_tokens")
 TITLES = ("depth", "sampler", "calls per prompt", "saved", "decoded", "overrun", "prompt computed", "computed in all")
-
-
-class VllmEngine:
-    """vLLM engine in this process."""
-
-    def __init__(self, engine: Any, stop_token_ids: list[int]) -> None:
-        self._engine, self._stop_token_ids, self._number = engine, stop_token_ids, 0
-
-    async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
-        """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
-        from vllm import SamplingParams, TokensPrompt
-        from vllm.sampling_params import RequestOutputKind
-
-        params = SamplingParams(
-            max_tokens=max_tokens,
-            temperature=1.0,
-            logprobs=0,
-            stop_token_ids=self._stop_token_ids,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        self._number += 1
-        async for output in self._engine.generate(
-            TokensPrompt(prompt_token_ids=list(input_ids)), params, request_id=str(self._number)
-        ):
-            final = output
-        sample = final.outputs[0]
-        logprobs = [entry[token].logprob for entry, token in zip(sample.logprobs, sample.token_ids, strict=True)]
-        return Segment(list(sample.token_ids), logprobs, cached_tokens=final.num_cached_tokens)
 
 
 def shapes(width: int, segment: int, divergences: list[int]) -> list[tuple[str, SearchShape]]:
@@ -98,8 +68,6 @@ async def count(engine: Any, prompts: list[list[int]], shape: SearchShape, stopp
 async def measure(options: argparse.Namespace) -> str:
     """Return the table in Markdown."""
     from transformers import AutoTokenizer, GenerationConfig
-    from vllm import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     ends = GenerationConfig.from_pretrained(options.model).eos_token_id
@@ -108,16 +76,11 @@ async def measure(options: argparse.Namespace) -> str:
         tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
         for messages in rows
     ]
-    engine = AsyncLLM.from_engine_args(
-        AsyncEngineArgs(
-            model=options.model,
-            dtype=options.dtype,
-            max_model_len=max(map(len, prompts)) + options.response_length,
-            enforce_eager=True,
-            enable_prefix_caching=True,
-            block_size=options.block_size,
-            disable_log_stats=True,
-        )
+    engine = start_engine(
+        options.model,
+        max_model_len=max(map(len, prompts)) + options.response_length,
+        dtype=options.dtype,
+        block_size=options.block_size,
     )
     lines = []
     try:
@@ -158,8 +121,6 @@ def main() -> None:
     parser.add_argument("--divergences", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--block-size", type=int, default=32, help="tokens per cache block; at least 32 on a CPU")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     print(asyncio.run(measure(parser.parse_args())))
 
 

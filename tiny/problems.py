@@ -89,7 +89,7 @@ def apply_operation(op: str, value: int, operand: int) -> int | None:
     return result if MIN_VALUE <= result <= MAX_VALUE else None
 
 
-def _draw_operation(rng: random.Random, value: int) -> tuple[str, int, int]:
+def draw_operation(rng: random.Random, value: int) -> tuple[str, int, int]:
     """Draw an operation within the bounds; return operator, operand and the new value."""
     while True:
         op = rng.choice("+-")
@@ -118,7 +118,7 @@ def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, 
         steps.append(Step("*", each, opening, f"Having {start} {words['containers']}"))
         value = start * each
     while len(steps) < n_steps:
-        op, operand, value = _draw_operation(rng, value)
+        op, operand, value = draw_operation(rng, value)
         sentence, line_opening = rng.choice(PHRASES[op])
         steps.append(Step(op, operand, sentence.format(b=operand, **words), line_opening.format(b=operand, **words)))
     sentences = [opening, *(step.sentence for step in steps if step.sentence != opening)]

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Credit and gradients of the estimators in a world where the value of every prefix is known.
+
+A response is a chain of dependent steps, two tokens each: a method, and a result. One of the methods is unreliable: the
+result is then mostly wrong, and a wrong result stays. The reward is 1 if no result is wrong. So the value of a prefix
+is known, and so are the advantage of each segment and the gradient of the expected reward by the policy's only
+parameter, the preference for the unreliable method. Samples cost nothing, so thousands of trees show what an estimator
+can do.
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.study.credit import ESTIMATORS, agreement, boundaries, credit_of_tokens, segment_means
+from benchmarks.study.diversity import effective_number
+from recipe.treepo.search import SearchShape, grow_tree
+from recipe.treepo.search.branching import BranchingRules
+from recipe.treepo.search.engine import Segment
+from recipe.treepo.search.stopping import FinishReason, StoppingRules
+from recipe.treepo.search.tree import Tree
+
+SAFE, UNRELIABLE, RIGHT, WRONG = 0, 1, 2, 3
+PROMPT = [RIGHT]
+WRONG_SHARE = 0.9
+"""Probability of a wrong result after the unreliable method."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A chain of steps.
+
+    Attributes:
+        rate: Probability of the unreliable method in a step.
+        steps: Number of steps.
+        depth: Number of segments.
+    """
+
+    rate: float
+    steps: int = 16
+    depth: int = 8
+
+    @property
+    def length(self) -> int:
+        """Tokens of a response."""
+        return 2 * self.steps
+
+    @property
+    def segment(self) -> int:
+        """Tokens of a segment."""
+        return self.length // self.depth
+
+    def value(self, response: Sequence[int]) -> float:
+        """Return the probability that a response with this prefix has no wrong result."""
+        if WRONG in response:
+            return 0.0
+        left = self.steps - (len(response) + 1) // 2
+        begun = 1 - WRONG_SHARE if len(response) % 2 and response[-1] == UNRELIABLE else 1.0
+        return begun * (1 - self.rate * WRONG_SHARE) ** left
+
+    def scores(self, response: Sequence[int]) -> list[float]:
+        """Return the derivative of each token's log-probability by the logit of the unreliable method."""
+        return [0.0 if at % 2 else (token == UNRELIABLE) - self.rate for at, token in enumerate(response)]
+
+    def gradient(self) -> float:
+        """Return the derivative of the expected reward by that logit."""
+        each = 1 - self.rate * WRONG_SHARE
+        return float(-WRONG_SHARE * self.steps * each ** (self.steps - 1) * self.rate * (1 - self.rate))
+
+
+class WorldEngine:
+    """Engine that samples responses of a world."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self._world, self._seed = world, seed
+
+    async def extend(self, input_ids: Sequence[int], *, max_tokens: int, branch: str) -> Segment:
+        """See :class:`recipe.treepo.search.engine.SegmentEngine`."""
+        rng, response = random.Random(f"{self._seed}/{branch}"), [*input_ids[len(PROMPT) :]]
+        begin = len(response)
+        while len(response) < begin + max_tokens:
+            if len(response) % 2 == 0:
+                response.append(UNRELIABLE if rng.random() < self._world.rate else SAFE)
+            else:
+                slips = response[-1] == UNRELIABLE and rng.random() < WRONG_SHARE
+                response.append(WRONG if slips else RIGHT)
+        return Segment(response[begin:], [-1.0] * (len(response) - begin))
+
+
+def grown(world: World, *, n: int, root: int, seed: int) -> Tree:
+    """Return one tree of ``n`` trajectories; ``root=n`` are independent samples."""
+    shape = SearchShape(width=n, segment_length=world.segment, branching=BranchingRules(init_divergence=(root, root)))
+    ends: dict[str, Any] = {"eos_token_ids": frozenset(), "decode": str}
+    order = (FinishReason.LENGTH, FinishReason.DEPTH)
+    stopping = StoppingRules(order=order, response_length=world.length, depth=world.depth, **ends)
+    return asyncio.run(grow_tree(PROMPT, engine=WorldEngine(world, seed), shape=shape, stopping=stopping, seed=seed))
+
+
+def measure(world: World, name: str, trees: Sequence[Tree]) -> dict[str, float]:
+    """Return the measures of one estimator.
+
+    Returns:
+        Fields of :class:`~benchmarks.study.credit.Agreement`, ``tokens`` (decoded per tree), and ``signal``: the mean
+        of a tree's gradient, in the true direction, over its standard deviation, for 10,000 decoded tokens.
+    """
+    given, true, gradients = [], [], []
+    for tree in trees:
+        responses = [[*tree.path(leaf).response_ids] for leaf in tree.leaves]
+        rewards = [float(WRONG not in response) for response in responses]
+        credits = credit_of_tokens(tree, rewards, ESTIMATORS[name])
+        for response, credit in zip(responses, credits, strict=True):
+            given.append(segment_means(credit, world.segment))
+            values = [world.value(response[:end]) for end in boundaries(world.length, world.segment)]
+            true.append(np.diff(values))
+        scores = np.array([world.scores(response) for response in responses])
+        gradients.append(float((np.array(credits) * scores).sum() / len(responses)))
+    tokens = float(np.mean([tree.counters.decoded_tokens for tree in trees]))
+    toward = math.copysign(1, world.gradient()) * float(np.mean(gradients) / np.std(gradients, ddof=1))
+    found = agreement(np.concatenate(given), np.concatenate(true))
+    return {**asdict(found), "tokens": tokens, "signal": toward * math.sqrt(10_000 / tokens)}
+
+
+def run(*, rate: float, n: int, trees: int, seed: int = 0) -> dict[str, Any]:
+    """Measure all estimators on trees, and GRPO on independent samples.
+
+    Returns:
+        ``success``, the value of the empty response; ``samplers``, with decoded tokens of a tree and the number of
+        independent samples that its trajectories are worth; ``rows`` of :func:`measure`.
+    """
+    world, samplers, rows = World(rate), [], []
+    for root in (n, 1, 2, 4):
+        sampler = "plain samples" if root == n else f"trees, root {root}"
+        grown_trees = [grown(world, n=n, root=root, seed=seed + number) for number in range(trees)]
+        right = [[WRONG not in tree.path(leaf).response_ids for leaf in tree.leaves] for tree in grown_trees]
+        effective = effective_number(np.array(right, dtype=float).mean(axis=1)[None])
+        tokens = float(np.mean([tree.counters.decoded_tokens for tree in grown_trees]))
+        samplers.append({"sampler": sampler, "tokens": tokens, "effective": effective})
+        for name in ESTIMATORS if root < n else ["grpo"]:
+            rows.append({"sampler": sampler, "estimator": name, **measure(world, name, grown_trees)})
+    return {"success": world.value([]), "samplers": samplers, "rows": rows}

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the tables and plots of the study from its result files."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.study.diversity import PLAIN, Diversity, figure_of, front
+from benchmarks.study.training import METRICS, Curve
+from recipe.treepo.evaluation.machine import described
+from recipe.treepo.evaluation.markdown import table
+from recipe.treepo.evaluation.plot import COLORS
+
+BASELINE = "GRPO, plain samples"
+SHARES = (0.25, 0.5, 1.0)
+"""Shares of the smallest cost of a run, at which accuracies are compared."""
+Results = Sequence[Mapping[str, Any]]
+Curves = Mapping[str, Mapping[int, Curve]]
+"""Curves by arm and seed."""
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5 % quantiles of Student's t with 1 to 9 degrees of freedom."""
+
+
+def read_results(out: Path, part: str) -> list[dict[str, Any]]:
+    """Return the results of a part."""
+    return [json.loads(path.read_text()) for path in sorted((out / part).glob("*.json"))]
+
+
+# --- diversity ---------------------------------------------------------------------------------------------------
+
+
+def shapes_of(result: Mapping[str, Any]) -> dict[str, dict[int, Diversity]]:
+    """Return the measures of one model by shape and n."""
+    return {shape: {int(n): Diversity(**one) for n, one in by_n.items()} for shape, by_n in result["shapes"].items()}
+
+
+def diversity_table(shapes: Mapping[str, Mapping[int, Diversity]]) -> str:
+    """Return a row per shape and n; tokens are relative to plain samples of equal n, a star marks the front."""
+    every = [(n, shape, one) for shape, by_n in shapes.items() for n, one in by_n.items()]
+    every.sort(key=lambda row: row[0])  # stable: shapes keep their order
+    on_front = {id(every[at][2]) for at in front([(one.tokens, one.effective) for _, _, one in every])}
+    rows = []
+    for n, shape, one in every:
+        plain = shapes[PLAIN][n]
+        per_token = (one.effective / one.tokens) / (plain.effective / plain.tokens)
+        rows.append(
+            [
+                *(n, shape.replace("_", " "), f"{one.mean:.3f}", f"{one.passed:.3f}", f"{one.mixed:.3f}"),
+                f"{one.effective:.1f}{' *' if id(one) in on_front else ''}",
+                *(f"{one.tokens / plain.tokens:.2f}", f"{one.computed / plain.computed:.2f}", f"{per_token:.2f}"),
+                f"{one.trajectories_per_second / plain.trajectories_per_second:.2f}",
+            ]
+        )
+    titles = ["n", "shape", "mean", "pass@n", "mixed", "samples worth", "decoded", "computed", "worth per token"]
+    return table([*titles, "speed"], rows)
+
+
+# --- credit ------------------------------------------------------------------------------------------------------
+
+
+def worth_table(results: Results) -> str:
+    """Return what trees of the known world are worth and cost, by root and n; means over the rates."""
+    cells: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for result in results:
+        n, plain = result["settings"]["n"], result["samplers"][0]["tokens"]
+        for one in result["samplers"][1:]:
+            own = cells.setdefault(one["sampler"], {}).setdefault(n, [])
+            own.append((one["effective"], one["tokens"] / plain))
+    numbers = sorted({n for by_n in cells.values() for n in by_n})
+    rows = []
+    for sampler, by_n in cells.items():
+        means = {n: [fmean(values) for values in zip(*own, strict=True)] for n, own in by_n.items()}
+        worth = [f"{means[n][0]:.1f} ({means[n][1]:.2f}; {means[n][0] / n / means[n][1]:.2f})" for n in numbers]
+        rows.append([sampler, *worth])
+    title = "Independent samples that a tree is worth (decoded tokens relative to n of them; worth per token):"
+    return f"{title}\n\n{table(['', *(f'n {n}' for n in numbers)], rows)}"
+
+
+def credit_table(results: Results) -> str:
+    """Return a row per sampler and estimator of the known world, with columns per n; means over the rates."""
+    cells: dict[tuple[str, str], dict[int, list[Mapping[str, float]]]] = {}
+    for result in results:
+        for row in result["rows"]:
+            own = cells.setdefault((row["sampler"], row["estimator"]), {})
+            own.setdefault(result["settings"]["n"], []).append(row)
+    numbers = sorted({n for by_n in cells.values() for n in by_n})
+    titles = ["sampler", "estimator", *(f"{name}, n {n}" for name in ("r", "signs", "signal") for n in numbers)]
+    rows = []
+    for (sampler, estimator), by_n in cells.items():
+        values = [
+            f"{fmean(row[key] for row in by_n[n]):.2f}" if n in by_n else "-"
+            for key in ("correlation", "equal_signs", "signal")
+            for n in numbers
+        ]
+        rows.append([sampler, estimator, *values])
+    return table(titles, rows)
+
+
+def model_credit_table(result: Mapping[str, Any]) -> str:
+    """Return a row per sampler, n and estimator of the embedded model."""
+    titles = ["n", "sampler", "estimator", "r", "equal signs", "credited", "segments", "reliability"]
+    rows = sorted(result["rows"], key=lambda row: (row["n"], row["sampler"]))
+    return table(
+        titles,
+        [
+            [
+                *(row["n"], row["sampler"], row["estimator"]),
+                *(f"{row[key]:.2f}" for key in ("correlation", "equal_signs", "credited")),
+                *(f"{row['segments']:,}", f"{row['reliability']:.2f}"),
+            ]
+            for row in rows
+        ],
+    )
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def curves_of(results: Results) -> dict[str, dict[int, Curve]]:
+    """Return the curves by arm and seed."""
+    curves: dict[str, dict[int, Curve]] = {}
+    for result in sorted(results, key=lambda result: result["settings"]["seed"]):
+        own = {name: result[name] for name in ("steps", "accuracies", "tokens", "seconds", "metrics")}
+        curves.setdefault(result["settings"]["arm"], {})[result["settings"]["seed"]] = Curve(**own)
+    return curves
+
+
+def interval(values: Sequence[float]) -> str:
+    """Return the mean with its 95 % interval by Student's t; without one for a single value."""
+    if len(values) < 2:
+        return f"{fmean(values):.3f}"
+    half = STUDENT[len(values) - 2] * stdev(values) / len(values) ** 0.5
+    return f"{fmean(values):.3f} ± {half:.3f}"
+
+
+def learning_table(curves: Curves, cost: str, baseline: str = BASELINE) -> str:
+    """Return held-out accuracies at equal cost, and the paired difference to the baseline at the highest one.
+
+    Args:
+        cost: ``tokens`` or ``seconds``.
+    """
+    least = min(getattr(curve, cost)[-1] for by_seed in curves.values() for curve in by_seed.values())
+    titles = ["arm", "seeds", *(f"{share:.0%} of the {cost}" for share in SHARES)]
+    titles += ["mean on the way", f"difference to {baseline}", "runs"]
+    rows = []
+    for arm, by_seed in curves.items():
+        at = {share: [curve.accuracy_at(cost, share * least) for curve in by_seed.values()] for share in SHARES}
+        means = {seed: curve.mean_accuracy(cost, least) for seed, curve in by_seed.items()}
+        shared = [seed for seed in means if seed in curves.get(baseline, {})]
+        others = [curves[baseline][seed].mean_accuracy(cost, least) for seed in shared]
+        differences = [means[seed] - other for seed, other in zip(shared, others, strict=True)]
+        rows.append(
+            [
+                *(arm, len(by_seed), *(f"{fmean(values):.3f}" for values in at.values())),
+                f"{fmean(means.values()):.3f}",
+                interval(differences) if differences and arm != baseline else "-",
+                " ".join(f"{value:.3f}" for value in at[1.0]),
+            ]
+        )
+    amount = f"{least:,.0f} decoded tokens" if cost == "tokens" else "the time of the shortest run"
+    return f"100 % are {amount}.\n\n{table(titles, rows)}"
+
+
+def learning_figure(curves: Curves) -> Figure:
+    """Draw held-out accuracy over decoded tokens and over time: thin lines are runs, thick ones means over seeds."""
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    first = next(iter(next(iter(curves.values())).values()))
+    for panel, cost in zip(figure.subplots(1, 2, sharey=True), ("tokens", "seconds"), strict=True):
+        scale = 1e-6 if cost == "tokens" else 1 / first.seconds[-1]
+        for number, (arm, by_seed) in enumerate(curves.items()):
+            color = COLORS[number % len(COLORS)]
+            for curve in by_seed.values():
+                panel.plot(np.array(getattr(curve, cost)) * scale, curve.accuracies, color=color, lw=0.6, alpha=0.5)
+            most = min(getattr(curve, cost)[-1] for curve in by_seed.values())
+            grid = np.linspace(0, most, 50)
+            means = np.mean([np.interp(grid, getattr(one, cost), one.accuracies) for one in by_seed.values()], axis=0)
+            panel.plot(grid * scale, means, color=color, lw=2, label=arm)
+        panel.set(xlabel="decoded tokens, millions" if cost == "tokens" else "training time, relative to the first run")
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set(ylabel="held-out accuracy")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
+    return figure
+
+
+def stability_figure(curves: Curves) -> Figure:
+    """Draw held-out accuracy, entropy, share of mixed prompts and length over the steps of long runs."""
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    panels = {"entropy": "entropy (nats)", "mixed": "share of mixed prompts", "length": "response length (tokens)"}
+    axes = figure.subplots(2, 2).flat
+    for number, (arm, by_seed) in enumerate(curves.items()):
+        style = {"color": COLORS[number % len(COLORS)], "lw": 1.0}
+        for at, curve in enumerate(by_seed.values()):
+            label = arm if at == 0 else None
+            axes[0].plot(np.array(curve.tokens) / 1e6, curve.accuracies, label=label, **style)
+            steps = np.interp(np.arange(1, len(curve.metrics["length"]) + 1), curve.steps, curve.tokens) / 1e6
+            for panel, name in zip([*axes][1:], panels, strict=True):
+                panel.plot(steps, [np.nan if one is None else one for one in curve.metrics[name]], **style)
+    for panel, label in zip(axes, ("held-out accuracy", *panels.values()), strict=True):
+        panel.set(xlabel="decoded tokens, millions", ylabel=label)
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def stability_table(curves: Curves) -> str:
+    """Return accuracy and metrics at the beginning, in the middle and at the end of long runs."""
+    titles = ["arm", "seed", "tokens", "best accuracy", "last accuracy", *(f"{name}, last" for name in METRICS)]
+    rows = []
+    for arm, by_seed in curves.items():
+        for seed, curve in by_seed.items():
+            last = [
+                np.nanmean([np.nan if one is None else one for one in curve.metrics[name][-5:]]) for name in METRICS
+            ]
+            ends = (f"{max(curve.accuracies):.3f}", f"{curve.accuracies[-1]:.3f}", *(f"{value:.3g}" for value in last))
+            rows.append([arm, seed, f"{curve.tokens[-1]:,.0f}", *ends])
+    return table(titles, rows)
+
+
+# --- the page ----------------------------------------------------------------------------------------------------
+
+
+def write_page(path: Path, out: Path, arguments: Sequence[str]) -> None:
+    """Write tables from the results in ``out`` to a Markdown page, with plots beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = [f"`{shlex.join(['python', '-m', 'benchmarks.study', *arguments])}`"]
+    machines: dict[str, None] = {}
+
+    def add(title: str, *blocks: str) -> None:
+        parts.extend([f"## {title}", *blocks])
+
+    def picture(figure: Figure, name: str) -> str:
+        file = path.with_name(f"{path.stem}_{name}.png")
+        figure.savefig(file, dpi=110)
+        return f"![{name}]({file.name})"
+
+    def read(part: str) -> list[dict[str, Any]]:
+        found = read_results(out, part)
+        machines.update(dict.fromkeys(described(result["machine"]) for result in found))
+        return found
+
+    if results := read("diversity"):
+        found = {result["name"]: shapes_of(result) for result in results}
+        add("Diversity", picture(figure_of(found), "diversity"))
+        for name, shapes in found.items():
+            parts.extend([f"### {name}", diversity_table(shapes)])
+    results = read("credit")
+    if worlds := [result for result in results if result["name"] != "model"]:
+        add("Credit in the known world", worth_table(worlds), credit_table(worlds))
+    for result in results:
+        if result["name"] == "model":
+            add("Credit on the embedded model", model_credit_table(result))
+    if results := read("learning"):
+        curves = curves_of(results)
+        figure = picture(learning_figure(curves), "learning")
+        add("Learning", figure, *(learning_table(curves, cost) for cost in ("tokens", "seconds")))
+        if options := read("options"):
+            same = {"treepo": curves["treepo"], **curves_of(options)}
+            add("One option at a time", learning_table(same, "tokens", "treepo"))
+    if results := read("stability"):
+        curves = curves_of(results)
+        add("Stability", picture(stability_figure(curves), "stability"), stability_table(curves))
+    parts[1:1] = ["; ".join(machines)]
+    path.write_text("\n\n".join(parts) + "\n")

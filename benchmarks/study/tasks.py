@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models and data of the study, and their runs by the scripts that users run."""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.common.process_session import run_session
+
+ROOT = Path(__file__).parents[2]
+TRAIN, EVALUATE = "scripts/run_treepo_qwen0.5b.sh", "scripts/evaluate_qwen0.5b.sh"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model with its problems.
+
+    Attributes:
+        preset: Preset that the scripts run.
+        depth: Segments of a path.
+        length: Maximum tokens of a response.
+        environment: Further variables for the scripts.
+        overrides: Further overrides of verl and treepo.
+    """
+
+    preset: str
+    depth: int
+    length: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
+
+
+LEDGER_DATA = ROOT / "outputs/data/ledger"
+TASKS = {
+    "tiny": Task("tiny", depth=4, length=128),
+    "ledger": Task(
+        "tiny",
+        depth=8,
+        length=512,
+        environment={
+            "MODEL_PATH": str(ROOT / "tiny/ledger_model"),
+            "TRAIN_FILE": str(LEDGER_DATA / "train.parquet"),
+            "VAL_FILE": str(LEDGER_DATA / "val.parquet"),
+        },
+        overrides=(
+            "data.max_prompt_length=320",
+            "data.max_response_length=512",
+            "actor_rollout_ref.rollout.max_model_len=832",
+            "treepo.depth=8",
+            "treepo.segment_length=64",
+        ),
+    ),
+    "small": Task("small", depth=8, length=64),
+}
+
+
+def make_data(name: str) -> None:
+    """Write the data of a task that the scripts do not make; files that exist stay."""
+    if name != "ledger" or (LEDGER_DATA / "val.parquet").exists():
+        return
+    problems = LEDGER_DATA / "problems.jsonl"
+    commands = (
+        ("tiny.ledgers", "--out", problems, "--count", 2100, "--seed", 1),
+        ("data_prep", "numina_math_tir", "--source", problems, "--out-dir", LEDGER_DATA, "--val-size", 100)
+        + ("--data-source", "tiny_ledgers", "--template", "plain"),
+    )
+    for module, *arguments in commands:
+        subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, check=True)
+
+
+def repeated(source: Path, path: Path, *, problems: int, times: int) -> None:
+    """Write the first rows of a parquet file several times to another."""
+    rows = pd.read_parquet(source).head(problems)
+    if len(rows) < problems:
+        raise ValueError(f"{source}: {len(rows)} of {problems} problems.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.concat([rows] * times, ignore_index=True).to_parquet(path)
+
+
+def run_script(
+    script: str, task: Task, folder: Path, *overrides: str, seed: int = 0, time_limit: float, **environment: str
+) -> None:
+    """Run a script with the settings of a task; its output goes to ``log.txt`` in the folder.
+
+    Raises:
+        RuntimeError: if it fails, or exceeds the time limit in seconds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ended = run_session(
+        ["bash", script, *task.overrides, *overrides],
+        folder=ROOT,
+        environment={"PRESET": task.preset, "SEED": str(seed), **task.environment, **environment},
+        log=folder / "log.txt",
+        time_limit=time_limit,
+    )
+    if ended != "exit":
+        raise RuntimeError(f"{ended} of {time_limit:.0f} s; see {folder}/log.txt")

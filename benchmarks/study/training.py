@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training runs of the study: samplers and estimators, from the same model on the same prompts."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.learning import read_arm
+from benchmarks.study.tasks import TRAIN, Task, run_script
+
+COMMON = (
+    "treepo.packed_training=true",
+    "trainer.save_freq=-1",
+    "trainer.val_before_train=true",
+    "trainer.logger=[console]",
+)
+METRICS = {
+    "entropy": "actor/entropy",
+    "mixed": "treepo/mixed_prompts",
+    "length": "response_length/mean",
+    "reward": "critic/score/mean",
+    "gradient": "actor/grad_norm",
+    "trajectories": "treepo/trajectories",
+    "calls": "treepo/engine_calls",
+}
+"""Metrics of a step that a result keeps."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A sampler with an estimator.
+
+    Attributes:
+        overrides: Its settings.
+        trees: Whether it samples trees, which take about half the tokens per step.
+    """
+
+    overrides: Sequence[str]
+    trees: bool = True
+
+
+def _tree(estimator: str, *overrides: str) -> Arm:
+    return Arm((f"algorithm.adv_estimator={estimator}", *overrides))
+
+
+ARMS: Mapping[str, Arm] = {
+    "GRPO, plain samples": Arm(("algorithm.adv_estimator=grpo", "treepo.sampler=plain"), trees=False),
+    "GRPO on trees": _tree("grpo"),
+    "treepo": _tree("treepo"),
+    "treepo_segment": _tree("treepo_segment"),
+    "treerl": _tree("treerl"),
+    "treerpo": _tree("treerpo"),
+}
+OPTIONS: Mapping[str, Arm] = {
+    "treepo, group_size": _tree("treepo", "treepo.advantage.aggregation=group_size"),
+    "treepo, no equal groups": _tree("treepo", "treepo.advantage.equal_groups=false"),
+    "treepo, misaligned fallback": _tree("treepo", "treepo.fallback.point=least_likely_token"),
+}
+"""One option at a time where a claim of the paper can be checked."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Result of a run.
+
+    Attributes:
+        steps: Number of training steps before each validation.
+        accuracies: Held-out accuracy of each validation.
+        tokens: Decoded tokens before each validation.
+        seconds: Training time before each validation.
+        metrics: :data:`METRICS` of each training step, NaN as None.
+    """
+
+    steps: list[int]
+    accuracies: list[float]
+    tokens: list[float]
+    seconds: list[float]
+    metrics: dict[str, list[float | None]]
+
+    def accuracy_at(self, cost: str, most: float) -> float:
+        """Return the interpolated accuracy at so many ``tokens`` or ``seconds``; NaN beyond the last validation."""
+        return float(np.interp(most, getattr(self, cost), self.accuracies, right=np.nan))
+
+    def mean_accuracy(self, cost: str, most: float) -> float:
+        """Return the mean accuracy over ``tokens`` or ``seconds``, from none to ``most``; NaN if the run is shorter."""
+        points = np.array([*(spent for spent in getattr(self, cost) if spent < most), most])
+        values = [self.accuracy_at(cost, spent) for spent in points]
+        return float(np.trapezoid(values, points)) / most
+
+
+def train(
+    task: Task, arm: Arm, folder: Path, *overrides: str, seed: int, steps: int, validations: int, time_limit: float
+) -> dict[str, Any]:
+    """Train an arm; return the fields of its :class:`Curve`.
+
+    Args:
+        steps: Training steps of plain samples; trees take twice as many.
+        validations: Number of validations after the first.
+        time_limit: Seconds of the run.
+
+    Raises:
+        RuntimeError: if the run fails or exceeds its time limit.
+    """
+    own = steps * (2 if arm.trees else 1)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that failed
+    run_script(
+        TRAIN,
+        task,
+        folder,
+        *COMMON,
+        f"trainer.total_training_steps={own}",
+        f"trainer.test_freq={own // validations}",
+        f"trainer.default_local_dir={folder}/checkpoints",
+        f"hydra.run.dir={folder}/hydra",
+        "treepo.dump.dir=null",
+        *arm.overrides,
+        *overrides,
+        seed=seed,
+        time_limit=time_limit,
+        EXPERIMENT=folder.name,
+    )
+    read = read_arm(folder.name, folder)
+    return {
+        "steps": [step for step, _ in read.validations],
+        "accuracies": read.accuracies,
+        "tokens": read.tokens,
+        "seconds": read.seconds,
+        "metrics": {name: [_known(step.get(key)) for step in read.steps] for name, key in METRICS.items()},
+    }
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else value

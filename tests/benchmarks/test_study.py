@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The study: its measures against hand-worked and exact values, its pieces, and its tables."""
+
+import asyncio
+import json
+import math
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.study import diversity, known_world, model_values, page, pieces, tasks, training
+from benchmarks.study.credit import ESTIMATORS, GroupCredit, agreement, boundaries, credit_of_tokens, segment_means
+from benchmarks.study.known_world import RIGHT, SAFE, UNRELIABLE, WRONG, World, WorldEngine, grown
+from helpers.example_counts import examples
+from recipe.treepo.search.stopping import FinishReason, StoppingRules
+
+# --- diversity ---------------------------------------------------------------------------------------------------
+
+COSTS = {"tokens": 100.0, "computed": 150.0, "calls": 8.0, "trajectories_per_second": 2.0}
+
+
+def test_effective_number_of_hand_worked_means():
+    # Variances within the prompts are 0.5 and 0; p (1 - p) is estimated as 0.25 + 0.5 / 2 and 0.25.
+    assert diversity.effective_number(np.array([[0.0, 1.0], [0.5, 0.5]])) == pytest.approx(0.375 / 0.25)
+
+
+@pytest.mark.parametrize(("trajectories", "copies", "effective"), [(8, 1, 8), (8, 4, 2)])
+def test_effective_number_counts_independent_samples(trajectories: int, copies: int, effective: int):
+    rng = np.random.default_rng(0)
+    accuracy = rng.uniform(0.1, 0.9, size=(4000, 1, 1))
+    samples = rng.uniform(size=(4000, 6, trajectories // copies)) < accuracy
+    means = np.repeat(samples, copies, axis=2).mean(axis=2)
+    assert diversity.effective_number(means) == pytest.approx(effective, rel=0.05)
+
+
+def test_measures_of_hand_worked_samples():
+    right = np.array([[[1, 0], [1, 1]], [[0, 0], [0, 0]]], dtype=float)  # two prompts, two trees each, two trajectories
+    found = diversity.diversity(right, COSTS)
+    assert (found.mean, found.passed, found.mixed) == (3 / 8, 2 / 4, 1 / 4)
+    # Variances 0.125 and 0; p (1 - p) is 0.75 * 0.25 + 0.125 / 2 = 0.25, and 0.
+    assert found.effective == pytest.approx(0.25 / 0.125)
+    assert found.tokens == 100.0
+
+
+def sample_line(row: int, right: list[int], started: float = 0.0) -> dict:
+    statistics = {"decoded_tokens": 10 * len(right), "computed_prompt_tokens": 5, "engine_calls": 2 * len(right)}
+    trajectories = [{"acc": float(one)} for one in right]
+    return {"row": row, "statistics": statistics, "trajectories": trajectories, "started": started, "ended": row + 1.0}
+
+
+def write_samples(path, lines: list[dict]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in [{"fingerprint": {}}, *lines]))
+
+
+def test_samples_of_repeated_rows_belong_to_their_problem(tmp_path):
+    # Rows 0 and 2 are problem 0, rows 1 and 3 problem 1; files are in the order of completion.
+    path = tmp_path / "root_2_n2.jsonl"
+    write_samples(
+        path, [sample_line(row, right) for row, right in ((3, [0, 1]), (0, [1, 1]), (2, [1, 0]), (1, [0, 0]))]
+    )
+    right, costs = diversity.read_samples(path, problems=2)
+    assert right.tolist() == [[[1, 1], [1, 0]], [[0, 0], [0, 1]]]
+    assert costs == {"tokens": 20, "computed": 25, "calls": 4, "trajectories_per_second": 8 / 4}
+
+
+@pytest.mark.parametrize("rows", [[], [0, 1, 3], [0, 1, 2]])
+def test_missing_samples_are_an_error(tmp_path, rows: list[int]):
+    write_samples(tmp_path / "x.jsonl", [sample_line(row, [0, 1]) for row in rows])
+    with pytest.raises(ValueError, match="missing"):
+        diversity.read_samples(tmp_path / "x.jsonl", problems=2)
+
+
+def test_groups_of_plain_samples_stand_for_prompts_sampled_again(tmp_path):
+    write_samples(tmp_path / "plain_n4.jsonl", [sample_line(0, [1, 1, 1, 0]), sample_line(1, [0, 0, 0, 0])])
+    found = diversity.read_shape(tmp_path, "plain", 2, problems=2, largest=4)
+    assert (found.mean, found.passed, found.mixed) == (3 / 8, 2 / 4, 1 / 4)
+    # Two of the four samples of a prompt, 40 decoded tokens and 5 prompt tokens.
+    assert (found.tokens, found.computed, found.calls) == (20, 22.5, 4)
+
+
+def test_overrides_of_the_shapes_are_in_hydras_grammar():
+    parser = OverridesParser.create()
+    values = {
+        override.key_or_group: override.value()
+        for override in parser.parse_overrides(diversity.arms(list(diversity.SHAPES), 4))
+    }
+    assert values["evaluation.arms.root_2_to_8"] == {
+        **{"init_divergence": [2, 8], "divergence": 2, "segment_length": None, "depth": 4},
+    }
+    assert values["evaluation.arms.half_depth"]["depth"] == 2
+    assert values["evaluation.arms.fallback_dry"]["fallback"] == {"start": "dry"}
+    assert [diversity.children(shape) for shape in ("root_1", "root_2_to_8", "entropy")] == [1, 8, 2]
+
+
+@examples(short=50, long=500)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+def test_the_front_has_exactly_the_gains_that_nothing_cheaper_reaches(points: list[tuple[int, int]]):
+    chosen = [points[at] for at in diversity.front(points)]
+    best = {
+        (cost, gain)
+        for cost, gain in points
+        if not any((other <= cost and more > gain) or (other < cost and more >= gain) for other, more in points)
+    }
+    assert set(chosen) == best and len(chosen) == len(best) and chosen == sorted(chosen)
+
+
+# --- credit ------------------------------------------------------------------------------------------------------
+
+
+def outcomes(world: World, prefix: tuple[int, ...]) -> dict[tuple[int, ...], float]:
+    """Return all responses after a prefix with their probabilities."""
+    if len(prefix) == world.length:
+        return {prefix: 1.0}
+    if len(prefix) % 2 == 0:
+        choices = {UNRELIABLE: world.rate, SAFE: 1 - world.rate}
+    else:
+        choices = {WRONG: 0.9, RIGHT: 0.1} if prefix[-1] == UNRELIABLE else {RIGHT: 1.0}
+    return {
+        response: share * probability
+        for token, share in choices.items()
+        for response, probability in outcomes(world, (*prefix, token)).items()
+    }
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.3])
+def test_values_of_the_known_world_are_those_of_all_its_responses(rate: float):
+    world = World(rate, steps=3, depth=3)
+    for length in range(world.length + 1):
+        for prefix in {response[:length] for response in outcomes(world, ())}:
+            expected = sum(share for response, share in outcomes(world, prefix).items() if WRONG not in response)
+            assert world.value(prefix) == pytest.approx(expected)
+
+
+def test_gradient_and_scores_of_the_known_world_are_derivatives():
+    world, step = World(0.2, steps=3, depth=3), 1e-5
+    logit = math.log(0.2 / 0.8)
+    rates = [1 / (1 + math.exp(-(logit + sign * step))) for sign in (1, -1)]
+    up, down = (World(rate, steps=3, depth=3).value([]) for rate in rates)
+    assert world.gradient() == pytest.approx((up - down) / (2 * step), rel=1e-6)
+    # The gradient of the expectation: rewards times scores, over all responses.
+    exact = sum(
+        share * (WRONG not in response) * sum(world.scores(response)) for response, share in outcomes(world, ()).items()
+    )
+    assert exact == pytest.approx(world.gradient())
+
+
+def test_trees_of_the_known_world_have_their_trajectories_and_its_accuracy():
+    world = World(0.1, steps=8, depth=4)
+    trees = [grown(world, n=8, root=2, seed=seed) for seed in range(400)]
+    responses = [tree.path(leaf).response_ids for tree in trees for leaf in tree.leaves]
+    assert len(responses) == 3200 and {len(response) for response in responses} == {16}
+    right = np.mean([WRONG not in response for response in responses])
+    assert right == pytest.approx(world.value([]), abs=0.06)  # 5 standard errors of 800 independent roots
+
+
+def test_credit_reaches_the_tokens_of_its_node():
+    world = World(0.2, steps=4, depth=4)
+    tree = grown(world, n=4, root=2, seed=1)
+    rewards = [1.0, 0.0, 0.0, 0.0]
+    spread = [*map(list, credit_of_tokens(tree, rewards, GroupCredit()))]
+    assert spread == [pytest.approx([value] * 8, abs=1e-5) for value in (1.5, -0.5, -0.5, -0.5)]
+    # TreeRPO: the children of the root have the values 1/2 and 0, whose standard deviation is 0.354.
+    credits = credit_of_tokens(tree, rewards, ESTIMATORS["treerpo"])
+    nodes = [[node for node, _ in tree.path(leaf).spans] for leaf in tree.leaves]
+    first = {own[0]: credit[0] for own, credit in zip(nodes, credits, strict=True)}
+    assert len(first) == 2 and first[nodes[0][0]] == pytest.approx(0.25 / 0.35355, abs=1e-4)
+    # Tokens of one node have one credit, and the leaves of the right node 1 - 1/2 over the deviation of 1 and 0.
+    for own, credit in zip(nodes, credits, strict=True):
+        assert credit[0] == first[own[0]]
+    assert credits[0][-1] == pytest.approx(0.5 / 0.70711, abs=1e-4)
+
+
+def test_segments_and_agreement_of_hand_worked_credits():
+    assert boundaries(5, 2) == [0, 2, 4, 5]
+    assert boundaries(4, 2) == [0, 2, 4]
+    assert segment_means(np.array([1.0, 3.0, 5.0, 7.0, 9.0]), 2).tolist() == [2, 6, 9]
+    given_, true = np.array([1.0, -1.0, 0.0, 2.0]), np.array([0.5, 0.5, 0.5, 0.05])
+    found = agreement(given_, true, clear=0.1)
+    assert (found.equal_signs, found.credited, found.segments) == (1 / 2, 2 / 3, 4)
+    assert agreement(given_, 2 * given_ + 1).correlation == pytest.approx(1)
+
+
+def test_an_estimator_in_the_known_world_has_the_correlation_of_its_definition():
+    """GRPO on two independent samples: the credit is the sign of the difference of rewards, or nothing."""
+    world = World(0.15, steps=2, depth=2)
+    trees = [grown(world, n=2, root=2, seed=seed) for seed in range(3000)]
+    found = known_world.measure(world, "grpo", trees)
+    exact = outcomes(world, ())
+    pairs = []
+    for (one, share), (other, rest) in product(exact.items(), exact.items()):
+        credit = math.copysign(1, (WRONG in other) - (WRONG in one)) if (WRONG in one) != (WRONG in other) else 0.0
+        for begin in (0, 2):
+            pairs.append((share * rest, credit, world.value(one[: begin + 2]) - world.value(one[:begin])))
+    weight, credits, true = np.array(pairs).T
+    covariance = np.cov(np.array([credits, true]), aweights=weight)
+    expected = covariance[0, 1] / math.sqrt(covariance[0, 0] * covariance[1, 1])
+    assert found["correlation"] == pytest.approx(expected, abs=0.05)
+    assert found["tokens"] == 8 and found["signal"] > 0
+
+
+def test_reliability_is_that_of_the_mean_of_both_estimates():
+    rng = np.random.default_rng(1)
+    truth, first, second = rng.normal(size=(3, 20_000))
+    # Half of the variance of each estimate is noise: their correlation is 1/2, and 2/3 of their mean is truth.
+    assert model_values.reliability(truth + first, truth + second) == pytest.approx(2 / 3, abs=0.02)
+
+
+def test_values_by_samples_agree_with_the_known_ones():
+    """The measures of an embedded model, on the known world: unlimited noise aside, the same correlations."""
+    world = World(0.15, steps=4, depth=4)
+    order = (FinishReason.LENGTH, FinishReason.DEPTH)
+    stopping = StoppingRules(
+        order=order, response_length=world.length, depth=world.depth, eos_token_ids=frozenset(), decode=str
+    )
+    problems = []
+    for seed in range(30):
+
+        class Engine(WorldEngine):
+            calls = 0
+
+            async def extend(self, input_ids, *, max_tokens, branch):
+                self.calls += 1
+                return await super().extend(input_ids, max_tokens=max_tokens, branch=f"{branch}/{self.calls}")
+
+        engine = Engine(world, seed)
+        score = lambda response: float(WRONG not in response)  # noqa: E731
+        problems.append(model_values.Problem(engine, known_world.PROMPT, score, 200, world.length))
+    limits = {"numbers": (4, 8), "root": 2, "segment": world.segment}
+    engine = problems[0].engine
+    rows = asyncio.run(model_values.measure(engine, problems, stopping, **limits))
+    assert {(row["n"], row["sampler"], row["estimator"]) for row in rows} == {
+        *((n, "plain samples", "grpo") for n in (4, 8)),
+        *((n, "trees", name) for n in (4, 8) for name in ESTIMATORS),
+    }
+    for row in rows:
+        assert row["reliability"] > 0.95
+        sampler = {"plain samples": row["n"], "trees": 2}[row["sampler"]]
+        trees = [grown(world, n=row["n"], root=sampler, seed=seed) for seed in range(300)]
+        expected = known_world.measure(world, row["estimator"], trees)["correlation"]
+        assert row["correlation"] == pytest.approx(expected, abs=0.2)
+
+
+# --- training and pieces -----------------------------------------------------------------------------------------
+
+
+def curve(tokens: list[float], accuracies: list[float]) -> training.Curve:
+    metrics = {name: [1.0] * 4 for name in training.METRICS}
+    return training.Curve([0, 2, 4], accuracies, tokens, [0.0, 10.0, 20.0], metrics)
+
+
+def test_mean_accuracy_is_the_area_over_the_cost():
+    one = curve([0, 100, 300], [0.2, 0.4, 0.8])
+    assert one.accuracy_at("tokens", 200) == pytest.approx(0.6)
+    assert one.mean_accuracy("tokens", 200) == pytest.approx((0.3 * 100 + 0.5 * 100) / 200)
+    assert one.mean_accuracy("seconds", 10) == pytest.approx(0.3)
+    assert math.isnan(one.mean_accuracy("tokens", 301))
+
+
+def test_the_table_pairs_seeds_and_gives_students_interval():
+    plain = {0: curve([0, 100, 200], [0.2, 0.4, 0.6]), 1: curve([0, 100, 200], [0.2, 0.2, 0.2])}
+    trees = {0: curve([0, 100, 400], [0.2, 0.6, 0.6]), 1: curve([0, 100, 400], [0.2, 0.4, 0.4])}
+    text = page.learning_table({page.BASELINE: plain, "treepo": trees}, "tokens")
+    assert text.startswith("100 % are 200 decoded tokens.")
+    row = [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]]
+    # Means over 200 tokens: 0.5 and 0.35 with trees, 0.4 and 0.2 without. Differences 0.1 and 0.15, t(1) = 12.706.
+    assert row == ["treepo", "2", "0.350", "0.500", "0.500", "0.425", "0.125 ± 0.318", "0.600 0.400"]
+
+
+def test_pieces_have_names_and_files_of_their_own(tmp_path):
+    every = [*pieces.pieces()]
+    assert len({piece.path(tmp_path) for piece in every}) == len(every)
+    assert {piece.part for piece in every} == {"diversity", "credit", "learning", "options", "stability"}
+    for part in ("learning", "options"):
+        by_seed = {}
+        for piece in every:
+            if piece.part == part:
+                by_seed.setdefault(piece.settings["seed"], []).append(piece.settings["arm"])
+        assert len(by_seed) >= 3 and len({tuple(arms) for arms in by_seed.values()}) == 1
+
+
+def test_a_piece_is_done_once_and_other_settings_are_refused(tmp_path):
+    calls = []
+
+    def run(*, folder, size):
+        calls.append((folder, size))
+        return {"rows": [size]}
+
+    piece = pieces.Piece("credit", "world 0.1 n 8", {"size": [1]}, run)
+    assert not piece.is_done(tmp_path)
+    piece.do(tmp_path, tmp_path / "logs")
+    assert calls == [(tmp_path / "logs/credit/world_0_1_n_8", [1])]
+    assert piece.is_done(tmp_path)
+    assert json.loads((tmp_path / "credit/world_0_1_n_8.json").read_text())["rows"] == [[1]]
+    with pytest.raises(ValueError, match="has other settings"):
+        pieces.Piece("credit", "world 0.1 n 8", {"size": [2]}, run).is_done(tmp_path)
+
+
+def test_repeated_rows_are_in_the_order_of_the_problems(tmp_path):
+    pd.DataFrame({"name": ["a", "b", "c"]}).to_parquet(tmp_path / "rows.parquet")
+    tasks.repeated(tmp_path / "rows.parquet", tmp_path / "new/more.parquet", problems=2, times=3)
+    assert [*pd.read_parquet(tmp_path / "new/more.parquet")["name"]] == ["a", "b"] * 3
+    with pytest.raises(ValueError, match="3 of 4 problems"):
+        tasks.repeated(tmp_path / "rows.parquet", tmp_path / "more.parquet", problems=4, times=3)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Properties of the generator of long problems, checked by an independent reading of their texts."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.example_counts import examples
+from helpers.tiny_stories import boxed, calculate
+from tiny import ledgers
+
+SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
+STEP = re.compile(
+    r"([A-Z])\. (?:(?:She|He) (?P<verb>buys|finds|gives|sells|loses) (?P<own>\d)|\w+ brings (?P<other>\d) more)"
+)
+LINE = re.compile(r"([A-Z])\. \w+ing (\d) (quickly|simply|surely|mostly) gives (\d+) ([-+]) (\d) = (\d+) \w+\.")
+LESS = {"gives", "sells", "loses"}
+
+
+def steps_of(text: str) -> list[tuple[str, int]]:
+    """Return operator and operand of each step of a problem."""
+    found = [*STEP.finditer(text)]
+    assert [match[1] for match in found] == [*string.ascii_uppercase[: len(found)]]
+    return [("-" if match["verb"] in LESS else "+", int(match["own"] or match["other"])) for match in found]
+
+
+def lines_of(solution: str) -> list[tuple[str, int, str, int, int]]:
+    """Return (method, left, operator, right, stated result) of each line but the last."""
+    matches = [LINE.fullmatch(line) for line in solution.split("\n")[:-1]]
+    assert all(matches), solution
+    assert [match[1] for match in matches] == [*string.ascii_uppercase[: len(matches)]]
+    assert all(match[2] == match[6] for match in matches)
+    return [(match[3], int(match[4]), match[5], int(match[6]), int(match[7])) for match in matches]
+
+
+@examples(short=10, long=40)
+@given(seed=SEEDS)
+def test_true_solutions_box_the_answer_that_the_problem_has(seed: int) -> None:
+    for row in ledgers.generate_rows(10, seed):
+        steps, lines = steps_of(row["problem"]), lines_of(row["solution"])
+        value = int(re.search(r"has (\d+) ", row["problem"])[1])
+        assert 13 <= len(steps) <= 20
+        for (op, operand), (_, left, written, right, result) in zip(steps, lines, strict=True):
+            assert (left, written, right) == (value, op, operand)
+            value = calculate(op, left, right)
+            assert result == value and 1 <= value <= 60 and 2 <= operand <= 9
+        assert boxed(row["solution"]) == value
+
+
+@examples(short=10, long=40)
+@given(seed=SEEDS, rate=st.sampled_from([0.0, 0.08, 1.0]))
+def test_only_unreliable_methods_are_wrong_and_later_lines_go_on_from_the_wrong_value(seed: int, rate: float) -> None:
+    for row in ledgers.generate_rows(10, seed, unreliable_rate=rate):
+        lines = lines_of(row["solution"])
+        for method, left, op, right, result in lines:
+            error = abs(result - calculate(op, left, right))
+            assert error in ({0, 1} if method == ledgers.UNRELIABLE[op, right % 2] else {0})
+        assert [line[1] for line in lines[1:]] == [line[4] for line in lines[:-1]]
+        assert boxed(row["solution"]) == lines[-1][4]
+
+
+def test_methods_have_their_shares_in_every_context() -> None:
+    counts: Counter[tuple[str, int, str]] = Counter()
+    wrong: Counter[tuple[str, int, str]] = Counter()
+    for row in ledgers.generate_rows(2000, 0, unreliable_rate=0.1):
+        for method, left, op, right, result in lines_of(row["solution"]):
+            counts[op, right % 2, method] += 1
+            wrong[op, right % 2, method] += result != calculate(op, left, right)
+    for context, bad in ledgers.UNRELIABLE.items():
+        total = sum(counts[*context, method] for method in ledgers.METHODS)
+        assert counts[*context, bad] / total == pytest.approx(0.1, abs=0.02)
+        # Near the bounds no wrong result is possible.
+        assert 0.75 < wrong[*context, bad] / counts[*context, bad] <= 0.95
+        for method in set(ledgers.METHODS) - {bad}:
+            assert counts[*context, method] / total == pytest.approx(0.3, abs=0.03)
+    # Each method is unreliable somewhere, and reliable elsewhere.
+    assert sorted(ledgers.UNRELIABLE.values()) == sorted(ledgers.METHODS)
+
+
+def test_problems_do_not_depend_on_the_methods_and_sets_are_disjoint() -> None:
+    clean, unreliable = ledgers.generate_rows(300, 3), ledgers.generate_rows(300, 3, unreliable_rate=0.5)
+    assert [row["problem"] for row in clean] == [row["problem"] for row in unreliable]
+    texts = {row["problem"] for row in clean}
+    assert len(texts) == 300
+    assert not texts & {row["problem"] for row in ledgers.generate_rows(300, 3, exclude=texts)}
+    assert [row["messages"][1]["content"] for row in clean] == [row["solution"] for row in clean]

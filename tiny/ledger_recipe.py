@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipe of the ledger model, trained on the long problems of ``tiny.ledgers``.
+
+As for the tiny model, clean solutions come first and unreliable ones last. Clean problems also have few steps, from
+which the model learns arithmetic and the order of the lines several times faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from data_prep.prompts import build_prompt
+from tiny import ledgers
+from tiny.measure import boxed_answer, measure, no_reply
+from tiny.plain_recipe import CHAT_TEMPLATE, PROMPT_TEMPLATE
+from tiny.problems import problem_texts
+from tiny.supervision import ModelSettings, Recipe, train_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ModelSettings):
+    """Settings that determine the weights."""
+
+    steps1: int = 2600
+    """Optimizer steps on clean solutions."""
+    steps2: int = 250
+    """Optimizer steps on solutions with unreliable methods."""
+    intermediate_size: int = 448
+    layers: int = 5
+    short_share: float = 0.5
+    """Share of clean problems with few steps."""
+    short_steps: tuple[int, int] = (2, 12)
+    unreliable_rate: float = 0.08
+    """Share of the steps of phase 2 with the method that is unreliable there."""
+    eval_problems: int = 100
+    """Held-out problems sampled at the end; 0 skips the evaluation."""
+    eval_samples: int = 4
+    """Samples per held-out problem, at temperature 1."""
+    max_response: int = 512
+    """Maximum number of tokens of a sampled response."""
+
+
+def make_rows(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the clean rows, the unreliable rows and the held-out rows, which share no problem."""
+    seed, count = 3 * settings.seed + 2_000_000, settings.steps1 * settings.batch_size
+    short = round(settings.short_share * count)
+    clean = ledgers.generate_rows(short, seed, steps_range=settings.short_steps)
+    clean += ledgers.generate_rows(count - short, seed, exclude=problem_texts(clean))
+    size, rate = settings.steps2 * settings.batch_size, settings.unreliable_rate
+    unreliable = ledgers.generate_rows(size, seed + 1, unreliable_rate=rate, exclude=problem_texts(clean))
+    seen = problem_texts(clean + unreliable)
+    return clean, unreliable, ledgers.generate_rows(settings.eval_problems, seed + 2, exclude=seen)
+
+
+def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
+    """Train the tokenizer on problems and solutions."""
+    rows = ledgers.generate_rows(1000, seed=3 * settings.seed + 1_999_999)
+    # Every prompt has the roles, but no problem or solution does.
+    texts = (f"system\nuser\nassistant\n{row['problem']}\n{row['solution']}" for row in rows)
+    return train_tokenizer(texts, settings, chat_template=CHAT_TEMPLATE)
+
+
+def evaluate(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], settings: Settings
+) -> dict[str, float]:
+    """Sample responses to held-out problems and measure them."""
+    rows = sorted(rows, key=lambda row: len(row["problem"]))
+    prompts = [{"messages": build_prompt(row["problem"], PROMPT_TEMPLATE), "tools": None} for row in rows]
+    answers = [boxed_answer(row["solution"]) for row in rows]
+    samples, most = settings.eval_samples, settings.max_response
+    return measure(model, tokenizer, prompts, answers, samples=samples, reply=no_reply, max_turn=most)[1]
+
+
+RECIPE = Recipe(settings=Settings(), make_tokenizer=make_tokenizer, make_data=make_rows, evaluate=evaluate)
