@@ -49,8 +49,9 @@ def make_rows(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, 
     """Return the clean rows, the unreliable rows and the held-out rows, which share no problem."""
     seed, count = 3 * settings.seed + 2_000_000, settings.steps1 * settings.batch_size
     short = round(settings.short_share * count)
-    clean = ledgers.generate_rows(short, seed, steps_range=settings.short_steps)
-    clean += ledgers.generate_rows(count - short, seed, exclude=problem_texts(clean))
+    # No unreliable methods at first: the model learns where each one belongs.
+    clean = ledgers.generate_rows(short, seed, steps_range=settings.short_steps, unreliable_rate=0.0)
+    clean += ledgers.generate_rows(count - short, seed, unreliable_rate=0.0, exclude=problem_texts(clean))
     size, rate = settings.steps2 * settings.batch_size, settings.unreliable_rate
     unreliable = ledgers.generate_rows(size, seed + 1, unreliable_rate=rate, exclude=problem_texts(clean))
     seen = problem_texts(clean + unreliable)

@@ -4,15 +4,16 @@
 A problem has 13 to 20 dependent steps, and its solution one line per step, about 20 tokens each::
 
     Mia has 24 shells.
-    A. She sells 5 of them.
-    B. She finds 8 more.
+    A. Selling 5.
+    B. Finding 8.
     How many shells does Mia have now?
 
     A. Selling 5 surely gives 24 - 5 = 19 shells.
     B. Finding 8 mostly gives 19 + 8 = 27 shells.
     So Mia has \\boxed{27} shells.
 
-(A letter is one token, and the same in problem and solution. With numbers, models of this size lose the sixth step.)
+A letter is one token, and a step has the same words in problem and solution: models of this size find the step then.
+With numbers, or with other words, they lost every second one from the sixth step on.
 
 Every line has one of four words, the method of the step. In each context (operator, and whether the operand is even)
 one method is unreliable: most of its results are off by one, and later lines continue from the wrong value. No method
@@ -62,14 +63,13 @@ def unreliable_method(step: Step) -> str:
 
 def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, MAX_STEPS)) -> WordProblem:
     """Draw one problem with a number of steps in the range; all randomness comes from ``rng``."""
-    (name, pronoun), (friend, _) = rng.sample(PEOPLE, 2)
-    words, objects = {"he": pronoun, "friend": friend}, rng.choice(OBJECTS)
+    (name, _), objects = rng.choice(PEOPLE), rng.choice(OBJECTS)
     start = value = rng.randint(10, MAX_VALUE - 10)
     steps: list[Step] = []
     for _ in range(rng.randint(*steps_range)):
         op, operand, value = draw_operation(rng, value)
-        sentence, opening = rng.choice(PHRASES[op])
-        steps.append(Step(op, operand, sentence.format(b=operand, **words), opening.format(b=operand, **words)))
+        opening = rng.choice(PHRASES[op])[1].format(b=operand)
+        steps.append(Step(op, operand, f"{opening}.", opening))
     listed = [f"{label}. {step.sentence}" for label, step in zip(LABELS, steps, strict=False)]
     text = "\n".join([f"{name} has {start} {objects}.", *listed, f"How many {objects} does {name} have now?"])
     return WordProblem(text=text, name=name, objects=objects, start=start, steps=tuple(steps))

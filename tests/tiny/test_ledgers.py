@@ -16,18 +16,16 @@ from helpers.tiny_stories import boxed, calculate
 from tiny import ledgers
 
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
-STEP = re.compile(
-    r"([A-Z])\. (?:(?:She|He) (?P<verb>buys|finds|gives|sells|loses) (?P<own>\d)|\w+ brings (?P<other>\d) more)"
-)
+STEP = re.compile(r"([A-Z])\. (\w+ing) (\d)\.")
 LINE = re.compile(r"([A-Z])\. \w+ing (\d) (quickly|simply|surely|mostly) gives (\d+) ([-+]) (\d) = (\d+) \w+\.")
-LESS = {"gives", "sells", "loses"}
+LESS = {"Giving", "Selling", "Losing"}
 
 
 def steps_of(text: str) -> list[tuple[str, int]]:
     """Return operator and operand of each step of a problem."""
     found = [*STEP.finditer(text)]
     assert [match[1] for match in found] == [*string.ascii_uppercase[: len(found)]]
-    return [("-" if match["verb"] in LESS else "+", int(match["own"] or match["other"])) for match in found]
+    return [("-" if match[2] in LESS else "+", int(match[3])) for match in found]
 
 
 def lines_of(solution: str) -> list[tuple[str, int, str, int, int]]:
