@@ -28,7 +28,7 @@ from benchmarks.step_speed import PARTS
 from recipe.treepo.console.table import mean_held_out
 from recipe.treepo.evaluation.machine import described, machine
 from recipe.treepo.evaluation.markdown import table
-from recipe.treepo.evaluation.plot import COLORS, MARKS
+from recipe.treepo.evaluation.plot import COLORS, MARKS, finish
 from recipe.treepo.evaluation.scores import Interval
 
 # verl's timers of a step, without the step itself.
@@ -180,11 +180,8 @@ def figure_of(arms: Sequence[Arm]) -> Figure:
             style = {"color": COLORS[number % len(COLORS)], "marker": MARKS[number % len(MARKS)]}
             panel.plot(values_of(arm), arm.accuracies, label=arm.name, **style)
         panel.set(xlabel=label)
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set(ylabel="held-out accuracy")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
+    finish(figure)
     return figure
 
 

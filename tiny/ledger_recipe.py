@@ -7,42 +7,33 @@ which the model learns arithmetic and the order of the lines several times faste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data_prep.prompts import build_prompt
-from tiny import ledgers
-from tiny.measure import boxed_answer, measure, no_reply
-from tiny.plain_recipe import CHAT_TEMPLATE, PROMPT_TEMPLATE
+from tiny import ledgers, plain_recipe
 from tiny.problems import problem_texts
-from tiny.supervision import ModelSettings, Recipe, train_tokenizer
+from tiny.supervision import Recipe
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ModelSettings):
+class Settings(plain_recipe.Settings):
     """Settings that determine the weights."""
 
     steps1: int = 2600
-    """Optimizer steps on clean solutions."""
     steps2: int = 250
-    """Optimizer steps on solutions with unreliable methods."""
+    sloppy_rate: float = 0.08
+    """Share of the steps of phase 2 with the method that is unreliable there."""
+    eval_problems: int = 100
+    eval_samples: int = 4
+    max_response: int = 512
     intermediate_size: int = 448
     layers: int = 5
     short_share: float = 0.5
     """Share of clean problems with few steps."""
     short_steps: tuple[int, int] = (2, 12)
-    unreliable_rate: float = 0.08
-    """Share of the steps of phase 2 with the method that is unreliable there."""
-    eval_problems: int = 100
-    """Held-out problems sampled at the end; 0 skips the evaluation."""
-    eval_samples: int = 4
-    """Samples per held-out problem, at temperature 1."""
-    max_response: int = 512
-    """Maximum number of tokens of a sampled response."""
 
 
 def make_rows(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
@@ -52,7 +43,7 @@ def make_rows(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, 
     # No unreliable methods at first: the model learns where each one belongs.
     clean = ledgers.generate_rows(short, seed, steps_range=settings.short_steps, unreliable_rate=0.0)
     clean += ledgers.generate_rows(count - short, seed, unreliable_rate=0.0, exclude=problem_texts(clean))
-    size, rate = settings.steps2 * settings.batch_size, settings.unreliable_rate
+    size, rate = settings.steps2 * settings.batch_size, settings.sloppy_rate
     unreliable = ledgers.generate_rows(size, seed + 1, unreliable_rate=rate, exclude=problem_texts(clean))
     seen = problem_texts(clean + unreliable)
     return clean, unreliable, ledgers.generate_rows(settings.eval_problems, seed + 2, exclude=seen)
@@ -61,20 +52,7 @@ def make_rows(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, 
 def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
     """Train the tokenizer on problems and solutions."""
     rows = ledgers.generate_rows(1000, seed=3 * settings.seed + 1_999_999)
-    # Every prompt has the roles, but no problem or solution does.
-    texts = (f"system\nuser\nassistant\n{row['problem']}\n{row['solution']}" for row in rows)
-    return train_tokenizer(texts, settings, chat_template=CHAT_TEMPLATE)
+    return plain_recipe.tokenizer_of(rows, settings)
 
 
-def evaluate(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], settings: Settings
-) -> dict[str, float]:
-    """Sample responses to held-out problems and measure them."""
-    rows = sorted(rows, key=lambda row: len(row["problem"]))
-    prompts = [{"messages": build_prompt(row["problem"], PROMPT_TEMPLATE), "tools": None} for row in rows]
-    answers = [boxed_answer(row["solution"]) for row in rows]
-    samples, most = settings.eval_samples, settings.max_response
-    return measure(model, tokenizer, prompts, answers, samples=samples, reply=no_reply, max_turn=most)[1]
-
-
-RECIPE = Recipe(settings=Settings(), make_tokenizer=make_tokenizer, make_data=make_rows, evaluate=evaluate)
+RECIPE = Recipe(settings=Settings(), make_tokenizer=make_tokenizer, make_data=make_rows, evaluate=plain_recipe.evaluate)

@@ -25,11 +25,8 @@ Bounds as in ``tiny.problems``: operands 2 to 9, every value 1 to 60. Problems a
 
 from __future__ import annotations
 
-import argparse
-import logging
 import random
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Collection
 
 from tiny.problems import (
     MAX_VALUE,
@@ -41,11 +38,10 @@ from tiny.problems import (
     answer_line,
     apply_operation,
     draw_operation,
+    generate_problems,
+    row_of,
     slip,
-    write_rows,
 )
-
-logger = logging.getLogger(__name__)
 
 MIN_STEPS, MAX_STEPS = 13, 20
 LABELS = "ABCDEFGHIJKLMNOPQRST"
@@ -111,32 +107,6 @@ def generate_rows(
     steps_range: tuple[int, int] = (MIN_STEPS, MAX_STEPS),
 ) -> list[dict[str, object]]:
     """Generate rows as ``tiny.problems.generate_rows`` does, with solutions by :func:`solve`."""
-    rng, methods, seen = random.Random(f"ledgers/{seed}"), random.Random(f"methods/{seed}"), set(exclude)
-    rows: list[dict[str, object]] = []
-    while len(rows) < count:
-        problem = draw_problem(rng, steps_range)
-        if problem.text in seen:
-            continue
-        seen.add(problem.text)
-        solution = solve(problem, methods, unreliable_rate=unreliable_rate)
-        messages = [{"role": "user", "content": problem.text}, {"role": "assistant", "content": solution}]
-        rows.append({"problem": problem.text, "solution": solution, "messages": messages})
-    return rows
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Write a file of problems with true solutions; see ``--help``."""
-    parser = argparse.ArgumentParser(description="Generate long word problems in NuminaMath's form.")
-    parser.add_argument("--out", type=Path, required=True, help="file to write, one JSON object per line")
-    parser.add_argument("--count", type=int, required=True, help="number of problems")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    if args.count < 1:
-        parser.error(f"--count {args.count}: must be at least 1")
-    write_rows(args.out, generate_rows(args.count, args.seed))
-    logger.info("wrote %d problems to %s", args.count, args.out)
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()
+    methods = random.Random(f"methods/{seed}")
+    problems = generate_problems(count, seed, exclude=exclude, steps_range=steps_range, draw=draw_problem)
+    return [row_of(problem, solve(problem, methods, unreliable_rate=unreliable_rate)) for problem in problems]

@@ -3,9 +3,9 @@
 
     python -m tiny.make_model --out tiny/model                    about 5 minutes on two cores
     python -m tiny.make_model --chat --out tiny/chat_model        about 10 minutes on two cores
-    python -m tiny.make_model --ledger --out tiny/ledger_model    about 60 minutes on two cores
+    python -m tiny.make_model --ledger --out tiny/ledger_model    about 30 minutes on two cores
 
-All are Qwen2 models with their own tokenizers, of 0.85 M parameters, the ledger model of 1.7 M. Supervised training has
+All are Qwen2 models with their own tokenizers, of 0.85 M parameters, the ledger model of 1.2 M. Supervised training has
 two phases: clean solutions until the model can do the arithmetic, then solutions with some sloppy steps, which have a
 marker word and are mostly wrong. The result can do the arithmetic but is often sloppy: at temperature 1 it solves some
 of the problems. Reinforcement learning can raise that share within a few minutes on a CPU, because the model only has
@@ -34,6 +34,12 @@ from tiny.supervision import Recipe
 
 logger = logging.getLogger(__name__)
 
+RECIPES: dict[str | None, Recipe[Any]] = {
+    None: plain_recipe.RECIPE,
+    "chat": chat_recipe.RECIPE,
+    "ledger": ledger_recipe.RECIPE,
+}
+MODELS = {"chat": "conversations and calculator calls", "ledger": "long problems"}
 NUMBERS = {
     "seed": "seed of data, weights and evaluation",
     "steps1": "steps of the clean phase",
@@ -47,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Make a tiny model for training runs on a CPU.")
     parser.add_argument("--out", type=Path, required=True, help="model directory to write")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--chat", action="store_true", help="make the model for conversations and calculator calls")
-    kind.add_argument("--ledger", action="store_true", help="make the model for long problems")
+    for name, text in MODELS.items():
+        kind.add_argument(f"--{name}", action="store_const", const=name, dest="kind", help=f"make the model for {text}")
     for name, text in NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{text} (default: as shipped)")
     args = parser.parse_args(argv)
@@ -56,12 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in given.keys() - {"seed"}:
         if given[name] < 0:
             parser.error(f"--{name.replace('_', '-')} {given[name]}: must not be negative")
-    recipe: Recipe[Any] = plain_recipe.RECIPE
-    folder = "--out tiny/model"
-    if args.chat:
-        recipe, folder = chat_recipe.RECIPE, "--chat --out tiny/chat_model"
-    elif args.ledger:
-        recipe, folder = ledger_recipe.RECIPE, "--ledger --out tiny/ledger_model"
+    recipe = RECIPES[args.kind]
+    folder = f"--{args.kind} --out tiny/{args.kind}_model" if args.kind else "--out tiny/model"
     command = f"python -m tiny.make_model {folder}"
     measured = recipe.run(args.out.absolute(), replace(recipe.settings, **given), command)
     logger.info("wrote the model to %s", args.out)

@@ -83,6 +83,11 @@ def make_rows(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, 
 def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
     """Train the tokenizer on problems and solutions."""
     rows = tiny_problems.generate_rows(2000, seed=3 * settings.seed + 999_999, sloppy_rate=0.25)
+    return tokenizer_of(rows, settings)
+
+
+def tokenizer_of(rows: Sequence[dict[str, Any]], settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """Train a tokenizer on the problems and solutions of rows."""
     # Every prompt has the roles, but no problem or solution does.
     texts = (f"system\nuser\nassistant\n{row['problem']}\n{row['solution']}" for row in rows)
     return train_tokenizer(texts, settings, chat_template=CHAT_TEMPLATE)

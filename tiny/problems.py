@@ -30,7 +30,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,16 +190,23 @@ def generate_problems(
     *,
     exclude: Collection[str] = frozenset(),
     steps_range: tuple[int, int] = (MIN_STEPS, MAX_STEPS),
+    draw: Callable[[random.Random, tuple[int, int]], WordProblem] = draw_problem,
 ) -> list[WordProblem]:
     """Generate ``count`` problems whose texts differ from each other and from those in ``exclude``."""
     rng, seen = random.Random(f"problems/{seed}"), set(exclude)
     problems: list[WordProblem] = []
     while len(problems) < count:
-        problem = draw_problem(rng, steps_range)
+        problem = draw(rng, steps_range)
         if problem.text not in seen:
             seen.add(problem.text)
             problems.append(problem)
     return problems
+
+
+def row_of(problem: WordProblem, solution: str) -> dict[str, object]:
+    """Return a row in NuminaMath's form."""
+    messages = [{"role": "user", "content": problem.text}, {"role": "assistant", "content": solution}]
+    return {"problem": problem.text, "solution": solution, "messages": messages}
 
 
 def generate_rows(
@@ -220,12 +227,8 @@ def generate_rows(
         steps_range: minimum and maximum number of steps.
     """
     sloppy_rng = random.Random(f"sloppy/{seed}")
-    rows: list[dict[str, object]] = []
-    for problem in generate_problems(count, seed, exclude=exclude, steps_range=steps_range):
-        solution = solve(problem, sloppy_rng, sloppy_rate=sloppy_rate)
-        messages = [{"role": "user", "content": problem.text}, {"role": "assistant", "content": solution}]
-        rows.append({"problem": problem.text, "solution": solution, "messages": messages})
-    return rows
+    problems = generate_problems(count, seed, exclude=exclude, steps_range=steps_range)
+    return [row_of(problem, solve(problem, sloppy_rng, sloppy_rate=sloppy_rate)) for problem in problems]
 
 
 def problem_texts(rows: Iterable[dict[str, object]]) -> frozenset[str]:

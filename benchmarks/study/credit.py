@@ -6,10 +6,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recipe.treepo.advantages.credit import Credit, SegmentCredit, TreePOCredit, TreeRLCredit, TreeRPOCredit
+from recipe.treepo.advantages.credit import (
+    EPSILON,
+    Credit,
+    SegmentCredit,
+    TreePOCredit,
+    TreeRLCredit,
+    TreeRPOCredit,
+)
 from recipe.treepo.advantages.forest import Floats, Forest, build_forest
 from recipe.treepo.advantages.options import AdvantageOptions, Aggregation
 from recipe.treepo.search.tree import Tree
+
+
+def group_advantages(rewards: Floats) -> Floats:
+    """Return GRPO's advantages of the trajectories of one prompt."""
+    advantages: Floats = (rewards - rewards.mean()) / (rewards.std(ddof=1) + EPSILON)
+    return advantages
 
 
 class GroupCredit:
@@ -17,8 +30,7 @@ class GroupCredit:
 
     def credit(self, forest: Forest, rewards: Floats) -> Floats:
         """See :class:`recipe.treepo.advantages.Credit`."""
-        advantages_T = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-6)
-        return np.broadcast_to(advantages_T[:, None], forest.node_TL.shape)
+        return np.broadcast_to(group_advantages(rewards)[:, None], forest.node_TL.shape)
 
 
 ESTIMATORS: Mapping[str, Credit] = {

@@ -9,13 +9,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from recipe.treepo.evaluation.plot import COLORS, MARKS
+from recipe.treepo.evaluation.plot import COLORS, MARKS, finish
+from recipe.treepo.evaluation.records import Records
+from recipe.treepo.evaluation.summary import costs_of
 
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "root_1": {"init_divergence": 1},
@@ -101,20 +102,17 @@ def read_samples(path: Path, problems: int) -> tuple[np.ndarray, dict[str, float
         ValueError: if samples are missing.
     """
     with path.open(encoding="utf-8") as file:
-        results = sorted((json.loads(line) for line in [*file][1:]), key=lambda result: result["row"])
-    if not results or [result["row"] for result in results] != [*range(len(results))] or len(results) % problems:
+        fingerprint = json.loads(file.readline())["fingerprint"]
+    results = sorted(Records(path, fingerprint).results, key=lambda result: result.row)
+    if not results or [result.row for result in results] != [*range(len(results))] or len(results) % problems:
         raise ValueError(f"{path}: samples of some problems are missing.")
-    right = np.array([[float(one["acc"] > 0.5) for one in result["trajectories"]] for result in results])
-    sums = {
-        name: fmean(result["statistics"][name] for result in results)
-        for name in ("decoded_tokens", "computed_prompt_tokens", "engine_calls")
-    }
-    took = max(result["ended"] for result in results) - min(result["started"] for result in results)
+    right = np.array([[float(one.correct) for one in result.trajectories] for result in results])
+    costs, prompts = costs_of(results), len(results)
     return right.reshape(-1, problems, right.shape[1]).transpose(1, 0, 2), {
-        "tokens": sums["decoded_tokens"],
-        "computed": sums["decoded_tokens"] + sums["computed_prompt_tokens"],
-        "calls": sums["engine_calls"],
-        "trajectories_per_second": right.size / took,
+        "tokens": costs["decoded_tokens"] / prompts,
+        "computed": (costs["decoded_tokens"] + costs["computed_prompt_tokens"]) / prompts,
+        "calls": costs["engine_calls"] / prompts,
+        "trajectories_per_second": costs["trajectories_per_second"],
     }
 
 
@@ -193,10 +191,7 @@ def figure_of(found: Mapping[str, Mapping[str, Mapping[int, Diversity]]]) -> Fig
                 panel.plot(*zip(*own, strict=True), label=shape.replace("_", " "), linewidth=0.8, markersize=5, **style)
             panel.plot(*zip(*(points[at] for at in front(points)), strict=True), color="#BBBBBB", linewidth=6, zorder=0)
             panel.set(xscale="log", xlabel="decoded tokens per prompt", ylabel=label, title=model)
-            panel.grid(alpha=0.3)
-            panel.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=7, frameon=False)
+    finish(figure, columns=7)
     return figure
 
 

@@ -11,7 +11,7 @@ can do.
 import asyncio
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -101,28 +101,33 @@ def grown(world: World, *, n: int, root: int, seed: int) -> Tree:
     return asyncio.run(grow_tree(PROMPT, engine=WorldEngine(world, seed), shape=shape, stopping=stopping, seed=seed))
 
 
-def measure(world: World, name: str, trees: Sequence[Tree]) -> dict[str, float]:
-    """Return the measures of one estimator.
+def rewards_of(tree: Tree) -> list[float]:
+    """Return the reward of each leaf."""
+    return [float(WRONG not in tree.path(leaf).response_ids) for leaf in tree.leaves]
+
+
+def measure(world: World, names: Iterable[str], trees: Sequence[Tree]) -> list[dict[str, Any]]:
+    """Return the measures of estimators on the same trees.
 
     Returns:
-        Fields of :class:`~benchmarks.study.credit.Agreement`, ``tokens`` (decoded per tree), and ``signal``: the mean
-        of a tree's gradient, in the true direction, over its standard deviation, for 10,000 decoded tokens.
+        For each estimator: fields of :class:`~benchmarks.study.credit.Agreement`, ``tokens`` (decoded per tree), and
+        ``signal``: the mean of a tree's gradient, in the true direction, over its standard deviation, for 10,000
+        decoded tokens.
     """
-    given, true, gradients = [], [], []
-    for tree in trees:
-        responses = [[*tree.path(leaf).response_ids] for leaf in tree.leaves]
-        rewards = [float(WRONG not in response) for response in responses]
-        credits = credit_of_tokens(tree, rewards, ESTIMATORS[name])
-        for response, credit in zip(responses, credits, strict=True):
-            given.append(segment_means(credit, world.segment))
-            values = [world.value(response[:end]) for end in boundaries(world.length, world.segment)]
-            true.append(np.diff(values))
-        scores = np.array([world.scores(response) for response in responses])
-        gradients.append(float((np.array(credits) * scores).sum() / len(responses)))
+    responses = [[tree.path(leaf).response_ids for leaf in tree.leaves] for tree in trees]
+    ends = boundaries(world.length, world.segment)
+    true = np.concatenate([np.diff([world.value(one[:end]) for end in ends]) for own in responses for one in own])
+    scores = [np.array([world.scores(one) for one in own]) for own in responses]
     tokens = float(np.mean([tree.counters.decoded_tokens for tree in trees]))
-    toward = math.copysign(1, world.gradient()) * float(np.mean(gradients) / np.std(gradients, ddof=1))
-    found = agreement(np.concatenate(given), np.concatenate(true))
-    return {**asdict(found), "tokens": tokens, "signal": toward * math.sqrt(10_000 / tokens)}
+    scale = math.copysign(math.sqrt(10_000 / tokens), world.gradient())
+    rewards, rows = [rewards_of(tree) for tree in trees], []
+    for name in names:
+        credits = [credit_of_tokens(tree, own, ESTIMATORS[name]) for tree, own in zip(trees, rewards, strict=True)]
+        given = np.concatenate([segment_means(credit, world.segment) for own in credits for credit in own])
+        gradients = [(np.array(own) * of).sum() / len(own) for own, of in zip(credits, scores, strict=True)]
+        signal = scale * float(np.mean(gradients) / np.std(gradients, ddof=1))
+        rows.append({"estimator": name, **asdict(agreement(given, true)), "tokens": tokens, "signal": signal})
+    return rows
 
 
 def run(*, rate: float, n: int, trees: int, seed: int = 0) -> dict[str, Any]:
@@ -136,10 +141,8 @@ def run(*, rate: float, n: int, trees: int, seed: int = 0) -> dict[str, Any]:
     for root in (n, 1, 2, 4):
         sampler = "plain samples" if root == n else f"trees, root {root}"
         grown_trees = [grown(world, n=n, root=root, seed=seed + number) for number in range(trees)]
-        right = [[WRONG not in tree.path(leaf).response_ids for leaf in tree.leaves] for tree in grown_trees]
-        effective = effective_number(np.array(right, dtype=float).mean(axis=1)[None])
-        tokens = float(np.mean([tree.counters.decoded_tokens for tree in grown_trees]))
-        samplers.append({"sampler": sampler, "tokens": tokens, "effective": effective})
-        for name in ESTIMATORS if root < n else ["grpo"]:
-            rows.append({"sampler": sampler, "estimator": name, **measure(world, name, grown_trees)})
+        measured = measure(world, ESTIMATORS if root < n else ["grpo"], grown_trees)
+        effective = effective_number(np.array([[np.mean(rewards_of(tree)) for tree in grown_trees]]))
+        samplers.append({"sampler": sampler, "tokens": measured[0]["tokens"], "effective": effective})
+        rows += [{"sampler": sampler, **row} for row in measured]
     return {"success": world.value([]), "samplers": samplers, "rows": rows}

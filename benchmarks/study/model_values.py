@@ -7,7 +7,7 @@ noise; correlations are divided by its square root.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common.vllm_engine import VllmEngine, start_engine
-from benchmarks.study.credit import ESTIMATORS, agreement, boundaries, credit_of_tokens, segment_means
+from benchmarks.study.credit import ESTIMATORS, agreement, boundaries, credit_of_tokens, group_advantages, segment_means
 from recipe.treepo.advantages.forest import Floats
 from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
@@ -29,7 +29,6 @@ from tiny.measure import boxed_answer
 
 CLEAR = 0.25
 """Smallest true advantage whose sign is compared."""
-MOST_PROMPT = 320
 
 
 def reliability(first: Floats, second: Floats) -> float:
@@ -100,22 +99,18 @@ async def on_tree(problem: Problem, tree: Tree, segment: int) -> Measured:
 
 async def on_plain_samples(
     problem: Problem, tree: Tree, segment: int, numbers: Sequence[int]
-) -> Iterator[tuple[int, Measured]]:
-    """Compare GRPO on groups of independent samples, which are the trajectories of ``tree``; yield by group size."""
+) -> list[tuple[int, Measured]]:
+    """Compare GRPO on groups of independent samples, the trajectories of ``tree``; return size and measures of each."""
     responses = [tree.path(leaf).response_ids for leaf in tree.leaves]
     rewards = np.array([problem.score(response) for response in responses])
     true = await problem.true_advantages(responses, segment)
-
-    def groups() -> Iterator[tuple[int, Measured]]:
-        for n in numbers:
-            for begin in range(0, len(responses) - n + 1, n):
-                own = rewards[begin : begin + n]
-                credit = (own - own.mean()) / (own.std(ddof=1) + 1e-6)
-                parts = true[begin : begin + n]
-                repeated = np.repeat(credit, [len(part) for part in parts])
-                yield n, ({"grpo": repeated}, np.concatenate(parts))
-
-    return groups()
+    groups: list[tuple[int, Measured]] = []
+    for n in numbers:
+        for begin in range(0, len(responses) - n + 1, n):
+            own = true[begin : begin + n]
+            credit = np.repeat(group_advantages(rewards[begin : begin + n]), [len(segments) for segments in own])
+            groups.append((n, ({"grpo": credit}, np.concatenate(own))))
+    return groups
 
 
 def rows(found: Mapping[tuple[int, str], Sequence[Measured]]) -> list[dict[str, Any]]:
@@ -186,17 +181,20 @@ def run(
             response_length=length,
             decode=decode,
         )
-        server = start_engine(model, max_model_len=length + MOST_PROMPT)
+        rows = pd.read_parquet(data).head(problems).to_dict("records")
+        prompts = [
+            tokenizer.apply_chat_template(
+                list(row["prompt"]), add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+            for row in rows
+        ]
+        server = start_engine(model, max_model_len=max(map(len, prompts)) + length)
         try:
             engine = VllmEngine(server, sorted(stopping.eos_token_ids))
-            own = []
-            for row in pd.read_parquet(data).head(problems).to_dict("records"):
-                truth = row["reward_model"]["ground_truth"]
-                prompt = tokenizer.apply_chat_template(
-                    list(row["prompt"]), add_generation_prompt=True, tokenize=True, return_dict=False
-                )
-                score = partial(_score, decode, truth)
-                own.append(Problem(engine, prompt, score, samples, length))
+            own = [
+                Problem(engine, prompt, partial(_score, decode, row["reward_model"]["ground_truth"]), samples, length)
+                for prompt, row in zip(prompts, rows, strict=True)
+            ]
             return await measure(engine, own, stopping, numbers=numbers, root=root, segment=length // depth)
         finally:
             server.shutdown()

@@ -4,6 +4,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -15,7 +16,7 @@ from benchmarks.study.diversity import PLAIN, Diversity, figure_of, front
 from benchmarks.study.training import METRICS, Curve
 from recipe.treepo.evaluation.machine import described
 from recipe.treepo.evaluation.markdown import table
-from recipe.treepo.evaluation.plot import COLORS
+from recipe.treepo.evaluation.plot import COLORS, finish
 
 BASELINE = "GRPO, plain samples"
 SHARES = (0.25, 0.5, 1.0)
@@ -126,7 +127,7 @@ def curves_of(results: Results) -> dict[str, dict[int, Curve]]:
     """Return the curves by arm and seed."""
     curves: dict[str, dict[int, Curve]] = {}
     for result in sorted(results, key=lambda result: result["settings"]["seed"]):
-        own = {name: result[name] for name in ("steps", "accuracies", "tokens", "seconds", "metrics")}
+        own = {item.name: result[item.name] for item in fields(Curve)}
         curves.setdefault(result["settings"]["arm"], {})[result["settings"]["seed"]] = Curve(**own)
     return curves
 
@@ -182,11 +183,8 @@ def learning_figure(curves: Curves) -> Figure:
             means = np.mean([np.interp(grid, getattr(one, cost), one.accuracies) for one in by_seed.values()], axis=0)
             panel.plot(grid * scale, means, color=color, lw=2, label=arm)
         panel.set(xlabel="decoded tokens, millions" if cost == "tokens" else "training time, relative to the first run")
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set(ylabel="held-out accuracy")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
+    finish(figure, columns=6)
     return figure
 
 
@@ -202,28 +200,27 @@ def stability_figure(curves: Curves) -> Figure:
             axes[0].plot(np.array(curve.tokens) / 1e6, curve.accuracies, label=label, **style)
             steps = np.interp(np.arange(1, len(curve.metrics["length"]) + 1), curve.steps, curve.tokens) / 1e6
             for panel, name in zip([*axes][1:], panels, strict=True):
-                panel.plot(steps, [np.nan if one is None else one for one in curve.metrics[name]], **style)
+                panel.plot(steps, _numbers(curve.metrics[name]), **style)
     for panel, label in zip(axes, ("held-out accuracy", *panels.values()), strict=True):
         panel.set(xlabel="decoded tokens, millions", ylabel=label)
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    finish(figure, columns=4)
     return figure
 
 
 def stability_table(curves: Curves) -> str:
-    """Return accuracy and metrics at the beginning, in the middle and at the end of long runs."""
+    """Return best and last accuracy of long runs, and their metrics in the last five steps."""
     titles = ["arm", "seed", "tokens", "best accuracy", "last accuracy", *(f"{name}, last" for name in METRICS)]
     rows = []
     for arm, by_seed in curves.items():
         for seed, curve in by_seed.items():
-            last = [
-                np.nanmean([np.nan if one is None else one for one in curve.metrics[name][-5:]]) for name in METRICS
-            ]
+            last = [np.nanmean(_numbers(curve.metrics[name][-5:])) for name in METRICS]
             ends = (f"{max(curve.accuracies):.3f}", f"{curve.accuracies[-1]:.3f}", *(f"{value:.3g}" for value in last))
             rows.append([arm, seed, f"{curve.tokens[-1]:,.0f}", *ends])
     return table(titles, rows)
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    return np.array(values, dtype=float)  # None becomes NaN
 
 
 # --- the page ----------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def evaluate(*, folder: Path, task: str, problems: int, trees: int, numbers: lis
             for n in numbers
             if shape == diversity.PLAIN or diversity.children(shape) <= n
         }
-    return {"shapes": {shape: {str(n): asdict(one) for n, one in by_n.items()} for shape, by_n in found.items()}}
+    return {"shapes": diversity.as_json(found)}
 
 
 def world_credit(*, folder: Path, rate: float, n: int, trees: int) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def learn(
     make_data(task)
     own = {**training.ARMS, **training.OPTIONS}[arm]
     limits = {"steps": steps, "validations": validations, "time_limit": 3 * 3600}
-    return training.train(TASKS[task], own, folder, *more, seed=seed, **limits)
+    return asdict(training.train(TASKS[task], own, folder, *more, seed=seed, **limits))
 
 
 # Better shape of trees, by the diversity part.

@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.common.process_session import run_session
+from tiny import ledgers
+from tiny.problems import write_rows
 
 ROOT = Path(__file__).parents[2]
 TRAIN, EVALUATE = "scripts/run_treepo_qwen0.5b.sh", "scripts/evaluate_qwen0.5b.sh"
@@ -35,23 +37,25 @@ class Task:
 
 
 LEDGER_DATA = ROOT / "outputs/data/ledger"
+PROMPT, LENGTH, DEPTH = 320, 512, 8
+"""Maximum tokens of the ledger's prompts and responses, and segments of its paths."""
 TASKS = {
     "tiny": Task("tiny", depth=4, length=128),
     "ledger": Task(
         "tiny",
-        depth=8,
-        length=512,
+        depth=DEPTH,
+        length=LENGTH,
         environment={
             "MODEL_PATH": str(ROOT / "tiny/ledger_model"),
             "TRAIN_FILE": str(LEDGER_DATA / "train.parquet"),
             "VAL_FILE": str(LEDGER_DATA / "val.parquet"),
         },
         overrides=(
-            "data.max_prompt_length=320",
-            "data.max_response_length=512",
-            "actor_rollout_ref.rollout.max_model_len=832",
-            "treepo.depth=8",
-            "treepo.segment_length=64",
+            f"data.max_prompt_length={PROMPT}",
+            f"data.max_response_length={LENGTH}",
+            f"actor_rollout_ref.rollout.max_model_len={PROMPT + LENGTH}",
+            f"treepo.depth={DEPTH}",
+            f"treepo.segment_length={LENGTH // DEPTH}",
         ),
     ),
     "small": Task("small", depth=8, length=64),
@@ -63,13 +67,11 @@ def make_data(name: str) -> None:
     if name != "ledger" or (LEDGER_DATA / "val.parquet").exists():
         return
     problems = LEDGER_DATA / "problems.jsonl"
-    commands = (
-        ("tiny.ledgers", "--out", problems, "--count", 2100, "--seed", 1),
-        ("data_prep", "numina_math_tir", "--source", problems, "--out-dir", LEDGER_DATA, "--val-size", 100)
-        + ("--data-source", "tiny_ledgers", "--template", "plain"),
-    )
-    for module, *arguments in commands:
-        subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, check=True)
+    write_rows(problems, ledgers.generate_rows(2100, seed=1))
+    command = [sys.executable, "-m", "data_prep", "numina_math_tir"]
+    command += ["--source", str(problems), "--out-dir", str(LEDGER_DATA)]
+    options = ["--val-size", "100", "--data-source", "tiny_ledgers", "--template", "plain"]
+    subprocess.run([*command, *options], cwd=ROOT, check=True)
 
 
 def repeated(source: Path, path: Path, *, problems: int, times: int) -> None:

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -94,8 +93,8 @@ class Curve:
 
 def train(
     task: Task, arm: Arm, folder: Path, *overrides: str, seed: int, steps: int, validations: int, time_limit: float
-) -> dict[str, Any]:
-    """Train an arm; return the fields of its :class:`Curve`.
+) -> Curve:
+    """Train an arm.
 
     Args:
         steps: Training steps of plain samples; trees take twice as many.
@@ -124,13 +123,13 @@ def train(
         EXPERIMENT=folder.name,
     )
     read = read_arm(folder.name, folder)
-    return {
-        "steps": [step for step, _ in read.validations],
-        "accuracies": read.accuracies,
-        "tokens": read.tokens,
-        "seconds": read.seconds,
-        "metrics": {name: [_known(step.get(key)) for step in read.steps] for name, key in METRICS.items()},
-    }
+    return Curve(
+        steps=[step for step, _ in read.validations],
+        accuracies=read.accuracies,
+        tokens=read.tokens,
+        seconds=read.seconds,
+        metrics={name: [_known(step.get(key)) for step in read.steps] for name, key in METRICS.items()},
+    )
 
 
 def _known(value: float | None) -> float | None:

@@ -4,6 +4,7 @@
 import asyncio
 import json
 import math
+from dataclasses import asdict
 from itertools import product
 
 import numpy as np
@@ -17,6 +18,8 @@ from benchmarks.study import diversity, known_world, model_values, page, pieces,
 from benchmarks.study.credit import ESTIMATORS, GroupCredit, agreement, boundaries, credit_of_tokens, segment_means
 from benchmarks.study.known_world import RIGHT, SAFE, UNRELIABLE, WRONG, World, WorldEngine, grown
 from helpers.example_counts import examples
+from recipe.treepo.evaluation.records import ProblemResult, Trajectory
+from recipe.treepo.search.statistics import TreeStatistics
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
 
 # --- diversity ---------------------------------------------------------------------------------------------------
@@ -48,9 +51,13 @@ def test_measures_of_hand_worked_samples():
 
 
 def sample_line(row: int, right: list[int], started: float = 0.0) -> dict:
-    statistics = {"decoded_tokens": 10 * len(right), "computed_prompt_tokens": 5, "engine_calls": 2 * len(right)}
-    trajectories = [{"acc": float(one)} for one in right]
-    return {"row": row, "statistics": statistics, "trajectories": trajectories, "started": started, "ended": row + 1.0}
+    n = len(right)
+    cost = TreeStatistics(trajectories=n, decoded_tokens=10 * n, computed_prompt_tokens=5, engine_calls=2 * n)
+    trajectories = [
+        Trajectory(tokens=10, finish_reason="eos", score=None, acc=float(one), vote=None, answer=None) for one in right
+    ]
+    times = {"started": started, "ended": row + 1.0}
+    return asdict(ProblemResult(data_source="words", row=row, statistics=cost, trajectories=trajectories, **times))
 
 
 def write_samples(path, lines: list[dict]) -> None:
@@ -190,7 +197,7 @@ def test_an_estimator_in_the_known_world_has_the_correlation_of_its_definition()
     """GRPO on two independent samples: the credit is the sign of the difference of rewards, or nothing."""
     world = World(0.15, steps=2, depth=2)
     trees = [grown(world, n=2, root=2, seed=seed) for seed in range(3000)]
-    found = known_world.measure(world, "grpo", trees)
+    found = known_world.measure(world, ["grpo"], trees)[0]
     exact = outcomes(world, ())
     pairs = []
     for (one, share), (other, rest) in product(exact.items(), exact.items()):
@@ -242,7 +249,7 @@ def test_values_by_samples_agree_with_the_known_ones():
         assert row["reliability"] > 0.95
         sampler = {"plain samples": row["n"], "trees": 2}[row["sampler"]]
         trees = [grown(world, n=row["n"], root=sampler, seed=seed) for seed in range(300)]
-        expected = known_world.measure(world, row["estimator"], trees)["correlation"]
+        expected = known_world.measure(world, [row["estimator"]], trees)[0]["correlation"]
         assert row["correlation"] == pytest.approx(expected, abs=0.2)
 
 

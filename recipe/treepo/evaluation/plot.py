@@ -51,11 +51,21 @@ def figure_of(curves: Mapping[str, Mapping[str, Sequence[Point]]]) -> "Figure":
                     label=_plain(arm),
                 )
             panel.set(xscale="log", title=_plain(name), ylabel=label, xlabel="decoded tokens per problem")
-            panel.grid(alpha=0.3)
-            panel.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
+    finish(figure)
     return figure
+
+
+def finish(figure: "Figure", *, columns: int = 5) -> None:
+    """Give all panels a grid and no frame, and the figure the legend of its first panel.
+
+    Args:
+        columns: Columns of the legend.
+    """
+    for panel in figure.axes:
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
 
 
 def _plain(name: str) -> str:
