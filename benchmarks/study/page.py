@@ -192,14 +192,14 @@ def stability_figure(curves: Curves) -> Figure:
     """Draw held-out accuracy, entropy, share of mixed prompts and length over the steps of long runs."""
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     panels = {"entropy": "entropy (nats)", "mixed": "share of mixed prompts", "length": "response length (tokens)"}
-    axes = figure.subplots(2, 2).flat
+    axes = [*figure.subplots(2, 2).flat]
     for number, (arm, by_seed) in enumerate(curves.items()):
         style = {"color": COLORS[number % len(COLORS)], "lw": 1.0}
         for at, curve in enumerate(by_seed.values()):
             label = arm if at == 0 else None
             axes[0].plot(np.array(curve.tokens) / 1e6, curve.accuracies, label=label, **style)
             steps = np.interp(np.arange(1, len(curve.metrics["length"]) + 1), curve.steps, curve.tokens) / 1e6
-            for panel, name in zip([*axes][1:], panels, strict=True):
+            for panel, name in zip(axes[1:], panels, strict=True):
                 panel.plot(steps, _numbers(curve.metrics[name]), **style)
     for panel, label in zip(axes, ("held-out accuracy", *panels.values()), strict=True):
         panel.set(xlabel="decoded tokens, millions", ylabel=label)

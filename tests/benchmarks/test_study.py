@@ -279,6 +279,18 @@ def test_the_table_pairs_seeds_and_gives_students_interval():
     assert row == ["treepo", "2", "0.350", "0.500", "0.500", "0.425", "0.125 ± 0.318", "0.600 0.400"]
 
 
+def test_long_runs_are_drawn_step_by_step_over_their_tokens():
+    one = curve([0, 1e6, 3e6], [0.2, 0.4, 0.8])
+    one.metrics["entropy"] = [None, 0.5, 0.25, 0.125]
+    accuracy, entropy, *_ = page.stability_figure({"treepo": {0: one}}).axes
+    assert [*accuracy.lines[0].get_ydata()] == [0.2, 0.4, 0.8]
+    # Validations are after 0, 2 and 4 steps: step 1 is in the middle of the first million.
+    assert [*entropy.lines[0].get_xdata()] == [0.5, 1, 2, 3]
+    assert np.array_equal(entropy.lines[0].get_ydata(), [np.nan, 0.5, 0.25, 0.125], equal_nan=True)
+    row = page.stability_table({"treepo": {0: one}}).splitlines()[-1]
+    assert [cell.strip() for cell in row.split("|")[3:7]] == ["3,000,000", "0.800", "0.800", "0.292"]
+
+
 def test_pieces_have_names_and_files_of_their_own(tmp_path):
     every = [*pieces.pieces()]
     assert len({piece.path(tmp_path) for piece in every}) == len(every)
