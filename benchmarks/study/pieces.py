@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.common.records import save
 from benchmarks.study import diversity, known_world, model_values, training
-from benchmarks.study.tasks import EVALUATE, ROOT, TASKS, make_data, repeated, run_script
+from benchmarks.study.tasks import DATA, EVALUATE, TASKS, make_data, repeated, run_script
 from recipe.treepo.evaluation.machine import machine
 
 
@@ -61,10 +61,8 @@ def evaluate(*, folder: Path, task: str, problems: int, trees: int, numbers: lis
     """Measure the diversity of all shapes on a task's held-out problems; an interrupted evaluation is resumed."""
     make_data(task)
     own = TASKS[task]
-    # The scripts make the data of their presets in their first run.
-    source = Path(own.environment.get("VAL_FILE", ROOT / f"outputs/data/{task}/val.parquet"))
     data = folder / "val.parquet"
-    repeated(source, data, problems=problems, times=trees)
+    repeated(DATA / task / "val.parquet", data, problems=problems, times=trees)
     shapes = [*diversity.SHAPES]
     run_script(
         EVALUATE,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models and data of the study, and their runs by the scripts that users run."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ class Task:
     overrides: Sequence[str] = ()
 
 
-LEDGER_DATA = ROOT / "outputs/data/ledger"
+DATA = ROOT / "outputs/data"
 PROMPT, LENGTH, DEPTH = 320, 512, 8
 """Maximum tokens of the ledger's prompts and responses, and segments of its paths."""
 TASKS = {
@@ -47,8 +48,8 @@ TASKS = {
         length=LENGTH,
         environment={
             "MODEL_PATH": str(ROOT / "tiny/ledger_model"),
-            "TRAIN_FILE": str(LEDGER_DATA / "train.parquet"),
-            "VAL_FILE": str(LEDGER_DATA / "val.parquet"),
+            "TRAIN_FILE": str(DATA / "ledger/train.parquet"),
+            "VAL_FILE": str(DATA / "ledger/val.parquet"),
         },
         overrides=(
             f"data.max_prompt_length={PROMPT}",
@@ -63,15 +64,19 @@ TASKS = {
 
 
 def make_data(name: str) -> None:
-    """Write the data of a task that the scripts do not make; files that exist stay."""
-    if name != "ledger" or (LEDGER_DATA / "val.parquet").exists():
+    """Write the data of a task; files that exist stay."""
+    folder = DATA / name
+    if (folder / "val.parquet").exists():
         return
-    problems = LEDGER_DATA / "problems.jsonl"
-    write_rows(problems, ledgers.generate_rows(2100, seed=1))
-    command = [sys.executable, "-m", "data_prep", "numina_math_tir"]
-    command += ["--source", str(problems), "--out-dir", str(LEDGER_DATA)]
-    options = ["--val-size", "100", "--data-source", "tiny_ledgers", "--template", "plain"]
-    subprocess.run([*command, *options], cwd=ROOT, check=True)
+    command = ["bash", "-c", f'source scripts/common.sh && make_{name}_data "$1"', "bash", str(folder)]
+    if name == "ledger":
+        problems = folder / "problems.jsonl"
+        write_rows(problems, ledgers.generate_rows(2100, seed=1))
+        command = [sys.executable, "-m", "data_prep", "numina_math_tir"]
+        command += ["--source", str(problems), "--out-dir", str(folder)]
+        command += ["--val-size", "100", "--data-source", "tiny_ledgers", "--template", "plain"]
+    environment = {**os.environ, "VENV": sys.prefix}
+    subprocess.run(command, cwd=ROOT, check=True, env=environment)
 
 
 def repeated(source: Path, path: Path, *, problems: int, times: int) -> None:

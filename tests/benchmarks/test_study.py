@@ -326,3 +326,21 @@ def test_repeated_rows_are_in_the_order_of_the_problems(tmp_path):
     assert [*pd.read_parquet(tmp_path / "new/more.parquet")["name"]] == ["a", "b"] * 3
     with pytest.raises(ValueError, match="3 of 4 problems"):
         tasks.repeated(tmp_path / "rows.parquet", tmp_path / "more.parquet", problems=4, times=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "held_out"),
+    [("tiny", "tiny_problems", 100), ("ledger", "tiny_ledgers", 100), ("small", "small_problems", 200)],
+)
+def test_the_study_makes_its_data_where_no_script_has_run(name, source, held_out, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "DATA", tmp_path)
+    tasks.make_data(name)
+    file = tmp_path / name / "val.parquet"
+    rows, made = pd.read_parquet(file), file.stat().st_mtime_ns
+    assert len(rows) == held_out and {*rows["data_source"]} == {source}
+    assert len(pd.read_parquet(tmp_path / name / "train.parquet")) == 2000
+    if name == "ledger":
+        # A line for each step, between the first value and the question.
+        assert {problem.count("\n") - 1 for problem in rows["extra_info"].str["problem"]} == {*range(13, 21)}
+    tasks.make_data(name)
+    assert file.stat().st_mtime_ns == made
