@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recipe of the ledger model, trained on the long problems of ``tiny.ledgers``.
 
-As for the tiny model, clean solutions come first and unreliable ones last. Clean problems also have few steps, from
-which the model learns arithmetic and the order of the lines several times faster.
+As for the tiny model, clean solutions come before unreliable ones. First of all, the model learns to find a step by its
+letter, in problems of a few steps: without this it solved 3 to 5 % of the problems, because it guessed steps by their
+position. Half of the clean problems also have few steps, from which it learns arithmetic several times faster.
 """
 
 from __future__ import annotations
@@ -18,14 +19,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+RECALL_FEW = (2, 5)
+"""Numbers of steps in the first phase of recall."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings(plain_recipe.Settings):
     """Settings that determine the weights."""
 
-    steps1: int = 2600
-    steps2: int = 250
-    sloppy_rate: float = 0.08
-    """Share of the steps of phase 2 with the method that is unreliable there."""
+    steps1: int = 1500
+    steps2: int = 400
+    sloppy_rate: float = 0.07
+    """Share of the steps of phase 2 with a method that is unreliable there."""
+    lr1: float = 2e-3
+    recall_steps: tuple[int, int] = (900, 300)
+    """Optimizer steps of the phases of recall, of few and of all steps."""
     eval_problems: int = 100
     eval_samples: int = 4
     max_response: int = 512
@@ -49,10 +57,25 @@ def make_rows(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, 
     return clean, unreliable, ledgers.generate_rows(settings.eval_problems, seed + 2, exclude=seen)
 
 
+def make_recall(settings: Settings) -> list[list[dict[str, Any]]]:
+    """Return the rows of both phases of recall."""
+    seed, ranges = 3 * settings.seed + 1_999_990, (RECALL_FEW, (RECALL_FEW[0], ledgers.MAX_STEPS))
+    return [
+        ledgers.recall_rows(steps * settings.batch_size, seed + number, steps_range=steps_range)
+        for number, (steps, steps_range) in enumerate(zip(settings.recall_steps, ranges, strict=True))
+    ]
+
+
 def make_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
     """Train the tokenizer on problems and solutions."""
     rows = ledgers.generate_rows(1000, seed=3 * settings.seed + 1_999_999)
     return plain_recipe.tokenizer_of(rows, settings)
 
 
-RECIPE = Recipe(settings=Settings(), make_tokenizer=make_tokenizer, make_data=make_rows, evaluate=plain_recipe.evaluate)
+RECIPE = Recipe(
+    settings=Settings(),
+    make_tokenizer=make_tokenizer,
+    make_data=make_rows,
+    evaluate=plain_recipe.evaluate,
+    make_recall=make_recall,
+)

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generate long problems in which a single wrong step decides, for studies of credit.
 
-A problem has 13 to 20 dependent steps, and its solution one line per step, about 20 tokens each::
+A problem has 14 to 20 dependent steps, and its solution one line per step, about 17 tokens each::
 
     Mia has 24 shells.
-    A. Selling 5.
-    B. Finding 8.
+    A-five
+    B+eight
     How many shells does Mia have now?
 
-    A. Selling 5 surely gives 24 - 5 = 19 shells.
-    B. Finding 8 mostly gives 19 + 8 = 27 shells.
+    A-five surely gives Mia 24 - 5 = 19 shells.
+    B+eight mostly gives Mia 19 + 8 = 27 shells.
     So Mia has \\boxed{27} shells.
 
-A letter is one token, and a step has the same words in problem and solution: models of this size find the step then.
-With numbers, or with other words, they lost every second one from the sixth step on.
+A letter is one token, and so is the step after it: models of this size find the step then. With numbers as labels, or
+with several words per step, they took wrong steps from the sixth line on.
 
-Every line has one of four words, the method of the step. In each context (operator, and whether the operand is even)
-one method is unreliable: most of its results are off by one, and later lines continue from the wrong value. No method
-is reliable in all contexts, so a policy has to learn which one to avoid where. **The boxed answers of unreliable
+Every line has one of four words, the method of the step. Two of them are unreliable for additions and reliable for
+subtractions, the others the other way round: most results of an unreliable method are off by one, and later lines
+continue from the wrong value. So a policy has to learn which methods to avoid where. **The boxed answers of unreliable
 solutions may be wrong.** They are for the last phase of supervised training; never use them as ground truth.
 
 Bounds as in ``tiny.problems``: operands 2 to 9, every value 1 to 60. Problems and methods have separate random streams.
@@ -27,12 +27,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection
+from dataclasses import replace
 
 from tiny.problems import (
     MAX_VALUE,
+    MIN_OPERAND,
     OBJECTS,
     PEOPLE,
-    PHRASES,
     Step,
     WordProblem,
     answer_line,
@@ -43,18 +44,14 @@ from tiny.problems import (
     slip,
 )
 
-MIN_STEPS, MAX_STEPS = 13, 20
+MIN_STEPS, MAX_STEPS = 14, 20
 LABELS = "ABCDEFGHIJKLMNOPQRST"
-METHODS = ("quickly", "simply", "surely", "mostly")
-UNRELIABLE = {("+", 0): "quickly", ("+", 1): "simply", ("-", 0): "surely", ("-", 1): "mostly"}
-"""Unreliable method by context: operator, and operand modulo 2."""
+OPERANDS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
+UNRELIABLE = {"+": ("quickly", "simply"), "-": ("surely", "mostly")}
+"""Unreliable methods by operator."""
+METHODS = (*UNRELIABLE["+"], *UNRELIABLE["-"])
 WRONG_SHARE = 0.9
 """Share of the steps with an unreliable method whose result is wrong."""
-
-
-def unreliable_method(step: Step) -> str:
-    """Return the method that is unreliable for a step."""
-    return UNRELIABLE[step.op, step.operand % 2]
 
 
 def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, MAX_STEPS)) -> WordProblem:
@@ -64,9 +61,9 @@ def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, 
     steps: list[Step] = []
     for _ in range(rng.randint(*steps_range)):
         op, operand, value = draw_operation(rng, value)
-        opening = rng.choice(PHRASES[op])[1].format(b=operand)
-        steps.append(Step(op, operand, f"{opening}.", opening))
-    listed = [f"{label}. {step.sentence}" for label, step in zip(LABELS, steps, strict=False)]
+        written = f"{LABELS[len(steps)]}{op}{OPERANDS[operand - MIN_OPERAND]}"
+        steps.append(Step(op, operand, written, written))
+    listed = [step.sentence for step in steps]
     text = "\n".join([f"{name} has {start} {objects}.", *listed, f"How many {objects} does {name} have now?"])
     return WordProblem(text=text, name=name, objects=objects, start=start, steps=tuple(steps))
 
@@ -77,7 +74,7 @@ def solve(problem: WordProblem, rng: random.Random, *, unreliable_rate: float | 
     Args:
         problem: The problem.
         rng: Source of methods and mistakes.
-        unreliable_rate: Probability of the unreliable method in a step, from 0 to 1. None gives a true solution with
+        unreliable_rate: Probability of an unreliable method in a step, from 0 to 1. None gives a true solution with
             any method in any step.
     """
     lines, value = [], problem.start
@@ -87,13 +84,13 @@ def solve(problem: WordProblem, rng: random.Random, *, unreliable_rate: float | 
         if unreliable_rate is None:
             method = rng.choice(METHODS)
         elif rng.random() < unreliable_rate:
-            method = unreliable_method(step)
+            method = rng.choice(UNRELIABLE[step.op])
             if rng.random() < WRONG_SHARE:
                 result = slip(result, problem.steps[number:])
         else:
-            method = rng.choice([method for method in METHODS if method != unreliable_method(step)])
+            method = rng.choice([method for method in METHODS if method not in UNRELIABLE[step.op]])
         sum_ = f"{value} {step.op} {step.operand} = {result}"
-        lines.append(f"{LABELS[number - 1]}. {step.opening} {method} gives {sum_} {problem.objects}.")
+        lines.append(f"{step.opening} {method} gives {problem.name} {sum_} {problem.objects}.")
         value = result
     return "\n".join([*lines, answer_line(problem, value)])
 
@@ -110,3 +107,16 @@ def generate_rows(
     methods = random.Random(f"methods/{seed}")
     problems = generate_problems(count, seed, exclude=exclude, steps_range=steps_range, draw=draw_problem)
     return [row_of(problem, solve(problem, methods, unreliable_rate=unreliable_rate)) for problem in problems]
+
+
+def recall_rows(count: int, seed: int, *, steps_range: tuple[int, int]) -> list[dict[str, object]]:
+    """Generate rows whose answers are the steps of a problem in random order.
+
+    A model learns from them to find a step by its letter; from solutions alone it learns to guess by position.
+    """
+    orders = random.Random(f"orders/{seed}")
+    rows = []
+    for problem in generate_problems(count, seed, steps_range=steps_range, draw=draw_problem):
+        steps = [step.opening for step in orders.sample(problem.steps, len(problem.steps))]
+        rows.append(row_of(replace(problem, text=f"{problem.text}\nWhich steps?"), "\n".join(steps)))
+    return rows

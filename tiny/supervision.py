@@ -282,6 +282,8 @@ class Recipe(Generic[Settings]):
     make_data: Callable[[Settings], tuple[list[Any], list[Any], list[Any]]]
     """Function that returns clean chats, sloppy chats and held-out problems for ``evaluate``."""
     evaluate: Callable[[Qwen2ForCausalLM, PreTrainedTokenizerBase, list[Any], Settings], dict[str, float]]
+    make_recall: Callable[[Settings], Sequence[list[Any]]] = lambda settings: ()
+    """Function that returns the chats of each phase before the clean one; their rate is ``lr2``."""
 
     def run(self, out: Path, settings: Settings, command: str) -> dict[str, Any]:
         """Train the model and write it to ``out``, with ``command`` in the manifest; return the measurements."""
@@ -291,6 +293,11 @@ class Recipe(Generic[Settings]):
         logger.info("%d parameters, %d tokens", model.num_parameters(), len(tokenizer))
         measured: dict[str, Any] = {"parameters": model.num_parameters(), "vocab_size": len(tokenizer)}
         clean, sloppy, held_out = self.make_data(settings)
+        for number, chats in enumerate(self.make_recall(settings)):
+            recall = encode_chats(tokenizer, chats)
+            measured[f"loss_recall{number}"] = train_phase(
+                model, recall, settings, name=f"recall {number}", peak_lr=settings.lr2
+            )
         clean_data, sloppy_data = encode_chats(tokenizer, clean), encode_chats(tokenizer, sloppy)
         measured["loss1"] = train_phase(model, clean_data, settings, name="clean", peak_lr=settings.lr1)
         measured["loss2"] = train_phase(model, sloppy_data, settings, name="sloppy", peak_lr=settings.lr2)

@@ -113,10 +113,16 @@ def learn(
     return asdict(training.train(TASKS[task], own, folder, *more, seed=seed, **limits))
 
 
-# Better shape of trees, by the diversity part.
-SHAPE = ["treepo.init_divergence=4"]
+# Better shape of trees, by the diversity part, and groups that leave something to share.
+SHAPE = [
+    "treepo.init_divergence=4",
+    "actor_rollout_ref.rollout.n=16",
+    "data.train_batch_size=8",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+    "actor_rollout_ref.rollout.val_kwargs.n=2",
+]
 STEPS = 24
-LEARNING = {"task": "ledger", "steps": STEPS, "validations": 8}
+LEARNING = {"task": "ledger", "steps": STEPS, "validations": 6}
 SEEDS = (0, 1, 2)
 
 

@@ -38,7 +38,7 @@ class Task:
 
 
 DATA = ROOT / "outputs/data"
-PROMPT, LENGTH, DEPTH = 320, 512, 8
+PROMPT, LENGTH, DEPTH = 128, 384, 6
 """Maximum tokens of the ledger's prompts and responses, and segments of its paths."""
 TASKS = {
     "tiny": Task("tiny", depth=4, length=128),

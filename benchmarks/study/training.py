@@ -35,11 +35,11 @@ class Arm:
 
     Attributes:
         overrides: Its settings.
-        trees: Whether it samples trees, which take about half the tokens per step.
+        steps: Number of steps relative to plain samples, for about as many decoded tokens.
     """
 
     overrides: Sequence[str]
-    trees: bool = True
+    steps: float = 1.25
 
 
 def _tree(estimator: str, *overrides: str) -> Arm:
@@ -47,7 +47,7 @@ def _tree(estimator: str, *overrides: str) -> Arm:
 
 
 ARMS: Mapping[str, Arm] = {
-    "GRPO, plain samples": Arm(("algorithm.adv_estimator=grpo", "treepo.sampler=plain"), trees=False),
+    "GRPO, plain samples": Arm(("algorithm.adv_estimator=grpo", "treepo.sampler=plain"), steps=1.0),
     "GRPO on trees": _tree("grpo"),
     "treepo": _tree("treepo"),
     "treepo_segment": _tree("treepo_segment"),
@@ -57,9 +57,10 @@ ARMS: Mapping[str, Arm] = {
 OPTIONS: Mapping[str, Arm] = {
     "treepo, group_size": _tree("treepo", "treepo.advantage.aggregation=group_size"),
     "treepo, no equal groups": _tree("treepo", "treepo.advantage.equal_groups=false"),
+    "treepo, root 2": _tree("treepo", "treepo.init_divergence=2"),
     "treepo, misaligned fallback": _tree("treepo", "treepo.fallback.point=least_likely_token"),
 }
-"""One option at a time where a claim of the paper can be checked."""
+"""One option at a time: where a claim of the paper can be checked, and the former default of the root."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,14 @@ def train(
     """Train an arm.
 
     Args:
-        steps: Training steps of plain samples; trees take twice as many.
+        steps: Training steps of plain samples; arms with trees take more.
         validations: Number of validations after the first.
         time_limit: Seconds of the run.
 
     Raises:
         RuntimeError: if the run fails or exceeds its time limit.
     """
-    own = steps * (2 if arm.trees else 1)
+    own = round(steps * arm.steps)
     shutil.rmtree(folder, ignore_errors=True)  # of a run that failed
     run_script(
         TRAIN,
@@ -116,8 +117,8 @@ def train(
         f"trainer.default_local_dir={folder}/checkpoints",
         f"hydra.run.dir={folder}/hydra",
         "treepo.dump.dir=null",
-        *arm.overrides,
         *overrides,
+        *arm.overrides,
         seed=seed,
         time_limit=time_limit,
         EXPERIMENT=folder.name,

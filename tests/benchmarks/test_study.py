@@ -341,6 +341,6 @@ def test_the_study_makes_its_data_where_no_script_has_run(name, source, held_out
     assert len(pd.read_parquet(tmp_path / name / "train.parquet")) == 2000
     if name == "ledger":
         # A line for each step, between the first value and the question.
-        assert {problem.count("\n") - 1 for problem in rows["extra_info"].str["problem"]} == {*range(13, 21)}
+        assert {problem.count("\n") - 1 for problem in rows["extra_info"].str["problem"]} == {*range(14, 21)}
     tasks.make_data(name)
     assert file.stat().st_mtime_ns == made

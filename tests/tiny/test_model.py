@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.prompts import build_prompt
 from helpers.paths import ROOT
-from tiny import chat_recipe, make_model, measure, plain_recipe, supervision
+from tiny import chat_recipe, ledger_recipe, make_model, measure, plain_recipe, supervision
 from tiny import problems as tiny_problems
 
 pytest.importorskip("torch")
@@ -20,8 +20,8 @@ pytest.importorskip("transformers")
 
 
 MODEL = ROOT / "tiny/model"
-RECIPES = {"model": plain_recipe.RECIPE, "chat_model": chat_recipe.RECIPE}
-OPTIONS = {"model": [], "chat_model": ["--chat"]}
+RECIPES = {"model": plain_recipe.RECIPE, "chat_model": chat_recipe.RECIPE, "ledger_model": ledger_recipe.RECIPE}
+OPTIONS = {"model": [], "chat_model": ["--chat"], "ledger_model": ["--ledger"]}
 # Qwen2.5's text for these messages, without its default system message.
 CHAT = [{"role": "user", "content": "Hi 12"}, {"role": "assistant", "content": "So 3."}]
 RENDERED = "<|im_start|>user\nHi 12<|im_end|>\n<|im_start|>assistant\nSo 3.<|im_end|>\n"
@@ -43,13 +43,13 @@ def model() -> Any:
     return AutoModelForCausalLM.from_pretrained(MODEL)
 
 
-@pytest.mark.parametrize("name", ["model", "chat_model"])
+@pytest.mark.parametrize("name", [*RECIPES])
 def test_shipped_files_and_settings_are_those_of_the_manifest(name: str, tmp_path: Path) -> None:
     recipe = RECIPES[name]
     folder = ROOT / "tiny" / name
     manifest = json.loads((folder / supervision.MANIFEST).read_text(encoding="utf-8"))
     assert manifest["sha256"] == supervision.checksums(folder)
-    assert manifest["settings"] == asdict(recipe.settings)
+    assert manifest["settings"] == json.loads(json.dumps(asdict(recipe.settings)))
     assert manifest["command"] == " ".join(["python -m tiny.make_model", *OPTIONS[name], f"--out tiny/{name}"])
     # The tokenizer depends only on the words of the problems.
     recipe.make_tokenizer(recipe.settings).save_pretrained(tmp_path)
@@ -58,7 +58,12 @@ def test_shipped_files_and_settings_are_those_of_the_manifest(name: str, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "accuracies"), [("model", ["accuracy"]), ("chat_model", ["recheck_accuracy_first", "tool_accuracy"])]
+    ("name", "accuracies"),
+    [
+        ("model", ["accuracy"]),
+        ("chat_model", ["recheck_accuracy_first", "tool_accuracy"]),
+        ("ledger_model", ["accuracy"]),
+    ],
 )
 def test_models_made_again_are_as_accurate_as_the_shipped_ones(
     name: str, accuracies: list[str], tmp_path: Path
