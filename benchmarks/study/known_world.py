@@ -27,6 +27,8 @@ from recipe.treepo.search.tree import Tree
 
 SAFE, UNRELIABLE, RIGHT, WRONG = 0, 1, 2, 3
 PROMPT = [RIGHT]
+TRUE = "true advantages"
+"""Name of the row of measures that no estimator can have."""
 WRONG_SHARE = 0.9
 """Probability of a wrong result after the unreliable method."""
 
@@ -107,24 +109,30 @@ def rewards_of(tree: Tree) -> list[float]:
 
 
 def measure(world: World, names: Iterable[str], trees: Sequence[Tree]) -> list[dict[str, Any]]:
-    """Return the measures of estimators on the same trees.
+    """Return the measures of estimators on the same trees, and of the true advantages in their place.
 
     Returns:
-        For each estimator: fields of :class:`~benchmarks.study.credit.Agreement`, ``tokens`` (decoded per tree), and
+        For each of them: fields of :class:`~benchmarks.study.credit.Agreement`, ``tokens`` (decoded per tree), and
         ``signal``: the mean of a tree's gradient, in the true direction, over its standard deviation, for 10,000
         decoded tokens.
     """
     responses = [[tree.path(leaf).response_ids for leaf in tree.leaves] for tree in trees]
     ends = boundaries(world.length, world.segment)
-    true = np.concatenate([np.diff([world.value(one[:end]) for end in ends]) for own in responses for one in own])
+    advantages = [[np.diff([world.value(one[:end]) for end in ends]) for one in own] for own in responses]
+    true = np.concatenate([segments for own in advantages for segments in own])
     scores = [np.array([world.scores(one) for one in own]) for own in responses]
     tokens = float(np.mean([tree.counters.decoded_tokens for tree in trees]))
     scale = math.copysign(math.sqrt(10_000 / tokens), world.gradient())
-    rewards, rows = [rewards_of(tree) for tree in trees], []
-    for name in names:
-        credits = [credit_of_tokens(tree, own, ESTIMATORS[name]) for tree, own in zip(trees, rewards, strict=True)]
-        given = np.concatenate([segment_means(credit, world.segment) for own in credits for credit in own])
-        gradients = [(np.array(own) * of).sum() / len(own) for own, of in zip(credits, scores, strict=True)]
+    rewards = [rewards_of(tree) for tree in trees]
+    credits = {
+        name: [credit_of_tokens(tree, own, ESTIMATORS[name]) for tree, own in zip(trees, rewards, strict=True)]
+        for name in names
+    }
+    credits[TRUE] = [[np.repeat(segments, np.diff(ends)) for segments in own] for own in advantages]
+    rows = []
+    for name, found in credits.items():
+        given = np.concatenate([segment_means(credit, world.segment) for own in found for credit in own])
+        gradients = [(np.array(own) * of).sum() / len(own) for own, of in zip(found, scores, strict=True)]
         signal = scale * float(np.mean(gradients) / np.std(gradients, ddof=1))
         rows.append({"estimator": name, **asdict(agreement(given, true)), "tokens": tokens, "signal": signal})
     return rows

@@ -130,8 +130,8 @@ def pieces() -> Iterator[Piece]:
     """Yield all pieces, in the order in which they run."""
     for task, problems, trees, numbers in (
         ("tiny", 50, 6, [8, 16, 32]),
-        ("ledger", 30, 4, [8, 16, 32]),
-        ("small", 24, 4, [8, 16]),
+        ("ledger", 24, 4, [8, 16]),
+        ("small", 24, 4, [8, 16, 32]),
     ):
         settings = {"task": task, "problems": problems, "trees": trees, "numbers": numbers}
         yield Piece("diversity", task, settings, evaluate)

@@ -211,6 +211,22 @@ def test_an_estimator_in_the_known_world_has_the_correlation_of_its_definition()
     assert found["tokens"] == 8 and found["signal"] > 0
 
 
+def test_true_advantages_have_the_signal_of_their_definition():
+    """Two independent responses of one step: the gradient is the mean of two products of advantage and score."""
+    world = World(0.3, steps=1, depth=1)
+    trees = [grown(world, n=2, root=2, seed=seed) for seed in range(4000)]
+    found = known_world.measure(world, [], trees)[0]
+    outcomes_ = outcomes(world, ())
+    shares = np.array([*outcomes_.values()])
+    products = np.array([(world.value(one) - world.value([])) * sum(world.scores(one)) for one in outcomes_])
+    mean = shares @ products
+    deviation = math.sqrt(shares @ (products - mean) ** 2 / 2)
+    assert mean == pytest.approx(world.gradient())
+    assert found["estimator"] == known_world.TRUE and found["correlation"] == pytest.approx(1)
+    # 10,000 tokens are 2,500 trees of two responses of two tokens.
+    assert found["signal"] == pytest.approx(-mean / deviation * 50, rel=0.05)
+
+
 def test_reliability_is_that_of_the_mean_of_both_estimates():
     rng = np.random.default_rng(1)
     truth, first, second = rng.normal(size=(3, 20_000))
