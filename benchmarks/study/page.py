@@ -16,7 +16,7 @@ from benchmarks.study.diversity import PLAIN, Diversity, figure_of, front
 from benchmarks.study.training import METRICS, Curve
 from recipe.treepo.evaluation.machine import described
 from recipe.treepo.evaluation.markdown import table
-from recipe.treepo.evaluation.plot import COLORS, finish
+from recipe.treepo.evaluation.plot import COLORS, MARKS, finish
 
 BASELINE = "GRPO, plain samples"
 SHARES = (0.25, 0.5, 1.0)
@@ -101,6 +101,32 @@ def credit_table(results: Results) -> str:
         ]
         rows.append([sampler, estimator, *values])
     return table(titles, rows)
+
+
+def credit_figure(results: Results) -> Figure:
+    """Draw the gradient signal per decoded token over n, relative to GRPO on plain samples; means over the rates."""
+    cells: dict[str, dict[str, dict[int, list[float]]]] = {}
+    numbers = sorted({result["settings"]["n"] for result in results})
+    for result in results:
+        plain = next(row["signal"] for row in result["rows"] if row["estimator"] == "grpo")
+        for row in result["rows"]:
+            own = cells.setdefault(row["sampler"], {}).setdefault(row["estimator"], {})
+            own.setdefault(result["settings"]["n"], []).append(row["signal"] / plain)
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    cells["plain samples"] = cells.pop("plain samples")  # last, because the legend is that of the first panel
+    names = [*dict.fromkeys(name for estimators in cells.values() for name in estimators)]
+    for panel, (sampler, estimators) in zip(figure.subplots(1, len(cells), sharey=True), cells.items(), strict=True):
+        for name, by_n in estimators.items():
+            number = names.index(name)
+            style = {"color": COLORS[number % len(COLORS)], "marker": MARKS[number // len(COLORS)], "markersize": 5}
+            panel.plot(numbers, [fmean(by_n[n]) for n in numbers], label=name, **style)
+        panel.axhline(1.0, color="#BBBBBB", zorder=0)
+        panel.set(xscale="log", xlabel="trajectories per prompt", title=sampler, xticks=numbers)
+        panel.set_xticks([], minor=True)
+        panel.set_xticklabels(map(str, numbers))
+    figure.axes[0].set(ylabel="signal per decoded token,\nrelative to GRPO on plain samples")
+    finish(figure, columns=4)
+    return figure
 
 
 def model_credit_table(result: Mapping[str, Any]) -> str:
@@ -252,7 +278,8 @@ def write_page(path: Path, out: Path, arguments: Sequence[str]) -> None:
             parts.extend([f"### {name}", diversity_table(shapes)])
     results = read("credit")
     if worlds := [result for result in results if result["name"] != "model"]:
-        add("Credit in the known world", worth_table(worlds), credit_table(worlds))
+        picture_ = picture(credit_figure(worlds), "credit")
+        add("Credit in the known world", worth_table(worlds), picture_, credit_table(worlds))
     for result in results:
         if result["name"] == "model":
             add("Credit on the embedded model", model_credit_table(result))

@@ -295,6 +295,22 @@ def test_the_table_pairs_seeds_and_gives_students_interval():
     assert row == ["treepo", "2", "0.350", "0.500", "0.500", "0.425", "0.125 ± 0.318", "0.600 0.400"]
 
 
+def test_signals_are_drawn_relative_to_plain_samples_of_the_same_world():
+    def result(plain, trees):
+        rows = [
+            ("plain samples", "grpo", plain),
+            ("trees, root 2", "grpo", trees),
+            ("trees, root 2", "treepo", 0.5 * trees),
+        ]
+        rows = [{"sampler": sampler, "estimator": name, "signal": signal} for sampler, name, signal in rows]
+        return {"settings": {"n": 8}, "rows": rows}
+
+    figure = page.credit_figure([result(10.0, 8.0), result(5.0, 5.0)])
+    assert [panel.get_title() for panel in figure.axes] == ["trees, root 2", "plain samples"]
+    lines = {line.get_label(): [*line.get_ydata()] for line in figure.axes[0].lines}
+    assert lines["grpo"] == pytest.approx([0.9]) and lines["treepo"] == pytest.approx([0.45])
+
+
 def test_long_runs_are_drawn_step_by_step_over_their_tokens():
     one = curve([0, 1e6, 3e6], [0.2, 0.4, 0.8])
     one.metrics["entropy"] = [None, 0.5, 0.25, 0.125]
