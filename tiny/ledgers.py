@@ -12,8 +12,8 @@ A problem has 14 to 20 dependent steps, and its solution one line per step, abou
     B+eight mostly gives Mia 19 + 8 = 27 shells.
     So Mia has \\boxed{27} shells.
 
-A letter is one token, and so is the step after it: models of this size find the step then. With numbers as labels, or
-with several words per step, they took wrong steps from the sixth line on.
+A letter is one token, and so is the step after it. Models of this size find a step by its letter then, if they learn it
+from :func:`recall_rows` first.
 
 Every line has one of four words, the method of the step. Two of them are unreliable for additions and reliable for
 subtractions, the others the other way round: most results of an unreliable method are off by one, and later lines
@@ -63,7 +63,7 @@ def draw_problem(rng: random.Random, steps_range: tuple[int, int] = (MIN_STEPS, 
         op, operand, value = draw_operation(rng, value)
         written = f"{LABELS[len(steps)]}{op}{OPERANDS[operand - MIN_OPERAND]}"
         steps.append(Step(op, operand, written, written))
-    listed = [step.sentence for step in steps]
+    listed = (step.sentence for step in steps)
     text = "\n".join([f"{name} has {start} {objects}.", *listed, f"How many {objects} does {name} have now?"])
     return WordProblem(text=text, name=name, objects=objects, start=start, steps=tuple(steps))
 

@@ -9,7 +9,8 @@ All are Qwen2 models with their own tokenizers, of 0.85 M parameters, the ledger
 two phases: clean solutions until the model can do the arithmetic, then solutions with some sloppy steps, which have a
 marker word and are mostly wrong. The ledger model first learns to find the steps of a problem. The result can do the
 arithmetic but is often sloppy: at temperature 1 it solves some of the problems. Reinforcement learning can raise that
-share within a few minutes on a CPU, because the model only has to unlearn the marker. ``tiny.plain_recipe``, ``tiny.chat_recipe`` and ``tiny.ledger_recipe`` define the differences.
+share within a few minutes on a CPU, because the model only has to unlearn the marker. ``tiny.plain_recipe``,
+``tiny.chat_recipe`` and ``tiny.ledger_recipe`` define the differences.
 
 **A run with these models shows that learning works from end to end (sampler, reward, advantage, update, weight sync).
 It is not evidence about reasoning, or about the best algorithm on real problems.**

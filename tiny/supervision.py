@@ -274,7 +274,7 @@ def start_clock() -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Generic[Settings]):
-    """Differences between the two models."""
+    """Differences between the models."""
 
     settings: Settings
     """Settings of the shipped weights."""

@@ -83,13 +83,23 @@ def worth_table(results: Results) -> str:
     return f"{title}\n\n{table(['', *(f'n {n}' for n in numbers)], rows)}"
 
 
-def credit_table(results: Results) -> str:
-    """Return a row per sampler and estimator of the known world, with columns per n; means over the rates."""
-    cells: dict[tuple[str, str], dict[int, list[Mapping[str, float]]]] = {}
+def by_estimator(results: Results) -> dict[tuple[str, str], dict[int, list[dict[str, float]]]]:
+    """Return the rows of known worlds by (sampler, estimator) and n.
+
+    ``relative`` is the signal relative to GRPO on plain samples of the same world.
+    """
+    cells: dict[tuple[str, str], dict[int, list[dict[str, float]]]] = {}
     for result in results:
+        plain = next(row["signal"] for row in result["rows"] if row["estimator"] == "grpo")
         for row in result["rows"]:
             own = cells.setdefault((row["sampler"], row["estimator"]), {})
-            own.setdefault(result["settings"]["n"], []).append(row)
+            own.setdefault(result["settings"]["n"], []).append({**row, "relative": row["signal"] / plain})
+    return cells
+
+
+def credit_table(results: Results) -> str:
+    """Return a row per sampler and estimator of the known world, with columns per n; means over the rates."""
+    cells = by_estimator(results)
     numbers = sorted({n for by_n in cells.values() for n in by_n})
     titles = ["sampler", "estimator", *(f"{name}, n {n}" for name in ("r", "signs", "signal") for n in numbers)]
     rows = []
@@ -105,25 +115,23 @@ def credit_table(results: Results) -> str:
 
 def credit_figure(results: Results) -> Figure:
     """Draw the gradient signal per decoded token over n, relative to GRPO on plain samples; means over the rates."""
-    cells: dict[str, dict[str, dict[int, list[float]]]] = {}
-    numbers = sorted({result["settings"]["n"] for result in results})
-    for result in results:
-        plain = next(row["signal"] for row in result["rows"] if row["estimator"] == "grpo")
-        for row in result["rows"]:
-            own = cells.setdefault(row["sampler"], {}).setdefault(row["estimator"], {})
-            own.setdefault(result["settings"]["n"], []).append(row["signal"] / plain)
+    cells = by_estimator(results)
+    names = [*dict.fromkeys(name for _, name in cells)]
+    # Plain samples are last, because the legend is that of the first panel.
+    samplers = sorted(dict.fromkeys(sampler for sampler, _ in cells), key=lambda sampler: sampler == "plain samples")
     figure = Figure(figsize=(12, 4.6), layout="constrained")
-    cells["plain samples"] = cells.pop("plain samples")  # last, because the legend is that of the first panel
-    names = [*dict.fromkeys(name for estimators in cells.values() for name in estimators)]
-    for panel, (sampler, estimators) in zip(figure.subplots(1, len(cells), sharey=True), cells.items(), strict=True):
-        for name, by_n in estimators.items():
-            number = names.index(name)
-            style = {"color": COLORS[number % len(COLORS)], "marker": MARKS[number // len(COLORS)], "markersize": 5}
-            panel.plot(numbers, [fmean(by_n[n]) for n in numbers], label=name, **style)
+    panels = dict(zip(samplers, figure.subplots(1, len(samplers), sharey=True), strict=True))
+    for (sampler, name), by_n in cells.items():
+        number, numbers = names.index(name), sorted(by_n)
+        style = {"color": COLORS[number % len(COLORS)], "marker": MARKS[number // len(COLORS)], "markersize": 5}
+        means = [fmean(row["relative"] for row in by_n[n]) for n in numbers]
+        panels[sampler].plot(numbers, means, label=name, **style)
+        panels[sampler].set_xscale("log")
+        panels[sampler].set_xticks(numbers, [*map(str, numbers)])
+        panels[sampler].set_xticks([], minor=True)
+    for sampler, panel in panels.items():
         panel.axhline(1.0, color="#BBBBBB", zorder=0)
-        panel.set(xscale="log", xlabel="trajectories per prompt", title=sampler, xticks=numbers)
-        panel.set_xticks([], minor=True)
-        panel.set_xticklabels(map(str, numbers))
+        panel.set(xlabel="trajectories per prompt", title=sampler)
     figure.axes[0].set(ylabel="signal per decoded token,\nrelative to GRPO on plain samples")
     finish(figure, columns=4)
     return figure
@@ -278,8 +286,8 @@ def write_page(path: Path, out: Path, arguments: Sequence[str]) -> None:
             parts.extend([f"### {name}", diversity_table(shapes)])
     results = read("credit")
     if worlds := [result for result in results if result["name"] != "model"]:
-        picture_ = picture(credit_figure(worlds), "credit")
-        add("Credit in the known world", worth_table(worlds), picture_, credit_table(worlds))
+        figure = picture(credit_figure(worlds), "credit")
+        add("Credit in the known world", worth_table(worlds), figure, credit_table(worlds))
     for result in results:
         if result["name"] == "model":
             add("Credit on the embedded model", model_credit_table(result))

@@ -113,8 +113,8 @@ def learn(
     return asdict(training.train(TASKS[task], own, folder, *more, seed=seed, **limits))
 
 
-# Better shape of trees, by the diversity part, and groups that leave something to share.
-SHAPE = [
+# Better shape of trees, by the diversity part; larger groups, which leave something to share; short validations.
+OVERRIDES = [
     "treepo.init_divergence=4",
     "actor_rollout_ref.rollout.n=16",
     "data.train_batch_size=8",
@@ -142,13 +142,17 @@ def pieces() -> Iterator[Piece]:
     yield Piece("credit", "model", settings, model_credit)
     for seed in SEEDS:
         for arm in training.ARMS:
-            yield Piece("learning", f"{arm} seed {seed}", {**LEARNING, "arm": arm, "seed": seed, "more": SHAPE}, learn)
+            yield Piece(
+                "learning", f"{arm} seed {seed}", {**LEARNING, "arm": arm, "seed": seed, "more": OVERRIDES}, learn
+            )
     for seed in SEEDS:
         for arm in training.OPTIONS:
-            yield Piece("options", f"{arm} seed {seed}", {**LEARNING, "arm": arm, "seed": seed, "more": SHAPE}, learn)
+            yield Piece(
+                "options", f"{arm} seed {seed}", {**LEARNING, "arm": arm, "seed": seed, "more": OVERRIDES}, learn
+            )
     for arm in ("GRPO, plain samples", "treepo"):
         longer = {"task": "ledger", "steps": 4 * STEPS, "validations": 16}
-        yield Piece("stability", f"{arm} seed 0", {**longer, "arm": arm, "seed": 0, "more": SHAPE}, learn)
+        yield Piece("stability", f"{arm} seed 0", {**longer, "arm": arm, "seed": 0, "more": OVERRIDES}, learn)
 
 
 PARTS = tuple(dict.fromkeys(piece.part for piece in pieces()))
