@@ -157,6 +157,11 @@ def model_credit_table(result: Mapping[str, Any]) -> str:
 # --- training ----------------------------------------------------------------------------------------------------
 
 
+def with_common_start(results: Results, start: float) -> list[dict[str, Any]]:
+    """Return the results with ``start`` in place of the accuracies before training, when all have the same model."""
+    return [{**result, "accuracies": [start, *result["accuracies"][1:]]} for result in results]
+
+
 def curves_of(results: Results) -> dict[str, dict[int, Curve]]:
     """Return the curves by arm and seed."""
     curves: dict[str, dict[int, Curve]] = {}
@@ -291,14 +296,17 @@ def write_page(path: Path, out: Path, arguments: Sequence[str]) -> None:
     for result in results:
         if result["name"] == "model":
             add("Credit on the embedded model", model_credit_table(result))
-    if results := read("learning"):
+    runs = {part: read(part) for part in ("learning", "options", "stability")}
+    if starts := [result["accuracies"][0] for results in runs.values() for result in results]:
+        runs = {part: with_common_start(results, fmean(starts)) for part, results in runs.items()}
+    if results := runs["learning"]:
         curves = curves_of(results)
         figure = picture(learning_figure(curves), "learning")
         add("Learning", figure, *(learning_table(curves, cost) for cost in ("tokens", "seconds")))
-        if options := read("options"):
+        if options := runs["options"]:
             same = {"treepo": curves["treepo"], **curves_of(options)}
             add("One option at a time", learning_table(same, "tokens", "treepo"))
-    if results := read("stability"):
+    if results := runs["stability"]:
         curves = curves_of(results)
         add("Stability", picture(stability_figure(curves), "stability"), stability_table(curves))
     parts[1:1] = ["; ".join(machines)]

@@ -123,7 +123,7 @@ OVERRIDES = [
 ]
 STEPS = 24
 LEARNING = {"task": "ledger", "steps": STEPS, "validations": 6}
-SEEDS = (0, 1, 2)
+SEEDS, OPTION_SEEDS = range(5), range(3)
 
 
 def pieces() -> Iterator[Piece]:
@@ -145,7 +145,7 @@ def pieces() -> Iterator[Piece]:
             yield Piece(
                 "learning", f"{arm} seed {seed}", {**LEARNING, "arm": arm, "seed": seed, "more": OVERRIDES}, learn
             )
-    for seed in SEEDS:
+    for seed in OPTION_SEEDS:
         for arm in training.OPTIONS:
             yield Piece(
                 "options", f"{arm} seed {seed}", {**LEARNING, "arm": arm, "seed": seed, "more": OVERRIDES}, learn

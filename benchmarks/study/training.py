@@ -46,8 +46,11 @@ def _tree(estimator: str, *overrides: str) -> Arm:
     return Arm((f"algorithm.adv_estimator={estimator}", *overrides))
 
 
+_PLAIN = ("algorithm.adv_estimator=grpo", "treepo.sampler=plain")
 ARMS: Mapping[str, Arm] = {
-    "GRPO, plain samples": Arm(("algorithm.adv_estimator=grpo", "treepo.sampler=plain"), steps=1.0),
+    "GRPO, plain samples": Arm(_PLAIN, steps=1.0),
+    # As many tokens per step as trees of 16 trajectories, and so as many steps.
+    "GRPO, 12 plain samples": Arm((*_PLAIN, "actor_rollout_ref.rollout.n=12")),
     "GRPO on trees": _tree("grpo"),
     "treepo": _tree("treepo"),
     "treepo_segment": _tree("treepo_segment"),

@@ -295,6 +295,13 @@ def test_the_table_pairs_seeds_and_gives_students_interval():
     assert row == ["treepo", "2", "0.350", "0.500", "0.500", "0.425", "0.125 ± 0.318", "0.600 0.400"]
 
 
+def test_runs_from_one_model_get_a_common_start():
+    results = [{"name": "a", "accuracies": [0.2, 0.5]}, {"name": "b", "accuracies": [0.4, 0.6]}]
+    expected = [{"name": "a", "accuracies": [0.3, 0.5]}, {"name": "b", "accuracies": [0.3, 0.6]}]
+    assert page.with_common_start(results, 0.3) == expected
+    assert results[0]["accuracies"] == [0.2, 0.5]
+
+
 def test_signals_are_drawn_relative_to_plain_samples_of_the_same_world():
     def result(plain, trees):
         rows = [
