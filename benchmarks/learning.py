@@ -28,7 +28,7 @@ from benchmarks.step_speed import PARTS
 from recipe.treepo.console.table import mean_held_out
 from recipe.treepo.evaluation.machine import described, machine
 from recipe.treepo.evaluation.markdown import table
-from recipe.treepo.evaluation.plot import COLORS, MARKS, finish
+from recipe.treepo.evaluation.plot import finish, style
 from recipe.treepo.evaluation.scores import Interval
 
 # verl's timers of a step, without the step itself.
@@ -177,8 +177,7 @@ def figure_of(arms: Sequence[Arm]) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     for panel, (label, values_of) in zip(figure.subplots(1, 2, sharey=True), axes.items(), strict=True):
         for number, arm in enumerate(arms):
-            style = {"color": COLORS[number % len(COLORS)], "marker": MARKS[number % len(MARKS)]}
-            panel.plot(values_of(arm), arm.accuracies, label=arm.name, **style)
+            panel.plot(values_of(arm), arm.accuracies, label=arm.name, **style(number))
         panel.set(xlabel=label)
     figure.axes[0].set(ylabel="held-out accuracy")
     finish(figure)

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.sampling.cases import Arm, Case
 from benchmarks.sampling.results import Result, allowed_over_plain, partner, speed_over
 from recipe.treepo.evaluation.markdown import table
-from recipe.treepo.evaluation.plot import COLORS, MARKS
+from recipe.treepo.evaluation.plot import style
 
 # Parts of the report: title, label of a row, and for a plot the value on the horizontal axis.
 PARTS: dict[str, tuple[str, Callable[[Case], str], Callable[[Case], float] | None]] = {
@@ -127,10 +127,10 @@ def draw(results: Sequence[Result], path: Path) -> bool:
     axes = figure.subplots(len(curves), len(quantities), squeeze=False)
     for row, (title, bottom, found) in zip(axes, curves, strict=True):
         for panel, (label, quantity) in zip(row, quantities.items(), strict=True):
-            for arm, color, mark in zip(Arm, COLORS, MARKS, strict=False):
+            for number, arm in enumerate(Arm):
                 points = sorted((bottom(r.case), quantity(r)) for r in found if r.case.arm is arm)
                 if points:
-                    panel.plot(*zip(*points, strict=True), marker=mark, color=color, label=arm.value)
+                    panel.plot(*zip(*points, strict=True), label=arm.value, **style(number))
             most = max(quantity(result) for result in found)
             panel.set(xscale="log", xlabel=title, ylabel=label, ylim=(0, 1.08 * most))
             ticks = sorted({bottom(result.case) for result in found})

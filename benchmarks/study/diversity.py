@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from recipe.treepo.evaluation.plot import COLORS, MARKS, finish
+from recipe.treepo.evaluation.plot import finish, style
 from recipe.treepo.evaluation.records import Records
 from recipe.treepo.evaluation.summary import costs_of
 
@@ -187,8 +187,8 @@ def figure_of(found: Mapping[str, Mapping[str, Mapping[int, Diversity]]]) -> Fig
             for number, (shape, by_n) in enumerate(shapes.items()):
                 own = [(one.tokens, getattr(one, name)) for _, one in sorted(by_n.items())]
                 points += own
-                style = {"color": COLORS[number % len(COLORS)], "marker": MARKS[number // len(COLORS)]}
-                panel.plot(*zip(*own, strict=True), label=shape.replace("_", " "), linewidth=0.8, markersize=5, **style)
+                looks = {"label": shape.replace("_", " "), "linewidth": 0.8, "markersize": 5, **style(number)}
+                panel.plot(*zip(*own, strict=True), **looks)
             panel.plot(*zip(*(points[at] for at in front(points)), strict=True), color="#BBBBBB", linewidth=6, zorder=0)
             panel.set(xscale="log", xlabel="decoded tokens per prompt", ylabel=label, title=model)
     finish(figure, columns=7)

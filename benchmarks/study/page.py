@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.study.diversity import PLAIN, Diversity, figure_of, front
-from benchmarks.study.training import METRICS, Curve
+from benchmarks.study.training import ARMS, METRICS, OPTIONS, Curve
 from recipe.treepo.evaluation.machine import described
 from recipe.treepo.evaluation.markdown import table
-from recipe.treepo.evaluation.plot import COLORS, MARKS, finish
+from recipe.treepo.evaluation.plot import COLORS, finish, style
 
 BASELINE = "GRPO, plain samples"
 SHARES = (0.25, 0.5, 1.0)
@@ -122,10 +122,9 @@ def credit_figure(results: Results) -> Figure:
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     panels = dict(zip(samplers, figure.subplots(1, len(samplers), sharey=True), strict=True))
     for (sampler, name), by_n in cells.items():
-        number, numbers = names.index(name), sorted(by_n)
-        style = {"color": COLORS[number % len(COLORS)], "marker": MARKS[number // len(COLORS)], "markersize": 5}
+        numbers = sorted(by_n)
         means = [fmean(row["relative"] for row in by_n[n]) for n in numbers]
-        panels[sampler].plot(numbers, means, label=name, **style)
+        panels[sampler].plot(numbers, means, label=name, markersize=5, **style(names.index(name)))
         panels[sampler].set_xscale("log")
         panels[sampler].set_xticks(numbers, [*map(str, numbers)])
         panels[sampler].set_xticks([], minor=True)
@@ -163,20 +162,42 @@ def with_common_start(results: Results, start: float) -> list[dict[str, Any]]:
 
 
 def curves_of(results: Results) -> dict[str, dict[int, Curve]]:
-    """Return the curves by arm and seed."""
+    """Return the curves by arm and seed, both in the order of the study."""
+    order = [*ARMS, *OPTIONS]
     curves: dict[str, dict[int, Curve]] = {}
-    for result in sorted(results, key=lambda result: result["settings"]["seed"]):
+    for result in sorted(results, key=lambda one: (order.index(one["settings"]["arm"]), one["settings"]["seed"])):
         own = {item.name: result[item.name] for item in fields(Curve)}
         curves.setdefault(result["settings"]["arm"], {})[result["settings"]["seed"]] = Curve(**own)
     return curves
 
 
-def interval(values: Sequence[float]) -> str:
-    """Return the mean with its 95 % interval by Student's t; without one for a single value."""
+def half_interval(values: Sequence[float]) -> float:
+    """Return half of the 95 % interval of the mean, by Student's t; NaN for a single value."""
     if len(values) < 2:
-        return f"{fmean(values):.3f}"
-    half = STUDENT[len(values) - 2] * stdev(values) / len(values) ** 0.5
-    return f"{fmean(values):.3f} ± {half:.3f}"
+        return np.nan
+    return STUDENT[len(values) - 2] * stdev(values) / float(len(values) ** 0.5)
+
+
+def interval(values: Sequence[float]) -> str:
+    """Return the mean with its 95 % interval; without one for a single value."""
+    half = half_interval(values)
+    return f"{fmean(values):.3f}" + ("" if np.isnan(half) else f" ± {half:.3f}")
+
+
+def least_cost(curves: Curves, cost: str) -> float:
+    """Return the ``tokens`` or ``seconds`` that all runs reach."""
+    return float(min(getattr(curve, cost)[-1] for by_seed in curves.values() for curve in by_seed.values()))
+
+
+def differences(curves: Curves, cost: str, baseline: str) -> dict[str, list[float]]:
+    """Return each arm's mean accuracy on the way less the baseline's, for each seed that both have."""
+    most = least_cost(curves, cost)
+    means = {
+        arm: {seed: curve.mean_accuracy(cost, most) for seed, curve in by_seed.items()}
+        for arm, by_seed in curves.items()
+    }
+    base = means.get(baseline, {})
+    return {arm: [own[seed] - base[seed] for seed in own if seed in base] for arm, own in means.items()}
 
 
 def learning_table(curves: Curves, cost: str, baseline: str = BASELINE) -> str:
@@ -185,21 +206,17 @@ def learning_table(curves: Curves, cost: str, baseline: str = BASELINE) -> str:
     Args:
         cost: ``tokens`` or ``seconds``.
     """
-    least = min(getattr(curve, cost)[-1] for by_seed in curves.values() for curve in by_seed.values())
+    least, paired = least_cost(curves, cost), differences(curves, cost, baseline)
     titles = ["arm", "seeds", *(f"{share:.0%} of the {cost}" for share in SHARES)]
     titles += ["mean on the way", f"difference to {baseline}", "runs"]
     rows = []
     for arm, by_seed in curves.items():
         at = {share: [curve.accuracy_at(cost, share * least) for curve in by_seed.values()] for share in SHARES}
-        means = {seed: curve.mean_accuracy(cost, least) for seed, curve in by_seed.items()}
-        shared = [seed for seed in means if seed in curves.get(baseline, {})]
-        others = [curves[baseline][seed].mean_accuracy(cost, least) for seed in shared]
-        differences = [means[seed] - other for seed, other in zip(shared, others, strict=True)]
         rows.append(
             [
                 *(arm, len(by_seed), *(f"{fmean(values):.3f}" for values in at.values())),
-                f"{fmean(means.values()):.3f}",
-                interval(differences) if differences and arm != baseline else "-",
+                f"{fmean(curve.mean_accuracy(cost, least) for curve in by_seed.values()):.3f}",
+                interval(paired[arm]) if paired[arm] and arm != baseline else "-",
                 " ".join(f"{value:.3f}" for value in at[1.0]),
             ]
         )
@@ -208,22 +225,35 @@ def learning_table(curves: Curves, cost: str, baseline: str = BASELINE) -> str:
 
 
 def learning_figure(curves: Curves) -> Figure:
-    """Draw held-out accuracy over decoded tokens and over time: thin lines are runs, thick ones means over seeds."""
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    """Draw held-out accuracy over decoded tokens and over time, and the differences to the baseline.
+
+    Thin lines and dots are runs, thick lines means over seeds. Bars are 95 % intervals of the mean accuracy at equal
+    decoded tokens less the baseline's.
+    """
+    figure = Figure(figsize=(14, 4.8), layout="constrained")
+    *panels, last = figure.subplots(1, 3, width_ratios=[1, 1, 0.8])
     first = next(iter(next(iter(curves.values())).values()))
-    for panel, cost in zip(figure.subplots(1, 2, sharey=True), ("tokens", "seconds"), strict=True):
+    labels = {"tokens": "decoded tokens, millions", "seconds": "training time, relative to the first run"}
+    for panel, (cost, label) in zip(panels, labels.items(), strict=True):
         scale = 1e-6 if cost == "tokens" else 1 / first.seconds[-1]
         for number, (arm, by_seed) in enumerate(curves.items()):
             color = COLORS[number % len(COLORS)]
             for curve in by_seed.values():
-                panel.plot(np.array(getattr(curve, cost)) * scale, curve.accuracies, color=color, lw=0.6, alpha=0.5)
-            most = min(getattr(curve, cost)[-1] for curve in by_seed.values())
-            grid = np.linspace(0, most, 50)
-            means = np.mean([np.interp(grid, getattr(one, cost), one.accuracies) for one in by_seed.values()], axis=0)
+                panel.plot(np.array(getattr(curve, cost)) * scale, curve.accuracies, color=color, lw=0.6, alpha=0.35)
+            grid = np.linspace(0, least_cost({arm: by_seed}, cost), 50)
+            means = np.mean([[curve.accuracy_at(cost, at) for at in grid] for curve in by_seed.values()], axis=0)
             panel.plot(grid * scale, means, color=color, lw=2, label=arm)
-        panel.set(xlabel="decoded tokens, millions" if cost == "tokens" else "training time, relative to the first run")
-    figure.axes[0].set(ylabel="held-out accuracy")
-    finish(figure, columns=6)
+        panel.set(xlabel=label, ylabel="held-out accuracy")
+    paired = differences(curves, "tokens", BASELINE)
+    for number, (arm, values) in enumerate(paired.items()):
+        if values and arm != BASELINE:
+            color = COLORS[number % len(COLORS)]
+            last.errorbar(fmean(values), -number, xerr=half_interval(values), fmt="o", color=color, capsize=4, lw=2)
+            last.plot(values, [-number + 0.25] * len(values), ".", color=color, alpha=0.6)
+    last.axvline(0, color="#BBBBBB", zorder=0)
+    last.set_yticks([-number for number in range(len(paired))], paired)
+    last.set(xlabel=f"mean accuracy,\nless that of {BASELINE}", ylim=(0.5 - len(paired), -0.5))
+    finish(figure, columns=4)
     return figure
 
 
@@ -233,13 +263,13 @@ def stability_figure(curves: Curves) -> Figure:
     panels = {"entropy": "entropy (nats)", "mixed": "share of mixed prompts", "length": "response length (tokens)"}
     axes = [*figure.subplots(2, 2).flat]
     for number, (arm, by_seed) in enumerate(curves.items()):
-        style = {"color": COLORS[number % len(COLORS)], "lw": 1.0}
+        line = {"color": COLORS[number % len(COLORS)], "lw": 1.0}
         for at, curve in enumerate(by_seed.values()):
             label = arm if at == 0 else None
-            axes[0].plot(np.array(curve.tokens) / 1e6, curve.accuracies, label=label, **style)
+            axes[0].plot(np.array(curve.tokens) / 1e6, curve.accuracies, label=label, **line)
             steps = np.interp(np.arange(1, len(curve.metrics["length"]) + 1), curve.steps, curve.tokens) / 1e6
             for panel, name in zip(axes[1:], panels, strict=True):
-                panel.plot(steps, _numbers(curve.metrics[name]), **style)
+                panel.plot(steps, _numbers(curve.metrics[name]), **line)
     for panel, label in zip(axes, ("held-out accuracy", *panels.values()), strict=True):
         panel.set(xlabel="decoded tokens, millions", ylabel=label)
     finish(figure, columns=4)

@@ -293,6 +293,21 @@ def test_the_table_pairs_seeds_and_gives_students_interval():
     row = [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]]
     # Means over 200 tokens: 0.5 and 0.35 with trees, 0.4 and 0.2 without. Differences 0.1 and 0.15, t(1) = 12.706.
     assert row == ["treepo", "2", "0.350", "0.500", "0.500", "0.425", "0.125 ± 0.318", "0.600 0.400"]
+    *_, paired = page.learning_figure({page.BASELINE: plain, "treepo": trees}).axes
+    dots = next(line for line in paired.lines if line.get_marker() == ".")
+    assert [*dots.get_xdata()] == pytest.approx([0.1, 0.15])
+    (bar,) = paired.collections
+    assert [*bar.get_segments()[0][:, 0]] == pytest.approx([0.125 - 0.3177, 0.125 + 0.3177], abs=1e-4)
+
+
+def test_curves_have_the_order_of_the_study():
+    metrics = {name: [1.0] for name in training.METRICS}
+    values = {"steps": [0], "accuracies": [0.5], "tokens": [0.0], "seconds": [0.0], "metrics": metrics}
+    results = [
+        {**values, "settings": {"arm": arm, "seed": seed}} for arm in ("treepo", page.BASELINE) for seed in (1, 0)
+    ]
+    found = page.curves_of(results)
+    assert [(arm, [*by_seed]) for arm, by_seed in found.items()] == [(page.BASELINE, [0, 1]), ("treepo", [0, 1])]
 
 
 def test_runs_from_one_model_get_a_common_start():

@@ -44,8 +44,7 @@ def figure_of(curves: Mapping[str, Mapping[str, Sequence[Point]]]) -> "Figure":
                         [max(0.0, interval.value - interval.low) for interval in intervals],
                         [max(0.0, interval.high - interval.value) for interval in intervals],
                     ],
-                    color=COLORS[number % len(COLORS)],
-                    marker=MARKS[number % len(MARKS)],
+                    **style(number),
                     capsize=2,
                     linewidth=1.5,
                     label=_plain(arm),
@@ -53,6 +52,12 @@ def figure_of(curves: Mapping[str, Mapping[str, Sequence[Point]]]) -> "Figure":
             panel.set(xscale="log", title=_plain(name), ylabel=label, xlabel="decoded tokens per problem")
     finish(figure)
     return figure
+
+
+def style(number: int) -> dict[str, str]:
+    """Return color and mark of a line by its number; the first 49 lines differ."""
+    again, place = divmod(number, len(COLORS))
+    return {"color": COLORS[place], "marker": MARKS[(place + again) % len(MARKS)]}
 
 
 def finish(figure: "Figure", *, columns: int = 5) -> None:
