@@ -18,6 +18,9 @@ from recipe.treepo.advantages.forest import Floats, Forest, build_forest
 from recipe.treepo.advantages.options import AdvantageOptions, Aggregation
 from recipe.treepo.search.tree import Tree
 
+PLAIN_SAMPLES = "plain samples"
+"""Name of the sampler without trees."""
+
 
 def group_advantages(rewards: Floats) -> Floats:
     """Return GRPO's advantages of the trajectories of one prompt."""

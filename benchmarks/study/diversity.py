@@ -23,6 +23,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "root_2": {"init_divergence": 2},
     "root_4": {"init_divergence": 4},
     "root_8": {"init_divergence": 8},
+    "root_16": {"init_divergence": 16},
     "root_2_to_8": {"init_divergence": [2, 8]},
     "divergence_4": {"init_divergence": 4, "divergence": 4},
     "half_depth": {"depth": 0.5},

@@ -17,7 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study.credit import ESTIMATORS, agreement, boundaries, credit_of_tokens, segment_means
+from benchmarks.study.credit import (
+    ESTIMATORS,
+    PLAIN_SAMPLES,
+    agreement,
+    boundaries,
+    credit_of_tokens,
+    segment_means,
+)
 from benchmarks.study.diversity import effective_number
 from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
@@ -146,10 +153,10 @@ def run(*, rate: float, n: int, trees: int, seed: int = 0) -> dict[str, Any]:
         independent samples that its trajectories are worth; ``rows`` of :func:`measure`.
     """
     world, samplers, rows = World(rate), [], []
-    for root in (n, 1, 2, 4):
-        sampler = "plain samples" if root == n else f"trees, root {root}"
+    roots = {PLAIN_SAMPLES: n, **{f"trees, root {root}": root for root in (1, 2, 4)}, "trees, root n/2": n // 2}
+    for sampler, root in roots.items():
         grown_trees = [grown(world, n=n, root=root, seed=seed + number) for number in range(trees)]
-        measured = measure(world, ESTIMATORS if root < n else ["grpo"], grown_trees)
+        measured = measure(world, ["grpo"] if sampler == PLAIN_SAMPLES else ESTIMATORS, grown_trees)
         effective = effective_number(np.array([[np.mean(rewards_of(tree)) for tree in grown_trees]]))
         samplers.append({"sampler": sampler, "tokens": measured[0]["tokens"], "effective": effective})
         rows += [{"sampler": sampler, **row} for row in measured]

@@ -17,7 +17,15 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common.vllm_engine import VllmEngine, start_engine
-from benchmarks.study.credit import ESTIMATORS, agreement, boundaries, credit_of_tokens, group_advantages, segment_means
+from benchmarks.study.credit import (
+    ESTIMATORS,
+    PLAIN_SAMPLES,
+    agreement,
+    boundaries,
+    credit_of_tokens,
+    group_advantages,
+    segment_means,
+)
 from recipe.treepo.advantages.forest import Floats
 from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
@@ -148,7 +156,7 @@ async def measure(
     for number, problem in enumerate(problems):
         plain = await grow(problem, most, most, seed=0)
         for n, measured in await on_plain_samples(problem, plain, segment, numbers):
-            found.setdefault((n, "plain samples"), []).append(measured)
+            found.setdefault((n, PLAIN_SAMPLES), []).append(measured)
         for n in numbers:
             for seed in range(max(1, 16 // n)):
                 tree = await grow(problem, n, root, seed)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.study.credit import PLAIN_SAMPLES
 from benchmarks.study.diversity import PLAIN, Diversity, figure_of, front
 from benchmarks.study.training import ARMS, METRICS, OPTIONS, Curve
 from recipe.treepo.evaluation.machine import described
@@ -118,8 +119,8 @@ def credit_figure(results: Results) -> Figure:
     cells = by_estimator(results)
     names = [*dict.fromkeys(name for _, name in cells)]
     # Plain samples are last, because the legend is that of the first panel.
-    samplers = sorted(dict.fromkeys(sampler for sampler, _ in cells), key=lambda sampler: sampler == "plain samples")
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    samplers = sorted(dict.fromkeys(sampler for sampler, _ in cells), key=lambda sampler: sampler == PLAIN_SAMPLES)
+    figure = Figure(figsize=(1 + 2.8 * len(samplers), 4.6), layout="constrained")
     panels = dict(zip(samplers, figure.subplots(1, len(samplers), sharey=True), strict=True))
     for (sampler, name), by_n in cells.items():
         numbers = sorted(by_n)

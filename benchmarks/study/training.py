@@ -61,9 +61,10 @@ OPTIONS: Mapping[str, Arm] = {
     "treepo, group_size": _tree("treepo", "treepo.advantage.aggregation=group_size"),
     "treepo, no equal groups": _tree("treepo", "treepo.advantage.equal_groups=false"),
     "treepo, root 2": _tree("treepo", "treepo.init_divergence=2"),
+    "treepo, root 8": _tree("treepo", "treepo.init_divergence=8"),
     "treepo, misaligned fallback": _tree("treepo", "treepo.fallback.point=least_likely_token"),
 }
-"""One option at a time: where a claim of the paper can be checked, and the former default of the root."""
+"""One option at a time: where a claim of the paper can be checked, and fewer and more children of the root."""
 
 
 @dataclass(frozen=True)
