@@ -36,8 +36,18 @@ class GroupCredit:
         return np.broadcast_to(group_advantages(rewards)[:, None], forest.node_TL.shape)
 
 
+class BaselineCredit:
+    """The reward less the mean of the prompt: ``treepo`` without trees, and verl's ``reinforce_plus_plus_baseline``."""
+
+    def credit(self, forest: Forest, rewards: Floats) -> Floats:
+        """See :class:`recipe.treepo.advantages.Credit`."""
+        return np.broadcast_to((rewards - rewards.mean())[:, None], forest.node_TL.shape)
+
+
+GROUP_ESTIMATORS: Mapping[str, Credit] = {"grpo": GroupCredit(), "reinforce_plus_plus_baseline": BaselineCredit()}
+"""Estimators of verl that compare the trajectories of a prompt."""
 ESTIMATORS: Mapping[str, Credit] = {
-    "grpo": GroupCredit(),
+    **GROUP_ESTIMATORS,
     "treepo": TreePOCredit(AdvantageOptions()),
     "treepo, group_size": TreePOCredit(AdvantageOptions(aggregation=Aggregation.GROUP_SIZE)),
     "treepo, no equal groups": TreePOCredit(AdvantageOptions(equal_groups=False)),
@@ -45,7 +55,11 @@ ESTIMATORS: Mapping[str, Credit] = {
     "treerl": TreeRLCredit(),
     "treerpo": TreeRPOCredit(divide_by_std=True),
 }
-"""Estimators with their default options, and two options of ``treepo``."""
+"""The same and those of trees with their default options, and two options of ``treepo``."""
+WHITENED = {
+    *("reinforce_plus_plus_baseline", "treepo", "treepo, group_size", "treepo, no equal groups", "treepo_segment"),
+}
+"""Estimators whose default is to whiten over the batch."""
 
 
 def credit_of_tokens(tree: Tree, rewards: Sequence[float], credit: Credit) -> list[Floats]:

@@ -47,6 +47,7 @@ class Diversity:
         passed: Share of prompts with a right trajectory (pass@n).
         mixed: Share of prompts with right and wrong trajectories, the only ones that GRPO learns from.
         effective: Number of independent samples whose mean accuracy varies as much.
+        effective_low, effective_high: Its 95 % bootstrap interval over the problems.
         tokens: Decoded tokens per prompt.
         computed: Decoded tokens and computed prompt tokens per prompt.
         calls: Engine calls per prompt.
@@ -57,6 +58,8 @@ class Diversity:
     passed: float
     mixed: float
     effective: float
+    effective_low: float
+    effective_high: float
     tokens: float
     computed: float
     calls: float
@@ -79,6 +82,15 @@ def effective_number(means: np.ndarray) -> float:
     return float(spread.mean() / variance.mean())
 
 
+def effective_interval(means: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval over prompts of :func:`effective_number`."""
+    rng, prompts = np.random.default_rng(seed), len(means)
+    with np.errstate(divide="ignore", invalid="ignore"):  # resamples without any variance count as endless
+        found = [effective_number(means[rng.integers(prompts, size=prompts)]) for _ in range(resamples)]
+    low, high = np.percentile(np.nan_to_num(found, nan=np.inf), [2.5, 97.5], method="nearest")
+    return float(low), float(high)
+
+
 def diversity(accuracies: np.ndarray, costs: Mapping[str, float]) -> Diversity:
     """Return the measures of one shape.
 
@@ -86,12 +98,15 @@ def diversity(accuracies: np.ndarray, costs: Mapping[str, float]) -> Diversity:
         accuracies: (prompts, trees, trajectories) accuracy of each trajectory, 0 or 1.
         costs: ``tokens``, ``computed``, ``calls`` and ``trajectories_per_second``.
     """
-    right = accuracies.sum(axis=2)
+    right, means = accuracies.sum(axis=2), accuracies.mean(axis=2)
+    low, high = effective_interval(means)
     return Diversity(
         mean=float(accuracies.mean()),
         passed=float((right > 0).mean()),
         mixed=float(((right > 0) & (right < accuracies.shape[2])).mean()),
-        effective=effective_number(accuracies.mean(axis=2)),
+        effective=effective_number(means),
+        effective_low=low,
+        effective_high=high,
         **costs,
     )
 
@@ -117,9 +132,9 @@ def read_samples(path: Path, problems: int) -> tuple[np.ndarray, dict[str, float
     }
 
 
-def children(shape: str) -> int:
-    """Return the largest number of children of the root."""
-    own = SHAPES[shape].get("init_divergence", 2)
+def children(keys: Mapping[str, Any]) -> int:
+    """Return a shape's largest number of children of the root."""
+    own = keys.get("init_divergence", 2)
     return max(own) if isinstance(own, list) else int(own)
 
 
@@ -136,15 +151,15 @@ def read_shape(samples: Path, shape: str, n: int, *, problems: int, largest: int
     return diversity(accuracies, costs)
 
 
-def arms(shapes: Sequence[str], depth: int) -> list[str]:
+def arms(shapes: Mapping[str, Mapping[str, Any]], depth: int) -> list[str]:
     """Return the overrides of an evaluation with plain samples and these shapes.
 
     Args:
         depth: Depth that the factors refer to.
     """
     overrides = ["evaluation.arms.tree=null"]
-    for name in shapes:
-        keys: dict[str, Any] = {"init_divergence": 2, "divergence": 2, "segment_length": None, **SHAPES[name]}
+    for name, own in shapes.items():
+        keys: dict[str, Any] = {"init_divergence": 2, "divergence": 2, "segment_length": None, **own}
         keys["depth"] = round(depth * keys.get("depth", 1))
         overrides.append(f"+evaluation.arms.{name}={_hydra(keys)}")
     return overrides

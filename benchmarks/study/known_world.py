@@ -3,15 +3,16 @@
 
 A response is a chain of dependent steps, two tokens each: a method, and a result. One of the methods is unreliable: the
 result is then mostly wrong, and a wrong result stays. The reward is 1 if no result is wrong. So the value of a prefix
-is known, and so are the advantage of each segment and the gradient of the expected reward by the policy's only
-parameter, the preference for the unreliable method. Samples cost nothing, so thousands of trees show what an estimator
-can do.
+is known, and so are the advantage of each segment and the gradient of the expected reward by the policy's preference
+for the unreliable method in each step. Samples cost nothing, so thousands of trees show what an estimator can do.
+
+Segments end where steps end, which favors trees: no branch point is inside a step.
 """
 
 import asyncio
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,13 +20,17 @@ import numpy as np
 
 from benchmarks.study.credit import (
     ESTIMATORS,
+    GROUP_ESTIMATORS,
     PLAIN_SAMPLES,
+    WHITENED,
     agreement,
     boundaries,
     credit_of_tokens,
     segment_means,
 )
 from benchmarks.study.diversity import effective_number
+from recipe.treepo.advantages.credit import EPSILON
+from recipe.treepo.advantages.forest import Floats
 from recipe.treepo.search import SearchShape, grow_tree
 from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import Segment
@@ -35,7 +40,11 @@ from recipe.treepo.search.tree import Tree
 SAFE, UNRELIABLE, RIGHT, WRONG = 0, 1, 2, 3
 PROMPT = [RIGHT]
 TRUE = "true advantages"
-"""Name of the row of measures that no estimator can have."""
+"""Name of the row with the true advantages of the segments in place of an estimator's credit."""
+BATCH = 8
+"""Prompts of a batch, over which some estimators whiten."""
+CLEAR = 0.25
+"""Smallest true advantage whose sign is compared."""
 WRONG_SHARE = 0.9
 """Probability of a wrong result after the unreliable method."""
 
@@ -110,54 +119,114 @@ def grown(world: World, *, n: int, root: int, seed: int) -> Tree:
     return asyncio.run(grow_tree(PROMPT, engine=WorldEngine(world, seed), shape=shape, stopping=stopping, seed=seed))
 
 
-def rewards_of(tree: Tree) -> list[float]:
-    """Return the reward of each leaf."""
-    return [float(WRONG not in tree.path(leaf).response_ids) for leaf in tree.leaves]
+@dataclass(frozen=True)
+class Sample:
+    """A tree of a world, with its rewards and what is known about its tokens.
+
+    Attributes:
+        rewards: Reward of each trajectory.
+        true: True advantage of each segment, (trajectories, segments).
+        scores: Derivative of each token's log-probability by the preference in its step, (trajectories, tokens).
+    """
+
+    tree: Tree
+    rewards: list[float]
+    true: Floats
+    scores: Floats
+
+    @property
+    def segment(self) -> int:
+        """Tokens of a segment."""
+        return int(self.scores.shape[1] // self.true.shape[1])
+
+    def gradient(self, credit: Floats) -> Floats:
+        """Return the gradient by the preference in each step, (steps,), for the credit of each token."""
+        of_steps: Floats = (credit * self.scores).reshape(len(credit), -1, 2).sum(axis=(0, 2))
+        return of_steps / len(credit)
 
 
-def measure(world: World, names: Iterable[str], trees: Sequence[Tree]) -> list[dict[str, Any]]:
+def sample(world: World, *, n: int, root: int, seed: int) -> Sample:
+    """Grow a tree and look up what is known."""
+    tree = grown(world, n=n, root=root, seed=seed)
+    responses = [tree.path(leaf).response_ids for leaf in tree.leaves]
+    ends = boundaries(world.length, world.segment)
+    return Sample(
+        tree,
+        rewards=[float(WRONG not in one) for one in responses],
+        true=np.diff([[world.value(one[:end]) for end in ends] for one in responses]),
+        scores=np.array([world.scores(one) for one in responses]),
+    )
+
+
+def measure(names: Iterable[str], batches: Sequence[Sequence[Sample]]) -> list[dict[str, Any]]:
     """Return the measures of estimators on the same trees, and of the true advantages in their place.
 
+    Credit is normalized as in training, by default: over the batch, or not at all.
+
     Returns:
-        For each of them: fields of :class:`~benchmarks.study.credit.Agreement`, ``tokens`` (decoded per tree), and
-        ``signal``: the mean of a tree's gradient, in the true direction, over its standard deviation, for 10,000
-        decoded tokens.
+        For each of them: fields of :class:`~benchmarks.study.credit.Agreement`; ``tokens`` (decoded per tree);
+        ``signal``, the mean of a batch's gradient in the true direction over its standard deviation, for 10,000 decoded
+        tokens, and ``signal_error``, its standard error; ``cosine`` of the mean gradient and the true one.
     """
-    responses = [[tree.path(leaf).response_ids for leaf in tree.leaves] for tree in trees]
-    ends = boundaries(world.length, world.segment)
-    advantages = [[np.diff([world.value(one[:end]) for end in ends]) for one in own] for own in responses]
-    true = np.concatenate([segments for own in advantages for segments in own])
-    scores = [np.array([world.scores(one) for one in own]) for own in responses]
-    tokens = float(np.mean([tree.counters.decoded_tokens for tree in trees]))
-    scale = math.copysign(math.sqrt(10_000 / tokens), world.gradient())
-    rewards = [rewards_of(tree) for tree in trees]
-    credits = {
-        name: [credit_of_tokens(tree, own, ESTIMATORS[name]) for tree, own in zip(trees, rewards, strict=True)]
-        for name in names
-    }
-    credits[TRUE] = [[np.repeat(segments, np.diff(ends)) for segments in own] for own in advantages]
+    samples = [one for batch in batches for one in batch]
+    tokens = float(np.mean([one.tree.counters.decoded_tokens for one in samples]))
+    true = np.concatenate([one.true.ravel() for one in samples])
     rows = []
-    for name, found in credits.items():
-        given = np.concatenate([segment_means(credit, world.segment) for own in found for credit in own])
-        gradients = [(np.array(own) * of).sum() / len(own) for own, of in zip(found, scores, strict=True)]
-        signal = scale * float(np.mean(gradients) / np.std(gradients, ddof=1))
-        rows.append({"estimator": name, **asdict(agreement(given, true)), "tokens": tokens, "signal": signal})
+    for name in (*names, TRUE):
+        given, gradients = [], []
+        for batch in batches:
+            credits = [_credit(one, name) for one in batch]
+            if name in WHITENED:
+                every = np.concatenate([credit.ravel() for credit in credits])
+                credits = [(credit - every.mean()) / (every.std(ddof=1) + EPSILON) for credit in credits]
+            pairs = [*zip(batch, credits, strict=True)]
+            given += [segment_means(row, one.segment) for one, credit in pairs for row in credit]
+            gradients.append(np.mean([one.gradient(credit) for one, credit in pairs], axis=0))
+        # All steps have the same derivative, so the true direction is that of equal numbers.
+        mean, along = np.mean(gradients, axis=0), -np.sum(gradients, axis=1)
+        ratio = float(along.mean() / along.std(ddof=1))
+        scale = math.sqrt(10_000 / (tokens * len(batches[0])))
+        rows.append(
+            {
+                "estimator": name,
+                **asdict(agreement(np.concatenate(given), true, clear=CLEAR)),
+                "tokens": tokens,
+                "signal": scale * ratio,
+                # of the mean over the standard deviation of independent normal values
+                "signal_error": scale * math.sqrt((1 + ratio**2 / 2) / len(batches)),
+                "cosine": float(-mean.sum() / np.linalg.norm(mean) / math.sqrt(len(mean))),
+            }
+        )
     return rows
 
 
-def run(*, rate: float, n: int, trees: int, seed: int = 0) -> dict[str, Any]:
-    """Measure all estimators on trees, and GRPO on independent samples.
+def _credit(sample: Sample, name: str) -> Floats:
+    """Return the credit of each token, (trajectories, tokens)."""
+    if name == TRUE:
+        return np.repeat(sample.true, sample.segment, axis=1)
+    return np.array(credit_of_tokens(sample.tree, sample.rewards, ESTIMATORS[name]))
+
+
+def run(*, rates: Sequence[float], n: int, trees: int, roots: Mapping[str, int], seed: int = 0) -> dict[str, Any]:
+    """Measure all estimators on trees, and verl's on independent samples.
+
+    Args:
+        rates: Rates of the unreliable method; the prompts of a batch have them in turn.
+        trees: Number of trees of each sampler.
+        roots: Children of the root by the name that the result gives them.
 
     Returns:
-        ``success``, the value of the empty response; ``samplers``, with decoded tokens of a tree and the number of
-        independent samples that its trajectories are worth; ``rows`` of :func:`measure`.
+        ``success``, the value of the empty response, by rate; ``samplers``, with decoded tokens of a tree and the
+        number of independent samples that its trajectories are worth; ``rows`` of :func:`measure`.
     """
-    world, samplers, rows = World(rate), [], []
-    roots = {PLAIN_SAMPLES: n, **{f"trees, root {root}": root for root in (1, 2, 4)}, "trees, root n/2": n // 2}
-    for sampler, root in roots.items():
-        grown_trees = [grown(world, n=n, root=root, seed=seed + number) for number in range(trees)]
-        measured = measure(world, ["grpo"] if sampler == PLAIN_SAMPLES else ESTIMATORS, grown_trees)
-        effective = effective_number(np.array([[np.mean(rewards_of(tree)) for tree in grown_trees]]))
-        samplers.append({"sampler": sampler, "tokens": measured[0]["tokens"], "effective": effective})
+    worlds, samplers, rows = [World(rate) for rate in rates], [], []
+    names = {PLAIN_SAMPLES: n, **{f"trees, root {name}": root for name, root in roots.items()}}
+    trees -= trees % (BATCH * len(worlds))
+    for sampler, root in names.items():
+        grown_trees = [sample(worlds[at % len(worlds)], n=n, root=root, seed=seed + at) for at in range(trees)]
+        batches = [grown_trees[at : at + BATCH] for at in range(0, trees, BATCH)]
+        measured = measure(GROUP_ESTIMATORS if sampler == PLAIN_SAMPLES else ESTIMATORS, batches)
+        means = np.array([np.mean(one.rewards) for one in grown_trees]).reshape(-1, len(worlds)).T
+        samplers.append({"sampler": sampler, "tokens": measured[0]["tokens"], "effective": effective_number(means)})
         rows += [{"sampler": sampler, **row} for row in measured]
-    return {"success": world.value([]), "samplers": samplers, "rows": rows}
+    return {"success": [world.value([]) for world in worlds], "samplers": samplers, "rows": rows}

@@ -8,7 +8,7 @@ noise; correlations are divided by its square root.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ from recipe.treepo.search.tree import Tree
 from recipe.treepo.settings.schema import TreePOSettings
 from tiny.measure import boxed_answer
 
-CLEAR = 0.25
-"""Smallest true advantage whose sign is compared."""
+CLEAR = 0.5
+"""Smallest true advantage whose sign is compared: about three standard deviations of the noise of 16 samples."""
 
 
 def reliability(first: Floats, second: Floats) -> float:
@@ -121,17 +121,34 @@ async def on_plain_samples(
     return groups
 
 
-def rows(found: Mapping[tuple[int, str], Sequence[Measured]]) -> list[dict[str, Any]]:
-    """Return a row per number of trajectories, sampler and estimator."""
-    table = []
-    for (n, sampler), measured in found.items():
+def correlation(measured: Sequence[Measured], name: str) -> float:
+    """Return the correlation of an estimator's credit with the true advantage, corrected for the noise of estimates."""
+    given = np.concatenate([own[name] for own, _ in measured])
+    both = np.concatenate([true for _, true in measured])
+    found = np.corrcoef(given, both.mean(axis=1))[0, 1]
+    return float(found / np.sqrt(reliability(both[:, 0], both[:, 1])))
+
+
+def rows(found: Mapping[tuple[int, str], Sequence[Sequence[Measured]]], resamples: int = 500) -> list[dict[str, Any]]:
+    """Return a row per number of trajectories, sampler and estimator.
+
+    Args:
+        found: Measures of each problem.
+        resamples: Resamples of the problems for the 95 % interval of the correlation.
+    """
+    table, rng = [], np.random.default_rng(0)
+    for (n, sampler), by_problem in found.items():
+        measured = [one for own in by_problem for one in own]
         both = np.concatenate([true for _, true in measured])
-        certain = reliability(both[:, 0], both[:, 1])
+        drawn = rng.integers(len(by_problem), size=(resamples, len(by_problem)))
         for name in measured[0][0]:
+            again = [correlation([one for at in own for one in by_problem[at]], name) for own in drawn]
+            low, high = np.percentile(again, [2.5, 97.5])
             given = np.concatenate([own[name] for own, _ in measured])
-            one = agreement(given, both.mean(axis=1), clear=CLEAR)
-            one = replace(one, correlation=one.correlation / float(np.sqrt(certain)))
-            table.append({"n": n, "sampler": sampler, "estimator": name, "reliability": certain, **asdict(one)})
+            row = asdict(agreement(given, both.mean(axis=1), clear=CLEAR))
+            row |= {"correlation": correlation(measured, name), "low": float(low), "high": float(high)}
+            row |= {"reliability": reliability(both[:, 0], both[:, 1])}
+            table.append({"n": n, "sampler": sampler, "estimator": name, **row})
     return table
 
 
@@ -145,7 +162,7 @@ async def measure(
     segment: int,
 ) -> list[dict[str, Any]]:
     """Return the rows of :func:`rows` for trees of ``numbers`` trajectories, and for independent samples."""
-    found: dict[tuple[int, str], list[Measured]] = {}
+    found: dict[tuple[int, str], list[list[Measured]]] = {}
 
     async def grow(problem: Problem, n: int, children: int, seed: int) -> Tree:
         rules = BranchingRules(init_divergence=(children, children))
@@ -155,12 +172,11 @@ async def measure(
     most = max(numbers)
     for number, problem in enumerate(problems):
         plain = await grow(problem, most, most, seed=0)
-        for n, measured in await on_plain_samples(problem, plain, segment, numbers):
-            found.setdefault((n, PLAIN_SAMPLES), []).append(measured)
+        groups = await on_plain_samples(problem, plain, segment, numbers)
         for n in numbers:
-            for seed in range(max(1, 16 // n)):
-                tree = await grow(problem, n, root, seed)
-                found.setdefault((n, "trees"), []).append(await on_tree(problem, tree, segment))
+            found.setdefault((n, PLAIN_SAMPLES), []).append([measured for size, measured in groups if size == n])
+            trees = [await grow(problem, n, root, seed) for seed in range(max(1, 16 // n))]
+            found.setdefault((n, "trees"), []).append([await on_tree(problem, tree, segment) for tree in trees])
         print(f"problem {number + 1} of {len(problems)}: {len(problem.values)} values", flush=True)
     return rows(found)
 

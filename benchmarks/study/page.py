@@ -13,15 +13,41 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.study.credit import PLAIN_SAMPLES
-from benchmarks.study.diversity import PLAIN, Diversity, figure_of, front
+from benchmarks.study.diversity import PLAIN, Diversity, figure_of
 from benchmarks.study.training import ARMS, METRICS, OPTIONS, Curve
 from recipe.treepo.evaluation.machine import described
 from recipe.treepo.evaluation.markdown import table
 from recipe.treepo.evaluation.plot import COLORS, finish, style
 
-BASELINE = "GRPO, plain samples"
+BASELINES = ("GRPO, plain samples", "GRPO, 12 plain samples")
+"""Arms that the others are compared with: of as many trajectories per step, and of as many tokens per step."""
 SHARES = (0.25, 0.5, 1.0)
 """Shares of the smallest cost of a run, at which accuracies are compared."""
+ABOUT = {
+    "Diversity": """Trees of held-out problems, before training. *Mixed*: share of prompts with right and wrong
+trajectories. *Samples worth*: number of independent samples whose mean accuracy varies as much, with a 95 % interval
+over problems. *Decoded*, *computed* (with prompt tokens), *worth per token* and *speed* (trajectories per second) are
+relative to n plain samples. The front in the plot goes through the best points, some of which are best by chance.""",
+    "Credit in the known world": """A chain of 16 dependent steps in 8 segments, in which the value of each prefix is
+known; batches of 8 prompts of three success rates; estimators normalize as in training. Branch points are between
+steps, which favors trees. *Signal*: mean of a batch's gradient in the true direction over its standard deviation, per
+decoded token, relative to GRPO on plain samples, with its standard error. True advantages are no upper limit of it.
+*r*: correlation of credit and true advantage of a segment. *Equal signs*, *credited*: among segments whose true
+advantage is beyond 0.25, the share of credits with its sign, and of credits that are not 0. *Cosine*: of the mean
+gradient of the 16 steps and the true one.""",
+    "Credit on the embedded model": """The model of the long problems; trees have 4 children of the root. The value of a prefix is the accuracy of its
+continuations. *r* is corrected for their noise: it is divided by the square root of *reliability*; with a 95 % interval
+over problems. *Equal signs* and *credited*: as in the known world, for estimates beyond 0.5.""",
+    "Learning": """Training runs on long problems, 16 trajectories per prompt, 8 prompts per step, packed training.
+Trees have 4 children of the root, and 1.25 times the steps of plain samples, for about as many decoded tokens. The arm
+with 12 plain samples has as many steps as trees, of as many tokens. Runs of a seed have the same order of prompts.
+*Mean on the way*: mean accuracy over the cost. *Less ...*: difference of these means, paired by seed, with a 95 %
+interval. Times are the median time of a step times the steps.""",
+    "One option at a time": """Runs of `treepo` with another value of one option. Other numbers of children of the root
+have other numbers of tokens per step, and so of steps per token.""",
+    "Stability": "Runs four times as long. The metrics are means over the last five steps.",
+}
+"""What the tables of a part show."""
 Results = Sequence[Mapping[str, Any]]
 Curves = Mapping[str, Mapping[int, Curve]]
 """Curves by arm and seed."""
@@ -43,18 +69,17 @@ def shapes_of(result: Mapping[str, Any]) -> dict[str, dict[int, Diversity]]:
 
 
 def diversity_table(shapes: Mapping[str, Mapping[int, Diversity]]) -> str:
-    """Return a row per shape and n; tokens are relative to plain samples of equal n, a star marks the front."""
+    """Return a row per shape and n; tokens are relative to plain samples of equal n, which are worth n."""
     every = [(n, shape, one) for shape, by_n in shapes.items() for n, one in by_n.items()]
     every.sort(key=lambda row: row[0])  # stable: shapes keep their order
-    on_front = {id(every[at][2]) for at in front([(one.tokens, one.effective) for _, _, one in every])}
     rows = []
     for n, shape, one in every:
         plain = shapes[PLAIN][n]
-        per_token = (one.effective / one.tokens) / (plain.effective / plain.tokens)
+        per_token = (one.effective / one.tokens) / (n / plain.tokens)
         rows.append(
             [
                 *(n, shape.replace("_", " "), f"{one.mean:.3f}", f"{one.passed:.3f}", f"{one.mixed:.3f}"),
-                f"{one.effective:.1f}{' *' if id(one) in on_front else ''}",
+                f"{one.effective:.1f} [{one.effective_low:.1f}, {one.effective_high:.1f}]",
                 *(f"{one.tokens / plain.tokens:.2f}", f"{one.computed / plain.computed:.2f}", f"{per_token:.2f}"),
                 f"{one.trajectories_per_second / plain.trajectories_per_second:.2f}",
             ]
@@ -67,55 +92,58 @@ def diversity_table(shapes: Mapping[str, Mapping[int, Diversity]]) -> str:
 
 
 def worth_table(results: Results) -> str:
-    """Return what trees of the known world are worth and cost, by root and n; means over the rates."""
-    cells: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    """Return what trees of the known world are worth and cost, by root and n."""
+    numbers = [result["settings"]["n"] for result in results]
+    cells: dict[str, list[str]] = {}
     for result in results:
         n, plain = result["settings"]["n"], result["samplers"][0]["tokens"]
         for one in result["samplers"][1:]:
-            own = cells.setdefault(one["sampler"], {}).setdefault(n, [])
-            own.append((one["effective"], one["tokens"] / plain))
-    numbers = sorted({n for by_n in cells.values() for n in by_n})
-    rows = []
-    for sampler, by_n in cells.items():
-        means = {n: [fmean(values) for values in zip(*own, strict=True)] for n, own in by_n.items()}
-        worth = [f"{means[n][0]:.1f} ({means[n][1]:.2f}; {means[n][0] / n / means[n][1]:.2f})" for n in numbers]
-        rows.append([sampler, *worth])
+            worth, tokens = one["effective"], one["tokens"] / plain
+            cells.setdefault(one["sampler"], []).append(f"{worth:.1f} ({tokens:.2f}; {worth / n / tokens:.2f})")
     title = "Independent samples that a tree is worth (decoded tokens relative to n of them; worth per token):"
+    rows = [[sampler, *own] for sampler, own in cells.items()]
     return f"{title}\n\n{table(['', *(f'n {n}' for n in numbers)], rows)}"
 
 
-def by_estimator(results: Results) -> dict[tuple[str, str], dict[int, list[dict[str, float]]]]:
+def by_estimator(results: Results) -> dict[tuple[str, str], dict[int, dict[str, float]]]:
     """Return the rows of known worlds by (sampler, estimator) and n.
 
-    ``relative`` is the signal relative to GRPO on plain samples of the same world.
+    ``relative`` is the signal relative to GRPO on plain samples, ``error`` its standard error.
     """
-    cells: dict[tuple[str, str], dict[int, list[dict[str, float]]]] = {}
+    cells: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
     for result in results:
-        plain = next(row["signal"] for row in result["rows"] if row["estimator"] == "grpo")
+        plain = next(row for row in result["rows"] if row["estimator"] == "grpo")
         for row in result["rows"]:
-            own = cells.setdefault((row["sampler"], row["estimator"]), {})
-            own.setdefault(result["settings"]["n"], []).append({**row, "relative": row["signal"] / plain})
+            relative = row["signal"] / plain["signal"]
+            errors = [one["signal_error"] / one["signal"] for one in (row, plain)]
+            own = {**row, "relative": relative, "error": 0.0 if row is plain else relative * float(np.hypot(*errors))}
+            cells.setdefault((row["sampler"], row["estimator"]), {})[result["settings"]["n"]] = own
     return cells
 
 
-def credit_table(results: Results) -> str:
-    """Return a row per sampler and estimator of the known world, with columns per n; means over the rates."""
-    cells = by_estimator(results)
-    numbers = sorted({n for by_n in cells.values() for n in by_n})
-    titles = ["sampler", "estimator", *(f"{name}, n {n}" for name in ("r", "signs", "signal") for n in numbers)]
-    rows = []
-    for (sampler, estimator), by_n in cells.items():
-        values = [
-            f"{fmean(row[key] for row in by_n[n]):.2f}" if n in by_n else "-"
-            for key in ("correlation", "equal_signs", "signal")
-            for n in numbers
-        ]
-        rows.append([sampler, estimator, *values])
-    return table(titles, rows)
+def signal_table(results: Results) -> str:
+    """Return the relative signal with its standard error, by sampler, estimator and n."""
+    numbers = [result["settings"]["n"] for result in results]
+    rows = [
+        [*names, *(f"{by_n[n]['relative']:.2f} ± {by_n[n]['error']:.2f}" if n in by_n else "-" for n in numbers)]
+        for names, by_n in by_estimator(results).items()
+    ]
+    return table(["sampler", "estimator", *(f"signal, n {n}" for n in numbers)], rows)
+
+
+def agreement_table(results: Results, n: int) -> str:
+    """Return how well the credit agrees with true advantages, by sampler and estimator, with ``n`` trajectories."""
+    keys = {"r": "correlation", "equal signs": "equal_signs", "credited": "credited", "cosine": "cosine"}
+    rows = [
+        [*names, *(f"{by_n[n][key]:.2f}" for key in keys.values())]
+        for names, by_n in by_estimator(results).items()
+        if n in by_n
+    ]
+    return f"With n {n}:\n\n{table(['sampler', 'estimator', *keys], rows)}"
 
 
 def credit_figure(results: Results) -> Figure:
-    """Draw the gradient signal per decoded token over n, relative to GRPO on plain samples; means over the rates."""
+    """Draw the gradient signal per decoded token over n, relative to GRPO on plain samples."""
     cells = by_estimator(results)
     names = [*dict.fromkeys(name for _, name in cells)]
     # Plain samples are last, because the legend is that of the first panel.
@@ -124,8 +152,8 @@ def credit_figure(results: Results) -> Figure:
     panels = dict(zip(samplers, figure.subplots(1, len(samplers), sharey=True), strict=True))
     for (sampler, name), by_n in cells.items():
         numbers = sorted(by_n)
-        means = [fmean(row["relative"] for row in by_n[n]) for n in numbers]
-        panels[sampler].plot(numbers, means, label=name, markersize=5, **style(names.index(name)))
+        signals = [by_n[n]["relative"] for n in numbers]
+        panels[sampler].plot(numbers, signals, label=name, markersize=5, **style(names.index(name)))
         panels[sampler].set_xscale("log")
         panels[sampler].set_xticks(numbers, [*map(str, numbers)])
         panels[sampler].set_xticks([], minor=True)
@@ -146,7 +174,8 @@ def model_credit_table(result: Mapping[str, Any]) -> str:
         [
             [
                 *(row["n"], row["sampler"], row["estimator"]),
-                *(f"{row[key]:.2f}" for key in ("correlation", "equal_signs", "credited")),
+                f"{row['correlation']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
+                *(f"{row[key]:.2f}" for key in ("equal_signs", "credited")),
                 *(f"{row['segments']:,}", f"{row['reliability']:.2f}"),
             ]
             for row in rows
@@ -162,12 +191,24 @@ def with_common_start(results: Results, start: float) -> list[dict[str, Any]]:
     return [{**result, "accuracies": [start, *result["accuracies"][1:]]} for result in results]
 
 
+def steady(steps: Sequence[int], seconds: Sequence[float]) -> list[float]:
+    """Return training times as if each step took the median time: other work on the machine slows some of them.
+
+    Args:
+        steps: Training steps before each validation.
+        seconds: Training time before each validation.
+    """
+    of_step = np.median(np.diff(seconds) / np.diff(steps))
+    return [float(step * of_step) for step in steps]
+
+
 def curves_of(results: Results) -> dict[str, dict[int, Curve]]:
     """Return the curves by arm and seed, both in the order of the study."""
     order = [*ARMS, *OPTIONS]
     curves: dict[str, dict[int, Curve]] = {}
     for result in sorted(results, key=lambda one: (order.index(one["settings"]["arm"]), one["settings"]["seed"])):
         own = {item.name: result[item.name] for item in fields(Curve)}
+        own["seconds"] = steady(result["steps"], result["seconds"])
         curves.setdefault(result["settings"]["arm"], {})[result["settings"]["seed"]] = Curve(**own)
     return curves
 
@@ -201,15 +242,16 @@ def differences(curves: Curves, cost: str, baseline: str) -> dict[str, list[floa
     return {arm: [own[seed] - base[seed] for seed in own if seed in base] for arm, own in means.items()}
 
 
-def learning_table(curves: Curves, cost: str, baseline: str = BASELINE) -> str:
-    """Return held-out accuracies at equal cost, and the paired difference to the baseline at the highest one.
+def learning_table(curves: Curves, cost: str, baselines: Sequence[str] = BASELINES) -> str:
+    """Return held-out accuracies at equal cost, and the paired differences of the mean on the way to the baselines.
 
     Args:
         cost: ``tokens`` or ``seconds``.
     """
-    least, paired = least_cost(curves, cost), differences(curves, cost, baseline)
-    titles = ["arm", "seeds", *(f"{share:.0%} of the {cost}" for share in SHARES)]
-    titles += ["mean on the way", f"difference to {baseline}", "runs"]
+    least = least_cost(curves, cost)
+    paired = {baseline: differences(curves, cost, baseline) for baseline in baselines}
+    titles = ["arm", "seeds", *(f"{share:.0%} of the {cost}" for share in SHARES), "mean on the way"]
+    titles += [*(f"less {baseline}" for baseline in baselines), "runs at 100%"]
     rows = []
     for arm, by_seed in curves.items():
         at = {share: [curve.accuracy_at(cost, share * least) for curve in by_seed.values()] for share in SHARES}
@@ -217,7 +259,7 @@ def learning_table(curves: Curves, cost: str, baseline: str = BASELINE) -> str:
             [
                 *(arm, len(by_seed), *(f"{fmean(values):.3f}" for values in at.values())),
                 f"{fmean(curve.mean_accuracy(cost, least) for curve in by_seed.values()):.3f}",
-                interval(paired[arm]) if paired[arm] and arm != baseline else "-",
+                *(interval(own[arm]) if own[arm] and arm != baseline else "-" for baseline, own in paired.items()),
                 " ".join(f"{value:.3f}" for value in at[1.0]),
             ]
         )
@@ -226,7 +268,7 @@ def learning_table(curves: Curves, cost: str, baseline: str = BASELINE) -> str:
 
 
 def learning_figure(curves: Curves) -> Figure:
-    """Draw held-out accuracy over decoded tokens and over time, and the differences to the baseline.
+    """Draw held-out accuracy over decoded tokens and over time, and the differences to the last baseline.
 
     Thin lines and dots are runs, thick lines means over seeds. Bars are 95 % intervals of the mean accuracy at equal
     decoded tokens less the baseline's.
@@ -245,15 +287,16 @@ def learning_figure(curves: Curves) -> Figure:
             means = np.mean([[curve.accuracy_at(cost, at) for at in grid] for curve in by_seed.values()], axis=0)
             panel.plot(grid * scale, means, color=color, lw=2, label=arm)
         panel.set(xlabel=label, ylabel="held-out accuracy")
-    paired = differences(curves, "tokens", BASELINE)
+    *_, baseline = BASELINES
+    paired = differences(curves, "tokens", baseline)
     for number, (arm, values) in enumerate(paired.items()):
-        if values and arm != BASELINE:
+        if values and arm != baseline:
             color = COLORS[number % len(COLORS)]
             last.errorbar(fmean(values), -number, xerr=half_interval(values), fmt="o", color=color, capsize=4, lw=2)
             last.plot(values, [-number + 0.25] * len(values), ".", color=color, alpha=0.6)
     last.axvline(0, color="#BBBBBB", zorder=0)
     last.set_yticks([-number for number in range(len(paired))], paired)
-    last.set(xlabel=f"mean accuracy,\nless that of {BASELINE}", ylim=(0.5 - len(paired), -0.5))
+    last.set(xlabel=f"mean accuracy,\nless that of {baseline}", ylim=(0.5 - len(paired), -0.5))
     finish(figure, columns=4)
     return figure
 
@@ -303,7 +346,7 @@ def write_page(path: Path, out: Path, arguments: Sequence[str]) -> None:
     machines: dict[str, None] = {}
 
     def add(title: str, *blocks: str) -> None:
-        parts.extend([f"## {title}", *blocks])
+        parts.extend([f"## {title}", ABOUT[title], *blocks])
 
     def picture(figure: Figure, name: str) -> str:
         file = path.with_name(f"{path.stem}_{name}.png")
@@ -322,8 +365,10 @@ def write_page(path: Path, out: Path, arguments: Sequence[str]) -> None:
             parts.extend([f"### {name}", diversity_table(shapes)])
     results = read("credit")
     if worlds := [result for result in results if result["name"] != "model"]:
+        worlds.sort(key=lambda result: result["settings"]["n"])
         figure = picture(credit_figure(worlds), "credit")
-        add("Credit in the known world", worth_table(worlds), figure, credit_table(worlds))
+        tables = (worth_table(worlds), figure, signal_table(worlds), agreement_table(worlds, 16))
+        add("Credit in the known world", *tables)
     for result in results:
         if result["name"] == "model":
             add("Credit on the embedded model", model_credit_table(result))
@@ -335,8 +380,10 @@ def write_page(path: Path, out: Path, arguments: Sequence[str]) -> None:
         figure = picture(learning_figure(curves), "learning")
         add("Learning", figure, *(learning_table(curves, cost) for cost in ("tokens", "seconds")))
         if options := runs["options"]:
-            same = {"treepo": curves["treepo"], **curves_of(options)}
-            add("One option at a time", learning_table(same, "tokens", "treepo"))
+            others = curves_of(options)
+            seeds = {seed for by_seed in others.values() for seed in by_seed}
+            same = {seed: curve for seed, curve in curves["treepo"].items() if seed in seeds}
+            add("One option at a time", learning_table({"treepo": same, **others}, "tokens", ["treepo"]))
     if results := runs["stability"]:
         curves = curves_of(results)
         add("Stability", picture(stability_figure(curves), "stability"), stability_table(curves))

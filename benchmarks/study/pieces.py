@@ -57,13 +57,14 @@ class Piece:
         save(path, {**facts, **result})
 
 
-def evaluate(*, folder: Path, task: str, problems: int, trees: int, numbers: list[int]) -> dict[str, Any]:
-    """Measure the diversity of all shapes on a task's held-out problems; an interrupted evaluation is resumed."""
+def evaluate(
+    *, folder: Path, task: str, problems: int, trees: int, numbers: list[int], shapes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Measure the diversity of tree shapes on a task's held-out problems; an interrupted evaluation is resumed."""
     make_data(task)
     own = TASKS[task]
     data = folder / "val.parquet"
     repeated(DATA / task / "val.parquet", data, problems=problems, times=trees)
-    shapes = [*diversity.SHAPES]
     run_script(
         EVALUATE,
         own,
@@ -76,19 +77,19 @@ def evaluate(*, folder: Path, task: str, problems: int, trees: int, numbers: lis
         VAL_FILE=str(data),
     )
     samples, found = folder / "evaluation/samples", {}
-    for shape in [diversity.PLAIN, *shapes]:
+    for shape, keys in [(diversity.PLAIN, {}), *shapes.items()]:
         found[shape] = {
             n: diversity.read_shape(samples, shape, n, problems=problems, largest=max(numbers))
             for n in numbers
-            if shape == diversity.PLAIN or diversity.children(shape) <= n
+            if shape == diversity.PLAIN or diversity.children(keys) <= n
         }
     return {"shapes": diversity.as_json(found)}
 
 
-def world_credit(*, folder: Path, rate: float, n: int, trees: int) -> dict[str, Any]:
+def world_credit(*, folder: Path, rates: list[float], n: int, trees: int, roots: Mapping[str, int]) -> dict[str, Any]:
     """Measure credit in the known world."""
     del folder
-    return known_world.run(rate=rate, n=n, trees=trees)
+    return known_world.run(rates=rates, n=n, trees=trees, roots=roots)
 
 
 def model_credit(
@@ -133,11 +134,13 @@ def pieces() -> Iterator[Piece]:
         ("ledger", 24, 4, [8, 16]),
         ("small", 24, 4, [8, 16, 32]),
     ):
-        settings = {"task": task, "problems": problems, "trees": trees, "numbers": numbers}
+        limits = {"task": task, "problems": problems, "trees": trees, "numbers": numbers}
+        settings = {**limits, "shapes": diversity.SHAPES}
         yield Piece("diversity", task, settings, evaluate)
-    for rate in (0.03, 0.08, 0.16):
-        for n, trees in ((8, 2000), (16, 1000), (32, 500), (64, 250)):
-            yield Piece("credit", f"world {rate} n {n}", {"rate": rate, "n": n, "trees": trees}, world_credit)
+    for n, trees in ((8, 9600), (16, 7200), (32, 4800), (64, 3600)):
+        roots = {"1": 1, "2": 2, "4": 4, "n/2": n // 2}
+        settings = {"rates": [0.03, 0.08, 0.16], "n": n, "trees": trees, "roots": roots}
+        yield Piece("credit", f"world n {n}", settings, world_credit)
     settings = {"task": "ledger", "numbers": [8, 16, 32, 64], "problems": 8, "samples": 16, "root": 4}
     yield Piece("credit", "model", settings, model_credit)
     for seed in SEEDS:

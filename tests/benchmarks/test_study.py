@@ -15,8 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.study import diversity, known_world, model_values, page, pieces, tasks, training
-from benchmarks.study.credit import ESTIMATORS, GroupCredit, agreement, boundaries, credit_of_tokens, segment_means
-from benchmarks.study.known_world import RIGHT, SAFE, UNRELIABLE, WRONG, World, WorldEngine, grown
+from benchmarks.study.credit import (
+    ESTIMATORS,
+    GROUP_ESTIMATORS,
+    GroupCredit,
+    agreement,
+    boundaries,
+    credit_of_tokens,
+    segment_means,
+)
+from benchmarks.study.known_world import RIGHT, SAFE, UNRELIABLE, WRONG, World, WorldEngine, grown, sample
 from helpers.example_counts import examples
 from recipe.treepo.evaluation.records import ProblemResult, Trajectory
 from recipe.treepo.search.statistics import TreeStatistics
@@ -39,6 +47,16 @@ def test_effective_number_counts_independent_samples(trajectories: int, copies: 
     samples = rng.uniform(size=(4000, 6, trajectories // copies)) < accuracy
     means = np.repeat(samples, copies, axis=2).mean(axis=2)
     assert diversity.effective_number(means) == pytest.approx(effective, rel=0.05)
+
+
+def test_the_interval_of_the_effective_number_covers_it_as_often_as_it_says():
+    rng, covered = np.random.default_rng(1), 0
+    for _ in range(60):
+        accuracy = rng.uniform(0.1, 0.9, size=(40, 1, 1))
+        means = (rng.uniform(size=(40, 4, 5)) < accuracy).mean(axis=2)  # worth 5 samples
+        low, high = diversity.effective_interval(means, resamples=200)
+        covered += low <= 5 <= high
+    assert 48 <= covered <= 60
 
 
 def test_measures_of_hand_worked_samples():
@@ -95,14 +113,15 @@ def test_overrides_of_the_shapes_are_in_hydras_grammar():
     parser = OverridesParser.create()
     values = {
         override.key_or_group: override.value()
-        for override in parser.parse_overrides(diversity.arms(list(diversity.SHAPES), 4))
+        for override in parser.parse_overrides(diversity.arms(diversity.SHAPES, 4))
     }
     assert values["evaluation.arms.root_2_to_8"] == {
         **{"init_divergence": [2, 8], "divergence": 2, "segment_length": None, "depth": 4},
     }
     assert values["evaluation.arms.half_depth"]["depth"] == 2
     assert values["evaluation.arms.fallback_dry"]["fallback"] == {"start": "dry"}
-    assert [diversity.children(shape) for shape in ("root_1", "root_2_to_8", "entropy")] == [1, 8, 2]
+    shapes = diversity.SHAPES
+    assert [diversity.children(shapes[name]) for name in ("root_1", "root_2_to_8", "entropy")] == [1, 8, 2]
 
 
 @examples(short=50, long=500)
@@ -196,8 +215,7 @@ def test_segments_and_agreement_of_hand_worked_credits():
 def test_an_estimator_in_the_known_world_has_the_correlation_of_its_definition():
     """GRPO on two independent samples: the credit is the sign of the difference of rewards, or nothing."""
     world = World(0.15, steps=2, depth=2)
-    trees = [grown(world, n=2, root=2, seed=seed) for seed in range(3000)]
-    found = known_world.measure(world, ["grpo"], trees)[0]
+    found = known_world.measure(["grpo"], [[sample(world, n=2, root=2, seed=seed)] for seed in range(3000)])[0]
     exact = outcomes(world, ())
     pairs = []
     for (one, share), (other, rest) in product(exact.items(), exact.items()):
@@ -211,11 +229,12 @@ def test_an_estimator_in_the_known_world_has_the_correlation_of_its_definition()
     assert found["tokens"] == 8 and found["signal"] > 0
 
 
-def test_true_advantages_have_the_signal_of_their_definition():
+@pytest.mark.parametrize("size", [1, 4])
+def test_true_advantages_have_the_signal_of_their_definition(size: int):
     """Two independent responses of one step: the gradient is the mean of two products of advantage and score."""
     world = World(0.3, steps=1, depth=1)
-    trees = [grown(world, n=2, root=2, seed=seed) for seed in range(4000)]
-    found = known_world.measure(world, [], trees)[0]
+    samples = [sample(world, n=2, root=2, seed=seed) for seed in range(4000)]
+    found = known_world.measure([], [samples[at : at + size] for at in range(0, 4000, size)])[0]
     outcomes_ = outcomes(world, ())
     shares = np.array([*outcomes_.values()])
     products = np.array([(world.value(one) - world.value([])) * sum(world.scores(one)) for one in outcomes_])
@@ -224,7 +243,46 @@ def test_true_advantages_have_the_signal_of_their_definition():
     assert mean == pytest.approx(world.gradient())
     assert found["estimator"] == known_world.TRUE and found["correlation"] == pytest.approx(1)
     # 10,000 tokens are 2,500 trees of two responses of two tokens.
-    assert found["signal"] == pytest.approx(-mean / deviation * 50, rel=0.05)
+    ratio = -mean / deviation
+    error = 50 * math.sqrt((1 + size * ratio**2 / 2) / 4000)
+    assert found["signal_error"] == pytest.approx(error, rel=0.05)
+    assert found["signal"] == pytest.approx(50 * ratio, abs=3 * error)
+
+
+def test_gradients_are_those_of_batches_with_whitened_credit():
+    """Brute force over tokens: batches of two prompts of two worlds, four independent responses each."""
+    worlds = [World(0.1, steps=4, depth=2), World(0.3, steps=4, depth=2)]
+    batches = [[sample(world, n=4, root=4, seed=2 * at + one) for one, world in enumerate(worlds)] for at in range(5)]
+    along, means = [], np.zeros(4)
+    for batch in batches:
+        responses = [[one.tree.path(leaf).response_ids for leaf in one.tree.leaves] for one in batch]
+        rewards = np.array([[WRONG not in response for response in own] for own in responses], dtype=float)
+        centered = rewards - rewards.mean(axis=1, keepdims=True)
+        whitened = centered / np.repeat(centered, 8).std(ddof=1)
+        steps = np.zeros(4)
+        for world, own, credits in zip(worlds, responses, whitened, strict=True):
+            for response, credit in zip(own, credits, strict=True):
+                for step in range(4):
+                    steps[step] += credit * ((response[2 * step] == UNRELIABLE) - world.rate) / 4 / 2
+        along.append(-steps.sum())
+        means += steps / 5
+    rows = {row["estimator"]: row for row in known_world.measure(["treepo", "reinforce_plus_plus_baseline"], batches)}
+    # A batch has 2 x 4 x 8 tokens.
+    signal = np.mean(along) / np.std(along, ddof=1) * math.sqrt(10_000 / 64)
+    for row in (rows["treepo"], rows["reinforce_plus_plus_baseline"]):  # without shared prefixes they are the same
+        assert row["signal"] == pytest.approx(signal, rel=1e-4)
+        assert row["cosine"] == pytest.approx(-means.sum() / math.sqrt(4 * (means**2).sum()), rel=1e-4)
+
+
+def test_a_world_is_measured_with_plain_samples_and_each_root():
+    found = known_world.run(rates=[0.1, 0.2], n=4, trees=70, roots={"1": 1, "n/2": 2})
+    assert found["success"] == [World(0.1).value([]), World(0.2).value([])]
+    plain, *trees = found["samplers"]
+    assert [one["sampler"] for one in found["samplers"]] == ["plain samples", "trees, root 1", "trees, root n/2"]
+    assert plain["tokens"] == 4 * 32 > trees[1]["tokens"] > trees[0]["tokens"]
+    measured = [(row["sampler"], row["estimator"]) for row in found["rows"]]
+    assert measured[:3] == [("plain samples", name) for name in (*GROUP_ESTIMATORS, known_world.TRUE)]
+    assert measured[3:] == [(one["sampler"], name) for one in trees for name in (*ESTIMATORS, known_world.TRUE)]
 
 
 def test_reliability_is_that_of_the_mean_of_both_estimates():
@@ -264,8 +322,8 @@ def test_values_by_samples_agree_with_the_known_ones():
     for row in rows:
         assert row["reliability"] > 0.95
         sampler = {"plain samples": row["n"], "trees": 2}[row["sampler"]]
-        trees = [grown(world, n=row["n"], root=sampler, seed=seed) for seed in range(300)]
-        expected = known_world.measure(world, [row["estimator"]], trees)[0]["correlation"]
+        batches = [[sample(world, n=row["n"], root=sampler, seed=seed)] for seed in range(300)]
+        expected = known_world.measure([row["estimator"]], batches)[0]["correlation"]
         assert row["correlation"] == pytest.approx(expected, abs=0.2)
 
 
@@ -288,26 +346,33 @@ def test_mean_accuracy_is_the_area_over_the_cost():
 def test_the_table_pairs_seeds_and_gives_students_interval():
     plain = {0: curve([0, 100, 200], [0.2, 0.4, 0.6]), 1: curve([0, 100, 200], [0.2, 0.2, 0.2])}
     trees = {0: curve([0, 100, 400], [0.2, 0.6, 0.6]), 1: curve([0, 100, 400], [0.2, 0.4, 0.4])}
-    text = page.learning_table({page.BASELINE: plain, "treepo": trees}, "tokens")
+    curves = {page.BASELINES[1]: plain, "treepo": trees}
+    text = page.learning_table(curves, "tokens")
     assert text.startswith("100 % are 200 decoded tokens.")
     row = [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]]
     # Means over 200 tokens: 0.5 and 0.35 with trees, 0.4 and 0.2 without. Differences 0.1 and 0.15, t(1) = 12.706.
-    assert row == ["treepo", "2", "0.350", "0.500", "0.500", "0.425", "0.125 ± 0.318", "0.600 0.400"]
-    *_, paired = page.learning_figure({page.BASELINE: plain, "treepo": trees}).axes
+    assert row == ["treepo", "2", "0.350", "0.500", "0.500", "0.425", "-", "0.125 ± 0.318", "0.600 0.400"]
+    *_, paired = page.learning_figure(curves).axes
     dots = next(line for line in paired.lines if line.get_marker() == ".")
     assert [*dots.get_xdata()] == pytest.approx([0.1, 0.15])
     (bar,) = paired.collections
     assert [*bar.get_segments()[0][:, 0]] == pytest.approx([0.125 - 0.3177, 0.125 + 0.3177], abs=1e-4)
 
 
+def test_slow_steps_do_not_count_as_training_time():
+    # 1, 1, 5 and 2 seconds per step
+    assert page.steady([0, 2, 4, 5, 9], [0.0, 2.0, 4.0, 9.0, 17.0]) == [0.0, 3.0, 6.0, 7.5, 13.5]
+
+
 def test_curves_have_the_order_of_the_study():
     metrics = {name: [1.0] for name in training.METRICS}
-    values = {"steps": [0], "accuracies": [0.5], "tokens": [0.0], "seconds": [0.0], "metrics": metrics}
+    values = {"steps": [0, 2], "accuracies": [0.5, 0.5], "tokens": [0.0, 9.0], "seconds": [0.0, 2.0]}
+    values["metrics"] = metrics
     results = [
-        {**values, "settings": {"arm": arm, "seed": seed}} for arm in ("treepo", page.BASELINE) for seed in (1, 0)
+        {**values, "settings": {"arm": arm, "seed": seed}} for arm in ("treepo", page.BASELINES[0]) for seed in (1, 0)
     ]
     found = page.curves_of(results)
-    assert [(arm, [*by_seed]) for arm, by_seed in found.items()] == [(page.BASELINE, [0, 1]), ("treepo", [0, 1])]
+    assert [(arm, [*by_seed]) for arm, by_seed in found.items()] == [(page.BASELINES[0], [0, 1]), ("treepo", [0, 1])]
 
 
 def test_runs_from_one_model_get_a_common_start():
@@ -318,19 +383,26 @@ def test_runs_from_one_model_get_a_common_start():
 
 
 def test_signals_are_drawn_relative_to_plain_samples_of_the_same_world():
-    def result(plain, trees):
+    def result(n, plain, trees):
         rows = [
             ("plain samples", "grpo", plain),
             ("trees, root 2", "grpo", trees),
             ("trees, root 2", "treepo", 0.5 * trees),
         ]
-        rows = [{"sampler": sampler, "estimator": name, "signal": signal} for sampler, name, signal in rows]
-        return {"settings": {"n": 8}, "rows": rows}
+        rows = [
+            {"sampler": sampler, "estimator": name, "signal": signal, "signal_error": 0.1 * signal}
+            for sampler, name, signal in rows
+        ]
+        return {"settings": {"n": n}, "rows": rows}
 
-    figure = page.credit_figure([result(10.0, 8.0), result(5.0, 5.0)])
+    results = [result(8, 10.0, 8.0), result(16, 5.0, 5.0)]
+    figure = page.credit_figure(results)
     assert [panel.get_title() for panel in figure.axes] == ["trees, root 2", "plain samples"]
     lines = {line.get_label(): [*line.get_ydata()] for line in figure.axes[0].lines}
-    assert lines["grpo"] == pytest.approx([0.9]) and lines["treepo"] == pytest.approx([0.45])
+    assert lines["grpo"] == pytest.approx([0.8, 1.0]) and lines["treepo"] == pytest.approx([0.4, 0.5])
+    row = page.signal_table(results).splitlines()[-1]
+    # The errors of both, 10 % each, add up to 14 %.
+    assert [cell.strip() for cell in row.split("|")[3:-1]] == ["0.40 ± 0.06", "0.50 ± 0.07"]
 
 
 def test_long_runs_are_drawn_step_by_step_over_their_tokens():
