@@ -35,9 +35,10 @@ decoded token, relative to GRPO on plain samples, with its standard error. True 
 *r*: correlation of credit and true advantage of a segment. *Equal signs*, *credited*: among segments whose true
 advantage is beyond 0.25, the share of credits with its sign, and of credits that are not 0. *Cosine*: of the mean
 gradient of the 16 steps and the true one.""",
-    "Credit on the embedded model": """The model of the long problems; trees have 4 children of the root. The value of a prefix is the accuracy of its
-continuations. *r* is corrected for their noise: it is divided by the square root of *reliability*; with a 95 % interval
-over problems. *Equal signs* and *credited*: as in the known world, for estimates beyond 0.5.""",
+    "Credit on the embedded model": """The model of the long problems; trees have 4 children of the root. The value of
+a prefix is the accuracy of its continuations. *r* is corrected for their noise: it is divided by the square root of
+*reliability*; with a 95 % interval over problems. *Equal signs* and *credited*: as in the known world, for estimates
+beyond 0.5.""",
     "Learning": """Training runs on long problems, 16 trajectories per prompt, 8 prompts per step, packed training.
 Trees have 4 children of the root, and 1.25 times the steps of plain samples, for about as many decoded tokens. The arm
 with 12 plain samples has as many steps as trees, of as many tokens. Runs of a seed have the same order of prompts.
