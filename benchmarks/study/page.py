@@ -43,7 +43,7 @@ beyond 0.5.""",
 Trees have 4 children of the root, and 1.25 times the steps of plain samples, for about as many decoded tokens. The arm
 with 12 plain samples has as many steps as trees, of as many tokens. Runs of a seed have the same order of prompts.
 *Mean on the way*: mean accuracy over the cost. *Less ...*: difference of these means, paired by seed, with a 95 %
-interval. Times are the median time of a step times the steps.""",
+interval. Times are steps times the median time of a step with the first seed.""",
     "One option at a time": """Runs of `treepo` with another value of one option. Other numbers of children of the root
 have other numbers of tokens per step, and so of steps per token.""",
     "Stability": "Runs four times as long. The metrics are means over the last five steps.",
@@ -192,25 +192,24 @@ def with_common_start(results: Results, start: float) -> list[dict[str, Any]]:
     return [{**result, "accuracies": [start, *result["accuracies"][1:]]} for result in results]
 
 
-def steady(steps: Sequence[int], seconds: Sequence[float]) -> list[float]:
-    """Return training times as if each step took the median time: other work on the machine slows some of them.
-
-    Args:
-        steps: Training steps before each validation.
-        seconds: Training time before each validation.
-    """
-    of_step = np.median(np.diff(seconds) / np.diff(steps))
-    return [float(step * of_step) for step in steps]
+def step_time(result: Mapping[str, Any]) -> float:
+    """Return the median time of a step; other work on the machine slows some of them."""
+    return float(np.median(np.diff(result["seconds"]) / np.diff(result["steps"])))
 
 
 def curves_of(results: Results) -> dict[str, dict[int, Curve]]:
-    """Return the curves by arm and seed, both in the order of the study."""
+    """Return the curves by arm and seed, both in the order of the study.
+
+    Times are as if each step took the :func:`step_time` of the arm's first seed: later ones may run on another machine.
+    """
     order = [*ARMS, *OPTIONS]
     curves: dict[str, dict[int, Curve]] = {}
+    times: dict[str, float] = {}
     for result in sorted(results, key=lambda one: (order.index(one["settings"]["arm"]), one["settings"]["seed"])):
+        arm, seed = result["settings"]["arm"], result["settings"]["seed"]
         own = {item.name: result[item.name] for item in fields(Curve)}
-        own["seconds"] = steady(result["steps"], result["seconds"])
-        curves.setdefault(result["settings"]["arm"], {})[result["settings"]["seed"]] = Curve(**own)
+        own["seconds"] = [step * times.setdefault(arm, step_time(result)) for step in result["steps"]]
+        curves.setdefault(arm, {})[seed] = Curve(**own)
     return curves
 
 
@@ -297,7 +296,7 @@ def learning_figure(curves: Curves) -> Figure:
             last.plot(values, [-number + 0.25] * len(values), ".", color=color, alpha=0.6)
     last.axvline(0, color="#BBBBBB", zorder=0)
     last.set_yticks([-number for number in range(len(paired))], paired)
-    last.set(xlabel=f"mean accuracy,\nless that of {baseline}", ylim=(0.5 - len(paired), -0.5))
+    last.set(xlabel=f"mean accuracy,\nless that of {baseline}", ylim=(0.5 - len(paired), 0.5))
     finish(figure, columns=4)
     return figure
 

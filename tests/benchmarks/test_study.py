@@ -357,22 +357,28 @@ def test_the_table_pairs_seeds_and_gives_students_interval():
     assert [*dots.get_xdata()] == pytest.approx([0.1, 0.15])
     (bar,) = paired.collections
     assert [*bar.get_segments()[0][:, 0]] == pytest.approx([0.125 - 0.3177, 0.125 + 0.3177], abs=1e-4)
+    low, high = paired.get_ylim()
+    assert [low < tick < high for tick in paired.get_yticks()] == [True, True]
 
 
 def test_slow_steps_do_not_count_as_training_time():
     # 1, 1, 5 and 2 seconds per step
-    assert page.steady([0, 2, 4, 5, 9], [0.0, 2.0, 4.0, 9.0, 17.0]) == [0.0, 3.0, 6.0, 7.5, 13.5]
+    assert page.step_time({"steps": [0, 2, 4, 5, 9], "seconds": [0.0, 2.0, 4.0, 9.0, 17.0]}) == 1.5
 
 
-def test_curves_have_the_order_of_the_study():
+def test_curves_have_the_order_of_the_study_and_the_step_time_of_the_first_seed():
     metrics = {name: [1.0] for name in training.METRICS}
-    values = {"steps": [0, 2], "accuracies": [0.5, 0.5], "tokens": [0.0, 9.0], "seconds": [0.0, 2.0]}
-    values["metrics"] = metrics
+    values = {"steps": [0, 2], "accuracies": [0.5, 0.5], "tokens": [0.0, 9.0], "metrics": metrics}
+    arms = {"treepo": {0: 2.0, 1: 50.0}, page.BASELINES[0]: {0: 3.0, 1: 1.0}}
     results = [
-        {**values, "settings": {"arm": arm, "seed": seed}} for arm in ("treepo", page.BASELINES[0]) for seed in (1, 0)
+        {**values, "seconds": [0.0, arms[arm][seed]], "settings": {"arm": arm, "seed": seed}}
+        for arm in arms
+        for seed in (1, 0)
     ]
     found = page.curves_of(results)
     assert [(arm, [*by_seed]) for arm, by_seed in found.items()] == [(page.BASELINES[0], [0, 1]), ("treepo", [0, 1])]
+    times = {arm: [curve.seconds for curve in by_seed.values()] for arm, by_seed in found.items()}
+    assert times == {"treepo": [[0.0, 2.0]] * 2, page.BASELINES[0]: [[0.0, 3.0]] * 2}
 
 
 def test_runs_from_one_model_get_a_common_start():
