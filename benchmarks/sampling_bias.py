@@ -5,14 +5,16 @@
 
 A model with known probabilities generates responses of up to 8 tokens in segments of 2. For each policy, the table has
 the total variation distance between the responses of all trees and the model's distribution (0: equal, 1: disjoint),
-their mean length, and the mean score. The score stands for a verifier: the share of the token 0 in the response. A
-sample is never at distance 0; the first row, plain samples, shows how far it is by chance.
+their mean length, and the mean score. Where a row names no number of children, the root has 2. The score stands for a
+verifier: the share of the token 0 in the response. A sample is never at distance 0; the first row, plain samples, shows
+how far it is by chance.
 """
 
 import argparse
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +57,17 @@ def shapes() -> Iterator[tuple[str, dict[str, Any]]]:
     for children in (WIDTH, 6, 4, 2):
         name = f"`init_divergence={children}`" if children < WIDTH else "plain samples"
         yield name, {"branching": BranchingRules(init_divergence=(children, children))}
-    yield "`by_path`", {"search": SearchKind.BY_PATH}
+    two = BranchingRules(init_divergence=(2, 2))
+    yield "`by_path`", {"branching": two, "search": SearchKind.BY_PATH}
     for share in (Share.PATH_SUM, Share.ENTROPY, Share.SCORE):
         for favor in Favor:
-            rules = BranchingRules(share=share, favor=favor, temperature=0.2)
+            rules = replace(two, share=share, favor=favor, temperature=0.2)
             yield f"`share={share}`, `favor={favor}`, `temperature=0.2`", {"branching": rules}
     for name in ("prune_below", "prune_above"):
-        yield f"`{name}=0.5`", {name: 0.5}
-        yield f"`{name}=0.5`, `by_path`", {name: 0.5, "search": SearchKind.BY_PATH}
+        yield f"`{name}=0.5`", {"branching": two, name: 0.5}
+        yield f"`{name}=0.5`, `by_path`", {"branching": two, name: 0.5, "search": SearchKind.BY_PATH}
     # Without branching below the root all but two trajectories come from fallback.
-    never = BranchingRules(max_divergence=1)
+    never = replace(two, max_divergence=1)
     yield "fallback", {"branching": never}
     yield "fallback, `start=dry`", {"branching": never, "fallback": FallbackRules(start=FallbackStart.DRY)}
     for order in (PathOrder.LONGER_FIRST, PathOrder.HIGHER_SCORE_FIRST, PathOrder.LOWER_SCORE_FIRST):

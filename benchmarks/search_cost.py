@@ -21,10 +21,13 @@ from typing import Any
 from benchmarks.common.records import write_measurement
 from recipe.treepo.evaluation import markdown
 from recipe.treepo.search import SearchKind, SearchShape, grow_tree
+from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import Segment
 from recipe.treepo.search.tree import Tree
 from recipe.treepo.settings.schema import TreePOSettings
 
+TWO_CHILDREN = BranchingRules(init_divergence=(2, 2))
+"""Of the root: the most levels with branch points."""
 STOPS = {1: "every boundary", None: "branch points"}
 TITLES = ("prompts", "search", "requests stop at", "nodes", "requests", "seconds", "microseconds per node")
 
@@ -57,7 +60,9 @@ async def grow(prompts: int, shape: SearchShape, settings: TreePOSettings, respo
 def measure(prompts: int, *, width: int, depth: int, segment: int, stops: int | None, search: SearchKind) -> Any:
     """Return numbers of nodes and requests, and CPU seconds, of one search over all prompts."""
     settings = TreePOSettings(depth=depth, segment_length=segment)
-    shape = SearchShape(width=width, segment_length=segment, search=search, max_segments_per_request=stops)
+    shape = SearchShape(
+        width=width, segment_length=segment, search=search, branching=TWO_CHILDREN, max_segments_per_request=stops
+    )
     started = time.process_time()
     trees = asyncio.run(grow(prompts, shape, settings, depth * segment))
     seconds = time.process_time() - started
@@ -71,7 +76,8 @@ def memory(prompts: int, *, width: int, depth: int, segment: int) -> int:
     settings = TreePOSettings(depth=depth, segment_length=segment)
     tracemalloc.start()
     # Kept alive until the memory is read.
-    trees = asyncio.run(grow(prompts, SearchShape(width=width, segment_length=segment), settings, depth * segment))
+    shape = SearchShape(width=width, segment_length=segment, branching=TWO_CHILDREN)
+    trees = asyncio.run(grow(prompts, shape, settings, depth * segment))
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(trees) == prompts

@@ -93,7 +93,7 @@ def grow(right: Set[str], wrong: Set[str] = frozenset(), *, width: int = 8, dept
         depth=depth,
         decode=engine.decode,
     )
-    shape = SearchShape(width=width, segment_length=SEGMENT, branching=BranchingRules(**rules))
+    shape = SearchShape(width=width, segment_length=SEGMENT, branching=BranchingRules(init_divergence=(2, 2), **rules))
     tree = asyncio.run(grow_tree([0] * PROMPT_TOKENS, engine=engine, shape=shape, stopping=stopping, seed=0))
     paths = [tree.path(leaf).spans for leaf in tree.leaves]
     rewards = [float(RIGHT in engine.decode(tree.path(leaf).response_ids)) for leaf in tree.leaves]

@@ -48,7 +48,7 @@ def problems_of(*overrides: str) -> list[ConfigProblem]:
 
 
 def runs_of(settings: EvaluationSettings) -> list[tuple]:
-    return [(run.arm, run.n, run.is_plain, run.settings.branching.init_divergence) for run in settings.runs]
+    return [(run.arm, run.n, run.is_plain, run.settings.branching.root_children(run.n)) for run in settings.runs]
 
 
 def test_by_default_plain_samples_and_the_configured_trees_are_compared(base):
@@ -63,7 +63,7 @@ def test_by_default_plain_samples_and_the_configured_trees_are_compared(base):
 def test_scaling_samples_plain_once_and_trees_in_each_width_that_holds_their_root(base):
     settings = load_evaluation(composed(*base, "evaluation=scaling", "evaluation.n=[4,8]"))
     assert runs_of(settings) == [
-        ("plain", 8, True, (2, 2)),
+        ("plain", 8, True, (4, 4)),
         ("divergence 2", 4, False, (2, 2)),
         ("divergence 2", 8, False, (2, 2)),
         ("divergence 4", 4, False, (4, 4)),

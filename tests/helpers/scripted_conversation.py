@@ -284,6 +284,7 @@ async def start_talk(
     policies = numbers.pop("policies", Policies())
     shape = taken("width", "segment_length", "search", "fallback", "max_segments_per_request", "cache_block", "retries")
     divergence = numbers.pop("divergence", 2)
+    numbers.setdefault("init_divergence", (2, 2))
     spread = divergence if isinstance(divergence, tuple) else (divergence, divergence)
     shape = SearchShape(**shape, branching=BranchingRules(divergence=spread, **numbers), retry_seconds=0.0)
     own = {"conversation": start, "policies": policies}

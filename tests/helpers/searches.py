@@ -58,6 +58,7 @@ def search_arguments(engine: ScriptedEngine, *, seed: int = 0, eos=EOS, **number
         if name in numbers
     }
     divergence = numbers.pop("divergence", 2)
+    numbers.setdefault("init_divergence", (2, 2))
     shape = SearchShape(
         **shape,
         branching=BranchingRules(
@@ -99,7 +100,7 @@ def searches(draw, kinds=tuple(SearchKind)):
         "search": kind,
         "budget": budget,
         "divergence": (lowest, draw(st.integers(lowest, 4))),
-        "init_divergence": (init, draw(st.integers(init, width))),
+        "init_divergence": draw(st.one_of(st.none(), st.tuples(st.just(init), st.integers(init, width)))),
         "max_divergence": draw(st.one_of(st.none(), st.integers(1, 4))),
         "share": Share.EVEN
         if by_path
@@ -120,7 +121,8 @@ def searches(draw, kinds=tuple(SearchKind)):
         "seed": draw(st.integers(0, 2**32)),
     }
     if budget is Budget.LEVEL_TOKENS:
-        search["level_tokens"] = draw(st.integers(longest * search["init_divergence"][1], longest * 15))
+        children = search["init_divergence"][1] if search["init_divergence"] else -(-width // 2)
+        search["level_tokens"] = draw(st.integers(longest * children, longest * 15))
     if budget is Budget.TOTAL_TOKENS:
         search["min_width"] = draw(st.integers(1, width))
         search["total_tokens"] = draw(st.integers(search["min_width"] * response_length, 15 * response_length))

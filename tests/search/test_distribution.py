@@ -28,7 +28,9 @@ STOPPING = StoppingRules(
 
 def responses_by_leaf(search: SearchKind = SearchKind.BY_LEVEL, **rules) -> list[Counter]:
     """Count the responses at each leaf (by its place in the tree), over all trees."""
-    shape = SearchShape(width=WIDTH, segment_length=2, search=search, branching=BranchingRules(**rules))
+    shape = SearchShape(
+        width=WIDTH, segment_length=2, search=search, branching=BranchingRules(**{"init_divergence": (2, 2), **rules})
+    )
 
     async def sample():
         found = [Counter() for _ in range(WIDTH)]
@@ -49,12 +51,12 @@ def chi_square(found: Counter, truth: dict) -> float:
 
 
 @pytest.mark.parametrize("search", list(SearchKind))
-@pytest.mark.parametrize("init", [1, 3])
+@pytest.mark.parametrize("init", [(1, 1), (3, 3), None])
 def test_every_leaf_of_an_evenly_branching_tree_is_a_plain_sample(search, init):
     truth = KnownModel(0).responses(LENGTH)
     assert sum(truth.values()) == pytest.approx(1.0)
     assert len(truth) == 2**LENGTH
-    found = responses_by_leaf(search, init_divergence=(init, init))
+    found = responses_by_leaf(search, init_divergence=init)
     assert sum(leaf.total() for leaf in found) == TREES * WIDTH
     # Fixed seeds fix the result. With random seeds, one of 8 correct leaves exceeds 4 in 1 of 4,000 runs.
     assert [chi_square(leaf, truth) < 4 for leaf in found] == [True] * WIDTH

@@ -102,6 +102,15 @@ def test_without_early_ends_a_tree_costs_the_sum_of_its_levels(
         assert [tree.nodes[leaf].depth for leaf in tree.leaves] == [depth] * width
 
 
+@pytest.mark.parametrize("search", list(SearchKind))
+@pytest.mark.parametrize(("width", "children"), [(1, 1), (2, 1), (5, 3), (8, 4)])
+def test_by_default_half_of_the_width_begins_at_the_root(search, width, children):
+    tree = grow(ScriptedEngine(), order=REQUIRED, depth=3, response_length=12, width=width, segment_length=4,
+                search=search, init_divergence=None)  # fmt: skip
+    assert sum(node.parent == 0 for node in tree.nodes[1:]) == children
+    assert len(tree.leaves) == width
+
+
 def test_a_long_path_is_given_to_the_engine_from_its_first_token_on():
     engine = ScriptedEngine()
     tree = grow(

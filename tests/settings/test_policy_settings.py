@@ -132,7 +132,7 @@ def file(tmp_path) -> str:
 
 def settings_of(file: str, **names: Any):
     groups = {group: {"custom": {"path": file, "name": name}} for group, name in names.items()}
-    return load_settings(config_of(groups))
+    return load_settings(config_of({"init_divergence": 2, **groups}))
 
 
 def problem_of(settings, row=None):

@@ -45,7 +45,8 @@ def shape_of(settings: TreePOSettings, config: DictConfig) -> tuple:
     rules, rollout = settings.branching, config.actor_rollout_ref.rollout
     length = rollout.response_length
     segment = settings.resolved_segment_length(length)
-    return settings.depth, segment, rules.divergence, rules.init_divergence, rules.max_divergence, rollout.n, length
+    roots = rules.root_children(rollout.n)
+    return settings.depth, segment, rules.divergence, roots, rules.max_divergence, rollout.n, length
 
 
 def test_all_problems_are_reported_at_once_in_their_order():
@@ -243,7 +244,7 @@ def test_a_budget_of_response_tokens_is_refused_for_validation_with_trees():
         {"branching": {"share": "entropy"}, "fallback": {"order": "longer_first", "min_segments": 4}},
         {"init_divergence": [2, 3], "branching": {"budget": "level_tokens", "level_tokens": 75}},
         # budget=level_tokens ignores divergence
-        {"max_divergence": 1, "branching": {"budget": "level_tokens", "level_tokens": 50}},
+        {"max_divergence": 1, "branching": {"budget": "level_tokens", "level_tokens": 100}},
         {"branching": {"budget": "total_tokens", "total_tokens": 800, "min_width": 8}},
         {"stopping": ["stop", "eos", "length", "depth"], "stop_strings": ["###"]},
         {"answer_needs_eos": True},
@@ -591,10 +592,10 @@ def test_every_preset_composes_and_keeps_the_rules_on_every_platform(platform, p
     config = composed(f"platform={platform}", f"preset={preset}", *partner)
     settings = validate(config, check_files=False)
     expected = {
-        "tiny": (4, 32, (2, 2), (2, 2), None, 8, 128),
+        "tiny": (4, 32, (2, 2), (4, 4), None, 8, 128),
         "small": (8, 8, (2, 2), (4, 4), None, 8, 64),
-        "gpu": (5, 256, (2, 2), (1, 1), None, 8, 1280),
-        "gpu_thinking": (8, 512, (2, 2), (1, 1), None, 8, 4096),
+        "gpu": (5, 256, (2, 2), (4, 4), None, 8, 1280),
+        "gpu_thinking": (8, 512, (2, 2), (4, 4), None, 8, 4096),
     }
     assert shape_of(settings, config) == expected[preset]
 

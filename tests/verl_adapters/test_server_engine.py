@@ -14,6 +14,7 @@ from verl.workers.rollout.replica import TokenOutput
 from vllm.sampling_params import RequestOutputKind
 
 from recipe.treepo.search import SearchError, SearchShape, grow_tree
+from recipe.treepo.search.branching import BranchingRules
 from recipe.treepo.search.engine import EngineError, Segment
 from recipe.treepo.search.seeds import derive_seed
 from recipe.treepo.search.stopping import FinishReason, StoppingRules
@@ -323,8 +324,9 @@ def test_derived_seeds_depend_on_every_part():
 
 
 async def cancel_when(condition: Callable[[], bool], task: asyncio.Task) -> None:
-    while not condition():
-        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -339,7 +341,8 @@ def search_with(engine: ServerEngine) -> Coroutine[Any, Any, Tree]:
         depth=2,
         decode=str,
     )
-    return grow_tree([1, 2], engine=engine, shape=SearchShape(width=2, segment_length=4), stopping=stopping, seed=0)
+    shape = SearchShape(width=2, segment_length=4, branching=BranchingRules(init_divergence=(2, 2)))
+    return grow_tree([1, 2], engine=engine, shape=shape, stopping=stopping, seed=0)
 
 
 @CLIENTS

@@ -216,7 +216,7 @@ def _runs(arms: Mapping[str, TreePOSettings], numbers: tuple[int, ...]) -> list[
     runs = []
     for name, settings in arms.items():
         plain = settings.sampler is Sampler.PLAIN
-        fitting = numbers[-1:] if plain else [n for n in numbers if n >= settings.branching.init_divergence[1]]
+        fitting = numbers[-1:] if plain else [n for n in numbers if n >= settings.branching.root_children(n)[1]]
         runs += [Run(name, settings, n) for n in fitting]
     return runs
 
@@ -274,7 +274,7 @@ def _run_problems(
                 ConfigProblem("no_budget", "treepo.branching.budget", settings.branching.budget, rule, remedy)
             )
         if numbers and not any(run.arm == name for run in runs):
-            children = settings.branching.init_divergence[1]
+            children = settings.branching.root_children(numbers[-1])[1]
             rule = f"must not exceed the largest number of trajectories, {numbers[-1]}"
             remedy = "Use a larger evaluation.n, or a lower init_divergence."
             problems.append(ConfigProblem("root_beyond_n", f"{key}.init_divergence", children, rule, remedy))

@@ -48,7 +48,8 @@ class BranchingRules:
         budget: Limit on the number of segments of the next level.
         divergence: Lowest and highest number of children per path, drawn for every level (in a search by path, for
             every path).
-        init_divergence: Lowest and highest number of children of the root, drawn for every prompt.
+        init_divergence: Lowest and highest number of children of the root, drawn for every prompt. None for half of the
+            width, rounded up.
         max_divergence: Maximum children of a node below the root, None for no limit.
         level_tokens: With LEVEL_TOKENS, maximum tokens of the segments of one level.
         total_tokens: With TOTAL_TOKENS, maximum response tokens of all trajectories of a prompt.
@@ -60,7 +61,7 @@ class BranchingRules:
 
     budget: Budget = Budget.TRANSFER
     divergence: tuple[int, int] = (2, 2)
-    init_divergence: tuple[int, int] = (2, 2)
+    init_divergence: tuple[int, int] | None = None
     max_divergence: int | None = None
     level_tokens: int | None = None
     total_tokens: int | None = None
@@ -68,6 +69,11 @@ class BranchingRules:
     share: Share = Share.EVEN
     favor: Favor = Favor.HIGH
     temperature: float = 1.0
+
+    def root_children(self, width: int) -> tuple[int, int]:
+        """Return the lowest and highest number of children of the root for a tree of this width."""
+        half = -(-width // 2)
+        return self.init_divergence or (half, half)
 
 
 class EvenBranching:

@@ -31,7 +31,7 @@ class LevelSearch:
 
     async def run(self) -> None:
         """Grow the tree until it has all its leaves."""
-        children = min(self._width, self._rng.randint(*self._rules.init_divergence))
+        children = min(self._width, self._rng.randint(*self._rules.root_children(self._width)))
         paths = self._sampler.new_children(ROOT, [1] * children)
         while paths:
             if self._before_level is not None:

@@ -34,7 +34,7 @@ class PathSearch:
         """Grow the tree until it has all its leaves."""
         width = self._shape.width
         rng = self._rng("")
-        count = min(width, rng.randint(*self._rules.init_divergence))
+        count = min(width, rng.randint(*self._rules.root_children(width)))
         paths = self._sampler.new_children(ROOT, allocate(width, [1.0] * count, most=None, rng=rng))
         while paths:
             async with asyncio.TaskGroup() as group:

@@ -149,7 +149,7 @@ def tree_problems(settings: TreePOSettings, rollout: Rollout) -> list[ConfigProb
         + _interaction_problems(settings.interaction, talks)
         + _policy_problems(settings)
         + _branching_problems(settings, n)
-        + _level_budget_problems(settings, shape.longest_segment)
+        + _level_budget_problems(settings, n, shape.longest_segment)
         + _total_budget_problems(settings, n, length)
         + _fallback_problems(settings)
         + _stopping_problems(settings, length)
@@ -252,10 +252,10 @@ def _interaction_problems(interaction: InteractionSettings, talks: bool) -> list
 def _branching_problems(settings: TreePOSettings, n: int) -> list[ConfigProblem]:
     rules, problems = settings.branching, []
     by_path = settings.search is SearchKind.BY_PATH
-    lowest, highest = rules.init_divergence
+    lowest, highest = rules.root_children(n)
     if highest > n:
         rule = f"must not exceed the width of the tree, {ROLLOUT}.n={n}"
-        remedy = f"Use treepo.init_divergence={min(lowest, n)} or a range up to {n}, or a larger {ROLLOUT}.n."
+        remedy = f"Use treepo.init_divergence={min(lowest, n)}, a range up to {n} or null, or a larger {ROLLOUT}.n."
         problems.append(ConfigProblem("root_too_wide", "treepo.init_divergence", [lowest, highest], rule, remedy))
     most, lowest = rules.max_divergence, rules.divergence[0]
     # budget=level_tokens ignores divergence.
@@ -292,9 +292,9 @@ def _budget_key(settings: TreePOSettings, key: str, owner: Budget, meaning: str,
     return []
 
 
-def _level_budget_problems(settings: TreePOSettings, longest_segment: int) -> list[ConfigProblem]:
+def _level_budget_problems(settings: TreePOSettings, n: int, longest_segment: int) -> list[ConfigProblem]:
     rules, owner = settings.branching, Budget.LEVEL_TOKENS
-    children = rules.init_divergence[1]
+    children = rules.root_children(n)[1]
     least = children * longest_segment
     problems = _budget_key(settings, "level_tokens", owner, "a maximum of tokens per level", least)
     if not problems and rules.level_tokens is not None and rules.level_tokens < least:

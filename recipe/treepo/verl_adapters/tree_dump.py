@@ -179,6 +179,6 @@ def _for_people(config: DictConfig, settings: TreePOSettings) -> dict[str, Any]:
         "depth": settings.depth,
         "segment_length": settings.resolved_segment_length(int(rollout.response_length)),
         "divergence": list(settings.branching.divergence),
-        "init_divergence": list(settings.branching.init_divergence),
+        "init_divergence": list(settings.branching.root_children(int(rollout.n))),
         "temperature": float(rollout.temperature),
     }
