@@ -11,7 +11,7 @@
 # Preset small: SmolLM2-135M-Instruct (Apache-2.0) on generated arithmetic in plain English. Two CPU cores and 16 GB of
 #              memory, or a GPU. The model comes from the hub, else from a Python package (small/README.md).
 # Preset tiny: the embedded model of 0.84 M parameters (tiny/model) on word problems, with packed training. Two CPU
-#              cores, 10 GB of memory, about 5 minutes the first time.
+#              cores, 10 GB of memory, 5 to 10 minutes the first time.
 #
 # Knobs (environment); verl or treepo overrides on the command line have priority:
 #   PRESET      gpu, gpu_thinking, small or tiny; default: gpu if there is a GPU, else tiny
