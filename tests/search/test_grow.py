@@ -104,7 +104,7 @@ def test_without_early_ends_a_tree_costs_the_sum_of_its_levels(
 
 @pytest.mark.parametrize("search", list(SearchKind))
 @pytest.mark.parametrize(("width", "children"), [(1, 1), (2, 1), (5, 3), (8, 4)])
-def test_by_default_half_of_the_width_begins_at_the_root(search, width, children):
+def test_by_default_the_root_has_children_for_half_of_the_width(search, width, children):
     tree = grow(ScriptedEngine(), order=REQUIRED, depth=3, response_length=12, width=width, segment_length=4,
                 search=search, init_divergence=None)  # fmt: skip
     assert sum(node.parent == 0 for node in tree.nodes[1:]) == children
